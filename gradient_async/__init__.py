@@ -1,0 +1,3 @@
+"""Async streaming client for DigitalOcean Gradient chat completions."""
+
+__version__ = "0.1.0"
