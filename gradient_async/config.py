@@ -1,0 +1,310 @@
+"""Settings: endpoints, keys, time limits, retries, limits on what a server may send.
+
+Pure: the environment comes in as a mapping, so that a test needs no environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+
+from .errors import ConfigurationError
+
+__all__ = ["Endpoints", "Limits", "Retry", "Secret", "Timeout", "from_env", "resolve"]
+
+_MIB = 1024 * 1024
+DEFAULT_INFERENCE_ENDPOINT = "https://inference.do-ai.run"
+
+BadEventPolicy = Literal["raise", "skip"]
+
+
+class Timeout(msgspec.Struct, frozen=True):
+    """Time limits in seconds; None is no limit.
+
+    Attributes:
+        connect: To make a connection: name lookup, TCP and TLS.
+        first_token: Of a stream, from the request sent to the first content, headers included.
+        idle: Of a stream, between two pieces of content. What the consumer takes does not count.
+        response: Of an awaited call, from the request sent to the whole reply; for each attempt.
+        total: Of the whole call on the wall, with retries and waits; checked while we wait.
+    """
+
+    connect: float | None = 5.0
+    first_token: float | None = 180.0
+    idle: float | None = 120.0
+    response: float | None = 600.0
+    total: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+                raise ConfigurationError(
+                    f"timeout: {name}={value!r} is not a positive number of seconds or None"
+                )
+
+    @classmethod
+    def of(cls, value: Any) -> Timeout:
+        """Read a timeout as users of other clients write it.
+
+        Args:
+            value: A `Timeout`; seconds (connect at most 5, total unlimited, the others that long); None,
+                which turns all limits off; or an object with ``connect`` and ``read`` in seconds.
+
+        Raises:
+            ConfigurationError: If it is none of these.
+        """
+        if isinstance(value, cls):
+            return value
+        if value is None:
+            return cls(None, None, None, None, None)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return cls(min(5.0, value), value, value, value, None)
+        connect: Any = getattr(value, "connect", value)
+        read: Any = getattr(value, "read", value)
+        if connect is not value and read is not value:
+            return cls(connect, read, read, read, None)
+        raise ConfigurationError(
+            f"timeout={value!r} is not understood: give seconds, None, Timeout(...), "
+            "or an object with .connect and .read"
+        )
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """When and how long to try again; how often is ``max_retries`` of the client.
+
+    Attributes:
+        budget: Most seconds to spend on waits of one call; a longer wait is an error at once.
+        max_backoff: Longest wait of our own choice, in seconds; a server may ask for a longer one.
+        ambiguous: Try again also where the server may already have worked: no answer after the request
+            was sent, and 504. It may cost twice.
+    """
+
+    budget: float = 60.0
+    max_backoff: float = 8.0
+    ambiguous: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "max_backoff"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ConfigurationError(f"retry: {name}={getattr(self, name)!r} is not a number of seconds")
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Most that a server may send; what exceeds a limit is an error that names it. None is no limit.
+
+    Attributes:
+        event_bytes: Data of one event of a stream, in bytes.
+        line_bytes: One line of a stream, in bytes.
+        body_bytes: Body of an awaited reply, in bytes.
+        error_body_bytes: Body of an error, in bytes; the rest is not read.
+        error_body_seconds: Time to read the body of an error, in seconds.
+        completion_bytes: Text, reasoning, refusals and arguments of an assembled completion, in characters.
+        buffered_bytes: What an iterator that lags behind may leave queued in one stream, in characters.
+        choices: Choices of a reply; a request's own n counts if it is larger.
+        tool_calls: Tool calls of one choice.
+        drain_seconds: Time to wait for the end of the HTTP body after ``[DONE]``, in seconds.
+        drain_bytes: Bytes to read for the same.
+    """
+
+    event_bytes: int | None = 16 * _MIB
+    line_bytes: int | None = 16 * _MIB
+    body_bytes: int | None = 64 * _MIB
+    error_body_bytes: int = 64 * 1024
+    error_body_seconds: float = 5.0
+    completion_bytes: int | None = 64 * _MIB
+    buffered_bytes: int = 16 * _MIB
+    choices: int = 128
+    tool_calls: int = 1024
+    drain_seconds: float = 0.1
+    drain_bytes: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, (int, float)) and value > 0):
+                raise ConfigurationError(f"limits: {name}={value!r} is not a positive number or None")
+
+
+class Secret:
+    """A key that does not show itself: not in repr, not in logs, not in a traceback's locals.
+
+    Args:
+        value: The key; white space around it is dropped.
+        name: What to call it in errors.
+
+    Raises:
+        ConfigurationError: If it has a character that does not belong into a header.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str, name: str = "key") -> None:
+        stripped = value.strip()
+        if not re.fullmatch(r"[\x21-\x7e]+", stripped):
+            raise ConfigurationError(
+                f"{name} has characters that are not visible ASCII; copy it again, without line breaks"
+            )
+        self._value = stripped
+
+    def reveal(self) -> str:
+        """Return the key itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+
+class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
+    """Where requests go and with which key.
+
+    Attributes:
+        inference_url: Base of the URLs for models and their completions; ends before ``/chat/completions``.
+        agent_url: The same for an agent; None if no agent is set.
+        model_key: Key for inference, or None.
+        agent_key: Key for the agent, or None.
+    """
+
+    inference_url: str
+    agent_url: str | None = None
+    model_key: Secret | None = None
+    agent_key: Secret | None = None
+
+
+_VARIABLES: dict[str, tuple[str, ...]] = {
+    "model_access_key": (
+        "GRADIENT_MODEL_ACCESS_KEY",
+        "DIGITALOCEAN_INFERENCE_KEY",
+        "MODEL_ACCESS_KEY",
+        "GRADIENTAI_INFERENCE_KEY",
+        "GRADIENTAI_API_KEY",
+    ),
+    "agent_access_key": ("GRADIENT_AGENT_ACCESS_KEY",),
+    "access_token": ("DIGITALOCEAN_ACCESS_TOKEN", "DIGITALOCEAN_TOKEN"),
+    "agent_endpoint": ("GRADIENT_AGENT_ENDPOINT",),
+    "inference_endpoint": ("GRADIENT_INFERENCE_ENDPOINT",),
+    "base_url": ("GRADIENT_BASE_URL",),
+}
+
+
+def from_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """Read the options that the environment sets.
+
+    Args:
+        environ: Usually ``os.environ``. An empty value counts as unset.
+
+    Returns:
+        Option name to value, only for those that are set.
+    """
+    found: dict[str, str] = {}
+    for option, names in _VARIABLES.items():
+        for name in names:
+            if environ.get(name, "").strip():
+                found[option] = environ[name].strip()
+                break
+    return found
+
+
+def resolve(
+    options: Mapping[str, str | None], environ: Mapping[str, str], *, allow_insecure_http: bool = False
+) -> Endpoints:
+    """Combine arguments, environment and defaults, in that order of precedence.
+
+    Args:
+        options: Constructor arguments: those of `from_env`, and ``api_key``. None and "" are unset.
+        environ: Usually ``os.environ``.
+        allow_insecure_http: Accept plain http to a host that is neither loopback nor private.
+
+    Raises:
+        ConfigurationError: If a URL or a key can't be used.
+    """
+    given = {name: value for name, value in options.items() if value}
+    env = from_env(environ)
+
+    def pick(name: str) -> str | None:
+        return given.get(name) or env.get(name)
+
+    # An endpoint given as an argument beats a base URL of the environment.
+    base = given.get("base_url")
+    model_base = base or (None if "inference_endpoint" in given else env.get("base_url"))
+    agent_base = base or (None if "agent_endpoint" in given else env.get("base_url"))
+
+    def url_of(option: str, value: str) -> str:
+        return _check_url(option, value, allow_insecure_http=allow_insecure_http)
+
+    endpoint = pick("inference_endpoint") or DEFAULT_INFERENCE_ENDPOINT
+    agent_endpoint = pick("agent_endpoint")
+    if model_base:
+        inference_url = url_of("base_url", model_base)
+    else:
+        inference_url = url_of("inference_endpoint", endpoint) + "/v1"
+    agent_url: str | None = None
+    if agent_base:
+        agent_url = url_of("base_url", agent_base)
+    elif agent_endpoint:
+        agent_url = url_of("agent_endpoint", agent_endpoint) + "/api/v1"
+    # A personal access token opens serverless inference as well; a key made for it comes first.
+    model_key = (
+        given.get("model_access_key")
+        or given.get("api_key")
+        or env.get("model_access_key")
+        or pick("access_token")
+    )
+    agent_key = pick("agent_access_key")
+    return Endpoints(
+        inference_url=inference_url,
+        agent_url=agent_url,
+        model_key=None if model_key is None else Secret(model_key, "model_access_key"),
+        agent_key=None if agent_key is None else Secret(agent_key, "agent_access_key"),
+    )
+
+
+def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
+    """Return the URL without a slash at its end, with the scheme that is meant where it has none."""
+    text = value.strip().rstrip("/")
+    if "://" not in text:
+        text = "https://" + text
+    try:
+        parts = urlsplit(text)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = parts = None
+    problem: str | None = None
+    if parts is None or not host:
+        problem = "it has no host, or its port is not a number"
+    elif parts.scheme not in {"http", "https"}:
+        problem = f"its scheme is {parts.scheme!r}; only https and http are spoken"
+    elif parts.username is not None or parts.password is not None:
+        problem = "it holds a user name or password; give the key as an argument"
+    elif parts.query or parts.fragment:
+        problem = "it has a query or a fragment; give default_query instead"
+    elif re.search(r"[\x00-\x20\x7f-\xa0\\]", text):
+        problem = "it has white space or control characters"
+    elif parts.scheme == "http" and not allow_insecure_http and not _is_private(host):
+        problem = (
+            f"plain http would show the key to everyone on the way to {host!r}; use https, "
+            "or allow_insecure_http=True if you are sure"
+        )
+    if problem is not None:
+        raise ConfigurationError(f"{option} can't be used: {problem}")
+    return text
+
+
+def _is_private(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        name = host.rstrip(".").lower()
+        return "." not in name or name.endswith((".localhost", ".internal", ".local"))
+    return address.is_private or address.is_loopback or address.is_link_local

@@ -1,0 +1,350 @@
+"""Bytes to chunks: the hot path."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Literal, NoReturn
+
+import msgspec
+
+from ..config import Limits
+from ..errors import StreamError, StreamLimitError, StreamProtocolError, StreamServerError, escape
+from ..sse import Event, EventDecoder, plain_lines
+from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
+from .faults import ErrorBody, find_error, is_object
+from .replies import REFUSED, loads, settle, to_chunk, well_formed
+
+__all__ = ["ChunkDecoder"]
+
+_decoder = msgspec.json.Decoder(ChatCompletionChunk)
+_decode = _decoder.decode
+_decode_lines = _decoder.decode_lines
+
+_DONE = b"[DONE]"
+_DONE_EVENT = b"data: [DONE]\n\n"
+
+# Chunks are decoded just ahead of their consumer: a thousand objects made at once lie in cold memory.
+_SLICE = 8 * 1024
+# A cut event up to this size waits as bytes and is joined with what follows; a longer one goes into the
+# event decoder, which never looks at a byte twice.
+_LONGEST_TAIL = 8 * 1024
+
+_PIECES = ("content", "reasoning_content", "refusal")
+_DEFAULT_LIMITS = Limits()
+
+
+class ChunkDecoder:
+    """Incremental decoder of one stream of chat completion chunks.
+
+    Use `feed` and `close`. Errors never overtake chunks: what was received before an error is returned
+    first, and the next call raises. Errors have ``partial=None``; who assembles fills it.
+
+    Args:
+        limits: Sizes a server may send.
+        strict: Refuse bad UTF-8 instead of replacing it.
+        on_bad_event: ``"raise"``, or ``"skip"`` for gateways that mix other text into the stream.
+
+    Attributes:
+        done: Whether ``[DONE]`` came. What follows it is ignored.
+        events: How many events with data were received, ``[DONE]`` not counted.
+        anomalies: How many of them only the tolerant path understood, or were skipped.
+    """
+
+    __slots__ = ("_buffer", "_error", "_events", "_held", "_longest_tail", "_plain_limit", "_pos", "_skip", "_strict", "_tail",
+                 "anomalies", "done", "events")  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        limits: Limits = _DEFAULT_LIMITS,
+        strict: bool = False,
+        on_bad_event: Literal["raise", "skip"] = "raise",
+    ) -> None:
+        self._events = EventDecoder(max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes)
+        self._plain_limit = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
+        self._longest_tail = min(_LONGEST_TAIL, self._plain_limit)
+        self._strict = strict
+        self._skip = on_bad_event == "skip"
+        self._buffer = b""
+        self._pos = 0
+        self._tail = b""
+        # High surrogates that ended a delta, by choice and field: their other half may be in the next.
+        self._held: dict[tuple[int, str], str] = {}
+        self._error: StreamError | None = None
+        self.done = False
+        self.events = 0
+        self.anomalies = 0
+
+    def feed(self, data: bytes) -> list[ChatCompletionChunk]:
+        """Take bytes off the wire; return the chunks they complete.
+
+        Args:
+            data: Any number of bytes, cut anywhere.
+
+        Raises:
+            StreamServerError: If the server sent an error inside the stream.
+            StreamProtocolError: If an event is no chunk.
+            StreamLimitError: If a limit is exceeded.
+        """
+        self.push(data)
+        chunks = self.pull()
+        while self._buffer and self._error is None:
+            try:
+                chunks += self.pull()
+            except StreamError:
+                if not chunks:
+                    raise
+        return chunks
+
+    def close(self) -> list[ChatCompletionChunk]:
+        """End the stream; return the chunk of a last event that lacks only its blank line.
+
+        What is left is dropped if its JSON is torn. Whether the completion is whole is not judged here:
+        `CompletionAssembler.complete` tells.
+
+        Raises:
+            StreamError: What `feed` could not raise yet.
+        """
+        if self._error is not None:
+            raise self._error
+        chunks: list[ChatCompletionChunk] = []
+        if not self.done:
+            try:
+                last = self._events.feed(self._tail) + self._events.close()
+            except StreamLimitError as error:
+                self._fail(error)
+                raise
+            whole = [event for event in last if event.data.strip() == _DONE or is_object(_peek(event.data))]
+            chunks = self._each(whole)
+        self._tail = self._buffer = b""
+        return chunks + self._release()
+
+    def push(self, data: bytes) -> None:
+        """Take bytes off the wire, to be decoded by `pull` in slices.
+
+        Args:
+            data: Any number of bytes, cut anywhere.
+        """
+        if self.done or self._error is not None:
+            return
+        if self.events == 0:
+            self._events.expect(data)
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        if self._pos < len(self._buffer):
+            data = self._buffer[self._pos :] + data
+        self._buffer = data
+        self._pos = 0
+
+    @property
+    def pending(self) -> int:
+        """Bytes pushed and not yet looked at by `pull`."""
+        return len(self._buffer) - self._pos
+
+    def pull(self) -> list[ChatCompletionChunk]:
+        """Decode the next slice of what was pushed; return its chunks, which may be none.
+
+        Raises:
+            StreamError: As `feed`.
+        """
+        if self._error is not None:
+            raise self._error
+        block = self._next_slice()
+        if not block:
+            return []
+        if self._events.idle and not self._held and len(block) <= self._plain_limit:
+            chunks = self._plain(block)
+            if chunks is not None:
+                return chunks
+        try:
+            events = self._events.feed(block)
+        except StreamLimitError as error:
+            self._fail(error)
+            raise
+        chunks = self._each(events)
+        if self._events.error is not None:
+            self._fail(self._events.error)
+        return chunks
+
+    def _next_slice(self) -> bytes:
+        """Cut the next slice off the buffer, if possible at the end of an event."""
+        data = self._buffer
+        pos = self._pos
+        size = len(data)
+        if size - pos > _SLICE:
+            end = data.rfind(b"\n\n", pos, pos + _SLICE) + 2
+            if end == 1:
+                end = data.find(b"\n\n", pos + _SLICE - 1) + 2
+            if end != 1 and end < size:
+                self._pos = end
+                return data[pos:end]
+        self._buffer = b""
+        self._pos = 0
+        block = data[pos:] if pos else data
+        if self._events.idle and not block.endswith(b"\n\n"):
+            end = block.rfind(b"\n\n") + 2
+            cut = end if end != 1 else 0
+            if len(block) - cut <= self._longest_tail and b"\r" not in block:
+                self._tail = block[cut:]
+                return block[:cut]
+        return block
+
+    def _plain(self, block: bytes) -> list[ChatCompletionChunk] | None:
+        """Decode a block of nothing but usual chunks in one call; None if it is anything else."""
+        done = block.endswith(_DONE_EVENT)
+        if done:
+            block = block[: -len(_DONE_EVENT)]
+            if not block:
+                return self._finish([])
+        plain = plain_lines(block)
+        if plain is None:
+            return None
+        lines, count = plain
+        try:
+            chunks = [_decode(lines)] if count == 1 else _decode_lines(lines)
+        except REFUSED:
+            return None
+        for chunk in chunks:
+            choices = chunk.choices
+            if chunk._error is not None or not choices:  # noqa: SLF001  # private to the package
+                return None
+            for choice in choices:
+                delta = choice.delta
+                if delta._reasoning is not None or delta.tool_calls is not None:  # noqa: SLF001
+                    settle(delta)
+        self.events += count
+        return self._finish(chunks) if done else chunks
+
+    def _finish(self, chunks: list[ChatCompletionChunk]) -> list[ChatCompletionChunk]:
+        self.done = True
+        self._buffer = self._tail = b""
+        self._pos = 0
+        return chunks + self._release()
+
+    def _each(self, events: list[Event]) -> list[ChatCompletionChunk]:
+        chunks: list[ChatCompletionChunk] = []
+        for event in events:
+            data = event.data.strip()
+            if not data:
+                continue  # a keep-alive
+            if data == _DONE:
+                return self._finish(chunks)
+            self.events += 1
+            try:
+                chunk = self._one(data, event.type)
+            except StreamError as error:
+                self._fail(error)
+                if not chunks:
+                    raise
+                break
+            if chunk is not None:
+                chunks.append(chunk)
+        return chunks
+
+    def _one(self, data: bytes, name: str) -> ChatCompletionChunk | None:
+        if name == "error":
+            self._raise_error(data)
+        try:
+            chunk = _decode(data)
+        except REFUSED:
+            return self._tolerant(data)
+        if chunk._error is not None or not chunk.choices:  # noqa: SLF001
+            error = find_error(_peek(data))
+            if error is not None:
+                raise _server_error(error)
+        for choice in chunk.choices:
+            settle(choice.delta)
+        if self._held:
+            self._hold(chunk)
+        return chunk
+
+    def _tolerant(self, data: bytes) -> ChatCompletionChunk | None:
+        if data == b"null":
+            return None  # a keep-alive
+        problem: str
+        try:
+            if self._strict:
+                data.decode()
+            body = loads(data)
+            error = find_error(body)
+            if error is not None:
+                raise _server_error(error)
+            chunk = to_chunk(body)
+        except RecursionError:
+            problem = "nested too deep"
+        except ValueError as refused:  # bad UTF-8, JSON and shapes alike
+            problem = str(refused)
+        else:
+            self.anomalies += 1
+            self._hold(chunk)
+            return chunk
+        if self._skip:
+            self.anomalies += 1
+            return None
+        head = escape(data[:200].decode("utf-8", "replace"))
+        raise StreamProtocolError(
+            f"event {self.events} of the stream is not a chat completion chunk: {escape(problem)}; "
+            f"it begins with {head!r}",
+            body=data[:200].decode("utf-8", "replace"),
+        )
+
+    def _hold(self, chunk: ChatCompletionChunk) -> None:
+        """Join surrogate pairs that two deltas share; keep back a high one at a delta's end."""
+        for choice in chunk.choices:
+            delta = choice.delta
+            last = choice.finish_reason is not None
+            for name in _PIECES:
+                key = (choice.index, name)
+                text = getattr(delta, name)
+                if not text and not last:
+                    continue
+                text = self._held.pop(key, "") + (text or "")
+                if not text:
+                    continue
+                if "\ud800" <= text[-1] <= "\udbff" and not last:
+                    self._held[key] = text[-1]
+                    text = text[:-1]
+                setattr(delta, name, well_formed(text))
+
+    def _release(self) -> list[ChatCompletionChunk]:
+        """At the end, a high surrogate whose other half never came becomes U+FFFD."""
+        chunks: list[ChatCompletionChunk] = []
+        for index, name in self._held:
+            delta = ChoiceDelta()
+            setattr(delta, name, "\ufffd")
+            chunks.append(ChatCompletionChunk(choices=[ChunkChoice(index=index, delta=delta)]))
+        self._held.clear()
+        return chunks
+
+    def _raise_error(self, data: bytes) -> NoReturn:
+        body = _peek(data)
+        error = find_error(data.decode("utf-8", "replace") if body is None else body, named=True)
+        raise _server_error(error or ErrorBody(message="", body=body))
+
+    def _fail(self, error: StreamError) -> None:
+        if self._error is None:
+            error.events = self.events
+            self._error = error
+        self._buffer = self._tail = b""
+        self._pos = 0
+
+
+def _peek(data: bytes) -> Any:
+    """Decode an event's payload to plain data; None if it can't be."""
+    try:
+        return loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _server_error(error: ErrorBody) -> StreamServerError:
+    named = f" ({error.code or error.type})" if error.code or error.type else ""
+    return StreamServerError(
+        f"the server sent an error inside the stream: {error.message or 'no message'}{named}",
+        body=error.body,
+        code=error.code,
+        type=error.type,
+        param=error.param,
+        request_id=error.request_id,
+    )
