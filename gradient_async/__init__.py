@@ -1,3 +1,246 @@
-"""Async streaming client for DigitalOcean Gradient chat completions."""
+"""Async streaming client for DigitalOcean Gradient chat completions.
+
+    from gradient_async import AsyncGradient
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import (
+        APIResponse,
+        AsyncGradient,
+    )
+    from .client import AsyncGradient as AsyncClient
+    from .config import (
+        Limits,
+        Retry,
+        Timeout,
+    )
+    from .errors import (
+        APIConnectionError,
+        APIError,
+        APIResponseValidationError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        BadRequestError,
+        ConfigurationError,
+        ConflictError,
+        GatewayTimeoutError,
+        GradientError,
+        InternalServerError,
+        InvalidRequestError,
+        NotFoundError,
+        OverloadedError,
+        PaymentRequiredError,
+        PermissionDeniedError,
+        Phase,
+        QuotaExceededError,
+        RateLimitError,
+        RequestInfo,
+        RequestTimeoutError,
+        RequestTooLargeError,
+        ResponseInfo,
+        StreamError,
+        StreamInterruptedError,
+        StreamLimitError,
+        StreamProtocolError,
+        StreamServerError,
+        StreamTimeoutError,
+        StreamTruncatedError,
+        UnexpectedRedirectError,
+        UnprocessableEntityError,
+    )
+    from .stream import (
+        ChatCompletionStream,
+        Timing,
+    )
+    from .stream import ChatCompletionStream as AsyncStream
+    from .types import (
+        NOT_GIVEN,
+        ChatCompletion,
+        ChatCompletionChunk,
+        ChatCompletionMessage,
+        Choice,
+        ChoiceDelta,
+        ChoiceLogprobs,
+        ChunkChoice,
+        CompletionUsage,
+        Function,
+        Headers,
+        ModelInfo,
+        ModelList,
+        NotGiven,
+        RateLimit,
+        RateLimits,
+        TokenLogprob,
+        ToolCall,
+        ToolCallDelta,
+        TopLogprob,
+        omit,
+    )
+
+__all__ = [
+    "NOT_GIVEN",
+    "APIConnectionError",
+    "APIError",
+    "APIResponse",
+    "APIResponseValidationError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AsyncClient",
+    "AsyncGradient",
+    "AsyncStream",
+    "AuthenticationError",
+    "BadRequestError",
+    "ChatCompletion",
+    "ChatCompletionChunk",
+    "ChatCompletionMessage",
+    "ChatCompletionStream",
+    "Choice",
+    "ChoiceDelta",
+    "ChoiceLogprobs",
+    "ChunkChoice",
+    "CompletionUsage",
+    "ConfigurationError",
+    "ConflictError",
+    "Function",
+    "GatewayTimeoutError",
+    "GradientError",
+    "Headers",
+    "InternalServerError",
+    "InvalidRequestError",
+    "Limits",
+    "ModelInfo",
+    "ModelList",
+    "NotFoundError",
+    "NotGiven",
+    "OverloadedError",
+    "PaymentRequiredError",
+    "PermissionDeniedError",
+    "Phase",
+    "QuotaExceededError",
+    "RateLimit",
+    "RateLimitError",
+    "RateLimits",
+    "RequestInfo",
+    "RequestTimeoutError",
+    "RequestTooLargeError",
+    "ResponseInfo",
+    "Retry",
+    "StreamError",
+    "StreamInterruptedError",
+    "StreamLimitError",
+    "StreamProtocolError",
+    "StreamServerError",
+    "StreamTimeoutError",
+    "StreamTruncatedError",
+    "Timeout",
+    "Timing",
+    "TokenLogprob",
+    "ToolCall",
+    "ToolCallDelta",
+    "TopLogprob",
+    "UnexpectedRedirectError",
+    "UnprocessableEntityError",
+    "__version__",
+    "omit",
+]
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "client": (
+        "APIResponse",
+        "AsyncGradient",
+    ),
+    "config": (
+        "Limits",
+        "Retry",
+        "Timeout",
+    ),
+    "errors": (
+        "APIConnectionError",
+        "APIError",
+        "APIResponseValidationError",
+        "APIStatusError",
+        "APITimeoutError",
+        "AuthenticationError",
+        "BadRequestError",
+        "ConfigurationError",
+        "ConflictError",
+        "GatewayTimeoutError",
+        "GradientError",
+        "InternalServerError",
+        "InvalidRequestError",
+        "NotFoundError",
+        "OverloadedError",
+        "PaymentRequiredError",
+        "PermissionDeniedError",
+        "Phase",
+        "QuotaExceededError",
+        "RateLimitError",
+        "RequestInfo",
+        "RequestTimeoutError",
+        "RequestTooLargeError",
+        "ResponseInfo",
+        "StreamError",
+        "StreamInterruptedError",
+        "StreamLimitError",
+        "StreamProtocolError",
+        "StreamServerError",
+        "StreamTimeoutError",
+        "StreamTruncatedError",
+        "UnexpectedRedirectError",
+        "UnprocessableEntityError",
+    ),
+    "stream": (
+        "ChatCompletionStream",
+        "Timing",
+    ),
+    "types": (
+        "NOT_GIVEN",
+        "ChatCompletion",
+        "ChatCompletionChunk",
+        "ChatCompletionMessage",
+        "Choice",
+        "ChoiceDelta",
+        "ChoiceLogprobs",
+        "ChunkChoice",
+        "CompletionUsage",
+        "Function",
+        "Headers",
+        "ModelInfo",
+        "ModelList",
+        "NotGiven",
+        "RateLimit",
+        "RateLimits",
+        "TokenLogprob",
+        "ToolCall",
+        "ToolCallDelta",
+        "TopLogprob",
+        "omit",
+    ),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+# What users of other clients know under another name.
+_ALIASES = {"AsyncClient": "AsyncGradient", "AsyncStream": "ChatCompletionStream"}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(_ALIASES.get(name, name))
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib  # noqa: PLC0415  # loaded long before, by the interpreter itself
+
+    value = getattr(importlib.import_module(f".{home}", __name__), _ALIASES.get(name, name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -78,6 +78,7 @@ class ChoiceState:
         finish_reason: The last one told.
         logprobs: Entries for the text, or None if no list ever came.
         refusal_logprobs: Entries for the refusal, likewise.
+        touched: The calls that the last chunk's fragments went to, in the fragments' order.
         rest: Fields that few servers send, by name.
     """
 
@@ -94,6 +95,7 @@ class ChoiceState:
         "refusal_logprobs",
         "rest",
         "role",
+        "touched",
     )
 
     def __init__(self, index: int) -> None:
@@ -109,6 +111,7 @@ class ChoiceState:
         self.logprobs: list[TokenLogprob] | None = None
         self.refusal_logprobs: list[TokenLogprob] | None = None
         self.rest: dict[str, Any] = {}
+        self.touched: list[CallState] = []
 
     def call_for(self, entry: ToolCallDelta, limit: int) -> CallState:
         """Return the call that a fragment belongs to; open one if it begins a new one.
@@ -355,8 +358,10 @@ class CompletionAssembler:
         return state
 
     def _add_calls(self, state: ChoiceState, entries: list[ToolCallDelta]) -> None:
+        state.touched = []
         for entry in entries:
             call = state.call_for(entry, self._limits.tool_calls)
+            state.touched.append(call)
             function = entry.function
             if not call.id and entry.id:
                 call.id = entry.id

@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from .errors import ConfigurationError
+from .types import NotGiven
 
-__all__ = ["Endpoints", "Limits", "Retry", "Secret", "Timeout", "from_env", "resolve"]
+__all__ = ["Endpoints", "Limits", "Retry", "Secret", "Timeout", "check_headers", "from_env", "resolve"]
 
 _MIB = 1024 * 1024
 DEFAULT_INFERENCE_ENDPOINT = "https://inference.do-ai.run"
@@ -308,3 +309,24 @@ def _is_private(host: str) -> bool:
         name = host.rstrip(".").lower()
         return "." not in name or name.endswith((".localhost", ".internal", ".local"))
     return address.is_private or address.is_loopback or address.is_link_local
+
+
+def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return headers with names and values that can't end a header early.
+
+    Args:
+        headers: Name to value; `NOT_GIVEN` as a value drops the header.
+
+    Raises:
+        ConfigurationError: If a name or value can't be sent; the message never shows the value.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in headers.items():
+        if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ConfigurationError(f"header name {name!r} has characters that no header's name may have")
+        if not isinstance(value, NotGiven):
+            value = str(value)  # noqa: PLW2901
+            if re.search(r"[\r\n\0]", value):
+                raise ConfigurationError(f"header {name} has a line break or NUL in its value")
+        checked[name] = value
+    return checked

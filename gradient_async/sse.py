@@ -95,6 +95,12 @@ class EventDecoder:
         if self._at_start == b"" and data[:1] not in (b"", b"\xef"):
             self._at_start = None
 
+    def held(self) -> bytes:
+        """Return what is held of an unfinished event, as bytes that decode to the same event."""
+        lines = [b"event: " + self._type.encode() + b"\n"] if self._type else []
+        lines += [b"data: " + value + b"\n" for value in self._data]
+        return (self._at_start or b"") + b"".join(lines) + b"".join(self._line)
+
     def feed(self, data: bytes) -> list[Event]:
         """Take bytes off the wire; return the events they complete.
 

@@ -5,8 +5,8 @@ send takes a tolerant one behind it, and is counted as an anomaly.
 """
 
 from .chunks import ChunkDecoder
-from .faults import ErrorBody, find_error, parse_error
-from .replies import as_chunk, decode_completion, decode_models
+from .faults import ErrorBody, find_error, parse_error, server_error
+from .replies import as_chunk, decode_completion, decode_models, reply_error
 from .requests import check_params, encode_request, known_params, message_to_dict
 
 __all__ = [
@@ -21,4 +21,6 @@ __all__ = [
     "known_params",
     "message_to_dict",
     "parse_error",
+    "reply_error",
+    "server_error",
 ]

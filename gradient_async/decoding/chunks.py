@@ -8,10 +8,10 @@ from typing import Any, Literal, NoReturn
 import msgspec
 
 from ..config import Limits
-from ..errors import StreamError, StreamLimitError, StreamProtocolError, StreamServerError, escape
+from ..errors import StreamError, StreamLimitError, StreamProtocolError, escape
 from ..sse import Event, EventDecoder, plain_lines
 from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
-from .faults import ErrorBody, find_error, is_object
+from .faults import ErrorBody, find_error, is_object, server_error
 from .replies import REFUSED, loads, settle, to_chunk, well_formed
 
 __all__ = ["ChunkDecoder"]
@@ -48,10 +48,12 @@ class ChunkDecoder:
         done: Whether ``[DONE]`` came. What follows it is ignored.
         events: How many events with data were received, ``[DONE]`` not counted.
         anomalies: How many of them only the tolerant path understood, or were skipped.
+        error: What the next call raises, if something is wrong.
+        block: The bytes that the last `pull` decoded.
     """
 
-    __slots__ = ("_buffer", "_error", "_events", "_held", "_longest_tail", "_plain_limit", "_pos", "_skip", "_strict", "_tail",
-                 "anomalies", "done", "events")  # fmt: skip
+    __slots__ = ("_buffer", "_events", "_held", "_longest_tail", "_plain_limit", "_pos", "_skip", "_strict", "_tail",
+                 "anomalies", "block", "done", "error", "events")  # fmt: skip
 
     def __init__(
         self,
@@ -68,9 +70,10 @@ class ChunkDecoder:
         self._buffer = b""
         self._pos = 0
         self._tail = b""
+        self.block = b""
         # High surrogates that ended a delta, by choice and field: their other half may be in the next.
         self._held: dict[tuple[int, str], str] = {}
-        self._error: StreamError | None = None
+        self.error: StreamError | None = None
         self.done = False
         self.events = 0
         self.anomalies = 0
@@ -88,7 +91,7 @@ class ChunkDecoder:
         """
         self.push(data)
         chunks = self.pull()
-        while self._buffer and self._error is None:
+        while self._buffer and self.error is None:
             try:
                 chunks += self.pull()
             except StreamError:
@@ -105,8 +108,8 @@ class ChunkDecoder:
         Raises:
             StreamError: What `feed` could not raise yet.
         """
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         chunks: list[ChatCompletionChunk] = []
         if not self.done:
             try:
@@ -125,7 +128,7 @@ class ChunkDecoder:
         Args:
             data: Any number of bytes, cut anywhere.
         """
-        if self.done or self._error is not None:
+        if self.done or self.error is not None:
             return
         if self.events == 0:
             self._events.expect(data)
@@ -142,18 +145,27 @@ class ChunkDecoder:
         """Bytes pushed and not yet looked at by `pull`."""
         return len(self._buffer) - self._pos
 
+    def unread(self) -> bytes:
+        """Return the bytes pushed whose chunks no `pull` has returned.
+
+        Exact where events arrive whole; an event that was cut, and was too long to wait, as an equal one.
+        """
+        return self._events.held() + self._tail + self._buffer[self._pos :]
+
     def pull(self) -> list[ChatCompletionChunk]:
         """Decode the next slice of what was pushed; return its chunks, which may be none.
 
         Raises:
             StreamError: As `feed`.
         """
-        if self._error is not None:
-            raise self._error
-        block = self._next_slice()
+        if self.error is not None:
+            raise self.error
+        block = self.block = self._next_slice()
         if not block:
             return []
-        if self._events.idle and not self._held and len(block) <= self._plain_limit:
+        if not self._events.idle:
+            self.block = self._events.held() + block
+        elif not self._held and len(block) <= self._plain_limit:
             chunks = self._plain(block)
             if chunks is not None:
                 return chunks
@@ -252,7 +264,7 @@ class ChunkDecoder:
         if chunk._error is not None or not chunk.choices:  # noqa: SLF001
             error = find_error(_peek(data))
             if error is not None:
-                raise _server_error(error)
+                raise server_error(error)
         for choice in chunk.choices:
             settle(choice.delta)
         if self._held:
@@ -269,7 +281,7 @@ class ChunkDecoder:
             body = loads(data)
             error = find_error(body)
             if error is not None:
-                raise _server_error(error)
+                raise server_error(error)
             chunk = to_chunk(body)
         except RecursionError:
             problem = "nested too deep"
@@ -320,12 +332,12 @@ class ChunkDecoder:
     def _raise_error(self, data: bytes) -> NoReturn:
         body = _peek(data)
         error = find_error(data.decode("utf-8", "replace") if body is None else body, named=True)
-        raise _server_error(error or ErrorBody(message="", body=body))
+        raise server_error(error or ErrorBody(message="", body=body))
 
     def _fail(self, error: StreamError) -> None:
-        if self._error is None:
+        if self.error is None:
             error.events = self.events
-            self._error = error
+            self.error = error
         self._buffer = self._tail = b""
         self._pos = 0
 
@@ -336,15 +348,3 @@ def _peek(data: bytes) -> Any:
         return loads(data)
     except (ValueError, RecursionError):
         return None
-
-
-def _server_error(error: ErrorBody) -> StreamServerError:
-    named = f" ({error.code or error.type})" if error.code or error.type else ""
-    return StreamServerError(
-        f"the server sent an error inside the stream: {error.message or 'no message'}{named}",
-        body=error.body,
-        code=error.code,
-        type=error.type,
-        param=error.param,
-        request_id=error.request_id,
-    )

@@ -6,9 +6,9 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from ..errors import escape
+from ..errors import StreamServerError, escape
 
-__all__ = ["ErrorBody", "find_error", "is_object", "parse_error"]
+__all__ = ["ErrorBody", "find_error", "is_object", "parse_error", "server_error"]
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +79,19 @@ def find_error(body: Any, *, named: bool = False) -> ErrorBody | None:
         param=_text(fields.get("param")),
         request_id=_text(request_id),
         body=body,
+    )
+
+
+def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamServerError:
+    """Make the exception of an error that came with a status of 2xx."""
+    named = f" ({error.code or error.type})" if error.code or error.type else ""
+    return StreamServerError(
+        f"the server sent an error {where}: {error.message or 'no message'}{named}",
+        body=error.body,
+        code=error.code,
+        type=error.type,
+        param=error.param,
+        request_id=error.request_id,
     )
 
 

@@ -24,7 +24,7 @@ from ..types import (
     ModelList,
     ToolCallDelta,
 )
-from .faults import is_object
+from .faults import ErrorBody, find_error, is_object
 
 __all__ = [
     "REFUSED",
@@ -32,6 +32,7 @@ __all__ = [
     "decode_completion",
     "decode_models",
     "loads",
+    "reply_error",
     "settle",
     "to_completion",
     "well_formed",
@@ -285,6 +286,14 @@ def decode_completion(content: bytes) -> ChatCompletion:
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         problem = "nested too deep" if isinstance(error, RecursionError) else str(error)
     raise APIResponseValidationError(f"the reply is not a chat completion: {problem}")
+
+
+def reply_error(content: bytes) -> ErrorBody | None:
+    """Return the error that the body of a 2xx reply holds, or None if it holds none."""
+    try:
+        return find_error(loads(content))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _own(completion: ChatCompletion) -> ChatCompletion:

@@ -2,9 +2,11 @@
 
 from .common import NOT_GIVEN, Headers, Model, NotGiven, omit
 from .params import (
+    AgentCompletionCreate,
     AgentCompletionParams,
     AssistantMessage,
     CacheControl,
+    ChatCompletionCreate,
     ChatCompletionParams,
     ContentPart,
     DeveloperMessage,
@@ -16,6 +18,7 @@ from .params import (
     MessageParam,
     NamedFunction,
     NamedToolChoice,
+    RequestOptions,
     StreamOptions,
     SystemMessage,
     TextPart,
@@ -51,6 +54,7 @@ from .replies import (
 
 __all__ = [
     "NOT_GIVEN",
+    "AgentCompletionCreate",
     "AgentCompletionParams",
     "AssistantMessage",
     "CacheControl",
@@ -58,6 +62,7 @@ __all__ = [
     "ChatCompletion",
     "ChatCompletionChunk",
     "ChatCompletionMessage",
+    "ChatCompletionCreate",
     "ChatCompletionParams",
     "Choice",
     "ChoiceDelta",
@@ -85,6 +90,7 @@ __all__ = [
     "PromptTokensDetails",
     "RateLimit",
     "RateLimits",
+    "RequestOptions",
     "StreamOptions",
     "SystemMessage",
     "TextPart",

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from .replies import ChatCompletionMessage
 
 __all__ = [
+    "AgentCompletionCreate",
     "AgentCompletionParams",
     "AssistantMessage",
     "CacheControl",
+    "ChatCompletionCreate",
     "ChatCompletionParams",
     "ContentPart",
     "DeveloperMessage",
@@ -29,6 +31,7 @@ __all__ = [
     "MessageParam",
     "NamedFunction",
     "NamedToolChoice",
+    "RequestOptions",
     "StreamOptions",
     "SystemMessage",
     "TextPart",
@@ -298,3 +301,24 @@ class AgentCompletionParams(_Params, total=False):
     """Cite sources."""
     retrieval_method: str | None
     """``rewrite``, ``step_back``, ``sub_queries`` or ``none``."""
+
+
+class RequestOptions(TypedDict, total=False):
+    """How to send one request; none of it is part of the body's parameters."""
+
+    extra_headers: Mapping[str, Any] | None
+    """More headers; they win over everything, ``Authorization`` included."""
+    extra_query: Mapping[str, Any] | None
+    """More parameters of the URL's query."""
+    extra_body: Mapping[str, Any] | None
+    """More fields of the body, unchecked; they win over parameters of the same name."""
+    timeout: Any
+    """A `Timeout`, seconds, or None; the client's own if absent."""
+
+
+class ChatCompletionCreate(ChatCompletionParams, RequestOptions, total=False):
+    """Keyword arguments of `client.chat.completions.create` and `stream`."""
+
+
+class AgentCompletionCreate(AgentCompletionParams, RequestOptions, total=False):
+    """Keyword arguments of `client.agents.chat.completions.create` and `stream`."""

@@ -1,0 +1,43 @@
+"""One call, as the client wants it made: everything the session has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from .config import Limits, Retry, Secret, Timeout
+
+__all__ = ["Call"]
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """One call, as the client wants it made.
+
+    Attributes:
+        method: HTTP method.
+        url: Where to, without the query.
+        query: Parameters of the query.
+        headers: Headers but for the key.
+        key: Goes into ``Authorization``; None leaves that header out.
+        body: JSON, or None.
+        stream: Whether the body is to be read as a stream.
+        timeout: Time limits.
+        max_retries: How many attempts may follow the first.
+        retry: When and how long to try again.
+        limits: Sizes a server may send.
+        secrets: Keys to take out of what servers say.
+    """
+
+    method: str
+    url: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    key: Secret | None
+    body: bytes | None
+    stream: bool
+    timeout: Timeout
+    max_retries: int
+    retry: Retry
+    limits: Limits
+    secrets: tuple[Secret, ...] = ()

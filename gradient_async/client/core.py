@@ -1,0 +1,409 @@
+"""The client: settings in, calls out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from ..call import Call
+from ..config import Endpoints, Limits, Retry, Secret, Timeout, check_headers, resolve
+from ..errors import ConfigurationError
+from ..types import NOT_GIVEN, NotGiven
+from .resources import Agents, Chat, Models
+
+if TYPE_CHECKING:
+    from ..session import ClientSession, Reply, SessionManager
+    from .raw import RawClient, StreamingClient
+
+__all__ = ["AsyncGradient"]
+
+VERSION = "0.1.0"
+
+_KEYS = frozenset({"model_access_key", "agent_access_key", "access_token", "api_key"})
+
+
+class _Shared:
+    """What a client and its copies have in common: connections."""
+
+    __slots__ = ("_manager", "_max_connections", "_session", "_trust_env", "closed")
+
+    def __init__(self, session: ClientSession | None, max_connections: int, *, trust_env: bool) -> None:
+        self._session = session
+        self._max_connections = max_connections
+        self._trust_env = trust_env
+        self._manager: SessionManager | None = None
+        self.closed = False
+
+    @property
+    def manager(self) -> SessionManager:
+        if self._manager is None:
+            # aiohttp takes a third of a second of CPU to import: only who sends a request pays.
+            from ..session import SessionManager  # noqa: PLC0415
+
+            self._manager = SessionManager(
+                session=self._session, max_connections=self._max_connections, trust_env=self._trust_env
+            )
+        return self._manager
+
+    async def close(self) -> None:
+        self.closed = True
+        if self._manager is not None:
+            await self._manager.close()
+
+
+class AsyncGradient:
+    """Client of DigitalOcean Gradient's chat completions.
+
+    May be made at import time, outside any event loop, and used in several: connections are opened on
+    first use, per running loop, and close with their loop at the latest. Options that are not given come
+    from the environment, then have a default; the guide lists the variables.
+
+    Args:
+        model_access_key: Key for inference: ``GRADIENT_MODEL_ACCESS_KEY``.
+        agent_access_key: Key for an agent: ``GRADIENT_AGENT_ACCESS_KEY``.
+        access_token: Personal access token, which opens inference too: ``DIGITALOCEAN_ACCESS_TOKEN``.
+        api_key: The same as ``model_access_key``, as other clients call it.
+        inference_endpoint: Where models are: ``GRADIENT_INFERENCE_ENDPOINT``.
+        agent_endpoint: Where the agent is: ``GRADIENT_AGENT_ENDPOINT``.
+        base_url: Replaces endpoint and version together, for any compatible server: ``GRADIENT_BASE_URL``.
+        timeout: A `Timeout`, seconds, or None for no limits.
+        max_retries: How many attempts may follow the first.
+        retry: When and how long to try again.
+        max_connections: Connections at a time in one loop; more calls wait for one to be free.
+        limits: Most that a server may send.
+        strict: Insist on a finish_reason for every choice, and on UTF-8.
+        validate: Check parameters against their documented limits before sending.
+        on_bad_event: ``"raise"``, or ``"skip"`` events of a stream that are no chunks.
+        default_headers: Headers of every request.
+        default_query: Query parameters of every request.
+        session: Your own ``aiohttp.ClientSession``, which is never closed.
+        trust_env: Let aiohttp read proxies and ``.netrc`` from the environment.
+        allow_insecure_http: Send the key over plain http to a host that is not private.
+        http_client: Not supported: pass ``session``.
+
+    Raises:
+        ConfigurationError: If an option can't be used. A missing key is an error of the first call.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_access_key: str | None = None,
+        agent_access_key: str | None = None,
+        access_token: str | None = None,
+        api_key: str | None = None,
+        inference_endpoint: str | None = None,
+        agent_endpoint: str | None = None,
+        base_url: str | None = None,
+        timeout: Timeout | float | Any | None = NOT_GIVEN,
+        max_retries: int = 2,
+        retry: Retry | None = None,
+        max_connections: int = 1000,
+        limits: Limits | None = None,
+        strict: bool = False,
+        validate: bool = True,
+        on_bad_event: Literal["raise", "skip"] = "raise",
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        session: ClientSession | None = None,
+        trust_env: bool = False,
+        allow_insecure_http: bool = False,
+        http_client: None = None,
+    ) -> None:
+        _refuse_http_client(http_client)
+        options: dict[str, str | None] = {
+            "model_access_key": model_access_key,
+            "agent_access_key": agent_access_key,
+            "access_token": access_token,
+            "api_key": api_key,
+            "inference_endpoint": inference_endpoint,
+            "agent_endpoint": agent_endpoint,
+            "base_url": None if base_url is None else str(base_url),
+        }
+        self._options = _hide(options)
+        self._allow_insecure_http = allow_insecure_http
+        self._endpoints = resolve(options, os.environ, allow_insecure_http=allow_insecure_http)
+        self.timeout = Timeout() if isinstance(timeout, NotGiven) else Timeout.of(timeout)
+        self.max_retries = _count("max_retries", max_retries, least=0)
+        self.retry = retry or Retry()
+        self.limits = limits or Limits()
+        self.strict = strict
+        self.validate = validate
+        if on_bad_event not in {"raise", "skip"}:
+            raise ConfigurationError(f'on_bad_event={on_bad_event!r}: expected "raise" or "skip"')
+        self.on_bad_event: Literal["raise", "skip"] = on_bad_event
+        self.default_headers = check_headers(default_headers or {})
+        self.default_query = dict(default_query or {})
+        self._shared = _Shared(
+            session, _count("max_connections", max_connections, least=1), trust_env=trust_env
+        )
+        self._owner = True
+
+    # Resources
+
+    @cached_property
+    def chat(self) -> Chat:
+        """Completions of models."""
+        return Chat(self)
+
+    @cached_property
+    def agents(self) -> Agents:
+        """Completions of the agent at ``agent_endpoint``."""
+        return Agents(self)
+
+    @cached_property
+    def models(self) -> Models:
+        """The models that the key may use."""
+        return Models(self)
+
+    @property
+    def with_raw_response(self) -> RawClient:
+        """The same resources, whose calls return status, headers and body; ``await .parse()`` as usual."""
+        from .raw import RawClient  # noqa: PLC0415  # few need it
+
+        return RawClient(self)
+
+    @property
+    def with_streaming_response(self) -> StreamingClient:
+        """The same for ``async with``, the body not read yet."""
+        from .raw import StreamingClient  # noqa: PLC0415  # few need it
+
+        return StreamingClient(self)
+
+    # Settings
+
+    @property
+    def model_access_key(self) -> str | None:
+        """The key for inference, in the clear."""
+        key = self._endpoints.model_key
+        return None if key is None else key.reveal()
+
+    @property
+    def agent_access_key(self) -> str | None:
+        """The key for the agent, in the clear."""
+        key = self._endpoints.agent_key
+        return None if key is None else key.reveal()
+
+    @property
+    def base_url(self) -> str:
+        """What the paths of inference are appended to."""
+        return self._endpoints.inference_url
+
+    @property
+    def inference_endpoint(self) -> str:
+        """Where models are, without the version."""
+        return self._endpoints.inference_url.removesuffix("/v1")
+
+    @property
+    def agent_endpoint(self) -> str:
+        """Where the agent is, without the version.
+
+        Raises:
+            ConfigurationError: If none is set.
+        """
+        return self._agent_url().removesuffix("/api/v1")
+
+    def with_options(
+        self,
+        *,
+        model_access_key: str | None = None,
+        agent_access_key: str | None = None,
+        access_token: str | None = None,
+        api_key: str | None = None,
+        inference_endpoint: str | None = None,
+        agent_endpoint: str | None = None,
+        base_url: str | None = None,
+        timeout: Timeout | float | Any | None = NOT_GIVEN,
+        max_retries: int | Any = NOT_GIVEN,
+        retry: Retry | None = None,
+        limits: Limits | None = None,
+        strict: bool | None = None,
+        validate: bool | None = None,
+        on_bad_event: Literal["raise", "skip"] | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        set_default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        set_default_query: Mapping[str, object] | None = None,
+        http_client: None = None,
+    ) -> AsyncGradient:
+        """Return a copy with some options changed, which shares the connections.
+
+        Closing the copy closes nothing. ``default_headers`` and ``default_query`` are added to those
+        there are, ``set_default_headers`` and ``set_default_query`` replace them; the other options are
+        those of the constructor.
+
+        Raises:
+            ConfigurationError: If an option can't be used.
+        """
+        _refuse_http_client(http_client)
+        changed = {
+            "model_access_key": model_access_key,
+            "agent_access_key": agent_access_key,
+            "access_token": access_token,
+            "api_key": api_key,
+            "inference_endpoint": inference_endpoint,
+            "agent_endpoint": agent_endpoint,
+            "base_url": base_url,
+        }
+        copy = object.__new__(type(self))
+        copy.__dict__.update(
+            {name: value for name, value in self.__dict__.items() if name not in {"chat", "agents", "models"}}
+        )
+        copy._owner = False
+        if any(value is not None for value in changed.values()):
+            copy._options = self._options | _hide({k: v for k, v in changed.items() if v is not None})
+            copy._endpoints = resolve(
+                {
+                    name: value.reveal() if isinstance(value, Secret) else value
+                    for name, value in copy._options.items()
+                },
+                os.environ,
+                allow_insecure_http=self._allow_insecure_http,
+            )
+        if not isinstance(timeout, NotGiven):
+            copy.timeout = Timeout.of(timeout)
+        if not isinstance(max_retries, NotGiven):
+            copy.max_retries = _count("max_retries", max_retries, least=0)
+        copy.retry = retry or self.retry
+        copy.limits = limits or self.limits
+        copy.strict = self.strict if strict is None else strict
+        copy.validate = self.validate if validate is None else validate
+        copy.on_bad_event = on_bad_event or self.on_bad_event
+        headers = self.default_headers if set_default_headers is None else set_default_headers
+        copy.default_headers = check_headers({**headers, **(default_headers or {})})
+        query = self.default_query if set_default_query is None else set_default_query
+        copy.default_query = {**query, **(default_query or {})}
+        return copy
+
+    copy = with_options
+
+    # Calls
+
+    def _agent_url(self) -> str:
+        url = self._endpoints.agent_url
+        if url is None:
+            raise ConfigurationError(
+                "no agent endpoint: pass agent_endpoint=... or set GRADIENT_AGENT_ENDPOINT"
+            )
+        return url
+
+    def _prepare(
+        self,
+        method: str,
+        path: str,
+        *,
+        agent: bool = False,
+        body: bytes | None = None,
+        stream: bool = False,
+        options: Mapping[str, Any],
+    ) -> Call:
+        endpoints = self._endpoints
+        headers = {
+            "Accept": "text/event-stream" if stream else "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": f"gradient_async/{VERSION}",
+        }
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        extra = check_headers(options.get("extra_headers") or {})
+        key = endpoints.agent_key if agent else endpoints.model_key
+        given = {name.lower() for name in (*extra, *self.default_headers)}
+        if "authorization" in given:
+            key = None
+        elif key is None:
+            raise ConfigurationError(_no_key(endpoints, agent=agent))
+        for more in (self.default_headers, extra):
+            for name, value in more.items():
+                for known in [known for known in headers if known.lower() == name.lower()]:
+                    del headers[known]
+                if not isinstance(value, NotGiven):
+                    headers[name] = value
+        timeout = options.get("timeout", NOT_GIVEN)
+        return Call(
+            method=method,
+            url=(self._agent_url() if agent else endpoints.inference_url) + path,
+            query=_query(
+                {
+                    **({"agent": True} if agent else {}),
+                    **self.default_query,
+                    **(options.get("extra_query") or {}),
+                }
+            ),
+            headers=headers,
+            key=key,
+            body=body,
+            stream=stream,
+            timeout=self.timeout if isinstance(timeout, NotGiven) else Timeout.of(timeout),
+            max_retries=self.max_retries,
+            retry=self.retry,
+            limits=self.limits,
+            secrets=tuple(
+                secret for secret in (endpoints.model_key, endpoints.agent_key) if secret is not None
+            ),
+        )
+
+    async def _send(self, call: Call) -> Reply:
+        return await self._shared.manager.send(call)
+
+    # Life
+
+    async def close(self) -> None:
+        """Close the connections and every open stream; of a copy, nothing."""
+        if self._owner:
+            await self._shared.close()
+
+    aclose = close
+
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._shared.closed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"<AsyncGradient {self.base_url}>"
+
+
+def _refuse_http_client(http_client: object) -> None:
+    if http_client is not None:
+        raise TypeError("http_client is not supported: pass session=aiohttp.ClientSession(...)")
+
+
+def _hide(options: Mapping[str, str | None]) -> dict[str, str | Secret | None]:
+    """Keep keys in a form that shows them to nobody."""
+    return {
+        name: Secret(value, name) if value and value.strip() and name in _KEYS else value
+        for name, value in options.items()
+    }
+
+
+def _count(name: str, value: Any, *, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{name}={value!r}: expected a whole number of at least {least}")
+    return value
+
+
+def _query(values: Mapping[str, object]) -> dict[str, str]:
+    return {
+        name: str(value).lower() if isinstance(value, bool) else str(value)
+        for name, value in values.items()
+        if value is not None and not isinstance(value, NotGiven)
+    }
+
+
+def _no_key(endpoints: Endpoints, *, agent: bool) -> str:
+    if agent:
+        return "no agent access key: pass agent_access_key=... or set GRADIENT_AGENT_ACCESS_KEY"
+    return (
+        f"no model access key for {endpoints.inference_url}: pass model_access_key=... or set "
+        "GRADIENT_MODEL_ACCESS_KEY; a server that needs none takes any"
+    )

@@ -1,0 +1,393 @@
+"""`client.chat.completions`, `client.agents.chat.completions`, `client.models`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Generator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
+
+from ..decoding import check_params, decode_completion, decode_models, encode_request, reply_error
+from ..errors import APIResponseValidationError, APIStatusError
+from ..stream import ChatCompletionStream, StreamManager
+from ..types import (
+    NOT_GIVEN,
+    AgentCompletionCreate,
+    ChatCompletion,
+    ChatCompletionCreate,
+    ModelInfo,
+    ModelList,
+    NotGiven,
+)
+
+if TYPE_CHECKING:
+    from ..session import Reply
+    from .core import AsyncGradient
+    from .raw import RawAgents, RawChat, RawCompletions, RawModels, StreamingChat, StreamingCompletions
+
+__all__ = ["AgentChat", "AgentCompletions", "Agents", "Chat", "Completions", "CompletionsBase", "Models"]
+
+_PATH = "/chat/completions"
+_OPTIONS = ("extra_headers", "extra_query", "extra_body", "timeout")
+
+
+class CompletionsBase:
+    """What completions of models and of agents have in common.
+
+    Args:
+        client: Whose settings and connections to use.
+    """
+
+    agent = False
+
+    def __init__(self, client: AsyncGradient) -> None:
+        self.client = client
+
+    async def send(self, arguments: Mapping[str, Any], *, stream: bool | None) -> tuple[Reply, int]:
+        """Check the arguments and send the request.
+
+        Args:
+            arguments: Keyword arguments but for ``stream``.
+            stream: Value of ``stream``; None leaves it out.
+
+        Returns:
+            The reply, its body unread, and how many choices were asked for.
+        """
+        client = self.client
+        options = {name: arguments[name] for name in _OPTIONS if name in arguments}
+        params = {name: value for name, value in arguments.items() if name not in options}
+        extra = options.get("extra_body") or None
+        if extra is not None:
+            # What extra_body brings need not be given twice; it goes unchecked.
+            params = {name: value for name, value in params.items() if name not in extra}
+        validate = client.validate and not (extra is not None and {"messages", "model"} & extra.keys())
+        params = check_params(params, stream=bool(stream), agent=self.agent, validate=validate)
+        body = encode_request(params, stream=stream, extra_body=extra)
+        call = client._prepare(  # noqa: SLF001  # one package
+            "POST", _PATH, agent=self.agent, body=body, stream=bool(stream), options=options
+        )
+        n = (extra or params).get("n", params.get("n"))
+        return await client._send(call), n if isinstance(n, int) and n > 0 else 1  # noqa: SLF001
+
+    def open_stream(self, reply: Reply, n: int, timeout: Any) -> ChatCompletionStream:
+        """Make the stream of a reply."""
+        client = self.client
+        return ChatCompletionStream(
+            reply,
+            n=n,
+            timeout=client.timeout if isinstance(timeout, NotGiven) else type(client.timeout).of(timeout),
+            limits=client.limits,
+            strict=client.strict,
+            on_bad_event=client.on_bad_event,
+        )
+
+    async def _create(
+        self, arguments: Mapping[str, Any], *, stream: bool | None
+    ) -> ChatCompletion | ChatCompletionStream:
+        reply, n = await self.send(arguments, stream=stream)
+        if stream:
+            return self.open_stream(reply, n, arguments.get("timeout", NOT_GIVEN))
+        return finish_completion(reply, await reply.read_all(self.client.limits))
+
+    def _stream(self, arguments: dict[str, Any]) -> StreamManager:
+        if "stream" in arguments:
+            raise TypeError("stream() always streams: leave 'stream' out")
+        if isinstance(arguments.get("stream_options", NOT_GIVEN), NotGiven):
+            arguments["stream_options"] = {"include_usage": True}
+
+        async def start() -> ChatCompletionStream:
+            reply, n = await self.send(arguments, stream=True)
+            return self.open_stream(reply, n, arguments.get("timeout", NOT_GIVEN))
+
+        return StreamManager(start)
+
+
+class Completions(CompletionsBase):
+    """Chat completions of models."""
+
+    @overload
+    async def create(
+        self, *, stream: Literal[False] | None = ..., **params: Unpack[ChatCompletionCreate]
+    ) -> ChatCompletion: ...
+    @overload
+    async def create(
+        self, *, stream: Literal[True], **params: Unpack[ChatCompletionCreate]
+    ) -> ChatCompletionStream: ...
+    @overload
+    async def create(
+        self, *, stream: bool, **params: Unpack[ChatCompletionCreate]
+    ) -> ChatCompletion | ChatCompletionStream: ...
+    async def create(
+        self, *, stream: Any = NOT_GIVEN, **params: Any
+    ) -> ChatCompletion | ChatCompletionStream:
+        """Ask for a completion; sends exactly what is given.
+
+        Args:
+            stream: Whether to get the completion as it is generated.
+            **params: Parameters of the request, see `ChatCompletionParams`; and of its sending, see
+                `RequestOptions`.
+
+        Returns:
+            The completion; with ``stream=True``, the stream, whose headers have been read.
+
+        Raises:
+            TypeError: If a name is unknown or missing.
+            InvalidRequestError: If a value is outside its documented limit; nothing was sent.
+            ConfigurationError: If there is no key; nothing was sent.
+            APIStatusError: If the server answered with an error.
+            APIConnectionError: If no whole answer came.
+            APIResponseValidationError: If the answer is no completion.
+        """
+        return await self._create(params, stream=flag(stream))
+
+    def stream(self, **params: Unpack[ChatCompletionCreate]) -> StreamManager:
+        """Stream a completion: ``async with client.chat.completions.stream(...) as stream``.
+
+        Asks for usage as well, unless ``stream_options`` is given. The request is sent on entering, and
+        the stream is closed on leaving.
+
+        Args:
+            **params: As `create`.
+
+        Raises:
+            GradientError: On entering; as `create`.
+        """
+        return self._stream(dict(params))
+
+    @property
+    def with_raw_response(self) -> RawCompletions:
+        """The same methods, which return status, headers and body; ``await .parse()`` as usual."""
+        from .raw import RawCompletions  # noqa: PLC0415  # few need it
+
+        return RawCompletions(self)
+
+    @property
+    def with_streaming_response(self) -> StreamingCompletions:
+        """The same for ``async with``, the body not read yet."""
+        from .raw import StreamingCompletions  # noqa: PLC0415  # few need it
+
+        return StreamingCompletions(self)
+
+
+class AgentCompletions(CompletionsBase):
+    """Chat completions of an agent."""
+
+    agent = True
+
+    @overload
+    async def create(
+        self, *, stream: Literal[False] | None = ..., **params: Unpack[AgentCompletionCreate]
+    ) -> ChatCompletion: ...
+    @overload
+    async def create(
+        self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
+    ) -> ChatCompletionStream: ...
+    @overload
+    async def create(
+        self, *, stream: bool, **params: Unpack[AgentCompletionCreate]
+    ) -> ChatCompletion | ChatCompletionStream: ...
+    async def create(
+        self, *, stream: Any = NOT_GIVEN, **params: Any
+    ) -> ChatCompletion | ChatCompletionStream:
+        """Ask the agent for a completion; as `Completions.create`, with the parameters of agents.
+
+        Args:
+            stream: Whether to get the completion as it is generated.
+            **params: Parameters of the request, see `AgentCompletionParams`; and of its sending, see
+                `RequestOptions`.
+
+        Raises:
+            GradientError: As `Completions.create`.
+        """
+        return await self._create(params, stream=flag(stream))
+
+    def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
+        """Stream the agent's completion; as `Completions.stream`."""
+        return self._stream(dict(params))
+
+    @property
+    def with_raw_response(self) -> RawCompletions:
+        """The same methods, which return status, headers and body; ``await .parse()`` as usual."""
+        from .raw import RawCompletions  # noqa: PLC0415  # few need it
+
+        return RawCompletions(self)
+
+    @property
+    def with_streaming_response(self) -> StreamingCompletions:
+        """The same for ``async with``, the body not read yet."""
+        from .raw import StreamingCompletions  # noqa: PLC0415  # few need it
+
+        return StreamingCompletions(self)
+
+
+C = TypeVar("C", bound=CompletionsBase)
+
+
+class _ChatBase(Generic[C]):
+    def __init__(self, completions: C) -> None:
+        self.completions = completions
+
+    @property
+    def with_raw_response(self) -> RawChat:
+        """The same resources, whose calls return status, headers and body."""
+        from .raw import RawChat  # noqa: PLC0415  # few need it
+
+        return RawChat(self.completions)
+
+    @property
+    def with_streaming_response(self) -> StreamingChat:
+        """The same for ``async with``, the body not read yet."""
+        from .raw import StreamingChat  # noqa: PLC0415  # few need it
+
+        return StreamingChat(self.completions)
+
+
+class Chat(_ChatBase[Completions]):
+    """`client.chat`."""
+
+    def __init__(self, client: AsyncGradient) -> None:
+        super().__init__(Completions(client))
+
+
+class AgentChat(_ChatBase[AgentCompletions]):
+    """`client.agents.chat`."""
+
+    def __init__(self, client: AsyncGradient) -> None:
+        super().__init__(AgentCompletions(client))
+
+
+class Agents:
+    """`client.agents`."""
+
+    def __init__(self, client: AsyncGradient) -> None:
+        self._client = client
+
+    @cached_property
+    def chat(self) -> AgentChat:
+        """Completions of the agent."""
+        return AgentChat(self._client)
+
+    @property
+    def with_raw_response(self) -> RawAgents:
+        """The same resources, whose calls return status, headers and body."""
+        from .raw import RawAgents  # noqa: PLC0415  # few need it
+
+        return RawAgents(self.chat.completions)
+
+
+class ModelsRequest:
+    """The list of models, on its way: await it, or iterate over it with ``async for``."""
+
+    def __init__(self, models: Models, options: Mapping[str, Any]) -> None:
+        self._models = models
+        self._options = options
+
+    def __await__(self) -> Generator[Any, None, ModelList]:
+        return self._models.fetch(self._options).__await__()
+
+    async def __aiter__(self) -> AsyncIterator[ModelInfo]:
+        for model in (await self).data:
+            yield model
+
+
+class Models:
+    """`client.models`."""
+
+    def __init__(self, client: AsyncGradient) -> None:
+        self.client = client
+
+    def list(
+        self,
+        *,
+        extra_headers: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        timeout: Any = NOT_GIVEN,
+    ) -> ModelsRequest:
+        """List the models that the key may use: ``await`` gives a list, ``async for`` each model.
+
+        Args:
+            extra_headers: More headers.
+            extra_query: More parameters of the URL's query.
+            timeout: A `Timeout`, seconds, or None.
+
+        Raises:
+            GradientError: When awaited; as `Completions.create`.
+        """
+        return ModelsRequest(
+            self, {"extra_headers": extra_headers, "extra_query": extra_query, "timeout": timeout}
+        )
+
+    async def send(self, options: Mapping[str, Any]) -> Reply:
+        """Send the request."""
+        client = self.client
+        return await client._send(client._prepare("GET", "/models", options=options))  # noqa: SLF001
+
+    async def fetch(self, options: Mapping[str, Any]) -> ModelList:
+        """Send the request and decode the reply."""
+        reply = await self.send(options)
+        return finish_models(reply, await reply.read_all(self.client.limits))
+
+    @property
+    def with_raw_response(self) -> RawModels:
+        """The same methods, which return status, headers and body; ``await .parse()`` as usual."""
+        from .raw import RawModels  # noqa: PLC0415  # few need it
+
+        return RawModels(self)
+
+
+def flag(stream: Any) -> bool | None:
+    """Return the value of ``stream`` to send; None leaves it out."""
+    return None if isinstance(stream, NotGiven) else stream
+
+
+def finish_completion(reply: Reply, content: bytes) -> ChatCompletion:
+    """Decode the body of an awaited reply, and add what the session knows of it.
+
+    Raises:
+        APIStatusError: If a reply of status 200 holds an error.
+        APIResponseValidationError: If it holds no completion.
+    """
+    failure: APIResponseValidationError
+    try:
+        completion = decode_completion(content)
+    except APIResponseValidationError as error:
+        failure = error
+    else:
+        if completion.choices or reply_error(content) is None:
+            completion.request_id = reply.request_id
+            completion.rate_limits = reply.rate_limits
+            completion.attempts = reply.attempts
+            return completion
+        failure = APIResponseValidationError()
+    raise _refused(reply, content, failure)
+
+
+def finish_models(reply: Reply, content: bytes) -> ModelList:
+    """Decode the list of models.
+
+    Raises:
+        APIStatusError: If a reply of status 200 holds an error.
+        APIResponseValidationError: If it holds no list of models.
+    """
+    failure: APIResponseValidationError
+    try:
+        return decode_models(content)
+    except APIResponseValidationError as error:
+        failure = error
+    raise _refused(reply, content, failure)
+
+
+def _refused(
+    reply: Reply, content: bytes, failure: APIResponseValidationError
+) -> APIResponseValidationError | APIStatusError:
+    """Make the error of a reply that was not what it should be."""
+    info = reply.info(content)
+    said = reply_error(content)
+    if said is not None:
+        return reply.refusal(said, info)
+    failure.response = info
+    failure.request = reply.request
+    failure.request_id = reply.request_id
+    failure.rate_limits = reply.rate_limits
+    failure.attempts = reply.attempts
+    failure.body = content.decode("utf-8", "replace")
+    return failure

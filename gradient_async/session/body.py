@@ -1,0 +1,226 @@
+"""The body of a reply, read with limits on time, and given up at any moment."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from typing import TYPE_CHECKING
+
+from ..errors import APIError, RequestInfo
+from .faults import TRANSPORT_ERRORS, interruption
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from ..config import Limits
+
+__all__ = ["Body", "Expired"]
+
+# How often a waiting read looks whether its connection is still there: aiohttp's C parser leaves the
+# reader waiting for ever after a malformed chunk.
+_WATCH_INTERVAL = 1.0
+
+
+class Expired(TimeoutError):  # noqa: N818  # never leaves the library
+    """A limit ran out while a read was waiting."""
+
+
+class Body:
+    """One reply's body.
+
+    Reads wait at most `limit` seconds in all since `allow` was last called: the clock runs only while a
+    read waits, so that a slow consumer is not taken for a stalled server.
+
+    Args:
+        response: aiohttp's response, its headers read.
+        request: What it answers, for errors.
+        deadline: When the whole call has to be over, on the loop's clock; None is never.
+
+    Attributes:
+        limit: Seconds that reads may wait for content; None is for ever.
+        waited: Seconds that reads have waited since `allow` was called.
+        expired: What ran out: "response" (the limit) or "total" (the deadline), or None.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_content",
+        "_deadline",
+        "_error",
+        "_gone",
+        "_loop",
+        "_request",
+        "_response",
+        "_since",
+        "_timer",
+        "_waiting",
+        "expired",
+        "limit",
+        "waited",
+    )
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, request: RequestInfo, *, deadline: float | None = None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._response = response
+        self._content = response.content
+        self._request = request
+        self._deadline = deadline
+        self._error: APIError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiting = False
+        self._since = 0.0
+        self._gone = False
+        self.limit: float | None = None
+        self.waited = 0.0
+        self.expired: str | None = None
+
+    async def read(self) -> bytes:
+        """Return what has arrived, as soon as anything has; b"" at the end.
+
+        Raises:
+            StreamInterruptedError: If the connection was lost; what came before it has been returned.
+            Expired: If the limit ran out.
+        """
+        if self._error is not None:
+            raise self._error
+        failure: BaseException
+        time = self._loop.time
+        self._since = started = time()
+        self._waiting = True
+        if self._timer is None:
+            self._watch()
+        try:
+            data = await self._content.readany()
+        except Expired:
+            raise
+        except TRANSPORT_ERRORS as error:
+            failure = error
+        else:
+            self.waited += time() - started
+            return data
+        finally:
+            self._waiting = False
+        data = self._salvage()
+        self._error = interruption(failure, self._request)
+        self.close()
+        if data:
+            return data
+        raise self._error
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been read to its end, or given up."""
+        return self._response.closed
+
+    def allow(self, limit: float | None) -> None:
+        """Set how many seconds reads may wait for content from now on; None is for ever."""
+        self.waited = 0.0
+        if limit != self.limit:
+            self.limit = limit
+            if self._timer is not None:  # it may be set for later than the new limit
+                self._timer.cancel()
+                self._timer = None
+
+    def _salvage(self) -> bytes:
+        """Take what arrived before the failure: aiohttp raises it before it hands out what it holds."""
+        content = self._content
+        failure = content.exception()
+        if failure is None:
+            return b""
+        content.set_exception(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        try:
+            return content.read_nowait()
+        except TRANSPORT_ERRORS:
+            return b""
+        finally:
+            content.set_exception(failure)
+
+    async def drain(self, limits: Limits) -> None:
+        """Read on to the end of the body, briefly, so that the connection can be used again.
+
+        Args:
+            limits: How many seconds and bytes that may take.
+        """
+        left = limits.drain_bytes
+        try:
+            async with asyncio.timeout(limits.drain_seconds):
+                while left > 0 and not self._content.at_eof():
+                    left -= len(await self._content.readany())
+        except TRANSPORT_ERRORS:
+            pass
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Give the connection up, at once; back to the pool if the body was read to its end."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._response.close()
+
+    def abandon(self) -> None:
+        """Give the connection up from a finaliser, in whatever thread that runs."""
+        if self._response.closed or self._loop.is_closed():
+            return
+        if _runs_here(self._loop):
+            self.close()
+        else:
+            self._loop.call_soon_threadsafe(self._response.close)
+
+    def __del__(self) -> None:
+        # What __init__ could not finish has nothing to close.
+        if hasattr(self, "_response"):
+            self.abandon()
+
+    def _watch(self) -> None:
+        """Look again when the limit may be up, and once a second at least."""
+        now = self._loop.time()
+        at = now + _WATCH_INTERVAL
+        if self.limit is not None:
+            at = min(at, now + max(0.0, self.limit - self.waited))
+        if self._deadline is not None:
+            at = min(at, self._deadline)
+        # The timer must not keep an abandoned body alive.
+        self._timer = self._loop.call_at(at, _check, weakref.ref[Body](self))
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._waiting:
+            return  # the next read that waits starts the watch anew
+        now = self._loop.time()
+        if self.limit is not None and self.waited + now - self._since >= self.limit:
+            self._expire("response")
+        elif self._deadline is not None and now >= self._deadline:
+            self._expire("total")
+        elif self._dead():
+            self._content.set_exception(ConnectionResetError("the connection is gone"))
+        else:
+            self._watch()
+
+    def _expire(self, what: str) -> None:
+        self.expired = what
+        self._content.set_exception(Expired())
+
+    def _dead(self) -> bool:
+        """Whether the connection was gone already when last looked at, and nobody told the reader."""
+        if self._content.is_eof() or self._content.exception() is not None:
+            return False
+        connection = self._response.connection
+        transport = None if connection is None else connection.transport
+        was_gone, self._gone = self._gone, transport is None or transport.is_closing()
+        return was_gone and self._gone
+
+
+def _check(reference: weakref.ref[Body]) -> None:
+    body = reference()
+    if body is not None:
+        body._on_timer()  # noqa: SLF001  # the timer's half of the class
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False

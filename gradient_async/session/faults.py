@@ -1,0 +1,150 @@
+"""The one place where what aiohttp raises becomes what the library raises."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import http_exceptions
+
+from ..errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    Phase,
+    RequestInfo,
+    ResponseInfo,
+    StreamInterruptedError,
+    escape,
+    status_error_class,
+)
+from ..ratelimit import rate_limits, retry_after
+
+if TYPE_CHECKING:
+    from ..decoding import ErrorBody
+
+__all__ = ["TRANSPORT_ERRORS", "connection_error", "interruption", "status_error", "timeout_error"]
+
+# Everything that aiohttp and the sockets below it raise. HttpProcessingError is the pure-Python parser's;
+# ValueError comes of headers and lengths that are none.
+TRANSPORT_ERRORS = (
+    aiohttp.ClientError,
+    http_exceptions.HttpProcessingError,
+    TimeoutError,
+    OSError,
+    ValueError,
+)
+
+_ADVICE: dict[int, str] = {
+    401: "check the key: model_access_key or GRADIENT_MODEL_ACCESS_KEY (agents: agent_access_key)",
+    402: "the account needs credit",
+    403: "the key may not use this model or agent",
+    404: "check the model's name and the endpoint; client.models.list() tells the models",
+    413: "send less: shorter messages, or smaller images",
+    429: "send fewer requests at once, or wait",
+}
+
+
+def connection_error(
+    cause: BaseException, request: RequestInfo, *, phase: Phase, host: str
+) -> APIConnectionError:
+    """Map what ended an attempt before a status line came.
+
+    aiohttp's own errors hold the request's headers, the key among them: only their words are taken.
+    """
+    if isinstance(cause, (aiohttp.ClientSSLError, ssl.SSLError)):
+        why = escape(
+            str(getattr(cause, "certificate_error", None) or getattr(cause, "os_error", None) or cause)
+        )
+        return APIConnectionError(
+            f"TLS with {host} failed: {why}; nothing was sent", request=request, phase="connect", code="tls"
+        )
+    if isinstance(cause, (aiohttp.ConnectionTimeoutError, TimeoutError)) and phase == "connect":
+        return APITimeoutError(
+            f"no connection to {host} within the connect timeout; nothing was sent",
+            request=request,
+            phase="connect",
+        )
+    if isinstance(cause, aiohttp.ClientConnectorError):
+        why = escape(str(cause.os_error))
+        return APIConnectionError(
+            f"no connection to {host}: {why}; nothing was sent", request=request, phase="connect"
+        )
+    if isinstance(cause, (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError, ValueError)):
+        why = escape(str(getattr(cause, "message", "") or cause))
+        return APIConnectionError(
+            f"what {host} answered is not HTTP: {why}", request=request, phase="response", ambiguous=True
+        )
+    sent = phase != "connect"
+    what = "closed the connection without an answer" if sent else "could not be reached"
+    return APIConnectionError(
+        f"{host} {what} ({type(cause).__name__})"
+        + ("; the server may have done the work all the same" if sent else ""),
+        request=request,
+        phase=phase,
+        ambiguous=sent,
+    )
+
+
+def timeout_error(request: RequestInfo, *, phase: Phase, limit: float | None, host: str) -> APITimeoutError:
+    """Say which limit ran out."""
+    names: dict[Phase, str] = {"connect": "connect", "first_token": "first_token", "total": "total"}
+    name = names.get(phase, "response")
+    doing = {
+        "connect": f"no connection to {host}",
+        "total": f"the call to {host} did not finish",
+    }.get(phase, f"no answer from {host}")
+    return APITimeoutError(
+        f"{doing} within {limit} s (Timeout.{name})",
+        request=request,
+        phase="response" if phase == "first_token" else phase,
+        ambiguous=phase != "connect",
+    )
+
+
+def interruption(cause: BaseException, request: RequestInfo) -> StreamInterruptedError:
+    """Map what ended a body before its time."""
+    return StreamInterruptedError(
+        f"the connection was lost in the middle of the stream ({type(cause).__name__}); "
+        "what came before is in .partial",
+        request=request,
+        phase="body",
+    )
+
+
+def status_error(
+    error: ErrorBody, response: ResponseInfo, *, now: float, jitter: float, host: str
+) -> APIStatusError:
+    """Make the error that a status and a body tell.
+
+    Args:
+        error: What the body said.
+        response: Status, headers and body.
+        now: Unix time in seconds.
+        jitter: A random number of 0 to 1, for a wait that the server asks for.
+        host: Who answered.
+    """
+    status = response.status_code
+    kind = status_error_class(status, error.code or error.type)
+    named = f" ({error.code or error.type})" if error.code or error.type else ""
+    location = response.headers.get("location")
+    if 300 <= status < 400 and location is not None:  # noqa: PLR2004  # HTTP statuses
+        # The origin alone: a path may hold what is nobody's business.
+        origin = "/".join(location.split("/")[:3]) if "://" in location else "a path of its own"
+        said = f"points to {escape(origin, 200)}, and redirects are never followed"
+    else:
+        said = error.message or "no message"
+    advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
+    return kind(
+        f"{host} answered {status}: {said}{named}{advice}",
+        response=response,
+        body=error.body,
+        code=error.code,
+        type=error.type,
+        param=error.param,
+        request_id=error.request_id or response.headers.get("x-request-id"),
+        retry_after=retry_after(response.headers, status=status, now=now, jitter=jitter),
+        rate_limits=rate_limits(response.headers, now),
+        ambiguous=status == 504,  # noqa: PLR2004  # an HTTP status
+    )

@@ -1,0 +1,100 @@
+"""Follows an attempt through its phases, and moves its deadline along."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+
+from ..call import Call
+from ..errors import Phase
+
+__all__ = ["Watch", "tracing"]
+
+
+class Watch:
+    """What one attempt is at, and until when.
+
+    Args:
+        call: What is sent.
+        deadline: When the whole call has to be over, on the loop's clock; None is never.
+
+    Attributes:
+        phase: What is under way.
+        limit: Seconds from the request sent to its reply or first content; None is for ever.
+        sent: When the request was sent, on the loop's clock.
+        scope: The timeout around the attempt.
+    """
+
+    __slots__ = ("_call", "_deadline", "_loop", "limit", "phase", "scope", "sent")
+
+    scope: asyncio.Timeout
+
+    def __init__(self, call: Call, deadline: float | None) -> None:
+        self._call = call
+        self._deadline = deadline
+        self._loop = asyncio.get_running_loop()
+        self.phase: Phase = "connect"
+        self.limit = call.timeout.first_token if call.stream else call.timeout.response
+        self.sent = self._loop.time()
+
+    def client_timeout(self) -> aiohttp.ClientTimeout:
+        """What aiohttp is to watch itself: a foreign session tells us nothing of its connections."""
+        return aiohttp.ClientTimeout(total=None, sock_connect=self._call.timeout.connect)
+
+    def start(self, *, foreign: bool) -> None:
+        """A foreign session has none of our signals: one limit for connection and reply together."""
+        if foreign and self.limit is not None:
+            self._until(self.limit + (self._call.timeout.connect or 0.0))
+
+    def connecting(self) -> None:
+        """A connection is being made."""
+        self.phase = "connect"
+        self._until(self._call.timeout.connect)
+
+    def connected(self) -> None:
+        """There is a connection, new or from the pool."""
+        self.phase = "send"
+        self._until(None)
+
+    def sending(self) -> None:
+        """The request is on its way."""
+        self.phase = "response"
+        self.sent = self._loop.time()
+        self._until(self.limit)
+
+    def verdict(self, deadline: float | None) -> tuple[Phase, float | None]:
+        """Which limit ran out."""
+        if deadline is not None and self._loop.time() >= deadline:
+            return "total", self._call.timeout.total
+        if self.phase == "connect":
+            return "connect", self._call.timeout.connect
+        return "first_token" if self._call.stream else "response", self.limit
+
+    def _until(self, seconds: float | None) -> None:
+        when = None if seconds is None else self._loop.time() + seconds
+        if self._deadline is not None:
+            when = self._deadline if when is None else min(when, self._deadline)
+        self.scope.reschedule(when)
+
+
+def tracing() -> aiohttp.TraceConfig:
+    """Make the signals by which aiohttp tells each request's `Watch` what it is at."""
+    config = aiohttp.TraceConfig()
+
+    async def connecting(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+        context.trace_request_ctx.connecting()
+
+    async def connected(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+        context.trace_request_ctx.connected()
+
+    async def sending(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+        context.trace_request_ctx.sending()
+
+    config.on_connection_create_start.append(connecting)
+    config.on_connection_create_end.append(connected)
+    config.on_connection_reuseconn.append(connected)
+    config.on_request_headers_sent.append(sending)
+    return config

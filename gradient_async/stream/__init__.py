@@ -1,0 +1,15 @@
+"""`ChatCompletionStream`, the async iterator, and its views."""
+
+from .core import ChatCompletionStream, StreamManager
+from .source import Timing
+from .views import ChoiceStream, EventStream, RawStream, TextStream
+
+__all__ = [
+    "ChatCompletionStream",
+    "ChoiceStream",
+    "EventStream",
+    "RawStream",
+    "StreamManager",
+    "TextStream",
+    "Timing",
+]

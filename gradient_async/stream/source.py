@@ -1,0 +1,399 @@
+"""Where a stream's chunks come from: reads the body, decodes it in slices, judges how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from ..assembly import CompletionAssembler
+from ..config import Limits, Timeout
+from ..decoding import ChunkDecoder, as_chunk, decode_completion, reply_error, server_error
+from ..errors import (
+    APIError,
+    APIResponseValidationError,
+    Phase,
+    StreamError,
+    StreamInterruptedError,
+    StreamLimitError,
+    StreamProtocolError,
+    StreamTimeoutError,
+    StreamTruncatedError,
+    escape,
+)
+from ..types import ChatCompletion, ChatCompletionChunk
+
+if TYPE_CHECKING:
+    from ..session import Reply
+
+__all__ = ["Source", "Timing"]
+
+# Slices of about 8 kB decoded in a row before the loop gets a turn.
+_SLICES_PER_TURN = 8
+_HEAD = 200  # bytes of a body to show in an error
+_STREAM_TYPES = frozenset({"", "text/event-stream", "application/octet-stream", "text/plain"})
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things took, in seconds.
+
+    Attributes:
+        headers: From the request sent to the reply's headers.
+        first_token: From the request sent to the first content; None if none came yet.
+        gaps: Between reads that brought content: between tokens, where each comes in a read of its own.
+        total: From the call to the end of the stream, or to now.
+    """
+
+    headers: float
+    first_token: float | None
+    gaps: list[float]
+    total: float
+
+
+class Source:
+    """Brings a stream's chunks, and judges its end once all of them are assembled.
+
+    Args:
+        reply: What the session returned.
+        assembler: Where the reader of this source adds its chunks, before it asks for more.
+        timeout: Time limits.
+        limits: Sizes a server may send.
+        strict: Whether to refuse bad UTF-8.
+        on_bad_event: What to do with events that are no chunks.
+
+    Attributes:
+        decoder: Decodes the body.
+        error: How the stream ended, if badly.
+        ended: Whether it ended well.
+        was_buffered: Whether the server sent a whole completion in place of a stream.
+        received: Bytes of the last read, for who relays them.
+    """
+
+    __slots__ = (
+        "_assembler",
+        "_body",
+        "_broken",
+        "_bytes",
+        "_content_at",
+        "_ended_at",
+        "_eof",
+        "_first_at",
+        "_fresh",
+        "_gaps",
+        "_limits",
+        "_loop",
+        "_read_at",
+        "_reply",
+        "_slices",
+        "_sniffed",
+        "_timeout",
+        "decoder",
+        "ended",
+        "error",
+        "received",
+        "was_buffered",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        reply: Reply,
+        assembler: CompletionAssembler,
+        *,
+        timeout: Timeout,
+        limits: Limits,
+        strict: bool,
+        on_bad_event: Literal["raise", "skip"],
+    ) -> None:
+        self._reply = reply
+        self._body = reply.body
+        self._assembler = assembler
+        self._timeout = timeout
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self.decoder = ChunkDecoder(limits=limits, strict=strict, on_bad_event=on_bad_event)
+        self.error: APIError | None = None
+        self.ended = False
+        self.was_buffered = False
+        self.received = b""
+        self._broken: StreamError | None = None  # what ended the body before its time
+        self._eof = False
+        self._sniffed = False
+        self._fresh = False  # the last read has brought no content so far
+        self._bytes = 0
+        self._slices = 0
+        self._read_at = 0.0
+        self._first_at: float | None = None
+        self._content_at = 0.0
+        self._ended_at: float | None = None
+        self._gaps = array("d")
+
+    async def advance(self, *, one_read: bool = False) -> list[ChatCompletionChunk]:
+        """Return the next chunks; none at the end.
+
+        Whatever was returned before has to be assembled by now.
+
+        Args:
+            one_read: Return after one read or one slice, even if it brought no chunk.
+
+        Raises:
+            APIError: How the stream ended, if badly; after everything received has been returned.
+        """
+        decoder = self.decoder
+        while True:
+            if self.error is not None:
+                raise self.error
+            if decoder.error is not None:
+                raise self.fail(decoder.error)
+            if decoder.pending:
+                if self._slices >= _SLICES_PER_TURN:
+                    self._slices = 0
+                    await asyncio.sleep(0)  # one read may hold thousands of events
+                chunks = self.pull()
+            elif self.ended:
+                return []
+            elif decoder.done or self._eof:
+                await self._conclude()
+                continue
+            else:
+                chunks = await self._read()
+            if chunks or one_read:
+                return chunks
+
+    async def _read(self) -> list[ChatCompletionChunk]:
+        body = self._body
+        try:
+            data = await body.read()
+        except APIError as error:
+            return self._break_off(self._interrupted(error))
+        except TimeoutError:
+            return self._break_off(self._timed_out())
+        self._read_at = self._loop.time()
+        self._slices = 0
+        if not data:
+            self._eof = True
+            body.close()
+            return self._last()
+        self._bytes += len(data)
+        self.received = data
+        if not self._sniffed:
+            self._sniffed = True
+            if self._is_json(data):
+                return await self._read_buffered(data)
+            if self.error is not None:
+                return []
+        self._fresh = True
+        self.decoder.push(data)
+        return self.pull()
+
+    def pull(self) -> list[ChatCompletionChunk]:
+        """Decode the next slice of what was read; return its chunks, which may be none."""
+        self._slices += 1
+        try:
+            chunks = self.decoder.pull()
+        except StreamError:
+            return []  # `advance` raises it
+        if self._fresh and chunks:
+            self._look_for_content(chunks)
+        return chunks
+
+    def _look_for_content(self, chunks: list[ChatCompletionChunk]) -> None:
+        """Content stops the clock: text, reasoning, refusal, a tool call's piece, a finish_reason, usage."""
+        for chunk in chunks:
+            for choice in chunk.choices:
+                delta = choice.delta
+                if (
+                    delta.content
+                    or choice.finish_reason is not None
+                    or delta.reasoning_content
+                    or delta.tool_calls is not None
+                    or delta.refusal
+                ):
+                    return self._content_came()
+            if chunk.usage is not None:
+                return self._content_came()
+        return None
+
+    def _content_came(self) -> None:
+        self._fresh = False
+        now = self._read_at
+        if self._first_at is None:
+            self._first_at = now
+        else:
+            self._gaps.append(now - self._content_at)
+        self._content_at = now
+        self._body.allow(self._timeout.idle)
+
+    # What a server may send in place of a stream
+
+    def _is_json(self, data: bytes) -> bool:
+        """Look at the first bytes: a stream, a whole reply that ignores ``stream=True``, or neither."""
+        kind = self._reply.headers.get("content-type", "").partition(";")[0].strip().lower()
+        head = data.removeprefix(b"\xef\xbb\xbf").lstrip()
+        if head[:1] in {b"{", b"["}:
+            return True
+        # Some servers call their streams JSON.
+        is_stream = b":" in head.partition(b"\n")[0] and head[:1] != b"<"
+        if kind == "application/json" and not is_stream:
+            return True
+        if (
+            kind != "text/event-stream"
+            and head
+            and not (is_stream and kind in {*_STREAM_TYPES, "application/json"})
+        ):
+            shown = escape(data[:_HEAD].decode("utf-8", "replace"), _HEAD)
+            self.fail(
+                StreamProtocolError(
+                    f"the reply is {escape(kind, 80) or 'of no type'}, not an event stream; it begins with {shown!r}"
+                )
+            )
+        return False
+
+    async def _read_buffered(self, data: bytes) -> list[ChatCompletionChunk]:
+        """Read a whole JSON reply; turn a completion into one chunk."""
+        self.was_buffered = True
+        pieces = [data]
+        limit = self._limits.body_bytes
+        while not self._eof:
+            if limit is not None and self._bytes > limit:
+                self.fail(StreamLimitError(f"the reply has more than body_bytes={limit} bytes"))
+                return []
+            try:
+                more = await self._body.read()
+            except APIError as lost:
+                return self._break_off(self._interrupted(lost))
+            except TimeoutError:
+                return self._break_off(self._timed_out())
+            self._eof = not more
+            self._bytes += len(more)
+            pieces.append(more)
+        self._body.close()
+        self._read_at = self._loop.time()
+        content = b"".join(pieces)
+        self.received = content
+        error: APIError
+        said = reply_error(content)
+        if said is not None:
+            error = server_error(said, "in place of a stream")
+        else:
+            try:
+                chunks = [as_chunk(decode_completion(content))]
+                self._look_for_content(chunks)
+            except APIResponseValidationError as invalid:
+                error = invalid
+            else:
+                return chunks
+        self.fail(error, content[:_HEAD])
+        return []
+
+    # How it ends
+
+    def _last(self) -> list[ChatCompletionChunk]:
+        """The body has ended: an event that lacks only its blank line counts."""
+        try:
+            chunks = self.decoder.close()
+        except StreamError:
+            return []  # `advance` raises it
+        if self._fresh and chunks:
+            self._look_for_content(chunks)
+        return chunks
+
+    def _break_off(self, error: StreamError) -> list[ChatCompletionChunk]:
+        self._broken = error
+        self._eof = True
+        self._body.close()
+        return self._last()
+
+    def _interrupted(self, error: APIError) -> StreamError:
+        if isinstance(error, StreamError):
+            return error
+        return StreamInterruptedError(error.message, phase="body")
+
+    def _timed_out(self) -> StreamTimeoutError:
+        total = self._body.expired == "total"
+        phase: Phase = "total" if total else "first_token" if self._first_at is None else "idle"
+        limit = self._timeout.total if total else self._body.limit
+        what = "the stream did not end" if total else "no content came"
+        return StreamTimeoutError(
+            f"{what} within {limit} s (Timeout.{phase}); what came before is in .partial", phase=phase
+        )
+
+    async def _conclude(self) -> None:
+        """Judge whether the completion is whole: everything received has been assembled by now."""
+        assembler, done = self._assembler, self.decoder.done
+        assembler.end(done=done)
+        if assembler.complete or (self.was_buffered and assembler.seen):
+            # A connection lost once all is there costs only the connection.
+            self.ended = True
+            self._ended_at = self._loop.time()
+        elif self._broken is not None:
+            self.fail(self._broken)
+        else:
+            if self._bytes == 0:
+                what = "the body is empty: it ended before the first event"
+            elif not assembler.seen:
+                what = "[DONE] before any chunk" if done else "the stream ended before the first event"
+            elif done:
+                what = "[DONE] came without a finish_reason for every choice"
+            else:
+                what = "the stream ended with neither [DONE] nor a finish_reason for every choice"
+            self.fail(StreamTruncatedError(f"{what}; what came is in .partial"), close=False)
+        if not self._eof:
+            await self._body.drain(self._limits)
+
+    def fail(self, error: APIError, content: bytes = b"", *, close: bool = True) -> APIError:
+        """End the stream with an error; return it, with everything filled in that is known."""
+        if self.error is not None:
+            return self.error
+        reply = self._reply
+        error.response = reply.info(content)
+        error.request = reply.request
+        error.request_id = error.request_id or reply.request_id
+        error.rate_limits = reply.rate_limits
+        error.attempts = reply.attempts
+        error.elapsed = self._loop.time() - reply.started
+        if isinstance(error, StreamError):
+            error.partial = self.completion()
+            error.events = self.decoder.events
+            error.bytes_received = self._bytes
+        self.error = error
+        self._ended_at = self._loop.time()
+        if close:
+            self._body.close()
+        return error
+
+    def close(self) -> None:
+        """Give the stream up; harmless once it has ended."""
+        if not self.ended and self.error is None:
+            self.fail(StreamInterruptedError("this stream was closed before its end", phase="body"))
+        self._body.close()
+
+    def abandon(self) -> None:
+        """Give the connection up from a finaliser, in whatever thread that runs."""
+        self._body.abandon()
+
+    @property
+    def open(self) -> bool:
+        """Whether it holds a connection that it has not done with."""
+        return not self.ended and self.error is None
+
+    def completion(self) -> ChatCompletion:
+        """What has been assembled, with what the session knows of the reply."""
+        completion = self._assembler.completion
+        completion.request_id = self._reply.request_id
+        completion.rate_limits = self._reply.rate_limits
+        completion.attempts = self._reply.attempts
+        return completion
+
+    @property
+    def timing(self) -> Timing:
+        """How long things took."""
+        reply = self._reply
+        end = self._loop.time() if self._ended_at is None else self._ended_at
+        return Timing(
+            headers=reply.received - reply.sent,
+            first_token=None if self._first_at is None else self._first_at - reply.sent,
+            gaps=list(self._gaps),
+            total=end - reply.started,
+        )

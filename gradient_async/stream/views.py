@@ -1,0 +1,121 @@
+"""Ways to read one stream: text, events, bytes, one choice.
+
+Text, events and bytes share the cursor of the stream they belong to; each choice has one of its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..errors import StreamLimitError
+from ..events import ChatCompletionStreamEvent, EventBuilder
+from ..types import ChatCompletionChunk
+from .lanes import Lane
+
+if TYPE_CHECKING:
+    from .core import ChatCompletionStream
+
+__all__ = ["ChoiceStream", "EventStream", "RawStream", "TextStream"]
+
+
+class TextStream:
+    """The text of choice 0, piece by piece."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: ChatCompletionStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> TextStream:
+        return self
+
+    async def __anext__(self) -> str:
+        stream = self._stream
+        while True:
+            chunk = await stream.__anext__()
+            choices = chunk.choices
+            if len(choices) == 1 and choices[0].index == 0:
+                text = choices[0].delta.content
+            else:
+                text = "".join(choice.delta.content or "" for choice in choices if choice.index == 0)
+            if text:
+                return text
+
+
+class EventStream:
+    """The stream as typed events.
+
+    Events of a chunk that was not read to its last event stay with this iterator.
+    """
+
+    __slots__ = ("_builder", "_ended", "_events", "_stream")
+
+    def __init__(self, stream: ChatCompletionStream, builder: EventBuilder) -> None:
+        self._stream = stream
+        self._builder = builder
+        self._events: deque[ChatCompletionStreamEvent] = deque()
+        self._ended = False
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> ChatCompletionStreamEvent:
+        while not self._events:
+            if self._ended:
+                raise StopAsyncIteration
+            try:
+                chunk = await self._stream.__anext__()
+            except StopAsyncIteration:
+                self._ended = True
+                self._events.extend(self._builder.end())
+            else:
+                self._stream.settle()
+                self._events.extend(self._builder.add(chunk))
+        return self._events.popleft()
+
+
+class RawStream:
+    """The bytes of the stream, as received."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: ChatCompletionStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> RawStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await self._stream.next_raw()
+
+
+class ChoiceStream:
+    """The chunks of one choice; several tasks may read several choices.
+
+    Attributes:
+        index: Which choice.
+    """
+
+    __slots__ = ("_lane", "_stream", "index")
+
+    def __init__(self, stream: ChatCompletionStream, index: int, lane: Lane) -> None:
+        self._stream = stream
+        self._lane = lane
+        self.index = index
+
+    def __aiter__(self) -> ChoiceStream:
+        return self
+
+    async def __anext__(self) -> ChatCompletionChunk:
+        lane = self._lane
+        while not lane:
+            if lane.overflowed:
+                raise StreamLimitError(
+                    f"the reader of choice {self.index} fell behind by more than "
+                    "Limits(buffered_bytes=...) allows; read it faster, or raise the limit",
+                    partial=self._stream.snapshot,
+                )
+            if not await self._stream.pump():
+                raise StopAsyncIteration
+        return lane.take()
