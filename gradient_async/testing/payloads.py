@@ -1,0 +1,171 @@
+"""What travels: chunks, completions, events, and the framing of HTTP, as a test would write them."""
+
+from __future__ import annotations
+
+import http
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["CREATED", "chunk", "completion", "dump", "head", "http_chunk", "sse"]
+
+CREATED = 1_767_225_600
+"""The ``created`` of everything made here, in seconds since the epoch: fixed, so that replies never vary."""
+
+DEFAULT_USAGE: Mapping[str, Any] = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+
+
+def dump(value: object) -> bytes:
+    """Write JSON without white space, as UTF-8; text that UTF-8 cannot hold (lone surrogates) is escaped."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def chunk(
+    content: str | None = None,
+    *,
+    index: int = 0,
+    role: str | None = None,
+    reasoning_content: str | None = None,
+    refusal: str | None = None,
+    tool_calls: Sequence[Mapping[str, Any]] | None = None,
+    finish_reason: str | None = None,
+    logprobs: Mapping[str, Any] | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Make one chunk of a stream, as a dict for `reply_sse` or `sse`.
+
+    Args:
+        content: Text of the delta; None leaves the field out, as with the delta's other fields.
+        index: Which choice it belongs to.
+        role: Usually ``assistant``, in the first chunk of a choice.
+        reasoning_content: Reasoning text of the delta.
+        refusal: Refusal text of the delta.
+        tool_calls: Tool-call deltas, as they stand.
+        finish_reason: Why the choice ends; None while it goes on.
+        logprobs: ``{"content": [...], "refusal": None}`` for the tokens of this delta.
+        **extra: Fields of the chunk itself, to add or to replace: ``usage={...}, choices=[]`` makes the
+            usage chunk, ``model="m"`` or ``id=""`` replace what is made up here.
+
+    Returns:
+        The chunk; change it as you please.
+    """
+    fields = {
+        "role": role,
+        "content": content,
+        "reasoning_content": reasoning_content,
+        "refusal": refusal,
+        "tool_calls": tool_calls,
+    }
+    delta = {name: value for name, value in fields.items() if value is not None}
+    choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": CREATED,
+        "model": "simulated",
+        "choices": [choice],
+        **extra,
+    }
+
+
+def completion(
+    content: str | None = "Hello!",
+    *,
+    reasoning_content: str | None = None,
+    refusal: str | None = None,
+    tool_calls: Sequence[Mapping[str, Any]] | None = None,
+    finish_reason: str | None = "stop",
+    logprobs: Mapping[str, Any] | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Make a whole completion with one choice, as a dict for `reply_json`.
+
+    Args:
+        content: Text of the message.
+        reasoning_content: Reasoning of the message; left out if None.
+        refusal: Refusal of the message.
+        tool_calls: Tool calls of the message; left out if None.
+        finish_reason: Why the choice ended.
+        logprobs: ``{"content": [...], "refusal": None}``.
+        **extra: Fields of the completion itself, to add or to replace: ``usage=None``, ``model="m"``,
+            ``choices=[...]``.
+
+    Returns:
+        The completion; change it as you please.
+    """
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": refusal}
+    if reasoning_content is not None:
+        message["reasoning_content"] = reasoning_content
+    if tool_calls is not None:
+        message["tool_calls"] = tool_calls
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": logprobs}
+    return {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": "simulated",
+        "choices": [choice],
+        "usage": dict(DEFAULT_USAGE),
+        **extra,
+    }
+
+
+def sse(*events: Mapping[str, Any] | str | bytes, done: bool = True) -> bytes:
+    """Write an event stream.
+
+    Args:
+        *events: A mapping becomes the JSON of one event, a string its data; bytes are put in as they stand,
+            for comments and broken events.
+        done: End with ``data: [DONE]``.
+
+    Returns:
+        The bytes of the stream, without HTTP's framing.
+    """
+    return b"".join(frames(events, done=done))
+
+
+def frames(events: Sequence[Mapping[str, Any] | str | bytes], *, done: bool) -> list[bytes]:
+    """Frame each event by itself; see `sse`."""
+    written = [_frame(event) for event in events]
+    return [*written, b"data: [DONE]\n\n"] if done else written
+
+
+def _frame(event: Mapping[str, Any] | str | bytes) -> bytes:
+    if isinstance(event, bytes):
+        return event
+    if isinstance(event, str):
+        return b"".join(b"data: %s\n" % line.encode() for line in event.split("\n")) + b"\n"
+    return b"data: %s\n\n" % dump(event)
+
+
+def head(status: int = 200, headers: Mapping[str, str | None] | None = None) -> bytes:
+    r"""Write a status line and headers, blank line included.
+
+    Args:
+        status: Status code; one without a standard phrase gets "Unknown".
+        headers: Header fields; one whose value is None is left out.
+
+    Returns:
+        Bytes for `reply_writes`, for example ``head(200, {"transfer-encoding": "chunked"})``.
+    """
+    phrase = http.HTTPStatus(status).phrase if status in _KNOWN else "Unknown"
+    lines = [f"{name}: {value}" for name, value in (headers or {}).items() if value is not None]
+    return "\r\n".join([f"HTTP/1.1 {status} {phrase}", *lines, "", ""]).encode("latin-1")
+
+
+_KNOWN = frozenset(int(status) for status in http.HTTPStatus)
+
+
+def http_chunk(data: bytes) -> bytes:
+    """Frame data as one HTTP chunk; no data makes the last one, which ends the body."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def merged(defaults: Mapping[str, str], headers: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    """Lay headers over defaults, whatever the case of their names."""
+    given = {name.lower() for name in headers or {}}
+    kept = {name: value for name, value in defaults.items() if name not in given}
+    return {**kept, **(headers or {})}

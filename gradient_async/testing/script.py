@@ -1,0 +1,261 @@
+"""Scripted replies: what to write, when, and how the connection ends."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from .payloads import dump, frames, head, http_chunk, merged
+from .request import Request
+from .wire import Connection
+
+__all__ = [
+    "CLOSE",
+    "HALF_CLOSE",
+    "HOLD",
+    "RESET",
+    "Command",
+    "Early",
+    "Forever",
+    "Handler",
+    "Reply",
+    "early",
+    "forever",
+    "reply_bytes",
+    "reply_json",
+    "reply_sse",
+    "reply_writes",
+]
+
+
+class Command(enum.Enum):
+    """What a script may do besides writing and waiting."""
+
+    CLOSE = "close"
+    HALF_CLOSE = "half close"
+    RESET = "reset"
+    HOLD = "hold"
+
+
+CLOSE = Command.CLOSE
+"""Close the connection: FIN after what was written."""
+
+HALF_CLOSE = Command.HALF_CLOSE
+"""Send FIN, but go on reading what the peer sends; usually followed by `HOLD`."""
+
+RESET = Command.RESET
+"""Break the connection: RST."""
+
+HOLD = Command.HOLD
+"""Keep silent, with the connection open, until the peer closes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forever:
+    """Steps played again and again until the peer closes; see `forever`."""
+
+    steps: tuple[Step, ...]
+
+
+Step: TypeAlias = "bytes | float | Command | Forever"
+Handler: TypeAlias = Callable[[Request, Connection], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One scripted reply: a handler that plays its steps.
+
+    Attributes:
+        steps: Bytes are one socket write each, numbers are seconds of silence, the rest are commands.
+    """
+
+    steps: tuple[Step, ...]
+
+    async def __call__(
+        self,
+        request: Request,  # noqa: ARG002  # a script does not care who asks
+        connection: Connection,
+    ) -> None:
+        """Play the steps; a handler of your own may call it to answer in part by script."""
+        await play(self.steps, connection)
+
+    @property
+    def data(self) -> bytes:
+        """All bytes of the reply in one piece, to be cut elsewhere: ``reply_writes([r.data[:99], RESET])``."""
+        return b"".join(step for step in self.steps if isinstance(step, bytes))
+
+
+async def play(steps: Iterable[Step], connection: Connection) -> None:
+    """Carry out steps on a connection.
+
+    Raises:
+        ConnectionResetError: If the peer closes before the last of them.
+    """
+    for step in steps:
+        match step:
+            case bytes():
+                await connection.write(step)
+            case Forever():
+                while True:
+                    await play(step.steps, connection)
+            case Command.CLOSE:
+                connection.close()
+            case Command.HALF_CLOSE:
+                connection.half_close()
+            case Command.RESET:
+                connection.reset()
+            case Command.HOLD:
+                await connection.wait_closed()
+            case _:
+                await connection.sleep(step)
+
+
+def reply_writes(steps: Iterable[Step]) -> Reply:
+    r"""Script a reply write by write, status line and all.
+
+    The connection stays open for the next request unless a step closes it.
+
+    Args:
+        steps: Bytes, sent as they stand in one socket write each; seconds of silence; `CLOSE`, `RESET`,
+            `HALF_CLOSE`, `HOLD`; or `forever`.
+
+    Example:
+        A reply that breaks off inside its headers: ``reply_writes([b"HTTP/1.1 200 OK\r\nContent-", CLOSE])``.
+    """
+    return Reply(tuple(steps))
+
+
+def forever(*steps: Step) -> Forever:
+    r"""Repeat steps until the peer closes, as the last step of a script.
+
+    Args:
+        *steps: For example ``http_chunk(b": keep-alive\n\n"), 0.5``.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if not steps:
+        raise ValueError("forever() needs at least one step to repeat")
+    return Forever(steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """A handler that is called before the body is read; see `early`."""
+
+    handler: Handler
+
+    async def __call__(self, request: Request, connection: Connection) -> None:
+        """Answer with the wrapped handler."""
+        await self.handler(request, connection)
+
+
+def early(handler: Handler) -> Early:
+    """Answer as soon as the headers of the request are read, its body left unread.
+
+    The connection is closed afterwards. With a body larger than the socket's buffers the client is still
+    sending when the reply arrives, as happens with 413.
+
+    Args:
+        handler: A reply or a handler; its request has an empty body.
+    """
+    return Early(handler)
+
+
+def reply_bytes(
+    body: bytes,
+    status: int = 200,
+    headers: Mapping[str, str | None] | None = None,
+    content_type: str = "application/octet-stream",
+) -> Reply:
+    """Answer with a body of known length, in one write.
+
+    Args:
+        body: The body as it stands.
+        status: Status code.
+        headers: Headers to add or replace; None as a value leaves one out. With ``connection: close`` the
+            connection is closed after the reply.
+        content_type: Its media type.
+    """
+    fields = merged({"content-type": content_type, "content-length": str(len(body))}, headers)
+    return Reply((head(status, fields) + body, *_ending(fields)))
+
+
+def reply_json(value: object, status: int = 200, headers: Mapping[str, str | None] | None = None) -> Reply:
+    """Answer with JSON: a `completion`, or an error with its status.
+
+    Args:
+        value: Anything that ``json.dumps`` takes.
+        status: Status code.
+        headers: As for `reply_bytes`; for example ``{"retry-after": "1"}``.
+
+    Example:
+        ``reply_json({"id": "too_many_requests", "message": "slow down"}, 429, {"retry-after": "1"})``
+    """
+    return reply_bytes(dump(value), status, headers, "application/json")
+
+
+def reply_sse(
+    *events: Mapping[str, Any] | str | bytes,
+    done: bool = True,
+    status: int = 200,
+    headers: Mapping[str, str | None] | None = None,
+    framing: Literal["chunked", "length", "eof"] = "chunked",
+    gap: float = 0.0,
+    end_delay: float = 0.0,
+    per_write: int = 1,
+) -> Reply:
+    """Answer with an event stream.
+
+    The headers, each group of events, and the end of the body are socket writes of their own; for all in one
+    write: ``reply_writes([reply_sse(...).data])``.
+
+    Args:
+        *events: A mapping (see `chunk`) becomes the JSON of one event, a string its data; bytes are sent as
+            they stand, for comments and broken events.
+        done: End with ``data: [DONE]``.
+        status: Status code.
+        headers: As for `reply_bytes`.
+        framing: How HTTP marks the end of the body: by its last chunk, by ``Content-Length``, or by closing
+            the connection.
+        gap: Seconds between two writes of events.
+        end_delay: Seconds between the last event and the end of the HTTP body.
+        per_write: Events in one write, and with chunked framing in one HTTP chunk.
+
+    Raises:
+        ValueError: If ``per_write`` is less than 1.
+    """
+    if per_write < 1:
+        raise ValueError(f"per_write={per_write}: a write holds at least 1 event")
+    single = frames(events, done=done)
+    writes = [b"".join(single[i : i + per_write]) for i in range(0, len(single), per_write)]
+    defaults = {"content-type": "text/event-stream"}
+    if framing == "chunked":
+        defaults["transfer-encoding"] = "chunked"
+        writes = [http_chunk(data) for data in writes]
+    elif framing == "length":
+        defaults["content-length"] = str(sum(map(len, writes)))
+    else:
+        defaults["connection"] = "close"
+    fields = merged(defaults, headers)
+    steps: list[Step] = [head(status, fields)]
+    for number, data in enumerate(writes):
+        if gap and number:
+            steps.append(gap)
+        steps.append(data)
+    if end_delay:
+        steps.append(end_delay)
+    if framing == "chunked":
+        steps.append(http_chunk(b""))
+    return Reply((*steps, *(_ending(fields) if framing != "eof" else (CLOSE,))))
+
+
+def _ending(fields: Mapping[str, str | None]) -> tuple[Step, ...]:
+    # A server that announces the close has to carry it out.
+    announced = any(
+        name.lower() == "connection" and value is not None and value.lower() == "close"
+        for name, value in fields.items()
+    )
+    return (CLOSE,) if announced else ()
