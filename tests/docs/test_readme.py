@@ -1,0 +1,30 @@
+"""What the README promises beside its examples."""
+
+from __future__ import annotations
+
+import re
+
+from pages import ROOT
+
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+def test_begins_with_two_commands() -> None:
+    """After the title come two shell blocks of one line each: the main job, then all tests."""
+    found = re.match(r"# [^\n]+\n\n```sh\n([^\n]+)\n```\n\n```sh\n([^\n]+)\n```\n", README)
+    assert found is not None
+    first, second = found.groups()
+    assert first.endswith("gradient-async demo")
+    assert "'.[cli]'" in first
+    assert second.endswith("python -m pytest -q")
+    assert "'.[test]'" in second
+    for command in (first, second):
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ")
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link of the README names a file."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    assert targets
+    for target in targets:
+        assert (ROOT / target).is_file(), target
