@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import gradient_async  # noqa: E402  # found by the line above
+import gradient_async  # found by the line above
 
 project = "gradient_async"
 author = "The gradient_async authors"
