@@ -28,7 +28,7 @@ def may_retry(error: APIError, policy: Retry) -> bool:
     if isinstance(error, StreamError):
         return False  # a 2xx came: what follows is paid for
     if isinstance(error, APIStatusError):
-        said = "" if error.headers is None else error.headers.get("x-should-retry", "").strip().lower()
+        said = error.headers.get("x-should-retry", "").strip().lower()
         if said in {"true", "false"}:
             return said == "true"
         if isinstance(error, QuotaExceededError):

@@ -12,7 +12,7 @@ from ..errors import StreamError, StreamLimitError, StreamProtocolError, escape
 from ..sse import Event, EventDecoder, plain_lines
 from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
 from .faults import ErrorBody, find_error, is_object, server_error
-from .replies import REFUSED, loads, settle, to_chunk, well_formed
+from .repairs import REFUSED, loads, settle, to_chunk, well_formed
 
 __all__ = ["ChunkDecoder"]
 
