@@ -68,6 +68,19 @@ class ThreadedServer:
         """Add replies to the script; see `Server.push`."""
         self._server.push(*replies)
 
+    def wait_requests(self, count: int = 1, *, timeout: float = 1.0) -> None:
+        """Block until ``count`` requests have come; see `Server.wait_requests`.
+
+        Args:
+            count: How many, from the start of the server.
+            timeout: Seconds to wait for that.
+
+        Raises:
+            TimeoutError: If there are fewer even then.
+        """
+        waiting = self._server.wait_requests(count, timeout=timeout)
+        asyncio.run_coroutine_threadsafe(waiting, self._loop).result()
+
     def wait_closed_connections(self, count: int = 0, *, timeout: float = 1.0) -> None:
         """Block until at most ``count`` connections are open; see `Server.wait_closed_connections`.
 

@@ -173,13 +173,8 @@ class Answer:
 
 
 def _cut(pieces: Sequence[Piece], limit: int) -> list[Piece]:
-    kept: list[Piece] = []
-    for piece in pieces:
-        limit -= piece.tokens
-        if limit < 0:
-            break
-        kept.append(piece)
-    return kept
+    totals = itertools.accumulate(piece.tokens for piece in pieces)
+    return [piece for piece, total in zip(pieces, totals, strict=True) if total <= limit]
 
 
 def _message(choice: Choice) -> dict[str, Any]:

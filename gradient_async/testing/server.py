@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+import socket
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from .replay import Recordings
 from .routes import Routes
@@ -21,6 +23,30 @@ if TYPE_CHECKING:
 __all__ = ["Server", "serve"]
 
 
+class _Door(socket.socket):
+    """A listening socket that can be told to let nobody in any more, before it is closed."""
+
+    shut = False
+
+    @classmethod
+    def at(cls, host: str, port: int) -> Self:
+        door = cls(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            if sys.platform != "win32":
+                # A port given by number can be taken again at once; Windows has another meaning for it.
+                door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind((host, port))
+        except BaseException:
+            door.close()
+            raise
+        return door
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.shut:
+            raise BlockingIOError
+        return super().accept()
+
+
 class Server:
     """A server on loopback; made by `serve`, run by ``async with`` or ``with``.
 
@@ -29,13 +55,7 @@ class Server:
         connections: How many connections were ever accepted.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        *,
-        host: str,
-        port: int,
-    ) -> None:
+    def __init__(self, service: Service, *, host: str, port: int) -> None:
         self.requests = service.requests
         self.connections = 0
         self._service = service
@@ -44,7 +64,6 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._open: dict[Wire, Connection] = {}
         self._tasks: dict[asyncio.Task[None], Wire] = {}
-        self._changed = asyncio.Event()
         self._thread: ThreadedServer | None = None
 
     def __repr__(self) -> str:
@@ -85,12 +104,23 @@ class Server:
         """
         self._service.script.extend(replies)
 
-    async def wait_closed_connections(
-        self,
-        count: int = 0,
-        *,
-        timeout: float = 1.0,  # noqa: ASYNC109  # it says what did not happen, asyncio.timeout cannot
-    ) -> None:
+    async def wait_requests(self, count: int = 1, *, timeout: float = 1.0) -> None:  # noqa: ASYNC109  # see _wait
+        """Wait until requests have come.
+
+        Args:
+            count: How many, from the start of the server.
+            timeout: Seconds to wait for that.
+
+        Raises:
+            TimeoutError: If there are fewer even then.
+        """
+        await self._wait(
+            lambda: len(self.requests) >= count,
+            timeout,
+            lambda: f"{len(self.requests)} requests came within {timeout} s, {count} expected",
+        )
+
+    async def wait_closed_connections(self, count: int = 0, *, timeout: float = 1.0) -> None:  # noqa: ASYNC109  # see _wait
         """Wait until few connections are open.
 
         Args:
@@ -100,16 +130,24 @@ class Server:
         Raises:
             TimeoutError: If more are open even then.
         """
-        try:
-            async with asyncio.timeout(timeout):
-                while self.open_connections > count:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            raise TimeoutError(
+        await self._wait(
+            lambda: self.open_connections <= count,
+            timeout,
+            lambda: (
                 f"{self.open_connections} connections are still open after {timeout} s, {count} expected: "
                 f"{list(self._open.values())}"
-            ) from None
+            ),
+        )
+
+    async def _wait(self, reached: Callable[[], bool], seconds: float, complaint: Callable[[], str]) -> None:
+        # A parameter, and not asyncio.timeout around the call: so the error can say what did not happen.
+        try:
+            async with asyncio.timeout(seconds):
+                while not reached():
+                    self._service.changed.clear()
+                    await self._service.changed.wait()
+        except TimeoutError:
+            raise TimeoutError(complaint()) from None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -130,9 +168,8 @@ class Server:
         if self._listener is not None:
             raise RuntimeError(f"the server runs already, at {self.url}")
         loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            lambda: Wire(self._opened, self._gone), self._host, self._port
-        )
+        self._door = _Door.at(self._host, self._port)
+        self._listener = await loop.create_server(lambda: Wire(self._opened, self._gone), sock=self._door)
 
     async def stop(self, error: BaseException | None = None) -> None:
         """Close the listener and every connection; ``async with`` does it on leaving.
@@ -146,10 +183,12 @@ class Server:
         if self._listener is None:
             return
         listener, self._listener = self._listener, None
-        listener.close()
-        # Connections accepted in this very turn of the loop are handed to us a few turns later.
+        # What was accepted in this very turn of the loop becomes a connection two turns later; asyncio loses
+        # it, socket and all, if the listener is closed in between.
+        self._door.shut = True
         for _ in range(3):
             await asyncio.sleep(0)
+        listener.close()
         while running := dict(self._tasks):
             for task in running:
                 task.cancel()
@@ -188,7 +227,7 @@ class Server:
 
     def _gone(self, wire: Wire) -> None:
         self._open.pop(wire).mark_gone()
-        self._changed.set()
+        self._service.changed.set()
 
     async def _serve(self, wire: Wire, connection: Connection) -> None:
         try:

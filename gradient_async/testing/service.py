@@ -36,6 +36,7 @@ class Service:
         script: Replies to come.
         requests: Every request received, in order.
         failures: What handlers raised.
+        changed: Set when a request was received, and by the server when a connection was closed.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Service:
         self.script = deque(replies)
         self.requests: list[Request] = []
         self.failures: list[Exception] = []
+        self.changed = asyncio.Event()
         self._fallback = fallback
         self._repeat = repeat
         self._on_accept = on_accept
@@ -100,6 +102,7 @@ class Service:
             request.received_at = time.monotonic()
         connection.begin(request)
         self.requests.append(request)
+        self.changed.set()
         fine = await self._guarded(connection, handler(request, connection))
         connection.request = None
         options = [option.strip().lower() for option in request.headers.get("connection", "").split(",")]

@@ -1,0 +1,292 @@
+"""Scripted replies: a test decides every write."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+from test_testing_support import USER, ask, connect, request_bytes
+
+from gradient_async.testing import (
+    CLOSE,
+    HALF_CLOSE,
+    HOLD,
+    RESET,
+    Connection,
+    Request,
+    chunk,
+    completion,
+    early,
+    forever,
+    head,
+    http_chunk,
+    reply_bytes,
+    reply_json,
+    reply_sse,
+    reply_writes,
+    serve,
+    sse,
+)
+
+
+class TestOrder:
+    async def test_in_order_then_the_model(self) -> None:
+        """Replies are used up in order, then the simulated model answers."""
+        async with serve(reply_json(1), reply_json(2)) as server:
+            server.push(reply_json(3))
+            assert 3 == server.pending
+            assert [1, 2, 3] == [(await ask(server)).json for _ in range(3)]
+            assert 0 == server.pending
+            answer = await ask(server, body={"model": "m", "messages": USER})
+            assert "chat.completion" == answer.json["object"]
+
+    async def test_repeat(self) -> None:
+        """A script may begin anew."""
+        async with serve(reply_json(1), reply_json(2), repeat=True) as server:
+            assert [1, 2, 1, 2, 1] == [(await ask(server)).json for _ in range(5)]
+
+    async def test_handler(self) -> None:
+        """A handler serves what is not scripted, knowing the request and the connection."""
+
+        async def handler(request: Request, connection: Connection) -> None:
+            assert request is connection.request
+            assert "<Connection 1>" == repr(connection)
+            await reply_json(request.path)(request, connection)
+            assert connection.sent
+
+        async with serve(reply_json(1), handler=handler) as server, connect(server) as peer:
+            assert 1 == (await peer.ask("/a")).json
+            assert "/b" == (await peer.ask("/b")).json
+
+
+class TestWrites:
+    async def test_as_they_stand(self) -> None:
+        """Bytes are sent as they stand, and the connection serves on."""
+        async with serve(reply_writes([b"any", b"thing"]), reply_json(1)) as server, connect(server) as peer:
+            await peer.send(request_bytes())
+            assert b"anything" == await peer.reader.readexactly(8)
+            assert 1 == (await peer.ask()).json
+
+    async def test_apart(self) -> None:
+        """Writes with silence between them arrive apart."""
+        async with serve(reply_writes([b"a", 0.05, b"b", 0, CLOSE])) as server, connect(server) as peer:
+            await peer.send(request_bytes())
+            assert b"a" == await peer.reader.read(100)
+            began = time.monotonic()
+            assert b"b" == await peer.reader.read(100)
+            assert 0.02 < time.monotonic() - began
+            assert b"" == await peer.rest()
+
+    async def test_close(self) -> None:
+        """CLOSE ends the connection by FIN, after everything written."""
+        async with serve(reply_writes([b"x" * 20_000_000, b"y", CLOSE])) as server, connect(server) as peer:
+            await peer.send(request_bytes())
+            assert 20_000_001 == len(await peer.rest())
+            assert server.requests[0].closed_at is None
+
+    async def test_reset(self) -> None:
+        """RESET breaks the connection, what was written before it still arrives."""
+        async with serve(reply_writes([b"abc", RESET])) as server, connect(server) as peer:
+            await peer.send(request_bytes())
+            assert b"abc" == await peer.reader.readexactly(3)
+            with pytest.raises(ConnectionResetError):
+                await peer.rest()
+            assert server.requests[0].closed_at is None
+
+    async def test_half_close(self) -> None:
+        """HALF_CLOSE sends FIN, while the peer may go on sending."""
+        async with serve(reply_writes([b"abc", HALF_CLOSE, HOLD])) as server, connect(server) as peer:
+            await peer.send(request_bytes())
+            assert b"abc" == await peer.rest()
+            await peer.send(b"more")
+            await asyncio.sleep(0.01)
+            assert 1 == server.open_connections
+
+    async def test_reset_after_close(self) -> None:
+        """A connection that is closed already may be reset once more."""
+        async with serve(reply_writes([CLOSE, RESET])) as server, connect(server) as peer:
+            await peer.send(request_bytes())
+            await peer.rest()
+
+    async def test_hold(self) -> None:
+        """HOLD keeps silent until the peer closes; what follows is dropped without a word."""
+        async with serve(reply_writes([b"a", HOLD, b"b"])) as server:
+            async with connect(server) as peer:
+                await peer.send(request_bytes())
+                assert b"a" == await peer.reader.read(9)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(peer.reader.read(9), 0.02)
+            await server.wait_closed_connections()
+
+    async def test_forever(self) -> None:
+        """Steps are repeated until the peer closes, also without a pause between them."""
+        script = reply_writes([b"a", forever(b"b", 0.001)])
+        async with serve(script, reply_writes([forever(b"c")])) as server:
+            for byte in (b"b", b"c"):
+                async with connect(server) as peer:
+                    await peer.send(request_bytes())
+                    assert (await peer.reader.readexactly(5)).endswith(byte * 4)
+                await server.wait_closed_connections()
+
+    def test_forever_needs_steps(self) -> None:
+        """Nothing, for ever, would be a dead loop."""
+        with pytest.raises(ValueError, match="at least one step"):
+            forever()
+
+    async def test_sleep_ends_with_the_peer(self) -> None:
+        """No handler sleeps on when nobody is there."""
+        async with serve(reply_writes([b"a", 60])) as server:
+            async with connect(server) as peer:
+                await peer.send(request_bytes())
+                await peer.reader.readexactly(1)
+            await server.wait_closed_connections(timeout=0.2)
+
+    async def test_closed(self) -> None:
+        """A handler can ask whether the peer is there."""
+        seen: list[object] = []
+
+        async def handler(request: Request, connection: Connection) -> None:
+            seen.append(connection.closed)
+            await connection.wait_closed()
+            seen.extend([connection.closed, connection.abandoned, repr(connection)])
+
+        async with serve(handler) as server:
+            async with connect(server) as peer:
+                await peer.send(request_bytes())
+                await server.wait_requests()
+            await server.wait_closed_connections()
+            await asyncio.sleep(0.01)
+            assert [False, True, True, "<Connection 1, closed>"] == seen
+
+
+class TestReplies:
+    async def test_json(self) -> None:
+        """JSON comes with its length and type, status and headers as asked for."""
+        async with serve(reply_json({"é": 1}, 429, {"retry-after": "1"})) as server:
+            answer = await ask(server)
+            assert (429, {"é": 1}) == (answer.status, answer.json)
+            assert {"content-type": "application/json", "content-length": "8", "retry-after": "1"} == (
+                answer.headers
+            )
+
+    async def test_bytes(self) -> None:
+        """Bytes come as they are; a header can be replaced, whatever its case, or left out."""
+        headers = {"Content-Type": None, "CONTENT-LENGTH": "2"}
+        async with serve(reply_bytes(b"abc", headers=headers)) as server, connect(server) as peer:
+            answer = await peer.ask()
+            assert (b"ab", {"content-length": "2"}) == (answer.body, answer.headers)
+            assert b"c" == await peer.reader.read(1)
+
+    @pytest.mark.parametrize("make", [reply_bytes, reply_sse])
+    async def test_announced_close(self, make: Any) -> None:
+        """Who announces to close does it."""
+        async with serve(make(b"x", headers={"Connection": "Close"})) as server, connect(server) as peer:
+            await peer.ask()
+            assert b"" == await peer.rest()
+
+    async def test_sse_chunked(self) -> None:
+        """Each event is an HTTP chunk of its own, and [DONE] the last."""
+        async with serve(reply_sse(chunk("a"), "b\nc", b": d\n\n")) as server, connect(server) as peer:
+            await peer.send(request_bytes())
+            status, headers = await peer.head()
+            assert (200, "text/event-stream") == (status, headers["content-type"])
+            assert chunk("a") == json.loads((await peer.chunk()).removeprefix(b"data: "))
+            assert [b"data: b\ndata: c\n\n", b": d\n\n", b"data: [DONE]\n\n", b""] == [
+                await peer.chunk() for _ in range(4)
+            ]
+
+    async def test_sse_grouped(self) -> None:
+        """Several events may share a write."""
+        reply = reply_sse("a", "b", "c", per_write=2, done=False)
+        assert [http_chunk(b"data: a\n\ndata: b\n\n"), http_chunk(b"data: c\n\n"), b"0\r\n\r\n"] == list(
+            reply.steps[1:]
+        )
+
+    def test_sse_empty_write(self) -> None:
+        """A write without events is an error in the test."""
+        with pytest.raises(ValueError, match="per_write=0"):
+            reply_sse("a", per_write=0)
+
+    def test_sse_timing(self) -> None:
+        """Gaps stand between events, the end delay before the end of the body."""
+        steps = reply_sse("a", "b", done=False, gap=0.1, end_delay=0.2).steps
+        assert [0.1, 0.2] == [step for step in steps if isinstance(step, float)]
+        assert (0.1, 0.2) == (steps[2], steps[4])
+
+    @pytest.mark.parametrize("framing", ["length", "eof"])
+    async def test_sse_framing(self, framing: Any) -> None:
+        """A stream can be framed by its length, or by the end of the connection."""
+        async with serve(reply_sse("a", framing=framing)) as server, connect(server) as peer:
+            answer = await peer.ask()
+            assert b"data: a\n\ndata: [DONE]\n\n" == answer.body
+            assert (framing == "eof") == (answer.headers.get("connection") == "close")
+            assert (framing == "length") == ("content-length" in answer.headers)
+
+    async def test_data(self) -> None:
+        """A reply can be taken as bytes, and cut."""
+        whole = reply_sse("a", gap=0.1).data
+        assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert whole.endswith(b"0\r\n\r\n")
+        async with serve(reply_writes([whole[:-7], CLOSE])) as server, connect(server) as peer:
+            await peer.send(request_bytes())
+            assert whole[:-7] == await peer.rest()
+
+    async def test_early_reply(self) -> None:
+        """Replies of any kind may come early."""
+        async with serve(early(reply_json({}, 413))) as server, connect(server) as peer:
+            await peer.send(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n")
+            assert 413 == (await peer.answer()).status
+
+
+class TestPayloads:
+    def test_chunk(self) -> None:
+        """A chunk holds what was asked for and nothing else."""
+        made = chunk("a", index=2, role="assistant", finish_reason="stop", model="m", service_tier=None)
+        assert {"role": "assistant", "content": "a"} == made["choices"][0]["delta"]
+        assert (2, "stop", None) == tuple(
+            made["choices"][0][name] for name in ("index", "finish_reason", "logprobs")
+        )
+        assert ("m", None) == (made["model"], made["service_tier"])
+        assert {"reasoning_content": "r", "refusal": "f", "tool_calls": [{"index": 0}]} == (
+            chunk(reasoning_content="r", refusal="f", tool_calls=[{"index": 0}])["choices"][0]["delta"]
+        )
+        assert {} == chunk()["choices"][0]["delta"]
+        assert [] == chunk(choices=[], usage={"total_tokens": 1})["choices"]
+
+    def test_completion(self) -> None:
+        """A completion is whole by default, and every field can be replaced."""
+        made = completion("a")
+        assert {"role": "assistant", "content": "a", "refusal": None} == made["choices"][0]["message"]
+        assert 12 == made["usage"]["total_tokens"]
+        full = completion(None, reasoning_content="r", refusal="f", tool_calls=[], usage=None, id="x")
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": None,
+            "refusal": "f",
+            "reasoning_content": "r",
+            "tool_calls": [],
+        }
+        assert message == full["choices"][0]["message"]
+        assert (None, "x") == (full["usage"], full["id"])
+
+    def test_sse(self) -> None:
+        """An event stream is made of objects, strings and raw bytes."""
+        assert b'data: {"a":"\xc3\xa9"}\n\ndata: b\n\n:c\ndata: [DONE]\n\n' == sse({"a": "é"}, "b", b":c\n")
+        assert b"" == sse(done=False)
+
+    def test_lone_surrogate(self) -> None:
+        """Half a surrogate pair, which no UTF-8 can hold, is escaped."""
+        assert b'data: {"a":"\\ud83d"}\n\n' == sse({"a": "\ud83d"}, done=False)
+
+    def test_head(self) -> None:
+        """A status line has its phrase; unknown codes, which tests need too, have another."""
+        assert b"HTTP/1.1 404 Not Found\r\na: b\r\n\r\n" == head(404, {"a": "b", "c": None})
+        assert b"HTTP/1.1 529 Unknown\r\n\r\n" == head(529)
+
+    def test_http_chunk(self) -> None:
+        """An HTTP chunk has its size in hexadecimal; an empty one ends the body."""
+        assert b"10\r\n0123456789abcdef\r\n" == http_chunk(b"0123456789abcdef")
+        assert b"0\r\n\r\n" == http_chunk(b"")
