@@ -106,11 +106,11 @@ def run_tests(page: Path, folder: Path) -> None:
     found = [block for block in blocks(page, "python") if block.is_test]
     for number, block in enumerate(found):
         (folder / f"test_block_{number}.py").write_text(block.source, "utf-8")
-    (folder / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\nfilterwarnings = error\n", "utf-8")
+    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", "utf-8")
     installed = {entry.name for entry in metadata.entry_points(group="pytest11")}
     plugin = [] if "gradient_async" in installed else ["-p", "gradient_async.testing.plugin"]
     done = subprocess.run(  # noqa: S603  # our own interpreter
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, str(folder)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", *plugin, str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
