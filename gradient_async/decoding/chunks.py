@@ -50,10 +50,11 @@ class ChunkDecoder:
         anomalies: How many of them only the tolerant path understood, or were skipped.
         error: What the next call raises, if something is wrong.
         block: The bytes that the last `pull` decoded.
+        torn: Whether they begin inside an event.
     """
 
     __slots__ = ("_buffer", "_events", "_held", "_longest_tail", "_plain_limit", "_pos", "_skip", "_strict", "_tail",
-                 "anomalies", "block", "done", "error", "events")  # fmt: skip
+                 "anomalies", "block", "done", "error", "events", "torn")  # fmt: skip
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class ChunkDecoder:
         self._pos = 0
         self._tail = b""
         self.block = b""
+        self.torn = False
         # High surrogates that ended a delta, by choice and field: their other half may be in the next.
         self._held: dict[tuple[int, str], str] = {}
         self.error: StreamError | None = None
@@ -145,12 +147,15 @@ class ChunkDecoder:
         """Bytes pushed and not yet looked at by `pull`."""
         return len(self._buffer) - self._pos
 
-    def unread(self) -> bytes:
+    def unread(self, *, held: bool = True) -> bytes:
         """Return the bytes pushed whose chunks no `pull` has returned.
 
         Exact where events arrive whole; an event that was cut, and was too long to wait, as an equal one.
+
+        Args:
+            held: Whether to begin with what `pull` has looked at of an unfinished event.
         """
-        return self._events.held() + self._tail + self._buffer[self._pos :]
+        return (self._events.held() if held else b"") + self._tail + self._buffer[self._pos :]
 
     def pull(self) -> list[ChatCompletionChunk]:
         """Decode the next slice of what was pushed; return its chunks, which may be none.
@@ -163,9 +168,8 @@ class ChunkDecoder:
         block = self.block = self._next_slice()
         if not block:
             return []
-        if not self._events.idle:
-            self.block = self._events.held() + block
-        elif not self._held and len(block) <= self._plain_limit:
+        self.torn = not self._events.idle
+        if not self.torn and not self._held and len(block) <= self._plain_limit:
             chunks = self._plain(block)
             if chunks is not None:
                 return chunks

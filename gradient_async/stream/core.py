@@ -67,6 +67,7 @@ class ChatCompletionStream:
             reply, self._assembler, timeout=timeout, limits=limits, strict=strict, on_bad_event=on_bad_event
         )
         self._builder: EventBuilder | None = None
+        self._relayed = True  # whether every byte received was given out as such
         # The chunks brought last; those the iterator has yielded are behind the cursor, and the first
         # `_assembled` of them are in the assembler.
         self._batch: list[ChatCompletionChunk] = []
@@ -118,6 +119,7 @@ class ChatCompletionStream:
             await waiter
             return True
         self._reading = True
+        self._relayed = False
         try:
             self.settle()
             batch = await self._source.advance()
@@ -191,10 +193,14 @@ class ChatCompletionStream:
         source = self._source
         while self._reading:
             await self.pump()
-        rest = b"" if source.was_buffered else undelivered(source.decoder, self._batch, self._ready)
-        self._pass_all()
-        if rest:
-            return rest
+        if not self._relayed:
+            # Chunks were read before: bytes go on right after the last of them.
+            self._relayed = True
+            rest = b"" if source.was_buffered else undelivered(source.decoder, self._batch, self._ready)
+            self._pass_all()
+            self._pass_pending()
+            if rest:
+                return rest
         source.received = b""
         self._reading = True
         try:
@@ -207,11 +213,14 @@ class ChatCompletionStream:
         finally:
             self._reading = False
             self._wake()
-        data = source.received
-        while source.decoder.pending and source.error is None:
-            self._receive(source.pull())
+        self._pass_pending()
+        return source.received
+
+    def _pass_pending(self) -> None:
+        """Move the cursor past what was read and not decoded yet; an error waits for the next read."""
+        while self._source.decoder.pending and self._source.error is None:
+            self._receive(self._source.pull())
             self._pass_all()
-        return data
 
     def choice(self, index: int) -> ChoiceStream:
         """The chunks of one choice; several tasks may read several choices.

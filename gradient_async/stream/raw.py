@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from operator import length_hint
 
@@ -9,6 +10,9 @@ from ..decoding import ChunkDecoder
 from ..types import ChatCompletionChunk
 
 __all__ = ["undelivered"]
+
+_NEWLINE = re.compile(rb"\r\n|\r|\n")
+_BLANK = re.compile(rb"\A(?>\r\n|\r|\n)|(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 
 
 def undelivered(
@@ -24,21 +28,24 @@ def undelivered(
         ready: Iterator over it; what it has yielded has been seen.
     """
     left = length_hint(ready)
-    rest = decoder.unread()
     if not left:
-        return rest
-    seen = len(batch) - left
-    return _after(decoder.block, seen) + rest
+        return decoder.unread()
+    # What the decoder holds of an unfinished event stands at the end of the block as well.
+    return _after(decoder.block, len(batch) - left, torn=decoder.torn) + decoder.unread(held=False)
 
 
-def _after(block: bytes, count: int) -> bytes:
+def _after(block: bytes, count: int, *, torn: bool) -> bytes:
     """Return what is left of a block of events after so many chunks."""
     decoder = ChunkDecoder()
     start = 0
-    while count > 0:
-        end = block.find(b"\n", start) + 1 or len(block)
+    if torn:
+        # The event that begins before the block is the first of them; its blank line ends it.
+        blank = _BLANK.search(block)
+        start = len(block) if blank is None else blank.end()
+        count -= 1
+    while count > 0 and start < len(block):
+        line = _NEWLINE.search(block, start)
+        end = len(block) if line is None else line.end()
         count -= len(decoder.feed(block[start:end]))
         start = end
-        if end == len(block):
-            break
     return block[start:]
