@@ -17,6 +17,8 @@ __all__ = ["Event", "EventDecoder"]
 
 _BOM = b"\xef\xbb\xbf"
 _DEFAULT_LIMIT = 16 * 1024 * 1024
+# Below this size in bytes copying a payload is cheaper than making a view of it.
+_LARGE = 8 * 1024
 _COLON = 0x3A
 _SPACE = 0x20
 
@@ -244,7 +246,7 @@ class EventDecoder:
             )
 
 
-def plain_lines(block: bytes) -> tuple[bytes, int] | None:
+def plain_lines(block: bytes) -> tuple[bytes | memoryview, int] | None:
     r"""Turn a block of one-line events with JSON objects into newline-delimited JSON.
 
     The block must begin with ``data: {`` and end with ``}\n\n``. It is plain when every LF in it belongs
@@ -255,11 +257,15 @@ def plain_lines(block: bytes) -> tuple[bytes, int] | None:
         block: Bytes that begin and end at an event's boundary.
 
     Returns:
-        The payloads, one a line, and how many; None if the block is not plain.
+        The payloads, one a line, and how many; None if the block is not plain. A single large payload is
+        a view of the block: nothing is copied.
     """
     if not (block.startswith(b"data: {") and block.endswith(b"}\n\n")) or b"\r" in block:
         return None
-    payload = block[6:-2]
+    end = len(block) - 2
+    if block.find(b"\n") == end:
+        return (block[6:end] if end < _LARGE else memoryview(block)[6:end]), 1
+    payload = block[6:end]
     lines = payload.replace(b"}\n\ndata: {", b"}\n{")
     joints = (len(payload) - len(lines)) // 7
     if lines.count(b"\n") != joints:

@@ -31,7 +31,6 @@ from .params import (
 )
 from .ratelimits import RateLimit, RateLimits
 from .replies import (
-    CacheCreation,
     ChatCompletion,
     ChatCompletionChunk,
     ChatCompletionMessage,
@@ -39,18 +38,16 @@ from .replies import (
     ChoiceDelta,
     ChoiceLogprobs,
     ChunkChoice,
-    CompletionTokensDetails,
-    CompletionUsage,
     Function,
     FunctionDelta,
     ModelInfo,
     ModelList,
-    PromptTokensDetails,
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
     TopLogprob,
 )
+from .usage import CacheCreation, CompletionTokensDetails, CompletionUsage, PromptTokensDetails
 
 __all__ = [
     "NOT_GIVEN",
@@ -61,8 +58,8 @@ __all__ = [
     "CacheCreation",
     "ChatCompletion",
     "ChatCompletionChunk",
-    "ChatCompletionMessage",
     "ChatCompletionCreate",
+    "ChatCompletionMessage",
     "ChatCompletionParams",
     "Choice",
     "ChoiceDelta",

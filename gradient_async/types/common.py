@@ -33,7 +33,7 @@ NOT_GIVEN: Any = NotGiven()
 omit: Any = NOT_GIVEN
 
 
-class Model(msgspec.Struct, gc=False):
+class Model(msgspec.Struct, gc=False, repr_omit_defaults=True):
     """Base of all reply messages: conversion to dictionaries and JSON text."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import msgspec
 
 from .common import Model
 from .ratelimits import RateLimits
+from .usage import CompletionUsage
 
 __all__ = [
-    "CacheCreation",
     "ChatCompletion",
     "ChatCompletionChunk",
     "ChatCompletionMessage",
@@ -23,13 +23,10 @@ __all__ = [
     "ChoiceDelta",
     "ChoiceLogprobs",
     "ChunkChoice",
-    "CompletionTokensDetails",
-    "CompletionUsage",
     "Function",
     "FunctionDelta",
     "ModelInfo",
     "ModelList",
-    "PromptTokensDetails",
     "TokenLogprob",
     "ToolCall",
     "ToolCallDelta",
@@ -207,66 +204,6 @@ class ChoiceDelta(Model, gc=False, kw_only=True):
     _reasoning: str | None = msgspec.field(default=None, name="reasoning")
 
 
-class CacheCreation(Model, gc=False, kw_only=True):
-    """Tokens written to the prompt cache, by how long they stay.
-
-    Attributes:
-        ephemeral_5m_input_tokens: Tokens kept for five minutes.
-        ephemeral_1h_input_tokens: Tokens kept for one hour.
-    """
-
-    ephemeral_5m_input_tokens: int | None = None
-    ephemeral_1h_input_tokens: int | None = None
-
-
-class PromptTokensDetails(Model, gc=False, kw_only=True):
-    """Of the prompt's tokens, how many were of a kind."""
-
-    cached_tokens: int | None = None
-    audio_tokens: int | None = None
-    text_tokens: int | None = None
-    image_tokens: int | None = None
-    video_tokens: int | None = None
-    cache_write_tokens: int | None = None
-
-
-class CompletionTokensDetails(Model, gc=False, kw_only=True):
-    """Of the completion's tokens, how many were of a kind."""
-
-    reasoning_tokens: int | None = None
-    audio_tokens: int | None = None
-    text_tokens: int | None = None
-    image_tokens: int | None = None
-    accepted_prediction_tokens: int | None = None
-    rejected_prediction_tokens: int | None = None
-
-
-class CompletionUsage(Model, gc=False, kw_only=True):
-    """Tokens that a request took.
-
-    Attributes:
-        prompt_tokens: Tokens of the prompt.
-        completion_tokens: Tokens of all choices together.
-        total_tokens: Both together.
-        cache_created_input_tokens: Prompt tokens written to the cache (Gradient).
-        cache_creation: The same by how long they stay (Gradient).
-        cache_read_input_tokens: Prompt tokens read from the cache (Gradient).
-        prompt_tokens_details: Kinds of prompt tokens (other servers).
-        completion_tokens_details: Kinds of completion tokens (other servers).
-
-    Source: ``ChatCompletionUsage``, Gradient OpenAPI specification.
-    """
-
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-    cache_created_input_tokens: int | None = None
-    cache_creation: CacheCreation | None = None
-    cache_read_input_tokens: int | None = None
-    prompt_tokens_details: PromptTokensDetails | None = None
-    completion_tokens_details: CompletionTokensDetails | None = None
-
-
 class Choice(Model, gc=False, kw_only=True):
     """One of the n answers.
 
@@ -336,6 +273,7 @@ class ChatCompletion(Model, gc=False, kw_only=True):
     request_id: str | None = msgspec.field(default=None, name="@request_id")
     rate_limits: RateLimits | None = msgspec.field(default=None, name="@rate_limits")
     attempts: int = msgspec.field(default=1, name="@attempts")
+    _error: Any = msgspec.field(default=None, name="error")
 
 
 class ChatCompletionChunk(Model, gc=False, kw_only=True):
