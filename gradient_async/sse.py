@@ -9,6 +9,8 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-str
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import msgspec
 
 from .errors import StreamLimitError
@@ -19,8 +21,10 @@ _BOM = b"\xef\xbb\xbf"
 _DEFAULT_LIMIT = 16 * 1024 * 1024
 # Below this size in bytes copying a payload is cheaper than making a view of it.
 _LARGE = 8 * 1024
+_DATA = b"data:"
 _COLON = 0x3A
 _SPACE = 0x20
+_LONGEST_RETRY = 18  # digits; whatever has more is no time to wait
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -99,9 +103,12 @@ class EventDecoder:
 
     def held(self) -> bytes:
         """Return what is held of an unfinished event, as bytes that decode to the same event."""
-        lines = [b"event: " + self._type.encode() + b"\n"] if self._type else []
-        lines += [b"data: " + value + b"\n" for value in self._data]
-        return (self._at_start or b"") + b"".join(lines) + b"".join(self._line)
+        lines = [b"event: " + self._type.encode()] if self._type else []
+        lines += [b"data: " + value for value in self._data]
+        head = b"".join(line + b"\n" for line in lines)
+        if head and self._skip_lf:
+            head = head[:-1] + b"\r"  # so that the LF to come is no line of its own
+        return (self._at_start or b"") + head + b"".join(self._line)
 
     def feed(self, data: bytes) -> list[Event]:
         """Take bytes off the wire; return the events they complete.
@@ -171,13 +178,13 @@ class EventDecoder:
             line = b"".join(self._line)
             self._line.clear()
             self._line_size = 0
-            self._field(line, 0, len(line), events)
+            self._field(line, 0, len(line))
             start = end + 1
         while (end := data.find(b"\n", start)) >= 0:
             if end == start:
                 self._dispatch(events)
             else:
-                self._field(data, start, end, events)
+                self._field(data, start, end)
             start = end + 1
         if start < len(data):
             self._hold(data[start:])
@@ -185,21 +192,25 @@ class EventDecoder:
     def _hold(self, piece: bytes) -> None:
         """Keep a piece of an unfinished line, unless the line is too long already."""
         self._line_size += len(piece)
-        self._check_line(self._line_size)
+        if self.max_line_bytes is not None and self._line_size > self.max_line_bytes:
+            self._refuse_line(b"".join((*self._line, piece)))
         if self._line and self._line[0].startswith(b":"):
             return  # a comment: its length is all that matters
         self._line.append(piece)
-        if self.max_event_bytes is not None and self._line_size > self.max_event_bytes:
-            # Count only what is data for sure: the value can only grow from here.
+        if self.max_event_bytes is None or self._data_size + 1 + self._line_size <= self.max_event_bytes:
+            return
+        head = self._line[0]
+        if len(head) <= len(_DATA):
             head = b"".join(self._line)
             self._line[:] = [head]
-            if head.startswith(b"data:"):
-                self._check_event(len(head) - 5 - (head[5:6] == b" "))
+        if head.startswith(_DATA):
+            self._check_event(self._line_size - len(_DATA) - (head[len(_DATA) : len(_DATA) + 1] == b" "))
 
-    def _field(self, line: bytes, start: int, end: int, events: list[Event]) -> None:
-        self._check_line(end - start)
-        if line.startswith(b"data:", start, end):
-            start += 5
+    def _field(self, line: bytes, start: int, end: int) -> None:
+        if self.max_line_bytes is not None and end - start > self.max_line_bytes:
+            self._refuse_line(line[start:end])
+        if line.startswith(_DATA, start, end):
+            start += len(_DATA)
             if start < end and line[start] == _SPACE:
                 start += 1
             self._check_event(end - start)
@@ -219,9 +230,8 @@ class EventDecoder:
         elif name == b"id":
             if b"\0" not in value:
                 self.last_event_id = value.decode("utf-8", "replace")
-        elif name == b"retry" and value.isdigit():
-            self.retry = int(value[:18])
-        del events
+        elif name == b"retry" and value.isdigit() and len(value) <= _LONGEST_RETRY:
+            self.retry = int(value)
 
     def _dispatch(self, events: list[Event]) -> None:
         if self._data:
@@ -231,12 +241,15 @@ class EventDecoder:
             self._data_size = -1
         self._type = ""
 
-    def _check_line(self, size: int) -> None:
-        if self.max_line_bytes is not None and size > self.max_line_bytes:
-            raise StreamLimitError(
-                f"a line of the stream has more than max_line_bytes={self.max_line_bytes} bytes; "
-                "raise Limits(line_bytes=...) if the server is to be trusted"
-            )
+    def _refuse_line(self, line: bytes) -> NoReturn:
+        """Raise for a line that is too long, or for its event, if that limit comes first."""
+        line = line[: self.max_line_bytes]
+        if line.startswith(_DATA):
+            self._check_event(len(line.removeprefix(_DATA).removeprefix(b" ")))
+        raise StreamLimitError(
+            f"a line of the stream has more than max_line_bytes={self.max_line_bytes} bytes; "
+            "raise Limits(line_bytes=...) if the server is to be trusted"
+        )
 
     def _check_event(self, more: int) -> None:
         if self.max_event_bytes is not None and self._data_size + 1 + more > self.max_event_bytes:
