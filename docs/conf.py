@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import itertools
 import sys
 from pathlib import Path
+from typing import Any
+
+import msgspec
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gradient_async  # found by the line above
+from gradient_async.types import params
 
 project = "gradient_async"
 author = "The gradient_async authors"
@@ -35,3 +44,57 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"gradient_async {release}"
+
+
+def _plain(annotation: ast.expr) -> str:
+    """Write a parameter's type without its limits, which its description tells."""
+
+    class Strip(ast.NodeTransformer):
+        def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+            self.generic_visit(node)
+            if isinstance(node.value, ast.Name) and node.value.id in {"Annotated", "Required"}:
+                return node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice
+            return node
+
+    return ast.unparse(Strip().visit(annotation))
+
+
+def _fields(name: str) -> list[tuple[str, str, str]]:
+    """Read names, types and descriptions of a class's fields, bases of the same module first."""
+    source = Path(params.__file__).read_text("utf-8")
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    found: list[tuple[str, str, str]] = []
+    node = classes[name]
+    if name == "ChatCompletionParams":
+        found += _fields("_Params")
+    for field, text in itertools.pairwise(node.body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            found.append((ast.unparse(field.target), _plain(field.annotation), ast.literal_eval(text.value)))
+    return found
+
+
+class Parameters(SphinxDirective):
+    """A table of the fields of one of the classes that describe a request."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Write the table in Markdown, and let the page's parser read it."""
+        rows = ["| parameter | type | |", "|---|---|---|"]
+        for name, kind, text in sorted(_fields(self.arguments[0])):
+            shown = kind.replace("|", "\\|")
+            rows.append(f"| `{name}` | `{shown}` | {' '.join(text.split())} |")
+        return self.parse_text_to_nodes("\n".join(rows))
+
+
+def _signature(*details: Any) -> tuple[str, str] | None:
+    """Leave out the signatures of what nobody but the library makes."""
+    _, _, _, obj, _, _, returns = details
+    made_here = isinstance(obj, type) and issubclass(obj, (msgspec.Struct, BaseException))
+    return ("", returns) if made_here and obj.__module__ != "gradient_async.config" else None
+
+
+def setup(app: Sphinx) -> None:
+    """Register what the pages use beside the extensions."""
+    app.add_directive("parameters", Parameters)
+    app.connect("autodoc-process-signature", _signature)
