@@ -174,6 +174,8 @@ class Wire(asyncio.Protocol):
         self.closed_by_us = True
         if not self.transport.is_closing():
             sock = self.transport.get_extra_info("socket")
+            # Linux may hold small writes back for a moment, and a reset would drop them: this sends them.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.transport.abort()
