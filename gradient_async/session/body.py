@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..config import Limits
 
-__all__ = ["Body", "Expired"]
+__all__ = ["Body", "Expired", "runs_here"]
 
 # How often a waiting read looks whether its connection is still there: aiohttp's C parser leaves the
 # reader waiting for ever after a malformed chunk.
@@ -164,7 +164,7 @@ class Body:
         """Give the connection up from a finaliser, in whatever thread that runs."""
         if self._response.closed or self._loop.is_closed():
             return
-        if _runs_here(self._loop):
+        if runs_here(self._loop):
             self.close()
         else:
             self._loop.call_soon_threadsafe(self._response.close)
@@ -219,7 +219,8 @@ def _check(reference: weakref.ref[Body]) -> None:
         body._on_timer()  # noqa: SLF001  # the timer's half of the class
 
 
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether this code is being run by this loop."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:

@@ -30,7 +30,7 @@ from ..errors import (
 from ..ratelimit import rate_limits
 from ..retry import wait_before_retry
 from ..types import Headers, RateLimits
-from .body import Body, Expired
+from .body import Body, Expired, runs_here
 from .faults import TRANSPORT_ERRORS, connection_error, status_error, timeout_error
 from .watch import Watch, tracing
 
@@ -345,6 +345,27 @@ class SessionManager:
             elif not loop.is_closed():
                 loop.call_soon_threadsafe(_close_elsewhere, loop, session)
         self._sessions.clear()
+
+
+    def __del__(self) -> None:
+        # What __init__ could not finish has nothing to close.
+        for loop, (session, _) in list(getattr(self, "_sessions", {}).items()):
+            if loop.is_closed() or session.closed:
+                continue
+            if loop.is_running() and not runs_here(loop):
+                loop.call_soon_threadsafe(_close_elsewhere, loop, session)
+            else:
+                _close_now(session)
+
+
+def _close_now(session: aiohttp.ClientSession) -> None:
+    """Close a session from a finaliser: its first step closes the sockets; TLS farewells are not waited for."""
+    closing = session.close()
+    try:
+        closing.send(None)
+    except StopIteration:
+        return
+    closing.close()
 
 
 async def _read_error(body: Body, limits: Limits) -> bytes:
