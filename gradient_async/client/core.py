@@ -12,10 +12,12 @@ from ..call import Call
 from ..config import Endpoints, Limits, Retry, Secret, Timeout, check_headers, resolve
 from ..errors import ConfigurationError
 from ..types import NOT_GIVEN, NotGiven
-from .resources import Agents, Chat, Models
+from .models import Models
+from .resources import Agents, Chat
+from .shared import Shared
 
 if TYPE_CHECKING:
-    from ..session import ClientSession, Reply, SessionManager
+    from ..session import ClientSession, Reply
     from .raw import RawClient, StreamingClient
 
 __all__ = ["AsyncGradient"]
@@ -23,35 +25,6 @@ __all__ = ["AsyncGradient"]
 VERSION = "0.1.0"
 
 _KEYS = frozenset({"model_access_key", "agent_access_key", "access_token", "api_key"})
-
-
-class _Shared:
-    """What a client and its copies have in common: connections."""
-
-    __slots__ = ("_manager", "_max_connections", "_session", "_trust_env", "closed")
-
-    def __init__(self, session: ClientSession | None, max_connections: int, *, trust_env: bool) -> None:
-        self._session = session
-        self._max_connections = max_connections
-        self._trust_env = trust_env
-        self._manager: SessionManager | None = None
-        self.closed = False
-
-    @property
-    def manager(self) -> SessionManager:
-        if self._manager is None:
-            # aiohttp takes a third of a second of CPU to import: only who sends a request pays.
-            from ..session import SessionManager  # noqa: PLC0415
-
-            self._manager = SessionManager(
-                session=self._session, max_connections=self._max_connections, trust_env=self._trust_env
-            )
-        return self._manager
-
-    async def close(self) -> None:
-        self.closed = True
-        if self._manager is not None:
-            await self._manager.close()
 
 
 class AsyncGradient:
@@ -137,7 +110,7 @@ class AsyncGradient:
         self.on_bad_event: Literal["raise", "skip"] = on_bad_event
         self.default_headers = check_headers(default_headers or {})
         self.default_query = dict(default_query or {})
-        self._shared = _Shared(
+        self._shared = Shared(
             session, _count("max_connections", max_connections, least=1), trust_env=trust_env
         )
         self._owner = True

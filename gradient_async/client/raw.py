@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from ..stream import ChatCompletionStream
 from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, ModelList
-from .resources import CompletionsBase, Models, finish_completion, finish_models, flag
+from .models import Models
+from .replies import finish_completion, finish_models
+from .resources import CompletionsBase, flag
 from .response import APIResponse, ResponseContext
 
 if TYPE_CHECKING:

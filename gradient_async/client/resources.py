@@ -1,30 +1,28 @@
-"""`client.chat.completions`, `client.agents.chat.completions`, `client.models`."""
+"""`client.chat.completions` and `client.agents.chat.completions`."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
-from ..decoding import check_params, decode_completion, decode_models, encode_request, reply_error
-from ..errors import APIResponseValidationError, APIStatusError
+from ..decoding import check_params, encode_request
 from ..stream import ChatCompletionStream, StreamManager
 from ..types import (
     NOT_GIVEN,
     AgentCompletionCreate,
     ChatCompletion,
     ChatCompletionCreate,
-    ModelInfo,
-    ModelList,
     NotGiven,
 )
+from .replies import finish_completion
 
 if TYPE_CHECKING:
     from ..session import Reply
     from .core import AsyncGradient
-    from .raw import RawAgents, RawChat, RawCompletions, RawModels, StreamingChat, StreamingCompletions
+    from .raw import RawAgents, RawChat, RawCompletions, StreamingChat, StreamingCompletions
 
-__all__ = ["AgentChat", "AgentCompletions", "Agents", "Chat", "Completions", "CompletionsBase", "Models"]
+__all__ = ["AgentChat", "AgentCompletions", "Agents", "Chat", "Completions", "CompletionsBase", "flag"]
 
 _PATH = "/chat/completions"
 _OPTIONS = ("extra_headers", "extra_query", "extra_body", "timeout")
@@ -274,120 +272,6 @@ class Agents:
         return RawAgents(self.chat.completions)
 
 
-class ModelsRequest:
-    """The list of models, on its way: await it, or iterate over it with ``async for``."""
-
-    def __init__(self, models: Models, options: Mapping[str, Any]) -> None:
-        self._models = models
-        self._options = options
-
-    def __await__(self) -> Generator[Any, None, ModelList]:
-        return self._models.fetch(self._options).__await__()
-
-    async def __aiter__(self) -> AsyncIterator[ModelInfo]:
-        for model in (await self).data:
-            yield model
-
-
-class Models:
-    """`client.models`."""
-
-    def __init__(self, client: AsyncGradient) -> None:
-        self.client = client
-
-    def list(
-        self,
-        *,
-        extra_headers: Mapping[str, Any] | None = None,
-        extra_query: Mapping[str, Any] | None = None,
-        timeout: Any = NOT_GIVEN,
-    ) -> ModelsRequest:
-        """List the models that the key may use: ``await`` gives a list, ``async for`` each model.
-
-        Args:
-            extra_headers: More headers.
-            extra_query: More parameters of the URL's query.
-            timeout: A `Timeout`, seconds, or None.
-
-        Raises:
-            GradientError: When awaited; as `Completions.create`.
-        """
-        return ModelsRequest(
-            self, {"extra_headers": extra_headers, "extra_query": extra_query, "timeout": timeout}
-        )
-
-    async def send(self, options: Mapping[str, Any]) -> Reply:
-        """Send the request."""
-        client = self.client
-        return await client._send(client._prepare("GET", "/models", options=options))  # noqa: SLF001
-
-    async def fetch(self, options: Mapping[str, Any]) -> ModelList:
-        """Send the request and decode the reply."""
-        reply = await self.send(options)
-        return finish_models(reply, await reply.read_all(self.client.limits))
-
-    @property
-    def with_raw_response(self) -> RawModels:
-        """The same methods, which return status, headers and body; ``await .parse()`` as usual."""
-        from .raw import RawModels  # noqa: PLC0415  # few need it
-
-        return RawModels(self)
-
-
 def flag(stream: Any) -> bool | None:
     """Return the value of ``stream`` to send; None leaves it out."""
     return None if isinstance(stream, NotGiven) else stream
-
-
-def finish_completion(reply: Reply, content: bytes) -> ChatCompletion:
-    """Decode the body of an awaited reply, and add what the session knows of it.
-
-    Raises:
-        APIStatusError: If a reply of status 200 holds an error.
-        APIResponseValidationError: If it holds no completion.
-    """
-    failure: APIResponseValidationError
-    try:
-        completion = decode_completion(content)
-    except APIResponseValidationError as error:
-        failure = error
-    else:
-        if completion.choices or reply_error(content) is None:
-            completion.request_id = reply.request_id
-            completion.rate_limits = reply.rate_limits
-            completion.attempts = reply.attempts
-            return completion
-        failure = APIResponseValidationError()
-    raise _refused(reply, content, failure)
-
-
-def finish_models(reply: Reply, content: bytes) -> ModelList:
-    """Decode the list of models.
-
-    Raises:
-        APIStatusError: If a reply of status 200 holds an error.
-        APIResponseValidationError: If it holds no list of models.
-    """
-    failure: APIResponseValidationError
-    try:
-        return decode_models(content)
-    except APIResponseValidationError as error:
-        failure = error
-    raise _refused(reply, content, failure)
-
-
-def _refused(
-    reply: Reply, content: bytes, failure: APIResponseValidationError
-) -> APIResponseValidationError | APIStatusError:
-    """Make the error of a reply that was not what it should be."""
-    info = reply.info(content)
-    said = reply_error(content)
-    if said is not None:
-        return reply.refusal(said, info)
-    failure.response = info
-    failure.request = reply.request
-    failure.request_id = reply.request_id
-    failure.rate_limits = reply.rate_limits
-    failure.attempts = reply.attempts
-    failure.body = content.decode("utf-8", "replace")
-    return failure

@@ -1,6 +1,7 @@
 """`ChatCompletionStream`, the async iterator, and its views."""
 
-from .core import ChatCompletionStream, StreamManager
+from .core import ChatCompletionStream
+from .manager import StreamManager
 from .source import Timing
 from .views import ChoiceStream, EventStream, RawStream, TextStream
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Awaitable, Callable, Generator
 from operator import length_hint
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import msgspec
 
@@ -24,7 +23,7 @@ from .views import ChoiceStream, EventStream, RawStream, TextStream
 if TYPE_CHECKING:
     from ..session import Reply
 
-__all__ = ["ChatCompletionStream", "StreamManager"]
+__all__ = ["ChatCompletionStream"]
 
 
 class ChatCompletionStream:
@@ -405,28 +404,3 @@ class ChatCompletionStream:
                 stacklevel=2,
                 source=self,
             )
-
-
-class StreamManager:
-    """What `client.chat.completions.stream` returns: sends the request when entered.
-
-    Args:
-        start: Sends it.
-    """
-
-    def __init__(self, start: Callable[[], Awaitable[ChatCompletionStream]]) -> None:
-        self._start = start
-        self._stream: ChatCompletionStream | None = None
-
-    async def __aenter__(self) -> ChatCompletionStream:
-        self._stream = await self._start()
-        return self._stream
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._stream is not None:
-            await self._stream.aclose()
-
-    def __await__(self) -> Generator[Any, None, ChatCompletionStream]:
-        return self._start().__await__()

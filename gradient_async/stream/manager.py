@@ -1,0 +1,36 @@
+"""What `client.chat.completions.stream` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from types import TracebackType
+from typing import Any
+
+from .core import ChatCompletionStream
+
+__all__ = ["StreamManager"]
+
+
+class StreamManager:
+    """Sends the request when entered, and closes the stream when left.
+
+    Args:
+        start: Sends it.
+    """
+
+    def __init__(self, start: Callable[[], Awaitable[ChatCompletionStream]]) -> None:
+        self._start = start
+        self._stream: ChatCompletionStream | None = None
+
+    async def __aenter__(self) -> ChatCompletionStream:
+        self._stream = await self._start()
+        return self._stream
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._stream is not None:
+            await self._stream.aclose()
+
+    def __await__(self) -> Generator[Any, None, ChatCompletionStream]:
+        return self._start().__await__()
