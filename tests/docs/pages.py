@@ -110,7 +110,18 @@ def run_tests(page: Path, folder: Path) -> None:
     installed = {entry.name for entry in metadata.entry_points(group="pytest11")}
     plugin = [] if "gradient_async" in installed else ["-p", "gradient_async.testing.plugin"]
     done = subprocess.run(  # noqa: S603  # our own interpreter
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", *plugin, str(folder)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:asyncio",
+            *plugin,
+            str(folder),
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
