@@ -96,8 +96,13 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(f"retry: {name}={getattr(self, name)!r} is not a number of seconds")
 
 
+_MAY_BE_UNLIMITED = frozenset({"event_bytes", "line_bytes", "body_bytes", "completion_bytes"})
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Most that a server may send; what exceeds a limit is an error that names it. None is no limit.
+    """Most that a server may send; what exceeds a limit is an error that names it.
+
+    None is no limit for the sizes of events, lines, bodies and completions.
 
     Attributes:
         event_bytes: Data of one event of a stream, in bytes.
@@ -128,8 +133,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, (int, float)) and value > 0):
-                raise ConfigurationError(f"limits: {name}={value!r} is not a positive number or None")
+            if value is None and name in _MAY_BE_UNLIMITED:
+                continue
+            if not (isinstance(value, (int, float)) and value > 0):
+                none = " or None" if name in _MAY_BE_UNLIMITED else ""
+                raise ConfigurationError(f"limits: {name}={value!r} is not a positive number{none}")
 
 
 class Secret:

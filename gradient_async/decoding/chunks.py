@@ -11,8 +11,9 @@ from ..config import Limits
 from ..errors import StreamError, StreamLimitError, StreamProtocolError, escape
 from ..sse import Event, EventDecoder, plain_lines
 from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
-from .faults import ErrorBody, find_error, is_object, server_error
-from .repairs import REFUSED, loads, settle, to_chunk, well_formed
+from .faults import ErrorBody, find_error, server_error
+from .lenient import is_object, loads, well_formed
+from .repairs import REFUSED, settle, to_chunk
 
 __all__ = ["ChunkDecoder"]
 
@@ -110,18 +111,19 @@ class ChunkDecoder:
         Raises:
             StreamError: What `feed` could not raise yet.
         """
+        chunks = self.feed(b"")
         if self.error is not None:
-            raise self.error
-        chunks: list[ChatCompletionChunk] = []
-        if not self.done:
-            try:
+            return chunks
+        try:
+            if not self.done:
+                self.block, self.torn = self.unread(), False
                 last = self._events.feed(self._tail) + self._events.close()
-            except StreamLimitError as error:
-                self._fail(error)
+                self._tail = b""
+                chunks += self._each([event for event in last if _is_whole(event)])
+        except StreamError as error:
+            self._fail(error)
+            if not chunks:
                 raise
-            whole = [event for event in last if event.data.strip() == _DONE or is_object(_peek(event.data))]
-            chunks = self._each(whole)
-        self._tail = self._buffer = b""
         return chunks + self._release()
 
     def push(self, data: bytes) -> None:
@@ -221,6 +223,8 @@ class ChunkDecoder:
             chunks = [_decode(lines)] if count == 1 else _decode_lines(lines)
         except REFUSED:
             return None
+        if len(chunks) != count:
+            return None  # `decode_lines` takes two objects on a line, which is no JSON
         for chunk in chunks:
             choices = chunk.choices
             if chunk._error is not None or not choices:  # noqa: SLF001  # private to the package
@@ -229,6 +233,8 @@ class ChunkDecoder:
                 delta = choice.delta
                 if delta._reasoning is not None or delta.tool_calls is not None:  # noqa: SLF001
                     settle(delta)
+                if choice.finish_reason == "":
+                    choice.finish_reason = None
         self.events += count
         return self._finish(chunks) if done else chunks
 
@@ -271,6 +277,7 @@ class ChunkDecoder:
                 raise server_error(error)
         for choice in chunk.choices:
             settle(choice.delta)
+            choice.finish_reason = choice.finish_reason or None
         if self._held:
             self._hold(chunk)
         return chunk
@@ -352,3 +359,8 @@ def _peek(data: bytes) -> Any:
         return loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_whole(event: Event) -> bool:
+    """Whether an event that no blank line ended is there all the same: what was torn does not parse."""
+    return event.type == "error" or event.data.strip() == _DONE or is_object(_peek(event.data))

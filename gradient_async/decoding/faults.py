@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeGuard
+from typing import Any, cast
 
 import msgspec
 
 from ..errors import StreamServerError, escape
+from .lenient import is_object, loads
 
-__all__ = ["ErrorBody", "find_error", "is_object", "parse_error", "server_error"]
+__all__ = ["ErrorBody", "find_error", "parse_error", "server_error"]
+
+_LONGEST_NAME = 200  # characters of a code, a type or an id
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,11 +34,6 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
     body: Any = None
 
 
-def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether a decoded JSON value is an object."""
-    return isinstance(value, dict)
-
-
 def parse_error(content: bytes) -> ErrorBody:
     """Understand the body of an error reply, whatever it is.
 
@@ -43,8 +41,8 @@ def parse_error(content: bytes) -> ErrorBody:
         content: The body; JSON in one of four shapes, or HTML, or text, or nothing.
     """
     try:
-        body: Any = msgspec.json.decode(content)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body: Any = loads(content)
+    except (ValueError, RecursionError):
         text = content.decode("utf-8", "replace")
         return ErrorBody(message=escape(_without_tags(text)), body=text or None)
     return find_error(body, named=True) or ErrorBody(message="", body=body)
@@ -53,33 +51,47 @@ def parse_error(content: bytes) -> ErrorBody:
 def find_error(body: Any, *, named: bool = False) -> ErrorBody | None:
     """Return the error that a decoded JSON value holds, or None if it holds none.
 
+    Without an ``error``, an object without choices that speaks of a message, a detail or a code is no
+    chunk but an error.
+
     Args:
         body: An event's payload or a reply's body.
         named: Whether something else says already that it is an error: the status, or the event's name.
     """
+    whole = body
+    if isinstance(body, list) and named and body:
+        body = cast("list[Any]", body)[0]  # some gateways send a list of one error
     if not is_object(body):
-        return ErrorBody(message=escape(str(body)), body=body) if named else None
+        return ErrorBody(message=escape(_words(whole)), body=whole) if named else None
     error = body.get("error")
-    has_choices = bool(body.get("choices"))
-    if error is None or (not error and has_choices):
-        # An object without choices that speaks of a message, a detail or a code is no chunk.
-        if not named and (has_choices or not any(body.get(key) for key in ("message", "detail", "code"))):
+    if not error:
+        if not named and not _speaks_of_error(body):
             return None
         error = body
-    fields: dict[str, Any] = error if is_object(error) else {}
-    words = fields.get("message") or fields.get("detail") or (None if is_object(error) else error)
+    fields: dict[str, Any] = error if is_object(error) else body
+    words = fields.get("message") or fields.get("detail") if is_object(error) else error
+    kind = fields.get("type") or fields.get("error_type")
     code = fields.get("code")
     if code is None and error is body and not body.get("object"):
         code = body.get("id")  # DigitalOcean's shape: the id names the kind of error
-    request_id = body.get("request_id") or fields.get("request_id")
     return ErrorBody(
-        message=escape(_words(words) or _words(fields.get("type")) or ""),
+        message=escape(_words(words) or _words(kind)),
         code=_text(code),
-        type=_text(fields.get("type")),
+        type=_text(kind),
         param=_text(fields.get("param")),
-        request_id=_text(request_id),
-        body=body,
+        request_id=_text(body.get("request_id") or fields.get("request_id")),
+        body=whole,
     )
+
+
+def _speaks_of_error(body: dict[str, Any]) -> bool:
+    if isinstance(body.get("choices"), list):
+        return False
+    said = body.get("error")
+    # An error without words is one all the same; false and 0 say that there is none.
+    if said is not None and said is not False and said != 0:
+        return True
+    return any(body.get(key) for key in ("message", "detail", "code"))
 
 
 def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamServerError:
@@ -95,25 +107,23 @@ def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamSe
     )
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, depth: int = 3) -> str:
     """Bring an error's message to one line; FastAPI sends a list of what is wrong where."""
     if is_object(value):
-        return _words(value.get("message") or value.get("detail") or value.get("msg"))
+        inner = value.get("message") or value.get("detail") or value.get("msg") or value.get("type")
+        what = _words(inner, depth - 1) if depth else ""
+        steps = value.get("loc")
+        where = (
+            ".".join(_words(step, 0) for step in cast("list[Any]", steps)) if isinstance(steps, list) else ""
+        )
+        return f"{where}: {what}" if where else what
     if isinstance(value, list):
-        return "; ".join(_complaint(item) for item in value)  # pyright: ignore[reportUnknownVariableType]
+        return "; ".join(_words(item, depth - 1) for item in cast("list[Any]", value)) if depth else ""
     return "" if value is None else str(value)
 
 
-def _complaint(item: Any) -> str:
-    if not is_object(item):
-        return str(item)
-    where = ".".join(str(step) for step in item.get("loc") or ())
-    what = str(item.get("msg") or item.get("message") or item.get("type") or "")
-    return f"{where}: {what}" if where else what
-
-
 def _text(value: Any) -> str | None:
-    return None if value is None or isinstance(value, (dict, list)) else str(value)
+    return None if value is None or isinstance(value, (dict, list)) else escape(str(value), _LONGEST_NAME)
 
 
 def _without_tags(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any, cast
@@ -17,59 +16,24 @@ from ..types import (
     ChoiceLogprobs,
     CompletionUsage,
 )
-from .faults import is_object
+from .lenient import is_object, well_formed
 
 __all__ = [
     "REFUSED",
     "clean",
     "keep_number",
     "keep_text",
-    "loads",
     "settle",
     "to_chunk",
     "to_completion",
-    "well_formed",
 ]
 
 # What a typed decoder raises; msgspec lets the last two through.
 REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-_SURROGATES = re.compile("[\ud800-\udfff]")
-_LONGEST_INT = 18  # digits: what fits 64 bits; longer ones are nobody's index or count
 # A surrogate pair may be cut between two deltas: these are left for who sees both.
-_PIECES = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
-
-
-def well_formed(text: str) -> str:
-    """Join surrogate pairs; replace lone surrogates by U+FFFD, so that the text encodes to UTF-8."""
-    if _SURROGATES.search(text) is None:
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _int(digits: str) -> int | None:
-    return int(digits) if len(digits) <= _LONGEST_INT else None
-
-
-def _float(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None
-
-
-def _no_constant(_name: str) -> None:
-    return None  # NaN and the infinities are not JSON
-
-
-def loads(data: bytes) -> Any:
-    """Decode JSON as servers write it: bad UTF-8 replaced, NaN, infinities and absurd numbers as None.
-
-    Raises:
-        ValueError: If it is not JSON.
-        RecursionError: If it is nested too deep.
-    """
-    return json.loads(
-        data.decode("utf-8", "replace"), parse_int=_int, parse_float=_float, parse_constant=_no_constant
-    )
+_PIECES = ("content", "reasoning_content", "refusal")
+_VERY_UNLIKELY = -9999.0  # the API's own way to write a log probability of minus infinity
 
 
 def to_completion(body: Any) -> ChatCompletion:
@@ -83,16 +47,26 @@ def to_completion(body: Any) -> ChatCompletion:
 
 
 def to_chunk(body: Any) -> ChatCompletionChunk:
-    """Convert a decoded chunk, with repairs; surrogates are left to the caller.
+    """Convert a decoded chunk, with repairs; surrogates in text are left to the caller.
 
     Raises:
         msgspec.ValidationError: If it is none.
     """
     _repair(body, "delta")
-    chunk = msgspec.convert(clean(body, spare=_PIECES), ChatCompletionChunk, strict=False)
-    for choice in chunk.choices:
+    texts = [_take_texts(choice) for choice in _choices(body)]
+    chunk = msgspec.convert(clean(body), ChatCompletionChunk, strict=False)
+    for choice, kept in zip(chunk.choices, texts, strict=True):
+        for name, text in kept.items():
+            setattr(choice.delta, name, text)
         settle(choice.delta)
     return chunk
+
+
+def _take_texts(choice: Any) -> dict[str, str]:
+    delta = choice.get("delta") if is_object(choice) else None
+    if not is_object(delta):
+        return {}
+    return {name: delta.pop(name) for name in _PIECES if isinstance(delta.get(name), str)}
 
 
 def settle(message: ChatCompletionMessage | ChoiceDelta) -> None:
@@ -115,33 +89,59 @@ def _repair(body: Any, part: str) -> None:
     _repair_usage(body)
     if body.get("choices") is None:
         body.pop("choices", None)
-    choices = body.get("choices")
-    for choice in cast("list[Any]", choices) if isinstance(choices, list) else ():
+    for choice in _choices(body):
         if is_object(choice):
             _repair_choice(choice, part)
 
 
+def _choices(body: Any) -> list[Any]:
+    choices = body.get("choices") if is_object(body) else None
+    return cast("list[Any]", choices) if isinstance(choices, list) else []
+
+
 def _repair_choice(choice: dict[str, Any], part: str) -> None:
-    if choice.get("index") is None:
-        choice.pop("index", None)
+    _keep_index(choice)
     if choice.get(part) is None:
         choice.pop(part, None)
     keep_text(choice, "finish_reason")
-    try:
-        choice["logprobs"] = msgspec.convert(choice.get("logprobs"), ChoiceLogprobs | None, strict=False)
-    except msgspec.ValidationError:
-        choice["logprobs"] = None  # other shapes, of servers with an API of their own
+    choice["finish_reason"] = choice.get("finish_reason") or None
+    choice["logprobs"] = _repaired_logprobs(clean(choice.get("logprobs")))
     if is_object(choice.get(part)):
         _repair_message(choice[part])
+
+
+def _repaired_logprobs(logprobs: Any) -> ChoiceLogprobs | None:
+    if is_object(logprobs):
+        for entries in (logprobs.get("content"), logprobs.get("refusal")):
+            _repair_entries(entries)
+    try:
+        return msgspec.convert(logprobs, ChoiceLogprobs | None, strict=False)
+    except msgspec.ValidationError:
+        return None  # other shapes, of servers with an API of their own
+
+
+def _repair_entries(entries: Any) -> None:
+    for entry in cast("list[Any]", entries) if isinstance(entries, list) else ():
+        if is_object(entry):
+            if "logprob" in entry and entry["logprob"] is None:
+                entry["logprob"] = _VERY_UNLIKELY
+            if entry.get("top_logprobs") is None:
+                entry.pop("top_logprobs", None)
+            _repair_entries(entry.get("top_logprobs"))
 
 
 def _repair_message(message: dict[str, Any]) -> None:
     for name in ("role", "reasoning_content", "reasoning", "refusal"):
         keep_text(message, name)
+    reasoning = message.pop("reasoning", None)
+    if reasoning is not None:
+        message.setdefault("reasoning_content", reasoning)
     for name in ("annotations", "reasoning_details", "content_parts"):
         if not isinstance(message.get(name), list):
             message.pop(name, None)
     parts = message.get("content")
+    if is_object(parts):
+        parts = [parts]
     if isinstance(parts, list):
         _join_parts(message, cast("list[Any]", parts))
     calls = message.get("tool_calls")
@@ -176,11 +176,9 @@ def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
 
 
 def _repair_call(call: dict[str, Any]) -> None:
-    for name in ("id", "type", "index"):
-        if call.get(name) is None:
-            call.pop(name, None)
-    if isinstance(call.get("id"), int):
-        call["id"] = str(call["id"])
+    _keep_index(call)
+    for name in ("id", "type"):
+        keep_text(call, name)
     if is_object(call.get("function")):
         _repair_function(call["function"])
     else:
@@ -189,11 +187,10 @@ def _repair_call(call: dict[str, Any]) -> None:
 
 def _repair_function(function: dict[str, Any]) -> None:
     arguments = function.get("arguments")
-    if isinstance(arguments, (dict, list)):
-        function["arguments"] = msgspec.json.encode(arguments).decode()
+    if arguments is not None and not isinstance(arguments, str):
+        function["arguments"] = msgspec.json.encode(clean(arguments)).decode()
     for name in ("name", "arguments"):
-        if function.get(name) is None:
-            function.pop(name, None)
+        keep_text(function, name)
 
 
 def _repair_usage(body: dict[str, Any]) -> None:
@@ -202,23 +199,27 @@ def _repair_usage(body: dict[str, Any]) -> None:
         body.pop("usage", None)
         return
     for details in (usage, usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")):
-        if is_object(details):
-            for name in [name for name, value in details.items() if value is None]:
-                del details[name]
+        if not is_object(details):
+            continue
+        if math.inf in details.values():
+            body["usage"] = None  # a count that is no number makes the others doubtful
+            return
+        for name in [name for name, value in details.items() if value is None]:
+            del details[name]
     try:
         body["usage"] = msgspec.convert(usage, CompletionUsage, strict=False)
     except msgspec.ValidationError:
-        # Counts that are no numbers: keep those that are.
+        # Other shapes: keep the counts that are numbers.
         kept = {name: value for name, value in usage.items() if type(value) is int}
-        body["usage"] = (
-            CompletionUsage(
-                prompt_tokens=kept.get("prompt_tokens", 0),
-                completion_tokens=kept.get("completion_tokens", 0),
-                total_tokens=kept.get("total_tokens", 0),
-            )
-            if kept
-            else None
-        )
+        body["usage"] = msgspec.convert(kept, CompletionUsage) if kept else None
+
+
+def _keep_index(body: dict[str, Any]) -> None:
+    index = body.get("index")
+    if index is None:
+        body.pop("index", None)
+    elif index == math.inf:
+        raise msgspec.ValidationError("an index is no number of 64 bits")
 
 
 def keep_text(body: dict[str, Any], name: str) -> None:
@@ -233,21 +234,22 @@ def keep_text(body: dict[str, Any], name: str) -> None:
 def keep_number(body: dict[str, Any], name: str) -> None:
     """Make a field a whole number, in place; drop it if it is none."""
     value = body.get(name)
-    if isinstance(value, float) or (isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value)):
+    if (isinstance(value, float) and math.isfinite(value)) or (
+        isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value)
+    ):
         body[name] = int(value)
     elif type(value) is not int:
         body.pop(name, None)
 
 
-def clean(value: Any, *, spare: frozenset[str] = frozenset()) -> Any:
-    """Make every string of decoded JSON well formed, but for those that stand under a name to spare."""
+def clean(value: Any) -> Any:
+    """Make every string of decoded JSON well formed, and every number finite or None."""
     if isinstance(value, str):
         return well_formed(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, list):
-        return [clean(item, spare=spare) for item in cast("list[Any]", value)]
+        return [clean(item) for item in cast("list[Any]", value)]
     if is_object(value):
-        return {
-            well_formed(name): item if name in spare and isinstance(item, str) else clean(item, spare=spare)
-            for name, item in value.items()
-        }
+        return {well_formed(name): clean(item) for name, item in value.items()}
     return value

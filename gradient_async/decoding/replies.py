@@ -19,8 +19,9 @@ from ..types import (
     ModelList,
     ToolCallDelta,
 )
-from .faults import ErrorBody, find_error, is_object
-from .repairs import REFUSED, clean, keep_number, keep_text, loads, settle, to_completion
+from .faults import ErrorBody, find_error
+from .lenient import is_object, loads
+from .repairs import REFUSED, clean, keep_number, keep_text, settle, to_completion
 
 __all__ = ["as_chunk", "decode_completion", "decode_models", "reply_error"]
 
@@ -39,16 +40,20 @@ def decode_completion(content: bytes) -> ChatCompletion:
     problem: str
     try:
         completion = _completion_decoder.decode(content)
-        if completion.choices:
+        if completion.choices and completion._error is None:  # noqa: SLF001  # private to the package
             return _own(completion)
     except REFUSED:
         pass
     try:
         body = loads(content)
+        error = find_error(body)
         completion = _own(to_completion(body))
-        if isinstance(body.get("choices"), list):
+        if error is not None:
+            problem = f"it is an error: {error.message}"
+        elif isinstance(body.get("choices"), list):
             return completion
-        problem = "it has no choices"
+        else:
+            problem = "it has no choices"
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         problem = "nested too deep" if isinstance(error, RecursionError) else str(error)
     raise APIResponseValidationError(f"the reply is not a chat completion: {problem}")
@@ -69,6 +74,7 @@ def _own(completion: ChatCompletion) -> ChatCompletion:
     completion.attempts = 1
     for choice in completion.choices:
         settle(choice.message)
+        choice.finish_reason = choice.finish_reason or None
     completion.choices.sort(key=_index_of)
     return completion
 

@@ -13,8 +13,10 @@ from ..types import (
     AgentCompletionParams,
     ChatCompletionMessage,
     ChatCompletionParams,
+    Model,
     NotGiven,
 )
+from .lenient import is_object
 
 __all__ = ["check_params", "encode_request", "known_params", "message_to_dict"]
 
@@ -90,14 +92,12 @@ def encode_request(
     body = dict(params)
     if stream is not None:
         body["stream"] = stream
-    if extra_body is not None:
-        body.update(extra_body)
+    body.update(
+        {name: value for name, value in (extra_body or {}).items() if not isinstance(value, NotGiven)}
+    )
     messages = body.get("messages")
     if isinstance(messages, list):
-        body["messages"] = [
-            message_to_dict(message) if isinstance(message, ChatCompletionMessage) else message
-            for message in cast("list[Any]", messages)
-        ]
+        body["messages"] = [_message(message) for message in cast("list[Any]", messages)]
     problem: str
     try:
         return msgspec.json.encode(body, enc_hook=_plain)
@@ -106,23 +106,55 @@ def encode_request(
     raise InvalidRequestError(f"the request can't be written as JSON: {problem}")
 
 
+def _message(message: Any) -> Any:
+    if isinstance(message, ChatCompletionMessage):
+        return message_to_dict(message)
+    if isinstance(message, Mapping):
+        entry = cast("Mapping[str, Any]", message)
+        # Parts of a reply may stand in a dictionary: `{"role": "assistant", "tool_calls": reply.tool_calls}`.
+        return {name: _part(value) for name, value in entry.items() if not isinstance(value, NotGiven)}
+    return message
+
+
+def _part(value: Any) -> Any:
+    if isinstance(value, Model):
+        return value.to_dict()
+    return [_part(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
+
+
 def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
     """Turn a reply's message into a message of the next request.
 
     The role stays, fields that are None go, ``content`` stays null beside tool calls. Content that came
-    as parts goes back as parts.
+    as parts goes back as parts; text that came beside them is one more.
     """
     data = {name: value for name, value in message.to_dict().items() if name != "role"}
     parts = data.pop("content_parts", None)
-    if parts is not None:
-        data["content"] = parts
-        data.pop("reasoning_content", None)  # it is in the parts
+    if parts:
+        data["content"] = _with_text(parts, message.content)
+        if any(is_object(part) and "thinking" in part for part in parts):
+            data.pop("reasoning_content", None)  # it is in the parts
     elif "tool_calls" in data or "function_call" in data:
         data.setdefault("content", None)
     audio = data.get("audio")
     if isinstance(audio, dict) and "id" in audio:
         data["audio"] = {"id": cast("dict[str, Any]", audio)["id"]}  # the API takes back its name only
     return {"role": message.role, **data}
+
+
+def _with_text(parts: list[Any], content: str | None) -> list[Any]:
+    """Return the parts of a message with all of its text: servers mix parts and plain strings."""
+    texts: list[str] = []
+    others: list[Any] = []
+    for part in parts:
+        text = part.get("text") if is_object(part) else part
+        if isinstance(text, str):
+            texts.append(text)
+        else:
+            others.append(part)
+    if not content or "".join(texts) == content:
+        return parts
+    return [*others, {"type": "text", "text": content}]
 
 
 def _plain(value: Any) -> Any:
@@ -161,9 +193,6 @@ def _validate(given: dict[str, Any], *, stream: bool, agent: bool) -> None:
         refused = error
     else:
         _validate_messages(given["messages"])
-        for name, value in given.items():
-            if isinstance(value, float) and value != value:  # noqa: PLR0124  # only NaN differs from itself
-                raise _invalid(name, value, "expected a number")
         if given.get("top_logprobs") is not None and given.get("logprobs") is not True:
             raise _invalid("top_logprobs", given["top_logprobs"], "it goes only with logprobs=True")
         if given.get("stream_options") is not None and not stream:

@@ -25,8 +25,10 @@ __all__ = [
 
 Phase = Literal["connect", "send", "response", "body", "first_token", "idle", "total"]
 
-# C0, DEL and C1 controls, line and paragraph separators, and the marks that turn text around.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# C0, DEL and C1 controls, line and paragraph separators, the marks that turn text around, lone surrogates.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def escape(text: str, limit: int = 500) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..types import Headers
@@ -133,27 +134,41 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
     529: OverloadedError,
 }
 
-# Codes and types that servers put into an error event, where no status tells what it is.
+# Codes and types that servers put into an error event, where no status tells what it is; without case,
+# spaces and underscores, in which servers differ.
 _STATUS_OF_WORD = {
     "unauthorized": 401,
-    "authentication_error": 401,
-    "invalid_api_key": 401,
+    "unauthenticated": 401,
+    "authenticationerror": 401,
+    "invalidapikey": 401,
+    "invalidkey": 401,
     "forbidden": 403,
-    "permission_error": 403,
-    "not_found": 404,
-    "not_found_error": 404,
-    "too_many_requests": 429,
-    "rate_limit_error": 429,
-    "rate_limit_exceeded": 429,
-    "insufficient_quota": 429,
-    "invalid_request_error": 400,
+    "permissiondenied": 403,
+    "permissionerror": 403,
+    "notfound": 404,
+    "notfounderror": 404,
+    "modelnotfound": 404,
+    "toomanyrequests": 429,
+    "ratelimiterror": 429,
+    "ratelimitexceeded": 429,
+    "ratelimitreached": 429,
+    "resourceexhausted": 429,
+    "insufficientquota": 429,
+    "badrequest": 400,
+    "badrequesterror": 400,
+    "invalidargument": 400,
+    "invalidrequest": 400,
+    "invalidrequesterror": 400,
     "overloaded": 503,
-    "overloaded_error": 503,
-    "server_error": 500,
-    "api_error": 500,
-    "internal_server_error": 500,
+    "overloadederror": 503,
+    "serviceunavailable": 503,
+    "unavailable": 503,
+    "servererror": 500,
+    "apierror": 500,
+    "internalerror": 500,
+    "internalservererror": 500,
     "timeout": 504,
-    "timeout_error": 504,
+    "timeouterror": 504,
 }
 
 _QUOTA_CODES = frozenset({"insufficient_quota", "quota_exceeded", "billing_hard_limit_reached"})
@@ -183,6 +198,7 @@ def status_of_words(*words: str | None) -> int:
             continue
         if word.isdecimal() and len(word) == 3:  # noqa: PLR2004  # an HTTP status as text
             return int(word)
-        if word in _STATUS_OF_WORD:
-            return _STATUS_OF_WORD[word]
+        status = _STATUS_OF_WORD.get(re.sub("[ _-]", "", word).lower())
+        if status is not None:
+            return status
     return 0
