@@ -2,7 +2,7 @@
 
 from .core import ChatCompletionStream
 from .manager import StreamManager
-from .source import Timing
+from .timing import Timing
 from .views import ChoiceStream, EventStream, RawStream, TextStream
 
 __all__ = [

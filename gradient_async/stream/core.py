@@ -8,16 +8,15 @@ from operator import length_hint
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-import msgspec
-
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
 from ..errors import ResponseInfo, StreamError, StreamLimitError
 from ..events import EventBuilder
 from ..types import ChatCompletion, ChatCompletionChunk, Headers, RateLimits
-from .lanes import Lane, Mark, catch_up, mark_of
+from .choices import Choices
 from .raw import undelivered
-from .source import Source, Timing
+from .source import Source
+from .timing import Timing
 from .views import ChoiceStream, EventStream, RawStream, TextStream
 
 if TYPE_CHECKING:
@@ -75,12 +74,9 @@ class ChatCompletionStream:
         # One task reads at a time, for all.
         self._reading = False
         self._waiters: list[asyncio.Future[None]] = []
-        # Once a choice has a reader of its own, chunks go to lanes; the cursor has one too, if it was used.
-        self._lanes: dict[int, Lane] = {}
-        self._marks: dict[int, Mark] | None = None
-        self._main: Lane | None = None
+        # Once a choice has a reader of its own, chunks go to lanes, the cursor's own among them.
+        self._choices: Choices | None = None
         self._main_used = False
-        self._like = ChatCompletionChunk()
 
     # The cursor
 
@@ -95,8 +91,8 @@ class ChatCompletionStream:
     async def _next_chunk(self) -> ChatCompletionChunk:
         self._main_used = True
         while True:
-            if self._marks is not None:
-                main = self._main = self._main or Lane(self._limits.buffered_bytes)
+            if self._choices is not None:
+                main = self._choices.open_main()
                 if main:
                     return main.take()
                 if main.overflowed:
@@ -137,11 +133,12 @@ class ChatCompletionStream:
 
     def _receive(self, batch: list[ChatCompletionChunk]) -> None:
         self._assembled = 0
-        if self._marks is None:
+        if self._choices is None:
             self._batch = batch
             self._ready = iter(batch)
         else:
-            self._distribute(batch)
+            self._assemble(batch)
+            self._choices.put(batch)
 
     def settle(self) -> None:
         """Assemble what the cursor has passed."""
@@ -230,47 +227,17 @@ class ChatCompletionStream:
         Args:
             index: Which choice, from 0. One that never comes ends empty.
         """
-        lane = self._lanes.get(index)
-        if lane is None:
-            lane = Lane(self._limits.buffered_bytes)
-            self._open_lane(index, lane)
-        return ChoiceStream(self, index, lane)
-
-    def _open_lane(self, index: int, lane: Lane) -> None:
-        if self._marks is None:
+        if self._choices is None:
             self.settle()
-            self._marks = {known: mark_of(state) for known, state in self._assembler.choices.items()}
-            self._main = Lane(self._limits.buffered_bytes) if self._main_used else None
-            rest = self._pass_all_unassembled()
-            self._lanes[index] = lane
-            self._distribute(rest)
-            return
-        self._lanes[index] = lane
-        state = self._assembler.choices.get(index)
-        if state is not None:
-            missed = catch_up(state, self._marks.get(index, Mark()), self._like)
-            if missed is not None:
-                lane.put(missed)
-
-    def _pass_all_unassembled(self) -> list[ChatCompletionChunk]:
-        rest = list(self._ready)
-        self._batch = []
-        self._ready = iter(self._batch)
-        self._assembled = 0
-        return rest
-
-    def _distribute(self, chunks: list[ChatCompletionChunk]) -> None:
-        """Assemble chunks and put them into the lanes of those who want them."""
-        self._assemble(chunks)
-        for chunk in chunks:
-            self._like = chunk
-            if self._main is not None:
-                self._main.put(chunk)
-            for choice in chunk.choices:
-                lane = self._lanes.get(choice.index)
-                if lane is not None:
-                    alone = len(chunk.choices) == 1
-                    lane.put(chunk if alone else msgspec.structs.replace(chunk, choices=[choice], usage=None))
+            rest = list(self._ready)
+            self._choices = Choices(self._assembler, self._limits.buffered_bytes, main=self._main_used)
+            lane = self._choices.open(index)
+            self._batch = []
+            self._ready = iter(self._batch)
+            self._receive(rest)
+        else:
+            lane = self._choices.open(index)
+        return ChoiceStream(self, index, lane)
 
     def overflow(self, who: str) -> StreamLimitError:
         """Make the error of a reader that fell too far behind."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from array import array
 from typing import TYPE_CHECKING, Literal
-
-import msgspec
 
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
@@ -21,35 +18,19 @@ from ..errors import (
     StreamProtocolError,
     StreamTimeoutError,
     StreamTruncatedError,
-    escape,
 )
 from ..types import ChatCompletion, ChatCompletionChunk
+from .sniff import what_is
+from .timing import Pace, Timing
 
 if TYPE_CHECKING:
     from ..session import Reply
 
-__all__ = ["Source", "Timing"]
+__all__ = ["Source"]
 
 # Slices of about 8 kB decoded in a row before the loop gets a turn.
 _SLICES_PER_TURN = 8
 _HEAD = 200  # bytes of a body to show in an error
-_STREAM_TYPES = frozenset({"", "text/event-stream", "application/octet-stream", "text/plain"})
-
-
-class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How long things took, in seconds.
-
-    Attributes:
-        headers: From the request sent to the reply's headers.
-        first_token: From the request sent to the first content; None if none came yet.
-        gaps: Between reads that brought content: between tokens, where each comes in a read of its own.
-        total: From the call to the end of the stream, or to now.
-    """
-
-    headers: float
-    first_token: float | None
-    gaps: list[float]
-    total: float
 
 
 class Source:
@@ -76,14 +57,11 @@ class Source:
         "_body",
         "_broken",
         "_bytes",
-        "_content_at",
-        "_ended_at",
         "_eof",
-        "_first_at",
         "_fresh",
-        "_gaps",
         "_limits",
         "_loop",
+        "_pace",
         "_read_at",
         "_reply",
         "_slices",
@@ -124,10 +102,7 @@ class Source:
         self._bytes = 0
         self._slices = 0
         self._read_at = 0.0
-        self._first_at: float | None = None
-        self._content_at = 0.0
-        self._ended_at: float | None = None
-        self._gaps = array("d")
+        self._pace = Pace()
 
     async def advance(self, *, one_read: bool = False) -> list[ChatCompletionChunk]:
         """Return the next chunks; none at the end.
@@ -179,9 +154,11 @@ class Source:
         self.received = data
         if not self._sniffed:
             self._sniffed = True
-            if self._is_json(data):
+            kind = what_is(data, self._reply.headers.get("content-type", ""))
+            if kind == "json":
                 return await self._read_buffered(data)
-            if self.error is not None:
+            if isinstance(kind, StreamProtocolError):
+                self.fail(kind)
                 return []
         self._fresh = True
         self.decoder.push(data)
@@ -217,38 +194,10 @@ class Source:
 
     def _content_came(self) -> None:
         self._fresh = False
-        now = self._read_at
-        if self._first_at is None:
-            self._first_at = now
-        else:
-            self._gaps.append(now - self._content_at)
-        self._content_at = now
+        self._pace.content(self._read_at)
         self._body.allow(self._timeout.idle)
 
     # What a server may send in place of a stream
-
-    def _is_json(self, data: bytes) -> bool:
-        """Look at the first bytes: a stream, a whole reply that ignores ``stream=True``, or neither."""
-        kind = self._reply.headers.get("content-type", "").partition(";")[0].strip().lower()
-        head = data.removeprefix(b"\xef\xbb\xbf").lstrip()
-        if head[:1] in {b"{", b"["}:
-            return True
-        # Some servers call their streams JSON.
-        is_stream = b":" in head.partition(b"\n")[0] and head[:1] != b"<"
-        if kind == "application/json" and not is_stream:
-            return True
-        if (
-            kind != "text/event-stream"
-            and head
-            and not (is_stream and kind in {*_STREAM_TYPES, "application/json"})
-        ):
-            shown = escape(data[:_HEAD].decode("utf-8", "replace"), _HEAD)
-            self.fail(
-                StreamProtocolError(
-                    f"the reply is {escape(kind, 80) or 'of no type'}, not an event stream; it begins with {shown!r}"
-                )
-            )
-        return False
 
     async def _read_buffered(self, data: bytes) -> list[ChatCompletionChunk]:
         """Read a whole JSON reply; turn a completion into one chunk."""
@@ -312,7 +261,7 @@ class Source:
 
     def _timed_out(self) -> StreamTimeoutError:
         total = self._body.expired == "total"
-        phase: Phase = "total" if total else "first_token" if self._first_at is None else "idle"
+        phase: Phase = "total" if total else "first_token" if self._pace.first_at is None else "idle"
         limit = self._timeout.total if total else self._body.limit
         what = "the stream did not end" if total else "no content came"
         return StreamTimeoutError(
@@ -326,7 +275,7 @@ class Source:
         if assembler.complete or (self.was_buffered and assembler.seen):
             # A connection lost once all is there costs only the connection.
             self.ended = True
-            self._ended_at = self._loop.time()
+            self._pace.ended_at = self._loop.time()
         elif self._broken is not None:
             self.fail(self._broken)
         else:
@@ -358,7 +307,7 @@ class Source:
             error.events = self.decoder.events
             error.bytes_received = self._bytes
         self.error = error
-        self._ended_at = self._loop.time()
+        self._pace.ended_at = self._loop.time()
         if close:
             self._body.close()
         return error
@@ -390,10 +339,4 @@ class Source:
     def timing(self) -> Timing:
         """How long things took."""
         reply = self._reply
-        end = self._loop.time() if self._ended_at is None else self._ended_at
-        return Timing(
-            headers=reply.received - reply.sent,
-            first_token=None if self._first_at is None else self._first_at - reply.sent,
-            gaps=list(self._gaps),
-            total=end - reply.started,
-        )
+        return self._pace.timing(reply.started, reply.sent, reply.received, self._loop.time())

@@ -1,0 +1,66 @@
+"""How long things took."""
+
+from __future__ import annotations
+
+from array import array
+
+import msgspec
+
+__all__ = ["Pace", "Timing"]
+
+
+class Timing(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things took, in seconds.
+
+    Attributes:
+        headers: From the request sent to the reply's headers.
+        first_token: From the request sent to the first content; None if none came yet.
+        gaps: Between reads that brought content: between tokens, where each comes in a read of its own.
+        total: From the call to the end of the stream, or to now.
+    """
+
+    headers: float
+    first_token: float | None
+    gaps: list[float]
+    total: float
+
+
+class Pace:
+    """Clock readings of a stream as it comes; eight bytes for each that is kept.
+
+    Attributes:
+        first_at: When the first content came, on the loop's clock; None before.
+        ended_at: When the stream ended; None before.
+    """
+
+    __slots__ = ("_gaps", "_last_at", "ended_at", "first_at")
+
+    def __init__(self) -> None:
+        self.first_at: float | None = None
+        self.ended_at: float | None = None
+        self._last_at = 0.0
+        self._gaps = array("d")
+
+    def content(self, now: float) -> None:
+        """Note that a read brought content."""
+        if self.first_at is None:
+            self.first_at = now
+        else:
+            self._gaps.append(now - self._last_at)
+        self._last_at = now
+
+    def timing(self, started: float, sent: float, received: float, now: float) -> Timing:
+        """Sum up.
+
+        Args:
+            started: When the call was made, on the loop's clock.
+            sent: When the request was sent.
+            received: When the reply's headers were there.
+            now: The loop's clock.
+        """
+        return Timing(
+            headers=received - sent,
+            first_token=None if self.first_at is None else self.first_at - sent,
+            gaps=list(self._gaps),
+            total=(now if self.ended_at is None else self.ended_at) - started,
+        )
