@@ -15,8 +15,12 @@ from ..types import (
     ToolCall,
     ToolCallDelta,
 )
+from .plain import Pieces, copied, merge, weight
 
-__all__ = ["CallState", "ChoiceState", "merge"]
+__all__ = ["CallState", "ChoiceState"]
+
+# What one entry of logprobs counts for in `Limits.completion_bytes`: about what its JSON takes at least.
+_ENTRY = 16
 
 
 class CallState:
@@ -28,7 +32,7 @@ class CallState:
         name: First name that was not empty.
         type: First type that was not empty.
         arguments: Pieces of its JSON text.
-        custom: Payload of a custom call.
+        custom: Payload of a custom call; its input comes in pieces.
         extra_content: What some servers want back.
     """
 
@@ -40,7 +44,7 @@ class CallState:
         self.name = ""
         self.type = ""
         self.arguments: list[str] = []
-        self.custom: Any = None
+        self.custom: Pieces | None = None
         self.extra_content: Any = None
 
     def finished(self) -> ToolCall:
@@ -49,8 +53,8 @@ class CallState:
             id=self.id,
             type=self.type or "function",
             function=Function(name=self.name, arguments="".join(self.arguments)),
-            custom=self.custom,
-            extra_content=self.extra_content,
+            custom=None if self.custom is None else self.custom.joined(),
+            extra_content=copied(self.extra_content),
         )
 
 
@@ -72,7 +76,9 @@ class ChoiceState:
     """
 
     __slots__ = (
+        "_by_id",
         "_by_index",
+        "_next_index",
         "calls",
         "content",
         "finish_reason",
@@ -95,6 +101,8 @@ class ChoiceState:
         self.refusal: list[str] | None = None
         self.calls: list[CallState] = []
         self._by_index: dict[int, list[CallState]] = {}
+        self._by_id: dict[tuple[int | None, str], CallState] = {}  # by index and id, and by id alone
+        self._next_index = 0  # of a call that the server gives none
         self.finish_reason: str | None = None
         self.has_logprobs = False
         self.logprobs: list[TokenLogprob] | None = None
@@ -119,13 +127,13 @@ class ChoiceState:
         if known:
             if not id_:
                 return known[-1]
-            for call in reversed(known):
-                if call.id == id_:
-                    return call
+            call = self._by_id.get((index, id_))
+            if call is not None:
+                return call
             if index is not None and not (entry.function.name or entry.custom):
                 return known[-1]
         if index is None:
-            index = 1 + max((call.index for call in self.calls), default=-1)
+            index = self._next_index
         if index < 0:
             raise StreamProtocolError(f"a tool call of choice {self.index} has the index {index}")
         if index >= limit or len(self.calls) >= limit:
@@ -136,6 +144,7 @@ class ChoiceState:
         call = CallState(index)
         self.calls.append(call)
         self._by_index.setdefault(index, []).append(call)
+        self._next_index = max(self._next_index, index + 1)
         return call
 
     def add_calls(self, entries: list[ToolCallDelta], limit: int) -> int:
@@ -153,6 +162,7 @@ class ChoiceState:
             function = entry.function
             if not call.id and entry.id:
                 call.id = entry.id
+                self._by_id[call.index, entry.id] = self._by_id[None, entry.id] = call
             if not call.name and function.name:
                 call.name = function.name
             if not call.type and entry.type:
@@ -161,22 +171,29 @@ class ChoiceState:
                 call.arguments.append(function.arguments)
                 size += len(function.arguments)
             if entry.custom is not None:
-                call.custom = merge(call.custom, entry.custom)
+                if call.custom is None:
+                    call.custom = Pieces("input")
+                size += call.custom.add(entry.custom)
             if entry.extra_content is not None:
                 call.extra_content = merge(call.extra_content, entry.extra_content)
+                size += weight(entry.extra_content)
         return size
 
-    def add_logprobs(self, logprobs: ChoiceLogprobs) -> None:
-        """Add the entries of a chunk's own tokens."""
+    def add_logprobs(self, logprobs: ChoiceLogprobs) -> int:
+        """Add the entries of a chunk's own tokens; return about how many characters they are."""
         self.has_logprobs = True
+        size = 0
         if logprobs.content is not None:
             if self.logprobs is None:
                 self.logprobs = []
             self.logprobs += logprobs.content
+            size += _size(logprobs.content)
         if logprobs.refusal is not None:
             if self.refusal_logprobs is None:
                 self.refusal_logprobs = []
             self.refusal_logprobs += logprobs.refusal
+            size += _size(logprobs.refusal)
+        return size
 
     def add_rest(self, delta: ChoiceDelta) -> int:
         """Add what few servers send; return how many characters of text it holds."""
@@ -186,28 +203,25 @@ class ChoiceState:
             items: list[Any] | None = getattr(delta, name)
             if items is not None:
                 rest.setdefault(name, []).extend(items)
+                size += weight(items)
         if delta.function_call is not None:
             # The first entry is the name, those after it are pieces of the arguments.
             pieces = rest.setdefault("function_call", [""])
             pieces[0] = pieces[0] or delta.function_call.name or ""
             pieces.append(delta.function_call.arguments or "")
             size += len(pieces[-1])
-        if isinstance(delta.audio, dict):
-            audio = rest.setdefault("audio", {})
-            for name, value in cast("dict[str, Any]", delta.audio).items():
-                if name in {"data", "transcript"} and isinstance(value, str):
-                    audio.setdefault(name, []).append(value)
-                    size += len(value)
-                elif value is not None:
-                    audio[name] = value
+        if delta.audio is not None:
+            size += rest.setdefault("audio", Pieces("data", "transcript")).add(delta.audio)
         if delta.extra_content is not None:
             rest["extra_content"] = merge(rest.get("extra_content"), delta.extra_content)
+            size += weight(delta.extra_content)
         return size
 
     def finished(self) -> Choice:
         """Return it as a completion has it; pieces joined, calls ordered by index, then by opening."""
         calls = [call.finished() for call in sorted(self.calls, key=_index_of)]
         function_call = cast("list[str] | None", self.rest.get("function_call"))
+        audio = cast("Pieces | None", self.rest.get("audio"))
         return Choice(
             index=self.index,
             message=ChatCompletionMessage(
@@ -220,9 +234,9 @@ class ChoiceState:
                 if function_call is None
                 else Function(name=function_call[0], arguments="".join(function_call[1:])),
                 annotations=_copy(self.rest.get("annotations")),
-                audio=_audio(self.rest.get("audio")),
+                audio=None if audio is None else audio.joined(),
                 reasoning_details=_copy(self.rest.get("reasoning_details")),
-                extra_content=self.rest.get("extra_content"),
+                extra_content=copied(self.rest.get("extra_content")),
                 content_parts=_copy(self.rest.get("content_parts")),
             ),
             finish_reason=self.finish_reason,
@@ -232,23 +246,8 @@ class ChoiceState:
         )
 
 
-def merge(old: Any, new: Any) -> Any:
-    """Combine two pieces of an object as it came: objects by key, anything else by the newer."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        merged = dict(cast("dict[str, Any]", old))
-        for name, value in cast("dict[str, Any]", new).items():
-            merged[name] = merge(merged.get(name), value)
-        return merged
-    return cast("Any", old if new is None else new)
-
-
-def _audio(audio: dict[str, Any] | None) -> dict[str, Any] | None:
-    if audio is None:
-        return None
-    return {
-        name: "".join(cast("list[str]", value)) if isinstance(value, list) else value
-        for name, value in audio.items()
-    }
+def _size(entries: list[TokenLogprob]) -> int:
+    return sum(_ENTRY * (1 + len(entry.top_logprobs)) for entry in entries)
 
 
 def _join(pieces: list[str] | None) -> str | None:

@@ -8,7 +8,8 @@ from typing import Any
 from ..config import Limits
 from ..errors import StreamLimitError, StreamProtocolError
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage
-from .choices import ChoiceState, merge
+from .choices import ChoiceState
+from .plain import copied, merge, weight
 
 __all__ = ["CompletionAssembler"]
 
@@ -29,6 +30,7 @@ class CompletionAssembler:
     """
 
     __slots__ = (
+        "_extras",
         "_limits",
         "_max_choices",
         "_n",
@@ -37,10 +39,11 @@ class CompletionAssembler:
         "choices",
         "created",
         "done",
-        "extras",
         "id",
         "model",
         "seen",
+        "service_tier",
+        "system_fingerprint",
         "usage",
     )
 
@@ -55,7 +58,9 @@ class CompletionAssembler:
         self.id = ""
         self.model = ""
         self.created = 0
-        self.extras: dict[str, Any] = {}
+        self.system_fingerprint: str | None = None
+        self.service_tier: str | None = None
+        self._extras: dict[str, Any] = {}
         self.seen = False
         self.done = False
 
@@ -80,7 +85,7 @@ class CompletionAssembler:
         """
         states = self.choices
         for chunk in chunks:
-            if not self.id or not self.model:
+            if not self.id or not self.model or not self.created:
                 self._head(chunk)
             for choice in chunk.choices:
                 state = states.get(choice.index)
@@ -117,18 +122,16 @@ class CompletionAssembler:
                 ):
                     self._size += state.add_rest(delta)
                 if choice.logprobs is not None:
-                    state.add_logprobs(choice.logprobs)
+                    self._size += state.add_logprobs(choice.logprobs)
                 if choice.finish_reason is not None:
                     state.finish_reason = choice.finish_reason
             if chunk.usage is not None:
                 self.usage = chunk.usage
-            if (
-                chunk.system_fingerprint is not None
-                or chunk.service_tier is not None
-                or chunk.retrieval is not None
-                or chunk.functions is not None
-                or chunk.guardrails is not None
-            ):
+            if self.system_fingerprint is None:
+                self.system_fingerprint = chunk.system_fingerprint
+            if self.service_tier is None:
+                self.service_tier = chunk.service_tier
+            if chunk.retrieval is not None or chunk.functions is not None or chunk.guardrails is not None:
                 self._add_extras(chunk)
         limit = self._limits.completion_bytes
         if limit is not None and self._size > limit:
@@ -172,7 +175,9 @@ class CompletionAssembler:
             model=self.model,
             usage=self.usage,
             choices=[self.choices[index].finished() for index in sorted(self.choices)],
-            **self.extras,
+            system_fingerprint=self.system_fingerprint,
+            service_tier=self.service_tier,
+            **{name: copied(value) for name, value in self._extras.items()},
         )
 
     def _head(self, chunk: ChatCompletionChunk) -> None:
@@ -196,9 +201,8 @@ class CompletionAssembler:
         return state
 
     def _add_extras(self, chunk: ChatCompletionChunk) -> None:
-        for name in ("system_fingerprint", "service_tier"):
-            if self.extras.get(name) is None and getattr(chunk, name) is not None:
-                self.extras[name] = getattr(chunk, name)
         for name in ("retrieval", "functions", "guardrails"):
-            if getattr(chunk, name) is not None:
-                self.extras[name] = merge(self.extras.get(name), getattr(chunk, name))
+            piece = getattr(chunk, name)
+            if piece is not None:
+                self._extras[name] = merge(self._extras.get(name), piece)
+                self._size += weight(piece)

@@ -118,7 +118,10 @@ def _message(message: Any) -> Any:
 
 def _part(value: Any) -> Any:
     if isinstance(value, Model):
-        return value.to_dict()
+        data = value.to_dict()
+        if "custom" in data:
+            data.pop("function", None)  # empty beside it, and refused
+        return data
     return [_part(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
@@ -129,6 +132,8 @@ def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
     as parts goes back as parts; text that came beside them is one more.
     """
     data = {name: value for name, value in message.to_dict().items() if name != "role"}
+    if message.tool_calls is not None:
+        data["tool_calls"] = _part(message.tool_calls)
     parts = data.pop("content_parts", None)
     if parts:
         data["content"] = _with_text(parts, message.content)
