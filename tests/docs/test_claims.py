@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import re
 from typing import get_args, get_type_hints
@@ -44,6 +45,21 @@ def test_reference_has_every_public_name() -> None:
         if not re.search(rf"\b{name}\b", reference) and name not in {"NOT_GIVEN", "omit", "__version__"}
     ]
     assert [] == missing
+
+
+def test_reference_names_what_there_is() -> None:
+    """Every target of the reference can be imported, so that building it does not fail."""
+    module = ""
+    found = 0
+    for kind, target in re.findall(r"^\.\. (currentmodule|auto\w+):: (\S+)", read("api.md"), re.MULTILINE):
+        if kind in {"currentmodule", "automodule"}:
+            importlib.import_module(target)
+            module = target
+            continue
+        home, _, name = target.rpartition(".")
+        assert hasattr(importlib.import_module(home or module), name), target
+        found += 1
+    assert found > 0
 
 
 def test_reference_describes_every_parameter() -> None:
