@@ -195,6 +195,7 @@ class Server:
             await asyncio.gather(*running, return_exceptions=True)
             for wire in running.values():
                 await wire.lost.wait()
+            await asyncio.sleep(0)  # lets the tasks' callbacks take them off the list
         await listener.wait_closed()
         failures = self._service.failures
         if error is not None:
