@@ -59,6 +59,7 @@ def to_chunk(body: Any) -> ChatCompletionChunk:
         for name, text in kept.items():
             setattr(choice.delta, name, text)
         settle(choice.delta)
+        choice.finish_reason = choice.finish_reason or None
     return chunk
 
 
@@ -104,7 +105,6 @@ def _repair_choice(choice: dict[str, Any], part: str) -> None:
     if choice.get(part) is None:
         choice.pop(part, None)
     keep_text(choice, "finish_reason")
-    choice["finish_reason"] = choice.get("finish_reason") or None
     choice["logprobs"] = _repaired_logprobs(clean(choice.get("logprobs")))
     if is_object(choice.get(part)):
         _repair_message(choice[part])

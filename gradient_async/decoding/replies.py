@@ -74,7 +74,6 @@ def _own(completion: ChatCompletion) -> ChatCompletion:
     completion.attempts = 1
     for choice in completion.choices:
         settle(choice.message)
-        choice.finish_reason = choice.finish_reason or None
     completion.choices.sort(key=_index_of)
     return completion
 
