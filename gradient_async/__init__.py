@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .client import (
         APIResponse,
@@ -150,8 +152,6 @@ __all__ = [
     "__version__",
     "omit",
 ]
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "client": (

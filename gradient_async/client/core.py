@@ -8,6 +8,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from .._version import __version__
 from ..call import Call
 from ..config import Endpoints, Limits, Retry, Secret, Timeout, check_headers, resolve
 from ..errors import ConfigurationError
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from .raw import RawClient, StreamingClient
 
 __all__ = ["AsyncGradient"]
-
-VERSION = "0.1.0"
 
 _KEYS = frozenset({"model_access_key", "agent_access_key", "access_token", "api_key"})
 
@@ -277,7 +276,7 @@ class AsyncGradient:
         headers = {
             "Accept": "text/event-stream" if stream else "application/json",
             "Accept-Encoding": "identity",
-            "User-Agent": f"gradient_async/{VERSION}",
+            "User-Agent": f"gradient_async/{__version__}",
         }
         if body is not None:
             headers["Content-Type"] = "application/json"

@@ -60,7 +60,9 @@ def connection_error(
         return APIConnectionError(
             f"TLS with {host} failed: {why}; nothing was sent", request=request, phase="connect", code="tls"
         )
-    if isinstance(cause, (aiohttp.ConnectionTimeoutError, TimeoutError)) and phase == "connect":
+    if isinstance(cause, aiohttp.ConnectionTimeoutError) or (
+        isinstance(cause, TimeoutError) and phase == "connect"
+    ):
         return APITimeoutError(
             f"no connection to {host} within the connect timeout; nothing was sent",
             request=request,

@@ -45,9 +45,10 @@ class Watch:
         return aiohttp.ClientTimeout(total=None, sock_connect=self._call.timeout.connect)
 
     def start(self, *, foreign: bool) -> None:
-        """A foreign session has none of our signals: one limit for connection and reply together."""
-        if foreign and self.limit is not None:
-            self._until(self.limit + (self._call.timeout.connect or 0.0))
+        """Begin. A foreign session sends no signals: what is lost there may have been sent already."""
+        if foreign:
+            self.phase = "response"
+            self._until(None if self.limit is None else self.limit + (self._call.timeout.connect or 0.0))
 
     def connecting(self) -> None:
         """A connection is being made."""
