@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
             for row in rows:
                 print(json.dumps({"benchmark": name, **row}))
             continue
-        print(f"\n{name}: {sys.modules[BENCHMARKS[name].__module__].__doc__.splitlines()[0]}")
+        print(f"\n{name}: {(sys.modules[BENCHMARKS[name].__module__].__doc__ or '').partition(chr(10))[0]}")
         for row in rows:
             print("  " + "  ".join(f"{key}={value}" for key, value in row.items()))
     return 0

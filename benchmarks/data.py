@@ -7,9 +7,35 @@ from typing import Any
 
 import msgspec
 
-WORDS = (
-    ["", "the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with", "his", "they", "I", "at", "be", "this", "have", "from", "or"]
-)
+WORDS = [
+    "",
+    "the",
+    "of",
+    "and",
+    "a",
+    "to",
+    "in",
+    "is",
+    "you",
+    "that",
+    "it",
+    "he",
+    "was",
+    "for",
+    "on",
+    "are",
+    "as",
+    "with",
+    "his",
+    "they",
+    "I",
+    "at",
+    "be",
+    "this",
+    "have",
+    "from",
+    "or",
+]
 
 
 def chunk(index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
