@@ -1,0 +1,180 @@
+"""`ChunkDecoder` raises what servers say went wrong, and what is no chunk, after the chunks before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from wire import DONE, contents, decoded, event, raw, refused, run, text
+
+from gradient_async.assembly import CompletionAssembler
+from gradient_async.decoding import ChunkDecoder
+from gradient_async.errors import StreamError, StreamLimitError, StreamProtocolError, StreamServerError
+
+ERRORS: dict[str, tuple[bytes, str, str | None, str | None, str | None]] = {
+    "OpenAI": (raw('{"error":{"message":"busy","type":"server_error","code":"overloaded","param":"n"}}'), "busy", "overloaded", "server_error", "n"),
+    "text": (raw('{"error":"upstream died"}'), "upstream died", None, None, None),
+    "text with a code": (raw('{"code":"bad","error":"no","error_type":"validation"}'), "no", "bad", "validation", None),
+    "DigitalOcean": (raw('{"id":"server_error","message":"oops","request_id":"r-1"}'), "oops", "server_error", None, None),
+    "Anthropic": (raw('{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}'), "Overloaded", None, "overloaded_error", None),
+    "FastAPI": (raw('{"detail":"Not allowed"}'), "Not allowed", None, None, None),
+    "FastAPI list": (raw('{"detail":[{"loc":["body","n"],"msg":"too big","type":"v"},{"msg":"bad"}]}'), "body.n: too big; bad", None, None, None),
+    "code alone": (raw('{"code":529}'), "no message", "529", None, None),
+    "named": (b"event: error\n" + raw('{"message":"full","code":529}'), "full", "529", None, None),
+    "named text": (b"event: error\ndata: it broke\n\n", "it broke", None, None, None),
+    "named list": (b"event: error\n" + raw('[{"error":{"message":"listed","code":400}}]'), "listed", "400", None, None),
+    "named chunk": (b"event: error\n" + text("a"), "no message", None, None, None),
+    "with choices": (event({"index": 0, "delta": {"content": ""}, "finish_reason": "error"}, error={"code": 502, "message": "gone"}), "gone", "502", None, None),
+    "with no choices": (event(error={"message": "gone"}), "gone", None, None, None),
+    "choices null": (raw('{"choices":null,"message":"m"}'), "m", None, None, None),
+    "empty": (raw('{"error":{}}'), "no message", None, None, None),
+    "bad UTF-8": (b'data: {"error":"\xff"}\n\n', "\ufffd", None, None, None),
+    "odd numbers": (raw('{"error":{"message":"m","code":1e999,"x":NaN}}'), "m", "inf", None, None),
+}  # fmt: skip
+
+
+class TestErrors:
+    @pytest.mark.parametrize(("wire", "message", "code", "kind", "param"), ERRORS.values(), ids=ERRORS)
+    def test_of_every_shape(
+        self, wire: bytes, message: str, code: str | None, kind: str | None, param: str | None
+    ) -> None:
+        """An error inside the stream is raised after the chunks before it, and what follows it is not read."""
+        chunks, error = refused(text("a") + text("b") + wire + text("c") + DONE)
+        assert ["a", "b"] == contents(chunks)
+        assert isinstance(error, StreamServerError)
+        assert message in error.message
+        assert (code, kind, param) == (error.code, error.type, error.param)
+        assert (3, None) == (error.events, error.partial)
+
+    def test_request_id_and_body_are_kept(self) -> None:
+        _, error = refused(ERRORS["DigitalOcean"][0])
+        assert "r-1" == error.request_id
+        assert {"id": "server_error", "message": "oops", "request_id": "r-1"} == error.body
+
+    def test_text_is_escaped_and_cut(self) -> None:
+        body = {"error": {"message": "a\r\nb\x1b[2J\u202e" + "x" * 600, "code": "c\nd" + "y" * 600}}
+        _, error = refused(raw(json.dumps(body)))
+        assert error.message.isprintable()
+        assert "a\\r\\nb\\x1b[2J\\u202e" in error.message
+        assert len(error.message) < 800
+        assert body == error.body, "raw in the body"
+
+    @pytest.mark.parametrize("field", ["null", "false", "0"])
+    def test_no_error_is_no_error(self, field: str) -> None:
+        chunks, decoder = decoded(
+            text("a", error=json.loads(field)) + event(error=json.loads(field)) + raw(f'{{"error":{field}}}')
+        )
+        assert (["a"], 3) == (contents(chunks), len(chunks))
+        assert 0 == decoder.anomalies
+
+    @pytest.mark.parametrize("field", ["{}", '""', "[]"])
+    def test_an_empty_error_beside_choices_is_none(self, field: str) -> None:
+        chunks, _ = decoded(
+            text("a", error=json.loads(field)) + event(error=json.loads(field), usage={"total_tokens": 1})
+        )
+        assert 2 == len(chunks)
+
+    def test_words_beside_choices_are_no_error(self) -> None:
+        """Some gateways say that all is well in every chunk."""
+        chunks, _ = decoded(text("a", code=200, message="success") + event(code=200, message="success"))
+        assert 2 == len(chunks)
+
+    def test_an_object_without_choices_is_an_empty_chunk(self) -> None:
+        chunks, _ = decoded(raw("{}") + raw('{"id":"x","object":"ping"}') + text("a"))
+        assert [[], []] == [chunk["choices"] for chunk in chunks[:2]]
+
+    def test_one_error_ends_it_all(self) -> None:
+        decoder = ChunkDecoder()
+        assert 1 == len(decoder.feed(text("a") + raw('{"error":"x"}')))
+        calls: list[Callable[[], object]] = [
+            lambda: decoder.feed(b""),
+            lambda: decoder.feed(text("b")),
+            decoder.pull,
+            decoder.close,
+        ]
+        for call in calls:
+            with pytest.raises(StreamServerError) as raised:
+                call()
+            assert decoder.error is raised.value
+        assert 0 == decoder.pending
+
+    def test_skip_never_skips_errors(self) -> None:
+        chunks, error = refused(raw("nonsense") + text("a") + raw('{"error":"x"}'), on_bad_event="skip")
+        assert (["a"], "StreamServerError") == (contents(chunks), type(error).__name__)
+
+
+BAD = {
+    "not JSON": b"data: {nonsense\n\n",
+    "text": b"data: hello\n\n",
+    "number": raw("1"),
+    "string": raw('"x"'),
+    "list": raw("[]"),
+    "true": raw("true"),
+    "nested lists": b"data: " + b"[" * 200_000 + b"\n\n",
+    "nested objects": b'data: {"x":' + b'{"a":' * 100_000 + b"1" + b"}" * 100_000 + b"}\n\n",
+    "choices no list": raw('{"choices":"x"}'),
+    "choice null": raw('{"choices":[null]}'),
+    "delta no object": raw('{"choices":[{"delta":5}]}'),
+    "content a number": raw('{"choices":[{"delta":{"content":5}}]}'),
+    "index no number": raw('{"choices":[{"index":"x","delta":{}}]}'),
+    "index a fraction": raw('{"choices":[{"index":0.5,"delta":{}}]}'),
+    "index too big": raw('{"choices":[{"index":' + "9" * 5000 + ',"delta":{}}]}'),
+    "index infinite": raw('{"choices":[{"index":1e999,"delta":{}}]}'),
+    "tool calls no list": raw('{"choices":[{"delta":{"tool_calls":5}}]}'),
+    "tool call null": raw('{"choices":[{"delta":{"tool_calls":[null]}}]}'),
+    "tool index infinite": raw('{"choices":[{"delta":{"tool_calls":[{"index":NaN}]}}]}'),
+    "tool index too big": raw('{"choices":[{"delta":{"tool_calls":[{"index":' + "9" * 5000 + "}]}}]}"),
+}
+
+
+class TestBadEvents:
+    @pytest.mark.parametrize("wire", BAD.values(), ids=BAD)
+    def test_raise_after_the_chunks_before(self, wire: bytes) -> None:
+        """One error that says which event, and how it begins."""
+        decoder = ChunkDecoder()
+        chunks, error = run(decoder, [text("a") + text("b") + wire + text("c")])
+        assert ["a", "b"] == contents(chunks)
+        assert isinstance(error, StreamProtocolError)
+        assert "event 3 of the stream is not a chat completion chunk" in error.message
+        assert wire[6:20].decode().strip()[:14] in error.message
+        assert error.message.isprintable()
+        assert len(error.message) < 1200
+        assert wire[6:-2].decode()[:200] == error.body
+        assert (3, None) == (error.events, error.partial)
+
+    @pytest.mark.parametrize("name", ["not JSON", "number", "choice null"])
+    def test_wherever_they_are_cut(self, name: str) -> None:
+        chunks, _ = refused(text("a") + BAD[name] + text("c"))
+        assert ["a"] == contents(chunks)
+
+    @pytest.mark.parametrize("wire", BAD.values(), ids=BAD)
+    def test_are_skipped_if_that_is_wanted(self, wire: bytes) -> None:
+        """For gateways that mix other text into the stream: skipped, and counted."""
+        decoder = ChunkDecoder(on_bad_event="skip")
+        chunks, error = run(decoder, [text("a") + wire + text("c") + DONE])
+        assert (["a", "c"], None) == (contents(chunks), error)
+        assert (3, 1, True) == (decoder.events, decoder.anomalies, decoder.done)
+
+    def test_strict_and_skip(self) -> None:
+        chunks, decoder = decoded(
+            text("a").replace(b'"a"', b'"\xff"') + text("b"), strict=True, on_bad_event="skip"
+        )
+        assert (["b"], 1) == (contents(chunks), decoder.anomalies)
+
+    @pytest.mark.parametrize(
+        ("index", "kind"),
+        [
+            ("-1", StreamProtocolError),
+            ("1000000000", StreamLimitError),
+            ("9" * 30, StreamLimitError),
+            ('"1000000000"', StreamLimitError),
+        ],
+    )
+    def test_indices_are_judged_by_who_assembles(self, index: str, kind: type[StreamError]) -> None:
+        """A chunk of any 64-bit index decodes; assembling it is refused without allocating anything."""
+        chunks = ChunkDecoder().feed(raw(f'{{"choices":[{{"index":{index},"delta":{{"content":"a"}}}}]}}'))
+        assembler = CompletionAssembler()
+        with pytest.raises(kind):
+            assembler.add(chunks[0])
+        assert [] == assembler.completion.choices
