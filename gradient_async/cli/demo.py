@@ -1,0 +1,125 @@
+"""``gradient-async demo``: what the library does, live, against a simulated model on this machine."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import Any
+
+from ..client import AsyncGradient
+from ..events import FunctionToolCallArgumentsDeltaEvent, ToolCallStartEvent
+from ..stream import ChatCompletionStream
+from .chat import show
+from .render import make_view, on_terminal
+from .text import printable, say, tool_line, write
+
+__all__ = ["demo"]
+
+_MODEL = "llama3.3-70b-instruct"
+_TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Tell the weather of a city",
+            "parameters": {
+                "type": "object",
+                "properties": {"city": {"type": "string"}},
+                "required": ["city"],
+            },
+        },
+    }
+]
+
+
+async def demo() -> int:
+    """Await, stream with tools and log probabilities, and read three choices at once; return 0."""
+    from ..testing import serve  # noqa: PLC0415  # the demo's own server
+
+    delay = 0.02 if on_terminal() else 0.002
+    async with (
+        serve(delay=delay) as server,
+        AsyncGradient(inference_endpoint=server.url, model_access_key="demo") as client,
+    ):
+        say(f"A simulated model answers at {server.url}: real HTTP, no key, no network.")
+        await _await_one(client)
+        await _stream_tools(client)
+        await _stream_logprobs(client)
+        await _stream_choices(client)
+        say(
+            f"\n{len(server.requests)} requests over {server.connections} connection(s). Next: gradient-async chat --local 'Tell me a story'"
+        )
+    return 0
+
+
+def _title(text: str) -> None:
+    say(f"\n\033[1m{text}\033[0m" if on_terminal() else f"\n{text}")
+
+
+def _took(stream: ChatCompletionStream) -> None:
+    timing = stream.timing
+    first = 0.0 if timing.first_token is None else timing.first_token
+    gap = statistics.median(timing.gaps) if timing.gaps else 0.0
+    say(
+        f"  [first token after {1000 * first:.1f} ms, then one read every {1000 * gap:.1f} ms, "
+        f"{1000 * timing.total:.0f} ms in all; complete: {'yes' if stream.completed else 'no'}]"
+    )
+
+
+async def _await_one(client: AsyncGradient) -> None:
+    _title("1. await client.chat.completions.create(...)")
+    completion = await client.chat.completions.create(
+        model=_MODEL, messages=[{"role": "user", "content": "What does a streaming client do?"}]
+    )
+    say(f"  {printable(completion.choices[0].message.content or '')}")
+    usage = completion.usage
+    total = 0 if usage is None else usage.total_tokens
+    say(
+        f"  [{completion.choices[0].finish_reason}, {total} tokens, {completion.attempts} request, id {completion.request_id}]"
+    )
+
+
+async def _stream_tools(client: AsyncGradient) -> None:
+    _title("2. async for event in stream.events(): two tool calls, assembled as they come")
+    messages: list[Any] = [{"role": "user", "content": "What is the weather in Paris and Tokyo?"}]
+    async with client.chat.completions.stream(model=_MODEL, messages=messages, tools=_TOOLS) as stream:
+        async for event in stream.events():
+            if isinstance(event, ToolCallStartEvent):
+                write(f"\n  {printable(event.name)} ")
+            elif isinstance(event, FunctionToolCallArgumentsDeltaEvent):
+                write(f"·{printable(event.arguments_delta)}")
+        say()
+        completion = await stream.completion()
+    message = completion.choices[0].message
+    messages.append(message)
+    for call in message.tool_calls or ():
+        say(f"  -> {tool_line(call)}")
+        result = json.dumps({"temperature": 21, "sky": "clear"})
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
+    _took(stream)
+    async with client.chat.completions.stream(model=_MODEL, messages=messages, tools=_TOOLS) as stream:
+        write("  ")
+        async for text in stream.text:
+            write(printable(text))
+        say()
+    _took(stream)
+
+
+async def _stream_logprobs(client: AsyncGradient) -> None:
+    _title("3. logprobs=True: how sure the model was of each token")
+    async with client.chat.completions.stream(
+        model=_MODEL, messages=[{"role": "user", "content": "Count to five."}], logprobs=True, top_logprobs=3
+    ) as stream:
+        with make_view(1, logprobs=True) as view:
+            await show(stream, view, 1)
+    _took(stream)
+
+
+async def _stream_choices(client: AsyncGradient) -> None:
+    _title("4. n=3, three tasks: async for chunk in stream.choice(i)")
+    async with client.chat.completions.stream(
+        model=_MODEL, messages=[{"role": "user", "content": "Name a good habit."}], n=3
+    ) as stream:
+        with make_view(3, logprobs=False) as view:
+            await show(stream, view, 3)
+    _took(stream)
