@@ -30,7 +30,9 @@ class _Door(socket.socket):
 
     @classmethod
     def at(cls, host: str, port: int) -> Self:
-        door = cls(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        # Without the protocol's number asyncio does not know it for TCP, and lets small writes wait for each other.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        door = cls(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             if sys.platform != "win32":
                 # A port given by number can be taken again at once; Windows has another meaning for it.
@@ -189,7 +191,9 @@ class Server:
         for _ in range(3):
             await asyncio.sleep(0)
         listener.close()
-        while running := dict(self._tasks):
+        while self._tasks:
+            running = dict(self._tasks)
+            self._tasks.clear()
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -224,7 +228,7 @@ class Server:
         self._open[wire] = connection
         task = asyncio.get_running_loop().create_task(self._serve(wire, connection))
         self._tasks[task] = wire
-        task.add_done_callback(self._tasks.pop)
+        task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     def _gone(self, wire: Wire) -> None:
         self._open.pop(wire).mark_gone()
