@@ -1,0 +1,253 @@
+"""`CompletionAssembler` keeps what few servers send, within limits, at a cost that stays flat."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+import msgspec
+import pytest
+from chunking import assembled, chunk, head, message
+
+from gradient_async.assembly import CompletionAssembler
+from gradient_async.config import Limits
+from gradient_async.decoding import encode_request
+from gradient_async.errors import StreamLimitError, StreamProtocolError
+from gradient_async.types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletionUsage,
+)
+
+
+class TestRest:
+    def test_function_call_of_the_older_form(self) -> None:
+        pieces: list[dict[str, Any]] = [
+            {"name": "f"},
+            {"arguments": '{"a"'},
+            {"name": "g", "arguments": ":1}"},
+            {},
+        ]
+        found = message(*(chunk(function_call=piece) for piece in pieces)).function_call
+        assert found is not None
+        assert ("f", '{"a":1}') == (found.name, found.arguments)
+        assert None is message(chunk()).function_call
+
+    def test_lists_join(self) -> None:
+        for name in ("annotations", "reasoning_details", "content_parts"):
+            found = message(chunk(**{name: [1]}), chunk(**{name: None}), chunk(**{name: [{"a": 2}, 3]}))
+            assert [1, {"a": 2}, 3] == getattr(found, name)
+            assert None is getattr(message(chunk()), name)
+
+    def test_audio_joins_its_data_and_transcript(self) -> None:
+        pieces: list[Any] = [
+            {"id": "a1", "transcript": "Hel"},
+            {"data": "QU", "transcript": "lo"},
+            {"data": "I="},
+            {"id": None, "expires_at": 9, "data": None},
+        ]
+        found = message(*(chunk(audio=piece) for piece in pieces)).audio
+        assert {"id": "a1", "transcript": "Hello", "data": "QUI=", "expires_at": 9} == found
+        assert ("x", None) == (message(chunk(audio="x")).audio, message(chunk()).audio)
+
+    def test_extra_content_merges(self) -> None:
+        found = message(chunk(extra_content={"g": {"a": 1}}), chunk(extra_content={"g": {"b": 2}}), chunk())
+        assert {"g": {"a": 1, "b": 2}} == found.extra_content
+
+    def test_chunks_are_not_changed(self) -> None:
+        pieces = [
+            chunk(extra_content={"g": {"a": 1}}),
+            chunk(extra_content={"g": {"b": 2}}),
+            chunk(annotations=[1]),
+            chunk(annotations=[2]),
+        ]
+        before = [piece.to_dict() for piece in pieces]
+        assembled(*pieces)
+        assert before == [piece.to_dict() for piece in pieces]
+
+
+class TestAtAnyMoment:
+    def test_a_snapshot_is_what_has_come_and_stays(self) -> None:
+        """A new object each time, which later chunks do not change."""
+        pieces = [
+            chunk(role="assistant", content="a", extra_content={"g": {"a": 1}}, audio={"data": "x"}),
+            chunk(
+                content="b", tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": "{"}}]
+            ),
+            chunk(
+                extra_content={"g": {"b": 2}},
+                audio={"data": "y"},
+                annotations=[1],
+                logprobs={"content": [{"token": "t"}]},
+            ),
+            chunk(
+                tool_calls=[{"index": 0, "function": {"arguments": "}"}, "extra_content": {"k": {"v": 1}}}]
+            ),
+            chunk(
+                annotations=[2],
+                tool_calls=[{"index": 0, "extra_content": {"k": {"w": 1}}}],
+                logprobs={"content": [{"token": "u"}]},
+            ),
+            head(retrieval={"a": {"b": 1}}),
+            head(retrieval={"a": {"c": 1}}),
+        ]
+        assembler = CompletionAssembler()
+        snapshots: list[tuple[ChatCompletion, str]] = []
+        for piece in pieces:
+            assembler.add(piece)
+            found = assembler.completion
+            snapshots.append((found, found.to_json()))
+        for count, (found, then) in enumerate(snapshots, 1):
+            assert then == found.to_json()
+            assert assembled(*pieces[:count]) == found
+        calls = snapshots[-1][0].choices[0].message.tool_calls
+        assert calls is not None
+        assert {"k": {"v": 1, "w": 1}} == calls[0].extra_content
+
+    def test_the_message_goes_into_the_next_request(self) -> None:
+        reply = message(
+            chunk(role="assistant", reasoning_content="r"),
+            chunk(
+                tool_calls=[
+                    {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                ]
+            ),
+        )
+        body = encode_request({"model": "m", "messages": [reply]}, stream=None)
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        assert {
+            "model": "m",
+            "messages": [
+                {"role": "assistant", "reasoning_content": "r", "tool_calls": [call], "content": None}
+            ],
+        } == msgspec.json.decode(body)
+
+
+class TestLimits:
+    @pytest.mark.parametrize(
+        "delta",
+        [
+            {"content": "12345"},
+            {"reasoning_content": "12345"},
+            {"refusal": "12345"},
+            {"tool_calls": [{"index": 0, "function": {"arguments": "12345"}}]},
+            {"function_call": {"arguments": "12345"}},
+        ],
+    )
+    def test_of_a_completion(self, delta: dict[str, Any]) -> None:
+        """Text of every kind counts, to the character."""
+        assembler = CompletionAssembler(limits=Limits(completion_bytes=10))
+        assembler.extend([chunk(**delta), chunk(**delta)])
+        with pytest.raises(StreamLimitError, match=r"completion_bytes=10 .*Limits\(completion_bytes="):
+            assembler.add(chunk(content="1"))
+
+    @pytest.mark.parametrize(
+        "piece",
+        [
+            chunk(annotations=["x"]),
+            chunk(reasoning_details=[{}]),
+            chunk(content_parts=[""]),
+            chunk(audio={"data": ""}),
+            chunk(audio=5),
+            chunk(extra_content={"a": 1}),
+            chunk(tool_calls=[{"index": 0, "extra_content": 1}]),
+            chunk(tool_calls=[{"index": 0, "custom": {"input": ""}}]),
+            chunk(logprobs={"content": [{}]}),
+            chunk(logprobs={"refusal": [{"top_logprobs": [{}, {}]}]}),
+            head(retrieval=1),
+            head(functions={}),
+            head(guardrails=[0]),
+        ],
+    )
+    def test_whatever_is_kept_counts(self, piece: ChatCompletionChunk) -> None:
+        """No field that is kept can grow for ever."""
+        assembler = CompletionAssembler(limits=Limits(completion_bytes=1000))
+        with pytest.raises(StreamLimitError):
+            for _ in range(1001):
+                assembler.add(piece)
+
+    def test_off(self) -> None:
+        assembler = CompletionAssembler(limits=Limits(completion_bytes=None))
+        assembler.add(chunk(content="x" * (65 << 20)))
+        assert 65 << 20 == len(assembler.completion.choices[0].message.content or "")
+
+    def test_default_is_64_mib(self) -> None:
+        assembler = CompletionAssembler()
+        assembler.add(chunk(content="x" * (64 << 20)))
+        with pytest.raises(StreamLimitError):
+            assembler.add(chunk(content="x"))
+
+    def test_nesting(self) -> None:
+        """What is nested too deep to be written as JSON again is refused, not a RecursionError."""
+        deep: Any = []
+        for _ in range(200_000):
+            deep = [deep]
+        with pytest.raises(StreamProtocolError, match="nested too deep"):
+            CompletionAssembler().add(ChatCompletionChunk(retrieval=deep))
+        tree: dict[str, Any] = {}
+        for _ in range(900):
+            tree = {"a": tree}
+        assembler = CompletionAssembler()
+        assembler.extend([head(retrieval=tree), head(retrieval=tree)])
+        assert tree == assembler.completion.retrieval
+
+
+def calls_made(assembler: CompletionAssembler, pieces: list[ChatCompletionChunk]) -> int:
+    """Return how many calls of Python and C functions adding chunks one by one takes."""
+    made = 0
+
+    def count(_frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal made
+        made += event in {"call", "c_call"}
+
+    sys.setprofile(count)
+    try:
+        for piece in pieces:
+            assembler.add(piece)
+    finally:
+        sys.setprofile(None)
+    return made
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        chunk(content="x"),
+        chunk(3, reasoning_content="x"),
+        chunk(tool_calls=[{"index": 0, "id": "c0", "function": {"name": "f", "arguments": "x"}}]),
+        chunk(tool_calls=[{"index": 0, "function": {"arguments": "x"}}]),
+        chunk(tool_calls=[{"id": "c0", "function": {"arguments": "x"}}]),
+        chunk(tool_calls=[{"id": "c1", "function": {"arguments": "x"}}]),
+        chunk(
+            tool_calls=[
+                {"function": {"arguments": "x"}, "custom": {"input": "x"}, "extra_content": {"a": {"b": 1}}}
+            ]
+        ),
+        chunk(logprobs={"content": [{"token": "x"}]}),
+        chunk(content_parts=[1], annotations=[2], audio={"data": "x"}),
+        head(usage=CompletionUsage(), retrieval={"a": {"b": 1}}),
+    ],
+)
+def test_work_does_not_depend_on_what_came_before(piece: ChatCompletionChunk) -> None:
+    """Flat cost: a thousand more chunks take as many calls as the thousand before, with 500 calls open."""
+    assembler = CompletionAssembler(n=4)
+    for number in range(500):
+        assembler.add(
+            chunk(
+                tool_calls=[
+                    {"index": number, "id": f"c{number}", "function": {"name": "f", "arguments": "x"}}
+                ]
+            )
+        )
+        assembler.add(head(retrieval={str(number): number}))
+    assembler.add(piece)
+    first = calls_made(assembler, [piece] * 200)
+    calls_made(assembler, [piece] * 2000)
+    assert first == calls_made(assembler, [piece] * 200)
+    fresh = CompletionAssembler(n=4)
+    fresh.extend(
+        [chunk(tool_calls=[{"index": 0, "id": name, "function": {"name": "f"}}]) for name in ("c0", "c1")]
+        + [piece]
+    )
+    assert first == calls_made(fresh, [piece] * 200)
