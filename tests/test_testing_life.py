@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import uvloop
@@ -43,15 +45,21 @@ class TestLife:
             await busy.rest()
             await idle.rest()
 
+    @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
     @pytest.mark.parametrize("turns", range(6))
-    async def test_leaving_while_connections_arrive(self, turns: int) -> None:
+    def test_leaving_while_connections_arrive(self, turns: int, run: Callable[[Any], Any]) -> None:
         """Connections that arrive in the last moment are closed as well."""
-        before = asyncio.all_tasks()
-        async with serve() as server:
-            peers = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
-            for _ in range(turns):
-                await asyncio.sleep(0)
-        assert before == asyncio.all_tasks()
+        peers: list[socket.socket] = []
+
+        async def main() -> None:
+            before = asyncio.all_tasks()
+            async with serve() as server:
+                peers.extend(socket.create_connection(("127.0.0.1", server.port)) for _ in range(20))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            assert before == asyncio.all_tasks()
+
+        run(asyncio.wait_for(main(), 5))
         for peer in peers:
             with peer:
                 peer.settimeout(1)

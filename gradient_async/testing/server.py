@@ -198,6 +198,8 @@ class Server:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             for wire in running.values():
+                # A task cancelled before its first step has closed nothing.
+                wire.transport.abort()
                 await wire.lost.wait()
             await asyncio.sleep(0)  # lets the tasks' callbacks take them off the list
         await listener.wait_closed()
@@ -235,12 +237,9 @@ class Server:
         self._service.changed.set()
 
     async def _serve(self, wire: Wire, connection: Connection) -> None:
-        try:
-            await self._service.converse(wire, connection)
-            wire.close()
-            await wire.lost.wait()
-        finally:
-            wire.transport.abort()
+        await self._service.converse(wire, connection)
+        wire.close()
+        await wire.lost.wait()
 
 
 def serve(
@@ -280,7 +279,7 @@ def serve(
         delay: Seconds between two tokens of the simulated model, or between two writes of a recording.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        keep_alive: Seconds after which an idle connection is closed.
+        keep_alive: Seconds after which a connection is closed that idles between two requests.
 
     Returns:
         A server to be entered by ``async with``, and then running on this event loop; or by ``with``, and

@@ -30,7 +30,7 @@ class Service:
         fallback: Answers what is not scripted.
         repeat: Begin the script anew when it is used up.
         on_accept: What to do to a new connection before its first request.
-        keep_alive: Seconds to wait for a request.
+        keep_alive: Seconds to wait for another request.
 
     Attributes:
         script: Replies to come.
@@ -91,8 +91,10 @@ class Service:
         Returns:
             Whether the connection may carry another.
         """
+        # A client that has just connected may be slow, where a thousand do it at once.
+        patience = None if connection.request is None else self._keep_alive
         try:
-            async with asyncio.timeout(self._keep_alive):
+            async with asyncio.timeout(patience):
                 request = await read_head(wire, connection.number)
         except TimeoutError:
             return False
@@ -104,7 +106,7 @@ class Service:
         self.requests.append(request)
         self.changed.set()
         fine = await self._guarded(connection, handler(request, connection))
-        connection.request = None
+        connection.end()
         options = [option.strip().lower() for option in request.headers.get("connection", "").split(",")]
         return fine and request.version == "1.1" and "close" not in options and not isinstance(handler, Early)
 

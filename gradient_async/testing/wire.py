@@ -186,7 +186,7 @@ class Connection:
 
     Attributes:
         number: Which connection of this server it is, counted from 1 in the order of accepting.
-        request: The request that is being answered; None before the first.
+        request: The request that is being answered, or was last; None before the first.
         sent: Bytes written since that request was received.
     """
 
@@ -195,6 +195,7 @@ class Connection:
         self.number = number
         self.request: Request | None = None
         self.sent = 0
+        self._busy = False
 
     def __repr__(self) -> str:
         return f"<Connection {self.number}{', closed' if self.closed else ''}>"
@@ -213,6 +214,11 @@ class Connection:
         """Take a request in hand; the server calls it."""
         self.request = request
         self.sent = 0
+        self._busy = True
+
+    def end(self) -> None:
+        """Count the request as answered; the server calls it."""
+        self._busy = False
 
     async def write(self, data: bytes) -> None:
         """Make one socket write and wait until the kernel has taken it.
@@ -268,5 +274,5 @@ class Connection:
 
     def mark_gone(self) -> None:
         """Note on the request in hand that the peer has left; the server calls it."""
-        if self.request is not None and not self._wire.closed_by_us:
+        if self.request is not None and self._busy and not self._wire.closed_by_us:
             self.request.closed_at = time.monotonic()
