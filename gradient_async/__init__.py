@@ -16,8 +16,11 @@ if TYPE_CHECKING:
         APIResponse,
         AsyncGradient,
     )
+    from .client import APIResponse as AsyncAPIResponse
     from .client import AsyncGradient as AsyncClient
     from .config import (
+        DEFAULT_MAX_RETRIES,
+        DEFAULT_TIMEOUT,
         Limits,
         Retry,
         Timeout,
@@ -79,14 +82,19 @@ if TYPE_CHECKING:
         NotGiven,
         RateLimit,
         RateLimits,
+        RequestOptions,
         TokenLogprob,
         ToolCall,
         ToolCallDelta,
         TopLogprob,
         omit,
     )
+    from .types import NOT_GIVEN as not_given  # noqa: N811  # the name that other clients give it
+    from .types import NotGiven as Omit
 
 __all__ = [
+    "DEFAULT_MAX_RETRIES",
+    "DEFAULT_TIMEOUT",
     "NOT_GIVEN",
     "APIConnectionError",
     "APIError",
@@ -94,6 +102,7 @@ __all__ = [
     "APIResponseValidationError",
     "APIStatusError",
     "APITimeoutError",
+    "AsyncAPIResponse",
     "AsyncClient",
     "AsyncGradient",
     "AsyncStream",
@@ -121,6 +130,7 @@ __all__ = [
     "ModelList",
     "NotFoundError",
     "NotGiven",
+    "Omit",
     "OverloadedError",
     "PaymentRequiredError",
     "PermissionDeniedError",
@@ -130,6 +140,7 @@ __all__ = [
     "RateLimitError",
     "RateLimits",
     "RequestInfo",
+    "RequestOptions",
     "RequestTimeoutError",
     "RequestTooLargeError",
     "ResponseInfo",
@@ -150,6 +161,7 @@ __all__ = [
     "UnexpectedRedirectError",
     "UnprocessableEntityError",
     "__version__",
+    "not_given",
     "omit",
 ]
 
@@ -158,11 +170,7 @@ _HOMES = {
         "APIResponse",
         "AsyncGradient",
     ),
-    "config": (
-        "Limits",
-        "Retry",
-        "Timeout",
-    ),
+    "config": ("DEFAULT_MAX_RETRIES", "DEFAULT_TIMEOUT", "Limits", "Retry", "Timeout"),
     "errors": (
         "APIConnectionError",
         "APIError",
@@ -219,6 +227,7 @@ _HOMES = {
         "NotGiven",
         "RateLimit",
         "RateLimits",
+        "RequestOptions",
         "TokenLogprob",
         "ToolCall",
         "ToolCallDelta",
@@ -228,7 +237,13 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 # What users of other clients know under another name.
-_ALIASES = {"AsyncClient": "AsyncGradient", "AsyncStream": "ChatCompletionStream"}
+_ALIASES = {
+    "AsyncAPIResponse": "APIResponse",
+    "AsyncClient": "AsyncGradient",
+    "AsyncStream": "ChatCompletionStream",
+    "Omit": "NotGiven",
+    "not_given": "NOT_GIVEN",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,18 @@ import msgspec
 from .errors import ConfigurationError
 from .types import NotGiven
 
-__all__ = ["Endpoints", "Limits", "Retry", "Secret", "Timeout", "check_headers", "from_env", "resolve"]
+__all__ = [
+    "DEFAULT_MAX_RETRIES",
+    "DEFAULT_TIMEOUT",
+    "Endpoints",
+    "Limits",
+    "Retry",
+    "Secret",
+    "Timeout",
+    "check_headers",
+    "from_env",
+    "resolve",
+]
 
 _MIB = 1024 * 1024
 DEFAULT_INFERENCE_ENDPOINT = "https://inference.do-ai.run"
@@ -24,7 +35,7 @@ DEFAULT_INFERENCE_ENDPOINT = "https://inference.do-ai.run"
 BadEventPolicy = Literal["raise", "skip"]
 
 
-class Timeout(msgspec.Struct, frozen=True):
+class Timeout(msgspec.Struct, frozen=True, kw_only=True):
     """Time limits in seconds; None is no limit.
 
     Attributes:
@@ -63,17 +74,21 @@ class Timeout(msgspec.Struct, frozen=True):
         if isinstance(value, cls):
             return value
         if value is None:
-            return cls(None, None, None, None, None)
+            return cls(connect=None, first_token=None, idle=None, response=None)
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return cls(min(5.0, value), value, value, value, None)
+            return cls(connect=min(5.0, value), first_token=value, idle=value, response=value)
         connect: Any = getattr(value, "connect", value)
         read: Any = getattr(value, "read", value)
         if connect is not value and read is not value:
-            return cls(connect, read, read, read, None)
+            return cls(connect=connect, first_token=read, idle=read, response=read)
         raise ConfigurationError(
             f"timeout={value!r} is not understood: give seconds, None, Timeout(...), "
             "or an object with .connect and .read"
         )
+
+
+DEFAULT_TIMEOUT = Timeout()
+DEFAULT_MAX_RETRIES = 2
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):

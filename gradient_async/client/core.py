@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -116,17 +115,18 @@ class AsyncGradient:
 
     # Resources
 
-    @cached_property
+    # Made anew each time: a resource kept here would keep its client, and its connections, alive.
+    @property
     def chat(self) -> Chat:
         """Completions of models."""
         return Chat(self)
 
-    @cached_property
+    @property
     def agents(self) -> Agents:
         """Completions of the agent at ``agent_endpoint``."""
         return Agents(self)
 
-    @cached_property
+    @property
     def models(self) -> Models:
         """The models that the key may use."""
         return Models(self)
@@ -221,9 +221,7 @@ class AsyncGradient:
             "base_url": base_url,
         }
         copy = object.__new__(type(self))
-        copy.__dict__.update(
-            {name: value for name, value in self.__dict__.items() if name not in {"chat", "agents", "models"}}
-        )
+        copy.__dict__.update(self.__dict__)
         copy._owner = False
         if any(value is not None for value in changed.values()):
             copy._options = self._options | _hide({k: v for k, v in changed.items() if v is not None})

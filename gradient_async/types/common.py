@@ -36,17 +36,37 @@ omit: Any = NOT_GIVEN
 class Model(msgspec.Struct, gc=False, repr_omit_defaults=True):
     """Base of all reply messages: conversion to dictionaries and JSON text."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data as JSON would carry it, without what the server left out (None)."""
-        return _plain_struct(self, keep_none=False)
+    def to_dict(
+        self,
+        *,
+        mode: str = "python",
+        use_api_names: bool = True,
+        exclude_unset: bool = True,
+        exclude_defaults: bool = False,
+        exclude_none: bool = False,
+        warnings: bool = True,
+    ) -> dict[str, Any]:
+        """Return plain data as JSON would carry it, without what the server left out.
 
-    def to_json(self, *, indent: int | None = 2) -> str:
+        Args:
+            mode: Taken for compatibility; the result holds JSON types in every mode.
+            use_api_names: Taken for compatibility; fields are called as on the wire.
+            exclude_unset: Leave out fields that are None: what was not sent is None.
+            exclude_defaults: The same as ``exclude_unset``.
+            exclude_none: The same as ``exclude_unset``.
+            warnings: Taken for compatibility.
+        """
+        del mode, use_api_names, warnings
+        return _plain_struct(self, keep_none=not (exclude_unset or exclude_defaults or exclude_none))
+
+    def to_json(self, *, indent: int | None = 2, **options: Any) -> str:
         """Return `to_dict` as JSON text.
 
         Args:
             indent: Spaces a level; None puts everything on one line.
+            **options: Those of `to_dict`.
         """
-        return _dump(self.to_dict(), indent)
+        return _dump(self.to_dict(**options), indent)
 
     def model_dump(
         self,
