@@ -128,7 +128,8 @@ class TestAttributes:
         assert DETAILS == {detail: getattr(error, detail) for detail in DETAILS}
         assert ("what\nhappened", "what\nhappened") == (error.message, str(error))
         assert REQUEST == error.request, "taken from the response"
-        assert (429, "3") == (error.status_code, (error.headers or {}).get("retry-after"))
+        assert error.headers is not None
+        assert (429, "3") == (error.status_code, error.headers["retry-after"])
 
     def test_without_a_reply(self) -> None:
         error = APIConnectionError("lost", request=REQUEST)
@@ -172,13 +173,13 @@ class TestAttributes:
         assert ('{"error":"né"}', {"error": "né"}) == (RESPONSE.text, RESPONSE.json())
         broken = ResponseInfo(status_code=500, headers=Headers(), content=b"\xff<")
         assert "\ufffd<" == broken.text
-        with pytest.raises(ValueError, match="malformed|invalid"):
+        with pytest.raises(ValueError, match=r"malformed|invalid"):
             broken.json()
 
     @pytest.mark.parametrize("name", ["APITimeoutError", "StreamTimeoutError"])
     def test_timeouts_are_the_builtin_ones_too(self, name: str) -> None:
         """`except TimeoutError` catches them, and they print their message like the others."""
-        with pytest.raises(TimeoutError, match="^what\nhappened$"):
+        with pytest.raises(TimeoutError, match=r"^what\nhappened$"):
             raise make(name)
 
 
@@ -188,7 +189,7 @@ class TestPickling:
     def test_nothing_is_lost(self, name: str, protocol: int) -> None:
         error = make(name)
         error.add_note("noted")
-        found = pickle.loads(pickle.dumps(error, protocol))
+        found = pickle.loads(pickle.dumps(error, protocol))  # noqa: S301  # our own
         assert type(error) is type(found)
         assert (error.args, str(error), repr(error)) == (found.args, str(found), repr(found))
         assert vars(error) == vars(found)
@@ -270,7 +271,10 @@ def test_a_spent_quota_is_no_busy_minute(code: str) -> None:
     ],
 )
 def test_class_of_an_error_inside_a_stream(
-    code: str | None, kind: str | None, name: str, retryable: bool
+    code: str | None,
+    kind: str | None,
+    name: str,
+    retryable: bool,  # noqa: FBT001
 ) -> None:
     """The code counts before the type; what is not known is not retryable."""
     error = StreamServerError("x", code=code, type=kind)
