@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 from test_testing_support import USER, ask, connect, request_bytes
 
 from gradient_async.testing import (
@@ -79,6 +82,31 @@ class TestWrites:
             assert b"b" == await peer.reader.read(100)
             assert 0.02 < time.monotonic() - began
             assert b"" == await peer.rest()
+
+    @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+    def test_at_once(self, run: Callable[[Any], Any]) -> None:
+        """No small write waits for another one, on any event loop."""
+        seen: list[int] = []
+
+        async def handler(request: Request, connection: Connection) -> None:
+            sock = connection._wire.transport.get_extra_info("socket")
+            seen.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            await reply_json(1)(request, connection)
+
+        async def main() -> None:
+            async with serve(handler) as server:
+                await ask(server)
+
+        run(main())
+        assert [True] == [bool(value) for value in seen]
+
+    async def test_reset_after_many_writes(self) -> None:
+        """Small writes in a row all arrive before the reset that follows them."""
+        async with serve(reply_writes([*[b"ab"] * 50, RESET]), repeat=True) as server:
+            for _ in range(20):
+                async with connect(server) as peer:
+                    await peer.send(request_bytes())
+                    assert b"ab" * 50 == await peer.reader.readexactly(100)
 
     async def test_close(self) -> None:
         """CLOSE ends the connection by FIN, after everything written."""

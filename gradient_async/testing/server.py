@@ -30,9 +30,7 @@ class _Door(socket.socket):
 
     @classmethod
     def at(cls, host: str, port: int) -> Self:
-        # Without the protocol's number asyncio does not know it for TCP, and lets small writes wait for each other.
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        door = cls(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        door = cls(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         try:
             if sys.platform != "win32":
                 # A port given by number can be taken again at once; Windows has another meaning for it.
@@ -201,7 +199,6 @@ class Server:
                 # A task cancelled before its first step has closed nothing.
                 wire.transport.abort()
                 await wire.lost.wait()
-            await asyncio.sleep(0)  # lets the tasks' callbacks take them off the list
         await listener.wait_closed()
         failures = self._service.failures
         if error is not None:

@@ -47,8 +47,11 @@ class Wire(asyncio.Protocol):
         self.closed_by_us = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport; a write then waits until the kernel has taken every byte."""
+        """Take the transport; a write then waits until the kernel has taken every byte, and leaves at once."""
         self.transport = cast("asyncio.Transport", transport)
+        # Not every loop does it, and held back, a small write would be lost by a reset.
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.transport.set_write_buffer_limits(high=0)
         self._opened(self)
 
@@ -174,8 +177,6 @@ class Wire(asyncio.Protocol):
         self.closed_by_us = True
         if not self.transport.is_closing():
             sock = self.transport.get_extra_info("socket")
-            # Linux may hold small writes back for a moment, and a reset would drop them: this sends them.
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.transport.abort()
