@@ -169,12 +169,12 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str, name: str = "key") -> None:
-        stripped = value.strip()
-        if not re.fullmatch(r"[\x21-\x7e]+", stripped):
+        self._value = value.strip()
+        if not re.fullmatch(r"[\x21-\x7e]+", self._value):
+            del value  # tracebacks may show locals
             raise ConfigurationError(
                 f"{name} has characters that are not visible ASCII; copy it again, without line breaks"
             )
-        self._value = stripped
 
     def reveal(self) -> str:
         """Return the key itself."""
@@ -253,6 +253,18 @@ def resolve(
     Raises:
         ConfigurationError: If a URL or a key can't be used.
     """
+    problem: str
+    try:
+        return _resolve(options, environ, allow_insecure_http=allow_insecure_http)
+    except ConfigurationError as error:
+        problem = error.message
+    del options, environ  # a traceback that shows locals is not to show keys
+    raise ConfigurationError(problem)
+
+
+def _resolve(
+    options: Mapping[str, str | None], environ: Mapping[str, str], *, allow_insecure_http: bool
+) -> Endpoints:
     given = {name: value for name, value in options.items() if value}
     env = from_env(environ)
 
@@ -296,9 +308,10 @@ def resolve(
 
 def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
     """Return the URL without a slash at its end, with the scheme that is meant where it has none."""
-    text = value.strip().rstrip("/")
+    text = value.strip()
     if "://" not in text:
         text = "https://" + text
+    text = text.rstrip("/")
     try:
         parts = urlsplit(text)
         host, _ = parts.hostname, parts.port

@@ -43,7 +43,11 @@ def to_completion(body: Any) -> ChatCompletion:
         msgspec.ValidationError: If it is none.
     """
     _repair(body, "message")
-    return msgspec.convert(clean(body), ChatCompletion, strict=False)
+    known = clean(body)
+    if is_object(known):
+        for name in ("@request_id", "@rate_limits", "@attempts"):
+            known.pop(name, None)  # the session's own names for its fields
+    return msgspec.convert(known, ChatCompletion, strict=False)
 
 
 def to_chunk(body: Any) -> ChatCompletionChunk:

@@ -1,0 +1,203 @@
+"""Messages convert to plain data and back, and hold only what the server said."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from typing import Any
+
+import msgspec
+import pytest
+
+from gradient_async import types
+from gradient_async.decoding import ChunkDecoder, decode_completion
+from gradient_async.types import (
+    NOT_GIVEN,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessage,
+    Choice,
+    ChoiceDelta,
+    ChunkChoice,
+    Function,
+    Headers,
+    Model,
+    NotGiven,
+    RateLimit,
+    RateLimits,
+    ToolCall,
+    ToolCallDelta,
+    omit,
+)
+
+COMPLETION = ChatCompletion(
+    id="c",
+    choices=[
+        Choice(message=ChatCompletionMessage(content="é", annotations=[{"a": None}]), finish_reason="stop")
+    ],
+    created=5,
+    model="m",
+    request_id="r-1",
+    rate_limits=RateLimits(requests=RateLimit(limit=3)),
+    attempts=2,
+)
+PLAIN: dict[str, Any] = {
+    "id": "c",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "é", "annotations": [{"a": None}]},
+            "finish_reason": "stop",
+        }
+    ],
+    "created": 5,
+    "model": "m",
+    "object": "chat.completion",
+}
+
+
+class TestConversion:
+    def test_to_dict_leaves_out_what_is_none_and_the_sessions_own(self) -> None:
+        """What came through as it came keeps its nulls."""
+        assert PLAIN == COMPLETION.to_dict()
+
+    def test_to_json(self) -> None:
+        assert PLAIN == json.loads(COMPLETION.to_json())
+        assert '{\n  "id"' in COMPLETION.to_json()
+        assert "\n" not in COMPLETION.to_json(indent=None)
+        assert '{\n    "id"' in COMPLETION.to_json(indent=4)
+
+    def test_model_dump_has_every_field(self) -> None:
+        """As users of pydantic models know it, but for the session's fields and private ones."""
+        found = COMPLETION.model_dump()
+        assert {**PLAIN, "choices": found["choices"]} == {name: found[name] for name in PLAIN}
+        extra = {"usage", "system_fingerprint", "service_tier", "retrieval", "functions", "guardrails"}
+        assert dict.fromkeys(extra) == {name: found[name] for name in found.keys() - PLAIN.keys()}
+        message = found["choices"][0]["message"]
+        names = {
+            "role",
+            "content",
+            "refusal",
+            "reasoning_content",
+            "tool_calls",
+            "function_call",
+            "annotations",
+        }
+        assert names | {"audio", "reasoning_details", "extra_content", "content_parts"} == message.keys()
+
+    @pytest.mark.parametrize("option", ["exclude_none", "exclude_unset", "exclude_defaults"])
+    def test_model_dump_without_none(self, option: str) -> None:
+        options: dict[str, Any] = {option: True}
+        assert PLAIN == COMPLETION.model_dump(**options)
+
+    def test_model_dump_of_some_fields(self) -> None:
+        assert {"id": "c", "model": "m"} == COMPLETION.model_dump(include={"id", "model"})
+        assert {"id": "c"} == COMPLETION.model_dump(include=["id", "model"], exclude=["model"])
+        assert "id" not in COMPLETION.model_dump(exclude={"id"})
+
+    def test_model_dump_takes_what_pydantic_takes(self) -> None:
+        options: dict[str, Any] = {"mode": "json", "by_alias": True, "round_trip": True, "warnings": False}
+        assert COMPLETION.model_dump() == COMPLETION.model_dump(**options)
+
+    def test_model_dump_json(self) -> None:
+        assert COMPLETION.model_dump() == json.loads(COMPLETION.model_dump_json())
+        assert PLAIN == json.loads(COMPLETION.model_dump_json(indent=2, exclude_none=True))
+        assert "\n" not in COMPLETION.model_dump_json()
+        assert "\n" in COMPLETION.model_dump_json(indent=1)
+
+    def test_a_dump_reads_back(self) -> None:
+        again = decode_completion(COMPLETION.to_json().encode())
+        assert PLAIN == again.to_dict()
+        assert (None, None, 1) == (again.request_id, again.rate_limits, again.attempts)
+
+    def test_reasoning_by_another_name_shows_under_one(self) -> None:
+        chunk = ChunkDecoder().feed(b'data: {"choices":[{"delta":{"reasoning":"r"}}],"error":null}\n\n')[0]
+        assert [{"index": 0, "delta": {"reasoning_content": "r"}}] == chunk.to_dict()["choices"]
+        assert "reasoning" not in chunk.model_dump()["choices"][0]["delta"]
+        assert "error" not in chunk.model_dump()
+
+    @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+    def test_pickling(self, protocol: int) -> None:
+        found: ChatCompletion = pickle.loads(pickle.dumps(COMPLETION, protocol))  # noqa: S301  # our own
+        assert (COMPLETION, "r-1", 2) == (found, found.request_id, found.attempts)
+        assert COMPLETION == copy.deepcopy(COMPLETION)
+
+
+class TestShapes:
+    def test_what_is_never_none(self) -> None:
+        """`choices`, `delta`, `message` and a call's `function` are always there; no tool calls are None."""
+        assert ([], []) == (ChatCompletion().choices, ChatCompletionChunk().choices)
+        assert ChoiceDelta() == ChunkChoice().delta
+        assert ChatCompletionMessage() == Choice().message
+        assert (Function(), None) == (ToolCall().function, ToolCallDelta().function.name)
+        assert (None, None) == (ChatCompletionMessage().tool_calls, ChoiceDelta().tool_calls)
+
+    def test_defaults_are_not_shared(self) -> None:
+        ChatCompletion().choices.append(Choice())
+        Choice().message.content = "x"
+        assert ([], None) == (ChatCompletion().choices, Choice().message.content)
+
+    @pytest.mark.parametrize("key", ["request_id", "rate_limits", "attempts", "@request_id", "@attempts"])
+    def test_session_fields_never_come_from_a_body(self, key: str) -> None:
+        """A server can't set what the session is to say."""
+        for value in ('"x"', "7", "null", '{"limit":1}'):
+            body = f'{{"{key}":{value},"choices":[{{"message":{{"content":"a"}}}}]}}'
+            found = decode_completion(body.encode())
+            assert (None, None, 1) == (found.request_id, found.rate_limits, found.attempts)
+
+    @pytest.mark.parametrize(
+        "model", [kind for kind in vars(types).values() if isinstance(kind, type) and issubclass(kind, Model)]
+    )
+    def test_every_message_is_documented_and_light(self, model: type[Model]) -> None:
+        """Each has words for its users, and no garbage collector tracks it."""
+        assert model.__doc__
+        assert not model.__struct_config__.gc
+        assert model().to_dict() == json.loads(model().to_json())
+        assert model() == msgspec.convert(model().to_dict(), model)
+
+    def test_rate_limits_are_empty_until_told(self) -> None:
+        limits = RateLimits()
+        assert (None, None, None) == (
+            limits.requests.limit,
+            limits.tokens_per_minute.remaining,
+            limits.tokens_per_day.reset,
+        )
+
+
+class TestNotGiven:
+    def test_there_is_one_and_it_is_false(self) -> None:
+        assert NOT_GIVEN is omit
+        assert isinstance(NOT_GIVEN, NotGiven)
+        assert not NOT_GIVEN
+        assert "NOT_GIVEN" == repr(NOT_GIVEN)
+
+    def test_it_stays_one(self) -> None:
+        assert NOT_GIVEN is pickle.loads(pickle.dumps(NOT_GIVEN))  # noqa: S301  # our own
+        assert NOT_GIVEN is copy.copy(NOT_GIVEN)
+        assert NOT_GIVEN is copy.deepcopy({"a": NOT_GIVEN})["a"]
+
+
+class TestHeaders:
+    HEADERS = Headers([("X-Request-Id", "1"), ("Set-Cookie", "a"), ("set-cookie", "b")])
+
+    def test_names_are_compared_without_case(self) -> None:
+        assert ("1", "1", "1") == tuple(
+            self.HEADERS[name] for name in ("x-request-id", "X-REQUEST-ID", "X-Request-Id")
+        )
+        assert "X-REQUEST-id" in self.HEADERS
+        odd: Any = 5
+        assert odd not in self.HEADERS
+        with pytest.raises(KeyError):
+            self.HEADERS["nope"]
+        assert ("d", None) == (self.HEADERS.get("nope", "d"), self.HEADERS.get("nope"))
+
+    def test_the_last_of_equal_names_counts(self) -> None:
+        assert "b" == self.HEADERS["Set-Cookie"]
+        assert (2, ["x-request-id", "set-cookie"]) == (len(self.HEADERS), list(self.HEADERS))
+
+    def test_it_is_a_mapping_that_shows_itself(self) -> None:
+        assert {"x-request-id": "1", "set-cookie": "b"} == self.HEADERS
+        assert "Headers({'x-request-id': '1', 'set-cookie': 'b'})" == repr(self.HEADERS)
+        assert self.HEADERS == pickle.loads(pickle.dumps(self.HEADERS))  # noqa: S301  # our own
+        assert {} == Headers()
