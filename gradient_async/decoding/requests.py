@@ -23,7 +23,7 @@ __all__ = ["check_params", "encode_request", "known_params", "message_to_dict"]
 _CHAT = frozenset(ChatCompletionParams.__annotations__)
 _AGENT = frozenset(AgentCompletionParams.__annotations__)
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_AT = re.compile(r"(?P<what>.*) - at `\$\.?(?P<path>[^`]*)`$", re.DOTALL)
+_AT = re.compile(r"(?P<what>.*) - at (?P<key>`key` in )?`\$\.?(?P<path>[^`]*)`$", re.DOTALL)
 _DOCUMENTED = {
     "frequency_penalty": "-2.0 to 2.0",
     "logit_bias": "token id to a bias of -100 to 100",
@@ -209,6 +209,7 @@ def _validate(given: dict[str, Any], *, stream: bool, agent: bool) -> None:
     name = re.split(r"[.\[]", found["path"], maxsplit=1)[0]
     what = found["what"][:1].lower() + found["what"][1:]
     inside = "" if found["path"] == name else f" at {found['path']}"
+    inside = f" as a key{inside}" if found["key"] else inside
     documented = f" (documented: {_DOCUMENTED[name]})" if name in _DOCUMENTED else ""
     raise _invalid(name, given.get(name), f"{what}{inside}{documented}")
 

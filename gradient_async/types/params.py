@@ -162,7 +162,7 @@ MessageParam: TypeAlias = (
 class FunctionDefinition(TypedDict, total=False):
     """A function the model may call; ``parameters`` is a JSON schema."""
 
-    name: Required[Annotated[str, Meta(pattern="^[a-zA-Z0-9_-]{1,64}$")]]
+    name: Required[Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]]
     description: str | None
     parameters: Mapping[str, Any] | None
     strict: bool | None

@@ -1,0 +1,302 @@
+"""Whole replies: completions, lists of models and errors, as documented and as servers write them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gradient_async.assembly import CompletionAssembler
+from gradient_async.decoding import (
+    as_chunk,
+    decode_completion,
+    decode_models,
+)
+from gradient_async.errors import APIResponseValidationError
+from gradient_async.types import (
+    ChatCompletion,
+    ChatCompletionMessage,
+    Choice,
+    ChoiceLogprobs,
+    CompletionUsage,
+    Function,
+    ModelInfo,
+    TokenLogprob,
+    ToolCall,
+    TopLogprob,
+)
+
+ENTRY = {
+    "token": "token",
+    "bytes": [0],
+    "logprob": 0,
+    "top_logprobs": [{"token": "token", "bytes": [0], "logprob": 0}],
+}
+SAMPLE: dict[str, Any] = {
+    "id": "id",
+    "choices": [
+        {
+            "finish_reason": "stop",
+            "index": 0,
+            "logprobs": {"content": [ENTRY], "refusal": [ENTRY]},
+            "message": {
+                "content": "content",
+                "refusal": "refusal",
+                "role": "assistant",
+                "tool_calls": [
+                    {"id": "id", "function": {"arguments": "arguments", "name": "name"}, "type": "function"}
+                ],
+            },
+        }
+    ],
+    "created": 0,
+    "model": "model",
+    "object": "chat.completion",
+    "usage": {"completion_tokens": 0, "prompt_tokens": 0, "total_tokens": 0},
+}
+
+
+def decoded(body: Any) -> ChatCompletion:
+    return decode_completion(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+
+class TestSample:
+    def test_field_by_field(self) -> None:
+        """The published reference's sample reply."""
+        found = decoded(SAMPLE)
+        assert ("id", 0, "model", "chat.completion") == (found.id, found.created, found.model, found.object)
+        (choice,) = found.choices
+        assert ("stop", 0) == (choice.finish_reason, choice.index)
+        entry = TokenLogprob(
+            token="token",
+            bytes=[0],
+            logprob=0.0,
+            top_logprobs=[TopLogprob(token="token", bytes=[0], logprob=0.0)],
+        )
+        assert ChoiceLogprobs(content=[entry], refusal=[entry]) == choice.logprobs
+        message = choice.message
+        assert ("content", "refusal", "assistant") == (message.content, message.refusal, message.role)
+        assert [
+            ToolCall(id="id", type="function", function=Function(name="name", arguments="arguments"))
+        ] == message.tool_calls
+        assert CompletionUsage(completion_tokens=0, prompt_tokens=0, total_tokens=0) == found.usage
+
+    def test_and_back(self) -> None:
+        assert SAMPLE == decoded(SAMPLE).to_dict()
+
+    def test_as_a_stream_of_one_chunk(self) -> None:
+        """A server that ignores `stream=True` still gives the same completion."""
+        found = decoded(SAMPLE)
+        assembler = CompletionAssembler()
+        assembler.add(as_chunk(found))
+        assert found == assembler.completion
+        assert assembler.complete
+
+
+def test_any_completion_is_a_chunk_of_itself() -> None:
+    """Every field of every choice, in whatever order they came."""
+    whole = ChatCompletion(
+        id="c",
+        created=4,
+        model="m",
+        system_fingerprint="fp",
+        service_tier="t",
+        retrieval={"retrieved_data": [1]},
+        functions={"called_functions": []},
+        guardrails={"triggered_guardrails": [{"message": "m", "rule_name": "r"}]},
+        usage=CompletionUsage(total_tokens=3),
+        choices=[
+            Choice(
+                index=0,
+                message=ChatCompletionMessage(
+                    content="a",
+                    reasoning_content="r",
+                    function_call=Function(name="f", arguments="{}"),
+                    annotations=[1],
+                    audio={"id": "x", "data": "y"},
+                    reasoning_details=[{}],
+                    extra_content={"e": 1},
+                    content_parts=[{"type": "text", "text": "a"}],
+                    tool_calls=[
+                        ToolCall(
+                            id="same", function=Function(name="f", arguments="1"), extra_content={"s": 1}
+                        ),
+                        ToolCall(id="same", function=Function(name="g", arguments="2")),
+                        ToolCall(function=Function(name="h")),
+                        ToolCall(id="k", type="custom", custom={"name": "n", "input": "i"}),
+                    ],
+                ),
+            ),
+            Choice(index=1, message=ChatCompletionMessage(role="tool", refusal="no"), finish_reason="stop"),
+        ],
+    )
+    assembler = CompletionAssembler(n=2)
+    assembler.add(as_chunk(whole))
+    assert whole == assembler.completion
+
+
+def one(**message: Any) -> ChatCompletionMessage:
+    return decoded({"choices": [{"message": message}]}).choices[0].message
+
+
+class TestRepairs:
+    @pytest.mark.parametrize(
+        ("choice", "expected"),
+        [
+            ({}, Choice()),
+            ({"message": None, "index": None, "logprobs": None, "finish_reason": None}, Choice()),
+            (
+                {"index": "1", "message": {"content": "a"}},
+                Choice(index=1, message=ChatCompletionMessage(content="a")),
+            ),
+            (
+                {"message": {"role": None, "content": None, "reasoning": "r"}},
+                Choice(message=ChatCompletionMessage(reasoning_content="r")),
+            ),
+            (
+                {"message": {"reasoning": "r", "reasoning_content": "c", "role": None}},
+                Choice(message=ChatCompletionMessage(reasoning_content="c")),
+            ),
+            ({"message": {"tool_calls": []}, "finish_reason": "eos"}, Choice(finish_reason="eos")),
+            ({"logprobs": {"tokens": 5, "content": 6}, "finish_reason": 3}, Choice(finish_reason="3")),
+            (
+                {"message": {"content": [{"type": "text", "text": "a"}]}},
+                Choice(
+                    message=ChatCompletionMessage(content="a", content_parts=[{"type": "text", "text": "a"}])
+                ),
+            ),
+            (
+                {
+                    "message": {
+                        "tool_calls": [
+                            {"id": None, "type": None, "function": {"name": "f", "arguments": {"a": 1}}}
+                        ]
+                    }
+                },
+                Choice(
+                    message=ChatCompletionMessage(
+                        tool_calls=[ToolCall(function=Function(name="f", arguments='{"a":1}'))]
+                    )
+                ),
+            ),
+            (
+                {
+                    "message": {
+                        "tool_calls": [{"id": 5, "type": "custom", "function": None, "custom": {"name": "x"}}]
+                    }
+                },
+                Choice(
+                    message=ChatCompletionMessage(
+                        tool_calls=[ToolCall(id="5", type="custom", custom={"name": "x"})]
+                    )
+                ),
+            ),
+        ],
+    )
+    def test_of_a_choice(self, choice: dict[str, Any], expected: Choice) -> None:
+        assert [expected] == decoded({"choices": [choice]}).choices
+
+    def test_choices_are_ordered_by_index(self) -> None:
+        body = {"choices": [{"index": index, "message": {"content": str(index)}} for index in (2, 0, 1)]}
+        assert ["0", "1", "2"] == [choice.message.content for choice in decoded(body).choices]
+
+    @pytest.mark.parametrize(
+        ("body", "content"),
+        [
+            (b'{"id":NaN,"choices":[{"message":{"content":"a"}}]}', "a"),
+            (b'{"choices":[{"message":{"content":"\xff"}}]}', "\ufffd"),
+            (b'{"choices":[{"message":{"content":"\\ud83d"}}]}', "\ufffd"),
+            (b'{"choices":[{"message":{"content":"\\ud83d\\ude00"}}],"created":1.5}', "😀"),
+            (b'  \n{"choices":[{"message":{"content":"a"}}]}\n  ', "a"),
+            (b'{"error":null,"choices":[{"message":{"content":"a"}}]}', "a"),
+            (b'{"error":{},"choices":[{"message":{"content":"a"}}]}', "a"),
+        ],
+    )
+    def test_of_text_and_numbers(self, body: bytes, content: str) -> None:
+        assert content == decode_completion(body).choices[0].message.content
+
+    def test_no_choices_are_a_completion_too(self) -> None:
+        """The server said so; what that means is not for the decoder to say."""
+        assert ([], "c") == (
+            decoded({"id": "c", "choices": []}).choices,
+            decoded({"id": "c", "choices": []}).id,
+        )
+
+    def test_agents_fields(self) -> None:
+        body: dict[str, Any] = {
+            "choices": [{}],
+            "retrieval": {"retrieved_data": [{}]},
+            "functions": {"called_functions": []},
+            "guardrails": {"triggered_guardrails": []},
+        }
+        found = decoded(body)
+        assert (body["retrieval"], body["functions"], body["guardrails"]) == (
+            found.retrieval,
+            found.functions,
+            found.guardrails,
+        )
+
+    def test_nothing_is_invented(self) -> None:
+        assert ChatCompletionMessage(content="a") == one(content="a", unknown={"x": 1})
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            (b"", "Expecting value"),
+            (b"null", "Expected `object`, got `null`"),
+            (b"[]", "Expected `object`, got `array`"),
+            (b'"x"', "Expected `object`, got `str`"),
+            (b"{}", "it has no choices"),
+            (b'{"choices":null}', "it has no choices"),
+            (b'{"choices":"x","id":[1]}', "$.choices"),
+            (b'{"choices":[5]}', "$.choices[0]"),
+            (b'{"choices":[{"message":{"content":5}}]}', "$.choices[0].message.content"),
+            (b'{"choices":[{"message":{"content":"hal', "Unterminated string"),
+            (b"<html>", "Expecting value"),
+            (b'{"error":{"message":"busy"}}', "it is an error: busy"),
+            (b'{"detail":"no"}', "it is an error: no"),
+            (b'{"error":{"message":"busy"},"choices":[{"message":{"content":"a"}}]}', "it is an error: busy"),
+            (b"[" * 200_000, "nested too deep"),
+            (b'{"choices":[{"index":1e999}]}', "an index is no number"),
+        ],
+    )
+    def test_of_what_is_no_completion(self, body: bytes, words: str) -> None:
+        with pytest.raises(APIResponseValidationError) as raised:
+            decode_completion(body)
+        assert raised.value.message.startswith("the reply is not a chat completion: ")
+        assert words in raised.value.message
+        assert None is raised.value.__context__
+
+
+class TestModels:
+    def test_as_documented(self) -> None:
+        body = {
+            "object": "list",
+            "data": [{"id": "a", "object": "model", "created": 5, "owned_by": "o"}, {"id": "b"}],
+        }
+        found = decode_models(json.dumps(body).encode())
+        assert [ModelInfo(id="a", created=5, owned_by="o"), ModelInfo(id="b")] == found.data
+        assert "list" == found.object
+
+    def test_repairs(self) -> None:
+        body = b'{"data":[{"id":5,"created":1.5,"owned_by":null,"x":NaN},{"id":"\\ud83d","object":{},"created":"x"}]}'
+        assert [ModelInfo(id="5", created=1), ModelInfo(id="\ufffd")] == decode_models(body).data
+        assert [] == decode_models(b'{"data":[]}').data
+
+    @pytest.mark.parametrize(
+        ("body", "words"),
+        [
+            (b"", "Expecting value"),
+            (b"[]", "no list named data"),
+            (b'{"data":null}', "no list named data"),
+            (b'{"data":[5]}', "Expected `object`, got `int`"),
+            (b"[" * 200_000, "nested too deep"),
+        ],
+    )
+    def test_of_what_is_no_list(self, body: bytes, words: str) -> None:
+        with pytest.raises(APIResponseValidationError, match="the reply is not a list of models") as raised:
+            decode_models(body)
+        assert words in raised.value.message

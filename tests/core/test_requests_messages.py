@@ -1,0 +1,230 @@
+"""Messages are checked one by one, and a reply is a valid message of the next request."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gradient_async.decoding import check_params, decode_completion, encode_request
+from gradient_async.errors import InvalidRequestError
+from gradient_async.types import NOT_GIVEN, ChatCompletionMessage, Function, ToolCall
+
+MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
+BASE: dict[str, Any] = {"messages": MESSAGES, "model": "m"}
+
+
+def checked(
+    *, stream: bool = False, agent: bool = False, validate: bool = True, **params: Any
+) -> dict[str, Any]:
+    return check_params({**BASE, **params}, stream=stream, agent=agent, validate=validate)
+
+
+PART = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral", "ttl": "5m"}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:,", "detail": "low"}}
+
+
+class TestMessages:
+    @pytest.mark.parametrize(
+        "message",
+        [
+            {"role": "system", "content": "x"},
+            {"role": "developer", "content": PART},
+            {"role": "user", "content": ["x", PART, IMAGE]},
+            {"role": "user", "content": ("x", PART)},
+            {"role": "user", "content": [{"type": "video_url", "video_url": {"url": "u"}}], "name": "n"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}],
+            },
+            {"role": "assistant", "reasoning_content": "r"},
+            {"role": "tool", "content": "x", "tool_call_id": "c"},
+            {"role": "function", "content": None, "name": "f"},
+            {"role": "user", "content": "x", "unknown": 1},
+            ChatCompletionMessage(content="x"),
+        ],
+    )
+    def test_what_is_allowed(self, message: Any) -> None:
+        assert [message] == checked(messages=[message])["messages"]
+
+    @pytest.mark.parametrize(
+        ("messages", "param"),
+        [
+            ([], "messages"),
+            ("hi", "messages"),
+            ({"role": "user", "content": "x"}, "messages"),
+            (None, "messages"),
+            (5, "messages"),
+            ([5], "messages[0]"),
+            (["hi"], "messages[0]"),
+            ([*MESSAGES, None], "messages[1]"),
+            ([{"content": "x"}], "messages[0].role"),
+            ([*MESSAGES, {"role": "robot", "content": "x"}], "messages[1].role"),
+            ([{"role": ["user"], "content": "x"}], "messages[0].role"),
+            ([{"role": "user"}], "messages[0].content"),
+            ([{"role": "user", "content": None}], "messages[0].content"),
+            ([{"role": "user", "content": 5}], "messages[0].content"),
+            ([{"role": "tool", "content": "x"}], "messages[0].tool_call_id"),
+            ([{"role": "tool", "content": "x", "tool_call_id": 5}], "messages[0].tool_call_id"),
+        ],
+    )
+    def test_what_is_not(self, messages: Any, param: str) -> None:
+        with pytest.raises(InvalidRequestError) as raised:
+            checked(messages=messages)
+        assert param == raised.value.param
+        assert raised.value.message.startswith(f"{param}=")
+        assert messages == checked(messages=messages, validate=False)["messages"]
+
+    def test_messages_of_other_libraries(self) -> None:
+        """Whatever dumps itself is taken at its word."""
+
+        class Pydantic:
+            def model_dump(self, *, exclude_none: bool = False) -> dict[str, Any]:
+                return {"role": "assistant", "content": "p", "none": exclude_none}
+
+        class Other:
+            def to_dict(self) -> dict[str, Any]:
+                return {"role": "assistant", "content": "o"}
+
+        found = checked(messages=[Pydantic(), Other()])
+        assert [
+            {"role": "assistant", "content": "p", "none": True},
+            {"role": "assistant", "content": "o"},
+        ] == json.loads(encode_request(found, stream=None))["messages"]
+
+
+def sent(message: Any) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(encode_request(checked(messages=[message]), stream=None))
+    found: dict[str, Any] = body["messages"][0]
+    return found
+
+
+CALL = ToolCall(id="c", function=Function(name="f", arguments="{}"))
+CALL_SENT = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+class TestReplies:
+    """A reply is a valid message of the next request."""
+
+    @pytest.mark.parametrize(
+        ("message", "expected"),
+        [
+            (ChatCompletionMessage(), {"role": "assistant"}),
+            (ChatCompletionMessage(content="x"), {"role": "assistant", "content": "x"}),
+            (ChatCompletionMessage(refusal="no"), {"role": "assistant", "refusal": "no"}),
+            (
+                ChatCompletionMessage(tool_calls=[CALL]),
+                {"role": "assistant", "tool_calls": [CALL_SENT], "content": None},
+            ),
+            (
+                ChatCompletionMessage(content="", tool_calls=[CALL]),
+                {"role": "assistant", "tool_calls": [CALL_SENT], "content": ""},
+            ),
+            (
+                ChatCompletionMessage(function_call=Function(name="f", arguments="{}")),
+                {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}, "content": None},
+            ),
+            (
+                ChatCompletionMessage(
+                    content="x",
+                    reasoning_content="r",
+                    reasoning_details=[{"a": None}],
+                    annotations=[1],
+                    extra_content={"g": 1},
+                ),
+                {
+                    "role": "assistant",
+                    "content": "x",
+                    "reasoning_content": "r",
+                    "reasoning_details": [{"a": None}],
+                    "annotations": [1],
+                    "extra_content": {"g": 1},
+                },
+            ),
+            (
+                ChatCompletionMessage(audio={"id": "a", "data": "AAAA"}),
+                {"role": "assistant", "audio": {"id": "a"}},
+            ),
+            (ChatCompletionMessage(audio={"data": "AAAA"}), {"role": "assistant", "audio": {"data": "AAAA"}}),
+            (
+                ChatCompletionMessage(
+                    tool_calls=[ToolCall(id="c", type="custom", custom={"name": "g", "input": "x"})]
+                ),
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "g", "input": "x"}}],
+                },
+            ),
+            (
+                ChatCompletionMessage(
+                    tool_calls=[ToolCall(id="c", function=Function(name="f"), extra_content={"s": 1})]
+                ),
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [
+                        {
+                            "id": "c",
+                            "type": "function",
+                            "function": {"name": "f", "arguments": ""},
+                            "extra_content": {"s": 1},
+                        }
+                    ],
+                },
+            ),
+        ],
+    )
+    def test_message(self, message: ChatCompletionMessage, expected: dict[str, Any]) -> None:
+        """The role stays, what is None goes, content stays null beside calls."""
+        assert expected == sent(message)
+
+    THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}
+    TEXT = {"type": "text", "text": "x"}
+
+    @pytest.mark.parametrize(
+        ("parts", "content", "reasoning", "expected"),
+        [
+            ([THOUGHT, TEXT], "x", "t", {"content": [THOUGHT, TEXT]}),
+            ([THOUGHT], "x", "t", {"content": [THOUGHT, TEXT]}),
+            (
+                [THOUGHT, {"type": "text", "text": "half"}],
+                "half and half",
+                "t",
+                {"content": [THOUGHT, {"type": "text", "text": "half and half"}]},
+            ),
+            ([THOUGHT], None, "t", {"content": [THOUGHT]}),
+            ([TEXT], "x", "r", {"content": [TEXT], "reasoning_content": "r"}),
+            (["x"], "x", None, {"content": ["x"]}),
+            ([], "x", None, {"content": "x"}),
+        ],
+    )
+    def test_parts_go_back_as_parts(
+        self, parts: list[Any], content: str | None, reasoning: str | None, expected: dict[str, Any]
+    ) -> None:
+        """With all of the text and the thoughts, each once, also where a server mixed parts and plain strings."""
+        message = ChatCompletionMessage(content=content, content_parts=parts, reasoning_content=reasoning)
+        assert {"role": "assistant", **expected} == sent(message)
+
+    def test_pieces_of_a_reply_in_a_dictionary(self) -> None:
+        message = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [CALL],
+            "function_call": CALL.function,
+            "name": NOT_GIVEN,
+        }
+        assert {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [CALL_SENT],
+            "function_call": {"name": "f", "arguments": "{}"},
+        } == sent(message)
+
+    def test_a_decoded_reply(self) -> None:
+        body = b'{"choices":[{"message":{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}],"refusal":null}}]}'
+        assert {"role": "assistant", "content": None, "tool_calls": [CALL_SENT]} == sent(
+            decode_completion(body).choices[0].message
+        )
