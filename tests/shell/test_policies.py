@@ -1,0 +1,162 @@
+"""Retries and rate limits, as pure functions."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+
+from gradient_async import (
+    APIConnectionError,
+    APIError,
+    APIResponseValidationError,
+    Headers,
+    RateLimit,
+    RateLimits,
+    Retry,
+    StreamInterruptedError,
+)
+from gradient_async.errors import ResponseInfo, status_error_class
+from gradient_async.ratelimit import parse_duration, rate_limits, retry_after
+from gradient_async.retry import backoff, may_retry, wait_before_retry
+
+NOW = 1_800_000_000.0
+
+
+def status(code: int, *, server_code: str | None = None, wait: float | None = None, **headers: str) -> APIError:
+    info = ResponseInfo(status_code=code, headers=Headers((k.replace("_", "-"), v) for k, v in headers.items()))
+    return status_error_class(code, server_code)("", response=info, retry_after=wait)
+
+
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 529])
+def test_what_the_server_did_not_do_is_tried_again(code: int) -> None:
+    assert may_retry(status(code), Retry())
+
+
+@pytest.mark.parametrize("code", [400, 401, 402, 403, 404, 409, 413, 422, 501, 307])
+def test_what_will_not_change_is_not_tried_again(code: int) -> None:
+    assert not may_retry(status(code), Retry())
+
+
+def test_the_server_has_the_last_word() -> None:
+    assert may_retry(status(400, x_should_retry="true"), Retry())
+    assert not may_retry(status(500, x_should_retry=" FALSE "), Retry())
+    assert may_retry(status(500, x_should_retry="maybe"), Retry())
+
+
+def test_a_spent_quota_is_not_tried_again() -> None:
+    assert not may_retry(status(429, server_code="insufficient_quota"), Retry())
+
+
+@pytest.mark.parametrize(
+    ("error", "plainly", "with_ambiguous"),
+    [
+        (APIConnectionError(phase="connect"), True, True),
+        (APIConnectionError(phase="connect", code="tls"), False, False),
+        (APIConnectionError(phase="send"), False, True),
+        (APIConnectionError(phase="response"), False, True),
+        (APIConnectionError(phase="body"), False, False),
+        (StreamInterruptedError(phase="body"), False, False),
+        (APIResponseValidationError(), False, False),
+        (status(504), False, True),
+    ],
+)
+def test_what_may_have_been_done_is_tried_again_only_if_told(
+    error: APIError, plainly: bool, with_ambiguous: bool
+) -> None:
+    assert plainly == may_retry(error, Retry())
+    assert with_ambiguous == may_retry(error, Retry(ambiguous=True))
+
+
+def test_backoff_doubles_with_full_jitter_up_to_a_bound() -> None:
+    assert [0.5, 1.0, 2.0, 4.0, 8.0, 8.0] == [backoff(attempt, Retry(), 1.0) for attempt in range(1, 7)]
+    assert backoff(3, Retry(), 0.0) == 0.0
+    assert backoff(10_000, Retry(max_backoff=3), 1.0) == 3.0
+
+
+def wait(error: APIError, **changes: Any) -> float | None:
+    facts: dict[str, Any] = {"attempt": 1, "max_retries": 2, "spent": 0.0, "jitter": 1.0}
+    return wait_before_retry(error, Retry(), **(facts | changes))
+
+
+def test_a_servers_wait_is_honoured_upward_only() -> None:
+    assert wait(status(429, wait=7.0)) == 7.0
+    assert wait(status(429, wait=0.1)) == 0.5
+
+
+def test_no_attempt_beyond_the_number_or_the_budget() -> None:
+    assert wait(status(500), attempt=3) is None
+    assert wait(status(400)) is None
+    assert wait(status(429, wait=61.0)) is None
+    assert wait(status(429, wait=30.0), spent=31.0) is None
+    assert wait(status(429, wait=30.0), spent=30.0) == 30.0
+
+
+def test_limits_of_serverless_headers() -> None:
+    headers = Headers(
+        [
+            ("X-RateLimit-Limit-Requests", "250"),
+            ("x-ratelimit-remaining-requests", "249"),
+            ("x-ratelimit-reset-requests", str(NOW + 12)),
+            ("x-ratelimit-limit-tokens-per-minute", "1000"),
+            ("x-ratelimit-reset-tokens-per-day", "1m30s"),
+        ]
+    )
+    expected = RateLimits(
+        requests=RateLimit(limit=250, remaining=249, reset=NOW + 12),
+        tokens_per_minute=RateLimit(limit=1000),
+        tokens_per_day=RateLimit(reset=NOW + 90),
+    )
+    assert expected == rate_limits(headers, NOW)
+
+
+def test_limits_of_platform_headers_and_of_none() -> None:
+    headers = {"ratelimit-limit": "5000", "ratelimit-remaining": "x", "ratelimit-reset": "60"}
+    assert RateLimits(requests=RateLimit(limit=5000, reset=NOW + 60)) == rate_limits(headers, NOW)
+    assert rate_limits({"date": "today"}, NOW) is None
+
+
+@pytest.mark.parametrize("text", ["nan", "-1", "inf", "1e400", "many", ""])
+def test_numbers_that_are_none_are_ignored(text: str) -> None:
+    limits = rate_limits({"ratelimit-limit": text}, NOW)
+    assert RateLimits(requests=RateLimit()) == limits
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("17ms", 0.017), ("1m30s", 90.0), ("2h", 7200.0), ("1d1s", 86401.0), ("1.5s", 1.5), ("90", None), ("s", None)],
+)
+def test_durations(text: str, seconds: float | None) -> None:
+    assert seconds == parse_duration(text)
+
+
+def asked(code: int = 429, jitter: float = 0.0, **headers: str) -> float | None:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return retry_after(named, status=code, now=NOW, jitter=jitter)
+
+
+def test_waits_that_servers_ask_for() -> None:
+    assert asked(retry_after="3") == 3.0
+    assert asked(retry_after_ms="300", retry_after="3") == 0.3
+    assert asked(retry_after="1e400") == float("inf")
+    assert asked(retry_after=formatdate(NOW + 5, usegmt=True)) == 5.0
+    assert asked(retry_after=formatdate(NOW - 5, usegmt=True)) == 0.0
+    assert asked(retry_after=formatdate(NOW + 9, usegmt=True), date=formatdate(NOW + 2, usegmt=True)) == 7.0
+    for nothing in ("-5", "nan", "soon", "99999999999999999999999 Jan"):
+        assert asked(retry_after=nothing) is None
+
+
+def test_resets_are_obeyed_by_digitaloceans_rule() -> None:
+    """The soonest reset that is not 0, at least a second, and a quarter to half a second more."""
+    resets = {
+        "x_ratelimit_reset_requests": "0",
+        "x_ratelimit_reset_tokens_per_minute": str(NOW + 20),
+        "x_ratelimit_reset_tokens_per_day": str(NOW + 500),
+    }
+    assert asked(**resets) == 20.25
+    assert asked(**resets, jitter=1.0) == 20.5
+    assert asked(x_ratelimit_reset_requests=str(NOW - 3)) == 1.25
+    assert asked(x_ratelimit_reset_requests="0") is None
+    assert asked() is None
+    assert asked(503, **resets) is None

@@ -1,0 +1,381 @@
+"""Streams: what they yield, how they end, and what is known of them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from typing import Any
+
+import pytest
+from conftest import MESSAGES, Start
+
+from gradient_async import (
+    APIResponseValidationError,
+    AsyncGradient,
+    Limits,
+    StreamError,
+    StreamInterruptedError,
+    StreamLimitError,
+    StreamProtocolError,
+    StreamServerError,
+    StreamTimeoutError,
+    StreamTruncatedError,
+    Timeout,
+)
+from gradient_async.testing import (
+    CLOSE,
+    HOLD,
+    RESET,
+    Handler,
+    chunk,
+    completion,
+    forever,
+    head,
+    http_chunk,
+    reply_bytes,
+    reply_json,
+    reply_sse,
+    reply_writes,
+    sse,
+)
+
+CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES}
+TOKENS = [chunk(f"tok{i} ") for i in range(5)]
+STOP = chunk(finish_reason="stop")
+WHOLE = "tok0 tok1 tok2 tok3 tok4 "
+PART = "tok0 tok1 tok2 "
+HEAD = head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+
+
+def events(*items: Any) -> bytes:
+    """The bytes of some events, without ``[DONE]``."""
+    return sse(*items, done=False)
+
+
+async def read(client: AsyncGradient, pause: float = 0.0, **params: Any) -> tuple[str, StreamError | None, Any]:
+    """Read a stream's text; return it, with how it ended."""
+    text = ""
+    stream = await client.chat.completions.create(**CALL, stream=True, **params)
+    try:
+        async for piece in stream.text:
+            text += piece
+            if pause:
+                await asyncio.sleep(pause)
+    except StreamError as error:
+        return text, error, stream
+    return text, None, stream
+
+
+async def test_a_healthy_stream_and_what_is_known_of_it(start: Start) -> None:
+    headers = {"x-request-id": "r9", "x-ratelimit-limit-requests": "3"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 5, "total_tokens": 6}
+    _, client = await start(reply_sse(*TOKENS, STOP, chunk(usage=usage) | {"choices": []}, headers=headers, gap=0.005))
+    stream = await client.chat.completions.create(**CALL, stream=True)
+    assert "open" in repr(stream)
+    assert (stream.completed, stream.saw_done, stream.snapshot.choices) == (False, False, [])
+    seen = ""
+    async for piece in stream:
+        for choice in piece.choices:
+            seen += choice.delta.content or ""
+            assert seen == stream.snapshot.choices[0].message.content
+    assert seen == WHOLE
+    assert (stream.completed, stream.saw_done, stream.was_buffered, stream.anomalies) == (True, True, False, 0)
+    assert (stream.status_code, stream.headers["x-request-id"], stream.request_id) == (200, "r9", "r9")
+    assert (stream.attempts, stream.response.status_code) == (1, 200)
+    assert stream.rate_limits is not None
+    timing = stream.timing
+    assert timing.first_token is not None
+    assert 0 <= timing.headers <= timing.first_token <= timing.total
+    assert len(timing.gaps) >= 5
+    done = await stream.completion()
+    assert (done.choices[0].message.content, done.choices[0].finish_reason) == (WHOLE, "stop")
+    assert done.usage is not None
+    assert (done.request_id, done.attempts, done.usage.total_tokens) == ("r9", 1, 6)
+    assert done == await stream.get_final_completion()
+    assert stream is await stream.until_done()
+    assert "completed" in repr(stream)
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
+    await stream.close()
+    assert stream.completed
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        reply_sse(*TOKENS, STOP),
+        reply_sse(*TOKENS, STOP, framing="length"),
+        reply_sse(*TOKENS, STOP, framing="eof"),
+        reply_sse(*TOKENS, STOP, per_write=99),
+        reply_sse(*TOKENS, STOP, done=False),
+        reply_sse(*TOKENS),
+        reply_sse(*TOKENS, STOP, headers={"content-type": "TEXT/Event-Stream;charset=UTF-8"}),
+        reply_sse(*TOKENS, STOP, headers={"content-type": None}),
+        reply_sse(*TOKENS, STOP, headers={"content-type": "application/octet-stream"}),
+        reply_sse(*TOKENS, STOP, headers={"content-type": "application/json"}),
+        reply_writes([HEAD, http_chunk(sse(*TOKENS, STOP)), HOLD]),
+        reply_writes([HEAD, http_chunk(events(*TOKENS, STOP)), RESET]),
+        reply_writes([HEAD, http_chunk(sse(*TOKENS, STOP).replace(b"\n", b"\r\n")), http_chunk(b"")]),
+        reply_writes([HEAD, http_chunk(events(*TOKENS, STOP)[:-1]), http_chunk(b"")]),
+        reply_writes([HEAD, *(http_chunk(bytes([byte])) for byte in sse(*TOKENS, STOP)), http_chunk(b"")]),
+        reply_writes([HEAD, http_chunk(b"\n\n"), http_chunk(sse(*TOKENS, STOP)), http_chunk(b"")]),
+        reply_writes([HEAD, http_chunk(b"\xef\xbb\xbf" + sse(*TOKENS, STOP)), http_chunk(b"")]),
+        reply_json(completion(WHOLE)),
+    ],
+)
+@pytest.mark.parametrize("pause", [0.0, 0.003])
+async def test_streams_that_are_complete(start: Start, reply: Handler, pause: float) -> None:
+    _, client = await start(reply, limits=Limits(drain_seconds=0.05))
+    text, error, stream = await read(client, pause)
+    assert (text, error, stream.completed) == (WHOLE, None, True)
+
+
+@pytest.mark.parametrize(
+    ("reply", "text", "kind", "says"),
+    [
+        (reply_sse(*TOKENS[:3], done=False), PART, StreamTruncatedError, "neither [DONE] nor"),
+        (reply_sse(*TOKENS[:3], done=False, framing="eof"), PART, StreamTruncatedError, "neither [DONE] nor"),
+        (reply_sse(), "", StreamTruncatedError, "[DONE] before any chunk"),
+        (reply_sse(done=False), "", StreamTruncatedError, "body is empty"),
+        (reply_bytes(b": hi\n\n", content_type="text/event-stream"), "", StreamTruncatedError, "before the first"),
+        (reply_writes([HEAD, http_chunk(events(*TOKENS[:3])), RESET]), PART, StreamInterruptedError, "lost"),
+        (reply_writes([HEAD, http_chunk(events(*TOKENS[:3])), CLOSE]), PART, StreamInterruptedError, "lost"),
+        (reply_writes([HEAD, b"fff\r\n" + events(*TOKENS[:3]), CLOSE]), PART, StreamInterruptedError, "lost"),
+        (reply_writes([HEAD, CLOSE]), "", StreamInterruptedError, "lost"),
+        (reply_writes([HEAD, http_chunk(events(*TOKENS[:3]) + b'data: {"id'), CLOSE]), PART, StreamInterruptedError, "lost"),
+        (reply_sse(*TOKENS[:3], {"error": {"message": "boom", "code": "overloaded"}}), PART, StreamServerError, "boom"),
+        (reply_sse(*TOKENS[:3], b"event: error\ndata: {}\n\n"), PART, StreamServerError, "no message"),
+        (reply_sse({"id": "server_error", "message": "boom"}), "", StreamServerError, "(server_error)"),
+        (reply_sse(*TOKENS[:3], "no JSON"), PART, StreamProtocolError, "event 4"),
+        (reply_sse(chunk("x", index=-1)), "x", StreamProtocolError, "index -1"),
+        (reply_sse(chunk("x", index=10**9)), "x", StreamLimitError, "choices=128"),
+        (reply_json({"error": {"message": "boom", "code": "c"}}), "", StreamServerError, "in place of a stream"),
+        (reply_bytes(b"<html>log in</html>", content_type="text/html"), "", StreamProtocolError, "text/html"),
+        (reply_bytes(b"<html>log in</html>", content_type="application/json"), "", APIResponseValidationError, "not a chat"),
+        (reply_bytes(b"hello", content_type="text/plain"), "", StreamProtocolError, "'hello'"),
+    ],
+)
+@pytest.mark.parametrize("pause", [0.0, 0.003])
+async def test_streams_that_are_not(
+    start: Start, reply: Handler, text: str, kind: type[StreamError], says: str, pause: float
+) -> None:
+    """Everything received comes first, whatever the consumer's pace; then the error, with all of it."""
+    server, client = await start(reply, max_retries=2)
+    stream = await client.chat.completions.create(**CALL, stream=True)
+    seen = ""
+    with pytest.raises(kind) as caught:
+        async for piece in stream:
+            for choice in piece.choices:
+                seen += choice.delta.content or ""
+            await asyncio.sleep(pause)
+    error = caught.value
+    assert says in str(error)
+    assert seen == text
+    assert len(server.requests) == 1
+    assert (error.status_code, error.attempts, stream.completed) == (200, 1, False)
+    assert error.elapsed is not None
+    if isinstance(error, StreamError):
+        assert error.partial is not None
+        assert text == "".join(choice.message.content or "" for choice in error.partial.choices) or "index" in says or "choices" in says
+        assert error.events <= 5
+    with pytest.raises(kind):
+        await stream.completion()
+    assert "failed" in repr(stream)
+
+
+async def test_an_error_event_knows_its_class_as_a_status(start: Start) -> None:
+    _, client = await start(reply_sse({"error": {"message": "m", "code": "overloaded"}}))
+    _, error, _ = await read(client)
+    assert isinstance(error, StreamServerError)
+    assert (error.code, error.retryable) == ("overloaded", True)
+
+
+async def test_strict_insists_on_finish_reasons(start: Start) -> None:
+    _, client = await start(reply_sse(*TOKENS), strict=True)
+    text, error, _ = await read(client)
+    assert (text, type(error)) == (WHOLE, StreamTruncatedError)
+
+
+async def test_bad_events_can_be_skipped(start: Start) -> None:
+    _, client = await start(reply_sse(*TOKENS, "no JSON", STOP), on_bad_event="skip")
+    text, error, stream = await read(client)
+    assert (text, error, stream.anomalies) == (WHOLE, None, 1)
+
+
+async def test_every_choice_asked_for_has_to_finish(start: Start) -> None:
+    one = reply_sse(*TOKENS, STOP, done=False)
+    _, client = await start(one, one)
+    assert (await read(client, n=1))[1] is None
+    assert isinstance((await read(client, n=2))[1], StreamTruncatedError)
+
+
+@pytest.mark.parametrize(
+    ("steps", "timeout", "phase", "text"),
+    [
+        ([HEAD, HOLD], Timeout(first_token=0.1), "first_token", ""),
+        ([HEAD, forever(http_chunk(b": keep-alive\n\n"), 0.02)], Timeout(first_token=0.1), "first_token", ""),
+        ([HEAD, forever(http_chunk(events(chunk())), 0.02)], Timeout(first_token=0.1), "first_token", ""),
+        ([HEAD, http_chunk(events(*TOKENS[:3])), HOLD], Timeout(idle=0.1), "idle", PART),
+        ([HEAD, http_chunk(events(*TOKENS[:3])), forever(http_chunk(b":\n"), 0.02)], Timeout(idle=0.1), "idle", PART),
+        ([HEAD, forever(http_chunk(events(TOKENS[0])), 0.02)], Timeout(total=0.2), "total", None),
+    ],
+)
+async def test_only_content_stops_the_clock(
+    start: Start, steps: list[Any], timeout: Timeout, phase: str, text: str | None
+) -> None:
+    _, client = await start(reply_writes(steps))
+    began = time.monotonic()
+    seen, error, _ = await read(client, timeout=timeout)
+    assert isinstance(error, StreamTimeoutError)
+    assert error.phase == phase
+    assert text is None or text == seen
+    assert 0.09 <= time.monotonic() - began < 1.5
+    assert f"Timeout.{phase}" in str(error)
+
+
+async def test_a_slow_consumer_is_no_stalled_server(start: Start) -> None:
+    _, client = await start(reply_sse(*TOKENS, STOP, gap=0.02))
+    text, error, _ = await read(client, 0.15, timeout=Timeout(first_token=0.1, idle=0.1))
+    assert (text, error) == (WHOLE, None)
+
+
+async def test_a_stall_after_the_last_choice_finished_costs_nothing(start: Start) -> None:
+    _, client = await start(reply_writes([HEAD, http_chunk(events(*TOKENS, STOP)), HOLD]))
+    text, error, stream = await read(client, timeout=Timeout(idle=0.1))
+    assert (text, error, stream.completed, stream.saw_done) == (WHOLE, None, True, False)
+
+
+async def test_a_malformed_chunk_does_not_hang(start: Start) -> None:
+    _, client = await start(reply_writes([HEAD, http_chunk(events(*TOKENS[:3])), 0.05, b"zz\r\n", HOLD]))
+    text, error, _ = await asyncio.wait_for(read(client), 5)
+    assert (text, type(error)) == (PART, StreamInterruptedError)
+
+
+async def test_many_events_in_one_read_leave_the_loop_its_turns(start: Start) -> None:
+    """Ten thousand events: nobody else waits longer than a few slices take."""
+    many = [chunk("x") for _ in range(10_000)]
+    _, client = await start(reply_sse(*many, STOP, per_write=20_000))
+    turns = 0
+
+    async def tick() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    stream = await client.chat.completions.create(**CALL, stream=True)
+    await asyncio.sleep(0.1)
+    ticking = asyncio.create_task(tick())
+    await stream.completion()
+    ticking.cancel()
+    assert turns > 10
+
+
+async def test_buffered_replies(start: Start) -> None:
+    """A whole completion in place of a stream is one chunk, with tool calls and all, or an error."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    whole = completion(None, tool_calls=[call], finish_reason="tool_calls")
+    _, client = await start(
+        reply_json(whole), reply_json(completion("x" * 1000)), reply_json(completion("x" * 1000)), limits=Limits(body_bytes=600)
+    )
+    async with client.chat.completions.stream(**CALL) as stream:
+        raw = b"".join([data async for data in stream.raw])
+        done = await stream.completion()
+    assert raw.startswith(b"{")
+    assert done.choices[0].message.tool_calls is not None
+    assert (done.choices[0].message.tool_calls[0].function.name, stream.was_buffered) == ("f", True)
+    assert isinstance((await read(client))[1], StreamLimitError)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kind"), [([HOLD], StreamTimeoutError), ([RESET], StreamInterruptedError)]
+)
+async def test_buffered_replies_break_off_too(start: Start, ending: list[Any], kind: type[StreamError]) -> None:
+    fields = {"content-type": "application/json", "content-length": "99"}
+    _, client = await start(reply_writes([head(200, fields), b'{"id":', 0.02, *ending]))
+    _, error, _ = await read(client, timeout=Timeout(first_token=0.1))
+    assert type(error) is kind
+
+
+# Leaving
+
+
+async def test_leaving_the_block_closes_the_connection_at_once(start: Start) -> None:
+    server, client = await start(delay=0.01)
+    async with client.chat.completions.stream(**CALL) as stream:
+        async for _ in stream:
+            break
+    began = time.monotonic()
+    await server.wait_closed_connections()
+    assert time.monotonic() - began < 0.1
+    with pytest.raises(StreamInterruptedError, match="closed before its end"):
+        await stream.completion()
+
+
+async def test_a_dropped_stream_closes_as_its_last_reference_dies(start: Start) -> None:
+    server, client = await start(delay=0.01)
+    gc.disable()
+    try:
+        stream = await client.chat.completions.create(**CALL, stream=True, n=2)
+        await anext(stream.choice(0))
+        with pytest.warns(ResourceWarning, match="dropped before its end"):
+            del stream
+        began = time.monotonic()
+        await server.wait_closed_connections()
+        assert time.monotonic() - began < 0.1
+    finally:
+        gc.enable()
+
+
+async def test_a_stream_dropped_in_another_thread_closes_too(start: Start) -> None:
+    server, client = await start(delay=0.01)
+    streams = [await client.chat.completions.create(**CALL, stream=True)]
+    with pytest.warns(ResourceWarning, match="dropped"):
+        await asyncio.to_thread(streams.clear)
+    await server.wait_closed_connections()
+
+
+async def test_cancelling_loses_nothing(start: Start) -> None:
+    _, client = await start(reply_sse(*TOKENS, STOP, gap=0.02))
+    stream = await client.chat.completions.create(**CALL, stream=True)
+    text = ""
+    while True:
+        try:
+            piece = await asyncio.wait_for(anext(stream), 0.004)
+        except TimeoutError:
+            continue
+        except StopAsyncIteration:
+            break
+        text += piece.choices[0].delta.content or ""
+    assert text == WHOLE
+
+
+async def test_cancelling_before_the_headers_closes_the_connection(start: Start) -> None:
+    server, client = await start(reply_writes([HOLD]))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await client.chat.completions.create(**CALL)
+    await server.wait_closed_connections()
+
+
+async def test_closing_the_client_closes_its_streams(start: Start) -> None:
+    server, client = await start(delay=0.01)
+    stream = await client.chat.completions.create(**CALL, stream=True)
+    await client.close()
+    await server.wait_closed_connections()
+    with pytest.raises(StreamInterruptedError):
+        await stream.completion()
+
+
+async def test_two_readers_of_one_stream_share_its_chunks(start: Start) -> None:
+    _, client = await start(reply_sse(*TOKENS, STOP, gap=0.01))
+    stream = await client.chat.completions.create(**CALL, stream=True)
+    seen: list[str] = []
+
+    async def take() -> None:
+        async for piece in stream:
+            seen.append(piece.choices[0].delta.content or "")
+
+    await asyncio.gather(take(), take())
+    assert "".join(seen) == WHOLE
