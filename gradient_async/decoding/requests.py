@@ -23,7 +23,6 @@ __all__ = ["check_params", "encode_request", "known_params", "message_to_dict"]
 _CHAT = frozenset(ChatCompletionParams.__annotations__)
 _AGENT = frozenset(AgentCompletionParams.__annotations__)
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-_AT = re.compile(r"(?P<what>.*) - at (?P<key>`key` in )?`\$\.?(?P<path>[^`]*)`$", re.DOTALL)
 _DOCUMENTED = {
     "frequency_penalty": "-2.0 to 2.0",
     "logit_bias": "token id to a bias of -100 to 100",
@@ -203,15 +202,15 @@ def _validate(given: dict[str, Any], *, stream: bool, agent: bool) -> None:
         if given.get("stream_options") is not None and not stream:
             raise _invalid("stream_options", given["stream_options"], "it goes only with stream=True")
         return
-    found = _AT.match(str(refused))
-    if found is None:
-        raise InvalidRequestError(f"the request is not valid: {refused}; {_WAY_ROUND}")
-    name = re.split(r"[.\[]", found["path"], maxsplit=1)[0]
-    what = found["what"][:1].lower() + found["what"][1:]
-    inside = "" if found["path"] == name else f" at {found['path']}"
-    inside = f" as a key{inside}" if found["key"] else inside
+    # Such as "Expected `int` <= 128 - at `$.n`", or "... - at `key` in `$.metadata`".
+    what, _, where = str(refused).rpartition(" - at ")
+    path = where.rpartition("$.")[2].rstrip("`")
+    name = re.split(r"[.\[]", path, maxsplit=1)[0]
+    inside = "" if path == name else f" at {path}"
+    if where.startswith("`key`"):
+        inside = f" as a key{inside}"
     documented = f" (documented: {_DOCUMENTED[name]})" if name in _DOCUMENTED else ""
-    raise _invalid(name, given.get(name), f"{what}{inside}{documented}")
+    raise _invalid(name, given.get(name), f"{what[:1].lower()}{what[1:]}{inside}{documented}")
 
 
 def _validate_messages(messages: Any) -> None:

@@ -147,9 +147,9 @@ class TestFinish:
     def test_done_after_at_least_one_chunk(
         self,
         pieces: list[ChatCompletionChunk],
-        done: bool,  # noqa: FBT001
-        strict: bool,  # noqa: FBT001
-        complete: bool,  # noqa: FBT001
+        done: bool,
+        strict: bool,
+        complete: bool,
     ) -> None:
         """`[DONE]` completes what had at least one chunk, unless a finish_reason is insisted on."""
         assembler = CompletionAssembler(strict=strict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from feeding import one_by_one
 from wire import DONE, contents, decoded, delta, event, raw, refused, run, text
 
 from gradient_async.config import Limits
@@ -150,10 +151,12 @@ class TestClose:
     def test_a_torn_event_is_dropped(self) -> None:
         whole = text("b")
         for end in range(7, len(whole) - 3):
-            chunks, decoder = decoded(text("a") + whole[:end])
-            assert ["a"] == contents(chunks)
-            assert 1 == decoder.events
-            assert not decoder.done
+            wire = text("a") + whole[:end]
+            for pieces in ([wire], one_by_one(wire)):
+                decoder = ChunkDecoder()
+                chunks, error = run(decoder, pieces)
+                assert (["a"], None) == (contents(chunks), error)
+                assert (1, False) == (decoder.events, decoder.done)
 
     def test_twice(self) -> None:
         decoder = ChunkDecoder()
@@ -182,6 +185,19 @@ class TestClose:
         assert 1 == len(decoder.close())
         with pytest.raises(StreamServerError):
             decoder.close()
+
+    def test_an_error_that_was_pushed_comes_after_the_chunks(self) -> None:
+        decoder = ChunkDecoder()
+        decoder.push(text("a") + raw('{"error":"x"}') + text("b"))
+        assert ["a"] == [chunk.choices[0].delta.content for chunk in decoder.close()]
+        with pytest.raises(StreamServerError):
+            decoder.close()
+
+    def test_an_error_far_behind_is_raised_at_once_if_no_chunk_came(self) -> None:
+        """Not only what the first slice holds is looked at."""
+        decoder = ChunkDecoder()
+        with pytest.raises(StreamServerError):
+            decoder.feed(b": keep-alive\n\n" * 2000 + raw('{"error":"x"}'))
 
     def test_a_limit_of_the_last_line(self) -> None:
         decoder = ChunkDecoder(limits=Limits(event_bytes=20))

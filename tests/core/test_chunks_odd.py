@@ -65,6 +65,10 @@ CHOICES: list[tuple[str, list[Any]]] = [
         [{"index": 0, "delta": {"content": "a"}, "logprobs": {}}],
     ),
     (
+        '{"choices":[{"delta":{"content":"a"},"logprobs":{"content":[5,{}]}}]}',
+        [{"index": 0, "delta": {"content": "a"}}],
+    ),
+    (
         '{"choices":[{"delta":{"content":"a"},"logprobs":{"content":"x"}}]}',
         [{"index": 0, "delta": {"content": "a"}}],
     ),

@@ -274,7 +274,7 @@ def test_class_of_an_error_inside_a_stream(
     code: str | None,
     kind: str | None,
     name: str,
-    retryable: bool,  # noqa: FBT001
+    retryable: bool,
 ) -> None:
     """The code counts before the type; what is not known is not retryable."""
     error = StreamServerError("x", code=code, type=kind)

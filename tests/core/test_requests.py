@@ -90,7 +90,7 @@ def each(values: dict[str, list[Any]]) -> list[tuple[str, Any]]:
 class TestLimits:
     @pytest.mark.parametrize(("name", "value"), each(ACCEPTED))
     @pytest.mark.parametrize("agent", [False, True])
-    def test_what_is_allowed(self, name: str, value: Any, agent: bool) -> None:  # noqa: FBT001
+    def test_what_is_allowed(self, name: str, value: Any, agent: bool) -> None:
         """Up to the bound and at it; what was given comes back as it was."""
         assert value == checked(**{name: value}, agent=agent)[name]
 
@@ -122,6 +122,10 @@ class TestLimits:
             (
                 {"top_logprobs": 21, "logprobs": True},
                 "top_logprobs=21: expected `int` <= 20 (documented: 0 to 20)",
+            ),
+            (
+                {"metadata": {"k" * 65: "v"}},
+                ": expected `str` of length <= 64 as a key (documented: at most 16 pairs",
             ),
             ({"user": 5}, "user=5: expected `str | null`, got `int`;"),
         ],
@@ -261,11 +265,15 @@ class TestEncoding:
     @pytest.mark.parametrize(
         ("stream", "expected"), [(True, {"stream": True}), (False, {"stream": False}), (None, {})]
     )
-    def test_stream_is_sent_as_asked(self, stream: bool | None, expected: dict[str, Any]) -> None:  # noqa: FBT001
+    def test_stream_is_sent_as_asked(self, stream: bool | None, expected: dict[str, Any]) -> None:
         assert {**BASE, **expected} == json.loads(encode_request(BASE, stream=stream))
 
     def test_none_is_null(self) -> None:
         assert {**BASE, "stop": None} == json.loads(encode_request(checked(stop=None), stream=None))
+
+    @pytest.mark.parametrize("params", [{}, {"messages": "hi"}, {"messages": None}])
+    def test_what_was_not_validated_is_sent_as_it_is(self, params: dict[str, Any]) -> None:
+        assert params == json.loads(encode_request(params, stream=None))
 
     def test_extra_body_wins_and_goes_round(self) -> None:
         given = checked(temperature=1)
