@@ -40,6 +40,10 @@ class Watch:
         self.limit = call.timeout.first_token if call.stream else call.timeout.response
         self.sent = self._loop.time()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
+        # It goes through aiohttp as an argument, and mocks of aiohttp copy the arguments they see.
+        return self
+
     def client_timeout(self) -> aiohttp.ClientTimeout:
         """What aiohttp is to watch itself: a foreign session tells us nothing of its connections."""
         return aiohttp.ClientTimeout(total=None, sock_connect=self._call.timeout.connect)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from ..errors import StreamLimitError
 from ..events import ChatCompletionStreamEvent, EventBuilder
 from ..types import ChatCompletionChunk
 from .lanes import Lane
@@ -111,11 +110,7 @@ class ChoiceStream:
         lane = self._lane
         while not lane:
             if lane.overflowed:
-                raise StreamLimitError(
-                    f"the reader of choice {self.index} fell behind by more than "
-                    "Limits(buffered_bytes=...) allows; read it faster, or raise the limit",
-                    partial=self._stream.snapshot,
-                )
+                raise self._stream.overflow(f"the reader of choice {self.index}")
             if not await self._stream.pump():
                 raise StopAsyncIteration
         return lane.take()

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from gradient_async import AsyncGradient
+from gradient_async import AsyncGradient, ChatCompletion, ChatCompletionStream
 from gradient_async.testing import Handler, Server, serve
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
+CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES}
 Start = Callable[..., Awaitable[tuple[Server, AsyncGradient]]]
+
+
+async def ask(client: AsyncGradient, **params: Any) -> ChatCompletion:
+    """Await a completion."""
+    return cast("ChatCompletion", await client.chat.completions.create(**(CALL | params)))
+
+
+async def streamed(client: AsyncGradient, **params: Any) -> ChatCompletionStream:
+    """Open a stream."""
+    stream: ChatCompletionStream = await client.chat.completions.create(stream=True, **(CALL | params))
+    return stream
 
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start a server with a script, and a client of it: ``server, client = await start(reply, ..., timeout=1)``."""
+    """Start a server with a script, and a client of it with options, as often as a test likes."""
     async with AsyncExitStack() as stack:
 
-        async def started(*replies: Handler, delay: float = 0.0, **options: Any) -> tuple[Server, AsyncGradient]:
+        async def started(
+            *replies: Handler, delay: float = 0.0, **options: Any
+        ) -> tuple[Server, AsyncGradient]:
             server = await stack.enter_async_context(serve(*replies, delay=delay))
             defaults: dict[str, Any] = {
                 "inference_endpoint": server.url,

@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 import pytest
-from conftest import MESSAGES, Start
+from conftest import MESSAGES, Start, ask
 
 from gradient_async import (
     APIConnectionError,
@@ -48,23 +48,21 @@ from gradient_async.testing import (
     reply_writes,
 )
 
-CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES}
-
 
 async def failing(start: Start, *replies: Handler, **options: Any) -> APIError:
     """Return the error that a call raises."""
     _, client = await start(*replies, **options)
     with pytest.raises(APIError) as caught:
-        await client.chat.completions.create(**CALL)
+        await ask(client)
     return caught.value
 
 
 async def test_a_completion_and_what_the_session_knows_of_it(start: Start) -> None:
     """Body fields from the body; request id, limits and attempts from the session, never from the body."""
-    body = completion("Hi", request_id="forged", attempts=9, **{"@attempts": 7, "@request_id": "forged"})
+    body = completion("Hi", request_id="forged", attempts=9) | {"@attempts": 7, "@request_id": "forged"}
     headers = {"x-request-id": "req-7", "x-ratelimit-limit-requests": "5"}
     server, client = await start(reply_json(body, headers=headers))
-    got = await client.chat.completions.create(**CALL)
+    got = await ask(client)
     assert got.choices[0].message.content == "Hi"
     assert (got.request_id, got.attempts) == ("req-7", 1)
     assert got.rate_limits is not None
@@ -92,7 +90,9 @@ async def test_a_completion_and_what_the_session_knows_of_it(start: Start) -> No
         (418, APIStatusError),
     ],
 )
-async def test_a_status_is_an_error_of_its_class(start: Start, status: int, kind: type[APIStatusError]) -> None:
+async def test_a_status_is_an_error_of_its_class(
+    start: Start, status: int, kind: type[APIStatusError]
+) -> None:
     body = {"error": {"message": "no\x1b[2J", "type": "t", "code": 12, "param": "p"}, "request_id": "in-body"}
     error = await failing(start, reply_json(body, status, {"x-request-id": "in-header"}))
     assert type(error) is kind
@@ -117,7 +117,11 @@ async def test_a_status_is_an_error_of_its_class(start: Start, status: int, kind
         (b'{"id":"unauthorized","message":"who are you"}', "who are you", "unauthorized"),
         (b'{"error":"in words"}', "in words", None),
         (b'{"type":"error","error":{"type":"overloaded_error","message":"busy"}}', "busy", None),
-        (b'{"detail":[{"loc":["body","n"],"msg":"too many","type":"value_error"}]}', "body.n: too many", None),
+        (
+            b'{"detail":[{"loc":["body","n"],"msg":"too many","type":"value_error"}]}',
+            "body.n: too many",
+            None,
+        ),
         (b"<html><h1>Bad gateway</h1></html>", "Bad gateway", None),
         (b"", "no message", None),
     ],
@@ -165,7 +169,9 @@ async def test_an_error_in_a_200_is_a_status_error(start: Start) -> None:
         (b"[" * 100_000, "nested too deep"),
     ],
 )
-async def test_a_200_that_is_no_completion_is_a_validation_error(start: Start, body: bytes, says: str) -> None:
+async def test_a_200_that_is_no_completion_is_a_validation_error(
+    start: Start, body: bytes, says: str
+) -> None:
     error = await failing(start, reply_bytes(body))
     assert isinstance(error, APIResponseValidationError)
     assert says in str(error)
@@ -179,7 +185,9 @@ async def test_no_content_is_a_validation_error(start: Start) -> None:
 
 
 async def test_nobody_listens(start: Start) -> None:
-    error = await failing(start, inference_endpoint="http://127.0.0.1:1", max_retries=1, retry=Retry(max_backoff=0))
+    error = await failing(
+        start, inference_endpoint="http://127.0.0.1:1", max_retries=1, retry=Retry(max_backoff=0)
+    )
     assert isinstance(error, APIConnectionError)
     assert (error.phase, error.ambiguous, error.attempts) == ("connect", False, 2)
     assert "127.0.0.1:1" in str(error)
@@ -196,10 +204,12 @@ async def test_nobody_listens(start: Start) -> None:
         (reply_writes([head(200, {"content-length": "100"}), b'{"id"', RESET]), "body"),
     ],
 )
-async def test_a_connection_lost_says_when_and_is_not_repeated(start: Start, reply: Handler, phase: str) -> None:
+async def test_a_connection_lost_says_when_and_is_not_repeated(
+    start: Start, reply: Handler, phase: str
+) -> None:
     server, client = await start(reply, max_retries=2)
     with pytest.raises(APIConnectionError) as caught:
-        await client.chat.completions.create(**CALL)
+        await ask(client)
     assert (caught.value.phase, caught.value.ambiguous) == (phase, True)
     assert len(server.requests) == 1
 
@@ -208,14 +218,14 @@ async def test_a_loss_is_repeated_if_the_caller_says_so(start: Start) -> None:
     server, client = await start(
         reply_writes([CLOSE]), max_retries=1, retry=Retry(ambiguous=True, max_backoff=0.01)
     )
-    got = await client.chat.completions.create(**CALL)
+    got = await ask(client)
     assert (got.attempts, len(server.requests)) == (2, 2)
 
 
 async def test_a_failing_server_is_tried_again_within_the_number(start: Start) -> None:
     busy = reply_json({"message": "busy"}, 503)
     server, client = await start(busy, busy, max_retries=2, retry=Retry(max_backoff=0.01))
-    assert (await client.chat.completions.create(**CALL)).attempts == 3
+    assert (await ask(client)).attempts == 3
     assert len(server.requests) == 3
     error = await failing(start, busy, busy, max_retries=1, retry=Retry(max_backoff=0.01))
     assert error.attempts == 2
@@ -225,7 +235,7 @@ async def test_a_servers_wait_is_waited_and_one_beyond_the_budget_is_an_error_at
     limited = reply_json({"message": "slow down"}, 429, {"retry-after-ms": "120"})
     _, client = await start(limited, max_retries=1)
     began = time.monotonic()
-    assert (await client.chat.completions.create(**CALL)).attempts == 2
+    assert (await ask(client)).attempts == 2
     assert time.monotonic() - began >= 0.12
     absurd = reply_json({"message": "slow down"}, 429, {"retry-after": "99999"})
     error = await failing(start, absurd, max_retries=2)
@@ -241,15 +251,21 @@ async def test_a_servers_wait_is_waited_and_one_beyond_the_budget_is_an_error_at
         (reply_writes([HOLD]), Timeout(response=0.1), "response"),
         (reply_writes([HOLD]), Timeout(total=0.1), "total"),
         (reply_writes([b"HTTP/1.1 200 OK\r\nx: ", forever(b"y", 0.02)]), Timeout(response=0.1), "response"),
-        (reply_writes([head(200, {"content-length": "9"}), forever(b" ", 0.02)]), Timeout(response=0.1), "response"),
+        (
+            reply_writes([head(200, {"content-length": "9"}), forever(b" ", 0.02)]),
+            Timeout(response=0.1),
+            "response",
+        ),
         (reply_writes([head(200, {"content-length": "9"}), HOLD]), Timeout(total=0.1), "total"),
     ],
 )
-async def test_time_limits_hold_whatever_drips(start: Start, reply: Handler, timeout: Timeout, phase: str) -> None:
+async def test_time_limits_hold_whatever_drips(
+    start: Start, reply: Handler, timeout: Timeout, phase: str
+) -> None:
     server, client = await start(reply)
     began = time.monotonic()
     with pytest.raises(APITimeoutError) as caught:
-        await client.chat.completions.create(**CALL, timeout=timeout)
+        await ask(client, timeout=timeout)
     assert caught.value.phase == phase
     assert isinstance(caught.value, TimeoutError)
     assert 0.09 <= time.monotonic() - began < 1.5
@@ -276,11 +292,16 @@ async def test_keys_are_nowhere_in_an_error(start: Start) -> None:
     """Not in its text, its representation, its traceback, nor in what it was caused by."""
 
     async def echo(request: Request, connection: Connection) -> None:
-        await reply_json({"message": f"bad header: {request.headers['authorization']}"}, 401)(request, connection)
+        await reply_json({"message": f"bad header: {request.headers['authorization']}"}, 401)(
+            request, connection
+        )
 
     for reply in (echo, reply_writes([CLOSE]), reply_writes([b"nonsense\r\n\r\n", CLOSE])):
         error = await failing(start, reply)
         shown = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
         chain = [error, error.__cause__, error.__context__]
-        for text in (shown, *(repr(link) + str(link) + repr(vars(link)) for link in chain if link is not None)):
+        for text in (
+            shown,
+            *(repr(link) + str(link) + repr(vars(link)) for link in chain if link is not None),
+        ):
             assert "key-0123" not in text

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import MESSAGES, Start
+from conftest import CALL, MESSAGES, Start, ask, streamed
 
 from gradient_async import (
     NOT_GIVEN,
@@ -24,7 +24,7 @@ from gradient_async import (
 )
 from gradient_async.testing import Request, chunk, completion, reply_json, reply_sse, serve
 
-CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES}
+STREAMED: dict[str, Any] = {**CALL, "stream": True}
 
 
 async def sent(start: Start, options: dict[str, Any] | None = None, **params: Any) -> Request:
@@ -51,7 +51,7 @@ async def test_a_stream_asks_for_a_stream_and_for_usage(start: Start) -> None:
         pass
     async with client.chat.completions.stream(**CALL, stream_options={"include_usage": False}):
         pass
-    async with await client.chat.completions.create(**CALL, stream=True):
+    async with await streamed(client):
         pass
     bodies = [request.json for request in server.requests]
     assert {**CALL, "stream": True, "stream_options": {"include_usage": True}} == bodies[0]
@@ -59,7 +59,7 @@ async def test_a_stream_asks_for_a_stream_and_for_usage(start: Start) -> None:
     assert {**CALL, "stream": True} == bodies[2]
     assert server.requests[2].headers["accept"] == "text/event-stream"
     with pytest.raises(TypeError, match="always streams"):
-        client.chat.completions.stream(**CALL, stream=True)
+        client.chat.completions.stream(**STREAMED)
 
 
 async def test_headers_query_and_body_can_be_added_to(start: Start) -> None:
@@ -94,7 +94,7 @@ async def test_agents_have_their_own_url_and_key(start: Start) -> None:
 async def test_base_url_replaces_endpoint_and_version(start: Start) -> None:
     server, client = await start()
     other = client.with_options(base_url=server.url + "/")
-    await other.chat.completions.create(**CALL)
+    await ask(other)
     await other.agents.chat.completions.create(messages=MESSAGES)
     assert ["/chat/completions"] * 2 == [request.path for request in server.requests]
     assert {"agent": "true"} == server.requests[1].query
@@ -105,7 +105,7 @@ async def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("GRADIENT_INFERENCE_ENDPOINT", server.url)
         monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", "from-the-environment")
         async with AsyncGradient() as client:
-            await client.chat.completions.create(**CALL)
+            await ask(client)
         assert server.requests[0].headers["authorization"] == "Bearer from-the-environment"
 
 
@@ -116,7 +116,7 @@ async def test_a_missing_key_or_agent_is_an_error_of_the_first_call(monkeypatch:
         assert client.model_access_key is None
         assert client.agent_access_key is None
         with pytest.raises(ConfigurationError, match="GRADIENT_MODEL_ACCESS_KEY"):
-            await client.chat.completions.create(**CALL)
+            await ask(client)
         with pytest.raises(ConfigurationError, match="GRADIENT_AGENT_ACCESS_KEY"):
             await client.agents.chat.completions.create(messages=MESSAGES)
         other = client.with_options(agent_access_key="k")
@@ -151,26 +151,30 @@ async def test_nothing_is_sent_that_is_known_to_be_wrong(start: Start) -> None:
     server, client = await start()
     create = client.chat.completions.create
     with pytest.raises(TypeError, match=r"'temprature'.*'temperature'"):
-        await create(**CALL, temprature=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+        await create(model="m", messages=MESSAGES, temprature=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     with pytest.raises(TypeError, match="'model'"):
         await create(messages=MESSAGES)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     with pytest.raises(InvalidRequestError, match="temperature=3"):
-        await create(**CALL, temperature=3)
+        await create(model="m", messages=MESSAGES, temperature=3)
     with pytest.raises(ConfigurationError, match="header name"):
-        await create(**CALL, extra_headers={"a b": "c"})
+        await create(model="m", messages=MESSAGES, extra_headers={"a b": "c"})
     with pytest.raises(InvalidRequestError, match="JSON"):
-        await create(**CALL, extra_body={"x": object()})
+        await create(model="m", messages=MESSAGES, extra_body={"x": object()})
     assert [] == server.requests
-    await client.with_options(validate=False).chat.completions.create(**CALL, n=1, top_p=1.0, seed=2)
+    await client.with_options(validate=False).chat.completions.create(
+        model="m", messages=MESSAGES, n=1, top_p=1.0, seed=2
+    )
     assert len(server.requests) == 1
 
 
 async def test_a_reply_is_a_message_of_the_next_request(start: Start) -> None:
     server, client = await start()
-    first = await client.chat.completions.create(**CALL)
+    first = await ask(client)
     messages = [*MESSAGES, first.choices[0].message, {"role": "user", "content": "more"}]
     await client.chat.completions.create(model="m", messages=messages)
-    assert {"role": "assistant", "content": first.choices[0].message.content} == server.requests[1].json["messages"][1]
+    assert {"role": "assistant", "content": first.choices[0].message.content} == server.requests[1].json[
+        "messages"
+    ][1]
 
 
 async def test_models_can_be_awaited_and_iterated_over(start: Start) -> None:
@@ -208,11 +212,11 @@ async def test_copies_share_connections_and_close_nothing(start: Start) -> None:
         set_default_query={"r": 2},
         api_key="another-key",
     )
-    await client.chat.completions.create(**CALL)
-    await copy.chat.completions.create(**CALL)
+    await ask(client)
+    await ask(copy)
     await copy.close()
     assert not copy.is_closed()
-    await client.copy(set_default_headers={"x-c": "3"}).chat.completions.create(**CALL)
+    await client.copy(set_default_headers={"x-c": "3"}).chat.completions.create(model="m", messages=MESSAGES)
     assert server.connections == 1
     first, second, third = server.requests
     assert (second.headers["x-a"], second.headers["x-b"], second.query) == ("1", "2", {"r": "2"})
@@ -226,15 +230,17 @@ async def test_copies_share_connections_and_close_nothing(start: Start) -> None:
 
 async def test_a_closed_client_says_so(start: Start) -> None:
     _, client = await start()
-    await client.chat.completions.create(**CALL)
+    await ask(client)
     await client.aclose()
     assert client.is_closed()
     with pytest.raises(ConfigurationError, match="has been closed"):
-        await client.chat.completions.create(**CALL)
+        await ask(client)
 
 
 def test_keys_do_not_show() -> None:
-    client = AsyncGradient(model_access_key="model-key-0123", agent_access_key="agent-key-0123", access_token="tok-en-0123")
+    client = AsyncGradient(
+        model_access_key="model-key-0123", agent_access_key="agent-key-0123", access_token="tok-en-0123"
+    )
     shown = repr(client) + repr(vars(client)) + repr(vars(client).values())
     assert "0123" not in shown
     assert (client.model_access_key, client.agent_access_key) == ("model-key-0123", "agent-key-0123")
@@ -243,8 +249,10 @@ def test_keys_do_not_show() -> None:
 
 
 async def test_raw_responses_have_status_headers_and_body(start: Start) -> None:
-    _, client = await start(reply_json(completion("Hi"), headers={"x-request-id": "r1", "x-ratelimit-limit-requests": "7"}))
-    response = await client.chat.completions.with_raw_response.create(**CALL)
+    _, client = await start(
+        reply_json(completion("Hi"), headers={"x-request-id": "r1", "x-ratelimit-limit-requests": "7"})
+    )
+    response = await client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
     assert (response.status_code, response.headers["x-request-id"], response.request_id) == (200, "r1", "r1")
     assert response.rate_limits is not None
     assert (response.method, response.http_version, response.retries_taken) == ("POST", "HTTP/1.1", 0)
@@ -259,42 +267,48 @@ async def test_raw_responses_have_status_headers_and_body(start: Start) -> None:
     assert parsed.choices[0].message.content == "Hi"
     assert "200" in repr(response)
     for resource in (client.with_raw_response.chat, client.chat.with_raw_response):
-        assert (await (await resource.completions.create(**CALL)).parse()).choices
+        assert (await (await resource.completions.create(model="m", messages=MESSAGES)).parse()).choices
     for agent in (client.with_raw_response.agents, client.agents.with_raw_response):
         assert (await (await agent.chat.completions.create(messages=MESSAGES)).parse()).choices
-    assert (await client.agents.chat.completions.with_raw_response.create(messages=MESSAGES)).status_code == 200
-    stream = await (await client.chat.completions.with_raw_response.create(**CALL, stream=True)).parse()
+    assert (
+        await client.agents.chat.completions.with_raw_response.create(messages=MESSAGES)
+    ).status_code == 200
+    stream = await (
+        await client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES, stream=True)
+    ).parse()
     assert (await stream.completion()).choices
 
 
 async def test_streaming_responses_are_read_by_the_caller(start: Start) -> None:
     server, client = await start()
     create = client.chat.completions.with_streaming_response.create
-    async with create(**CALL, stream=True) as response:
+    async with create(model="m", messages=MESSAGES, stream=True) as response:
         lines = [line async for line in response.iter_lines()]
     assert lines[-2:] == ["data: [DONE]", ""]
-    async with create(**CALL, stream=True) as response:
+    async with create(model="m", messages=MESSAGES, stream=True) as response:
         text = "".join([piece async for piece in response.iter_text(7)])
     assert text.split("\n")[:-1] == lines
-    async with create(**CALL) as response:
-        pieces = [piece async for piece in response.iter_bytes(10)]
+    async with create(model="m", messages=MESSAGES) as awaited_response:
+        pieces = [piece async for piece in awaited_response.iter_bytes(10)]
         assert {10} == {len(piece) for piece in pieces[:-1]}
-    async with create(**CALL, stream=True) as response:
+    async with create(model="m", messages=MESSAGES, stream=True) as response:
         stream = await response.parse()
         assert (await stream.completion()).choices
     server.push(reply_sse(chunk("a"), end_delay=5))
-    async with create(**CALL, stream=True) as response:
-        assert not response.is_closed
-    assert response.is_closed
+    async with create(model="m", messages=MESSAGES, stream=True) as response:
+        closed = [response.is_closed]
+    assert [False, True] == [*closed, response.is_closed]
     for resource in (client.with_streaming_response.chat, client.chat.with_streaming_response):
-        async with resource.completions.create(**CALL) as response:
-            assert (await response.parse()).choices
+        async with resource.completions.create(model="m", messages=MESSAGES) as awaited_response:
+            assert (await awaited_response.parse()).choices
     agents = (client.with_streaming_response.agents.chat, client.agents.chat.with_streaming_response)
     for chat in agents:
-        async with chat.completions.create(messages=MESSAGES) as response:
-            assert (await response.parse()).choices
-    async with client.agents.chat.completions.with_streaming_response.create(messages=MESSAGES) as response:
-        assert (await response.json())["choices"]
+        async with chat.completions.create(messages=MESSAGES) as awaited_response:
+            assert (await awaited_response.parse()).choices
+    async with client.agents.chat.completions.with_streaming_response.create(
+        messages=MESSAGES
+    ) as awaited_response:
+        assert (await awaited_response.json())["choices"]
     async with await client.chat.completions.stream(**CALL) as awaited:
         assert (await awaited.completion()).choices
 
@@ -304,16 +318,20 @@ async def test_lines_and_text_of_a_body_without_a_last_line_end(start: Start) ->
 
     body = "één\r\ntwee".encode()
     _, client = await start(reply_bytes(body), reply_bytes(body[:-1] + b"\xc3"))
-    async with client.chat.completions.with_streaming_response.create(**CALL) as response:
+    async with client.chat.completions.with_streaming_response.create(
+        model="m", messages=MESSAGES
+    ) as response:
         assert ["één", "twee"] == [line async for line in response.iter_lines()]
-    async with client.chat.completions.with_streaming_response.create(**CALL) as response:
+    async with client.chat.completions.with_streaming_response.create(
+        model="m", messages=MESSAGES
+    ) as response:
         assert "één\r\ntwe\ufffd" == "".join([piece async for piece in response.iter_text(1)])
 
 
 async def test_the_callers_own_session_is_used_and_never_closed() -> None:
     async with serve() as server, aiohttp.ClientSession() as session:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
-        await client.chat.completions.create(**CALL)
+        await ask(client)
         async with client.chat.completions.stream(**CALL) as stream:
             assert (await stream.completion()).choices
         await client.close()
@@ -321,18 +339,18 @@ async def test_the_callers_own_session_is_used_and_never_closed() -> None:
         closed = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
         await session.close()
         with pytest.raises(ConfigurationError, match="session given to this client"):
-            await closed.chat.completions.create(**CALL)
+            await ask(closed)
 
 
 def test_a_client_made_at_import_time_works_in_every_loop_and_may_be_left_open() -> None:
     client = AsyncGradient(model_access_key="k")
 
-    async def ask() -> str | None:
+    async def once() -> str | None:
         async with serve() as server:
-            got = await client.with_options(inference_endpoint=server.url).chat.completions.create(**CALL)
+            got = await ask(client.with_options(inference_endpoint=server.url))  # noqa: F821  # deleted later
             return got.choices[0].finish_reason
 
-    assert ["stop", "stop"] == [asyncio.run(ask()) for _ in range(2)]
+    assert ["stop", "stop"] == [asyncio.run(once()) for _ in range(2)]
     del client
     gc.collect()
 
@@ -340,7 +358,7 @@ def test_a_client_made_at_import_time_works_in_every_loop_and_may_be_left_open()
 async def test_a_client_dropped_in_a_running_loop_closes_its_connections() -> None:
     async with serve() as server:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
-        await client.chat.completions.create(**CALL)
+        await ask(client)
         assert server.open_connections == 1
         gc.disable()
         try:
@@ -351,10 +369,14 @@ async def test_a_client_dropped_in_a_running_loop_closes_its_connections() -> No
         assert server.open_connections == 0
 
 
-@pytest.mark.parametrize("code", ["import gradient_async", "from gradient_async import AsyncGradient; AsyncGradient()"])
+@pytest.mark.parametrize(
+    "code", ["import gradient_async", "from gradient_async import AsyncGradient; AsyncGradient()"]
+)
 def test_importing_and_making_a_client_is_light(code: str) -> None:
     """Neither aiohttp nor what only some need is loaded."""
-    heavy = "{'aiohttp', 'gradient_async.testing', 'gradient_async.cli', 'rich', 'uvloop', 'importlib.metadata'}"
+    heavy = (
+        "{'aiohttp', 'gradient_async.testing', 'gradient_async.cli', 'rich', 'uvloop', 'importlib.metadata'}"
+    )
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {code}; print(sorted({heavy} & set(sys.modules)))"],
         capture_output=True,
@@ -371,4 +393,4 @@ def test_names_of_the_package() -> None:
     assert set(gradient_async.__all__) <= set(dir(gradient_async))
     assert gradient_async.AsyncClient is AsyncGradient
     with pytest.raises(AttributeError, match="no attribute 'Gradient'"):
-        _ = gradient_async.Gradient  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        _ = getattr(gradient_async, "Gradient")  # noqa: B009  # the checkers know that it is not there

@@ -24,8 +24,12 @@ from gradient_async.retry import backoff, may_retry, wait_before_retry
 NOW = 1_800_000_000.0
 
 
-def status(code: int, *, server_code: str | None = None, wait: float | None = None, **headers: str) -> APIError:
-    info = ResponseInfo(status_code=code, headers=Headers((k.replace("_", "-"), v) for k, v in headers.items()))
+def status(
+    code: int, *, server_code: str | None = None, wait: float | None = None, **headers: str
+) -> APIError:
+    info = ResponseInfo(
+        status_code=code, headers=Headers((k.replace("_", "-"), v) for k, v in headers.items())
+    )
     return status_error_class(code, server_code)("", response=info, retry_after=wait)
 
 
@@ -125,13 +129,21 @@ def test_numbers_that_are_none_are_ignored(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("17ms", 0.017), ("1m30s", 90.0), ("2h", 7200.0), ("1d1s", 86401.0), ("1.5s", 1.5), ("90", None), ("s", None)],
+    [
+        ("17ms", 0.017),
+        ("1m30s", 90.0),
+        ("2h", 7200.0),
+        ("1d1s", 86401.0),
+        ("1.5s", 1.5),
+        ("90", None),
+        ("s", None),
+    ],
 )
 def test_durations(text: str, seconds: float | None) -> None:
     assert seconds == parse_duration(text)
 
 
-def asked(code: int = 429, jitter: float = 0.0, **headers: str) -> float | None:
+def asked(code: int = 429, jitter: float = 0.0, **headers: Any) -> float | None:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return retry_after(named, status=code, now=NOW, jitter=jitter)
 
@@ -149,7 +161,7 @@ def test_waits_that_servers_ask_for() -> None:
 
 def test_resets_are_obeyed_by_digitaloceans_rule() -> None:
     """The soonest reset that is not 0, at least a second, and a quarter to half a second more."""
-    resets = {
+    resets: dict[str, Any] = {
         "x_ratelimit_reset_requests": "0",
         "x_ratelimit_reset_tokens_per_minute": str(NOW + 20),
         "x_ratelimit_reset_tokens_per_day": str(NOW + 500),

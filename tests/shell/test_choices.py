@@ -1,0 +1,258 @@
+"""Choices read apart, by tasks that do not wait for each other."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from conftest import MESSAGES, Start
+
+from gradient_async import ChatCompletionChunk, Limits, StreamLimitError, StreamTruncatedError
+from gradient_async.stream import ChatCompletionStream
+from gradient_async.stream.lanes import Lane
+from gradient_async.testing import Connection, Request, chunk, reply_sse
+
+CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES, "n": 3}
+WIRE = [
+    *(chunk(f"{index}{turn} ", index=index) for turn in range(4) for index in (1, 0, 2)),
+    *(chunk(index=index, finish_reason="stop") for index in range(3)),
+]
+TEXTS = ["".join(f"{index}{turn} " for turn in range(4)) for index in range(3)]
+
+
+async def text_of(stream: ChatCompletionStream, index: int, pause: float = 0.0) -> str:
+    """Read one choice's text."""
+    text = ""
+    async for piece in stream.choice(index):
+        assert [index] == [choice.index for choice in piece.choices]
+        text += piece.choices[0].delta.content or ""
+        await asyncio.sleep(pause)
+    return text
+
+
+@pytest.mark.parametrize("per_write", [1, 4, 99])
+@pytest.mark.parametrize("pauses", [(0, 0, 0), (0, 0.003, 0), (0.004, 0, 0.001)])
+async def test_each_task_gets_its_choice_whole(
+    start: Start, per_write: int, pauses: tuple[float, ...]
+) -> None:
+    _, client = await start(reply_sse(*WIRE, per_write=per_write, gap=0.001))
+    async with client.chat.completions.stream(**CALL) as stream:
+        texts = await asyncio.gather(*(text_of(stream, index, pause) for index, pause in enumerate(pauses)))
+        assert texts == TEXTS
+        assert TEXTS == [choice.message.content for choice in (await stream.completion()).choices]
+        assert stream.completed
+
+
+async def test_a_choice_never_seen_ends_empty_and_one_never_asked_for_is_assembled(start: Start) -> None:
+    _, client = await start(reply_sse(*WIRE))
+    async with client.chat.completions.stream(**CALL) as stream:
+        assert await text_of(stream, 7) == ""
+        assert TEXTS == [choice.message.content for choice in stream.snapshot.choices]
+
+
+async def test_one_asked_for_late_begins_with_what_it_missed(start: Start) -> None:
+    """In one chunk, tool calls, log probabilities and all; what the cursor had passed is not repeated."""
+    fragment = {"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a"'}}
+    rest = {"index": 0, "function": {"arguments": ": 1}"}}
+    second = {"index": 1, "id": "d", "type": "function", "function": {"name": "g", "arguments": ""}}
+    entry: dict[str, Any] = {"token": "b", "logprob": -1.0, "bytes": None, "top_logprobs": []}
+    wire = [
+        chunk("seen ", index=1, role="assistant", tool_calls=[fragment]),
+        chunk("x", index=0),
+        chunk("missed", index=1, tool_calls=[rest, second], reasoning_content="r", refusal="s"),
+        chunk(index=1, logprobs={"content": [entry], "refusal": [entry]}, finish_reason="stop"),
+        chunk(index=0, finish_reason="stop"),
+    ]
+    _, client = await start(reply_sse(*wire))
+    async with client.chat.completions.stream(**CALL) as stream:
+        await anext(stream)
+        assert await text_of(stream, 0) == "x"
+        (late,) = [piece async for piece in stream.choice(1)]
+    choice = late.choices[0]
+    assert (choice.delta.role, choice.delta.content, choice.finish_reason) == (None, "missed", "stop")
+    assert (choice.delta.reasoning_content, choice.delta.refusal) == ("r", "s")
+    assert choice.logprobs is not None
+    assert choice.logprobs.content is not None
+    assert choice.logprobs.refusal is not None
+    calls = choice.delta.tool_calls or []
+    assert [(call.index, call.id, call.function.name, call.function.arguments) for call in calls] == [
+        (0, None, None, ": 1}"),
+        (1, "d", "g", ""),
+    ]
+
+
+async def test_the_same_index_again_goes_on_where_its_reader_stopped(start: Start) -> None:
+    _, client = await start(reply_sse(*WIRE, per_write=5))
+    async with client.chat.completions.stream(**CALL) as stream:
+        first = await anext(stream.choice(1))
+        assert TEXTS[1] == (first.choices[0].delta.content or "") + await text_of(stream, 1)
+        assert await text_of(stream, 1) == ""
+
+
+async def test_a_choice_asked_for_when_nothing_more_came_has_nothing_to_catch_up(start: Start) -> None:
+    _, client = await start(reply_sse(*WIRE, per_write=99))
+    async with client.chat.completions.stream(**CALL) as stream:
+        for _ in WIRE:
+            await anext(stream)
+        assert ["", ""] == [await text_of(stream, index) for index in (0, 1)]
+
+
+async def test_if_the_reader_is_cancelled_another_takes_over(start: Start) -> None:
+    _, client = await start(reply_sse(*WIRE, gap=0.005))
+    async with client.chat.completions.stream(**CALL) as stream:
+        tasks = [asyncio.create_task(text_of(stream, index)) for index in range(3)]
+        await asyncio.sleep(0.012)
+        tasks[0].cancel()
+        assert TEXTS[1:] == await asyncio.gather(*tasks[1:])
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+        rest = await text_of(stream, 0)
+        assert TEXTS[0].endswith(rest)
+
+
+async def test_an_error_reaches_every_reader(start: Start) -> None:
+    _, client = await start(reply_sse(*WIRE[:6], done=False))
+    async with client.chat.completions.stream(**CALL) as stream:
+        results = await asyncio.gather(
+            *(text_of(stream, index) for index in range(3)), return_exceptions=True
+        )
+    assert [StreamTruncatedError] * 3 == [type(result) for result in results]
+
+
+async def test_an_index_out_of_bounds_reaches_every_reader(start: Start) -> None:
+    _, client = await start(reply_sse(chunk("a"), chunk("b", index=-3)))
+    async with client.chat.completions.stream(**CALL) as stream:
+        with pytest.raises(Exception, match="index -3"):
+            await text_of(stream, 0)
+
+
+async def test_the_whole_stream_can_be_read_beside_its_choices(start: Start) -> None:
+    _, client = await start(reply_sse(*WIRE, per_write=2, gap=0.001), reply_sse(*WIRE, per_write=2))
+    async with client.chat.completions.stream(**CALL) as stream:
+        first = await anext(stream)
+
+        async def whole() -> list[ChatCompletionChunk]:
+            return [piece async for piece in stream]
+
+        text, rest = await asyncio.gather(text_of(stream, 0), whole())
+    assert text == TEXTS[0]
+    assert len(WIRE) == len([first, *rest])
+    async with client.chat.completions.stream(**CALL) as stream:
+        await anext(stream.choice(0))
+        later = [piece async for piece in stream]
+        assert 0 < len(later) < len(WIRE)
+
+
+async def test_a_chunk_of_several_choices_is_taken_apart(start: Start) -> None:
+    both = chunk("a", usage={"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2})
+    both["choices"].append(chunk("b", index=1, finish_reason="stop")["choices"][0])
+    _, client = await start(reply_sse(both, chunk(finish_reason="stop")))
+    async with client.chat.completions.stream(**CALL) as stream:
+        texts = await asyncio.gather(text_of(stream, 0), text_of(stream, 1))
+        assert list(texts) == ["a", "b"]
+        assert stream.snapshot.usage is not None
+
+
+async def test_a_reader_that_lags_too_far_is_told_and_nobody_else(start: Start) -> None:
+    long = [chunk("x" * 100, index=turn % 2) for turn in range(400)]
+    long += [chunk(index=index, finish_reason="stop") for index in range(2)]
+    _, client = await start(
+        reply_sse(*long, per_write=50), reply_sse(*long, per_write=50), limits=Limits(buffered_bytes=30_000)
+    )
+    async with client.chat.completions.stream(**CALL) as stream:
+        lagging = stream.choice(1)
+        assert len(await text_of(stream, 0)) == 20_000
+        with pytest.raises(StreamLimitError, match=r"choice 1 .*buffered_bytes=30000") as caught:
+            await anext(lagging)
+        assert caught.value.partial is not None
+        assert stream.completed
+    async with client.chat.completions.stream(**CALL) as stream:
+        await anext(stream)
+        assert len(await text_of(stream, 0)) == 19_900
+        with pytest.raises(StreamLimitError, match="the reader of the whole stream"):
+            await anext(stream)
+
+
+def plain(text: str, index: int = 0) -> ChatCompletionChunk:
+    """A chunk of nothing but text."""
+    from gradient_async import ChoiceDelta, ChunkChoice  # noqa: PLC0415
+
+    return ChatCompletionChunk(choices=[ChunkChoice(index=index, delta=ChoiceDelta(content=text))])
+
+
+def drained(lane: Lane) -> list[ChatCompletionChunk]:
+    chunks: list[ChatCompletionChunk] = []
+    while lane:
+        chunks.append(lane.take())
+    return chunks
+
+
+def test_adjacent_text_is_merged_where_many_chunks_wait() -> None:
+    """Who keeps up sees every chunk; who lags sees as much text in fewer chunks, in a fraction of the room."""
+    lane = Lane(10**9)
+    originals = [plain(f"{turn} ") for turn in range(10_000)]
+    for piece in originals:
+        lane.put(piece)
+    merged = drained(lane)
+    assert len(merged) == 64
+    assert "".join(f"{turn} " for turn in range(10_000)) == "".join(
+        piece.choices[0].delta.content or "" for piece in merged
+    )
+    assert originals[63].choices[0].delta.content == "63 "  # others may hold it: it is not changed
+
+
+def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
+    lane = Lane(10**9)
+    odd = plain("r")
+    odd.choices[0].delta.role = "assistant"
+    last = plain("f")
+    last.choices[0].finish_reason = "stop"
+    told = plain("u")
+    from gradient_async import CompletionUsage  # noqa: PLC0415
+
+    told.usage = CompletionUsage()
+    pieces = [plain(str(turn)) for turn in range(64)] + [
+        odd,
+        plain("a"),
+        plain("b"),
+        last,
+        plain("c", 1),
+        plain("d"),
+        told,
+    ]
+    for piece in pieces:
+        lane.put(piece)
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == "".join(
+        piece.choices[0].delta.content or "" for piece in drained(lane)
+    )
+    lane.put(plain("again"))
+    assert len(drained(lane)) == 1
+
+
+def test_what_a_lane_holds_is_bounded_and_room_is_given_back() -> None:
+    lane = Lane(20_000)
+    for _ in range(100):
+        lane.put(plain("x" * 1000))
+        lane.take()
+    overflowed = [lane.overflowed]
+    for _ in range(30):
+        lane.put(plain("x" * 1000))
+    assert [False, True] == [*overflowed, lane.overflowed]
+    assert not lane
+    lane.put(plain("x"))
+    assert not lane
+
+
+async def test_readers_of_choices_do_not_open_more_connections(start: Start) -> None:
+    seen: list[int] = []
+
+    async def reply(request: Request, connection: Connection) -> None:
+        seen.append(connection.number)
+        await reply_sse(*WIRE)(request, connection)
+
+    server, client = await start(reply, reply)
+    for _ in range(2):
+        async with client.chat.completions.stream(**CALL) as stream:
+            await asyncio.gather(*(text_of(stream, index) for index in range(3)))
+    assert (seen, server.connections) == ([1, 1], 1)
