@@ -174,6 +174,10 @@ class TestHead:
         found = assembled(*reversed(pieces))
         assert ("j", "n", 6) == (found.id, found.model, found.created)
 
+    def test_the_first_time_stays_while_a_name_is_missing(self) -> None:
+        found = assembled(head(created=5), head(created=6, model="m"), head(created=7, model="n", id="i"))
+        assert ("i", "m", 5) == (found.id, found.model, found.created)
+
     def test_nothing_came(self) -> None:
         """`.completion` is always a completion, with no choices if nothing came."""
         assert ChatCompletion() == assembled()
