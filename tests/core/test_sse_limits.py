@@ -110,11 +110,36 @@ class TestLimits:
         """Comments are dropped as they arrive, even one line of them that never ends."""
         decoder = EventDecoder(max_line_bytes=None)
         for _ in range(1000):
-            decoder.feed(b": " + b"x" * 1000)
-        for _ in range(1000):
             decoder.feed(b": keep-alive\n")
-        assert len(decoder.held()) <= 1002
-        assert decoder.feed(b"\ndata: a\n\n") == [Event(b"a")]
+        assert b"" == decoder.held()
+        for _ in range(1000):
+            decoder.feed(b": " + b"x" * 998)
+        assert 1000 == len(decoder.held())
+        assert [Event(b"a")] == decoder.feed(b"\ndata: a\n\n")
+
+    @pytest.mark.parametrize(
+        ("before", "line"),
+        [
+            (b"", b"data: 12345678"),
+            (b"", b"data:12345678"),
+            (b"data: 12\n", b"data: 45678"),
+            (b"data\n" * 4, b"data:5678"),
+        ],
+    )
+    def test_an_endless_line_is_refused_at_the_first_byte_too_many(self, before: bytes, line: bytes) -> None:
+        """Reading stops at once: nobody waits for the end of the line."""
+        for pieces in ([before + line], one_by_one(before + line)):
+            decoder = EventDecoder(max_event_bytes=8, max_line_bytes=None)
+            for piece in pieces:
+                assert [] == decoder.feed(piece)
+            with pytest.raises(StreamLimitError, match="max_event_bytes=8"):
+                decoder.feed(b"9")
+
+    def test_only_data_counts_for_the_event(self) -> None:
+        """A line of another kind is too long for its own limit, never for the event's."""
+        for pieces in feedings(b"id: 345678901234567890\n"):
+            events, error = run(EventDecoder(max_event_bytes=2, max_line_bytes=12), pieces)
+            assert ([], LINE + ADVICE["line_bytes"]) == (events, error)
 
 
 ADVICE = {
@@ -160,7 +185,7 @@ def test_long_line_beyond_the_event_limit_is_not_joined_again_and_again() -> Non
     decoder = EventDecoder(max_event_bytes=10, max_line_bytes=None)
     for piece in one_by_one(b"id: 12345678901234567890"):
         decoder.feed(piece)
-    assert len(decoder._line) > 10
+    assert (11, 14) == (len(decoder._line[0]), len(decoder._line)), "joined once, to know its name"
     assert [Event(b"a", id="12345678901234567890")] == decoder.feed(b"\ndata: a\n\n")
 
 
@@ -195,6 +220,13 @@ class TestIdle:
         assert not decoder.idle
         decoder.expect(b"data")
         assert decoder.idle
+
+    def test_looking_ahead_does_not_end_a_byte_order_mark(self) -> None:
+        decoder = EventDecoder()
+        decoder.feed(b"\xef")
+        decoder.expect(b"\xbb\xbfdata: a\n\n")
+        assert not decoder.idle
+        assert [Event(b"a")] == decoder.feed(b"\xbb\xbfdata: a\n\n")
 
     @pytest.mark.parametrize("held", [b"d", b"data: a\n", b"event: a\n", b"data: a\r\r", b": x"])
     def test_not_in_the_middle_of_an_event(self, held: bytes) -> None:
