@@ -44,7 +44,9 @@ class RefusedError(Exception):
 
 def modules(code: str) -> set[str]:
     """Run code that prints names of modules."""
-    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)  # noqa: S603  # our own interpreter
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )  # our own interpreter
     return set(run.stdout.split())
 
 

@@ -16,6 +16,9 @@ from .text import printable, say, tool_line, write
 __all__ = ["demo"]
 
 _MODEL = "llama3.3-70b-instruct"
+# Seconds between tokens: slow enough to watch, quick enough for a pipe.
+_TERMINAL_DELAY = 0.02
+_DELAY = 0.002
 _TOOLS: list[dict[str, Any]] = [
     {
         "type": "function",
@@ -36,7 +39,7 @@ async def demo() -> int:
     """Await, stream with tools and log probabilities, and read three choices at once; return 0."""
     from ..testing import serve  # noqa: PLC0415  # the demo's own server
 
-    delay = 0.02 if on_terminal() else 0.002
+    delay = _TERMINAL_DELAY if on_terminal() else _DELAY
     async with (
         serve(delay=delay) as server,
         AsyncGradient(inference_endpoint=server.url, model_access_key="demo") as client,

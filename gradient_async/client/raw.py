@@ -34,10 +34,14 @@ async def _respond(
     wanted = flag(stream)
     reply, n = await completions.send(params, stream=wanted)
     limits = completions.client.limits
-    if wanted:
-        timeout = params.get("timeout", NOT_GIVEN)
-        return APIResponse(reply, limits, stream=lambda reply: completions.open_stream(reply, n, timeout))
-    return APIResponse(reply, limits, parse=finish_completion)
+
+    async def stream_of(_response: APIResponse[Any]) -> Any:
+        return completions.open_stream(reply, n, params.get("timeout", NOT_GIVEN))
+
+    async def completion_of(response: APIResponse[Any]) -> Any:
+        return finish_completion(reply, await response.read())
+
+    return APIResponse(reply, limits, stream_of if wanted else completion_of)
 
 
 class RawCompletions:
@@ -104,7 +108,11 @@ class RawModels:
             **options: As for ``models.list``.
         """
         reply = await self._models.send(options)
-        response = APIResponse(reply, self._models.client.limits, parse=finish_models)
+
+        async def models_of(response: APIResponse[ModelList]) -> ModelList:
+            return finish_models(reply, await response.read())
+
+        response = APIResponse(reply, self._models.client.limits, models_of)
         await response.read()
         return response
 

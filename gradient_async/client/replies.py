@@ -27,12 +27,10 @@ def finish_completion(reply: Reply, content: bytes) -> ChatCompletion:
     except APIResponseValidationError as error:
         failure = error
     else:
-        if completion.choices or reply_error(content) is None:
-            completion.request_id = reply.request_id
-            completion.rate_limits = reply.rate_limits
-            completion.attempts = reply.attempts
-            return completion
-        failure = APIResponseValidationError()
+        completion.request_id = reply.request_id
+        completion.rate_limits = reply.rate_limits
+        completion.attempts = reply.attempts
+        return completion
     raise _refused(reply, content, failure)
 
 

@@ -27,22 +27,15 @@ class APIResponse(Generic[T]):
     Args:
         reply: What the session returned.
         limits: How large the body may be.
-        parse: Makes the result of a whole body.
-        stream: Makes the result where it is a stream, which reads the body itself.
+        finish: Makes the result: of the whole body, or a stream, which reads the body itself.
     """
 
     def __init__(
-        self,
-        reply: Reply,
-        limits: Limits,
-        *,
-        parse: Callable[[Reply, bytes], T] | None = None,
-        stream: Callable[[Reply], T] | None = None,
+        self, reply: Reply, limits: Limits, finish: Callable[[APIResponse[T]], Awaitable[T]]
     ) -> None:
         self._reply = reply
         self._limits = limits
-        self._parse = parse
-        self._stream = stream
+        self._finish = finish
         self._content: bytes | None = None
         self._parsed: T | None = None
 
@@ -114,11 +107,8 @@ class APIResponse(Generic[T]):
             APIResponseValidationError: If the body is not what it should be.
         """
         if self._parsed is None:
-            if self._stream is not None:
-                self._parsed = self._stream(self._reply)
-            elif self._parse is not None:
-                self._parsed = self._parse(self._reply, await self.read())
-        return self._parsed  # type: ignore[return-value]  # one of the two was given
+            self._parsed = await self._finish(self)
+        return self._parsed
 
     async def read(self) -> bytes:
         """Return the whole body.
@@ -210,9 +200,10 @@ class ResponseContext(Generic[T]):
         start: Sends the request.
     """
 
+    _response: APIResponse[T]
+
     def __init__(self, start: Callable[[], Awaitable[APIResponse[T]]]) -> None:
         self._start = start
-        self._response: APIResponse[T] | None = None
 
     async def __aenter__(self) -> APIResponse[T]:
         self._response = await self._start()
@@ -221,5 +212,4 @@ class ResponseContext(Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._response is not None:
-            await self._response.close()
+        await self._response.close()

@@ -102,7 +102,7 @@ class Body:
             return data
         finally:
             self._waiting = False
-        data = self._salvage()
+        data = self._salvage(failure)
         self._error = interruption(failure, self._request)
         self.close()
         if data:
@@ -123,19 +123,13 @@ class Body:
                 self._timer.cancel()
                 self._timer = None
 
-    def _salvage(self) -> bytes:
+    def _salvage(self, failure: BaseException) -> bytes:
         """Take what arrived before the failure: aiohttp raises it before it hands out what it holds."""
         content = self._content
-        failure = content.exception()
-        if failure is None:
-            return b""
         content.set_exception(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        try:
-            return content.read_nowait()
-        except TRANSPORT_ERRORS:
-            return b""
-        finally:
-            content.set_exception(failure)
+        data = content.read_nowait()
+        content.set_exception(failure)
+        return data
 
     async def drain(self, limits: Limits) -> None:
         """Read on to the end of the body, briefly, so that the connection can be used again.
@@ -170,9 +164,7 @@ class Body:
             self._loop.call_soon_threadsafe(self._response.close)
 
     def __del__(self) -> None:
-        # What __init__ could not finish has nothing to close.
-        if hasattr(self, "_response"):
-            self.abandon()
+        self.abandon()
 
     def _watch(self) -> None:
         """Look again when the limit may be up, and once a second at least."""
@@ -205,8 +197,6 @@ class Body:
 
     def _dead(self) -> bool:
         """Whether the connection was gone already when last looked at, and nobody told the reader."""
-        if self._content.is_eof() or self._content.exception() is not None:
-            return False
         connection = self._response.connection
         transport = None if connection is None else connection.transport
         was_gone, self._gone = self._gone, transport is None or transport.is_closing()

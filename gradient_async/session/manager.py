@@ -227,8 +227,7 @@ class SessionManager:
         self._sessions.clear()
 
     def __del__(self) -> None:
-        # What __init__ could not finish has nothing to close.
-        for loop, (session, _) in list(getattr(self, "_sessions", {}).items()):
+        for loop, (session, _) in list(self._sessions.items()):
             if loop.is_closed() or session.closed:
                 continue
             if loop.is_running() and not runs_here(loop):

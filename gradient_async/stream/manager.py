@@ -18,9 +18,10 @@ class StreamManager:
         start: Sends it.
     """
 
+    _stream: ChatCompletionStream
+
     def __init__(self, start: Callable[[], Awaitable[ChatCompletionStream]]) -> None:
         self._start = start
-        self._stream: ChatCompletionStream | None = None
 
     async def __aenter__(self) -> ChatCompletionStream:
         self._stream = await self._start()
@@ -29,8 +30,7 @@ class StreamManager:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._stream is not None:
-            await self._stream.aclose()
+        await self._stream.aclose()
 
     def __await__(self) -> Generator[Any, None, ChatCompletionStream]:
         return self._start().__await__()

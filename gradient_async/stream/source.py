@@ -140,8 +140,8 @@ class Source:
         body = self._body
         try:
             data = await body.read()
-        except APIError as error:
-            return self._break_off(self._interrupted(error))
+        except StreamInterruptedError as error:
+            return self._break_off(error)
         except TimeoutError:
             return self._break_off(self._timed_out())
         self._read_at = self._loop.time()
@@ -210,8 +210,8 @@ class Source:
                 return []
             try:
                 more = await self._body.read()
-            except APIError as lost:
-                return self._break_off(self._interrupted(lost))
+            except StreamInterruptedError as lost:
+                return self._break_off(lost)
             except TimeoutError:
                 return self._break_off(self._timed_out())
             self._eof = not more
@@ -253,11 +253,6 @@ class Source:
         self._eof = True
         self._body.close()
         return self._last()
-
-    def _interrupted(self, error: APIError) -> StreamError:
-        if isinstance(error, StreamError):
-            return error
-        return StreamInterruptedError(error.message, phase="body")
 
     def _timed_out(self) -> StreamTimeoutError:
         total = self._body.expired == "total"

@@ -109,7 +109,7 @@ def run_tests(page: Path, folder: Path) -> None:
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", "utf-8")
     installed = {entry.name for entry in metadata.entry_points(group="pytest11")}
     plugin = [] if "gradient_async" in installed else ["-p", "gradient_async.testing.plugin"]
-    done = subprocess.run(  # noqa: S603  # our own interpreter
+    done = subprocess.run(  # our own interpreter
         [
             sys.executable,
             "-m",

@@ -40,7 +40,7 @@ def test_command(command: str, tmp_path: Path) -> None:
         (tmp_path / "recordings" / "hello.sse").write_bytes(sse(chunk("Hello", finish_reason="stop")))
     elif arguments[0] == "chat" and "--local" not in arguments:
         arguments.insert(1, "--local")
-    process = subprocess.Popen(  # noqa: S603  # our own interpreter
+    process = subprocess.Popen(  # our own interpreter
         [sys.executable, "-m", "gradient_async", *arguments],
         cwd=tmp_path,
         env=environment,

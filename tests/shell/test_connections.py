@@ -7,6 +7,7 @@ import contextlib
 import gc
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,8 @@ from gradient_async import (
 from gradient_async.call import Call
 from gradient_async.config import Limits, Retry, Secret
 from gradient_async.session import SessionManager
+from gradient_async.session.body import _check
+from gradient_async.session.manager import _close_now
 from gradient_async.testing import CLOSE, HOLD, chunk, head, reply_sse, reply_writes, serve
 
 WIRE = [chunk(f"t{turn}") for turn in range(5)]
@@ -294,5 +297,61 @@ async def test_a_body_is_given_up_where_its_loop_has_ended_without_a_word() -> N
 
     stream = await asyncio.to_thread(run)
     stream._source.abandon()
-    del stream
-    gc.collect()
+    await stream.aclose()
+    assert not stream.completed
+
+
+async def test_a_session_whose_loop_has_ended_is_passed_over() -> None:
+    manager = SessionManager()
+
+    async def elsewhere() -> aiohttp.ClientSession:
+        return await manager._session(asyncio.get_running_loop())
+
+    def run() -> asyncio.AbstractEventLoop:
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(elsewhere())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+        return loop
+
+    loop = await asyncio.to_thread(run)
+    await manager.close()
+    assert loop.is_closed()
+
+
+def test_a_session_that_takes_its_time_to_close_is_not_waited_for() -> None:
+    """As TLS does, which says goodbye."""
+    steps: list[str] = []
+
+    class Slow:
+        async def close(self) -> None:
+            steps.append("sockets closed")
+            await asyncio.sleep(0)
+            steps.append("waited")
+
+    class Quick:
+        async def close(self) -> None:
+            steps.append("closed")
+
+    slow: Any = Slow()
+    _close_now(slow)
+    quick: Any = Quick()
+    _close_now(quick)
+    assert steps == ["sockets closed", "closed"]
+
+
+def test_a_watch_outlives_its_body_without_harm() -> None:
+    class Gone:
+        pass
+
+    gone: Any = Gone()
+    reference = weakref.ref(gone)
+    del gone
+    _check(reference)
+
+
+async def test_a_key_of_a_letter_is_no_secret(start: Start) -> None:
+    """Servers that need no key take any: its letters are not taken out of every word."""
+    _, client = await start(model_access_key="e")
+    with pytest.raises(BadRequestError, match="asked for"):
+        await ask(client, model="error-400")

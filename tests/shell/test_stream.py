@@ -344,6 +344,33 @@ async def test_buffered_replies_break_off_too(
     assert type(error) is kind
 
 
+async def test_a_last_event_without_its_blank_line_counts_even_if_it_is_the_first(start: Start) -> None:
+    only = events(chunk("all", finish_reason="stop"))[:-1]
+    _, client = await start(reply_bytes(only, content_type="text/event-stream"))
+    text, error, stream = await read(client)
+    assert (text, error) == ("all", None)
+    assert stream.timing.first_token is not None
+
+
+async def test_a_last_event_that_is_an_error_counts_too(start: Start) -> None:
+    last = events(TOKENS[0], {"error": {"message": "boom"}})[:-1]
+    _, client = await start(reply_bytes(last, content_type="text/event-stream"))
+    text, error, _ = await read(client)
+    assert (text, type(error)) == ("tok0 ", StreamServerError)
+
+
+async def test_the_first_failure_is_the_one_told(start: Start) -> None:
+    """Assembling what was left may fail too, after the stream was closed."""
+    _, client = await start(reply_sse(chunk("a"), chunk("b", index=-1), STOP, per_write=9))
+    stream = await streamed(client)
+    await anext(stream)
+    await anext(stream)
+    await stream.aclose()
+    assert stream.snapshot.choices[0].message.content == "a"
+    with pytest.raises(StreamInterruptedError, match="closed before its end"):
+        await stream.completion()
+
+
 # Leaving
 
 

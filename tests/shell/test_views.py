@@ -215,6 +215,32 @@ async def test_a_chunk_event_knows_the_completion_so_far(start: Start) -> None:
         assert stream.snapshot == stream.snapshot
 
 
+async def test_events_of_two_iterators_are_those_of_one_stream(start: Start) -> None:
+    _, client = await start(reply_sse(chunk("a"), chunk("b", finish_reason="stop")))
+    async with client.chat.completions.stream(**CALL) as stream:
+        first = [(await anext(stream.events())).type]
+        second = [event.type async for event in stream.events()]
+    assert first + second == ["chunk", "chunk", "content.delta", "content.done", "finish"]
+
+
+async def test_bytes_wait_for_whoever_reads_chunks(start: Start) -> None:
+    async def reply(_request: Request, connection: Connection) -> None:
+        await connection.write(
+            head(200, {"content-type": "text/event-stream", "content-length": str(len(WIRE))})
+        )
+        await asyncio.sleep(0.05)
+        await connection.write(WIRE)
+
+    _, client = await start(reply)
+    stream = await streamed(client)
+
+    async def text() -> str:
+        return (await anext(stream)).choices[0].delta.content or ""
+
+    first, rest = await asyncio.gather(text(), take_raw(stream, 10**6))
+    assert TEXT == first + text_of(rest)
+
+
 async def test_what_goes_on_after_a_finish_reason_is_told_at_the_end(start: Start) -> None:
     _, client = await start(reply_sse(chunk("a", finish_reason="stop"), chunk("b")))
     async with client.chat.completions.stream(**CALL) as stream:
