@@ -1,0 +1,82 @@
+"""Never run: what the type checkers have to conclude about the public API."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+from gradient_async import (
+    APIResponse,
+    APIStatusError,
+    AsyncGradient,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessage,
+    ChatCompletionStream,
+    ModelInfo,
+    ModelList,
+    Timeout,
+)
+from gradient_async.events import ContentDeltaEvent
+
+
+async def completions(client: AsyncGradient, *, maybe: bool) -> None:
+    """Both overloads of ``create``, and the one for a flag that is not known."""
+    create = client.chat.completions.create
+    done = await create(model="m", messages=[{"role": "user", "content": "hi"}])
+    assert_type(done, ChatCompletion)
+    assert_type(done.choices[0].message, ChatCompletionMessage)
+    assert_type(done.choices[0].message.content, str | None)
+    assert_type(done.choices[0].finish_reason, str | None)
+    assert_type(await create(model="m", messages=[done.choices[0].message], stream=False), ChatCompletion)
+    stored = [{"role": "user", "content": "hi"}]
+    stream = await create(model="m", messages=stored, stream=True, temperature=0.5, timeout=Timeout(idle=3))
+    assert_type(stream, ChatCompletionStream)
+    assert_type(await create(model="m", messages=stored, stream=maybe), ChatCompletion | ChatCompletionStream)
+    async for chunk in stream:
+        assert_type(chunk, ChatCompletionChunk)
+        assert_type(chunk.choices[0].delta.content, str | None)
+    agent = client.agents.chat.completions
+    assert_type(await agent.create(messages=stored, include_retrieval_info=True), ChatCompletion)
+    assert_type(await agent.create(messages=stored, stream=True), ChatCompletionStream)
+
+
+async def streams(client: AsyncGradient) -> None:
+    """The stream and its views."""
+    async with client.chat.completions.stream(
+        model="m", messages=[{"role": "user", "content": "hi"}]
+    ) as stream:
+        assert_type(stream, ChatCompletionStream)
+        async for text in stream.text:
+            assert_type(text, str)
+        async for data in stream.raw:
+            assert_type(data, bytes)
+        async for chunk in stream.choice(1):
+            assert_type(chunk, ChatCompletionChunk)
+        async for event in stream.events():
+            assert_type(event.choice, int | None)
+            if event.type == "content.delta":
+                assert_type(event, ContentDeltaEvent)
+                assert_type(event.snapshot, str)
+        assert_type(await stream.completion(), ChatCompletion)
+        assert_type(stream.snapshot, ChatCompletion)
+
+
+async def others(client: AsyncGradient) -> None:
+    """Models, raw responses, errors."""
+    assert_type(await client.models.list(), ModelList)
+    async for model in client.models.list():
+        assert_type(model, ModelInfo)
+    raw = client.chat.completions.with_raw_response
+    response = await raw.create(model="m", messages=[{"role": "user", "content": "hi"}])
+    assert_type(response, APIResponse[ChatCompletion])
+    assert_type(await response.parse(), ChatCompletion)
+    streaming = client.chat.completions.with_streaming_response
+    async with streaming.create(
+        model="m", messages=[{"role": "user", "content": "hi"}], stream=True
+    ) as opened:
+        assert_type(await opened.parse(), ChatCompletionStream)
+    try:
+        await client.models.list()
+    except APIStatusError as error:
+        assert_type(error.status_code, int)
+    assert_type(client.with_options(timeout=5), AsyncGradient)
