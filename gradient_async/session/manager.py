@@ -87,9 +87,16 @@ class SessionManager:
         session = await self._session(loop)
         attempt = 0
         spent = 0.0
+        replaced = False
         while True:
             attempt += 1
-            outcome = await self._attempt(session, call, started, deadline)
+            watch = Watch(call, deadline)
+            outcome = await self._attempt(session, call, watch, started)
+            if watch.died_idle and not replaced:
+                # The server had closed the pooled connection before it could see the request.
+                replaced = True
+                attempt -= 1
+                continue
             outcome.attempts = attempt
             if isinstance(outcome, Reply):
                 self._open.add(outcome)
@@ -109,10 +116,9 @@ class SessionManager:
             await asyncio.sleep(wait)
 
     async def _attempt(
-        self, session: aiohttp.ClientSession, call: Call, started: float, deadline: float | None
+        self, session: aiohttp.ClientSession, call: Call, watch: Watch, started: float
     ) -> Reply | APIError:
         """Send the request once; return the reply, or the error that it came to."""
-        watch = Watch(call, deadline)
         request = RequestInfo(method=call.method, url=call.url)
         url = URL(call.url).update_query(call.query)
         host = f"{url.host}:{url.port}"
@@ -122,7 +128,7 @@ class SessionManager:
         headers.update(call.headers)
         failure: BaseException
         try:
-            async with asyncio.timeout_at(deadline) as watch.scope:
+            async with asyncio.timeout_at(watch.deadline) as watch.scope:
                 watch.start(foreign=self._foreign is not None)
                 response = await session.request(
                     call.method,
@@ -141,28 +147,27 @@ class SessionManager:
             # aiohttp's word for a session closed in the meantime.
             failure = error
         else:
-            return await self._judge(
-                response, call, request, host, started=started, watch=watch, deadline=deadline
-            )
+            return await self._judge(response, call, watch, request=request, host=host, started=started)
         if isinstance(failure, RuntimeError):
             return APIConnectionError("the session was closed", request=request, phase="connect")
         if watch.scope.expired():
-            phase, limit = watch.verdict(deadline)
+            phase, limit = watch.verdict()
             return timeout_error(request, phase=phase, limit=limit, host=host)
+        watch.lost = isinstance(failure, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError))
         return connection_error(failure, request, phase=watch.phase, host=host)
 
     async def _judge(
         self,
         response: aiohttp.ClientResponse,
         call: Call,
+        watch: Watch,
+        *,
         request: RequestInfo,
         host: str,
-        *,
         started: float,
-        watch: Watch,
-        deadline: float | None,
     ) -> Reply | APIError:
-        body = Body(response, request, deadline=deadline)
+        """Tell a reply from an error."""
+        body = Body(response, request, deadline=watch.deadline)
         reply = Reply(response, body, request, started=started, sent=watch.sent)
         if _OK <= reply.status < _REDIRECT and reply.status != _NO_CONTENT:
             # What the headers took counts: the limits run from the request to the content.

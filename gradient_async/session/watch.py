@@ -13,6 +13,8 @@ from ..errors import Phase
 
 __all__ = ["Watch", "tracing"]
 
+_SOON = 1.0  # seconds from the request sent to the loss of a connection that was dead before
+
 
 class Watch:
     """What one attempt is at, and until when.
@@ -25,20 +27,25 @@ class Watch:
         phase: What is under way.
         limit: Seconds from the request sent to its reply or first content; None is for ever.
         sent: When the request was sent, on the loop's clock.
+        deadline: When the whole call has to be over, on the loop's clock; None is never.
+        reused: Whether the connection came from the pool.
+        lost: Whether the connection was lost without an answer.
         scope: The timeout around the attempt.
     """
 
-    __slots__ = ("_call", "_deadline", "_loop", "limit", "phase", "scope", "sent")
+    __slots__ = ("_call", "_loop", "deadline", "limit", "lost", "phase", "reused", "scope", "sent")
 
     scope: asyncio.Timeout
 
     def __init__(self, call: Call, deadline: float | None) -> None:
         self._call = call
-        self._deadline = deadline
+        self.deadline = deadline
         self._loop = asyncio.get_running_loop()
         self.phase: Phase = "connect"
         self.limit = call.timeout.first_token if call.stream else call.timeout.response
         self.sent = self._loop.time()
+        self.reused = False
+        self.lost = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
         # It goes through aiohttp as an argument, and mocks of aiohttp copy the arguments they see.
@@ -59,9 +66,11 @@ class Watch:
         self.phase = "connect"
         self._until(self._call.timeout.connect)
 
-    def connected(self) -> None:
+    def connected(self, *, reused: bool) -> None:
         """There is a connection, new or from the pool."""
         self.phase = "send"
+        self.reused = reused
+        self.sent = self._loop.time()
         self._until(None)
 
     def sending(self) -> None:
@@ -70,9 +79,18 @@ class Watch:
         self.sent = self._loop.time()
         self._until(self.limit)
 
-    def verdict(self, deadline: float | None) -> tuple[Phase, float | None]:
+    @property
+    def died_idle(self) -> bool:
+        """Whether a pooled connection was lost so soon that the server must have closed it before.
+
+        Ask when an attempt has just ended without an answer.
+        """
+        soon = self._loop.time() - self.sent < _SOON
+        return self.reused and self.lost and soon
+
+    def verdict(self) -> tuple[Phase, float | None]:
         """Which limit ran out."""
-        if deadline is not None and self._loop.time() >= deadline:
+        if self.deadline is not None and self._loop.time() >= self.deadline:
             return "total", self._call.timeout.total
         if self.phase == "connect":
             return "connect", self._call.timeout.connect
@@ -80,8 +98,8 @@ class Watch:
 
     def _until(self, seconds: float | None) -> None:
         when = None if seconds is None else self._loop.time() + seconds
-        if self._deadline is not None:
-            when = self._deadline if when is None else min(when, self._deadline)
+        if self.deadline is not None:
+            when = self.deadline if when is None else min(when, self.deadline)
         self.scope.reschedule(when)
 
 
@@ -93,13 +111,16 @@ def tracing() -> aiohttp.TraceConfig:
         context.trace_request_ctx.connecting()
 
     async def connected(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.connected()
+        context.trace_request_ctx.connected(reused=False)
+
+    async def reused(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+        context.trace_request_ctx.connected(reused=True)
 
     async def sending(_session: Any, context: SimpleNamespace, _params: Any) -> None:
         context.trace_request_ctx.sending()
 
     config.on_connection_create_start.append(connecting)
     config.on_connection_create_end.append(connected)
-    config.on_connection_reuseconn.append(connected)
+    config.on_connection_reuseconn.append(reused)
     config.on_request_headers_sent.append(sending)
     return config

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any
 
 import pytest
+from shell_calls import Start
 
-from gradient_async import AsyncGradient, ChatCompletion, ChatCompletionStream
+from gradient_async import AsyncGradient
 from gradient_async.testing import Handler, Server, serve
-
-MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
-CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES}
-Start = Callable[..., Awaitable[tuple[Server, AsyncGradient]]]
-
-
-async def ask(client: AsyncGradient, **params: Any) -> ChatCompletion:
-    """Await a completion."""
-    return cast("ChatCompletion", await client.chat.completions.create(**(CALL | params)))
-
-
-async def streamed(client: AsyncGradient, **params: Any) -> ChatCompletionStream:
-    """Open a stream."""
-    stream: ChatCompletionStream = await client.chat.completions.create(stream=True, **(CALL | params))
-    return stream
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 import pytest
-from conftest import MESSAGES, Start, ask
+from shell_calls import MESSAGES, Start, ask
 
 from gradient_async import (
     APIConnectionError,

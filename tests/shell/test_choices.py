@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from conftest import MESSAGES, Start
+from shell_calls import MESSAGES, Start
 
 from gradient_async import ChatCompletionChunk, Limits, StreamLimitError, StreamTruncatedError
 from gradient_async.stream import ChatCompletionStream

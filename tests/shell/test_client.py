@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from conftest import CALL, MESSAGES, Start, ask, streamed
+from shell_calls import CALL, MESSAGES, Start, ask, streamed
 
 from gradient_async import (
     NOT_GIVEN,

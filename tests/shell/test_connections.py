@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import uvloop
 from aioresponses import aioresponses
-from conftest import CALL, Start, ask, streamed
+from shell_calls import CALL, Start, ask, streamed
 
 from gradient_async import (
     APIConnectionError,
@@ -30,7 +30,7 @@ from gradient_async.config import Limits, Retry, Secret
 from gradient_async.session import SessionManager
 from gradient_async.session.body import _check
 from gradient_async.session.manager import _close_now
-from gradient_async.testing import CLOSE, HOLD, chunk, head, reply_sse, reply_writes, serve
+from gradient_async.testing import CLOSE, HOLD, RESET, chunk, head, reply_sse, reply_writes, serve
 
 WIRE = [chunk(f"t{turn}") for turn in range(5)]
 WIRE.append(chunk(finish_reason="stop"))
@@ -44,6 +44,30 @@ async def test_streams_in_sequence_use_one_connection(start: Start, end_delay: f
         stream = await streamed(client)
         assert len(WIRE) == len([piece async for piece in stream])
     assert (len(server.requests), server.connections) == (20, 1)
+
+
+@pytest.mark.parametrize("step", [CLOSE, RESET])
+async def test_a_connection_that_died_idle_is_replaced_without_counting(start: Start, step: Any) -> None:
+    """Once: lost without an answer right after the request, it had been closed before."""
+    server, client = await start()
+    await ask(client)
+    server.push(reply_writes([step]))
+    assert (await ask(client)).attempts == 1
+    assert server.connections == 2
+    server.push(reply_writes([step]), reply_writes([step]))
+    with pytest.raises(APIConnectionError) as caught:
+        await ask(client)
+    assert (caught.value.ambiguous, caught.value.attempts) == (True, 1)
+
+
+async def test_a_connection_lost_later_is_not_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradient_async.session.watch._SOON", 0.05)
+    server, client = await start()
+    await ask(client)
+    server.push(reply_writes([0.1, CLOSE]))
+    with pytest.raises(APIConnectionError):
+        await ask(client)
+    assert len(server.requests) == 2
 
 
 async def test_calls_errors_and_streams_share_a_connection(start: Start) -> None:

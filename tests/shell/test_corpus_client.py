@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CALL, Start, ask, streamed
+from shell_calls import CALL, Start, ask, streamed
 
 from gradient_async import APIStatusError, AsyncGradient, ChatCompletion, StreamError
 from gradient_async.assembly import CompletionAssembler

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from conftest import CALL, Start, ask, streamed
+from shell_calls import CALL, Start, ask, streamed
 
 from gradient_async import (
     APIError,

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from conftest import CALL, Start, streamed
+from shell_calls import CALL, Start, streamed
 
 from gradient_async import ChatCompletionStream, StreamServerError
 from gradient_async.decoding import ChunkDecoder

@@ -1,0 +1,24 @@
+"""The call that most tests make, and the shortest ways to make it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from gradient_async import AsyncGradient, ChatCompletion, ChatCompletionStream
+from gradient_async.testing import Server
+
+MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
+CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES}
+Start = Callable[..., Awaitable[tuple[Server, AsyncGradient]]]
+
+
+async def ask(client: AsyncGradient, **params: Any) -> ChatCompletion:
+    """Await a completion."""
+    return cast("ChatCompletion", await client.chat.completions.create(**(CALL | params)))
+
+
+async def streamed(client: AsyncGradient, **params: Any) -> ChatCompletionStream:
+    """Open a stream."""
+    stream: ChatCompletionStream = await client.chat.completions.create(stream=True, **(CALL | params))
+    return stream
