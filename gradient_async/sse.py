@@ -140,9 +140,9 @@ class EventDecoder:
         if self.error is not None:
             raise self.error
         events: list[Event] = []
-        held, self._at_start = self._at_start, None
+        self._at_start = None  # a piece of a byte order mark is no line that means anything
         try:
-            self._take((held or b"") + b"\n", events)
+            self._take(b"\n", events)
             self._dispatch(events)
         except StreamLimitError as error:
             self.error = error

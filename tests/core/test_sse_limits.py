@@ -30,6 +30,8 @@ class TestLimits:
             (b"data:123456789\n\n", 0, EVENT),
             (b"data: 123456789", 0, EVENT),
             (b"data: 1234\ndata: 678\n\n", 1, None),
+            (b"data: 12345678\n\n" * 3, 3, None),
+            (b"data: 1234\ndata: 678\n\n" * 3, 3, None),
             (b"data: 1234\ndata: 6789\n\n", 0, EVENT),
             (b"data: 1234567\ndata\n\n", 1, None),
             (b"data: 12345678\ndata\n\n", 0, EVENT),
