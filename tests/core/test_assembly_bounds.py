@@ -18,6 +18,7 @@ from gradient_async.types import (
     ChatCompletion,
     ChatCompletionChunk,
     CompletionUsage,
+    Function,
 )
 
 
@@ -33,6 +34,7 @@ class TestRest:
         assert found is not None
         assert ("f", '{"a":1}') == (found.name, found.arguments)
         assert None is message(chunk()).function_call
+        assert Function() == message(chunk(function_call={})).function_call
 
     def test_lists_join(self) -> None:
         for name in ("annotations", "reasoning_details", "content_parts"):
