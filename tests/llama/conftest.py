@@ -58,13 +58,14 @@ def llama() -> Iterator[LlamaServer]:
             if (model, key) not in running:
                 port = free_port()
                 command = [sys.executable, str(HERE / "llama_server.py"), str(HERE / model), str(port)]
-                process = subprocess.Popen(
-                    [*command, *([key] if key else [])],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
+                process = stack.enter_context(
+                    subprocess.Popen(
+                        [*command, *([key] if key else [])],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                    )
                 )
-                stack.callback(process.wait, 20)
                 stack.callback(process.kill)
                 running[model, key] = f"http://127.0.0.1:{port}"
                 wait_until_healthy(running[model, key], process)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-
-import xllamacpp
+from typing import Any
 
 SLOTS = 4
 CONTEXT = 2048  # tokens a slot
@@ -12,6 +12,7 @@ CONTEXT = 2048  # tokens a slot
 
 def main(model: str, port: int, key: str | None) -> None:
     """Serve a model on loopback until standard input is closed, which the end of the tests does."""
+    xllamacpp: Any = importlib.import_module("xllamacpp")  # it has no types
     params = xllamacpp.CommonParams()
     params.model.path = model
     params.model_alias = {"tiny-chat"}

@@ -6,11 +6,11 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from gradient_async import AsyncGradient, AuthenticationError, BadRequestError
+from gradient_async import AsyncGradient, AuthenticationError, BadRequestError, ChatCompletion
 
 MODEL = "tiny-chat"
 LlamaServer = Callable[..., str]
@@ -32,6 +32,11 @@ TOOLS: list[dict[str, Any]] = [
 
 def say(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
+
+
+async def ask(client: AsyncGradient, **params: Any) -> ChatCompletion:
+    """Await a completion."""
+    return cast("ChatCompletion", await client.chat.completions.create(**params))
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ async def test_log_probabilities(client: AsyncGradient) -> None:
     params: dict[str, Any] = {
         "model": MODEL, "messages": say("Say hello"), "temperature": 0, "logprobs": True, "top_logprobs": 5
     }  # fmt: skip
-    awaited = await client.chat.completions.create(**params)
+    awaited = await ask(client, **params)
     async with client.chat.completions.stream(**params) as stream:
         streamed = await stream.completion()
     for completion in (awaited, streamed):
@@ -123,7 +128,7 @@ async def test_two_tools_at_once_and_the_turn_with_their_results(
         async with client.chat.completions.stream(**params) as stream:
             completion = await stream.completion()
     else:
-        completion = await client.chat.completions.create(**params)
+        completion = await ask(client, **params)
     message = completion.choices[0].message
     calls = message.tool_calls or []
     assert completion.choices[0].finish_reason == "tool_calls"
