@@ -123,6 +123,10 @@ class TestFinish:
             states.append(assembler.complete)
         assert [False, False, False, True] == states
 
+    def test_nothing_is_never_complete(self) -> None:
+        """Not even if no choice was asked for."""
+        assert not CompletionAssembler(n=0).complete
+
     def test_a_choice_beyond_those_asked_for_counts_too(self) -> None:
         assembler = CompletionAssembler(n=1)
         assembler.extend([chunk(0, finish="stop"), chunk(1, content="x")])
@@ -173,6 +177,14 @@ class TestHead:
         assert ("i", "m", 5, "chat.completion") == (found.id, found.model, found.created, found.object)
         found = assembled(*reversed(pieces))
         assert ("j", "n", 6) == (found.id, found.model, found.created)
+
+    @pytest.mark.parametrize("late", [{"id": "i"}, {"model": "m"}, {"created": 5}])
+    def test_one_may_come_after_the_others(self, late: dict[str, Any]) -> None:
+        early = {
+            name: value for name, value in {"id": "i", "model": "m", "created": 5}.items() if name not in late
+        }
+        found = assembled(head(**early), head(**late))
+        assert ("i", "m", 5) == (found.id, found.model, found.created)
 
     def test_the_first_time_stays_while_a_name_is_missing(self) -> None:
         found = assembled(head(created=5), head(created=6, model="m"), head(created=7, model="n", id="i"))
