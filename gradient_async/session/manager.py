@@ -87,16 +87,9 @@ class SessionManager:
         session = await self._session(loop)
         attempt = 0
         spent = 0.0
-        replaced = False
         while True:
             attempt += 1
-            watch = Watch(call, deadline)
-            outcome = await self._attempt(session, call, watch, started)
-            if watch.died_idle and not replaced:
-                # The server had closed the pooled connection before it could see the request.
-                replaced = True
-                attempt -= 1
-                continue
+            outcome = await self._attempt(session, call, deadline, started)
             outcome.attempts = attempt
             if isinstance(outcome, Reply):
                 self._open.add(outcome)
@@ -116,6 +109,17 @@ class SessionManager:
             await asyncio.sleep(wait)
 
     async def _attempt(
+        self, session: aiohttp.ClientSession, call: Call, deadline: float | None, started: float
+    ) -> Reply | APIError:
+        """Make one attempt: a request, and another if the pooled connection turns out to have died idle.
+
+        A server that closed the connection before cannot have seen the first.
+        """
+        watch = Watch(call, deadline)
+        outcome = await self._once(session, call, watch, started)
+        return await self._once(session, call, Watch(call, deadline), started) if watch.died_idle else outcome
+
+    async def _once(
         self, session: aiohttp.ClientSession, call: Call, watch: Watch, started: float
     ) -> Reply | APIError:
         """Send the request once; return the reply, or the error that it came to."""

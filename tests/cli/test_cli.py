@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -302,6 +303,7 @@ def test_a_terminal_shows_choices_side_by_side(n: int) -> None:
         for index in range(n):
             view.add(choice("plain", index=index, reasoning_content="thought"))
             view.add(choice("Hi", index=index, entries=[ENTRY], refusal="no"))
+        view.add(choice())
         done = whole()
         done.choices = done.choices[:n]
         view.finish(done)
@@ -459,6 +461,10 @@ def test_a_reader_that_leaves_is_no_trouble() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout) == 10
     assert time.monotonic() - began < 30
+
+
+def test_the_module_is_the_program() -> None:
+    assert runpy.run_module("gradient_async.__main__", run_name="imported")["main"] is main
 
 
 def test_help_and_version() -> None:
