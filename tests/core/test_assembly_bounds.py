@@ -52,10 +52,25 @@ class TestRest:
         found = message(*(chunk(audio=piece) for piece in pieces)).audio
         assert {"id": "a1", "transcript": "Hello", "data": "QUI=", "expires_at": 9} == found
         assert ("x", None) == (message(chunk(audio="x")).audio, message(chunk()).audio)
+        assert {"data": "x"} == message(chunk(audio={"data": 5}), chunk(audio={"data": "x"})).audio
 
     def test_extra_content_merges(self) -> None:
         found = message(chunk(extra_content={"g": {"a": 1}}), chunk(extra_content={"g": {"b": 2}}), chunk())
         assert {"g": {"a": 1, "b": 2}} == found.extra_content
+
+    def test_merging_goes_16_levels_deep(self) -> None:
+        """Below them the newer piece replaces the older, and no snapshot is changed by a later piece."""
+
+        def tree(depth: int, leaf: dict[str, int]) -> Any:
+            return leaf if depth == 0 else {"a": tree(depth - 1, leaf)}
+
+        for depth, expected in ((15, {"x": 1, "y": 2}), (16, {"y": 2})):
+            assembler = CompletionAssembler()
+            assembler.add(head(retrieval=tree(depth, {"x": 1})))
+            before = assembler.completion
+            assembler.add(head(retrieval=tree(depth, {"y": 2})))
+            assert tree(depth, expected) == assembler.completion.retrieval
+            assert tree(depth, {"x": 1}) == before.retrieval
 
     def test_chunks_are_not_changed(self) -> None:
         pieces = [
@@ -185,8 +200,12 @@ class TestLimits:
         deep: Any = []
         for _ in range(200_000):
             deep = [deep]
-        with pytest.raises(StreamProtocolError, match="nested too deep"):
-            CompletionAssembler().add(ChatCompletionChunk(retrieval=deep))
+        nested: dict[str, Any] = {}
+        for _ in range(200_000):
+            nested = {"a": nested}
+        for value in (deep, nested):
+            with pytest.raises(StreamProtocolError, match="nested too deep"):
+                CompletionAssembler().add(ChatCompletionChunk(retrieval=value))
         tree: dict[str, Any] = {}
         for _ in range(900):
             tree = {"a": tree}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import FrameType
+
 import pytest
 from feeding import one_by_one
 from wire import DONE, contents, decoded, delta, event, raw, refused, run, text
@@ -42,6 +45,8 @@ class TestUsual:
     def test_nothing(self) -> None:
         chunks, decoder = decoded(b"")
         assert ([], False, 0) == (chunks, decoder.done, decoder.events)
+        fresh = ChunkDecoder()
+        assert (b"", False, None, 0) == (fresh.block, fresh.torn, fresh.error, fresh.pending)
 
     def test_what_is_no_content_makes_no_chunk(self) -> None:
         """Comments, blocks without data, empty data and null are keep-alives."""
@@ -85,6 +90,26 @@ class TestUsual:
         for step in (len(wire), 8192, 1000):
             chunks, error = run(ChunkDecoder(), [wire[at : at + step] for at in range(0, len(wire), step)])
             assert (["é" * size, "b"], None) == (contents(chunks), error)
+
+    @pytest.mark.parametrize("done", [b"", DONE])
+    def test_usual_events_are_decoded_together(self, done: bytes) -> None:
+        """What servers send nearly all the time costs less than one call of Python an event."""
+        wire = (event(delta(content="a")) + event(delta(1, reasoning_content="b"))) * 20
+        made = 0
+
+        def count(_frame: FrameType, event: str, _arg: object) -> None:
+            nonlocal made
+            made += event == "call"
+
+        decoder = ChunkDecoder()
+        decoder.feed(text("first"))
+        sys.setprofile(count)
+        try:
+            chunks = decoder.feed(wire + done)
+        finally:
+            sys.setprofile(None)
+        assert 40 == len(chunks)
+        assert made < 20
 
     def test_unknown_fields_and_reasons_pass(self) -> None:
         choice = {
@@ -193,6 +218,12 @@ class TestClose:
         with pytest.raises(StreamServerError):
             decoder.close()
 
+    def test_nothing_comes_after_an_error(self) -> None:
+        """Not the event after it either, whose blank line was still to come."""
+        decoder = ChunkDecoder()
+        decoder.push(text("a") + raw('{"error":"x"}') + text("b" * 9000)[:-1])
+        assert ["a"] == [chunk.choices[0].delta.content for chunk in decoder.close()]
+
     def test_an_error_far_behind_is_raised_at_once_if_no_chunk_came(self) -> None:
         """Not only what the first slice holds is looked at."""
         decoder = ChunkDecoder()
@@ -219,6 +250,9 @@ class TestLimits:
         assert ["a"] == contents(chunks)
         assert isinstance(error, StreamLimitError)
         assert f"max_event_bytes={size - 1}" in error.message
+        decoder = ChunkDecoder(limits=Limits(event_bytes=size - 1))
+        assert 1 == len(decoder.feed(text("a") + wire))
+        assert isinstance(decoder.error, StreamLimitError), "known as soon as the bytes are"
         assert 1 == error.events
 
     def test_of_a_line(self) -> None:
