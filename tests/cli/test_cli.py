@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import io
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -464,7 +464,7 @@ def test_a_reader_that_leaves_is_no_trouble() -> None:
 
 
 def test_the_module_is_the_program() -> None:
-    assert runpy.run_module("gradient_async.__main__", run_name="imported")["main"] is main
+    assert importlib.import_module("gradient_async.__main__").main is main
 
 
 def test_help_and_version() -> None:
