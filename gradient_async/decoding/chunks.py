@@ -94,7 +94,7 @@ class ChunkDecoder:
         """
         self.push(data)
         chunks = self.pull()
-        while self._buffer and self.error is None:
+        while self._buffer:
             try:
                 chunks += self.pull()
             except StreamError:
@@ -346,9 +346,8 @@ class ChunkDecoder:
         raise server_error(error or ErrorBody(message="", body=body))
 
     def _fail(self, error: StreamError) -> None:
-        if self.error is None:
-            error.events = self.events
-            self.error = error
+        error.events = self.events
+        self.error = error
         self._buffer = self._tail = b""
         self._pos = 0
 

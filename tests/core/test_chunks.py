@@ -164,6 +164,16 @@ class TestDone:
         assert [] == decoder.feed(text("c"))
         assert 0 == decoder.pending
 
+    @pytest.mark.parametrize("more", [text("b") * 500, text("b" * 9000)[:-1], b"data: {nonsense\n\n" * 1000])
+    @pytest.mark.parametrize("before", [b"", b": careful\n\n"])
+    def test_nor_is_what_follows_in_the_slices_to_come(self, before: bytes, more: bytes) -> None:
+        wire = before + text("a") + DONE + more
+        for pieces in ([wire], [wire[:200], wire[200:]]):
+            decoder = ChunkDecoder()
+            chunks, error = run(decoder, pieces)
+            assert (["a"], None, 1) == (contents(chunks), error, decoder.events)
+            assert (0, True) == (decoder.pending, decoder.done)
+
     @pytest.mark.parametrize(
         "data", [b"data: [DONE\n\n", b"data: DONE\n\n", b'data: "[DONE]"\n\n', b"data: [DONE]x\n\n"]
     )
@@ -217,6 +227,13 @@ class TestClose:
         assert ["a"] == [chunk.choices[0].delta.content for chunk in decoder.close()]
         with pytest.raises(StreamServerError):
             decoder.close()
+
+    @pytest.mark.parametrize("before", [b"", text("a")])
+    def test_what_was_pushed_behind_an_error_is_dropped(self, before: bytes) -> None:
+        decoder = ChunkDecoder()
+        chunks, error = run(decoder, [before + raw('{"error":"x"}') + text("b") * 500])
+        assert (["a"] if before else [], "StreamServerError") == (contents(chunks), type(error).__name__)
+        assert 0 == decoder.pending
 
     def test_nothing_comes_after_an_error(self) -> None:
         """Not the event after it either, whose blank line was still to come."""

@@ -25,6 +25,7 @@ ERRORS: dict[str, tuple[bytes, str, str | None, str | None, str | None]] = {
     "named text": (b"event: error\ndata: it broke\n\n", "it broke", None, None, None),
     "named list": (b"event: error\n" + raw('[{"error":{"message":"listed","code":400}}]'), "listed", "400", None, None),
     "named chunk": (b"event: error\n" + text("a"), "no message", None, None, None),
+    "named chunk, mixed line ends": (b"event: error\r\n" + text("a"), "no message", None, None, None),
     "with choices": (event({"index": 0, "delta": {"content": ""}, "finish_reason": "error"}, error={"code": 502, "message": "gone"}), "gone", "502", None, None),
     "with no choices": (event(error={"message": "gone"}), "gone", None, None, None),
     "choices null": (raw('{"choices":null,"message":"m"}'), "m", None, None, None),
