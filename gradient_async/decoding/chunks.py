@@ -346,8 +346,10 @@ class ChunkDecoder:
         raise server_error(error or ErrorBody(message="", body=body))
 
     def _fail(self, error: StreamError) -> None:
-        error.events = self.events
-        self.error = error
+        # The first is the one told: a limit may be exceeded behind an error in the same bytes.
+        if self.error is None:
+            error.events = self.events
+            self.error = error
         self._buffer = self._tail = b""
         self._pos = 0
 

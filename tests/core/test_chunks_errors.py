@@ -9,6 +9,7 @@ import pytest
 from wire import DONE, contents, decoded, event, raw, refused, run, text
 
 from gradient_async.assembly import CompletionAssembler
+from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamError, StreamLimitError, StreamProtocolError, StreamServerError
 
@@ -179,3 +180,12 @@ class TestBadEvents:
         with pytest.raises(kind):
             assembler.add(chunks[0])
         assert [] == assembler.completion.choices
+
+
+def test_the_first_of_two_errors_is_the_one_told() -> None:
+    """An error event, and behind it in the same bytes a line that is too long."""
+    decoder = ChunkDecoder(limits=Limits(line_bytes=300, event_bytes=300))
+    wire = b": hi\n\n" + text("a") + raw('{"error":"boom"}') + b"data: " + b"x" * 400 + b"\n\n"
+    assert ["a"] == [choice.delta.content for chunk in decoder.feed(wire) for choice in chunk.choices]
+    with pytest.raises(StreamServerError, match="boom"):
+        decoder.feed(b"")
