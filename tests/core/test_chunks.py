@@ -6,7 +6,7 @@ import sys
 from types import FrameType
 
 import pytest
-from feeding import one_by_one
+from feeding import feedings, one_by_one
 from wire import DONE, contents, decoded, delta, event, raw, refused, run, text
 
 from gradient_async.config import Limits
@@ -82,6 +82,18 @@ class TestUsual:
     def test_event_of_any_name_but_error_is_a_chunk(self) -> None:
         chunks, _ = decoded(b"event: completion\n" + text("a"))
         assert ["a"] == contents(chunks)
+
+    @pytest.mark.parametrize(
+        "blank", [b"\n\n", b"\r\n\r\n", b"\r\n\r", b"\r\r", b"\r\n\n", b"\n\r", b"\n\r\n"]
+    )
+    @pytest.mark.parametrize("before", [b"", text("a"), b": x\n", b"id: 1\r\n"])
+    def test_a_chunk_comes_with_its_blank_line(self, before: bytes, blank: bytes) -> None:
+        """At once, whatever ends the lines: nobody waits for bytes that are not needed."""
+        wire = before + text("b").replace(b"\n\n", blank)
+        for pieces in feedings(wire):
+            decoder = ChunkDecoder()
+            chunks = [chunk.to_dict() for piece in pieces for chunk in decoder.feed(piece)]
+            assert "b" == contents(chunks)[-1]
 
     @pytest.mark.parametrize("size", [10, 7_900, 8_100, 9_000, 20_000, 300_000])
     def test_event_of_any_size(self, size: int) -> None:
@@ -267,6 +279,11 @@ class TestLimits:
         assert ["a"] == contents(chunks)
         assert isinstance(error, StreamLimitError)
         assert f"max_event_bytes={size - 1}" in error.message
+        decoder = ChunkDecoder(limits=Limits(event_bytes=size - 1))
+        decoder.feed(text("a"))
+        with pytest.raises(StreamLimitError) as raised:
+            decoder.feed(wire)
+        assert (1, raised.value, 0) == (raised.value.events, decoder.error, decoder.pending)
         decoder = ChunkDecoder(limits=Limits(event_bytes=size - 1))
         assert 1 == len(decoder.feed(text("a") + wire))
         assert isinstance(decoder.error, StreamLimitError), "known as soon as the bytes are"
