@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from shell_calls import Start
 
 from gradient_async import AsyncGradient
 from gradient_async.testing import Handler, Server, serve
+
+Start = Callable[..., Awaitable[tuple[Server, AsyncGradient]]]
 
 
 @pytest.fixture
