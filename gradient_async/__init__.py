@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         UnexpectedRedirectError,
         UnprocessableEntityError,
     )
+    from .hooks import CallInfo, Hook
     from .stream import (
         ChatCompletionStream,
         Timing,
@@ -108,6 +109,7 @@ __all__ = [
     "AsyncStream",
     "AuthenticationError",
     "BadRequestError",
+    "CallInfo",
     "ChatCompletion",
     "ChatCompletionChunk",
     "ChatCompletionMessage",
@@ -123,6 +125,7 @@ __all__ = [
     "GatewayTimeoutError",
     "GradientError",
     "Headers",
+    "Hook",
     "InternalServerError",
     "InvalidRequestError",
     "Limits",
@@ -206,6 +209,7 @@ _HOMES = {
         "UnexpectedRedirectError",
         "UnprocessableEntityError",
     ),
+    "hooks": ("CallInfo", "Hook"),
     "stream": (
         "ChatCompletionStream",
         "Timing",

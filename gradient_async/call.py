@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from .config import Limits, Retry, Secret, Timeout
+from .hooks import Hook
 
 __all__ = ["Call"]
 
@@ -27,6 +29,9 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         retry: When and how long to try again.
         limits: Sizes a server may send.
         secrets: Keys to take out of what servers say.
+        operation: What kind of call it is, for hooks.
+        params: Parameters of the request, for hooks.
+        hooks: Who is told what happens.
     """
 
     method: str
@@ -41,3 +46,6 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     retry: Retry
     limits: Limits
     secrets: tuple[Secret, ...] = ()
+    operation: str = "chat"
+    params: Mapping[str, Any] = {}
+    hooks: tuple[Hook, ...] = ()

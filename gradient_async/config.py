@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_MAX_RETRIES",
     "DEFAULT_TIMEOUT",
     "Endpoints",
+    "HiddenHeader",
     "Limits",
     "Retry",
     "Secret",
@@ -27,6 +28,7 @@ __all__ = [
     "check_headers",
     "from_env",
     "resolve",
+    "secrets_in",
 ]
 
 _MIB = 1024 * 1024
@@ -111,6 +113,10 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(f"retry: {name}={getattr(self, name)!r} is not a number of seconds")
 
 
+_SECRET_HEADERS = frozenset(
+    {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-auth-token"}
+)
+
 _MAY_BE_UNLIMITED = frozenset({"event_bytes", "line_bytes", "body_bytes", "completion_bytes"})
 
 
@@ -131,6 +137,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         tool_calls: Tool calls of one choice.
         drain_seconds: Time to wait for the end of the HTTP body after ``[DONE]``, in seconds.
         drain_bytes: Bytes to read for the same.
+        decompression_ratio: Bytes that a compressed body may become for each byte received, once they are
+            more than 1 MiB.
+        gzip_members: Parts that a gzip body may consist of.
+        headers: Headers of a reply.
+        header_bytes: One header, name and value, in bytes.
+        interim_responses: Interim (1xx) responses before a reply.
     """
 
     event_bytes: int | None = 16 * _MIB
@@ -144,6 +156,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     tool_calls: int = 1024
     drain_seconds: float = 0.1
     drain_bytes: int = 64 * 1024
+    decompression_ratio: int = 200
+    gzip_members: int = 64
+    headers: int = 128
+    header_bytes: int = 8 * 1024
+    interim_responses: int = 16
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
@@ -188,6 +205,15 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._value)
+
+
+class HiddenHeader(str):
+    """A header's value that a traceback with captured locals does not show."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'…'"
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
@@ -363,6 +389,20 @@ def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, NotGiven):
             value = str(value)  # noqa: PLW2901
             if re.search(r"[\r\n\0]", value):
+                del value, headers  # tracebacks may show locals
                 raise ConfigurationError(f"header {name} has a line break or NUL in its value")
+            if name.lower() in _SECRET_HEADERS:
+                value = HiddenHeader(value)  # noqa: PLW2901
         checked[name] = value
     return checked
+
+
+def secrets_in(headers: Mapping[str, Any]) -> tuple[Secret, ...]:
+    """Return the keys that headers of the caller's own bring along.
+
+    Args:
+        headers: Checked headers.
+    """
+    # What stands before the last space is the scheme, such as Bearer.
+    words = [value.split()[-1:] for value in headers.values() if isinstance(value, HiddenHeader)]
+    return tuple(Secret(word) for (word,) in filter(None, words) if re.fullmatch(r"[\x21-\x7e]+", word))

@@ -7,13 +7,18 @@ from .errors import (
     APIConnectionError,
     APIError,
     APIStatusError,
+    APITimeoutError,
     QuotaExceededError,
     StreamError,
 )
 
-__all__ = ["backoff", "may_retry", "wait_before_retry"]
+__all__ = ["TokenBucket", "backoff", "may_retry", "spread", "wait_before_retry"]
 
 _FIRST_BACKOFF = 0.5
+_TOKENS = 100.0
+_COST = 5.0
+_COST_AFTER_TIMEOUT = 10.0
+_REWARD = 1.0
 _RETRIED = frozenset({408, 429, 500, 502, 503, 529})
 _AMBIGUOUS = frozenset({504})
 
@@ -69,6 +74,54 @@ def wait_before_retry(
     if attempt > max_retries or not may_retry(error, policy):
         return None
     wait = backoff(attempt, policy, jitter)
-    if error.retry_after is not None:
-        wait = max(wait, error.retry_after)  # what a server asks for is never cut short
+    asked = error.retry_after
+    if asked is not None:
+        # What a server asks for is never cut short, only stretched, and that no further than the budget.
+        wait = max(wait, asked, min(spread(asked, jitter), policy.budget - spent))
     return wait if spent + wait <= policy.budget else None
+
+
+def spread(seconds: float, jitter: float) -> float:
+    """Stretch a wait that a server asked of many, so that they do not all come back at the same moment.
+
+    Args:
+        seconds: What was asked for.
+        jitter: A random number of 0 to 1.
+
+    Returns:
+        Seconds: at most a quarter more, and at most one second more.
+    """
+    return seconds + jitter * min(1.0, seconds / 4)
+
+
+class TokenBucket:
+    """Keeps many calls that fail at once from multiplying the load on a server in trouble.
+
+    Every retry takes tokens, and gives them back if it succeeds. While most calls fail the bucket runs dry,
+    and calls fail at once in place of being tried again; those that succeed fill it up.
+    """
+
+    __slots__ = ("tokens",)
+
+    def __init__(self) -> None:
+        self.tokens = _TOKENS
+
+    def take(self, error: APIError) -> float:
+        """Pay for trying again after an error; return the price, or 0 if there is not enough.
+
+        Args:
+            error: How the attempt ended; what a timeout kept waiting costs more.
+        """
+        price = _COST_AFTER_TIMEOUT if isinstance(error, APITimeoutError) else _COST
+        if price > self.tokens:
+            return 0.0
+        self.tokens -= price
+        return price
+
+    def succeeded(self, paid: float) -> None:
+        """Note that a call succeeded.
+
+        Args:
+            paid: What its retries had cost.
+        """
+        self.tokens = min(_TOKENS, self.tokens + (paid or _REWARD))

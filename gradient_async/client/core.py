@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .._version import __version__
 from ..call import Call
-from ..config import Endpoints, Limits, Retry, Secret, Timeout, check_headers, resolve
+from ..config import Endpoints, Limits, Retry, Secret, Timeout, check_headers, resolve, secrets_in
 from ..errors import ConfigurationError
+from ..hooks import Hook
 from ..types import NOT_GIVEN, NotGiven
 from .models import Models
 from .resources import Agents, Chat
@@ -53,6 +54,7 @@ class AsyncGradient:
         session: Your own ``aiohttp.ClientSession``, which is never closed.
         trust_env: Let aiohttp read proxies and ``.netrc`` from the environment.
         allow_insecure_http: Send the key over plain http to a host that is not private.
+        hooks: Who is told what happens to calls; see `Hook`.
         http_client: Not supported: pass ``session``.
 
     Raises:
@@ -82,6 +84,7 @@ class AsyncGradient:
         session: ClientSession | None = None,
         trust_env: bool = False,
         allow_insecure_http: bool = False,
+        hooks: Iterable[Hook] = (),
         http_client: None = None,
     ) -> None:
         _refuse_http_client(http_client)
@@ -108,8 +111,12 @@ class AsyncGradient:
         self.on_bad_event: Literal["raise", "skip"] = on_bad_event
         self.default_headers = check_headers(default_headers or {})
         self.default_query = dict(default_query or {})
+        self.hooks = _check_hooks(hooks)
         self._shared = Shared(
-            session, _count("max_connections", max_connections, least=1), trust_env=trust_env
+            session,
+            _count("max_connections", max_connections, least=1),
+            trust_env=trust_env,
+            limits=self.limits,
         )
         self._owner = True
 
@@ -199,6 +206,7 @@ class AsyncGradient:
         set_default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, object] | None = None,
         set_default_query: Mapping[str, object] | None = None,
+        hooks: Iterable[Hook] | None = None,
         http_client: None = None,
     ) -> AsyncGradient:
         """Return a copy with some options changed, which shares the connections.
@@ -246,6 +254,7 @@ class AsyncGradient:
         copy.default_headers = check_headers({**headers, **(default_headers or {})})
         query = self.default_query if set_default_query is None else set_default_query
         copy.default_query = {**query, **(default_query or {})}
+        copy.hooks = self.hooks if hooks is None else _check_hooks(hooks)
         return copy
 
     copy = with_options
@@ -269,6 +278,7 @@ class AsyncGradient:
         body: bytes | None = None,
         stream: bool = False,
         options: Mapping[str, Any],
+        params: Mapping[str, Any],
     ) -> Call:
         endpoints = self._endpoints
         headers = {
@@ -312,7 +322,11 @@ class AsyncGradient:
             limits=self.limits,
             secrets=tuple(
                 secret for secret in (endpoints.model_key, endpoints.agent_key) if secret is not None
-            ),
+            )
+            + secrets_in(headers),
+            operation="models" if body is None else "agent" if agent else "chat",
+            params=params,
+            hooks=self.hooks,
         )
 
     async def _send(self, call: Call) -> Reply:
@@ -346,6 +360,16 @@ class AsyncGradient:
 def _refuse_http_client(http_client: object) -> None:
     if http_client is not None:
         raise TypeError("http_client is not supported: pass session=aiohttp.ClientSession(...)")
+
+
+def _check_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
+    checked = tuple(hooks)
+    for hook in checked:
+        if not isinstance(hook, Hook):
+            raise ConfigurationError(
+                f"hooks: {type(hook).__name__} is no Hook; derive it from gradient_async.Hook"
+            )
+    return checked
 
 
 def _hide(options: Mapping[str, str | None]) -> dict[str, str | Secret | None]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..types import NOT_GIVEN, ModelInfo, ModelList
-from .replies import finish_models
+from .replies import fetch, finish_models
 
 if TYPE_CHECKING:
     from ..session import Reply
@@ -61,12 +61,12 @@ class Models:
     async def send(self, options: Mapping[str, Any]) -> Reply:
         """Send the request."""
         client = self.client
-        return await client._send(client._prepare("GET", "/models", options=options))  # noqa: SLF001
+        return await client._send(client._prepare("GET", "/models", options=options, params={}))  # noqa: SLF001
 
     async def fetch(self, options: Mapping[str, Any]) -> ModelList:
         """Send the request and decode the reply."""
         reply = await self.send(options)
-        return finish_models(reply, await reply.read_all(self.client.limits))
+        return await fetch(reply, self.client.limits, finish_models)
 
     @property
     def with_raw_response(self) -> RawModels:

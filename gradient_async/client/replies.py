@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from ..decoding import decode_completion, decode_models, reply_error
 from ..errors import APIResponseValidationError, APIStatusError
 from ..types import ChatCompletion, ModelList
 
 if TYPE_CHECKING:
+    from ..config import Limits
     from ..session import Reply
 
-__all__ = ["finish_completion", "finish_models"]
+__all__ = ["fetch", "finish_completion", "finish_models"]
+
+T = TypeVar("T")
+
+
+async def fetch(reply: Reply, limits: Limits, finish: Callable[[Reply, bytes], T]) -> T:
+    """Read a reply to its end and decode it.
+
+    Args:
+        reply: The reply, its body unread.
+        limits: How large the body may be.
+        finish: Decodes it.
+
+    Raises:
+        APIError: If it could not be read, or is not what it should be.
+    """
+    try:
+        result = finish(reply, await reply.read_all(limits))
+    except BaseException as error:
+        reply.end(error)
+        raise
+    reply.end()
+    return result
 
 
 def finish_completion(reply: Reply, content: bytes) -> ChatCompletion:
@@ -30,6 +54,7 @@ def finish_completion(reply: Reply, content: bytes) -> ChatCompletion:
         completion.request_id = reply.request_id
         completion.rate_limits = reply.rate_limits
         completion.attempts = reply.attempts
+        reply.end(completion=completion)
         return completion
     raise _refused(reply, content, failure)
 
@@ -63,4 +88,5 @@ def _refused(
     failure.rate_limits = reply.rate_limits
     failure.attempts = reply.attempts
     failure.body = content.decode("utf-8", "replace")
+    reply.redact(failure)
     return failure

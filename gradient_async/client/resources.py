@@ -15,7 +15,7 @@ from ..types import (
     ChatCompletionCreate,
     NotGiven,
 )
-from .replies import finish_completion
+from .replies import fetch, finish_completion
 
 if TYPE_CHECKING:
     from ..session import Reply
@@ -61,7 +61,7 @@ class CompletionsBase:
         params = check_params(params, stream=bool(stream), agent=self.agent, validate=validate)
         body = encode_request(params, stream=stream, extra_body=extra)
         call = client._prepare(  # noqa: SLF001  # one package
-            "POST", _PATH, agent=self.agent, body=body, stream=bool(stream), options=options
+            "POST", _PATH, agent=self.agent, body=body, stream=bool(stream), options=options, params=params
         )
         n = (extra or params).get("n", params.get("n"))
         return await client._send(call), n if isinstance(n, int) and n > 0 else 1  # noqa: SLF001
@@ -84,7 +84,7 @@ class CompletionsBase:
         reply, n = await self.send(arguments, stream=stream)
         if stream:
             return self.open_stream(reply, n, arguments.get("timeout", NOT_GIVEN))
-        return finish_completion(reply, await reply.read_all(self.client.limits))
+        return await fetch(reply, self.client.limits, finish_completion)
 
     def _stream(self, arguments: dict[str, Any]) -> StreamManager:
         if "stream" in arguments:

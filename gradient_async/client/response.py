@@ -11,6 +11,7 @@ import msgspec
 
 from ..errors import RequestInfo, ResponseInfo
 from ..types import Headers, RateLimits
+from .replies import fetch
 
 if TYPE_CHECKING:
     from ..config import Limits
@@ -118,7 +119,7 @@ class APIResponse(Generic[T]):
             APIResponseValidationError: If it is larger than ``Limits.body_bytes``.
         """
         if self._content is None:
-            self._content = await self._reply.read_all(self._limits)
+            self._content = await fetch(self._reply, self._limits, _as_it_is)
         return self._content
 
     async def text(self) -> str:
@@ -184,13 +185,19 @@ class APIResponse(Generic[T]):
             return
         while data := await self._reply.body.read():
             yield data
+        self._reply.end()
 
     async def close(self) -> None:
         """Give up what has not been read."""
         self._reply.body.close()
+        self._reply.end(outcome="left")
 
     def __repr__(self) -> str:
         return f"<APIResponse {self.status_code} {self.url}>"
+
+
+def _as_it_is(_reply: Reply, content: bytes) -> bytes:
+    return content
 
 
 class ResponseContext(Generic[T]):

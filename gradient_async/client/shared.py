@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..config import Limits
     from ..session import ClientSession, SessionManager
 
 __all__ = ["Shared"]
@@ -17,17 +18,21 @@ class Shared:
         session: The caller's own session, or None.
         max_connections: Connections at a time in one loop.
         trust_env: Whether aiohttp reads proxies and ``.netrc`` from the environment.
+        limits: Sizes of headers, unless a call has others.
 
     Attributes:
         closed: Whether they were closed.
     """
 
-    __slots__ = ("_manager", "_max_connections", "_session", "_trust_env", "closed")
+    __slots__ = ("_limits", "_manager", "_max_connections", "_session", "_trust_env", "closed")
 
-    def __init__(self, session: ClientSession | None, max_connections: int, *, trust_env: bool) -> None:
+    def __init__(
+        self, session: ClientSession | None, max_connections: int, *, trust_env: bool, limits: Limits
+    ) -> None:
         self._session = session
         self._max_connections = max_connections
         self._trust_env = trust_env
+        self._limits = limits
         self._manager: SessionManager | None = None
         self.closed = False
 
@@ -39,7 +44,10 @@ class Shared:
             from ..session import SessionManager  # noqa: PLC0415
 
             self._manager = SessionManager(
-                session=self._session, max_connections=self._max_connections, trust_env=self._trust_env
+                session=self._session,
+                max_connections=self._max_connections,
+                trust_env=self._trust_env,
+                limits=self._limits,
             )
         return self._manager
 

@@ -6,7 +6,8 @@ import asyncio
 import weakref
 from typing import TYPE_CHECKING
 
-from ..errors import APIError, RequestInfo
+from ..errors import APIError, ConfigurationError, RequestInfo, StreamError, StreamProtocolError, escape
+from ..inflate import Gunzip, content_coding
 from .faults import TRANSPORT_ERRORS, interruption
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from ..config import Limits
 
-__all__ = ["Body", "Expired", "runs_here"]
+__all__ = ["Body", "Expired", "open_body", "runs_here"]
 
 # How often a waiting read looks whether its connection is still there: aiohttp's C parser leaves the
 # reader waiting for ever after a malformed chunk.
@@ -40,6 +41,7 @@ class Body:
         limit: Seconds that reads may wait for content; None is for ever.
         waited: Seconds that reads have waited since `allow` was called.
         expired: What ran out: "response" (the limit) or "total" (the deadline), or None.
+        cut: Whether the body ended inside what it was compressed into.
     """
 
     __slots__ = (
@@ -54,6 +56,7 @@ class Body:
         "_since",
         "_timer",
         "_waiting",
+        "cut",
         "expired",
         "limit",
         "waited",
@@ -75,13 +78,16 @@ class Body:
         self.limit: float | None = None
         self.waited = 0.0
         self.expired: str | None = None
+        self.cut = False
 
     async def read(self) -> bytes:
         """Return what has arrived, as soon as anything has; b"" at the end.
 
         Raises:
             StreamInterruptedError: If the connection was lost; what came before it has been returned.
+            StreamProtocolError: If the body is coded in a way that was not asked for.
             Expired: If the limit ran out.
+            ConfigurationError: If another event loop is running than the one that the reply came in.
         """
         if self._error is not None:
             raise self._error
@@ -97,17 +103,26 @@ class Body:
             raise
         except TRANSPORT_ERRORS as error:
             failure = error
+        except RuntimeError as error:
+            failure = error
         else:
             self.waited += time() - started
             return data
         finally:
             self._waiting = False
+        if isinstance(failure, RuntimeError):
+            raise _misuse(self._loop, failure)
         data = self._salvage(failure)
         self._error = interruption(failure, self._request)
         self.close()
         if data:
             return data
         raise self._error
+
+    def refuse(self, error: APIError) -> None:
+        """Let no read succeed; the connection is given up."""
+        self._error = error
+        self.close()
 
     @property
     def closed(self) -> bool:
@@ -201,6 +216,83 @@ class Body:
         transport = None if connection is None else connection.transport
         was_gone, self._gone = self._gone, transport is None or transport.is_closing()
         return was_gone and self._gone
+
+
+class _GzipBody(Body):
+    """The body of a reply that is compressed though it was asked not to be."""
+
+    __slots__ = ("_gunzip",)
+
+    def __init__(
+        self,
+        response: aiohttp.ClientResponse,
+        request: RequestInfo,
+        *,
+        deadline: float | None,
+        limits: Limits,
+    ) -> None:
+        super().__init__(response, request, deadline=deadline)
+        self._gunzip = Gunzip(limits)
+
+    async def read(self) -> bytes:
+        """Return what has arrived, unpacked and in pieces; b"" at the end.
+
+        Raises:
+            StreamError: As `Body.read`; and if it is no gzip, or exceeds a limit.
+        """
+        gunzip = self._gunzip
+        failure: StreamError
+        while True:
+            if gunzip.pending:
+                await asyncio.sleep(0)  # what arrived may unpack to thousands of pieces
+                try:
+                    data = gunzip.pull()
+                except StreamError as error:
+                    failure = error
+                    break
+                if data:
+                    return data
+                continue
+            data = await super().read()
+            if not data:
+                self.cut = not gunzip.whole
+                return b""
+            gunzip.push(data)
+        self.refuse(failure)
+        raise failure
+
+
+def open_body(
+    response: aiohttp.ClientResponse, request: RequestInfo, *, deadline: float | None, limits: Limits
+) -> Body:
+    """Make the body of a reply, unpacking if need be.
+
+    Args:
+        response: aiohttp's response, its headers read.
+        request: What it answers, for errors.
+        deadline: When the whole call has to be over, on the loop's clock; None is never.
+        limits: How much may come of a compressed body.
+    """
+    coding = content_coding(response.headers.get("content-encoding", ""))
+    if coding == "gzip":
+        return _GzipBody(response, request, deadline=deadline, limits=limits)
+    body = Body(response, request, deadline=deadline)
+    if coding is not None:
+        body.refuse(
+            StreamProtocolError(
+                f"Content-Encoding {escape(coding, 80)} was not asked for, and is not understood"
+            )
+        )
+    return body
+
+
+def _misuse(loop: asyncio.AbstractEventLoop, failure: RuntimeError) -> Exception:
+    """Tell a reply that is read in the wrong event loop from what aiohttp has to say otherwise."""
+    if runs_here(loop):
+        return failure
+    return ConfigurationError(
+        "this reply belongs to another event loop: read it in the loop that the request was made in"
+    )
 
 
 def _check(reference: weakref.ref[Body]) -> None:

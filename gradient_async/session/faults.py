@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -20,11 +21,20 @@ from ..errors import (
     status_error_class,
 )
 from ..ratelimit import rate_limits, retry_after
+from .transport import TooManyInterimError
 
 if TYPE_CHECKING:
+    from ..config import Limits
     from ..decoding import ErrorBody
 
-__all__ = ["TRANSPORT_ERRORS", "connection_error", "interruption", "status_error", "timeout_error"]
+__all__ = [
+    "TRANSPORT_ERRORS",
+    "connection_error",
+    "interruption",
+    "reply_begun",
+    "status_error",
+    "timeout_error",
+]
 
 # Everything that aiohttp and the sockets below it raise. HttpProcessingError is the pure-Python parser's;
 # ValueError comes of headers and lengths that are none.
@@ -46,8 +56,42 @@ _ADVICE: dict[int, str] = {
 }
 
 
+def reply_begun(cause: BaseException) -> bool:
+    """Whether a connection was lost inside the head of a reply."""
+    return isinstance(cause, aiohttp.ServerDisconnectedError) and not isinstance(cause.message, str)
+
+
+def _origins(cause: BaseException | None) -> Iterator[BaseException]:
+    """What aiohttp made an error of, step by step."""
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__
+
+
+def _bad_head(cause: BaseException, request: RequestInfo, host: str, limits: Limits) -> APIConnectionError:
+    """Map a reply whose head is not HTTP, or too much of it."""
+    origins = list(_origins(cause))
+    if any(isinstance(origin, TooManyInterimError) for origin in origins):
+        return APITimeoutError(
+            f"{host} sent more than interim_responses={limits.interim_responses} interim (1xx) responses "
+            "and no answer",
+            request=request,
+            phase="response",
+            ambiguous=True,
+        )
+    why = str(getattr(cause, "message", "") or cause)
+    if "Too many headers" in why or any(isinstance(o, http_exceptions.LineTooLong) for o in origins):
+        what = (
+            f"the headers that {host} answered are too large: more than headers={limits.headers}, "
+            f"or one of more than header_bytes={limits.header_bytes}; raise them in Limits if that is meant"
+        )
+    else:
+        what = f"what {host} answered is not HTTP: {escape(why)}"
+    return APIConnectionError(what, request=request, phase="response", ambiguous=True)
+
+
 def connection_error(
-    cause: BaseException, request: RequestInfo, *, phase: Phase, host: str
+    cause: BaseException, request: RequestInfo, *, phase: Phase, host: str, limits: Limits
 ) -> APIConnectionError:
     """Map what ended an attempt before a status line came.
 
@@ -74,12 +118,13 @@ def connection_error(
             f"no connection to {host}: {why}; nothing was sent", request=request, phase="connect"
         )
     if isinstance(cause, (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError, ValueError)):
-        why = escape(str(getattr(cause, "message", "") or cause))
-        return APIConnectionError(
-            f"what {host} answered is not HTTP: {why}", request=request, phase="response", ambiguous=True
-        )
+        return _bad_head(cause, request, host, limits)
     sent = phase != "connect"
-    what = "closed the connection without an answer" if sent else "could not be reached"
+    what = "could not be reached"
+    if reply_begun(cause):
+        what = "closed the connection inside the headers of its answer"
+    elif sent:
+        what = "closed the connection without an answer"
     return APIConnectionError(
         f"{host} {what} ({type(cause).__name__})"
         + ("; the server may have done the work all the same" if sent else ""),

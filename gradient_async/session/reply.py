@@ -8,20 +8,27 @@ import time
 import aiohttp
 from yarl import URL
 
+from ..call import Call
 from ..config import Limits
 from ..decoding import ErrorBody
 from ..errors import (
     APIConnectionError,
+    APIError,
     APIResponseValidationError,
     APIStatusError,
     APITimeoutError,
+    GradientError,
     RequestInfo,
     ResponseInfo,
+    StreamError,
 )
+from ..hooks import Outcome
 from ..ratelimit import rate_limits
-from ..types import Headers, RateLimits
+from ..redaction import Redactor
+from ..types import ChatCompletion, Headers, RateLimits
 from .body import Body, Expired
 from .faults import status_error
+from .trace import Trace
 
 __all__ = ["Reply"]
 
@@ -35,7 +42,10 @@ class Reply:
         headers: The reply's headers.
         request: What it answers.
         body: Where to read.
+        call: What was sent.
+        trace: Who is told how it ends, or None.
         attempts: How many requests it took.
+        queued: Seconds that the request of the last attempt waited for a free connection.
         started: When the call began, on the loop's clock.
         sent: When the request of the last attempt was sent, on the loop's clock.
         received: When the headers were there, on the loop's clock.
@@ -45,13 +55,16 @@ class Reply:
         "__weakref__",
         "attempts",
         "body",
+        "call",
         "headers",
         "http_version",
+        "queued",
         "received",
         "request",
         "sent",
         "started",
         "status",
+        "trace",
     )
 
     def __init__(
@@ -59,9 +72,10 @@ class Reply:
         response: aiohttp.ClientResponse,
         body: Body,
         request: RequestInfo,
+        call: Call,
         *,
+        trace: Trace | None,
         started: float,
-        sent: float,
     ) -> None:
         self.status = response.status
         version = response.version
@@ -71,7 +85,10 @@ class Reply:
         self.body = body
         self.attempts = 1
         self.started = started
-        self.sent = sent
+        self.sent = started
+        self.queued = 0.0
+        self.call = call
+        self.trace = trace
         self.received = asyncio.get_running_loop().time()
 
     @property
@@ -94,7 +111,35 @@ class Reply:
         """Make the error of a reply of status 2xx whose body holds one."""
         error = status_error(said, info, now=time.time(), jitter=0.0, host=URL(self.request.url).authority)
         error.attempts = self.attempts
+        self.redact(error)
         return error
+
+    def redact(self, error: APIError) -> None:
+        """Take the keys of the call out of an error."""
+        Redactor(self.call.secrets).clean(error)
+
+    def end(
+        self,
+        error: BaseException | None = None,
+        *,
+        completion: ChatCompletion | None = None,
+        outcome: Outcome | None = None,
+        first_token: float | None = None,
+    ) -> None:
+        """Tell hooks and the log how the call ended; only the first end counts.
+
+        Args:
+            error: What it failed with, if it did.
+            completion: What came of it.
+            outcome: How it ended, where the error does not tell.
+            first_token: Of a stream, seconds from the request sent to the first content.
+        """
+        if self.trace is None:
+            return
+        if outcome is None:
+            failed = isinstance(error, GradientError)
+            outcome = "completed" if error is None else "failed" if failed else "cancelled"
+        self.trace.end(outcome, error=error, completion=completion, first_token=first_token)
 
     async def read_all(self, limits: Limits) -> bytes:
         """Read the whole body.
@@ -104,39 +149,51 @@ class Reply:
 
         Raises:
             APIConnectionError: If the connection was lost before the end.
-            APIResponseValidationError: If there is more than ``limits.body_bytes``.
+            APIResponseValidationError: If there is more than ``limits.body_bytes``, or it can't be unpacked.
         """
         pieces: list[bytes] = []
         size = 0
-        lost: APIConnectionError
+        failure: APIError
         try:
             while data := await self.body.read():
                 pieces.append(data)
                 size += len(data)
                 if limits.body_bytes is not None and size > limits.body_bytes:
-                    self.body.close()
-                    raise APIResponseValidationError(
-                        f"the reply has more than body_bytes={limits.body_bytes} bytes; "
-                        "raise Limits(body_bytes=...) if that is meant",
-                        response=self.info(pieces[0][:200]),
-                    )
+                    break
         except APIConnectionError as error:
-            lost = APIConnectionError(
+            failure = APIConnectionError(
                 f"the connection was lost in the middle of the reply, after {size} bytes ({error.message})",
                 phase="body",
+                ambiguous=True,
             )
+        except StreamError as error:
+            failure = APIResponseValidationError(f"the reply can't be read: {error.message}")
         except Expired:
-            lost = APITimeoutError(
+            failure = APITimeoutError(
                 f"the reply was not whole within Timeout.{self.body.expired}, after {size} bytes",
                 phase="total" if self.body.expired == "total" else "response",
+                ambiguous=True,
             )
         else:
-            self.body.close()
-            return b"".join(pieces)
-        self.body.close()
-        lost.response = self.info(b"".join(pieces))
-        lost.request = self.request
-        lost.ambiguous = True
-        lost.attempts = self.attempts
-        lost.elapsed = asyncio.get_running_loop().time() - self.started
-        raise lost
+            if not data and not self.body.cut:
+                return b"".join(pieces)
+            failure = APIResponseValidationError(
+                "the reply is cut: its gzip body has no end"
+                if self.body.cut
+                else f"the reply has more than body_bytes={limits.body_bytes} bytes; "
+                "raise Limits(body_bytes=...) if that is meant"
+            )
+        finally:
+            self.body.close()  # also when cancelled
+        self._describe(failure, b"".join(pieces))
+        raise failure
+
+    def _describe(self, error: APIError, content: bytes) -> None:
+        """Fill in what is known of the reply."""
+        error.response = self.info(content)
+        error.request = self.request
+        error.request_id = self.request_id
+        error.rate_limits = self.rate_limits
+        error.attempts = self.attempts
+        error.elapsed = asyncio.get_running_loop().time() - self.started
+        self.redact(error)

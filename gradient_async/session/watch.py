@@ -28,12 +28,15 @@ class Watch:
         limit: Seconds from the request sent to its reply or first content; None is for ever.
         sent: When the request was sent, on the loop's clock.
         deadline: When the whole call has to be over, on the loop's clock; None is never.
+        queued: Seconds waited for a free connection.
         reused: Whether the connection came from the pool.
-        lost: Whether the connection was lost without an answer.
+        lost: Whether the connection was lost without a byte of an answer.
         scope: The timeout around the attempt.
     """
 
-    __slots__ = ("_call", "_loop", "deadline", "limit", "lost", "phase", "reused", "scope", "sent")
+    __slots__ = (
+        "_call", "_loop", "_queued_at", "deadline", "limit", "lost", "phase", "queued", "reused", "scope", "sent"
+    )  # fmt: skip
 
     scope: asyncio.Timeout
 
@@ -44,6 +47,7 @@ class Watch:
         self.phase: Phase = "connect"
         self.limit = call.timeout.first_token if call.stream else call.timeout.response
         self.sent = self._loop.time()
+        self.queued = 0.0
         self.reused = False
         self.lost = False
 
@@ -60,6 +64,14 @@ class Watch:
         if foreign:
             self.phase = "response"
             self._until(None if self.limit is None else self.limit + (self._call.timeout.connect or 0.0))
+
+    def queueing(self) -> None:
+        """All connections are in use."""
+        self._queued_at = self._loop.time()
+
+    def unqueued(self) -> None:
+        """One is free."""
+        self.queued += self._loop.time() - self._queued_at
 
     def connecting(self) -> None:
         """A connection is being made."""
@@ -107,6 +119,12 @@ def tracing() -> aiohttp.TraceConfig:
     """Make the signals by which aiohttp tells each request's `Watch` what it is at."""
     config = aiohttp.TraceConfig()
 
+    async def queueing(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+        context.trace_request_ctx.queueing()
+
+    async def unqueued(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+        context.trace_request_ctx.unqueued()
+
     async def connecting(_session: Any, context: SimpleNamespace, _params: Any) -> None:
         context.trace_request_ctx.connecting()
 
@@ -119,6 +137,8 @@ def tracing() -> aiohttp.TraceConfig:
     async def sending(_session: Any, context: SimpleNamespace, _params: Any) -> None:
         context.trace_request_ctx.sending()
 
+    config.on_connection_queued_start.append(queueing)
+    config.on_connection_queued_end.append(unqueued)
     config.on_connection_create_start.append(connecting)
     config.on_connection_create_end.append(connected)
     config.on_connection_reuseconn.append(reused)

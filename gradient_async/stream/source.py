@@ -19,6 +19,7 @@ from ..errors import (
     StreamTimeoutError,
     StreamTruncatedError,
 )
+from ..hooks import Outcome
 from ..types import ChatCompletion, ChatCompletionChunk
 from .sniff import what_is
 from .timing import Pace, Timing
@@ -140,7 +141,7 @@ class Source:
         body = self._body
         try:
             data = await body.read()
-        except StreamInterruptedError as error:
+        except StreamError as error:
             return self._break_off(error)
         except TimeoutError:
             return self._break_off(self._timed_out())
@@ -210,7 +211,7 @@ class Source:
                 return []
             try:
                 more = await self._body.read()
-            except StreamInterruptedError as lost:
+            except StreamError as lost:
                 return self._break_off(lost)
             except TimeoutError:
                 return self._break_off(self._timed_out())
@@ -271,6 +272,7 @@ class Source:
             # A connection lost once all is there costs only the connection.
             self.ended = True
             self._pace.ended_at = self._loop.time()
+            self._tell_end("completed")
         elif self._broken is not None:
             self.fail(self._broken)
         else:
@@ -286,7 +288,9 @@ class Source:
         if not self._eof:
             await self._body.drain(self._limits)
 
-    def fail(self, error: APIError, content: bytes = b"", *, close: bool = True) -> APIError:
+    def fail(
+        self, error: APIError, content: bytes = b"", *, close: bool = True, outcome: Outcome = "failed"
+    ) -> APIError:
         """End the stream with an error; return it, with everything filled in that is known."""
         if self.error is not None:
             return self.error
@@ -301,21 +305,33 @@ class Source:
             error.partial = self.completion()
             error.events = self.decoder.events
             error.bytes_received = self._bytes
+        reply.redact(error)
         self.error = error
         self._pace.ended_at = self._loop.time()
         if close:
             self._body.close()
+        self._tell_end(outcome, error)
         return error
 
     def close(self) -> None:
         """Give the stream up; harmless once it has ended."""
-        if not self.ended and self.error is None:
-            self.fail(StreamInterruptedError("this stream was closed before its end", phase="body"))
+        if self.open:
+            left = StreamInterruptedError("this stream was closed before its end", phase="body")
+            self.fail(left, outcome="left")
         self._body.close()
 
     def abandon(self) -> None:
         """Give the connection up from a finaliser, in whatever thread that runs."""
         self._body.abandon()
+        self._tell_end("left")
+
+    def _tell_end(self, outcome: Outcome, error: APIError | None = None) -> None:
+        """Tell hooks and the log, if anybody listens."""
+        reply = self._reply
+        if reply.trace is not None:
+            completion = getattr(error, "partial", None) or self.completion()
+            first_token = self.timing.first_token
+            reply.end(error, completion=completion, outcome=outcome, first_token=first_token)
 
     @property
     def open(self) -> bool:
@@ -334,4 +350,4 @@ class Source:
     def timing(self) -> Timing:
         """How long things took."""
         reply = self._reply
-        return self._pace.timing(reply.started, reply.sent, reply.received, self._loop.time())
+        return self._pace.timing(reply.started, reply.queued, reply.sent, reply.received, self._loop.time())

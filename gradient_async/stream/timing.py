@@ -13,12 +13,14 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How long things took, in seconds.
 
     Attributes:
+        queued: Waited for a free connection, where all of ``max_connections`` were in use.
         headers: From the request sent to the reply's headers.
         first_token: From the request sent to the first content; None if none came yet.
         gaps: Between reads that brought content: between tokens, where each comes in a read of its own.
         total: From the call to the end of the stream, or to now.
     """
 
+    queued: float
     headers: float
     first_token: float | None
     gaps: list[float]
@@ -49,16 +51,18 @@ class Pace:
             self._gaps.append(now - self._last_at)
         self._last_at = now
 
-    def timing(self, started: float, sent: float, received: float, now: float) -> Timing:
+    def timing(self, started: float, queued: float, sent: float, received: float, now: float) -> Timing:
         """Sum up.
 
         Args:
             started: When the call was made, on the loop's clock.
+            queued: Seconds that the request waited for a connection.
             sent: When the request was sent.
             received: When the reply's headers were there.
             now: The loop's clock.
         """
         return Timing(
+            queued=queued,
             headers=received - sent,
             first_token=None if self.first_at is None else self.first_at - sent,
             gaps=list(self._gaps),

@@ -29,7 +29,7 @@ from gradient_async.call import Call
 from gradient_async.config import Limits, Retry, Secret
 from gradient_async.session import SessionManager
 from gradient_async.session.body import _check
-from gradient_async.session.manager import _close_now
+from gradient_async.session.pool import _close_now
 from gradient_async.testing import CLOSE, HOLD, RESET, chunk, head, reply_sse, reply_writes, serve
 
 WIRE = [chunk(f"t{turn}") for turn in range(5)]
@@ -153,7 +153,7 @@ async def test_a_connect_that_hangs_is_limited(start: Start) -> None:
     connector = aiohttp.TCPConnector()
     connector._create_connection = never  # type: ignore[assignment]
     manager = client._shared.manager
-    session = await manager._session(asyncio.get_running_loop())
+    session = await manager.pool.session()
     original, session._connector = session._connector, connector
     with pytest.raises(APITimeoutError) as caught:
         await ask(client, timeout=Timeout(connect=0.05))
@@ -260,7 +260,7 @@ async def test_a_manager_closed_from_one_loop_closes_the_sessions_of_others() ->
     others: list[aiohttp.ClientSession] = []
 
     async def elsewhere() -> None:
-        others.append(await manager._session(asyncio.get_running_loop()))
+        others.append(await manager.pool.session())
         opened.set()
         for _ in range(200):
             await asyncio.sleep(0.01)
@@ -270,7 +270,7 @@ async def test_a_manager_closed_from_one_loop_closes_the_sessions_of_others() ->
     thread = threading.Thread(target=asyncio.run, args=(elsewhere(),))
     thread.start()
     await asyncio.to_thread(opened.wait)
-    await manager._session(asyncio.get_running_loop())
+    await manager.pool.session()
     await manager.close()
     await asyncio.to_thread(thread.join)
     assert others[0].closed
@@ -284,7 +284,7 @@ def test_a_manager_dropped_elsewhere_closes_its_sessions_where_they_live() -> No
     sessions: list[aiohttp.ClientSession] = []
 
     async def main() -> None:
-        sessions.append(await holder[0]._session(asyncio.get_running_loop()))
+        sessions.append(await holder[0].pool.session())
         await asyncio.to_thread(holder.clear)
         await asyncio.sleep(0.05)
         assert sessions[0].closed
@@ -293,7 +293,7 @@ def test_a_manager_dropped_elsewhere_closes_its_sessions_where_they_live() -> No
     leftover = [SessionManager()]
 
     async def open_only() -> None:
-        sessions.append(await leftover[0]._session(asyncio.get_running_loop()))
+        sessions.append(await leftover[0].pool.session())
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(open_only())
@@ -329,7 +329,7 @@ async def test_a_session_whose_loop_has_ended_is_passed_over() -> None:
     manager = SessionManager()
 
     async def elsewhere() -> aiohttp.ClientSession:
-        return await manager._session(asyncio.get_running_loop())
+        return await manager.pool.session()
 
     def run() -> asyncio.AbstractEventLoop:
         loop = asyncio.new_event_loop()

@@ -11,6 +11,7 @@ from gradient_async import (
     APIConnectionError,
     APIError,
     APIResponseValidationError,
+    APITimeoutError,
     Headers,
     RateLimit,
     RateLimits,
@@ -19,7 +20,7 @@ from gradient_async import (
 )
 from gradient_async.errors import ResponseInfo, status_error_class
 from gradient_async.ratelimit import parse_duration, rate_limits, retry_after
-from gradient_async.retry import backoff, may_retry, wait_before_retry
+from gradient_async.retry import TokenBucket, backoff, may_retry, wait_before_retry
 
 NOW = 1_800_000_000.0
 
@@ -85,8 +86,12 @@ def wait(error: APIError, **changes: Any) -> float | None:
 
 
 def test_a_servers_wait_is_honoured_upward_only() -> None:
-    assert wait(status(429, wait=7.0)) == 7.0
+    assert wait(status(429, wait=7.0), jitter=0.0) == 7.0
+    assert wait(status(429, wait=7.0)) == 8.0
+    assert wait(status(429, wait=2.0)) == 2.5
     assert wait(status(429, wait=0.1)) == 0.5
+    # A wait that just fits is not stretched beyond the budget.
+    assert wait(status(429, wait=59.5)) == 60.0
 
 
 def test_no_attempt_beyond_the_number_or_the_budget() -> None:
@@ -95,6 +100,20 @@ def test_no_attempt_beyond_the_number_or_the_budget() -> None:
     assert wait(status(429, wait=61.0)) is None
     assert wait(status(429, wait=30.0), spent=31.0) is None
     assert wait(status(429, wait=30.0), spent=30.0) == 30.0
+
+
+def test_a_bucket_runs_dry_while_calls_fail_and_fills_while_they_succeed() -> None:
+    bucket = TokenBucket()
+    assert [5.0] * 20 == [bucket.take(status(503)) for _ in range(20)]
+    assert bucket.take(status(503)) == 0.0
+    bucket.succeeded(5.0)  # a call that succeeded at its second attempt
+    assert bucket.take(APITimeoutError(phase="connect")) == 0.0
+    for _ in range(5):
+        bucket.succeeded(0.0)
+    assert (bucket.take(APITimeoutError(phase="connect")), bucket.tokens) == (10.0, 0.0)
+    for _ in range(200):
+        bucket.succeeded(0.0)
+    assert bucket.tokens == 100.0
 
 
 def test_limits_of_serverless_headers() -> None:

@@ -1,0 +1,113 @@
+"""Bounded decompression of bodies that a server compressed though it was asked not to.
+
+Pure: bytes in, bytes out, at most `PIECE` of them a time, so that a megabyte that stands for a gigabyte costs
+neither the memory nor the time of a gigabyte.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from .config import Limits
+from .errors import StreamLimitError, StreamProtocolError
+
+__all__ = ["PIECE", "Gunzip", "content_coding"]
+
+PIECE = 64 * 1024  # most bytes of one `pull`
+_FREE = 1024 * 1024  # what may come of a body before its ratio counts
+_GZIP = 16 + zlib.MAX_WBITS
+
+
+def content_coding(header: str) -> str | None:
+    """Tell how a body is coded, by its ``Content-Encoding``.
+
+    Args:
+        header: The header's value; "" if there is none.
+
+    Returns:
+        None for a body that is not coded, "gzip", or the name of a coding that is not understood.
+    """
+    names = [name for part in header.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
+    if not names:
+        return None
+    return "gzip" if names in (["gzip"], ["x-gzip"]) else ", ".join(names)
+
+
+class Gunzip:
+    """Incremental decoder of a gzip body.
+
+    Args:
+        limits: ``decompression_ratio`` and ``gzip_members`` of it count.
+
+    Attributes:
+        pending: Whether there is more to be had from `pull` without another `push`.
+    """
+
+    __slots__ = ("_decoder", "_limits", "_members", "_produced", "_rest", "_started", "_used", "pending")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._decoder = zlib.decompressobj(_GZIP)
+        self._rest = b""
+        self._started = False  # whether the member in hand has a byte
+        self._members = 1
+        self._used = 0
+        self._produced = 0
+        self.pending = False
+
+    def push(self, data: bytes) -> None:
+        """Take bytes off the wire; `pull` until nothing is pending before pushing more."""
+        self._rest += data
+        self.pending = bool(self._rest)
+
+    def pull(self) -> bytes:
+        """Return the next bytes, at most `PIECE`; they may be none.
+
+        Raises:
+            StreamProtocolError: If the body is not gzip.
+            StreamLimitError: If a limit is exceeded.
+        """
+        if self._decoder.eof:
+            self._next_member()
+        given = self._rest
+        problem: str
+        try:
+            data = self._decoder.decompress(given, PIECE)
+        except zlib.error as error:
+            problem = str(error)
+        else:
+            decoder = self._decoder
+            self._rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            self._started = True
+            self._used += len(given) - len(self._rest)
+            self._produced += len(data)
+            # Full to the brim, it may hold more although it has taken all of its input.
+            self.pending = bool(self._rest) or (len(data) == PIECE and not decoder.eof)
+            self._check_ratio()
+            return data
+        self.pending = False
+        raise StreamProtocolError(f"the body is not gzip, though its Content-Encoding says so: {problem}")
+
+    @property
+    def whole(self) -> bool:
+        """Whether the body may end here: after a member, or before the first byte."""
+        return self._decoder.eof or not self._started
+
+    def _next_member(self) -> None:
+        self._members += 1
+        if self._members > self._limits.gzip_members:
+            self.pending = False
+            raise StreamLimitError(
+                f"the body has more than gzip_members={self._limits.gzip_members} gzip members; "
+                "raise Limits(gzip_members=...) if that is meant"
+            )
+        self._decoder = zlib.decompressobj(_GZIP)
+
+    def _check_ratio(self) -> None:
+        ratio = self._limits.decompression_ratio
+        if self._produced > _FREE and self._produced > ratio * self._used:
+            self.pending = False
+            raise StreamLimitError(
+                f"{self._used} bytes of gzip became {self._produced}, more than decompression_ratio={ratio} "
+                "times as many; raise Limits(decompression_ratio=...) if that is meant"
+            )

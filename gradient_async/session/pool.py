@@ -1,0 +1,148 @@
+"""One aiohttp session a running loop: opened on first use, closed with its loop at the latest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncGenerator, MutableMapping
+from typing import TypeAlias
+
+import aiohttp
+
+from ..config import Limits
+from ..errors import ConfigurationError
+from .body import runs_here
+from .transport import make_session
+
+__all__ = ["Pool"]
+
+_Sessions: TypeAlias = MutableMapping[
+    asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None, None]]
+]
+
+# Sessions of the parent process: closing them here would touch its sockets, and so would dropping them.
+_inherited: list[_Sessions] = []
+
+
+class Pool:
+    """Sessions by loop.
+
+    Args:
+        session: The caller's own session, which is used in every loop and never closed.
+        max_connections: Connections of one loop at a time; more calls wait for one to be free.
+        trust_env: Let aiohttp read proxies and ``.netrc`` from the environment.
+        limits: Sizes of headers, unless a request has others.
+
+    Attributes:
+        foreign: Whether the session is the caller's own.
+        closed: Whether `close` was called.
+    """
+
+    def __init__(
+        self, *, session: aiohttp.ClientSession | None, max_connections: int, trust_env: bool, limits: Limits
+    ) -> None:
+        self._foreign = session
+        self.foreign = session is not None
+        self._max_connections = max_connections
+        self._trust_env = trust_env
+        self._limits = limits
+        self._sessions: _Sessions = weakref.WeakKeyDictionary()
+        self._pid = os.getpid()
+        self.closed = False
+
+    async def session(self) -> aiohttp.ClientSession:
+        """Return the session of the running loop.
+
+        Raises:
+            ConfigurationError: If there is none to be had.
+        """
+        if self.closed:
+            raise ConfigurationError("this client has been closed; make a new one")
+        loop = _running_loop()
+        if self._pid != os.getpid():
+            self._forget_parent(loop)
+        if self._foreign is not None:
+            if self._foreign.closed:
+                raise ConfigurationError("the session given to this client has been closed")
+            return self._foreign
+        entry = self._sessions.get(loop)
+        if entry is None or entry[0].closed:
+            session = make_session(
+                max_connections=self._max_connections, trust_env=self._trust_env, limits=self._limits
+            )
+            # A suspended generator is closed by the loop when it shuts down, and the session with it,
+            # so that a client nobody closes leaves nothing behind.
+            keeper = _keep(session)
+            entry = self._sessions[loop] = (session, keeper)
+            await anext(keeper)
+        return entry[0]
+
+    def _forget_parent(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin anew in a forked process: connections can't be shared with the parent."""
+        if self._foreign is not None or loop in self._sessions:
+            raise ConfigurationError(
+                "this process was forked, and the event loop or the session belongs to its parent: "
+                "start a new loop here with asyncio.run(...), and let the client open its own session"
+            )
+        _inherited.append(self._sessions)
+        self._sessions = weakref.WeakKeyDictionary()
+        self._pid = os.getpid()
+
+    async def close(self) -> None:
+        """Close every session but the caller's own."""
+        self.closed = True
+        if self._pid != os.getpid():
+            return
+        running = asyncio.get_running_loop()
+        for loop, (session, keeper) in list(self._sessions.items()):
+            if loop is running:
+                await keeper.aclose()
+            elif not loop.is_closed():
+                loop.call_soon_threadsafe(_close_elsewhere, loop, session)
+        self._sessions.clear()
+
+    def __del__(self) -> None:
+        if self._pid != os.getpid():
+            _inherited.append(self._sessions)
+            return
+        for loop, (session, _) in list(self._sessions.items()):
+            if loop.is_closed() or session.closed:
+                continue
+            if loop.is_running() and not runs_here(loop):
+                loop.call_soon_threadsafe(_close_elsewhere, loop, session)
+            else:
+                _close_now(session)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    raise ConfigurationError(
+        "no asyncio event loop is running: await the client inside asyncio.run(...); "
+        "other async libraries, such as trio, are not supported"
+    )
+
+
+def _close_now(session: aiohttp.ClientSession) -> None:
+    """Close a session from a finaliser: its first step closes the sockets; TLS farewells are not waited for."""
+    closing = session.close()
+    try:
+        closing.send(None)
+    except StopIteration:
+        return
+    closing.close()
+
+
+async def _keep(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        await session.close()
+
+
+def _close_elsewhere(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> None:
+    """Close a session in the loop it belongs to."""
+    loop.create_task(session.close())  # the loop keeps it until its next turn, and it is short

@@ -1,0 +1,162 @@
+"""Tells hooks and the log what happens to a call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import APIError
+from ..hooks import CallInfo, Hook, Outcome
+from ..ratelimit import rate_limits
+
+if TYPE_CHECKING:
+    from ..call import Call
+    from ..types import ChatCompletion, Headers
+
+__all__ = ["Trace", "log"]
+
+log = logging.getLogger("gradient_async")
+
+_LONG_QUEUE = 0.001  # seconds of waiting for a free connection that are worth a line
+
+
+class Trace:
+    """One call, as the hooks and the log are told of it.
+
+    Lines of the log have names, numbers and the server's ids, never bodies, keys or words of the server.
+
+    Args:
+        call: What is sent.
+        started: When the call began, on the loop's clock.
+    """
+
+    __slots__ = ("_hooks", "_loop", "_over", "_started", "info")
+
+    def __init__(self, call: Call, started: float) -> None:
+        self._hooks: Sequence[Hook] = call.hooks
+        self._loop = asyncio.get_running_loop()
+        self._started = started
+        self._over = False
+        self.info = CallInfo(
+            operation=call.operation, method=call.method, url=call.url, params=call.params, stream=call.stream
+        )
+
+    def request(self, attempt: int) -> None:
+        """A request is about to be sent."""
+        info = self.info
+        info.attempts = attempt
+        info.elapsed = self._loop.time() - self._started
+        log.debug(
+            "request %s %s attempt=%d model=%s stream=%s",
+            info.method,
+            info.url,
+            attempt,
+            info.params.get("model"),
+            info.stream,
+        )
+        for hook in self._hooks:
+            self._tell(hook.on_request)
+
+    def response(self, status: int, headers: Headers, queued: float, now: float) -> None:
+        """The headers of a reply came.
+
+        Args:
+            status: HTTP status.
+            headers: The reply's headers.
+            queued: Seconds that the request waited for a free connection.
+            now: Unix time in seconds.
+        """
+        info = self.info
+        info.status_code = status
+        info.request_id = headers.get("x-request-id")
+        info.rate_limits = rate_limits(headers, now)
+        info.queued += queued
+        info.elapsed = self._loop.time() - self._started
+        log.debug(
+            "response %d after %.3f s attempt=%d request_id=%s",
+            status,
+            info.elapsed,
+            info.attempts,
+            info.request_id,
+        )
+        if queued > _LONG_QUEUE:
+            log.info("waited %.3f s for a free connection; raise max_connections if that is often", queued)
+        for hook in self._hooks:
+            self._tell(hook.on_response)
+
+    def held(self, wait: float) -> None:
+        """The call waits because the server said so to another."""
+        log.info("held for %.3f s: the server asked to wait", wait)
+
+    def retry(self, error: APIError, wait: float) -> None:
+        """An attempt failed, and there will be another."""
+        info = self.info
+        info.error = error
+        info.wait = wait
+        info.elapsed = self._loop.time() - self._started
+        log.info(
+            "retry in %.3f s after %s attempt=%d status=%s phase=%s request_id=%s",
+            wait,
+            type(error).__name__,
+            info.attempts,
+            error.status_code,
+            error.phase,
+            error.request_id,
+        )
+        for hook in self._hooks:
+            self._tell(hook.on_retry)
+        info.error = None
+        info.wait = None
+
+    def end(
+        self,
+        outcome: Outcome,
+        *,
+        error: BaseException | None = None,
+        completion: ChatCompletion | None = None,
+        first_token: float | None = None,
+    ) -> None:
+        """The call is over; only the first end counts.
+
+        Args:
+            outcome: How.
+            error: What it failed with.
+            completion: What came of it.
+            first_token: Of a stream, seconds from the request sent to the first content.
+        """
+        if self._over:
+            return
+        self._over = True
+        info = self.info
+        info.outcome = outcome
+        info.error = error
+        info.completion = completion
+        info.first_token = first_token
+        info.elapsed = self._loop.time() - self._started
+        if isinstance(error, APIError):
+            info.request_id = error.request_id or info.request_id
+        usage = None if completion is None else completion.usage
+        log.log(
+            logging.INFO if outcome == "failed" else logging.DEBUG,
+            "end %s%s after %.3f s attempts=%d status=%s request_id=%s first_token=%s tokens=%s",
+            outcome,
+            "" if error is None else f" {type(error).__name__}",
+            info.elapsed,
+            info.attempts,
+            info.status_code,
+            info.request_id,
+            None if first_token is None else f"{first_token:.3f} s",
+            None if usage is None else f"{usage.prompt_tokens}+{usage.completion_tokens}",
+        )
+        for hook in self._hooks:
+            self._tell(hook.on_end)
+        # A hook may keep the information; it is not to keep the traceback's frames, and a connection, alive.
+        self._hooks = ()
+
+    def _tell(self, method: Callable[[CallInfo], None]) -> None:
+        try:
+            method(self.info)
+        except Exception:
+            log.exception("a hook failed: %s", getattr(method, "__qualname__", method))

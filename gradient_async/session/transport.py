@@ -1,0 +1,116 @@
+"""The one place that reaches into aiohttp: what its connections are, and what they tell of a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractCookieJar
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_exceptions import HttpProcessingError
+
+from ..config import Limits
+from .watch import tracing
+
+__all__ = ["TooManyInterimError", "make_session", "most_interim"]
+
+# Pooled connections are dropped before the servers we know drop theirs.
+_IDLE_SECONDS = 14.0
+# When nothing is heard of a peer: the first probe after so many seconds, then one each, so many in all.
+_PROBE_AFTER, _PROBE_EVERY, _PROBES = 60, 15, 4
+_INTERIM = range(100, 200)
+_SWITCHING = 101
+
+most_interim: ContextVar[int] = ContextVar("most_interim")
+"""How many interim responses the request of this task may get."""
+
+
+class TooManyInterimError(HttpProcessingError):
+    """More interim responses came than are allowed; never leaves the library."""
+
+
+class _Handler(ResponseHandler):
+    """aiohttp's protocol, which bounds interim responses, and tells of a loss whether a reply had begun."""
+
+    interim_left = 0
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Take a reply's head; interim ones are counted."""
+        code = data[0].code
+        if code in _INTERIM and code != _SWITCHING:
+            self.interim_left -= 1
+            if self.interim_left < 0:
+                if self.transport is not None:
+                    self.transport.close()
+                self.set_exception(TooManyInterimError())
+                return
+        super().feed_data(data, size)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Between replies a reset is told like an end: aiohttp says only of ends whether a reply had begun."""
+        payload = self._payload
+        super().connection_lost(None if payload is None or payload.is_eof() else exc)
+
+
+class _Response(aiohttp.ClientResponse):
+    """aiohttp's response, which tells its connection how many interim responses may come."""
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """Read the head."""
+        protocol = connection.protocol
+        if isinstance(protocol, _Handler):
+            protocol.interim_left = most_interim.get()
+        return await super().start(connection)
+
+
+def make_session(*, max_connections: int, trust_env: bool, limits: Limits) -> aiohttp.ClientSession:
+    """Open a session: no cookies, no decompression, no header of aiohttp's own, bounded replies.
+
+    Args:
+        max_connections: Connections at a time.
+        trust_env: Let aiohttp read proxies and ``.netrc`` from the environment.
+        limits: Sizes of headers, unless a request has others.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=max_connections, limit_per_host=0, keepalive_timeout=_IDLE_SECONDS, socket_factory=_open_socket
+    )
+    factory: Any = functools.partial(_Handler, loop=asyncio.get_running_loop())
+    connector._factory = factory  # noqa: SLF001  # aiohttp has no public way
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=_no_cookies(),
+        timeout=aiohttp.ClientTimeout(total=None),
+        trust_env=trust_env,
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+        trace_configs=[tracing()],
+        response_class=_Response,
+        max_line_size=limits.header_bytes,
+        max_field_size=limits.header_bytes,
+        max_headers=limits.headers,
+    )
+
+
+def _open_socket(address: Any) -> socket.socket:
+    """Make a socket that finds out when its peer has vanished without a word."""
+    family, kind, protocol, _, _ = address
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Not every system lets these be set.
+    for name, value in (
+        ("TCP_KEEPIDLE", _PROBE_AFTER),
+        ("TCP_KEEPINTVL", _PROBE_EVERY),
+        ("TCP_KEEPCNT", _PROBES),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return sock
+
+
+def _no_cookies() -> AbstractCookieJar:
+    return aiohttp.DummyCookieJar()
