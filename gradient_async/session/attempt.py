@@ -20,7 +20,7 @@ from .body import Body, Expired, open_body
 from .faults import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
 from .reply import Reply
 from .trace import Trace
-from .transport import most_interim
+from .transport import body_of, most_interim
 from .watch import Watch
 
 __all__ = ["attempt"]
@@ -102,7 +102,7 @@ class _Once:
                 response = await self._session.request(
                     call.method,
                     self._url,
-                    data=call.body,
+                    data=body_of(call.body),
                     headers=headers,
                     allow_redirects=False,
                     timeout=watch.client_timeout(),

@@ -21,7 +21,7 @@ from ..errors import (
     status_error_class,
 )
 from ..ratelimit import rate_limits, retry_after
-from .transport import TooManyInterimError
+from .transport import TooManyInterimError, UnsentError
 
 if TYPE_CHECKING:
     from ..config import Limits
@@ -59,6 +59,12 @@ _ADVICE: dict[int, str] = {
 def reply_begun(cause: BaseException) -> bool:
     """Whether a connection was lost inside the head of a reply."""
     return isinstance(cause, aiohttp.ServerDisconnectedError) and not isinstance(cause.message, str)
+
+
+def never_sent(cause: BaseException) -> bool:
+    """Whether a connection was gone before anything could be written to it."""
+    unsent = (UnsentError, aiohttp.ClientConnectionResetError)
+    return any(isinstance(origin, unsent) for origin in _origins(cause))
 
 
 def _origins(cause: BaseException | None) -> Iterator[BaseException]:
@@ -119,6 +125,10 @@ def connection_error(
         )
     if isinstance(cause, (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError, ValueError)):
         return _bad_head(cause, request, host, limits)
+    if phase != "connect" and never_sent(cause):
+        return APIConnectionError(
+            f"{host} closed the connection as soon as it was made", request=request, phase="send"
+        )
     sent = phase != "connect"
     what = "could not be reached"
     if reply_begun(cause):

@@ -9,19 +9,20 @@ from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractCookieJar
+from aiohttp.abc import AbstractCookieJar, AbstractStreamWriter
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..config import Limits
 from .watch import tracing
 
-__all__ = ["TooManyInterimError", "make_session", "most_interim"]
+__all__ = ["TooManyInterimError", "UnsentError", "body_of", "make_session", "most_interim"]
 
 # Pooled connections are dropped before the servers we know drop theirs.
 _IDLE_SECONDS = 14.0
 # When nothing is heard of a peer: the first probe after so many seconds, then one each, so many in all.
 _PROBE_AFTER, _PROBE_EVERY, _PROBES = 60, 15, 4
+_WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body
 _INTERIM = range(100, 200)
 _SWITCHING = 101
 
@@ -29,8 +30,37 @@ most_interim: ContextVar[int] = ContextVar("most_interim")
 """How many interim responses the request of this task may get."""
 
 
+class UnsentError(aiohttp.ClientConnectionError):
+    """The connection was gone before the request could be written; never leaves the library."""
+
+
 class TooManyInterimError(HttpProcessingError):
     """More interim responses came than are allowed; never leaves the library."""
+
+
+class _LargeBody(aiohttp.payload.Payload):
+    """A request's body of megabytes, written in pieces, so that the loop and an early refusal get their turn."""
+
+    _value: bytes
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value, content_type="application/json")
+        self._size = len(value)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return the body as text."""
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write the body."""
+        view = memoryview(self._value)
+        for start in range(0, len(view), _WRITTEN_AT_ONCE):
+            await writer.write(view[start : start + _WRITTEN_AT_ONCE])
+
+
+def body_of(data: bytes | None) -> bytes | aiohttp.payload.Payload | None:
+    """Return a request's body as aiohttp is to write it."""
+    return data if data is None or len(data) <= _WRITTEN_AT_ONCE else _LargeBody(data)
 
 
 class _Handler(ResponseHandler):
@@ -62,6 +92,8 @@ class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
         """Read the head."""
         protocol = connection.protocol
+        if protocol.exception() is not None:
+            raise UnsentError
         if isinstance(protocol, _Handler):
             protocol.interim_left = most_interim.get()
         return await super().start(connection)

@@ -13,6 +13,8 @@ from ..errors import Phase
 
 __all__ = ["Watch", "tracing"]
 
+# Turns of the loop in which a new connection's end shows, if it came along with the connection.
+_TURNS_BEFORE_SENDING = 5
 _SOON = 1.0  # seconds from the request sent to the loss of a connection that was dead before
 
 
@@ -135,7 +137,12 @@ def tracing() -> aiohttp.TraceConfig:
         context.trace_request_ctx.connected(reused=True)
 
     async def sending(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.sending()
+        watch: Watch = context.trace_request_ctx
+        if not watch.reused:
+            # Nothing has been written yet. A server that closes what it has just accepted is found out now.
+            for _ in range(_TURNS_BEFORE_SENDING):
+                await asyncio.sleep(0)
+        watch.sending()
 
     config.on_connection_queued_start.append(queueing)
     config.on_connection_queued_end.append(unqueued)
