@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .._version import __version__
 from ..call import Call
-from ..config import Endpoints, Limits, Retry, Secret, Timeout, check_headers, resolve, secrets_in
+from ..config import Limits, Retry, Secret, Timeout, check_headers, resolve, secrets_in
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..types import NOT_GIVEN, NotGiven
 from .models import Models
+from .options import check_hooks, count, hide, no_key, query, refuse_http_client, set_up_log
 from .resources import Agents, Chat
 from .shared import Shared
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncGradient"]
 
-_KEYS = frozenset({"model_access_key", "agent_access_key", "access_token", "api_key"})
+set_up_log(os.environ)
 
 
 class AsyncGradient:
@@ -87,7 +88,7 @@ class AsyncGradient:
         hooks: Iterable[Hook] = (),
         http_client: None = None,
     ) -> None:
-        _refuse_http_client(http_client)
+        refuse_http_client(http_client)
         options: dict[str, str | None] = {
             "model_access_key": model_access_key,
             "agent_access_key": agent_access_key,
@@ -97,11 +98,11 @@ class AsyncGradient:
             "agent_endpoint": agent_endpoint,
             "base_url": None if base_url is None else str(base_url),
         }
-        self._options = _hide(options)
+        self._options = hide(options)
         self._allow_insecure_http = allow_insecure_http
         self._endpoints = resolve(options, os.environ, allow_insecure_http=allow_insecure_http)
         self.timeout = Timeout() if isinstance(timeout, NotGiven) else Timeout.of(timeout)
-        self.max_retries = _count("max_retries", max_retries, least=0)
+        self.max_retries = count("max_retries", max_retries, least=0)
         self.retry = retry or Retry()
         self.limits = limits or Limits()
         self.strict = strict
@@ -111,10 +112,10 @@ class AsyncGradient:
         self.on_bad_event: Literal["raise", "skip"] = on_bad_event
         self.default_headers = check_headers(default_headers or {})
         self.default_query = dict(default_query or {})
-        self.hooks = _check_hooks(hooks)
+        self.hooks = check_hooks(hooks)
         self._shared = Shared(
             session,
-            _count("max_connections", max_connections, least=1),
+            count("max_connections", max_connections, least=1),
             trust_env=trust_env,
             limits=self.limits,
         )
@@ -218,7 +219,7 @@ class AsyncGradient:
         Raises:
             ConfigurationError: If an option can't be used.
         """
-        _refuse_http_client(http_client)
+        refuse_http_client(http_client)
         changed = {
             "model_access_key": model_access_key,
             "agent_access_key": agent_access_key,
@@ -232,7 +233,7 @@ class AsyncGradient:
         copy.__dict__.update(self.__dict__)
         copy._owner = False
         if any(value is not None for value in changed.values()):
-            copy._options = self._options | _hide({k: v for k, v in changed.items() if v is not None})
+            copy._options = self._options | hide({k: v for k, v in changed.items() if v is not None})
             copy._endpoints = resolve(
                 {
                     name: value.reveal() if isinstance(value, Secret) else value
@@ -244,7 +245,7 @@ class AsyncGradient:
         if not isinstance(timeout, NotGiven):
             copy.timeout = Timeout.of(timeout)
         if not isinstance(max_retries, NotGiven):
-            copy.max_retries = _count("max_retries", max_retries, least=0)
+            copy.max_retries = count("max_retries", max_retries, least=0)
         copy.retry = retry or self.retry
         copy.limits = limits or self.limits
         copy.strict = self.strict if strict is None else strict
@@ -254,7 +255,7 @@ class AsyncGradient:
         copy.default_headers = check_headers({**headers, **(default_headers or {})})
         query = self.default_query if set_default_query is None else set_default_query
         copy.default_query = {**query, **(default_query or {})}
-        copy.hooks = self.hooks if hooks is None else _check_hooks(hooks)
+        copy.hooks = self.hooks if hooks is None else check_hooks(hooks)
         return copy
 
     copy = with_options
@@ -294,7 +295,7 @@ class AsyncGradient:
         if "authorization" in given:
             key = None
         elif key is None:
-            raise ConfigurationError(_no_key(endpoints, agent=agent))
+            raise ConfigurationError(no_key(endpoints, agent=agent))
         for more in (self.default_headers, extra):
             for name, value in more.items():
                 for known in [known for known in headers if known.lower() == name.lower()]:
@@ -305,7 +306,7 @@ class AsyncGradient:
         return Call(
             method=method,
             url=(self._agent_url() if agent else endpoints.inference_url) + path,
-            query=_query(
+            query=query(
                 {
                     **({"agent": True} if agent else {}),
                     **self.default_query,
@@ -355,49 +356,3 @@ class AsyncGradient:
 
     def __repr__(self) -> str:
         return f"<AsyncGradient {self.base_url}>"
-
-
-def _refuse_http_client(http_client: object) -> None:
-    if http_client is not None:
-        raise TypeError("http_client is not supported: pass session=aiohttp.ClientSession(...)")
-
-
-def _check_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
-    checked = tuple(hooks)
-    for hook in checked:
-        if not isinstance(hook, Hook):
-            raise ConfigurationError(
-                f"hooks: {type(hook).__name__} is no Hook; derive it from gradient_async.Hook"
-            )
-    return checked
-
-
-def _hide(options: Mapping[str, str | None]) -> dict[str, str | Secret | None]:
-    """Keep keys in a form that shows them to nobody."""
-    return {
-        name: Secret(value, name) if value and value.strip() and name in _KEYS else value
-        for name, value in options.items()
-    }
-
-
-def _count(name: str, value: Any, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigurationError(f"{name}={value!r}: expected a whole number of at least {least}")
-    return value
-
-
-def _query(values: Mapping[str, object]) -> dict[str, str]:
-    return {
-        name: str(value).lower() if isinstance(value, bool) else str(value)
-        for name, value in values.items()
-        if value is not None and not isinstance(value, NotGiven)
-    }
-
-
-def _no_key(endpoints: Endpoints, *, agent: bool) -> str:
-    if agent:
-        return "no agent access key: pass agent_access_key=... or set GRADIENT_AGENT_ACCESS_KEY"
-    return (
-        f"no model access key for {endpoints.inference_url}: pass model_access_key=... or set "
-        "GRADIENT_MODEL_ACCESS_KEY; a server that needs none takes any"
-    )
