@@ -41,12 +41,12 @@ class Redactor:
     def text(self, text: str) -> str:
         """Return text without keys, nor beginnings of keys that were cut short."""
         for key, shown in self._pairs:
+            text = text.replace(key, shown)
+        for key, shown in self._pairs:
             stub = key[: max(_SHORTEST, (len(key) + 1) // 2)]
             start = text.find(stub)
             while start >= 0:
-                end = start + len(stub)
-                while end < len(text) and end - start < len(key) and text[end] == key[end - start]:
-                    end += 1
+                end = start + max(_common(text, start, other) for other, _ in self._pairs)
                 text = text[:start] + shown + text[end:]
                 start = text.find(stub, start + len(shown))
         return text
@@ -86,3 +86,11 @@ class Redactor:
             setattr(error, name, self.value(getattr(error, name)))
         if error.response is not None:
             error.response = self.info(error.response)
+
+
+def _common(text: str, start: int, key: str) -> int:
+    """How many characters from there on are the beginning of a key."""
+    length = 0
+    while length < len(key) and text[start + length : start + length + 1] == key[length]:
+        length += 1
+    return length
