@@ -30,7 +30,7 @@ def refuse_http_client(http_client: object) -> None:
         raise TypeError("http_client is not supported: pass session=aiohttp.ClientSession(...)")
 
 
-def check_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
+def check_hooks(hooks: Iterable[Any]) -> tuple[Hook, ...]:
     """Return hooks that are such."""
     checked = tuple(hooks)
     for hook in checked:

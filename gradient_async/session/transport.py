@@ -81,9 +81,15 @@ class _Handler(ResponseHandler):
         super().feed_data(data, size)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Between replies a reset is told like an end: aiohttp says only of ends whether a reply had begun."""
+        """Tell what aiohttp does not: whether a reply had begun, and a reset from the end of a body."""
         payload = self._payload
-        super().connection_lost(None if payload is None or payload.is_eof() else exc)
+        if payload is None or payload.is_eof():
+            # Between replies a reset is told like an end: only then aiohttp says whether a reply had begun.
+            exc = None
+        elif isinstance(exc, OSError):
+            # A body that ends with the connection would seem to have ended well.
+            payload.set_exception(aiohttp.ClientOSError(*exc.args))
+        super().connection_lost(exc)
 
 
 class _Response(aiohttp.ClientResponse):

@@ -47,7 +47,8 @@ def test_cuts_do_not_matter() -> None:
     """Whole, byte by byte, and cut once at every position; flushed after each event as servers do."""
     packer = zlib.compressobj(wbits=31)
     packed = b"".join(
-        packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH) for event in TEXT.splitlines(keepends=True)[:60]
+        packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH)
+        for event in TEXT.splitlines(keepends=True)[:60]
     )
     packed += packer.flush()
     whole = unpack(packed)
@@ -75,7 +76,9 @@ def test_an_end_inside_a_member_shows() -> None:
     assert unpack() == (b"", True)
 
 
-@pytest.mark.parametrize("body", [b"data: plain\n\n", gzip.compress(TEXT) + b"data: plain\n\n", b"\x1f\x8b\xff" + bytes(9)])
+@pytest.mark.parametrize(
+    "body", [b"data: plain\n\n", gzip.compress(TEXT) + b"data: plain\n\n", b"\x1f\x8b\xff" + bytes(9)]
+)
 def test_what_is_no_gzip_is_said_so(body: bytes) -> None:
     with pytest.raises(StreamProtocolError, match="not gzip"):
         unpack(body)

@@ -67,7 +67,7 @@ async def test_a_call_that_can_not_wait_so_long_is_refused_at_once(
     with pytest.raises(RateLimitError):
         await ask(client)
     began = time.monotonic()
-    with pytest.raises(RateLimitError, match="not sent: .* asked to wait") as caught:
+    with pytest.raises(RateLimitError, match=r"not sent: .* asked to wait") as caught:
         await ask(client.with_options(**options))
     error = caught.value
     assert time.monotonic() - began < 0.2

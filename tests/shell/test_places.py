@@ -1,0 +1,158 @@
+"""Clients in other loops, after a fork, and over TLS: what works, and what is said where it can't."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from shell_calls import CALL, Start, ask, streamed
+
+from gradient_async import APIConnectionError, AsyncGradient, ConfigurationError
+from gradient_async.testing import HOLD, chunk, reply_sse, reply_writes, serve
+
+CERTIFICATE = Path(__file__).with_name("localhost.pem")  # self-signed, for these tests alone
+
+
+def step(call: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine without a loop, as other libraries than asyncio would."""
+    call.send(None)
+
+
+def test_a_client_serves_one_loop_after_another() -> None:
+    """Made outside any loop, and never closed."""
+    with serve() as server:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
+        for _ in range(3):
+            assert asyncio.run(ask(client)).choices
+        assert len(server.requests) == server.connections == 3
+
+
+def test_without_a_loop_a_call_says_what_to_do() -> None:
+    client = AsyncGradient(base_url="http://127.0.0.1:9", model_access_key="k")
+    with pytest.raises(ConfigurationError, match=r"no asyncio event loop is running: .*asyncio\.run"):
+        step(client.chat.completions.create(**CALL))
+
+
+async def test_a_stream_read_in_another_loop_says_what_to_do(start: Start) -> None:
+    wire = [*reply_sse(chunk("Hel")).steps[:2], HOLD]
+    _, client = await start(reply_writes(wire), reply_writes(wire))
+    stream = await streamed(client)
+    await anext(stream)
+
+    def elsewhere(call: Any) -> Any:
+        with pytest.raises(ConfigurationError, match="belongs to another event loop") as caught:
+            asyncio.run(call())
+        return caught.value
+
+    assert await asyncio.to_thread(elsewhere, stream.__anext__)
+    await stream.aclose()
+    stream = await streamed(client)
+    await anext(stream)
+    # A second reader in its own loop is not harmed by the stranger.
+    assert await asyncio.to_thread(elsewhere, stream.completion)
+    await stream.aclose()
+
+
+async def test_a_session_of_another_loop_is_an_error_of_ours(start: Start) -> None:
+    server, _ = await start()
+    async with aiohttp.ClientSession() as session:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
+        await ask(client)
+
+        def elsewhere() -> None:
+            with pytest.raises(APIConnectionError, match="another event loop"):
+                asyncio.run(ask(client))
+
+        await asyncio.to_thread(elsewhere)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_forked_process_begins_anew() -> None:
+    """With connections of its own; the parent's go on, and its loop can't be used by the child."""
+    with serve() as server:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
+        loop = asyncio.new_event_loop()
+        assert loop.run_until_complete(ask(client)).choices
+        assert server.connections == 1
+        child = os.fork()
+        if child == 0:  # pragma: no cover  # another process
+            status = 1
+            try:
+                try:
+                    loop.run_until_complete(ask(client))
+                except ConfigurationError as error:
+                    if "this process was forked" in str(error) and asyncio.run(ask(client)).choices:
+                        asyncio.run(client.close())
+                        status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0) == (child, 0)
+        # The child's connection is another, and the parent's is still good.
+        assert server.connections == 2
+        assert loop.run_until_complete(ask(client)).choices
+        assert server.connections == 2
+        loop.run_until_complete(client.close())
+        loop.close()
+
+
+async def test_a_client_inherited_and_dropped_leaves_the_parents_sessions_alone(start: Start) -> None:
+    server, client = await start()
+    await ask(client)
+    pool = client._shared.manager.pool
+    session = await pool.session()
+    pid, pool._pid = pool._pid, -1
+    await pool.close()
+    pool.__del__()
+    assert not session.closed
+    pool._pid, pool.closed = pid, False
+    assert (await ask(client)).choices
+    assert server.connections == 1
+
+
+async def test_a_session_of_ones_own_can_not_be_taken_into_a_fork(start: Start) -> None:
+    server, _ = await start()
+    async with aiohttp.ClientSession() as session:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
+        await ask(client)
+        client._shared.manager.pool._pid = -1
+        with pytest.raises(ConfigurationError, match="forked"):
+            await ask(client)
+
+
+async def test_certificates_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate that nobody vouches for ends the call before anything is sent, and for good."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATE)
+    requests: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(reply_sse(chunk("ok", finish_reason="stop")).data)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    async with AsyncGradient(
+        base_url=f"https://localhost:{port}", model_access_key="k", max_retries=2
+    ) as client:
+        with pytest.raises(APIConnectionError, match=r"TLS with .* failed: .*nothing was sent") as caught:
+            await ask(client)
+        assert (caught.value.code, caught.value.phase, caught.value.attempts) == ("tls", "connect", 1)
+        assert requests == []
+        trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting)) as session:
+            own = AsyncGradient(base_url=f"https://localhost:{port}", model_access_key="k", session=session)
+            stream = await streamed(own)
+            assert (await stream.completion()).choices[0].message.content == "ok"
+    assert len(requests) == 1
+    server.close()
+    await server.wait_closed()

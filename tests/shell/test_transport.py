@@ -1,0 +1,173 @@
+"""What the session makes of aiohttp's connections."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import Any
+
+import aiohttp
+import pytest
+from shell_calls import MESSAGES, Start, ask, streamed
+
+from gradient_async import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncGradient,
+    Limits,
+    RequestTooLargeError,
+    Timeout,
+)
+from gradient_async.session.transport import _open_socket
+from gradient_async.testing import CLOSE, HOLD, RESET, early, forever, head, reply_json, reply_writes, serve
+from gradient_async.testing import completion as whole
+
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"
+
+
+async def test_interim_responses_are_passed_over(start: Start) -> None:
+    """Each reply may have as many as there may be, also on a connection used before."""
+    reply = reply_writes([EARLY_HINTS * 16 + reply_json(whole("ok")).data])
+    server, client = await start(reply, reply, reply)
+    for _ in range(2):
+        assert (await ask(client)).choices
+    assert (await (await streamed(client)).completion()).choices
+    assert server.connections == 1
+
+
+async def test_info_1xx_forever(start: Start) -> None:
+    """More than sixteen are an error at once, however fast or slow they come; and it is not repeated."""
+    for step in ([EARLY_HINTS], [EARLY_HINTS, 0.01]):
+        server, client = await start(reply_writes([forever(*step)]), max_retries=2)
+        with pytest.raises(APITimeoutError, match="interim_responses=16") as caught:
+            await ask(client)
+        assert (caught.value.phase, caught.value.ambiguous, len(server.requests)) == ("response", True, 1)
+        await server.wait_closed_connections()
+    server, client = await start(
+        reply_writes([forever(EARLY_HINTS, 0.05)]), limits=Limits(interim_responses=1000), max_retries=2
+    )
+    with pytest.raises(APITimeoutError, match=r"Timeout\.response") as caught:
+        await ask(client, timeout=Timeout(response=0.2))
+    assert (caught.value.phase, len(server.requests)) == ("response", 1)
+
+
+@pytest.mark.parametrize("end", [CLOSE, RESET])
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 2", head(200)[:-2], EARLY_HINTS + b"HTTP/1.1 200 OK\r\nserv"])
+async def test_a_reply_that_had_begun_is_not_asked_for_again(start: Start, begun: bytes, end: Any) -> None:
+    """Not on a pooled connection either: the server was there, and may have worked."""
+    server, client = await start(max_retries=2)
+    await ask(client)
+    server.push(reply_writes([begun, 0.02, end]))
+    with pytest.raises(APIConnectionError, match="inside the headers") as caught:
+        await ask(client)
+    assert (caught.value.phase, caught.value.ambiguous, len(server.requests)) == ("response", True, 2)
+
+
+async def test_a_loss_in_the_body_is_told_from_one_before(start: Start) -> None:
+    """A reset in a body that ends with the connection is not taken for its end."""
+    reply = head(200, {"content-type": "application/json", "connection": "close"}) + b'{"a": 1}'
+    server, client = await start(reply_writes([reply, 0.02, RESET]), max_retries=2)
+    with pytest.raises(APIConnectionError) as caught:
+        await ask(client)
+    assert (caught.value.phase, len(server.requests)) == ("body", 1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "limits", "ok"),
+    [
+        ({f"x-{number}": "v" for number in range(100)}, Limits(), True),
+        ({f"x-{number}": "v" for number in range(200)}, Limits(), False),
+        ({f"x-{number}": "v" for number in range(200)}, Limits(headers=300), True),
+        ({"x-long": "v" * 9000}, Limits(), False),
+        ({"x-long": "v" * 9000}, Limits(header_bytes=10_000), True),
+        ({"x-long": "v" * 90}, Limits(header_bytes=80), False),
+    ],
+)
+async def test_headers_are_bounded(start: Start, headers: Any, limits: Limits, ok: bool) -> None:
+    server, client = await start(reply_json(whole("ok"), 200, headers), max_retries=2)
+    client = client.with_options(limits=limits)
+    if ok:
+        assert (await ask(client)).choices
+        return
+    with pytest.raises(APIConnectionError, match=r"headers .* are too large: .*headers=\d+") as caught:
+        await ask(client)
+    assert (caught.value.phase, len(server.requests)) == ("response", 1)
+    await server.wait_closed_connections()
+
+
+@pytest.mark.parametrize("size", [1_000, 300_000, 20_000_000])
+async def test_early_413(start: Start, size: int) -> None:
+    """The server refuses after the headers, and closes with the body unread: its answer is read all the same."""
+
+    async def refuse(_request: Any, connection: Any) -> None:
+        reply = reply_json({"error": {"message": "too big"}}, 413, {"connection": "close"})
+        await connection.write(reply.data)
+        connection.close()
+
+    server, client = await start(early(refuse), max_retries=2)
+    with pytest.raises(RequestTooLargeError, match="too big"):
+        await ask(client, messages=[{"role": "user", "content": "x" * size}])
+    assert len(server.requests) == 1
+
+
+async def test_large_requests_arrive_whole_and_leave_the_loop_free(start: Start) -> None:
+    """Also without a ResourceWarning, which aiohttp has for large bodies."""
+    server, client = await start()
+    text = "".join(f"{number:07}" for number in range(1_000_000))
+    await ask(client, messages=[{"role": "user", "content": text}])
+    assert server.requests[0].json["messages"][0]["content"] == text
+
+
+async def test_connect_hang() -> None:
+    """A listener whose queue is full never answers; nothing was sent, so the connection is tried again."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        address = listener.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        try:
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(address)
+            await asyncio.sleep(0.05)
+            client = AsyncGradient(
+                base_url=f"http://127.0.0.1:{address[1]}", model_access_key="k", max_retries=1
+            )
+            began = time.monotonic()
+            async with client:
+                with pytest.raises(APITimeoutError, match=r"nothing was sent|Timeout\.connect") as caught:
+                    await ask(client, timeout=Timeout(connect=0.2))
+            error = caught.value
+            assert (error.phase, error.ambiguous, error.attempts) == ("connect", False, 2)
+            assert 0.4 <= time.monotonic() - began < 1.5
+            assert f"127.0.0.1:{address[1]}" in str(error)
+        finally:
+            for filler in fillers:
+                filler.close()
+
+
+async def test_connections_find_out_that_their_peer_has_vanished(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TCP keep-alive is on; where a system can't be told how often, as often as it likes."""
+    _, client = await start()
+    await ask(client)
+    session = await client._shared.manager.pool.session()
+    connector: Any = session.connector
+    ((pooled, *_),) = connector._conns.values()
+    sock = pooled[0].transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
+    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"):
+        monkeypatch.delattr(socket, name)
+    with _open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))) as plain:
+        assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+async def test_the_callers_own_session_has_none_of_it() -> None:
+    """Its connections are aiohttp's own: interim responses are bounded by time alone."""
+    reply = reply_writes([EARLY_HINTS * 30 + reply_json(whole("ok")).data])
+    async with serve(reply, reply_writes([HOLD])) as server, aiohttp.ClientSession() as session:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
+        assert (await ask(client, messages=MESSAGES)).choices
