@@ -27,6 +27,7 @@ __all__ = [
     "Timeout",
     "check_headers",
     "from_env",
+    "hide_headers",
     "resolve",
     "secrets_in",
 ]
@@ -395,6 +396,18 @@ def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
                 value = HiddenHeader(value)  # noqa: PLW2901
         checked[name] = value
     return checked
+
+
+def hide_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return headers whose keys a traceback with captured locals does not show; unchecked.
+
+    Args:
+        headers: Name to value, or None.
+    """
+    return {
+        name: HiddenHeader(value) if isinstance(value, str) and name.lower() in _SECRET_HEADERS else value
+        for name, value in (headers or {}).items()
+    }
 
 
 def secrets_in(headers: Mapping[str, Any]) -> tuple[Secret, ...]:

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..types import NOT_GIVEN, NotGiven
 from .models import Models
-from .options import check_hooks, count, hide, no_key, query, refuse_http_client, set_up_log
+from .options import check_hooks, conceal, count, hide, no_key, query, refuse_http_client, set_up_log
 from .resources import Agents, Chat
 from .shared import Shared
 
@@ -62,6 +62,7 @@ class AsyncGradient:
         ConfigurationError: If an option can't be used. A missing key is an error of the first call.
     """
 
+    @conceal
     def __init__(
         self,
         *,
@@ -186,6 +187,7 @@ class AsyncGradient:
         """
         return self._agent_url().removesuffix("/api/v1")
 
+    @conceal
     def with_options(
         self,
         *,
@@ -355,4 +357,5 @@ class AsyncGradient:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"<AsyncGradient {self.base_url}>"
+        endpoints = getattr(self, "_endpoints", None)  # a traceback may show a client that could not be made
+        return f"<AsyncGradient {'unfinished' if endpoints is None else endpoints.inference_url}>"

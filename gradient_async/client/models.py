@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..config import hide_headers
 from ..types import NOT_GIVEN, ModelInfo, ModelList
 from .replies import fetch, finish_models
 
@@ -55,7 +56,12 @@ class Models:
             GradientError: When awaited; as `Completions.create`.
         """
         return ModelsRequest(
-            self, {"extra_headers": extra_headers, "extra_query": extra_query, "timeout": timeout}
+            self,
+            {
+                "extra_headers": hide_headers(extra_headers),
+                "extra_query": extra_query,
+                "timeout": timeout,
+            },
         )
 
     async def send(self, options: Mapping[str, Any]) -> Reply:

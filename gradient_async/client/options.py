@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 from ..config import Endpoints, Secret
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..types import NotGiven
 
-__all__ = ["check_hooks", "count", "hide", "no_key", "query", "refuse_http_client", "set_up_log"]
+__all__ = ["check_hooks", "conceal", "count", "hide", "no_key", "query", "refuse_http_client", "set_up_log"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _KEYS = frozenset({"model_access_key", "agent_access_key", "access_token", "api_key"})
 
@@ -22,6 +26,21 @@ def set_up_log(environ: Mapping[str, str]) -> None:
     if level in {"DEBUG", "INFO"}:
         logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
         logging.getLogger("gradient_async").setLevel(level)
+
+
+def conceal(function: Callable[P, T]) -> Callable[P, T]:
+    """Let what takes keys as arguments fail without them: a traceback may show the arguments."""
+
+    @functools.wraps(function)
+    def concealed(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except ConfigurationError as error:
+            problem = error.message
+        kwargs.clear()
+        raise ConfigurationError(problem)
+
+    return concealed
 
 
 def refuse_http_client(http_client: object) -> None:

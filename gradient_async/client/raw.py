@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from ..stream import ChatCompletionStream
@@ -28,9 +27,7 @@ __all__ = [
 ]
 
 
-async def _respond(
-    completions: CompletionsBase, params: Mapping[str, Any], *, stream: Any
-) -> APIResponse[Any]:
+async def _respond(completions: CompletionsBase, params: dict[str, Any], *, stream: Any) -> APIResponse[Any]:
     wanted = flag(stream)
     reply, n = await completions.send(params, stream=wanted)
     limits = completions.client.limits

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from ..decoding import decode_completion, decode_models, reply_error
-from ..errors import APIResponseValidationError, APIStatusError
+from ..errors import APIError, APIResponseValidationError, APIStatusError
 from ..types import ChatCompletion, ModelList
 
 if TYPE_CHECKING:
@@ -29,13 +29,20 @@ async def fetch(reply: Reply, limits: Limits, finish: Callable[[Reply, bytes], T
     Raises:
         APIError: If it could not be read, or is not what it should be.
     """
+    failure: APIError
     try:
         result = finish(reply, await reply.read_all(limits))
+    except APIError as error:
+        # Without the frames that hold the body: a traceback may show locals, and servers echo keys.
+        failure = error.with_traceback(None)
     except BaseException as error:
         reply.end(error)
         raise
-    reply.end()
-    return result
+    else:
+        reply.end()
+        return result
+    reply.end(failure)
+    raise failure
 
 
 def finish_completion(reply: Reply, content: bytes) -> ChatCompletion:

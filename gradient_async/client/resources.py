@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
+from ..config import hide_headers
 from ..decoding import check_params, encode_request
 from ..stream import ChatCompletionStream, StreamManager
 from ..types import (
@@ -40,7 +40,7 @@ class CompletionsBase:
     def __init__(self, client: AsyncGradient) -> None:
         self.client = client
 
-    async def send(self, arguments: Mapping[str, Any], *, stream: bool | None) -> tuple[Reply, int]:
+    async def send(self, arguments: dict[str, Any], *, stream: bool | None) -> tuple[Reply, int]:
         """Check the arguments and send the request.
 
         Args:
@@ -51,6 +51,8 @@ class CompletionsBase:
             The reply, its body unread, and how many choices were asked for.
         """
         client = self.client
+        if "extra_headers" in arguments:  # the same object as the caller's, for tracebacks that show locals
+            arguments["extra_headers"] = hide_headers(arguments["extra_headers"])
         options = {name: arguments[name] for name in _OPTIONS if name in arguments}
         params = {name: value for name, value in arguments.items() if name not in options}
         extra = options.get("extra_body") or None
@@ -79,7 +81,7 @@ class CompletionsBase:
         )
 
     async def _create(
-        self, arguments: Mapping[str, Any], *, stream: bool | None
+        self, arguments: dict[str, Any], *, stream: bool | None
     ) -> ChatCompletion | ChatCompletionStream:
         reply, n = await self.send(arguments, stream=stream)
         if stream:

@@ -306,7 +306,9 @@ class Source:
             error.events = self.decoder.events
             error.bytes_received = self._bytes
         reply.redact(error)
-        self.error = error
+        # Without the frames that hold what came: a traceback may show locals, and servers echo keys.
+        self.error = error.with_traceback(None)
+        error.__context__ = None
         self._pace.ended_at = self._loop.time()
         if close:
             self._body.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from shell_calls import CALL, Start, ask, streamed
+from shell_calls import Start, ask, streamed
 
 from gradient_async import APIConnectionError, AsyncGradient, ConfigurationError
 from gradient_async.testing import HOLD, chunk, reply_sse, reply_writes, serve
@@ -37,7 +37,7 @@ def test_a_client_serves_one_loop_after_another() -> None:
 def test_without_a_loop_a_call_says_what_to_do() -> None:
     client = AsyncGradient(base_url="http://127.0.0.1:9", model_access_key="k")
     with pytest.raises(ConfigurationError, match=r"no asyncio event loop is running: .*asyncio\.run"):
-        step(client.chat.completions.create(**CALL))
+        step(ask(client))
 
 
 async def test_a_stream_read_in_another_loop_says_what_to_do(start: Start) -> None:

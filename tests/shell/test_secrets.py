@@ -1,0 +1,109 @@
+"""A key shows nowhere: not in errors, their attributes, or tracebacks with captured locals."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from shell_calls import Start, ask, streamed
+
+from gradient_async import APIError, AsyncGradient, ConfigurationError, GradientError
+from gradient_async.testing import chunk, reply_bytes, reply_json, reply_sse
+
+KEY = "sk-secret-0123456789-abcdef-KEY"
+MIDDLE = KEY[6:-6]
+HERE = Path(__file__).parent
+
+
+def shown(error: BaseException) -> str:
+    """All that can be seen of an error; of its frames those that are not the tests' own."""
+    stack = traceback.TracebackException.from_exception(error, capture_locals=True)
+    frames = [
+        repr((frame.name, frame.locals)) for frame in stack.stack if Path(frame.filename).parent != HERE
+    ]
+    assert error.__context__ is None
+    assert error.__cause__ is None
+    assert "…" in "".join(frames) or frames
+    return "".join([*frames, str(error), repr(error), repr(vars(error)), repr(pickle.dumps(error))])
+
+
+BAD = KEY + "\x01"
+REFUSED: list[Any] = [
+    pytest.param(lambda: AsyncGradient(model_access_key=BAD), id="a control character"),
+    pytest.param(lambda: AsyncGradient(agent_access_key=KEY + "é"), id="not ASCII"),
+    pytest.param(lambda: AsyncGradient(base_url=f"https://user:{KEY}@host/"), id="in the URL"),
+    pytest.param(lambda: AsyncGradient(base_url="http://example.com", api_key=KEY), id="plain http"),
+    pytest.param(lambda: AsyncGradient(access_token=KEY, max_retries=-1), id="another option"),
+    pytest.param(lambda: AsyncGradient(default_headers={"Authorization": BAD + "\n"}), id="a header"),
+    pytest.param(lambda: AsyncGradient(api_key="k").with_options(api_key=BAD), id="a copy"),
+]
+
+
+@pytest.mark.parametrize("make", REFUSED)
+def test_options_that_are_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make()
+    assert MIDDLE not in shown(caught.value)
+
+
+def test_a_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", BAD)
+    with pytest.raises(ConfigurationError) as caught:
+        AsyncGradient()
+    assert MIDDLE not in shown(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "params"),
+    [
+        pytest.param({"model_access_key": KEY}, {}, id="key"),
+        pytest.param({}, {"extra_headers": {"authorization": f"Bearer {KEY}"}}, id="header of a call"),
+        pytest.param({"default_headers": {"X-Api-Key": KEY}}, {}, id="header of all calls"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("reply", "stream"),
+    [
+        (reply_json({"error": {"message": f"bad key {KEY}", "code": KEY}}, 401, {"x-key": KEY}), False),
+        (reply_json({"error": {"message": "x" * 480 + KEY}}, 401), False),
+        (reply_json({"error": {"message": "x" * 480 + KEY}}, 401), True),
+        (reply_json({"choices": KEY}, 200, {"x-request-id": KEY}), False),
+        (reply_json({"error": {"message": KEY}}), False),
+        (reply_json({"error": {"message": KEY}}), True),
+        (reply_sse(chunk("a"), {"error": {"message": f"no {KEY}"}}), True),
+        (reply_sse(chunk("a"), "{bad " + KEY + "}"), True),
+        (reply_bytes(f"<html>{KEY}".encode(), 200, {"content-type": "text/html"}), True),
+        (reply_json({}, 307, {"location": f"https://elsewhere/?key={KEY}"}), False),
+        (reply_bytes(b"", 200, {"content-encoding": KEY}), True),
+    ],
+)
+async def test_a_key_that_a_server_echoes(
+    start: Start, options: dict[str, Any], params: dict[str, Any], reply: Any, *, stream: bool
+) -> None:
+    _, client = await start(reply, **options)
+    with pytest.raises(GradientError) as caught:
+        if stream:
+            await (await streamed(client, **params)).completion()
+        else:
+            await ask(client, **params)
+    assert isinstance(caught.value, APIError)
+    assert MIDDLE not in shown(caught.value)
+    assert KEY[:14] not in str(caught.value)
+
+
+async def test_echo_auth(start: Start) -> None:
+    """The owner can tell by its ends which key it was."""
+    server, client = await start(
+        reply_json({"error": {"message": f"Incorrect API key provided: Bearer {KEY}"}}, 401),
+        model_access_key=KEY,
+    )
+    with pytest.raises(GradientError, match="provided: Bearer sk-…KEY") as caught:
+        await ask(client)
+    assert KEY not in repr(caught.value)
+    assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
+    assert repr(client).startswith("<AsyncGradient http://127.0.0.1:")
+    assert MIDDLE not in repr(vars(client))
