@@ -1,0 +1,156 @@
+"""OpenTelemetry: a span and measurements for each call, without words of anybody."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+from shell_calls import CALL, MESSAGES, Start, ask, streamed
+
+from gradient_async import AuthenticationError, Retry
+from gradient_async.otel import OpenTelemetry
+from gradient_async.testing import chunk, completion, reply_json, reply_sse
+
+USAGE = {
+    "prompt_tokens": 7,
+    "completion_tokens": 2,
+    "total_tokens": 9,
+    "cache_read_input_tokens": 3,
+    "cache_created_input_tokens": 4,
+}
+
+
+class Sink:
+    """Collects what is exported."""
+
+    def __init__(self) -> None:
+        self._spans = InMemorySpanExporter()
+        self._metrics = InMemoryMetricReader()
+        tracer_provider = TracerProvider()
+        tracer_provider.add_span_processor(SimpleSpanProcessor(self._spans))
+        self.hook = OpenTelemetry(
+            tracer_provider=tracer_provider, meter_provider=MeterProvider(metric_readers=[self._metrics])
+        )
+
+    @property
+    def spans(self) -> tuple[ReadableSpan, ...]:
+        return self._spans.get_finished_spans()
+
+    def points(self, name: str) -> list[HistogramDataPoint]:
+        data: Any = self._metrics.get_metrics_data()
+        return [
+            cast("HistogramDataPoint", point)
+            for resource in data.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for point in metric.data.data_points
+        ]
+
+
+@pytest.fixture
+def sink() -> Sink:
+    return Sink()
+
+
+async def test_a_stream(start: Start, sink: Sink) -> None:
+    reply = reply_sse(
+        chunk("Hi", id="c1", model="m-2"),
+        chunk(finish_reason="stop", usage=USAGE),
+        headers={"x-request-id": "r1"},
+    )
+    server, client = await start(
+        reply_json({}, 503), reply, hooks=[sink.hook], max_retries=1, retry=Retry(max_backoff=0.01)
+    )
+    stream = await streamed(client, temperature=0.5, max_tokens=9, seed=3, stop="END", n=1)
+    await stream.completion()
+    (span,) = sink.spans
+    assert ("chat m", SpanKind.CLIENT, True) == (span.name, span.kind, span.status.is_unset)
+    attributes = dict(span.attributes or {})
+    assert attributes.pop("gen_ai.response.time_to_first_chunk")
+    assert attributes == {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "digitalocean",
+        "gen_ai.request.choice.count": 1,
+        "gen_ai.request.max_tokens": 9,
+        "gen_ai.request.model": "m",
+        "gen_ai.request.seed": 3,
+        "gen_ai.request.stop_sequences": ("END",),
+        "gen_ai.request.stream": True,
+        "gen_ai.request.temperature": 0.5,
+        "gen_ai.response.finish_reasons": ("stop",),
+        "gen_ai.response.id": "c1",
+        "gen_ai.response.model": "m-2",
+        "gen_ai.usage.cache_creation.input_tokens": 4,
+        "gen_ai.usage.cache_read.input_tokens": 3,
+        "gen_ai.usage.input_tokens": 7,
+        "gen_ai.usage.output_tokens": 2,
+        "gradient_async.attempts": 2,
+        "gradient_async.request_id": "r1",
+        "http.response.status_code": 200,
+        "server.address": "127.0.0.1",
+        "server.port": server.port,
+    }
+    (event,) = span.events
+    assert ("retry", "503") == (event.name, (event.attributes or {})["error.type"])
+    (duration,) = sink.points("gen_ai.client.operation.duration")
+    assert (duration.count, (duration.attributes or {})["gen_ai.response.model"]) == (1, "m-2")
+    assert 0 < sink.points("gen_ai.client.operation.time_to_first_chunk")[0].sum < duration.sum
+    used = {
+        (point.attributes or {})["gen_ai.token.type"]: point.sum
+        for point in sink.points("gen_ai.client.token.usage")
+    }
+    assert used == {"input": 7, "output": 2}
+
+
+async def test_an_awaited_call_that_fails(start: Start, sink: Sink) -> None:
+    _, client = await start(reply_json({"message": "no"}, 401), hooks=[sink.hook])
+    with pytest.raises(AuthenticationError):
+        await ask(client, stop=["a", "b"])
+    (span,) = sink.spans
+    attributes = dict(span.attributes or {})
+    assert span.status.is_ok is False
+    assert ("401", 401, ("a", "b")) == (
+        attributes["error.type"],
+        attributes["http.response.status_code"],
+        attributes["gen_ai.request.stop_sequences"],
+    )
+    (duration,) = sink.points("gen_ai.client.operation.duration")
+    assert (duration.attributes or {})["error.type"] == "401"
+    assert sink.points("gen_ai.client.operation.time_to_first_chunk") == []
+
+
+async def test_an_agent_without_words_or_model(start: Start, sink: Sink) -> None:
+    """What the conventions ask for is left out where it is not known; prompts never show."""
+    silent: Any = completion("A secret reply") | {"id": "", "model": "", "usage": None}
+    silent["choices"][0]["finish_reason"] = None
+    _, client = await start(reply_json(silent), hooks=[sink.hook], agent_access_key="k2")
+    await client.agents.chat.completions.create(messages=MESSAGES)
+    (span,) = sink.spans
+    assert span.name == "invoke_agent"
+    assert "secret" not in span.to_json()
+    assert MESSAGES[0]["content"] not in span.to_json()
+    assert not any(name.startswith("gen_ai.response") for name in span.attributes or {})
+
+
+async def test_listing_models_is_not_traced(start: Start, sink: Sink) -> None:
+    _, client = await start(
+        reply_json({}, 503), hooks=[sink.hook], max_retries=1, retry=Retry(max_backoff=0.01)
+    )
+    await client.models.list()
+    assert sink.spans == ()
+
+
+async def test_a_stream_left_is_no_error(start: Start, sink: Sink) -> None:
+    _, client = await start(hooks=[sink.hook])
+    async with client.chat.completions.stream(**CALL) as stream:
+        await anext(stream)
+    (span,) = sink.spans
+    assert span.status.is_unset
+    assert "error.type" not in (span.attributes or {})
