@@ -168,9 +168,11 @@ class _Once:
 async def _read_error(body: Body, limits: Limits) -> bytes:
     """Read an error's body, as far as time and size allow; the status decides, not the body."""
     content = bytearray()
-    with contextlib.suppress(APIError, Expired, TimeoutError):
-        async with asyncio.timeout(limits.error_body_seconds):
-            while len(content) < limits.error_body_bytes and (data := await body.read()):
-                content += data
-    body.close()
+    try:
+        with contextlib.suppress(APIError, Expired, TimeoutError):
+            async with asyncio.timeout(limits.error_body_seconds):
+                while len(content) < limits.error_body_bytes and (data := await body.read()):
+                    content += data
+    finally:
+        body.close()  # also when cancelled
     return bytes(content[: limits.error_body_bytes])

@@ -64,7 +64,7 @@ def body_of(data: bytes | None) -> bytes | aiohttp.payload.Payload | None:
 
 
 class _Handler(ResponseHandler):
-    """aiohttp's protocol, which bounds interim responses, and tells of a loss whether a reply had begun."""
+    """aiohttp's protocol, more careful: interim responses, losses, and replies that nobody asked for."""
 
     interim_left = 0
 
@@ -79,6 +79,14 @@ class _Handler(ResponseHandler):
                 self.set_exception(TooManyInterimError())
                 return
         super().feed_data(data, size)
+
+    def rest(self) -> None:
+        """A reply is over: what comes before the next request belongs to none, and shows as left over."""
+        self._parser = None
+
+    def is_connected(self) -> bool:
+        """Whether the pool may give it out: not if a server sent what nobody asked for."""
+        return super().is_connected() and not self._tail and not self._buffer
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell what aiohttp does not: whether a reply had begun, and a reset from the end of a body."""
@@ -100,9 +108,13 @@ class _Response(aiohttp.ClientResponse):
         protocol = connection.protocol
         if protocol.exception() is not None:
             raise UnsentError
-        if isinstance(protocol, _Handler):
+        ours = isinstance(protocol, _Handler)
+        if ours:
             protocol.interim_left = most_interim.get()
-        return await super().start(connection)
+        await super().start(connection)
+        if ours:
+            self.content.on_eof(protocol.rest)
+        return self
 
 
 def make_session(*, max_connections: int, trust_env: bool, limits: Limits) -> aiohttp.ClientSession:

@@ -171,3 +171,19 @@ async def test_the_callers_own_session_has_none_of_it() -> None:
     async with serve(reply, reply_writes([HOLD])) as server, aiohttp.ClientSession() as session:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
         assert (await ask(client, messages=MESSAGES)).choices
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.02])
+@pytest.mark.parametrize("extra", [reply_json(whole("stray")).data, head(200)[:-2], b"\r\n", b"junk"])
+async def test_a_reply_that_nobody_asked_for_is_not_taken_for_the_next(
+    start: Start, extra: bytes, gap: float
+) -> None:
+    """Neither as a whole nor in part: the connection it came over is not used again."""
+    server, client = await start(
+        reply_writes([reply_json(whole("first")).data, gap, extra]), reply_json(whole("second"))
+    )
+    answers: list[str | None] = []
+    for _ in range(2):
+        answers.append((await ask(client)).choices[0].message.content)
+        await asyncio.sleep(0.05)
+    assert (["first", "second"], 2) == (answers, server.connections)
