@@ -21,6 +21,8 @@ _COST_AFTER_TIMEOUT = 10.0
 _REWARD = 1.0
 _RETRIED = frozenset({408, 429, 500, 502, 503, 529})
 _AMBIGUOUS = frozenset({504})
+# Codes of our own: TLS would fail again, and a server that has begun to answer has done the work.
+_FINAL = frozenset({"tls", "reply_begun"})
 
 
 def may_retry(error: APIError, policy: Retry) -> bool:
@@ -40,7 +42,7 @@ def may_retry(error: APIError, policy: Retry) -> bool:
             return False
         status = error.status_code
         return status in _RETRIED or (status in _AMBIGUOUS and policy.ambiguous)
-    if not isinstance(error, APIConnectionError) or error.code == "tls":
+    if not isinstance(error, APIConnectionError) or error.code in _FINAL:
         return False
     if error.phase == "connect":
         return True

@@ -140,7 +140,8 @@ class APIError(GradientError):
         headers: The reply's headers, where one came.
         request_id: The server's name for the request.
         body: The error as the server sent it: decoded JSON, or else text.
-        code: The server's code for the error.
+        code: The server's code for the error; of ours, "tls" and "reply_begun" say why a lost connection is
+            not tried again.
         type: The server's kind of the error.
         param: The parameter the server complains of.
         retry_after: Seconds to wait before another try, where the server said so.

@@ -130,8 +130,9 @@ def connection_error(
             f"{host} closed the connection as soon as it was made", request=request, phase="send"
         )
     sent = phase != "connect"
+    begun = reply_begun(cause)
     what = "could not be reached"
-    if reply_begun(cause):
+    if begun:
         what = "closed the connection inside the headers of its answer"
     elif sent:
         what = "closed the connection without an answer"
@@ -141,6 +142,7 @@ def connection_error(
         request=request,
         phase=phase,
         ambiguous=sent,
+        code="reply_begun" if begun else None,
     )
 
 

@@ -61,6 +61,7 @@ def test_a_spent_quota_is_not_tried_again() -> None:
         (APIConnectionError(phase="connect", code="tls"), False, False),
         (APIConnectionError(phase="send"), False, True),
         (APIConnectionError(phase="response"), False, True),
+        (APIConnectionError(phase="response", code="reply_begun"), False, False),
         (APIConnectionError(phase="body"), False, False),
         (StreamInterruptedError(phase="body"), False, False),
         (APIResponseValidationError(), False, False),
