@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -50,7 +50,7 @@ async def test_connect_refused(ask: Ask, dead_port: int, retry: Retry, attempts:
 
 
 @asynccontextmanager
-async def rude(command: Command, times: int, **options: Any) -> AsyncIterator[tuple[Server, AsyncGradient]]:
+async def rude(command: Command, times: int, **options: Any) -> AsyncGenerator[tuple[Server, AsyncGradient]]:
     """A server that ends its first connections as it accepts them."""
 
     async def accepted(connection: Connection) -> None:
