@@ -209,6 +209,11 @@ class APIError(GradientError):
         """The reply's headers, or None if no reply came."""
         return None if self.response is None else self.response.headers
 
+    @property
+    def body_head(self) -> bytes:
+        """The first 200 bytes of the reply's body, as far as it was read."""
+        return b"" if self.response is None else self.response.content[:200]
+
 
 class APIConnectionError(APIError):
     """The connection could not be made, or was lost; ``phase`` says when."""
@@ -219,13 +224,4 @@ class APITimeoutError(APIConnectionError, TimeoutError):
 
 
 class APIResponseValidationError(APIError):
-    """A reply of status 2xx is not what the API promises.
-
-    Attributes:
-        body_head: The first 200 bytes of the body.
-    """
-
-    @property
-    def body_head(self) -> bytes:
-        """The first 200 bytes of the body."""
-        return b"" if self.response is None else self.response.content[:200]
+    """A reply of status 2xx is not what the API promises; ``body_head`` shows how it begins."""

@@ -63,6 +63,22 @@ def body_of(data: bytes | None) -> bytes | aiohttp.payload.Payload | None:
     return data if data is None or len(data) <= _WRITTEN_AT_ONCE else _LargeBody(data)
 
 
+class _Nobody:
+    """Stands in for the parser between replies: whatever comes then ends the connection."""
+
+    def feed_data(self, data: bytes) -> tuple[tuple[()], bool, bytes]:
+        """Refuse data; reading that is merely resumed brings none."""
+        if data:
+            raise HttpProcessingError(message="a reply that nobody asked for")
+        return (), False, b""
+
+    def feed_eof(self) -> None:
+        """Take the end of the connection."""
+
+
+_NOBODY = _Nobody()
+
+
 class _Handler(ResponseHandler):
     """aiohttp's protocol, more careful: interim responses, losses, and replies that nobody asked for."""
 
@@ -74,19 +90,15 @@ class _Handler(ResponseHandler):
         if code in _INTERIM and code != _SWITCHING:
             self.interim_left -= 1
             if self.interim_left < 0:
-                if self.transport is not None:
-                    self.transport.close()
+                self.close()
                 self.set_exception(TooManyInterimError())
                 return
         super().feed_data(data, size)
 
     def rest(self) -> None:
-        """A reply is over: what comes before the next request belongs to none, and shows as left over."""
-        self._parser = None
-
-    def is_connected(self) -> bool:
-        """Whether the pool may give it out: not if a server sent what nobody asked for."""
-        return super().is_connected() and not self._tail and not self._buffer
+        """A reply is over: what comes before the next request belongs to none."""
+        parser: Any = _NOBODY
+        self._parser = parser
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell what aiohttp does not: whether a reply had begun, and a reset from the end of a body."""

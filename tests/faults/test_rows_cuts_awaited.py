@@ -112,7 +112,6 @@ async def test_an_awaited_reply_cut_short_is_refused(
     await expect_connection(server, client, connection)
 
 
-@pytest.mark.xfail(reason="connection errors have no body_head")
 async def test_the_error_of_a_lost_reply_shows_how_it_began(start: Start) -> None:
     _, client = await start(reply_writes([announced(9999), HALF, 0.02, RESET]))
     failed(await asked(client), APIConnectionError, phase="body", body_head=HALF)

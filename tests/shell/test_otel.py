@@ -139,6 +139,17 @@ async def test_an_agent_without_words_or_model(start: Start, sink: Sink) -> None
     assert not any(name.startswith("gen_ai.response") for name in span.attributes or {})
 
 
+async def test_a_reply_without_details(start: Start, sink: Sink) -> None:
+    """A raw reply is not decoded for the span; a cancelled call has none."""
+    _, client = await start(reply_json(completion("ok") | {"usage": {"prompt_tokens": 1}}), hooks=[sink.hook])
+    await ask(client)
+    completions: Any = client.chat.completions
+    await completions.with_raw_response.create(**CALL)
+    first, raw = sink.spans
+    assert "gen_ai.usage.cache_read.input_tokens" not in (first.attributes or {})
+    assert "gen_ai.response.model" not in (raw.attributes or {})
+
+
 async def test_listing_models_is_not_traced(start: Start, sink: Sink) -> None:
     _, client = await start(
         reply_json({}, 503), hooks=[sink.hook], max_retries=1, retry=Retry(max_backoff=0.01)

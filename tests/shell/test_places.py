@@ -15,6 +15,7 @@ import pytest
 from shell_calls import Start, ask, streamed
 
 from gradient_async import APIConnectionError, AsyncGradient, ConfigurationError
+from gradient_async.session.pool import _inherited
 from gradient_async.testing import HOLD, chunk, reply_sse, reply_writes, serve
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")  # self-signed, for these tests alone
@@ -115,6 +116,25 @@ async def test_a_client_inherited_and_dropped_leaves_the_parents_sessions_alone(
     pool._pid, pool.closed = pid, False
     assert (await ask(client)).choices
     assert server.connections == 1
+
+
+async def test_sessions_of_the_parent_are_neither_used_nor_closed(start: Start) -> None:
+    """As it looks from inside a forked process, which has a loop of its own."""
+    server, client = await start()
+    await ask(client)
+    pool = client._shared.manager.pool
+    session = await pool.session()
+    pool._pid = -1
+
+    def child() -> None:
+        assert asyncio.run(ask(client)).choices
+
+    before = len(_inherited)
+    await asyncio.to_thread(child)
+    (kept,) = _inherited[before:]
+    del _inherited[before:]
+    assert (2, False, os.getpid()) == (server.connections, session.closed, pool._pid)
+    pool._sessions = kept  # the parent's again, and closed with the client
 
 
 async def test_a_session_of_ones_own_can_not_be_taken_into_a_fork(start: Start) -> None:

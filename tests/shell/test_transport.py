@@ -19,7 +19,7 @@ from gradient_async import (
     RequestTooLargeError,
     Timeout,
 )
-from gradient_async.session.transport import _open_socket
+from gradient_async.session.transport import _open_socket, body_of
 from gradient_async.testing import CLOSE, HOLD, RESET, early, forever, head, reply_json, reply_writes, serve
 from gradient_async.testing import completion as whole
 
@@ -117,6 +117,13 @@ async def test_large_requests_arrive_whole_and_leave_the_loop_free(start: Start)
     text = "".join(f"{number:07}" for number in range(1_000_000))
     await ask(client, messages=[{"role": "user", "content": text}])
     assert server.requests[0].json["messages"][0]["content"] == text
+
+
+def test_a_large_body_shows_itself_as_text() -> None:
+    body = body_of(b"x" * 300_000)
+    assert not isinstance(body, (bytes, type(None)))
+    assert (300_000, "x" * 300_000) == (body.size, body.decode())
+    assert (b"x", None) == (body_of(b"x"), body_of(None))
 
 
 async def test_connect_hang() -> None:
