@@ -16,7 +16,7 @@ from fault_rows import (
     streamed,
     tokens,
 )
-from fault_ways import RETRYING, Connection, begun, expect_whole
+from fault_ways import AMBIGUOUS, Connection, begun, expect_whole
 
 from gradient_async import (
     APIConnectionError,
@@ -131,7 +131,7 @@ async def test_a_stream_cut_short_raises_with_all_that_came(
     start: Start, reply: Handler, kind: type[StreamError], count: int, says: str, connection: Connection
 ) -> None:
     """A 200 has been seen: nothing is sent again, and nothing received is lost."""
-    server, client = await start(reply, **RETRYING)
+    server, client = await start(reply, **AMBIGUOUS)
     error = failed(await streamed(client), kind, text=tokens(count), says=says, attempts=1, status_code=200)
     assert count == error.events
     assert 1 == len(server.requests)
@@ -152,7 +152,7 @@ async def test_bytes_beyond_the_content_length_are_no_part_of_the_stream(
     start: Start, steps: list[bytes | float]
 ) -> None:
     """Nor may they be taken for the next reply: the connection is not used again."""
-    server, client = await start(reply_writes(steps), **RETRYING)
+    server, client = await start(reply_writes(steps), **AMBIGUOUS)
     failed(await streamed(client), StreamTruncatedError, text=tokens(3), says=NOT_WHOLE)
     assert 1 == len(server.requests)
     await expect_connection(server, client, "closed")
@@ -180,7 +180,7 @@ FULL = begun(*TOKENS, FINISH, framing="eof")
 async def test_an_end_before_the_last_blank_line_counts_if_all_is_there(
     start: Start, last: list[bytes], done: bool
 ) -> None:
-    server, client = await start(reply_writes([*FULL, *last, CLOSE]), **RETRYING)
+    server, client = await start(reply_writes([*FULL, *last, CLOSE]), **AMBIGUOUS)
     await expect_whole(server, client, await streamed(client), "closed", done=done)
 
 
@@ -197,7 +197,7 @@ async def test_cut_before_blank_line(
     start: Start, events: list[dict[str, Any]], last: bytes, count: int | None
 ) -> None:
     """The last event counts if its data is whole; then the rule of completion says how the stream ended."""
-    server, client = await start(reply_writes([*begun(*events, framing="eof"), last, CLOSE]), **RETRYING)
+    server, client = await start(reply_writes([*begun(*events, framing="eof"), last, CLOSE]), **AMBIGUOUS)
     seen = await streamed(client)
     if count is None:
         assert (tokens(4), None) == (seen.delivered, seen.error)
@@ -209,13 +209,13 @@ async def test_cut_before_blank_line(
 
 async def test_finish_no_done(start: Start) -> None:
     """A finish_reason for every choice makes a stream whole, where HTTP has ended."""
-    server, client = await start(reply_sse(*TOKENS, FINISH, done=False), **RETRYING)
+    server, client = await start(reply_sse(*TOKENS, FINISH, done=False), **AMBIGUOUS)
     await expect_whole(server, client, await streamed(client), "reused", done=False)
 
 
 async def test_done_no_finish(start: Start) -> None:
     """[DONE] makes a stream whole, as some servers never tell why they stopped."""
-    server, client = await start(reply_sse(*TOKENS), **RETRYING)
+    server, client = await start(reply_sse(*TOKENS), **AMBIGUOUS)
     seen = await streamed(client)
     assert seen.completion is not None
     assert seen.completion.choices[0].finish_reason is None
@@ -223,7 +223,7 @@ async def test_done_no_finish(start: Start) -> None:
 
 
 async def test_done_without_a_finish_reason_is_too_little_for_the_strict(start: Start) -> None:
-    server, client = await start(reply_sse(*TOKENS), strict=True, **RETRYING)
+    server, client = await start(reply_sse(*TOKENS), strict=True, **AMBIGUOUS)
     failed(await streamed(client), StreamTruncatedError, text=TEXT, says="finish_reason")
     assert 1 == len(server.requests)
     await expect_connection(server, client, "reused")
@@ -242,7 +242,7 @@ async def test_events_received_come_before_the_loss_whatever_the_pace(
     *torn, loss = end
     first: list[Any] = [head(200, CHUNKED), 0.02, b""] if headers == "before" else [head(200, CHUNKED)]
     first[-1] += b"".join([events, *torn])
-    server, client = await start(reply_writes([*first, loss]), **RETRYING)
+    server, client = await start(reply_writes([*first, loss]), **AMBIGUOUS)
     seen = await streamed(client, pace=pace)
     failed(seen, StreamInterruptedError, text=tokens(4), attempts=1, events=4)
     assert 4 == len(seen.chunks)
@@ -252,7 +252,7 @@ async def test_events_received_come_before_the_loss_whatever_the_pace(
 
 @pytest.mark.parametrize("loss", [CLOSE, RESET], ids=["fin", "rst"])
 async def test_a_loss_after_all_has_come_costs_only_the_connection(start: Start, loss: Any) -> None:
-    server, client = await start(reply_writes([*begun(*TOKENS, FINISH), 0.02, loss]), **RETRYING)
+    server, client = await start(reply_writes([*begun(*TOKENS, FINISH), 0.02, loss]), **AMBIGUOUS)
     await expect_whole(server, client, await streamed(client), "closed", done=False)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fault_rows import Start, asked, expect_connection, failed
-from fault_ways import CALL_BODY, RETRYING, Connection
+from fault_ways import AMBIGUOUS, CALL_BODY, Connection
 
 from gradient_async import APIConnectionError, APIResponseValidationError
 from gradient_async.testing import CLOSE, RESET, head, http_chunk, reply_bytes, reply_writes
@@ -105,7 +105,7 @@ async def test_an_awaited_reply_cut_short_is_refused(
     connection: Connection,
 ) -> None:
     """Even where what came would do as JSON; and it is not paid for twice."""
-    server, client = await start(reply_writes(steps), **RETRYING)
+    server, client = await start(reply_writes(steps), **AMBIGUOUS)
     error = failed(await asked(client), kind, attempts=1, status_code=200, **facts)
     assert received == (b"" if error.response is None else error.response.content)
     assert 1 == len(server.requests)
