@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import http_exceptions
@@ -172,6 +173,18 @@ def interruption(cause: BaseException, request: RequestInfo) -> StreamInterrupte
     )
 
 
+def _origin_of(location: str) -> str:
+    """Say where a redirect points to, but for what is nobody's business: users, paths and queries."""
+    try:
+        parts = urlsplit(location)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return "nowhere"
+    if not host:
+        return f"a {parts.scheme}: URL" if parts.scheme else "a path of its own"
+    return f"{parts.scheme or 'the same scheme'}://{host}" + (f":{port}" if port else "")
+
+
 def status_error(
     error: ErrorBody, response: ResponseInfo, *, now: float, jitter: float, host: str
 ) -> APIStatusError:
@@ -189,8 +202,7 @@ def status_error(
     named = f" ({error.code or error.type})" if error.code or error.type else ""
     location = response.headers.get("location")
     if 300 <= status < 400 and location is not None:  # noqa: PLR2004  # HTTP statuses
-        # The origin alone: a path may hold what is nobody's business.
-        origin = "/".join(location.split("/")[:3]) if "://" in location else "a path of its own"
+        origin = _origin_of(location)
         said = f"points to {escape(origin, 200)}, and redirects are never followed"
     else:
         said = error.message or "no message"

@@ -23,6 +23,7 @@ _IDLE_SECONDS = 14.0
 # When nothing is heard of a peer: the first probe after so many seconds, then one each, so many in all.
 _PROBE_AFTER, _PROBE_EVERY, _PROBES = 60, 15, 4
 _WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body
+_OK = 200
 _INTERIM = range(100, 200)
 _SWITCHING = 101
 
@@ -86,7 +87,11 @@ class _Handler(ResponseHandler):
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Take a reply's head; interim ones are counted."""
-        code = data[0].code
+        message = data[0]
+        code = message.code
+        if code == _OK and "html" in message.headers.get("content-type", ""):
+            # A login page or a portal answers in the server's place: the connection leads elsewhere.
+            self.force_close()
         if code in _INTERIM and code != _SWITCHING:
             self.interim_left -= 1
             if self.interim_left < 0:

@@ -277,7 +277,7 @@ class Source:
             self.fail(self._broken)
         else:
             if self._bytes == 0:
-                what = "the body is empty: it ended before the first event"
+                what = "empty body: it ended before the first event"
             elif not assembler.seen:
                 what = "[DONE] before any chunk" if done else "the stream ended before the first event"
             elif done:

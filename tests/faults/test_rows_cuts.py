@@ -160,7 +160,7 @@ async def test_bytes_beyond_the_content_length_are_no_part_of_the_stream(
 
 async def test_bytes_beyond_the_content_length_in_the_same_read_cost_the_reply(start: Start) -> None:
     """The parser gives up on all of them: an error, nothing short, and no second request."""
-    server, client = await start(reply_writes([announced(THREE_SSE + SURPLUS, THREE_SIZE)]), **RETRYING)
+    server, client = await start(reply_writes([announced(THREE_SSE + SURPLUS, THREE_SIZE)]), max_retries=2)
     failed(await streamed(client), APIConnectionError, says="not HTTP", phase="response", ambiguous=True)
     assert 1 == len(server.requests)
     await expect_connection(server, client, "closed")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fault_rows import FINISH, TEXT, TOKENS, Start, asked, expect_connection, failed, streamed, tokens
-from fault_ways import AMBIGUOUS, BOTH_WAYS, CALL_BODY, WHOLE, Ask, ask_repeatedly, expect_whole
+from fault_ways import AMBIGUOUS, BOTH_WAYS, CALL_BODY, WHOLE, Ask, Connection, ask_repeatedly, expect_whole
 
 from gradient_async import (
     APIResponseValidationError,
@@ -165,7 +165,6 @@ async def test_html_200(start: Start) -> None:
     await expect_connection(server, client, "closed")
 
 
-@pytest.mark.xfail(reason="a body that is whole has given its connection back before it is judged")
 async def test_a_page_in_place_of_a_stream_costs_the_connection_even_if_it_is_whole(start: Start) -> None:
     server, client, seen = await ask_repeatedly(start, streamed, HTML, posts=1)
     failed(seen, StreamProtocolError, says="text/html")
@@ -177,7 +176,7 @@ EMPTY = reply_bytes(b"", content_type="text/event-stream")
 
 @pytest.mark.parametrize(
     "says",
-    ["empty", pytest.param("empty body", marks=pytest.mark.xfail(reason="it says: the body is empty"))],
+    ["empty body", "before the first event"],
 )
 async def test_empty_200(start: Start, says: str) -> None:
     """No chunk at all is never success."""
@@ -187,12 +186,18 @@ async def test_empty_200(start: Start, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "body"), [pytest.param(HTML, PAGE, id="html_200"), pytest.param(EMPTY, b"", id="empty_200")]
+    ("reply", "body", "connection"),
+    [
+        pytest.param(HTML, PAGE, "closed", id="html_200"),
+        pytest.param(EMPTY, b"", "reused", id="empty_200"),
+    ],
 )
-async def test_an_awaited_reply_that_is_no_json_is_refused(start: Start, reply: Handler, body: bytes) -> None:
+async def test_an_awaited_reply_that_is_no_json_is_refused(
+    start: Start, reply: Handler, body: bytes, connection: Connection
+) -> None:
     server, client, seen = await ask_repeatedly(start, asked, reply, posts=1, **AMBIGUOUS)
     failed(seen, APIResponseValidationError, status_code=200, attempts=1, body_head=body[:200])
-    await expect_connection(server, client, "reused")
+    await expect_connection(server, client, connection)
 
 
 @BOTH_WAYS

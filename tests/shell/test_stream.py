@@ -146,7 +146,7 @@ async def test_streams_that_are_complete(start: Start, reply: Handler, pause: fl
         (reply_sse(*TOKENS[:3], done=False), PART, StreamTruncatedError, "neither [DONE] nor"),
         (reply_sse(*TOKENS[:3], done=False, framing="eof"), PART, StreamTruncatedError, "neither [DONE] nor"),
         (reply_sse(), "", StreamTruncatedError, "[DONE] before any chunk"),
-        (reply_sse(done=False), "", StreamTruncatedError, "body is empty"),
+        (reply_sse(done=False), "", StreamTruncatedError, "empty body"),
         (
             reply_bytes(b": hi\n\n", content_type="text/event-stream"),
             "",
