@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from fault_rows import (
@@ -234,15 +234,22 @@ async def test_done_without_a_finish_reason_is_too_little_for_the_strict(start: 
     "end",
     [pytest.param([RESET], id="burst_then_rst"), pytest.param([TORN, CLOSE], id="burst_then_fin_mid_chunk")],
 )
-@pytest.mark.parametrize("headers", ["before", "with_them"])
+@pytest.mark.parametrize(
+    ("before", "came"),
+    [
+        pytest.param([], 0, id="with_headers"),
+        pytest.param([begun()[0], 0.02], 0, id="after_headers"),
+        # A consumer with a pace is busy with the first event as the others come, and the loss.
+        pytest.param([*begun(TOKENS[0]), 0.005], 1, id="after_an_event"),
+    ],
+)
 async def test_events_received_come_before_the_loss_whatever_the_pace(
-    start: Start, end: list[Any], pace: float, headers: Literal["before", "with_them"]
+    start: Start, before: list[Any], came: int, end: list[Any], pace: float
 ) -> None:
-    events = http_chunk(sse(*TOKENS[:4], done=False))
+    headers = b"" if before else begun()[0]
     *torn, loss = end
-    first: list[Any] = [head(200, CHUNKED), 0.02, b""] if headers == "before" else [head(200, CHUNKED)]
-    first[-1] += b"".join([events, *torn])
-    server, client = await start(reply_writes([*first, loss]), **AMBIGUOUS)
+    burst = headers + http_chunk(sse(*TOKENS[came:4], done=False)) + b"".join(torn)
+    server, client = await start(reply_writes([*before, burst, loss]), **AMBIGUOUS)
     seen = await streamed(client, pace=pace)
     failed(seen, StreamInterruptedError, text=tokens(4), attempts=1, events=4)
     assert 4 == len(seen.chunks)

@@ -70,6 +70,7 @@ async def test_a_redirect_is_an_error_and_is_never_followed(
         pytest.param("https://example.test?key=hidden", id="query"),
         pytest.param("https://example.test#hidden", id="fragment"),
         pytest.param("https:\\\\example.test\\hidden", id="backslashes"),
+        pytest.param("/a//hidden", id="path"),
         pytest.param("//user:hidden@example.test/", id="no_scheme"),
     ],
 )
