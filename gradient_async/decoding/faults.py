@@ -12,6 +12,7 @@ from .lenient import is_object, loads
 __all__ = ["ErrorBody", "find_error", "parse_error", "server_error"]
 
 _LONGEST_NAME = 200  # characters of a code, a type or an id
+_LONGEST_PAGE = 2048  # characters of a body that is no JSON
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +24,7 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
         type: Its kind of the error.
         param: The parameter it complains of.
         request_id: Its name for the request.
-        body: All of it: decoded JSON, or else text.
+        body: All of it: decoded JSON, or else its first 2,048 characters.
     """
 
     message: str
@@ -44,7 +45,7 @@ def parse_error(content: bytes) -> ErrorBody:
         body: Any = loads(content)
     except (ValueError, RecursionError):
         text = content.decode("utf-8", "replace")
-        return ErrorBody(message=escape(_without_tags(text)), body=text or None)
+        return ErrorBody(message=escape(_without_tags(text)), body=text[:_LONGEST_PAGE] or None)
     return find_error(body, named=True) or ErrorBody(message="", body=body)
 
 

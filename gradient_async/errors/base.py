@@ -139,7 +139,8 @@ class APIError(GradientError):
         status_code: HTTP status, where a reply came.
         headers: The reply's headers, where one came.
         request_id: The server's name for the request.
-        body: The error as the server sent it: decoded JSON, or else text.
+        body: The error as the server sent it: decoded JSON, or else the beginning of the text; all that was
+            read is in ``response.content``.
         code: The server's code for the error; of ours, "tls" and "reply_begun" say why a lost connection is
             not tried again.
         type: The server's kind of the error.
