@@ -26,6 +26,7 @@ _WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body
 _OK = 200
 _INTERIM = range(100, 200)
 _SWITCHING = 101
+_END_OF_HEAD = b"\r\n\r\n"
 
 most_interim: ContextVar[int] = ContextVar("most_interim")
 """How many interim responses the request of this task may get."""
@@ -64,6 +65,10 @@ def body_of(data: bytes | None) -> bytes | aiohttp.payload.Payload | None:
     return data if data is None or len(data) <= _WRITTEN_AT_ONCE else _LargeBody(data)
 
 
+def _is_interim(code: int) -> bool:
+    return code in _INTERIM and code != _SWITCHING
+
+
 class _Nobody:
     """Stands in for the parser between replies: whatever comes then ends the connection."""
 
@@ -76,14 +81,83 @@ class _Nobody:
     def feed_eof(self) -> None:
         """Take the end of the connection."""
 
+    def pause_reading(self) -> None:
+        """Take a pause."""
+
 
 _NOBODY = _Nobody()
+
+
+class _HeadFirst:
+    """Stands before the parser until a reply's head is parsed, and feeds that apart from what follows it.
+
+    aiohttp's parser loses the head, and the body so far, if what it is given at once ends in garbage.
+    """
+
+    __slots__ = ("_handler", "_parser")
+
+    def __init__(self, handler: _Handler, parser: Any) -> None:
+        self._handler = handler
+        self._parser = parser
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
+
+    def feed_data(self, data: bytes) -> tuple[tuple[Any, ...], bool, bytes]:
+        """Parse; what is wrong behind a head is told once the head has been taken."""
+        parser, handler = self._parser, self._handler
+        messages: tuple[Any, ...] = ()
+        while (end := data.find(_END_OF_HEAD) + len(_END_OF_HEAD)) >= len(_END_OF_HEAD):
+            heads, upgraded, tail = parser.feed_data(data[:end])
+            messages += tuple(heads)
+            data = data[end:]
+            if upgraded:
+                return messages, True, tail + data
+            if heads and not _is_interim(heads[-1][0].code):
+                handler.use(parser)
+                break
+        more: Any = ()
+        upgraded, tail = False, b""
+        if data or not messages:
+            try:
+                more, upgraded, tail = parser.feed_data(data)
+            except Exception as error:
+                if not messages:
+                    raise
+                handler.break_off(error)
+        return messages + tuple(more), upgraded, tail
 
 
 class _Handler(ResponseHandler):
     """aiohttp's protocol, more careful: interim responses, losses, and replies that nobody asked for."""
 
     interim_left = 0
+
+    def set_response_params(self, **params: Any) -> None:
+        """Prepare for a reply."""
+        super().set_response_params(**params)
+        self.use(_HeadFirst(self, self._parser))
+
+    def use(self, parser: Any) -> None:
+        """Let this parse what comes from now on."""
+        self._parser = parser
+
+    def break_off(self, error: Exception) -> None:
+        """End the connection once what has been parsed is taken."""
+        self.force_close()
+        self._loop.call_soon(self._broken, HttpProcessingError(message=str(getattr(error, "message", error))))
+
+    def _broken(self, error: HttpProcessingError) -> None:
+        if self.transport is not None:
+            self.transport.close()
+        self.set_exception(error)
+
+    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+        """End what is being read as well: aiohttp leaves the reader of a malformed body waiting."""
+        payload = self._payload
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientPayloadError(str(exc)))
+        super().set_exception(exc, *cause)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Take a reply's head; interim ones are counted."""
@@ -92,7 +166,7 @@ class _Handler(ResponseHandler):
         if code == _OK and "html" in message.headers.get("content-type", ""):
             # A login page or a portal answers in the server's place: the connection leads elsewhere.
             self.force_close()
-        if code in _INTERIM and code != _SWITCHING:
+        if _is_interim(code):
             self.interim_left -= 1
             if self.interim_left < 0:
                 self.close()
@@ -102,8 +176,7 @@ class _Handler(ResponseHandler):
 
     def rest(self) -> None:
         """A reply is over: what comes before the next request belongs to none."""
-        parser: Any = _NOBODY
-        self._parser = parser
+        self.use(_NOBODY)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell what aiohttp does not: whether a reply had begun, and a reset from the end of a body."""

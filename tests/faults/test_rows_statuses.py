@@ -110,7 +110,9 @@ async def test_status_502_html(start: Start, ask: Ask) -> None:
     page = "<html><title>Bad gateway</title>\x1b[31m\r\n<p>nginx</p>" + "<!-- -->" * 250
     reply = reply_bytes(page.encode(), 502, content_type="text/html")
     server, client, seen = await ask_repeatedly(start, ask, reply, posts=3)
-    error = failed(seen, InternalServerError, says="Bad gateway", status_code=502, body=page[:2048], attempts=3)
+    error = failed(
+        seen, InternalServerError, says="Bad gateway", status_code=502, body=page[:2048], attempts=3
+    )
     assert error.response is not None
     assert error.response.content == page.encode()
     assert str(error).isprintable()

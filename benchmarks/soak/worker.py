@@ -1,0 +1,238 @@
+"""The client's side of the soak: one exchange after another, each held against what it should have come to."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
+
+from gradient_async import AsyncGradient, ChatCompletion, ChatCompletionStream, GradientError, Timeout
+
+from .scenarios import CALLS, STREAMS, Scenario, text_of
+
+__all__ = ["Tally", "Worker"]
+
+MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
+PATIENT = Timeout(connect=20, first_token=20, idle=20, response=20)
+QUICK = Timeout(connect=20, first_token=0.5, idle=0.5, response=0.5)
+HANG = 30.0  # seconds that no exchange takes
+_STALLS = ("stall", "drip", "comments", "status_400_stall", "call_stall", "interim")
+
+
+class Tally:
+    """What was seen.
+
+    Attributes:
+        outcomes: Exchanges by how they ended.
+        wrong: Outcomes that should not be, by kind.
+        examples: The first few of them, in words.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self.wrong: Counter[str] = Counter()
+        self.examples: list[str] = []
+
+    def blame(self, kind: str, name: str, what: object) -> None:
+        """Note an outcome that should not be."""
+        self.wrong[kind] += 1
+        if len(self.examples) < 20:
+            self.examples.append(f"{kind}: {name}: {what!r}")
+
+
+Reader = Callable[[ChatCompletionStream], Awaitable[ChatCompletion]]
+
+
+async def by_chunks(stream: ChatCompletionStream) -> ChatCompletion:
+    async for _ in stream:
+        pass
+    return await stream.completion()
+
+
+async def by_text(stream: ChatCompletionStream) -> ChatCompletion:
+    text = "".join([piece async for piece in stream.text])
+    completion = await stream.completion()
+    assert text == (completion.choices[0].message.content or "")
+    return completion
+
+
+async def by_events(stream: ChatCompletionStream) -> ChatCompletion:
+    async for _ in stream.events():
+        pass
+    return await stream.completion()
+
+
+async def by_raw(stream: ChatCompletionStream) -> ChatCompletion:
+    async for _ in stream.raw:
+        pass
+    return await stream.completion()
+
+
+async def at_once(stream: ChatCompletionStream) -> ChatCompletion:
+    return await stream.completion()
+
+
+async def by_choices(stream: ChatCompletionStream) -> ChatCompletion:
+    async def read(pieces: AsyncIterator[Any]) -> None:
+        async for _ in pieces:
+            pass
+
+    results = await asyncio.gather(
+        *(read(stream.choice(index)) for index in range(3)), return_exceptions=True
+    )
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return await stream.completion()
+
+
+READERS: list[Reader] = [by_chunks, by_text, by_events, by_raw, at_once, by_choices]
+
+
+class Worker:
+    """Makes exchanges until it is told to stop.
+
+    Args:
+        client: What to make them with.
+        tally: Where to note them.
+        dice: What to choose by.
+        number: Which worker it is, for the ids of its requests.
+    """
+
+    def __init__(self, client: AsyncGradient, tally: Tally, dice: random.Random, number: int) -> None:
+        self._client = client
+        self._tally = tally
+        self._dice = dice
+        self._number = number
+        self._count = 0
+
+    async def run(self, until: float) -> None:
+        """Make exchanges until then, on the loop's clock."""
+        loop = asyncio.get_running_loop()
+        while loop.time() < until:
+            await self._exchange()
+
+    async def _exchange(self) -> None:
+        dice = self._dice
+        streamed = dice.random() < 0.7
+        names = STREAMS if streamed else CALLS
+        (name,) = dice.choices(list(names), [scenario.weight for scenario in names.values()])
+        self._count += 1
+        # A key of its own, for what the server says of waits is said to a key.
+        client = self._client.with_options(
+            model_access_key=f"key-{self._number:04}-{self._count:08}",
+            timeout=QUICK if name.startswith(_STALLS) else PATIENT,
+        )
+        params = {
+            "model": name,
+            "messages": MESSAGES,
+            "extra_headers": {"x-soak-id": f"{self._number}-{self._count}"},
+        }
+        way = dice.random()
+        try:
+            async with asyncio.timeout(HANG):
+                if way < 0.7:
+                    await self._whole(client, name, names[name], params, streamed=streamed)
+                elif way < 0.8:
+                    await self._cancelled(client, params, streamed=streamed)
+                elif streamed:
+                    await self._left(client, params, dropped=way < 0.9)
+                else:
+                    await self._raw(client, params)
+        except TimeoutError:
+            self._tally.blame("hang", name, way)
+        except AssertionError as error:
+            self._tally.blame("wrong", name, error)
+        except Exception as error:  # noqa: BLE001  # just what is looked for
+            self._tally.blame("unmapped", name, error)
+
+    async def _whole(
+        self, client: AsyncGradient, name: str, scenario: Scenario, params: dict[str, Any], *, streamed: bool
+    ) -> None:
+        """Read to the end, and look whether it is what it should be."""
+        failure: GradientError
+        try:
+            if streamed:
+                stream = await client.chat.completions.create(stream=True, **params)
+                async with cast("ChatCompletionStream", stream) as opened:
+                    completion = await self._dice.choice(READERS)(opened)
+            else:
+                completion = cast("ChatCompletion", await client.chat.completions.create(**params))
+        except GradientError as error:
+            failure = error
+        else:
+            self._tally.outcomes["whole"] += 1
+            if scenario.errors and not scenario.recovers:
+                self._tally.blame("silent", name, completion)
+            elif not _right(name, completion):
+                self._tally.blame("wrong text", name, completion)
+            return
+        self._tally.outcomes[type(failure).__name__] += 1
+        if type(failure) not in scenario.errors:
+            self._tally.blame("unexpected error", name, failure)
+        elif scenario.partial is not None:
+            partial: Any = getattr(failure, "partial", None)
+            got = "".join(choice.message.content or "" for choice in partial.choices)
+            if got != text_of(scenario.partial):
+                self._tally.blame("wrong partial", name, got)
+
+    async def _cancelled(self, client: AsyncGradient, params: dict[str, Any], *, streamed: bool) -> None:
+        """Cancel it at some moment."""
+
+        async def work() -> None:
+            stream = await client.chat.completions.create(stream=streamed, **params)
+            if streamed:
+                await cast("ChatCompletionStream", stream).completion()
+
+        task = asyncio.create_task(work())
+        await asyncio.sleep(self._dice.random() ** 2 * 0.2)
+        task.cancel()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        self._tally.outcomes[
+            "cancelled" if isinstance(result, asyncio.CancelledError) else "ended before"
+        ] += 1
+        if isinstance(result, Exception) and not isinstance(result, GradientError):
+            raise result
+
+    async def _left(self, client: AsyncGradient, params: dict[str, Any], *, dropped: bool) -> None:
+        """Leave a stream in its middle, with or without a word."""
+        pieces = self._dice.randrange(8)
+        try:
+            stream: Any = await client.chat.completions.create(stream=True, **params)
+            async for _ in stream:
+                pieces -= 1
+                if pieces < 0:
+                    break
+            if not dropped:
+                await stream.aclose()
+            self._tally.outcomes["dropped" if dropped else "left"] += 1
+        except GradientError as error:
+            self._tally.outcomes[type(error).__name__] += 1
+
+    async def _raw(self, client: AsyncGradient, params: dict[str, Any]) -> None:
+        """Take the reply as it came."""
+        try:
+            completions: Any = client.chat.completions
+            if self._dice.random() < 0.5:
+                response = await completions.with_raw_response.create(**params)
+                await response.parse()
+            else:
+                async with completions.with_streaming_response.create(**params) as response:
+                    async for _ in response.iter_bytes():
+                        break
+            self._tally.outcomes["raw"] += 1
+        except GradientError as error:
+            self._tally.outcomes[type(error).__name__] += 1
+
+
+def _right(name: str, completion: ChatCompletion) -> bool:
+    message = completion.choices[0].message
+    if name == "ok_calling":
+        calls = message.tool_calls or []
+        return [call.function.arguments for call in calls] == ["".join(f"{n} " for n in range(12))]
+    if name == "ok_three":
+        texts = [choice.message.content for choice in completion.choices]
+        return texts == [text_of(choice=choice) for choice in range(3)]
+    return message.content == text_of() and completion.choices[0].finish_reason == "stop"
