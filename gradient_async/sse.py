@@ -19,6 +19,7 @@ __all__ = ["Event", "EventDecoder"]
 
 _BOM = b"\xef\xbb\xbf"
 _DEFAULT_LIMIT = 16 * 1024 * 1024
+_DEFAULT_LINE = _DEFAULT_LIMIT + 1024  # the longest event fits on one line, its field's name included
 # Below this size in bytes copying a payload is cheaper than making a view of it.
 _LARGE = 8 * 1024
 _DATA = b"data:"
@@ -73,7 +74,7 @@ class EventDecoder:
     )
 
     def __init__(
-        self, *, max_event_bytes: int | None = _DEFAULT_LIMIT, max_line_bytes: int | None = _DEFAULT_LIMIT
+        self, *, max_event_bytes: int | None = _DEFAULT_LIMIT, max_line_bytes: int | None = _DEFAULT_LINE
     ) -> None:
         self.max_event_bytes = max_event_bytes
         self.max_line_bytes = max_line_bytes

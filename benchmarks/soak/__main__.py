@@ -82,7 +82,11 @@ async def soak(minutes: float, workers: int, seed: int) -> dict[str, Any]:
     tally = Tally()
     dice = random.Random(seed)
     dropped: Counter[str] = Counter()
-    warnings.showwarning = lambda message, category, *_rest, **_more: dropped.update([category.__name__])
+
+    def note(_message: object, category: type[Warning], *_rest: object, **_more: object) -> None:
+        dropped[category.__name__] += 1
+
+    warnings.showwarning = note
     warnings.simplefilter("always")
     host = Server()
     url = await host.start()

@@ -190,7 +190,7 @@ STREAMS: dict[str, Scenario] = {
         lambda: reply_writes([*_begun(), b"zz\r\n", HOLD]), (StreamInterruptedError,), HALF
     ),
     "cut_clean": Scenario(lambda: reply_sse(*_tokens(HALF), done=False), (StreamTruncatedError,), HALF),
-    "done_first": Scenario(lambda: reply_sse(), (StreamTruncatedError,), 0),
+    "done_first": Scenario(reply_sse, (StreamTruncatedError,), 0),
     "stall_first_event": Scenario(lambda: reply_writes([*_begun(0), HOLD]), (StreamTimeoutError,), 0),
     "stall_mid_stream": Scenario(lambda: reply_writes([*_begun(), HOLD]), (StreamTimeoutError,), HALF),
     "comments_forever": Scenario(

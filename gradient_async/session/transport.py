@@ -14,6 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..config import Limits
+from ..inflate import content_coding
 from .watch import tracing
 
 __all__ = ["TooManyInterimError", "UnsentError", "body_of", "make_session", "most_interim"]
@@ -163,8 +164,13 @@ class _Handler(ResponseHandler):
         """Take a reply's head; interim ones are counted."""
         message = data[0]
         code = message.code
-        if code == _OK and "html" in message.headers.get("content-type", ""):
+        headers = message.headers
+        if code == _OK and (
             # A login page or a portal answers in the server's place: the connection leads elsewhere.
+            "html" in headers.get("content-type", "")
+            # Whatever speaks a coding that nobody asked for has its own idea of HTTP.
+            or content_coding(headers.get("content-encoding", "")) not in {None, "gzip"}
+        ):
             self.force_close()
         if _is_interim(code):
             self.interim_left -= 1

@@ -63,7 +63,7 @@ class TestChoices:
         expected = [f"{index}:0 {index}:1 {index}:2 " for index in range(5)]
         for seed in range(20):
             queues = {index: pieces[3 * index : 3 * index + 3] for index in range(5)}
-            dice = random.Random(seed)  # noqa: S311  # seeded: it has to be the same each time
+            dice = random.Random(seed)  # seeded: it has to be the same each time
             mixed: list[ChatCompletionChunk] = []
             while queues:
                 index = dice.choice(list(queues))

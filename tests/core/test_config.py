@@ -103,7 +103,7 @@ class TestRetryAndLimits:
         mib = 1 << 20
         assert {
             "event_bytes": 16 * mib,
-            "line_bytes": 16 * mib,
+            "line_bytes": 16 * mib + 1024,
             "body_bytes": 64 * mib,
             "error_body_bytes": 64 << 10,
             "error_body_seconds": 5,

@@ -90,10 +90,13 @@ class TestLimits:
         assert [Event(data)] == decoder.feed(b"\n\n")
 
     def test_default_is_16_mib(self) -> None:
-        data = b"x" * (16 * 1024 * 1024 - 6)
+        """Of data; a line has room for the longest event and the field's name."""
+        data = b"x" * (16 * 1024 * 1024)
         assert [Event(data)] == EventDecoder().feed(b"data: " + data + b"\n\n")
-        with pytest.raises(StreamLimitError, match="max_line_bytes=16777216"):
+        with pytest.raises(StreamLimitError, match="max_event_bytes=16777216"):
             EventDecoder().feed(b"data: " + data + b"x\n\n")
+        with pytest.raises(StreamLimitError, match="max_line_bytes=16778240"):
+            EventDecoder().feed(b":" + data + b"x" * 1024 + b"\n\n")
 
     def test_events_before_it_come_first_and_the_error_stays(self) -> None:
         decoder = EventDecoder(max_event_bytes=8)

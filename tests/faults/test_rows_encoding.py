@@ -1,0 +1,173 @@
+"""Rows of the fault list about compressed bodies, which nobody asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import random
+import resource
+import time
+import zlib
+from typing import Any
+
+import pytest
+from fault_rows import FINISH, TEXT, TOKENS, Start, asked, expect_connection, failed, streamed, tokens
+from fault_ways import CALL_BODY, RETRYING, ask_repeatedly, expect_whole
+
+from gradient_async import (
+    APIResponseValidationError,
+    BadRequestError,
+    Limits,
+    StreamLimitError,
+    StreamProtocolError,
+    StreamTruncatedError,
+)
+from gradient_async.testing import HOLD, head, http_chunk, reply_bytes, reply_writes, sse
+from gradient_async.testing.script import Reply
+
+GZIP = {"content-type": "text/event-stream", "transfer-encoding": "chunked", "content-encoding": "gzip"}
+PACKED = {"content-type": "application/json", "content-encoding": "gzip"}
+
+
+def packed(*pieces: bytes, end: bool = True) -> Reply:
+    """A gzip body, flushed after each piece, as servers do that stream."""
+    packer = zlib.compressobj(wbits=31)
+    writes = [packer.compress(piece) + packer.flush(zlib.Z_SYNC_FLUSH) for piece in pieces]
+    if end:
+        writes.append(packer.flush())
+    return reply_writes([head(200, GZIP), *map(http_chunk, writes), http_chunk(b"")])
+
+
+EVENTS = sse(*TOKENS, FINISH).split(b"\n\n")
+PIECES = [event + b"\n\n" for event in EVENTS if event]
+
+
+async def test_gzip_sse(start: Start) -> None:
+    server, client = await start(packed(*PIECES), **RETRYING)
+    await expect_whole(server, client, await streamed(client), "reused")
+    assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+async def test_gzip_truncated(start: Start) -> None:
+    """After three tokens; HTTP ends well."""
+    server, client = await start(packed(*PIECES[:3], end=False), **RETRYING)
+    failed(await streamed(client), StreamTruncatedError, text=tokens(3), attempts=1)
+    assert len(server.requests) == 1
+    await expect_connection(server, client, "reused")
+
+
+async def test_gzip_without_its_end_after_a_whole_stream(start: Start) -> None:
+    """Nothing is missing."""
+    server, client = await start(packed(*PIECES, end=False), **RETRYING)
+    await expect_whole(server, client, await streamed(client), "reused")
+
+
+@pytest.mark.parametrize(
+    ("writes", "count"),
+    [
+        pytest.param([head(200, GZIP), http_chunk(sse(*TOKENS)), http_chunk(b"")], 0, id="gzip_lie"),
+        pytest.param([head(200, GZIP) + http_chunk(sse(*TOKENS)), HOLD], 0, id="with the headers"),
+        pytest.param(
+            [*packed(*PIECES[:3], end=False).steps[:-1], http_chunk(b"\xff" * 50), HOLD], 3, id="later"
+        ),
+    ],
+)
+async def test_what_is_no_gzip_though_it_says_so(start: Start, writes: list[Any], count: int) -> None:
+    """What came before is delivered."""
+    server, client = await start(reply_writes(writes), **RETRYING)
+    seen = await streamed(client)
+    failed(seen, StreamProtocolError, text=tokens(count), says="body is not gzip", attempts=1)
+    assert len(server.requests) == 1
+    await expect_connection(server, client, "closed")
+
+
+@pytest.mark.parametrize("coding", [pytest.param("zstd", id="encoding_unknown"), "br", "gzip, br"])
+async def test_a_coding_that_was_not_asked_for(start: Start, coding: str) -> None:
+    headers = {"content-type": "text/event-stream", "content-encoding": coding}
+    server, client = await start(reply_bytes(b"\x28\xb5\x2f\xfd" + bytes(100), 200, headers), **RETRYING)
+    says = f"Content-Encoding {coding} was not asked for"
+    failed(await streamed(client), StreamProtocolError, text="", says=says, attempts=1)
+    assert len(server.requests) == 1
+    await expect_connection(server, client, "closed")
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (gzip.compress(CALL_BODY), None),
+        (gzip.compress(CALL_BODY)[:-4], "no end"),
+        (CALL_BODY, "not gzip"),
+        (gzip.compress(b" " * 3_000_000 + CALL_BODY), "decompression_ratio=200"),
+        (gzip.compress(b"") * 65 + gzip.compress(CALL_BODY), "gzip_members=64"),
+    ],
+)
+async def test_an_awaited_reply_is_unpacked_as_well(start: Start, body: bytes, says: str | None) -> None:
+    server, client, seen = await ask_repeatedly(start, asked, reply_bytes(body, 200, PACKED), posts=1)
+    if says is None:
+        assert (seen.delivered, seen.error) == (TEXT, None)
+    else:
+        failed(seen, APIResponseValidationError, says=says, attempts=1, status_code=200)
+    assert len(server.requests) == 1
+    del client
+
+
+async def test_the_body_of_an_error_is_unpacked_as_far_as_it_goes(start: Start) -> None:
+    body = gzip.compress(b'{"error": {"message": "no good", "code": "c1"}}')
+    _, client, seen = await ask_repeatedly(start, asked, reply_bytes(body, 400, PACKED), posts=1)
+    failed(seen, BadRequestError, says="no good", code="c1")
+    _, client, seen = await ask_repeatedly(start, asked, reply_bytes(b"plain", 400, PACKED), posts=1)
+    failed(seen, BadRequestError, says="no message")
+    del client
+
+
+def bomb(unit: bytes, size: int) -> bytes:
+    """Gzip that becomes so many bytes of the same, and goes on."""
+    packer = zlib.compressobj(9, wbits=31)
+    piece = unit * (2**20 // len(unit))
+    body = b"".join(packer.compress(piece) for _ in range(size // 2**20)) + packer.flush()
+    return body + random.Random(1).randbytes(2 * 2**20)
+
+
+@pytest.mark.parametrize(
+    ("begin", "unit", "limits"),
+    [
+        pytest.param(b"data: ", b"x", Limits(), id="bomb_line"),
+        pytest.param(b"data: ", b"x", Limits(decompression_ratio=10**6), id="up to the limit of an event"),
+        pytest.param(b"", b": comment\n", Limits(), id="bomb_comments"),
+    ],
+)
+async def test_a_bomb_costs_neither_memory_nor_time(
+    start: Start, begin: bytes, unit: bytes, limits: Limits
+) -> None:
+    """What would become a gigabyte ends at a limit, and other tasks get their turn meanwhile."""
+    body = gzip.compress(begin) + bomb(unit, 128 * 2**20)
+    headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}
+    server, client = await start(reply_bytes(body, 200, headers), limits=limits, **RETRYING)
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.perf_counter() - last)
+            last = time.perf_counter()
+
+    ticking = asyncio.create_task(tick())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seen = await streamed(client)
+    ticking.cancel()
+    failed(seen, StreamLimitError, text="", attempts=1)
+    assert (seen.seconds < 3, longest < 0.15, len(server.requests)) == (True, True, 1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+    await expect_connection(server, client, "closed")
+
+
+async def test_bomb_members(start: Start) -> None:
+    """150,000 empty members in three megabytes."""
+    body = gzip.compress(b"") * 150_000 + gzip.compress(sse(*TOKENS, FINISH))
+    server, client = await start(reply_bytes(body, 200, {**GZIP, "transfer-encoding": None}), **RETRYING)
+    seen = await streamed(client)
+    failed(seen, StreamLimitError, text="", says="gzip_members=64", attempts=1)
+    assert seen.seconds < 2
+    await expect_connection(server, client, "closed")
