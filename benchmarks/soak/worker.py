@@ -156,8 +156,8 @@ class Worker:
         try:
             if streamed:
                 stream = await client.chat.completions.create(stream=True, **params)
-                async with cast("ChatCompletionStream", stream) as opened:
-                    completion = await self._dice.choice(READERS)(opened)
+                async with stream:
+                    completion = await self._dice.choice(READERS)(stream)
             else:
                 completion = cast("ChatCompletion", await client.chat.completions.create(**params))
         except GradientError as error:

@@ -153,12 +153,12 @@ class _Handler(ResponseHandler):
             self.transport.close()
         self.set_exception(error)
 
-    def set_exception(self, exc: BaseException, *cause: Any) -> None:
+    def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """End what is being read as well: aiohttp leaves the reader of a malformed body waiting."""
         payload = self._payload
         if payload is not None and not payload.is_eof() and payload.exception() is None:
             payload.set_exception(aiohttp.ClientPayloadError(str(exc)))
-        super().set_exception(exc, *cause)
+        super().set_exception(exc, *(() if exc_cause is None else (exc_cause,)))
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Take a reply's head; interim ones are counted."""

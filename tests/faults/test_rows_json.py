@@ -18,7 +18,7 @@ THIRD = json.dumps(TOKENS[2])
 
 def like(**fields: Any) -> dict[str, Any]:
     """The third token's chunk with other fields of its choice; None leaves one out."""
-    event = json.loads(THIRD)
+    event: dict[str, Any] = json.loads(THIRD)
     choice = event["choices"][0] | fields
     event["choices"] = [{name: value for name, value in choice.items() if value is not ...}]
     return event
@@ -93,7 +93,7 @@ async def test_nul_in_text(start: Start) -> None:
 
 async def test_lone_surrogate(start: Start) -> None:
     """A pair split over two chunks is joined, a lone one replaced; the text can always be written."""
-    events = [put("tok2 ", "\\ud83d"), put("tok2 ", "\\ude00"), put("tok2 ", "x\\ud83dy"), FINISH]
+    events: list[Any] = [put("tok2 ", "\\ud83d"), put("tok2 ", "\\ude00"), put("tok2 ", "x\\ud83dy"), FINISH]
     server, client = await start(reply_sse(*events), **RETRYING)
     seen = await streamed(client)
     assert seen.completion is not None
