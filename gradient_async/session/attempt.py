@@ -96,9 +96,9 @@ class _Once:
         limits = call.limits
         most_interim.set(limits.interim_responses)
         failure: BaseException
+        scope = watch.scope = asyncio.timeout_at(watch.deadline)
         try:
-            async with asyncio.timeout_at(watch.deadline) as scope:
-                watch.scope = scope
+            async with scope:
                 watch.start(foreign=self._foreign)
                 response = await self._session.request(
                     call.method,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from shell_calls import MESSAGES, Start, ask, streamed
 
 from gradient_async import (
     APIConnectionError,
+    APIResponseValidationError,
     APITimeoutError,
     AsyncGradient,
     Limits,
@@ -20,7 +22,18 @@ from gradient_async import (
     Timeout,
 )
 from gradient_async.session.transport import _open_socket, body_of
-from gradient_async.testing import CLOSE, HOLD, RESET, early, forever, head, reply_json, reply_writes, serve
+from gradient_async.testing import (
+    CLOSE,
+    HOLD,
+    RESET,
+    early,
+    forever,
+    head,
+    reply_bytes,
+    reply_json,
+    reply_writes,
+    serve,
+)
 from gradient_async.testing import completion as whole
 
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"
@@ -170,6 +183,43 @@ async def test_connections_find_out_that_their_peer_has_vanished(
         monkeypatch.delattr(socket, name)
     with _open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))) as plain:
         assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind", "facts"),
+    [
+        ([HOLD], APITimeoutError, {"phase": "response"}),
+        ([0.02, RESET], APIConnectionError, {"phase": "body"}),
+    ],
+)
+async def test_what_ends_a_reply_read_in_pieces_is_mapped(
+    start: Start, steps: list[Any], kind: type[APIConnectionError], facts: dict[str, Any]
+) -> None:
+    wire = reply_json(whole("ok")).data[:-5]
+    _, client = await start(reply_writes([wire, *steps]), timeout=Timeout(response=0.2))
+    completions: Any = client.chat.completions
+    pieces: list[bytes] = []
+    with pytest.raises(kind) as caught:
+        async with completions.with_streaming_response.create(model="m", messages=MESSAGES) as response:
+            async for piece in response.iter_bytes():
+                pieces.append(piece)  # noqa: PERF401  # what came before the error counts
+    assert type(caught.value) is kind
+    assert facts == {name: getattr(caught.value, name) for name in facts}
+    assert b"".join(pieces) == wire.partition(b"\r\n\r\n")[2]
+
+
+async def test_a_reply_read_in_pieces_is_unpacked(start: Start) -> None:
+    body = gzip.compress(b"text " * 1000)
+    _, client = await start(
+        reply_bytes(body, 200, {"content-encoding": "gzip"}),
+        reply_bytes(b"lie", 200, {"content-encoding": "gzip"}),
+    )
+    completions: Any = client.chat.completions
+    async with completions.with_streaming_response.create(model="m", messages=MESSAGES) as response:
+        assert b"".join([piece async for piece in response.iter_bytes()]) == b"text " * 1000
+    async with completions.with_streaming_response.create(model="m", messages=MESSAGES) as response:
+        with pytest.raises(APIResponseValidationError, match=r"can't be read: .* not gzip"):
+            [piece async for piece in response.iter_bytes()]
 
 
 async def test_the_callers_own_session_has_none_of_it() -> None:
