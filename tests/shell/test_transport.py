@@ -245,7 +245,8 @@ async def test_two_tasks_can_not_read_one_reply_in_pieces(start: Start) -> None:
 
 async def test_a_switch_of_protocols_that_nobody_asked_for(start: Start) -> None:
     upgrade = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
-    for wire in ([upgrade, HOLD], [upgrade + b"x" * 100, HOLD]):
+    wires: list[list[Any]] = [[upgrade, HOLD], [upgrade + b"x" * 100, HOLD]]
+    for wire in wires:
         server, client = await start(
             reply_writes(wire), max_retries=2, limits=Limits(error_body_seconds=0.05)
         )
