@@ -82,12 +82,12 @@ class Seen:
     chunks: list[ChatCompletionChunk] = field(default_factory=list[ChatCompletionChunk])
 
 
-async def streamed(client: AsyncGradient, *, pace: float = 0.0, **params: Any) -> Seen:
+async def streamed(client: AsyncGradient, *, pace: float = 0.0, within: float = 20, **params: Any) -> Seen:
     """Stream a completion to its end; `pace` is how many seconds the consumer takes for each chunk."""
     seen = Seen()
     began = time.monotonic()
     try:
-        async with asyncio.timeout(20):  # nothing hangs
+        async with asyncio.timeout(within):  # nothing hangs
             stream: ChatCompletionStream = await client.chat.completions.create(
                 stream=True, **(CALL | params)
             )
@@ -101,6 +101,10 @@ async def streamed(client: AsyncGradient, *, pace: float = 0.0, **params: Any) -
             assert stream.completed
     except GradientError as error:
         seen.error = error
+    except TimeoutError:
+        if seen.stream is not None:
+            await seen.stream.aclose()  # one failure is enough
+        raise
     seen.seconds = time.monotonic() - began
     return seen
 
