@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from typing import Any
 
@@ -57,6 +58,6 @@ async def test_what_floods_without_content_is_no_answer(
             seen = await streamed(client, within=1.5)
             failed(seen, StreamTimeoutError, text=tokens(count), phase=phase, attempts=1)
             assert seen.seconds < 1
-            server.wait_closed_connections()
+            await asyncio.to_thread(server.wait_closed_connections)
             assert 1 == len(server.requests)
             assert (await asked(client)).error is None
