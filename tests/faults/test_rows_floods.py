@@ -55,9 +55,9 @@ async def test_what_floods_without_content_is_no_answer(
     with serve(reply, healthy_call()) as server:
         options: dict[str, Any] = {"inference_endpoint": server.url, "model_access_key": "key", **AMBIGUOUS}
         async with AsyncGradient(timeout=timeout, **options) as client:
-            seen = await streamed(client, within=1.5)
+            seen = await streamed(client, within=2.5)
             failed(seen, StreamTimeoutError, text=tokens(count), phase=phase, attempts=1)
-            assert seen.seconds < 1
+            assert seen.seconds < 2
             await asyncio.to_thread(server.wait_closed_connections)
             assert 1 == len(server.requests)
             assert (await asked(client)).error is None
