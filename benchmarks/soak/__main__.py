@@ -83,14 +83,20 @@ async def soak(minutes: float, workers: int, seed: int) -> dict[str, Any]:
     dice = random.Random(seed)
     dropped: Counter[str] = Counter()
 
-    def note(_message: Warning | str, category: type[Warning], *_rest: Any) -> None:
-        dropped[category.__name__] += 1
+    def note(message: Warning | str, category: type[Warning], *_rest: Any) -> None:
+        ours = category is ResourceWarning and "was dropped before its end" in str(message)
+        dropped["ours" if ours else f"{category.__name__}: {message}"] += 1
 
     setattr(warnings, "showwarning", note)  # noqa: B010  # its type has names for arguments
     warnings.simplefilter("always")
     host = Server()
     url = await host.start()
     loop = asyncio.get_running_loop()
+
+    def blame(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        tally.blame("loop", context["message"], {name: str(value) for name, value in context.items()})
+
+    loop.set_exception_handler(blame)
     tasks_before = asyncio.all_tasks()
     began = loop.time()
     until = began + minutes * 60
@@ -140,8 +146,8 @@ async def soak(minutes: float, workers: int, seed: int) -> dict[str, Any]:
         "requests": report["requests"],
         "connections accepted": report["accepted"],
         "outcomes": dict(tally.outcomes.most_common()),
-        "streams dropped with a warning": dropped["ResourceWarning"],
-        "other warnings": {name: count for name, count in dropped.items() if name != "ResourceWarning"},
+        "streams dropped with a warning": dropped.pop("ours", 0),
+        "other warnings": dict(dropped),
         "left at the end": {
             "connections": report["open"],
             "tasks": tasks,

@@ -139,6 +139,10 @@ class APIResponse(Generic[T]):
 
         Args:
             chunk_size: Bytes in each piece but the last; None takes what has arrived.
+
+        Raises:
+            APIConnectionError: If the connection was lost before the body's end, or a time limit ran out.
+            APIResponseValidationError: If it can't be unpacked.
         """
         held = b""
         async for data in self._pieces():
@@ -183,7 +187,7 @@ class APIResponse(Generic[T]):
         if self._content is not None:
             yield self._content
             return
-        while data := await self._reply.body.read():
+        while data := await self._reply.read_some():
             yield data
         self._reply.end()
 

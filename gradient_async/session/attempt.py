@@ -96,8 +96,9 @@ class _Once:
         limits = call.limits
         most_interim.set(limits.interim_responses)
         failure: BaseException
+        scope = watch.scope = asyncio.timeout_at(watch.deadline)
         try:
-            async with asyncio.timeout_at(watch.deadline) as watch.scope:
+            async with scope:
                 watch.start(foreign=self._foreign)
                 response = await self._session.request(
                     call.method,
@@ -120,11 +121,15 @@ class _Once:
             failure = error
         else:
             return await self._judge(response)
+        finally:
+            # It knows this task, and the response knows the watch: a task that is cancelled later, and holds
+            # the stream by its traceback, would hold itself.
+            del watch.scope
         if isinstance(failure, RuntimeError):
             return APIConnectionError(
                 "the session was closed, or belongs to another event loop", request=request, phase="connect"
             )
-        if watch.scope.expired():
+        if scope.expired():
             phase, limit = watch.verdict()
             return timeout_error(request, phase=phase, limit=limit, host=host)
         watch.lost = isinstance(failure, aiohttp.ClientConnectionError) and not reply_begun(failure)

@@ -111,7 +111,7 @@ class Body:
         finally:
             self._waiting = False
         if isinstance(failure, RuntimeError):
-            raise _misuse(self._loop, failure)
+            raise _misuse(self._loop)
         data = self._salvage(failure)
         self._error = interruption(failure, self._request)
         self.close()
@@ -286,10 +286,10 @@ def open_body(
     return body
 
 
-def _misuse(loop: asyncio.AbstractEventLoop, failure: RuntimeError) -> Exception:
-    """Tell a reply that is read in the wrong event loop from what aiohttp has to say otherwise."""
+def _misuse(loop: asyncio.AbstractEventLoop) -> ConfigurationError:
+    """Say what is wrong where a reply is read in another loop, or by two tasks at once."""
     if runs_here(loop):
-        return failure
+        return ConfigurationError("this reply is being read by another task: let one task read it")
     return ConfigurationError(
         "this reply belongs to another event loop: read it in the loop that the request was made in"
     )

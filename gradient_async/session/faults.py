@@ -132,11 +132,8 @@ def connection_error(
         )
     sent = phase != "connect"
     begun = reply_begun(cause)
-    what = "could not be reached"
-    if begun:
-        what = "closed the connection inside the headers of its answer"
-    elif sent:
-        what = "closed the connection without an answer"
+    at = "inside the headers of its answer" if begun else "without an answer"
+    what = f"closed the connection {at}" if sent else "could not be reached"
     return APIConnectionError(
         f"{host} {what} ({type(cause).__name__})"
         + ("; the server may have done the work all the same" if sent else ""),

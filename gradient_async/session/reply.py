@@ -20,7 +20,6 @@ from ..errors import (
     GradientError,
     RequestInfo,
     ResponseInfo,
-    StreamError,
 )
 from ..hooks import Outcome
 from ..ratelimit import rate_limits
@@ -160,20 +159,8 @@ class Reply:
                 size += len(data)
                 if limits.body_bytes is not None and size > limits.body_bytes:
                     break
-        except APIConnectionError as error:
-            failure = APIConnectionError(
-                f"the connection was lost in the middle of the reply, after {size} bytes ({error.message})",
-                phase="body",
-                ambiguous=True,
-            )
-        except StreamError as error:
-            failure = APIResponseValidationError(f"the reply can't be read: {error.message}")
-        except Expired:
-            failure = APITimeoutError(
-                f"the reply was not whole within Timeout.{self.body.expired}, after {size} bytes",
-                phase="total" if self.body.expired == "total" else "response",
-                ambiguous=True,
-            )
+        except (APIError, Expired) as error:
+            failure = self._failure(error, size)
         else:
             if not data and not self.body.cut:
                 return b"".join(pieces)
@@ -187,6 +174,40 @@ class Reply:
             self.body.close()  # also when cancelled
         self._describe(failure, b"".join(pieces))
         raise failure
+
+    async def read_some(self) -> bytes:
+        """Read what has arrived of the body; b"" at the end.
+
+        Raises:
+            APIConnectionError: If the connection was lost, or a time limit ran out.
+            APIResponseValidationError: If it can't be unpacked.
+        """
+        failure: APIError
+        try:
+            return await self.body.read()
+        except (APIError, Expired) as error:
+            failure = self._failure(error, None)
+        self.body.close()
+        self._describe(failure, b"")
+        self.end(failure)
+        raise failure
+
+    def _failure(self, error: APIError | Expired, size: int | None) -> APIError:
+        """Map what ended the reading of a reply that is no event stream."""
+        after = "" if size is None else f", after {size} bytes"
+        if isinstance(error, Expired):
+            return APITimeoutError(
+                f"the reply was not whole within Timeout.{self.body.expired}{after}",
+                phase="total" if self.body.expired == "total" else "response",
+                ambiguous=True,
+            )
+        if isinstance(error, APIConnectionError):
+            return APIConnectionError(
+                f"the connection was lost in the middle of the reply{after} ({error.message})",
+                phase="body",
+                ambiguous=True,
+            )
+        return APIResponseValidationError(f"the reply can't be read: {error.message}")
 
     def _describe(self, error: APIError, content: bytes) -> None:
         """Fill in what is known of the reply."""

@@ -149,9 +149,8 @@ class _Handler(ResponseHandler):
         self._loop.call_soon(self._broken, HttpProcessingError(message=str(getattr(error, "message", error))))
 
     def _broken(self, error: HttpProcessingError) -> None:
-        if self.transport is not None:
-            self.transport.close()
         self.set_exception(error)
+        self.close()
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """End what is being read as well: aiohttp leaves the reader of a malformed body waiting."""
@@ -201,15 +200,12 @@ class _Response(aiohttp.ClientResponse):
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
         """Read the head."""
-        protocol = connection.protocol
+        protocol: _Handler = connection.protocol
         if protocol.exception() is not None:
             raise UnsentError
-        ours = isinstance(protocol, _Handler)
-        if ours:
-            protocol.interim_left = most_interim.get()
+        protocol.interim_left = most_interim.get()
         await super().start(connection)
-        if ours:
-            self.content.on_eof(protocol.rest)
+        self.content.on_eof(protocol.rest)
         return self
 
 

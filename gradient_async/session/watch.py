@@ -111,6 +111,8 @@ class Watch:
         return "first_token" if self._call.stream else "response", self.limit
 
     def _until(self, seconds: float | None) -> None:
+        if self.scope.expired():
+            return  # the cancellation is on its way
         when = None if seconds is None else self._loop.time() + seconds
         if self.deadline is not None:
             when = self.deadline if when is None else min(when, self.deadline)

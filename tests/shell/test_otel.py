@@ -13,9 +13,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind
 from shell_calls import CALL, MESSAGES, Start, ask, streamed
 
-from gradient_async import AuthenticationError, Retry
+from gradient_async import APIConnectionError, AuthenticationError, Retry
 from gradient_async.otel import OpenTelemetry
-from gradient_async.testing import chunk, completion, reply_json, reply_sse
+from gradient_async.testing import CLOSE, chunk, completion, reply_json, reply_sse, reply_writes
 
 USAGE = {
     "prompt_tokens": 7,
@@ -148,6 +148,16 @@ async def test_a_reply_without_details(start: Start, sink: Sink) -> None:
     first, raw = sink.spans
     assert "gen_ai.usage.cache_read.input_tokens" not in (first.attributes or {})
     assert "gen_ai.response.model" not in (raw.attributes or {})
+
+
+async def test_a_call_that_got_no_answer(start: Start, sink: Sink) -> None:
+    _, client = await start(reply_writes([CLOSE]), hooks=[sink.hook])
+    with pytest.raises(APIConnectionError):
+        await ask(client)
+    (span,) = sink.spans
+    attributes = dict(span.attributes or {})
+    assert attributes["error.type"] == "APIConnectionError"
+    assert "http.response.status_code" not in attributes
 
 
 async def test_listing_models_is_not_traced(start: Start, sink: Sink) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import socket
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -13,14 +15,32 @@ from shell_calls import MESSAGES, Start, ask, streamed
 
 from gradient_async import (
     APIConnectionError,
+    APIError,
+    APIResponseValidationError,
     APITimeoutError,
     AsyncGradient,
+    ConfigurationError,
     Limits,
     RequestTooLargeError,
+    StreamInterruptedError,
     Timeout,
 )
 from gradient_async.session.transport import _open_socket, body_of
-from gradient_async.testing import CLOSE, HOLD, RESET, early, forever, head, reply_json, reply_writes, serve
+from gradient_async.session.watch import Watch
+from gradient_async.testing import (
+    CLOSE,
+    HOLD,
+    RESET,
+    chunk,
+    early,
+    forever,
+    head,
+    reply_bytes,
+    reply_json,
+    reply_sse,
+    reply_writes,
+    serve,
+)
 from gradient_async.testing import completion as whole
 
 EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"
@@ -170,6 +190,99 @@ async def test_connections_find_out_that_their_peer_has_vanished(
         monkeypatch.delattr(socket, name)
     with _open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))) as plain:
         assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "kind", "facts"),
+    [
+        ([HOLD], APITimeoutError, {"phase": "response"}),
+        ([0.02, RESET], APIConnectionError, {"phase": "body"}),
+    ],
+)
+async def test_what_ends_a_reply_read_in_pieces_is_mapped(
+    start: Start, steps: list[Any], kind: type[APIConnectionError], facts: dict[str, Any]
+) -> None:
+    wire = reply_json(whole("ok")).data[:-5]
+    _, client = await start(reply_writes([wire, *steps]), timeout=Timeout(response=0.2))
+    completions: Any = client.chat.completions
+    pieces: list[bytes] = []
+    with pytest.raises(kind) as caught:
+        async with completions.with_streaming_response.create(model="m", messages=MESSAGES) as response:
+            async for piece in response.iter_bytes():
+                pieces.append(piece)  # noqa: PERF401  # what came before the error counts
+    assert type(caught.value) is kind
+    assert facts == {name: getattr(caught.value, name) for name in facts}
+    assert b"".join(pieces) == wire.partition(b"\r\n\r\n")[2]
+
+
+async def test_a_reply_read_in_pieces_is_unpacked(start: Start) -> None:
+    body = gzip.compress(b"text " * 1000)
+    _, client = await start(
+        reply_bytes(body, 200, {"content-encoding": "gzip"}),
+        reply_bytes(b"lie", 200, {"content-encoding": "gzip"}),
+    )
+    completions: Any = client.chat.completions
+    async with completions.with_streaming_response.create(model="m", messages=MESSAGES) as response:
+        assert b"".join([piece async for piece in response.iter_bytes()]) == b"text " * 1000
+    async with completions.with_streaming_response.create(model="m", messages=MESSAGES) as response:
+        with pytest.raises(APIResponseValidationError, match=r"can't be read: .* not gzip"):
+            [piece async for piece in response.iter_bytes()]
+
+
+async def test_two_tasks_can_not_read_one_reply_in_pieces(start: Start) -> None:
+    _, client = await start(reply_writes([reply_json(whole("ok")).data[:-5], HOLD]))
+    completions: Any = client.chat.completions
+    async with completions.with_streaming_response.create(model="m", messages=MESSAGES) as response:
+        pieces = response.iter_bytes()
+        await anext(pieces)
+        first = asyncio.create_task(anext(pieces))
+        await asyncio.sleep(0)
+        with pytest.raises(ConfigurationError, match="read by another task"):
+            await anext(response.iter_bytes())
+        first.cancel()
+        await asyncio.wait([first])
+
+
+async def test_a_switch_of_protocols_that_nobody_asked_for(start: Start) -> None:
+    upgrade = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
+    wires: list[list[Any]] = [[upgrade, HOLD], [upgrade + b"x" * 100, HOLD]]
+    for wire in wires:
+        server, client = await start(
+            reply_writes(wire), max_retries=2, limits=Limits(error_body_seconds=0.05)
+        )
+        with pytest.raises(APIError) as caught:
+            await ask(client)
+        assert (caught.value.status_code, len(server.requests)) in {(101, 1), (None, 1)}
+        await server.wait_closed_connections()
+
+
+async def test_a_malformed_body_in_the_callers_own_session() -> None:
+    """There aiohttp leaves the reader waiting for ever; it is found out within about two seconds."""
+    begun = reply_sse(chunk("tok")).steps[:2]
+    async with (
+        serve(reply_writes([*begun, 0.02, b"zz\r\n", HOLD])) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
+        stream = await streamed(client)
+        began = time.monotonic()
+        with pytest.raises(StreamInterruptedError) as caught:
+            await stream.completion()
+        assert time.monotonic() - began < 4
+        partial = caught.value.partial
+        assert partial is not None
+        assert partial.choices[0].message.content == "tok"
+
+
+async def test_a_limit_that_has_run_out_is_not_moved() -> None:
+    """The cancellation is on its way, and a timeout that has expired refuses to be told otherwise."""
+    call: Any = SimpleNamespace(timeout=Timeout(), stream=True)
+    watch = Watch(call, None)
+    moved: list[float | None] = []
+    scope: Any = SimpleNamespace(expired=lambda: True, reschedule=moved.append)
+    watch.scope = scope
+    watch.sending()
+    assert (moved, watch.phase) == ([], "response")
 
 
 async def test_the_callers_own_session_has_none_of_it() -> None:
