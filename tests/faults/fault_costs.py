@@ -6,7 +6,7 @@ import asyncio
 import gc
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Memory:
 
 
 @contextmanager
-def memory() -> Iterator[Memory]:
+def memory() -> Generator[Memory, None, None]:
     """Measure what Python's allocators hand out inside the block, whoever asks."""
     taken = Memory()
     gc.collect()
@@ -49,7 +49,7 @@ class Turns:
 
 
 @asynccontextmanager
-async def turns() -> AsyncIterator[Turns]:
+async def turns() -> AsyncGenerator[Turns, None]:
     """Let a task nap inside the block, again and again, and see when it wakes."""
     seen = Turns()
 
