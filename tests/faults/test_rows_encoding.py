@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
+import itertools
 import random
-import resource
-import time
 import zlib
 from typing import Any
 
 import pytest
+from fault_costs import memory, turns
 from fault_rows import FINISH, TEXT, TOKENS, Start, asked, expect_connection, failed, streamed, tokens
-from fault_ways import CALL_BODY, RETRYING, ask_repeatedly, expect_whole
+from fault_ways import CALL_BODY, RETRYING, Ask, ask_repeatedly, expect_whole
 
 from gradient_async import (
     APIResponseValidationError,
+    APIStatusError,
     BadRequestError,
     Limits,
     StreamLimitError,
@@ -25,7 +25,12 @@ from gradient_async import (
 from gradient_async.testing import HOLD, head, http_chunk, reply_bytes, reply_writes, sse
 from gradient_async.testing.script import Reply
 
-GZIP = {"content-type": "text/event-stream", "transfer-encoding": "chunked", "content-encoding": "gzip"}
+MIB = 2**20
+GZIP: dict[str, str | None] = {
+    "content-type": "text/event-stream",
+    "transfer-encoding": "chunked",
+    "content-encoding": "gzip",
+}
 PACKED = {"content-type": "application/json", "content-encoding": "gzip"}
 
 
@@ -123,51 +128,104 @@ async def test_the_body_of_an_error_is_unpacked_as_far_as_it_goes(start: Start) 
 def bomb(unit: bytes, size: int) -> bytes:
     """Gzip that becomes so many bytes of the same, and goes on."""
     packer = zlib.compressobj(9, wbits=31)
-    piece = unit * (2**20 // len(unit))
-    body = b"".join(packer.compress(piece) for _ in range(size // 2**20)) + packer.flush()
-    return body + random.Random(1).randbytes(2 * 2**20)
+    piece = unit * (MIB // len(unit))
+    body = b"".join(packer.compress(piece) for _ in range(size // MIB)) + packer.flush()
+    return body + random.Random(1).randbytes(2 * MIB)
+
+
+RATIO = "decompression_ratio=200"
 
 
 @pytest.mark.parametrize(
-    ("begin", "unit", "limits"),
+    ("begin", "unit", "limits", "says", "most"),
     [
-        pytest.param(b"data: ", b"x", Limits(), id="bomb_line"),
-        pytest.param(b"data: ", b"x", Limits(decompression_ratio=10**6), id="up to the limit of an event"),
-        pytest.param(b"", b": comment\n", Limits(), id="bomb_comments"),
+        pytest.param(b"data: ", b"x", Limits(), RATIO, 4 * MIB, id="bomb_line"),
+        pytest.param(
+            b"data: ", b"x", Limits(decompression_ratio=10**6), "max_event_bytes=16777216", 32 * MIB,
+            id="up to the limit of an event",
+            marks=pytest.mark.xfail(reason="the line that is refused is copied three times on the way to its error"),
+        ),
+        pytest.param(
+            b"data: ", b"x", Limits(decompression_ratio=10**6, event_bytes=MIB), "max_event_bytes=1048576", 4 * MIB,
+            id="up to a lower limit",
+        ),
+        pytest.param(b"", b": comment\n", Limits(), RATIO, 4 * MIB, id="bomb_comments"),
     ],
-)
+)  # fmt: skip
 async def test_a_bomb_costs_neither_memory_nor_time(
-    start: Start, begin: bytes, unit: bytes, limits: Limits
+    start: Start, begin: bytes, unit: bytes, limits: Limits, says: str, most: int
 ) -> None:
     """What would become a gigabyte ends at a limit, and other tasks get their turn meanwhile."""
-    body = gzip.compress(begin) + bomb(unit, 128 * 2**20)
-    headers = {"content-type": "text/event-stream", "content-encoding": "gzip"}
-    server, client = await start(reply_bytes(body, 200, headers), limits=limits, **RETRYING)
-    longest = 0.0
-
-    async def tick() -> None:
-        nonlocal longest
-        last = time.perf_counter()
-        while True:
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.perf_counter() - last)
-            last = time.perf_counter()
-
-    ticking = asyncio.create_task(tick())
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seen = await streamed(client)
-    ticking.cancel()
-    failed(seen, StreamLimitError, text="", attempts=1)
-    assert (seen.seconds < 3, longest < 0.15, len(server.requests)) == (True, True, 1)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+    body = gzip.compress(begin) + bomb(unit, 128 * MIB)
+    reply = reply_bytes(body, 200, {"content-type": "text/event-stream", "content-encoding": "gzip"})
+    server, client = await start(reply, reply, limits=limits, **RETRYING)
+    async with turns() as others:
+        seen = await streamed(client)
+    failed(seen, StreamLimitError, text="", says=says, attempts=1)
+    assert (seen.seconds < 3, others.longest < 0.15, len(server.requests)) == (True, True, 1)
+    with memory() as taken:
+        failed(await streamed(client), StreamLimitError, text="", says=says)
+    assert taken.peak < most
     await expect_connection(server, client, "closed")
 
 
-async def test_bomb_members(start: Start) -> None:
+@pytest.mark.xfail(reason="the body that is refused is copied, decoded and encoded on the way to its error")
+async def test_an_awaited_bomb_costs_neither_memory_nor_time(start: Start) -> None:
+    """Its ratio allows it: then the limit of a body ends it."""
+    limits = Limits(decompression_ratio=10**6, body_bytes=8 * MIB)
+    reply = reply_bytes(bomb(b" ", 128 * MIB), 200, PACKED)
+    server, client = await start(reply, reply, limits=limits, **RETRYING)
+    async with turns() as others:
+        seen = await asked(client)
+    failed(seen, APIResponseValidationError, says="body_bytes=8388608", status_code=200, attempts=1)
+    assert (seen.seconds < 3, others.longest < 0.15, len(server.requests)) == (True, True, 1)
+    with memory() as taken:
+        failed(await asked(client), APIResponseValidationError, says="body_bytes=8388608")
+    assert taken.peak < 16 * MIB
+    await expect_connection(server, client, "closed")
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_the_bomb_of_an_error_is_not_unpacked_beyond_what_an_error_may_have(
+    start: Start, status: int
+) -> None:
+    """The status decides all the same."""
+    server, client = await start(reply_bytes(bomb(b" ", 128 * MIB), status, PACKED), max_retries=0)
+    with memory() as taken:
+        seen = await asked(client)
+    assert isinstance(seen.error, APIStatusError)
+    assert (status, 1) == (seen.error.status_code, len(server.requests))
+    assert taken.peak < 4 * MIB
+    await expect_connection(server, client, "closed")
+
+
+MEMBERS = gzip.compress(b"") * 150_000
+
+
+@pytest.mark.parametrize(
+    ("ask", "wire", "kind", "error"),
+    [
+        pytest.param(streamed, MEMBERS + gzip.compress(sse(*TOKENS, FINISH)), GZIP, StreamLimitError, id="bomb_members"),
+        pytest.param(asked, MEMBERS + gzip.compress(CALL_BODY), PACKED, APIResponseValidationError, id="awaited"),
+    ],
+)  # fmt: skip
+async def test_members_without_end_are_not_counted_to_the_end(
+    start: Start, ask: Ask, wire: bytes, kind: dict[str, Any], error: Any
+) -> None:
     """150,000 empty members in three megabytes."""
-    body = gzip.compress(b"") * 150_000 + gzip.compress(sse(*TOKENS, FINISH))
-    server, client = await start(reply_bytes(body, 200, {**GZIP, "transfer-encoding": None}), **RETRYING)
-    seen = await streamed(client)
-    failed(seen, StreamLimitError, text="", says="gzip_members=64", attempts=1)
-    assert seen.seconds < 2
+    reply = reply_bytes(wire, 200, kind | {"transfer-encoding": None})
+    server, client = await start(reply, **RETRYING)
+    async with turns() as others:
+        seen = await ask(client)
+    failed(seen, error, says="gzip_members=64", attempts=1)
+    assert (seen.seconds < 1, others.longest < 0.15, len(server.requests)) == (True, True, 1)
     await expect_connection(server, client, "closed")
+
+
+async def test_sixty_four_members_are_one_stream(start: Start) -> None:
+    """Up to the limit they are as good as one, wherever they end."""
+    wire = sse(*TOKENS, FINISH)
+    cuts = [len(wire) * at // 64 for at in range(65)]
+    body = b"".join(gzip.compress(wire[a:b]) for a, b in itertools.pairwise(cuts))
+    server, client = await start(reply_bytes(body, 200, GZIP | {"transfer-encoding": None}), **RETRYING)
+    await expect_whole(server, client, await streamed(client), "reused")
