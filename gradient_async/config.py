@@ -370,6 +370,8 @@ def _is_private(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         name = host.rstrip(".").lower()
+        if re.fullmatch(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*", name):
+            return False  # resolvers read it as an address, such as 134744072 for 8.8.8.8
         return "." not in name or name.endswith((".localhost", ".internal", ".local"))
     return address.is_private or address.is_loopback or address.is_link_local
 

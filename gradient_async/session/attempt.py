@@ -20,7 +20,7 @@ from .body import Body, Expired, open_body
 from .faults import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
 from .reply import Reply
 from .trace import Trace
-from .transport import body_of, most_interim
+from .transport import authorizing, body_of, most_interim
 from .watch import Watch
 
 __all__ = ["attempt"]
@@ -92,6 +92,7 @@ class _Once:
         if call.key is not None:
             headers["Authorization"] = HiddenHeader(f"Bearer {call.key.reveal()}")
         headers.update(call.headers)
+        given = headers.pop("Authorization", None) if self._session.trust_env else None
         watch = self.watch = Watch(call, self._deadline)
         limits = call.limits
         most_interim.set(limits.interim_responses)
@@ -105,6 +106,7 @@ class _Once:
                     self._url,
                     data=body_of(call.body),
                     headers=headers,
+                    middlewares=None if given is None else (authorizing(given),),
                     allow_redirects=False,
                     timeout=watch.client_timeout(),
                     auto_decompress=False,

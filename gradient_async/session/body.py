@@ -119,6 +119,15 @@ class Body:
             return data
         raise self._error
 
+    @property
+    def overdue(self) -> bool:
+        """Whether a limit has run out that no read was waiting for; notes which in `expired`."""
+        if self.limit is not None and self.waited >= self.limit:
+            self.expired = "response"
+        elif self._deadline is not None and self._loop.time() >= self._deadline:
+            self.expired = "total"
+        return self.expired is not None
+
     def refuse(self, error: APIError) -> None:
         """Let no read succeed; the connection is given up."""
         self._error = error
@@ -242,7 +251,14 @@ class _GzipBody(Body):
         """
         gunzip = self._gunzip
         failure: StreamError
+        time = self._loop.time
+        asked = time()
+        waited = self.waited
         while True:
+            # What unpacks to nothing may come so fast that no read has to wait for it.
+            self.waited = max(self.waited, waited + time() - asked)
+            if self.overdue:
+                raise Expired
             if gunzip.pending:
                 await asyncio.sleep(0)  # what arrived may unpack to thousands of pieces
                 try:

@@ -7,9 +7,10 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import APIError
+from ..errors import APIError, escape
 from ..hooks import CallInfo, Hook, Outcome
 from ..ratelimit import rate_limits
+from ..redaction import Redactor
 
 if TYPE_CHECKING:
     from ..call import Call
@@ -19,6 +20,7 @@ __all__ = ["Trace", "log"]
 
 log = logging.getLogger("gradient_async")
 
+_LONGEST_NAME = 200  # characters of a request's name
 _LONG_QUEUE = 0.001  # seconds of waiting for a free connection that are worth a line
 
 
@@ -32,13 +34,14 @@ class Trace:
         started: When the call began, on the loop's clock.
     """
 
-    __slots__ = ("_hooks", "_loop", "_over", "_started", "info")
+    __slots__ = ("_hooks", "_loop", "_over", "_redactor", "_started", "info")
 
     def __init__(self, call: Call, started: float) -> None:
         self._hooks: Sequence[Hook] = call.hooks
         self._loop = asyncio.get_running_loop()
         self._started = started
         self._over = False
+        self._redactor = Redactor(call.secrets)
         self.info = CallInfo(
             operation=call.operation, method=call.method, url=call.url, params=call.params, stream=call.stream
         )
@@ -70,7 +73,7 @@ class Trace:
         """
         info = self.info
         info.status_code = status
-        info.request_id = headers.get("x-request-id")
+        info.request_id = self._shown(headers.get("x-request-id"))
         info.rate_limits = rate_limits(headers, now)
         info.queued += queued
         info.elapsed = self._loop.time() - self._started
@@ -103,7 +106,7 @@ class Trace:
             info.attempts,
             error.status_code,
             error.phase,
-            error.request_id,
+            self._shown(error.request_id),
         )
         for hook in self._hooks:
             self._tell(hook.on_retry)
@@ -136,7 +139,7 @@ class Trace:
         info.first_token = first_token
         info.elapsed = self._loop.time() - self._started
         if isinstance(error, APIError):
-            info.request_id = error.request_id or info.request_id
+            info.request_id = self._shown(error.request_id) or info.request_id
         usage = None if completion is None else completion.usage
         log.log(
             logging.INFO if outcome == "failed" else logging.DEBUG,
@@ -154,6 +157,10 @@ class Trace:
             self._tell(hook.on_end)
         # A hook may keep the information; it is not to keep the traceback's frames, and a connection, alive.
         self._hooks = ()
+
+    def _shown(self, name: str | None) -> str | None:
+        """A server's name for a request, as it may be logged: without keys, escaped and cut."""
+        return None if name is None else escape(self._redactor.text(name), _LONGEST_NAME)
 
     def _tell(self, method: Callable[[CallInfo], None]) -> None:
         try:

@@ -17,7 +17,7 @@ from ..config import Limits
 from ..inflate import content_coding
 from .watch import tracing
 
-__all__ = ["TooManyInterimError", "UnsentError", "body_of", "make_session", "most_interim"]
+__all__ = ["TooManyInterimError", "UnsentError", "authorizing", "body_of", "make_session", "most_interim"]
 
 # Pooled connections are dropped before the servers we know drop theirs.
 _IDLE_SECONDS = 14.0
@@ -31,6 +31,22 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 most_interim: ContextVar[int] = ContextVar("most_interim")
 """How many interim responses the request of this task may get."""
+
+
+def authorizing(value: str) -> aiohttp.ClientMiddlewareType:
+    """Make a middleware that sets ``Authorization`` last, over what aiohttp found in ``.netrc``.
+
+    Args:
+        value: The header's value.
+    """
+
+    async def put(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.headers["Authorization"] = value
+        return await handler(request)
+
+    return put
 
 
 class UnsentError(aiohttp.ClientConnectionError):

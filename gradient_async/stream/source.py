@@ -139,6 +139,9 @@ class Source:
 
     async def _read(self) -> list[ChatCompletionChunk]:
         body = self._body
+        if self._fresh and body.overdue:
+            # Bytes without content come so fast that no read has to wait for them.
+            return self._break_off(self._timed_out())
         try:
             data = await body.read()
         except StreamError as error:
@@ -172,8 +175,14 @@ class Source:
             chunks = self.decoder.pull()
         except StreamError:
             return []  # `advance` raises it
-        if self._fresh and chunks:
-            self._look_for_content(chunks)
+        if self._fresh:
+            if chunks:
+                self._look_for_content(chunks)
+            if self._fresh:
+                # Our own time counts as well, or a flood without content would never end.
+                now = self._loop.time()
+                self._body.waited += now - self._read_at
+                self._read_at = now
         return chunks
 
     def _look_for_content(self, chunks: list[ChatCompletionChunk]) -> None:

@@ -100,7 +100,7 @@ def test_error(path: Path) -> None:
     try:
         body = json.loads(content)
     except ValueError:
-        assert content.decode() == found.body
+        assert content.decode()[:2048] == found.body
         return
     message, code, kind = naive_error(body)
     assert escape(message) in found.message or found.message.startswith(escape(message)[:400])

@@ -34,11 +34,9 @@ FOREIGN = "http://192.88.99.7"  # a range that nobody uses any more
         pytest.param("agent_endpoint", "GRADIENT_AGENT_ENDPOINT", "http://example.com", id="of an agent"),
         pytest.param(
             "base_url", "GRADIENT_BASE_URL", "http://3227023110", id="to a number",
-            marks=pytest.mark.xfail(reason="a number is taken for a name of one label, and resolves to an address"),
         ),
         pytest.param(
             "base_url", "GRADIENT_BASE_URL", "http://0xc0586306", id="to a number in hexadecimal",
-            marks=pytest.mark.xfail(reason="a number is taken for a name of one label, and resolves to an address"),
         ),
     ],
 )  # fmt: skip
@@ -103,7 +101,6 @@ async def test_proxies_and_passwords_of_the_environment_are_ignored(
 
 
 @BOTH_WAYS
-@pytest.mark.xfail(reason="aiohttp refuses to combine a .netrc entry with our header, told as 'not HTTP'")
 async def test_the_key_comes_before_passwords_of_a_trusted_environment(
     start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ask: Ask
 ) -> None:

@@ -35,17 +35,15 @@ EMPTY = sse(chunk(""), done=False)
 NOTHING = b"\x00\x00\x00\xff\xff"  # a block of gzip that holds no byte
 THREE = sse(*TOKENS[:3], done=False)
 
-NEVER_WAITS = pytest.mark.xfail(reason="time counts only in reads that wait, and these find bytes at once")
-
 
 @pytest.mark.parametrize(
     ("reply", "timeout", "phase", "count"),
     [
-        pytest.param(flood(COMMENTS), Timeout(first_token=LIMIT), "first_token", 0, id="comments_forever", marks=NEVER_WAITS),
-        pytest.param(flood(COMMENTS, THREE), Timeout(idle=LIMIT), "idle", 3, id="comments_after_tokens", marks=NEVER_WAITS),
-        pytest.param(flood(EMPTY), Timeout(first_token=LIMIT), "first_token", 0, id="empty_deltas_forever", marks=NEVER_WAITS),
-        pytest.param(flood(COMMENTS, THREE), Timeout(total=LIMIT), "total", 3, id="total", marks=NEVER_WAITS),
-        pytest.param(flood(NOTHING, opened(COMMENTS), content_encoding="gzip"), Timeout(first_token=LIMIT), "first_token", 0, id="gzip", marks=NEVER_WAITS),
+        pytest.param(flood(COMMENTS), Timeout(first_token=LIMIT), "first_token", 0, id="comments_forever"),
+        pytest.param(flood(COMMENTS, THREE), Timeout(idle=LIMIT), "idle", 3, id="comments_after_tokens"),
+        pytest.param(flood(EMPTY), Timeout(first_token=LIMIT), "first_token", 0, id="empty_deltas_forever"),
+        pytest.param(flood(COMMENTS, THREE), Timeout(total=LIMIT), "total", 3, id="total"),
+        pytest.param(flood(NOTHING, opened(COMMENTS), content_encoding="gzip"), Timeout(first_token=LIMIT), "first_token", 0, id="gzip"),
     ],
 )  # fmt: skip
 async def test_what_floods_without_content_is_no_answer(

@@ -55,7 +55,6 @@ async def test_a_key_that_is_echoed_is_not_shown(
         pytest.param("x" * 4000, ["x" * 501], id="too long"),
     ],
 )
-@pytest.mark.xfail(reason="the log shows x-request-id as it came")
 async def test_the_log_shows_a_requests_name_with_care(
     start: Start, ask: Ask, status: int, name: str, bad: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -133,7 +133,7 @@ async def test_early_413(start: Start, size: int) -> None:
 
 async def test_large_requests_arrive_whole_and_leave_the_loop_free(start: Start) -> None:
     """Also without a ResourceWarning, which aiohttp has for large bodies."""
-    server, client = await start()
+    server, client = await start(reply_json(whole("ok")))
     text = "".join(f"{number:07}" for number in range(1_000_000))
     await ask(client, messages=[{"role": "user", "content": text}])
     assert server.requests[0].json["messages"][0]["content"] == text
