@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 from typing import Any
 
 import pytest
+from fault_costs import memory
 from fault_rows import FINISH, TEXT, TOKENS, Start, expect_connection, failed, streamed, tokens
 from fault_ways import AMBIGUOUS, BOTH_WAYS, RETRYING, Ask, ask_repeatedly, begun, expect_whole
 
@@ -65,7 +65,9 @@ async def test_a_chunk_of_http_that_is_none(
         [b"".join([*THREE, garbage[0]]), *garbage[1:]] if together else [*THREE, 0.02, *garbage]
     )
     server, client = await start(reply_writes(writes), **AMBIGUOUS)
-    seen = await streamed(client, pace=pace)
+    with memory() as taken:  # whatever size was announced
+        seen = await streamed(client, pace=pace)
+    assert taken.peak < 4 * 2**20
     failed(seen, StreamInterruptedError, text=tokens(3), phase="body", attempts=1)
     assert seen.seconds < 3
     assert len(server.requests) == 1
@@ -114,11 +116,11 @@ async def test_header_flood(start: Start, ask: Ask) -> None:
             sent += len(line) * 64
 
     server, client = await start(flood, **RETRYING)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seen = await ask(client)
+    with memory() as taken:
+        seen = await ask(client)
     failed(seen, APIConnectionError, says="too large", phase="response", ambiguous=True, attempts=1)
     assert sent < 16 * 2**20
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024
+    assert taken.peak < 4 * 2**20
     assert len(server.requests) == 1
     await expect_connection(server, client, "closed")
 

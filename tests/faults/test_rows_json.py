@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from fault_costs import memory
 from fault_rows import FINISH, TEXT, TOKENS, Start, expect_connection, failed, streamed, tokens
 from fault_ways import RETRYING, expect_whole
 
@@ -65,6 +66,25 @@ async def test_json_that_is_understood(start: Start, events: list[Any], anomalie
     assert anomalies is None or anomalies == seen.stream.anomalies
 
 
+@pytest.mark.parametrize("count", ["1e999", "NaN", "-Infinity", "1" + "0" * 9000])
+async def test_usage_that_counts_nothing_is_dropped(start: Start, count: str) -> None:
+    """Not made up, and not an error: the stream is whole."""
+    usage = put('"created": ', '"usage": {"prompt_tokens": ' + count + '}, "created": ')
+    server, client = await start(reply_sse(*TWO, usage, *REST[1:], chunk(finish_reason="stop")), **RETRYING)
+    seen = await streamed(client)
+    await expect_whole(server, client, seen, "reused")
+    assert seen.completion is not None
+    assert seen.completion.usage is None or seen.completion.usage.prompt_tokens is None
+
+
+async def test_invalid_json_shows_how_it_begins(start: Start) -> None:
+    """Two hundred bytes of it, escaped in the message and as they came in `.body`."""
+    bad = "{bad\x1b " + "y" * 1000
+    _, client = await start(reply_sse(*TWO, bad), **RETRYING)
+    error = failed(await streamed(client), StreamProtocolError, text=tokens(2), body=bad[:200])
+    assert ("y" * 150 in str(error), "y" * 201 in str(error), "\x1b" in str(error)) == (True, False, False)
+
+
 async def test_content_parts_are_kept(start: Start) -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "image", "url": "x"}]
     _, client = await start(reply_sse(like(delta={"content": parts}), FINISH), **RETRYING)
@@ -88,6 +108,7 @@ async def test_nul_in_text(start: Start) -> None:
     text = "a\x00b\x1b[2Jc"
     server, client = await start(reply_sse(chunk(text), FINISH), **RETRYING)
     assert (await streamed(client)).delivered == text
+    assert len(server.requests) == 1
     await expect_connection(server, client, "reused")
 
 
@@ -128,6 +149,16 @@ async def test_invalid_utf8(start: Start, *, strict: bool) -> None:
         pytest.param("[" * 200_000 + "]" * 200_000, StreamProtocolError, "event 3", id="deep_json"),
         pytest.param(like(index=-1), StreamProtocolError, "-1", id="index_negative"),
         pytest.param(like(index=10**9), StreamLimitError, "choices=128", id="index_huge"),
+        pytest.param(like(index=10**30), StreamLimitError, "choices=128", id="an index beyond all words"),
+        pytest.param(
+            put('"index": 0', '"index": 1' + "0" * 10_000),
+            StreamProtocolError,
+            "event 3",
+            id="an index of thousands of digits",
+        ),
+        pytest.param(
+            put('"index": 0', '"index": 1e999'), StreamProtocolError, "event 3", id="an infinite index"
+        ),
         pytest.param(
             like(delta={"tool_calls": [{"index": 10**9, "id": "a", "function": {"name": "f"}}]}),
             StreamLimitError,
@@ -139,7 +170,9 @@ async def test_invalid_utf8(start: Start, *, strict: bool) -> None:
 async def test_json_that_is_no_chunk(start: Start, event: Any, kind: Any, says: str) -> None:
     """The error shows where; what came before is delivered."""
     server, client = await start(reply_sse(*TWO, event, *REST, FINISH), **RETRYING)
-    error = failed(await streamed(client), kind, text=tokens(2), says=says, attempts=1)
+    with memory() as taken:
+        error = failed(await streamed(client), kind, text=tokens(2), says=says, attempts=1)
+    assert taken.peak < 8 * 2**20
     assert len(str(error)) < 800
     assert len(server.requests) == 1
     await expect_connection(server, client, "closed")
