@@ -146,6 +146,15 @@ async def test_a_busy_consumer_gets_all_that_came(
     await expect_connection(server, client, connection)
 
 
+async def test_silence_counts_from_the_moment_that_somebody_waits(start: Start) -> None:
+    """The server is silent for longer than the limit, the consumer is away for most of it."""
+    steps: list[Any] = [CHUNKED, http_chunk(FIRST), 0.5, http_chunk(REST), http_chunk(b"")]
+    server, client = await start(reply_writes(steps), timeout=Timeout(idle=0.4), **AMBIGUOUS)
+    seen = await read_busily(client, by_chunk, 0.35)
+    assert (TEXT, None, 1) == (seen.delivered, seen.error, len(server.requests))
+    await expect_connection(server, client, "reused")
+
+
 @pytest.mark.parametrize(
     ("framing", "error"),
     [

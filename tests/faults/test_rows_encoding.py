@@ -229,3 +229,17 @@ async def test_sixty_four_members_are_one_stream(start: Start) -> None:
     body = b"".join(gzip.compress(wire[a:b]) for a, b in itertools.pairwise(cuts))
     server, client = await start(reply_bytes(body, 200, GZIP | {"transfer-encoding": None}), **RETRYING)
     await expect_whole(server, client, await streamed(client), "reused")
+
+
+async def test_what_unpacks_to_much_leaves_the_loop_its_turns(start: Start) -> None:
+    """Megabytes of comments out of a few kilobytes, where the ratio is allowed: then the stream goes on."""
+    packer = zlib.compressobj(9, wbits=31)
+    line = b": " + b"x" * 1021 + b"\n"
+    body = b"".join(packer.compress(line * 1024) for _ in range(128))
+    body += packer.compress(sse(*TOKENS, FINISH)) + packer.flush()
+    reply = reply_bytes(body, 200, GZIP | {"transfer-encoding": None})
+    server, client = await start(reply, limits=Limits(decompression_ratio=10**6), **RETRYING)
+    async with turns() as others:
+        seen = await streamed(client)
+    assert (others.longest < 0.15, others.count > 10) == (True, True)
+    await expect_whole(server, client, seen, "reused")
