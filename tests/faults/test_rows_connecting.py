@@ -142,7 +142,6 @@ async def test_stale_keepalive(start: Start, ask: Ask, command: Command) -> None
 
 
 @BOTH_WAYS
-@pytest.mark.xfail(reason="the replacement comes from the pool, and is dead like the first")
 async def test_a_dead_connection_is_replaced_by_a_fresh_one(start: Start, ask: Ask) -> None:
     """A server that restarts leaves a whole pool of dead connections; one of those is no replacement."""
     met: set[int] = set()
