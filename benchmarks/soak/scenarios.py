@@ -10,6 +10,7 @@ from gradient_async.errors import (
     APIResponseValidationError,
     APITimeoutError,
     BadRequestError,
+    GatewayTimeoutError,
     GradientError,
     InternalServerError,
     OverloadedError,
@@ -35,6 +36,7 @@ from gradient_async.testing import (
     reply_json,
     reply_sse,
     reply_writes,
+    sse,
 )
 from gradient_async.testing.script import Step
 
@@ -44,6 +46,7 @@ TOKENS = 12
 HALF = 5  # tokens that come before a fault
 LIMIT = 4000  # bytes of an event that the client allows
 USAGE = {"prompt_tokens": 1, "completion_tokens": TOKENS, "total_tokens": TOKENS + 1}
+SSE = {"content-type": "text/event-stream"}
 NO_ROOM = {"message": "no room"}
 
 
@@ -157,6 +160,7 @@ BEFORE: dict[str, Scenario] = {
     "interim_forever": _before(
         lambda: reply_writes([forever(b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.002)]), APITimeoutError
     ),
+    "status_504": _before(_refused(504), GatewayTimeoutError),
     "not_http": _before(lambda: reply_writes([b"SSH-2.0-x\r\n", CLOSE]), APIConnectionError),
 }
 
@@ -167,12 +171,15 @@ STREAMS: dict[str, Scenario] = {
     "ok_slow": Scenario(lambda: reply_sse(*WHOLE, gap=0.01), weight=10),
     "ok_late_end": Scenario(lambda: reply_sse(*WHOLE, end_delay=0.02), weight=10),
     "ok_eof_framed": Scenario(lambda: reply_sse(*WHOLE, framing="eof"), weight=4),
+    "ok_then_fin": Scenario(lambda: reply_writes([*reply_sse(*WHOLE).steps, 0.01, CLOSE]), weight=4),
+    "ok_then_rst": Scenario(lambda: reply_writes([*reply_sse(*WHOLE).steps, 0.01, RESET]), weight=4),
+    "ok_no_done": Scenario(lambda: reply_sse(*WHOLE, done=False)),
     "ok_three": Scenario(lambda: reply_sse(*THREE), weight=10),
     "ok_calling": Scenario(lambda: reply_sse(*CALLING), weight=10),
     "ok_logprobs": Scenario(lambda: reply_sse(*LOGPROBS, FINISH), weight=10),
     "ok_buffered": Scenario(lambda: reply_json(completion(text_of()))),
     "garbage_after_done": Scenario(
-        lambda: reply_writes([*reply_sse(*WHOLE).steps[:-1], forever(http_chunk(b": x\n"))])
+        lambda: reply_writes([*reply_sse(*WHOLE).steps[:-1], forever(http_chunk(b": x\n" * 250))])
     ),
     "open_after_done": Scenario(lambda: reply_writes([*reply_sse(*WHOLE).steps[:-1], HOLD])),
     "rst_mid_stream": Scenario(
@@ -190,6 +197,18 @@ STREAMS: dict[str, Scenario] = {
         lambda: reply_writes([*_begun(), b"zz\r\n", HOLD]), (StreamInterruptedError,), HALF
     ),
     "cut_clean": Scenario(lambda: reply_sse(*_tokens(HALF), done=False), (StreamTruncatedError,), HALF),
+    "cut_mid_event": Scenario(
+        lambda: reply_sse(*_tokens(HALF), b'data: {"choices', done=False, framing="eof"),
+        (StreamTruncatedError,),
+        HALF,
+    ),
+    "length_short": Scenario(
+        lambda: reply_writes(
+            [head(200, SSE | {"content-length": "9999"}), sse(*_tokens(HALF), done=False), CLOSE]
+        ),
+        (StreamInterruptedError,),
+        HALF,
+    ),
     "done_first": Scenario(reply_sse, (StreamTruncatedError,), 0),
     "stall_first_event": Scenario(lambda: reply_writes([*_begun(0), HOLD]), (StreamTimeoutError,), 0),
     "stall_mid_stream": Scenario(lambda: reply_writes([*_begun(), HOLD]), (StreamTimeoutError,), HALF),
@@ -214,6 +233,7 @@ CALLS: dict[str, Scenario] = {
     "call_ok_slow": Scenario(
         lambda: reply_writes([_HEADERS + b"\r\n\r\n", 0.01, _BODY[:50], 0.01, _BODY[50:]]), weight=10
     ),
+    "call_ok_then_fin": Scenario(lambda: reply_writes([CALL_BODY, 0.01, CLOSE]), weight=4),
     "call_stray": Scenario(
         lambda: reply_writes([CALL_BODY + reply_json(completion("stray")).data]), weight=5
     ),

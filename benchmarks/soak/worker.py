@@ -19,7 +19,7 @@ from gradient_async import (
 
 from .scenarios import CALLS, STREAMS, Scenario, text_of
 
-__all__ = ["Tally", "Worker"]
+__all__ = ["HANG", "Tally", "Worker"]
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
 PATIENT = Timeout(connect=20, first_token=20, idle=20, response=20)
@@ -35,12 +35,14 @@ class Tally:
         outcomes: Exchanges by how they ended.
         wrong: Outcomes that should not be, by kind.
         examples: The first few of them, in words.
+        dropped: Streams that nobody closed; each has to warn.
     """
 
     def __init__(self) -> None:
         self.outcomes: Counter[str] = Counter()
         self.wrong: Counter[str] = Counter()
         self.examples: list[str] = []
+        self.dropped = 0
 
     def blame(self, kind: str, name: str, what: object) -> None:
         """Note an outcome that should not be."""
@@ -140,10 +142,14 @@ class Worker:
         way = dice.random()
         try:
             async with asyncio.timeout(HANG):
-                if way < 0.7:
+                if way < 0.65:
                     await self._whole(client, name, names[name], params, streamed=streamed)
-                elif way < 0.8:
+                elif way < 0.75:
                     await self._cancelled(client, params, streamed=streamed)
+                elif way < 0.79:
+                    await self._hurried(client, params, streamed=streamed)
+                elif way < 0.8:
+                    await self._closing(client, params)
                 elif streamed:
                     await self._left(client, params, dropped=way < 0.9)
                 else:
@@ -187,22 +193,67 @@ class Worker:
             if got != text_of(scenario.partial):
                 self._tally.blame("wrong partial", name, got)
 
-    async def _cancelled(self, client: AsyncGradient, params: dict[str, Any], *, streamed: bool) -> None:
-        """Cancel it at some moment."""
-
-        async def work() -> None:
-            stream = await client.chat.completions.create(stream=streamed, **params)
+    async def _read(self, client: AsyncGradient, params: dict[str, Any], *, streamed: bool) -> None:
+        """Read to the end; a stream that is cancelled is left for whoever collects it."""
+        stream: ChatCompletionStream | None = None
+        try:
+            reply = await client.chat.completions.create(stream=streamed, **params)
             if streamed:
-                await cast("ChatCompletionStream", stream).completion()
+                stream = cast("ChatCompletionStream", reply)
+                await stream.completion()
+        except asyncio.CancelledError:
+            self._tally.dropped += stream is not None and not stream.completed
+            raise
 
-        task = asyncio.create_task(work())
-        await asyncio.sleep(self._dice.random() ** 2 * 0.2)
+    async def _cancelled(self, client: AsyncGradient, params: dict[str, Any], *, streamed: bool) -> None:
+        """Cancel it at some moment, and once more in the same turn of the loop or soon after."""
+        task = asyncio.create_task(self._read(client, params, streamed=streamed))
+        await asyncio.sleep(self._moment())
         task.cancel()
+        if self._dice.random() < 0.3:
+            await asyncio.sleep(0)
+            task.cancel()
         (result,) = await asyncio.gather(task, return_exceptions=True)
-        self._tally.outcomes[
-            "cancelled" if isinstance(result, asyncio.CancelledError) else "ended before"
-        ] += 1
-        if isinstance(result, Exception) and not isinstance(result, GradientError):
+        self._ended("cancelled", result, asyncio.CancelledError)
+
+    async def _hurried(self, client: AsyncGradient, params: dict[str, Any], *, streamed: bool) -> None:
+        """Allow it too little time, by a timeout of our own."""
+        result: BaseException | None = None
+        try:
+            async with asyncio.timeout(self._moment()):
+                await self._read(client, params, streamed=streamed)
+        except (TimeoutError, GradientError) as error:
+            result = error
+        self._ended("hurried", result, TimeoutError)
+        del result
+
+    async def _closing(self, parent: AsyncGradient, params: dict[str, Any]) -> None:
+        """Close a client with calls under way; all of them end."""
+        client = AsyncGradient(
+            inference_endpoint=parent.inference_endpoint, model_access_key="any", timeout=QUICK, max_retries=0
+        )
+        header = params["extra_headers"]["x-soak-id"]
+        calls = [
+            asyncio.create_task(
+                self._read(
+                    client, params | {"extra_headers": {"x-soak-id": f"{header}-{turn}"}}, streamed=True
+                )
+            )
+            for turn in range(3)
+        ]
+        await asyncio.sleep(self._moment())
+        await client.close()
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            self._ended("closed", result, GradientError)
+
+    def _moment(self) -> float:
+        return self._dice.random() ** 2 * 0.2
+
+    def _ended(self, how: str, result: BaseException | None, expected: type[BaseException]) -> None:
+        """Note how something ended that was not left to end by itself."""
+        early = not isinstance(result, expected)
+        self._tally.outcomes["ended before" if early else how] += 1
+        if early and isinstance(result, Exception) and not isinstance(result, GradientError):
             raise result
 
     async def _left(self, client: AsyncGradient, params: dict[str, Any], *, dropped: bool) -> None:
@@ -214,7 +265,9 @@ class Worker:
                 pieces -= 1
                 if pieces < 0:
                     break
-            if not dropped:
+            if dropped:
+                self._tally.dropped += not stream.completed
+            else:
                 await stream.aclose()
             self._tally.outcomes["dropped" if dropped else "left"] += 1
         except GradientError as error:

@@ -20,7 +20,7 @@ from .body import Body, Expired, open_body
 from .faults import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
 from .reply import Reply
 from .trace import Trace
-from .transport import authorizing, body_of, most_interim
+from .transport import authorizing, body_of, most_interim, only_fresh
 from .watch import Watch
 
 __all__ = ["attempt"]
@@ -53,7 +53,7 @@ async def attempt(
     """
     once = _Once(session, call, deadline=deadline, started=started, trace=trace, foreign=foreign)
     outcome = await once.send()
-    return await once.send() if once.watch.died_idle else outcome
+    return await once.send(fresh=True) if once.watch.died_idle else outcome
 
 
 class _Once:
@@ -85,8 +85,12 @@ class _Once:
         self._url = URL(call.url).update_query(call.query)
         self._host = f"{self._url.host}:{self._url.port}"
 
-    async def send(self) -> Reply | APIError:
-        """Send the request; return the reply, or the error that it came to."""
+    async def send(self, *, fresh: bool = False) -> Reply | APIError:
+        """Send the request; return the reply, or the error that it came to.
+
+        Args:
+            fresh: Whether to take a new connection, and none of the pool.
+        """
         call, request, host = self._call, self._request, self._host
         headers = CIMultiDict[str]()
         if call.key is not None:
@@ -96,6 +100,7 @@ class _Once:
         watch = self.watch = Watch(call, self._deadline)
         limits = call.limits
         most_interim.set(limits.interim_responses)
+        only_fresh.set(fresh)
         failure: BaseException
         scope = watch.scope = asyncio.timeout_at(watch.deadline)
         try:
@@ -127,6 +132,7 @@ class _Once:
             # It knows this task, and the response knows the watch: a task that is cancelled later, and holds
             # the stream by its traceback, would hold itself.
             del watch.scope
+            only_fresh.set(False)
         if isinstance(failure, RuntimeError):
             return APIConnectionError(
                 "the session was closed, or belongs to another event loop", request=request, phase="connect"

@@ -17,7 +17,15 @@ from ..config import Limits
 from ..inflate import content_coding
 from .watch import tracing
 
-__all__ = ["TooManyInterimError", "UnsentError", "authorizing", "body_of", "make_session", "most_interim"]
+__all__ = [
+    "TooManyInterimError",
+    "UnsentError",
+    "authorizing",
+    "body_of",
+    "make_session",
+    "most_interim",
+    "only_fresh",
+]
 
 # Pooled connections are dropped before the servers we know drop theirs.
 _IDLE_SECONDS = 14.0
@@ -31,6 +39,9 @@ _END_OF_HEAD = b"\r\n\r\n"
 
 most_interim: ContextVar[int] = ContextVar("most_interim")
 """How many interim responses the request of this task may get."""
+
+only_fresh: ContextVar[bool] = ContextVar("only_fresh", default=False)
+"""Whether the request of this task wants a new connection: where one of the pool was dead, the others may be too."""
 
 
 def authorizing(value: str) -> aiohttp.ClientMiddlewareType:
@@ -194,6 +205,10 @@ class _Handler(ResponseHandler):
                 self.set_exception(TooManyInterimError())
                 return
         super().feed_data(data, size)
+
+    def is_connected(self) -> bool:
+        """Whether the pool may give it out; it closes what it may not."""
+        return super().is_connected() and not only_fresh.get()
 
     def rest(self) -> None:
         """A reply is over: what comes before the next request belongs to none."""

@@ -13,7 +13,7 @@ from fault_rows import TEXT, Start, asked, expect_connection, failed
 from fault_ways import AMBIGUOUS, BOTH_WAYS, RETRYING, WHOLE, Ask, ask_repeatedly, healthy_for
 
 from gradient_async import APIConnectionError, AsyncGradient, Retry
-from gradient_async.testing import CLOSE, RESET, Connection, Server, reply_writes, serve
+from gradient_async.testing import CLOSE, RESET, Connection, Request, Server, reply_writes, serve
 from gradient_async.testing.script import Command
 
 KEY = "model-key-0123"
@@ -139,6 +139,26 @@ async def test_stale_keepalive(start: Start, ask: Ask, command: Command) -> None
     assert (1, 3, 2) == (seen.completion.attempts, len(server.requests), server.connections)
     await expect_connection(server, client, "reused")
     assert 1 == server.open_connections
+
+
+@BOTH_WAYS
+async def test_a_dead_connection_is_replaced_by_a_fresh_one(start: Start, ask: Ask) -> None:
+    """A server that restarts leaves a whole pool of dead connections; one of those is no replacement."""
+    met: set[int] = set()
+
+    async def once(request: Request, connection: Connection) -> None:
+        if connection.number in met:
+            connection.close()
+            return
+        met.add(connection.number)
+        await connection.sleep(0.05)  # so that each of several calls has a connection of its own
+        await healthy_for(asked if len(met) <= 3 else ask)(request, connection)
+
+    server, client = await start(*[once] * 8)
+    assert [TEXT] * 3 == [seen.delivered for seen in await asyncio.gather(*[asked(client) for _ in range(3)])]
+    seen = await ask(client)
+    assert (TEXT, None) == (seen.delivered, seen.error)
+    assert (5, 4) == (len(server.requests), server.connections)
 
 
 @BOTH_WAYS
