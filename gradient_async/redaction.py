@@ -52,7 +52,9 @@ class Redactor:
         return text
 
     def data(self, data: bytes) -> bytes:
-        """Return bytes without keys."""
+        """Return bytes without keys; the same object where there are none."""
+        if not any(key[:_SHORTEST].encode() in data for key, _ in self._pairs):
+            return data
         return self.text(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
     def value(self, value: Any) -> Any:

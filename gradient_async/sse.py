@@ -194,7 +194,8 @@ class EventDecoder:
         """Keep a piece of an unfinished line, unless the line is too long already."""
         self._line_size += len(piece)
         if self.max_line_bytes is not None and self._line_size > self.max_line_bytes:
-            self._refuse_line(b"".join((*self._line, piece)))
+            self._line.append(piece)
+            self._refuse_line(self._head_of_line(), self.max_line_bytes)
         if self._line and self._line[0].startswith(b":"):
             return  # a comment: its length is all that matters
         self._line.append(piece)
@@ -209,7 +210,7 @@ class EventDecoder:
 
     def _field(self, line: bytes, start: int, end: int) -> None:
         if self.max_line_bytes is not None and end - start > self.max_line_bytes:
-            self._refuse_line(line[start:end])
+            self._refuse_line(line[start : start + len(_DATA) + 1], self.max_line_bytes)
         if line.startswith(_DATA, start, end):
             start += len(_DATA)
             if start < end and line[start] == _SPACE:
@@ -242,13 +243,21 @@ class EventDecoder:
             self._data_size = -1
         self._type = ""
 
-    def _refuse_line(self, line: bytes) -> NoReturn:
+    def _head_of_line(self) -> bytes:
+        """The first bytes of the unfinished line, enough to tell its field; the line itself may be large."""
+        head = b""
+        for piece in self._line:
+            head += piece[: len(_DATA) + 1]
+            if len(head) > len(_DATA):
+                break
+        return head[: len(_DATA) + 1]
+
+    def _refuse_line(self, head: bytes, limit: int) -> NoReturn:
         """Raise for a line that is too long, or for its event, if that limit comes first."""
-        line = line[: self.max_line_bytes]
-        if line.startswith(_DATA):
-            self._check_event(len(line.removeprefix(_DATA).removeprefix(b" ")))
+        if head[:limit].startswith(_DATA):
+            self._check_event(limit - len(_DATA) - (head[len(_DATA) : limit] == b" "))
         raise StreamLimitError(
-            f"a line of the stream has more than max_line_bytes={self.max_line_bytes} bytes; "
+            f"a line of the stream has more than max_line_bytes={limit} bytes; "
             "raise Limits(line_bytes=...) if the server is to be trusted"
         )
 

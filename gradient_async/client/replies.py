@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from ..decoding import decode_completion, decode_models, reply_error
+from ..decoding import check_bounds, decode_completion, decode_models, reply_error
 from ..errors import APIError, APIResponseValidationError, APIStatusError
 from ..types import ChatCompletion, ModelList
 
@@ -55,6 +55,9 @@ def finish_completion(reply: Reply, content: bytes) -> ChatCompletion:
     failure: APIResponseValidationError
     try:
         completion = decode_completion(content)
+        n, limits = reply.call.params.get("n"), reply.call.limits
+        most = max(limits.choices, n) if isinstance(n, int) else limits.choices
+        check_bounds(completion, choices=most, tool_calls=limits.tool_calls)
     except APIResponseValidationError as error:
         failure = error
     else:

@@ -6,13 +6,14 @@ send takes a tolerant one behind it, and is counted as an anomaly.
 
 from .chunks import ChunkDecoder
 from .faults import ErrorBody, find_error, parse_error, server_error
-from .replies import as_chunk, decode_completion, decode_models, reply_error
+from .replies import as_chunk, check_bounds, decode_completion, decode_models, reply_error
 from .requests import check_params, encode_request, known_params, message_to_dict
 
 __all__ = [
     "ChunkDecoder",
     "ErrorBody",
     "as_chunk",
+    "check_bounds",
     "check_params",
     "decode_completion",
     "decode_models",

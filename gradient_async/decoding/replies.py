@@ -23,7 +23,7 @@ from .faults import ErrorBody, find_error
 from .lenient import is_object, loads
 from .repairs import REFUSED, clean, keep_number, keep_text, settle, to_completion
 
-__all__ = ["as_chunk", "decode_completion", "decode_models", "reply_error"]
+__all__ = ["as_chunk", "check_bounds", "decode_completion", "decode_models", "reply_error"]
 
 _completion_decoder = msgspec.json.Decoder(ChatCompletion)
 
@@ -57,6 +57,33 @@ def decode_completion(content: bytes) -> ChatCompletion:
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         problem = "nested too deep" if isinstance(error, RecursionError) else str(error)
     raise APIResponseValidationError(f"the reply is not a chat completion: {problem}")
+
+
+def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -> None:
+    """Refuse a completion with more in it than a stream may bring.
+
+    Args:
+        completion: A whole reply.
+        choices: Most choices; their indices are smaller.
+        tool_calls: Most tool calls of a choice.
+
+    Raises:
+        APIResponseValidationError: If there is more; the message names the limit.
+    """
+    for choice in completion.choices:
+        index, calls = choice.index, choice.message.tool_calls
+        if index < 0:
+            raise APIResponseValidationError(f"the reply has a choice of index {index}")
+        if index >= choices or len(completion.choices) > choices:
+            raise APIResponseValidationError(
+                f"the reply has more choices, or a higher index, than choices={choices} allows; "
+                "raise Limits(choices=...) if that is meant"
+            )
+        if calls is not None and len(calls) > tool_calls:
+            raise APIResponseValidationError(
+                f"choice {index} has more than tool_calls={tool_calls} tool calls; "
+                "raise Limits(tool_calls=...) if that is meant"
+            )
 
 
 def reply_error(content: bytes) -> ErrorBody | None:

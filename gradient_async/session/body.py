@@ -42,6 +42,7 @@ class Body:
         waited: Seconds that reads have waited since `allow` was called.
         expired: What ran out: "response" (the limit) or "total" (the deadline), or None.
         cut: Whether the body ended inside what it was compressed into.
+        lost_by: The class of what ended it before its time; "" if nothing did.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class Body:
         "cut",
         "expired",
         "limit",
+        "lost_by",
         "waited",
     )
 
@@ -79,6 +81,7 @@ class Body:
         self.waited = 0.0
         self.expired: str | None = None
         self.cut = False
+        self.lost_by = ""
 
     async def read(self) -> bytes:
         """Return what has arrived, as soon as anything has; b"" at the end.
@@ -112,6 +115,7 @@ class Body:
             self._waiting = False
         if isinstance(failure, RuntimeError):
             raise _misuse(self._loop)
+        self.lost_by = type(failure).__name__
         data = self._salvage(failure)
         self._error = interruption(failure, self._request)
         self.close()

@@ -38,9 +38,11 @@ __all__ = [
 ]
 
 # Everything that aiohttp and the sockets below it raise. HttpProcessingError is the pure-Python parser's;
-# ValueError comes of headers and lengths that are none.
+# ValueError comes of headers and lengths that are none, EofStream of a
+# connection that was closed under a reader.
 TRANSPORT_ERRORS = (
     aiohttp.ClientError,
+    aiohttp.EofStream,
     http_exceptions.HttpProcessingError,
     TimeoutError,
     OSError,

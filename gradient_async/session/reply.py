@@ -20,6 +20,7 @@ from ..errors import (
     GradientError,
     RequestInfo,
     ResponseInfo,
+    escape,
 )
 from ..hooks import Outcome
 from ..ratelimit import rate_limits
@@ -27,9 +28,11 @@ from ..redaction import Redactor
 from ..types import ChatCompletion, Headers, RateLimits
 from .body import Body, Expired
 from .faults import status_error
-from .trace import Trace
+from .trace import Trace, log
 
 __all__ = ["Reply"]
+
+_HEAD = 64 * 1024  # bytes to keep of a body that has too many
 
 
 class Reply:
@@ -113,6 +116,13 @@ class Reply:
         self.redact(error)
         return error
 
+    def note_content_type(self) -> None:
+        """Log that the body is an event stream, though its type does not say so."""
+        log.debug(
+            "an event stream of content-type %r, told by its first line",
+            escape(self.headers.get("content-type", ""), 80),
+        )
+
     def redact(self, error: APIError) -> None:
         """Take the keys of the call out of an error."""
         Redactor(self.call.secrets).clean(error)
@@ -172,7 +182,9 @@ class Reply:
             )
         finally:
             self.body.close()  # also when cancelled
-        self._describe(failure, b"".join(pieces))
+        # Of a body that is refused for its size the beginning will do.
+        too_long = limits.body_bytes is not None and size > limits.body_bytes
+        self._describe(failure, b"".join(pieces[:1])[:_HEAD] if too_long else b"".join(pieces))
         raise failure
 
     async def read_some(self) -> bytes:
@@ -203,7 +215,7 @@ class Reply:
             )
         if isinstance(error, APIConnectionError):
             return APIConnectionError(
-                f"the connection was lost in the middle of the reply{after} ({error.message})",
+                f"the connection was lost in the middle of the reply{after} ({self.body.lost_by})",
                 phase="body",
                 ambiguous=True,
             )

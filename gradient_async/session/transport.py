@@ -176,8 +176,10 @@ class _Handler(ResponseHandler):
         self._loop.call_soon(self._broken, HttpProcessingError(message=str(getattr(error, "message", error))))
 
     def _broken(self, error: HttpProcessingError) -> None:
-        self.set_exception(error)
+        payload = self._payload
         self.close()
+        self._payload = payload  # closing forgets who reads, and is to forget neither them nor the error
+        self.set_exception(error)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """End what is being read as well: aiohttp leaves the reader of a malformed body waiting."""
@@ -232,7 +234,7 @@ class _Response(aiohttp.ClientResponse):
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
         """Read the head."""
         protocol: _Handler = connection.protocol
-        if protocol.exception() is not None:
+        if protocol.is_eof():
             raise UnsentError
         protocol.interim_left = most_interim.get()
         await super().start(connection)

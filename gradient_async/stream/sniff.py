@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from ..errors import StreamProtocolError, escape
 
-__all__ = ["what_is"]
+__all__ = ["is_event_stream", "what_is"]
 
 _BOM = b"\xef\xbb\xbf"
-_HEAD = 200  # bytes to show in an error
+_HEAD = 200  # bytes to show in an error, and to wait for the end of a line
 # Types under which servers send event streams; none at all is one of them.
 _STREAM_TYPES = frozenset(
     {"", "text/event-stream", "application/octet-stream", "text/plain", "application/json"}
 )
+_FIELDS = frozenset({b"data", b"event", b"id", b"retry"})
+_LINE = re.compile(rb"[^\r\n]*")
 
 
-def what_is(data: bytes, content_type: str) -> Literal["stream", "json"] | StreamProtocolError:
+def is_event_stream(content_type: str) -> bool:
+    """Whether a ``Content-Type`` says that the body is an event stream."""
+    return _kind(content_type) == "text/event-stream"
+
+
+def what_is(
+    data: bytes, content_type: str, *, final: bool
+) -> Literal["stream", "json"] | StreamProtocolError | None:
     """Tell what a body of status 200 is.
 
     Args:
         data: Its first bytes.
         content_type: Its ``Content-Type``, which may be missing or wrong.
+        final: Whether these bytes are all there is.
 
     Returns:
-        An event stream; a JSON reply that ignores ``stream=True``; or an error that says what came.
+        An event stream; a JSON reply that ignores ``stream=True``; an error that says what came; or None if
+        that takes more bytes to tell.
     """
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = _kind(content_type)
     head = data.removeprefix(_BOM).lstrip()
     if head[:1] in {b"{", b"["}:
         return "json"
-    if kind == "text/event-stream" or not head:
+    if not head or _BOM.startswith(head):
+        return "stream" if final else None
+    if kind == "text/event-stream":
         return "stream"
-    # A line of an event stream is a field or a comment: it has a colon, and is no markup.
-    is_stream = b":" in head.partition(b"\n")[0] and head[:1] != b"<"
-    if is_stream and kind in _STREAM_TYPES:
+    line = head[: _LINE.match(head).end()]  # type: ignore[union-attr]  # it matches anything
+    if b":" not in line and len(line) == len(head) < _HEAD and not final and head[:1] != b"<":
+        return None
+    # A line of an event stream is a field or a comment, and no markup.
+    if (b":" in line or line in _FIELDS) and head[:1] != b"<" and kind in _STREAM_TYPES:
         return "stream"
     if kind == "application/json":
         return "json"
@@ -42,3 +58,7 @@ def what_is(data: bytes, content_type: str) -> Literal["stream", "json"] | Strea
     return StreamProtocolError(
         f"the reply is {escape(kind, 80) or 'of no type'}, not an event stream; it begins with {shown!r}"
     )
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..hooks import Outcome
 from ..types import ChatCompletion, ChatCompletionChunk
-from .sniff import what_is
+from .sniff import is_event_stream, what_is
 from .timing import Pace, Timing
 
 if TYPE_CHECKING:
@@ -60,13 +60,13 @@ class Source:
         "_bytes",
         "_eof",
         "_fresh",
+        "_held",
         "_limits",
         "_loop",
         "_pace",
         "_read_at",
         "_reply",
         "_slices",
-        "_sniffed",
         "_timeout",
         "decoder",
         "ended",
@@ -98,7 +98,7 @@ class Source:
         self.received = b""
         self._broken: StreamError | None = None  # what ended the body before its time
         self._eof = False
-        self._sniffed = False
+        self._held: bytes | None = b""  # what came before it was clear what it is
         self._fresh = False  # the last read has brought no content so far
         self._bytes = 0
         self._slices = 0
@@ -153,20 +153,37 @@ class Source:
         if not data:
             self._eof = True
             body.close()
-            return self._last()
         self._bytes += len(data)
         self.received = data
-        if not self._sniffed:
-            self._sniffed = True
-            kind = what_is(data, self._reply.headers.get("content-type", ""))
+        if self._held is not None:
+            held = self._held = self._held + data
+            kind = self._sniff()
             if kind == "json":
-                return await self._read_buffered(data)
-            if isinstance(kind, StreamProtocolError):
-                self.fail(kind)
+                return await self._read_buffered(held)
+            if kind is None:
+                self.received = b""  # nothing is told of it yet
+                self._fresh = True
                 return []
+            data = self.received = held
+        if self._eof:
+            return self._last(data)
         self._fresh = True
         self.decoder.push(data)
         return self.pull()
+
+    def _sniff(self) -> str | None:
+        """Tell what the body is by what has come of it; None if that is too little, or an error."""
+        content_type = self._reply.headers.get("content-type", "")
+        kind = what_is(self._held or b"", content_type, final=self._eof)
+        if kind is None:
+            return None
+        self._held = None
+        if isinstance(kind, StreamProtocolError):
+            self.fail(kind)
+            return None
+        if kind == "stream" and not is_event_stream(content_type):
+            self._reply.note_content_type()
+        return kind
 
     def pull(self) -> list[ChatCompletionChunk]:
         """Decode the next slice of what was read; return its chunks, which may be none."""
@@ -248,10 +265,10 @@ class Source:
 
     # How it ends
 
-    def _last(self) -> list[ChatCompletionChunk]:
+    def _last(self, data: bytes = b"") -> list[ChatCompletionChunk]:
         """The body has ended: an event that lacks only its blank line counts."""
         try:
-            chunks = self.decoder.close()
+            chunks = (self.decoder.feed(data) if data else []) + self.decoder.close()
         except StreamError:
             return []  # `advance` raises it
         if self._fresh and chunks:
@@ -262,7 +279,8 @@ class Source:
         self._broken = error
         self._eof = True
         self._body.close()
-        return self._last()
+        held, self._held = self._held, None
+        return self._last(held or b"")
 
     def _timed_out(self) -> StreamTimeoutError:
         total = self._body.expired == "total"

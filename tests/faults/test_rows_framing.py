@@ -91,7 +91,6 @@ async def test_the_content_type_may_be_odd_or_missing(start: Start, kind: str | 
 
 
 @pytest.mark.parametrize("kind", [None, "application/octet-stream"])
-@pytest.mark.xfail(reason="nothing is said of it")
 async def test_the_log_notes_a_content_type_that_had_to_be_guessed(
     start: Start, kind: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:

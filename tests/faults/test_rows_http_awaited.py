@@ -85,7 +85,6 @@ async def test_an_awaited_reply_with_a_chunk_that_is_none(
     await expect_connection(server, client, "closed")
 
 
-@pytest.mark.xfail(reason="the words of the stream's error are quoted, and an awaited call has no .partial")
 async def test_the_error_of_an_awaited_reply_does_not_speak_of_streams(start: Start) -> None:
     _, client = await start(reply_writes([CHUNKED, http_chunk(HALF), CLOSE]), **AMBIGUOUS)
     error = failed(await asked(client), APIConnectionError, says="in the middle of the reply")

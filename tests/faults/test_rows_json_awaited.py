@@ -95,14 +95,13 @@ async def test_a_whole_reply_that_is_no_completion(start: Start, ask: Ask, wire:
 
 
 CALLS = [{"id": f"c{number}", "function": {"name": "f", "arguments": ""}} for number in range(1025)]
-UNBOUNDED = pytest.mark.xfail(reason="of an awaited completion only the bytes of its body are limited")
 
 
 @pytest.mark.parametrize(
     ("ask", "kind"),
     [
         pytest.param(streamed, StreamLimitError, id="stream"),
-        pytest.param(asked, APIResponseValidationError, id="call", marks=UNBOUNDED),
+        pytest.param(asked, APIResponseValidationError, id="call"),
     ],
 )
 @pytest.mark.parametrize(
@@ -133,7 +132,6 @@ async def test_a_whole_reply_is_bounded_as_a_stream_is(
             asked,
             APIResponseValidationError,
             id="call",
-            marks=pytest.mark.xfail(reason="an awaited completion's indices are taken as they are"),
         ),
     ],
 )

@@ -36,13 +36,12 @@ class Endless:
 
 LOW = Limits(event_bytes=MIB, line_bytes=MIB + 1024)
 SHORT = b"data: xxxxxxxxxxxxxxxxxxxxxxxxxxxx\n"
-COPIED = pytest.mark.xfail(reason="the line that is refused is copied three times on the way to its error")
 
 
 @pytest.mark.parametrize(
     ("begin", "again", "limits", "says", "most"),
     [
-        pytest.param(b"data: ", b"x", Limits(), "event_bytes", 32 * MIB, id="endless_line", marks=COPIED),
+        pytest.param(b"data: ", b"x", Limits(), "event_bytes", 32 * MIB, id="endless_line"),
         pytest.param(b"data: ", b"x", LOW, "event_bytes", 6 * MIB, id="endless_line_low"),
         pytest.param(b"data: x\n", SHORT, LOW, "event_bytes", 5 * MIB, id="endless_event"),
         # Comments are dropped as they arrive: what their line may have does not matter.
@@ -61,7 +60,7 @@ async def test_what_never_ends_ends_at_a_limit(
     failed(seen, StreamLimitError, text=tokens(3), says=f"max_{says}={limit}", attempts=1)
     assert limit <= endless.sent + 64 * 1024
     assert endless.sent < limit + 16 * MIB
-    assert (1, True) == (len(server.requests), others.longest < 0.15)
+    assert (1, True) == (len(server.requests), others.longest < 0.3)
     endless.sent = 0
     with memory() as taken:
         failed(await streamed(client), StreamLimitError, text=tokens(3), says=f"max_{says}={limit}")

@@ -14,7 +14,6 @@ from gradient_async.testing import Handler, reply_bytes, reply_writes, sse
 WIRE = sse(*TOKENS, FINISH)
 ERROR = b'{"error": {"message": "no room", "code": "overloaded"}}'
 BOM = b"\xef\xbb\xbf"
-FIRST_READ = pytest.mark.xfail(reason="the first read alone decides what the body is")
 
 
 def cut(body: bytes, kind: str | None, at: int) -> Handler:
@@ -36,13 +35,13 @@ ODD: list[Any] = [
 @pytest.mark.parametrize(
     ("before", "at"),
     [
-        pytest.param(b"", 1, id="first byte", marks=FIRST_READ),
-        pytest.param(b"", 4, id="before the colon", marks=FIRST_READ),
+        pytest.param(b"", 1, id="first byte"),
+        pytest.param(b"", 4, id="before the colon"),
         pytest.param(b"", 5, id="after the colon"),
         pytest.param(b"\n\r\n", 1, id="blank lines"),
-        pytest.param(BOM, 2, id="inside a mark", marks=FIRST_READ),
+        pytest.param(BOM, 2, id="inside a mark"),
         pytest.param(BOM, 3, id="after a mark"),
-        pytest.param(b"event\n", 6, id="a field without a colon", marks=FIRST_READ),
+        pytest.param(b"event\n", 6, id="a field without a colon"),
     ],
 )
 async def test_a_stream_under_another_name(start: Start, kind: str | None, before: bytes, at: int) -> None:
@@ -52,8 +51,8 @@ async def test_a_stream_under_another_name(start: Start, kind: str | None, befor
 
 WHITE: list[Any] = [
     pytest.param(b"", 1, id="first byte"),
-    pytest.param(b"\n", 1, id="line end", marks=FIRST_READ),
-    pytest.param(b" \r\n" * 40, 60, id="white space against time-outs", marks=FIRST_READ),
+    pytest.param(b"\n", 1, id="line end"),
+    pytest.param(b" \r\n" * 40, 60, id="white space against time-outs"),
 ]
 
 
@@ -83,7 +82,7 @@ async def test_an_error_in_place_of_a_stream(start: Start, kind: str | None, bef
 @pytest.mark.parametrize("kind", ["text/html", None])
 @pytest.mark.parametrize(
     ("before", "at"),
-    [(b"", 1), (b"", 20), pytest.param(b"\n", 1, marks=FIRST_READ), pytest.param(BOM, 3, marks=FIRST_READ)],
+    [(b"", 1), (b"", 20), (b"\n", 1), (BOM, 3)],
 )
 async def test_a_page_in_place_of_a_stream(start: Start, kind: str | None, before: bytes, at: int) -> None:
     """However it is cut, it is no stream that is short."""

@@ -245,7 +245,7 @@ def timers(server: Server) -> list[str]:
     scheduled: list[Any] = getattr(asyncio.get_running_loop(), "_scheduled", [])
     for timer in scheduled:
         owner: Any = getattr(timer._callback, "__self__", None)
-        serves = isinstance(owner, asyncio.Timeout) and owner._task in server._tasks
+        serves = isinstance(owner, asyncio.Timeout) and getattr(owner, "_task", None) in server._tasks
         sweeps = "weakref_handle" in repr(timer)
         if not timer.cancelled() and not serves and not sweeps:
             found.append(repr(timer))
