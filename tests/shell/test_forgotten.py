@@ -1,0 +1,46 @@
+"""Nothing outlives a stream that was closed while somebody waited for it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from typing import Any
+
+import pytest
+
+from gradient_async import AsyncGradient, ChatCompletionStream, StreamError, StreamInterruptedError
+from gradient_async.testing import HOLD, Server, chunk, reply_sse, reply_writes, serve
+
+CALL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+
+
+async def read_until_closed(server: Server, *, by_client: bool) -> weakref.ref[ChatCompletionStream]:
+    """Close a stream, or its client, while a task waits for its next chunk; read on all the same."""
+    client = AsyncGradient(inference_endpoint=server.url, model_access_key="any")
+    stream = await client.chat.completions.create(**CALL)
+    assert "Hel" == (await anext(stream)).choices[0].delta.content
+
+    async def read() -> None:
+        with pytest.raises(StreamInterruptedError):
+            await anext(stream)
+
+    waiting = asyncio.create_task(read())
+    await asyncio.sleep(0.01)
+    await (client if by_client else stream).close()
+    await waiting
+    with pytest.raises(StreamError):
+        await anext(stream)
+    await client.close()
+    return weakref.ref(stream)
+
+
+@pytest.mark.xfail(reason="frames gather in an exception that aiohttp keeps at module level")
+@pytest.mark.parametrize("by_client", [False, True], ids=["stream", "client"])
+async def test_a_stream_closed_while_waited_for_is_forgotten(by_client: bool) -> None:
+    """aiohttp raises one and the same object for all that is closed: it must not gather our frames."""
+    reply = reply_writes([*reply_sse(chunk("Hel"), done=False).steps[:-1], HOLD])
+    async with serve(reply, repeat=True) as server:
+        streams = [await read_until_closed(server, by_client=by_client) for _ in range(3)]
+    gc.collect()
+    assert [None] * 3 == [stream() for stream in streams]
