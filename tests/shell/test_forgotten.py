@@ -38,7 +38,7 @@ async def read_until_closed(server: Server, *, by_client: bool) -> weakref.ref[C
 @pytest.mark.xfail(reason="frames gather in an exception that aiohttp keeps at module level")
 @pytest.mark.parametrize("by_client", [False, True], ids=["stream", "client"])
 async def test_a_stream_closed_while_waited_for_is_forgotten(by_client: bool) -> None:
-    """aiohttp raises one and the same object for all that is closed: it must not gather our frames."""
+    """Aiohttp raises one and the same object for all that is closed: it must not gather our frames."""
     reply = reply_writes([*reply_sse(chunk("Hel"), done=False).steps[:-1], HOLD])
     async with serve(reply, repeat=True) as server:
         streams = [await read_until_closed(server, by_client=by_client) for _ in range(3)]

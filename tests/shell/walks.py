@@ -7,7 +7,7 @@ import gc
 import time
 import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
@@ -220,7 +220,7 @@ WALKS: list[Any] = [
 
 
 @contextmanager
-def without_collector() -> Iterator[None]:
+def without_collector() -> Generator[None, None, None]:
     """Free objects by counting alone: what is part of a cycle stays."""
     gc.collect()
     gc.disable()
@@ -330,6 +330,7 @@ async def _walk_once(server: Server, client: AsyncGradient, work: Work, *, stop:
         if finished := not task.cancelled():
             await task  # an error is one
         else:
+            told: Any = None
             try:
                 await task
             except asyncio.CancelledError as error:
