@@ -122,10 +122,10 @@ class _Once:
                     max_headers=limits.headers,
                 )
         except TRANSPORT_ERRORS as error:
-            failure = error
+            failure = error.with_traceback(None)
         except RuntimeError as error:
             # aiohttp's word for a session closed in the meantime, or one of another loop.
-            failure = error
+            failure = error.with_traceback(None)
         else:
             return await self._judge(response)
         finally:

@@ -104,10 +104,9 @@ class Body:
             data = await self._content.readany()
         except Expired:
             raise
-        except TRANSPORT_ERRORS as error:
-            failure = error
-        except RuntimeError as error:
-            failure = error
+        except (*TRANSPORT_ERRORS, RuntimeError) as error:
+            # One that aiohttp keeps for all connections would gather our frames, and what they hold.
+            failure = error.with_traceback(None)
         else:
             self.waited += time() - started
             return data
@@ -170,8 +169,8 @@ class Body:
             async with asyncio.timeout(limits.drain_seconds):
                 while left > 0 and not self._content.at_eof():
                     left -= len(await self._content.readany())
-        except TRANSPORT_ERRORS:
-            pass
+        except TRANSPORT_ERRORS as error:
+            error.with_traceback(None)  # as in `read`
         finally:
             self.close()
 
