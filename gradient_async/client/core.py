@@ -53,7 +53,7 @@ class AsyncGradient:
         default_headers: Headers of every request.
         default_query: Query parameters of every request.
         session: Your own ``aiohttp.ClientSession``, which is never closed.
-        trust_env: Let aiohttp read proxies and ``.netrc`` from the environment.
+        trust_env: Use the proxies of the environment, and passwords for them.
         allow_insecure_http: Send the key over plain http to a host that is not private.
         hooks: Who is told what happens to calls; see `Hook`.
         http_client: Not supported: pass ``session``.
