@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import time
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
@@ -32,6 +31,7 @@ from gradient_async.testing import (
 from gradient_async.testing import completion as whole
 
 __all__ = [
+    "ANSWER",
     "HOWS",
     "LATE_END",
     "PIECES",
@@ -252,22 +252,24 @@ def timers(server: Server) -> list[str]:
     return found
 
 
+def _idle(connector: Any) -> int:
+    return sum(map(len, connector._conns.values()))
+
+
 async def settled(server: Server, client: AsyncGradient) -> None:
-    """Wait until the server has no more connections open than the client has in its pool."""
-    session = await client._shared.manager.pool.session()
-    connector: Any = session.connector
-    async with asyncio.timeout(0.5):
-        while (  # noqa: ASYNC110  # the pool tells nobody
-            server.open_connections > sum(map(len, connector._conns.values())) or connector._acquired
-        ):
-            await asyncio.sleep(0.001)
+    """See that the server soon has no more connections open than the client has in its pool."""
+    connector: Any = (await client._shared.manager.pool.session()).connector
+    # The server is in this loop: fifty turns of it are enough, however slow the machine.
+    for _ in range(50):
+        if server.open_connections <= _idle(connector) and not connector._acquired:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError(f"{server!r}, {_idle(connector)} idle, in use: {connector._acquired}")
 
 
 async def works_on(server: Server, client: AsyncGradient) -> None:
     """Make one more call, whatever the script still had in store; over the idle connection, if there is one."""
-    session = await client._shared.manager.pool.session()
-    connector: Any = session.connector
-    idle = sum(map(len, connector._conns.values()))
+    idle = _idle((await client._shared.manager.pool.session()).connector)
     opened = server.connections
     server._service.script.clear()
     server.push(reply_json(whole("next")))
@@ -327,20 +329,15 @@ async def _walk_once(server: Server, client: AsyncGradient, work: Work, *, stop:
         walk = Walk(run(), stop, how)
         task = asyncio.create_task(drive(walk))
         await asyncio.wait([task])
-        if finished := not task.cancelled():
-            await task  # an error is one
-        else:
-            told: Any = None
-            try:
-                await task
-            except asyncio.CancelledError as error:
-                told = (error.args, error.__cause__)
-            assert (("stop",), None) == told
-        assert finished == (walk.steps < stop)
+        told: Any = None
+        try:
+            await task
+        except asyncio.CancelledError as error:
+            told = (error.args, error.__cause__)
+        finished = walk.steps < stop
+        assert told == (None if finished else (("stop",), None))
         del task, walk
-        began = time.monotonic()
         await settled(server, client)
-        assert time.monotonic() - began < 0.1
         # Two turns, in which tasks that were cancelled along with it end.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
