@@ -102,8 +102,8 @@ class Body:
             self._watch()
         try:
             data = await self._content.readany()
-        except Expired:
-            raise
+        except Expired as error:
+            failure = error.with_traceback(None)  # the reader keeps it, and would keep our frames
         except (*TRANSPORT_ERRORS, RuntimeError) as error:
             # One that aiohttp keeps for all connections would gather our frames, and what they hold.
             failure = error.with_traceback(None)
@@ -112,6 +112,8 @@ class Body:
             return data
         finally:
             self._waiting = False
+        if isinstance(failure, Expired):
+            raise Expired
         if isinstance(failure, RuntimeError):
             raise _misuse(self._loop)
         self.lost_by = type(failure).__name__

@@ -170,7 +170,7 @@ class Reply:
                 if limits.body_bytes is not None and size > limits.body_bytes:
                     break
         except (APIError, Expired) as error:
-            failure = self._failure(error, size)
+            failure = self._failure(error.with_traceback(None), size)
         else:
             if not data and not self.body.cut:
                 return b"".join(pieces)
@@ -198,7 +198,7 @@ class Reply:
         try:
             return await self.body.read()
         except (APIError, Expired) as error:
-            failure = self._failure(error, None)
+            failure = self._failure(error.with_traceback(None), None)
         self.body.close()
         self._describe(failure, b"")
         self.end(failure)

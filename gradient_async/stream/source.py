@@ -64,6 +64,7 @@ class Source:
         "_limits",
         "_loop",
         "_pace",
+        "_pieces",
         "_read_at",
         "_reply",
         "_slices",
@@ -98,6 +99,7 @@ class Source:
         self.received = b""
         self._broken: StreamError | None = None  # what ended the body before its time
         self._eof = False
+        self._pieces: list[bytes] = []  # of a whole reply in place of a stream
         self._held: bytes | None = b""  # what came before it was clear what it is
         self._fresh = False  # the last read has brought no content so far
         self._bytes = 0
@@ -139,6 +141,8 @@ class Source:
 
     async def _read(self) -> list[ChatCompletionChunk]:
         body = self._body
+        if self._pieces:
+            return await self._read_buffered()  # who read it before was cancelled
         if self._fresh and body.overdue:
             # Bytes without content come so fast that no read has to wait for them.
             return self._break_off(self._timed_out())
@@ -159,7 +163,8 @@ class Source:
             held = self._held = self._held + data
             kind = self._sniff()
             if kind == "json":
-                return await self._read_buffered(held)
+                self._pieces.append(held)
+                return await self._read_buffered()
             if kind is None:
                 self.received = b""  # nothing is told of it yet
                 self._fresh = True
@@ -226,10 +231,10 @@ class Source:
 
     # What a server may send in place of a stream
 
-    async def _read_buffered(self, data: bytes) -> list[ChatCompletionChunk]:
+    async def _read_buffered(self) -> list[ChatCompletionChunk]:
         """Read a whole JSON reply; turn a completion into one chunk."""
         self.was_buffered = True
-        pieces = [data]
+        pieces = self._pieces
         limit = self._limits.body_bytes
         while not self._eof:
             if limit is not None and self._bytes > limit:
@@ -247,6 +252,7 @@ class Source:
         self._body.close()
         self._read_at = self._loop.time()
         content = b"".join(pieces)
+        pieces.clear()
         self.received = content
         error: APIError
         said = reply_error(content)

@@ -159,23 +159,7 @@ async def test_a_stored_error_keeps_neither_connection_nor_timer(
     await works_on(server, client)
 
 
-# aiohttp's reader keeps what it raised, whose traceback has the frame that reads.
-CYCLES = {"half a body", "a stream's timeout", "interrupted"}
-
-
-@pytest.mark.parametrize(
-    ("work", "reply", "name"),
-    [
-        pytest.param(
-            *row.values,
-            id=row.id,
-            marks=[pytest.mark.xfail(reason="a cycle through the reader's exception")]
-            if row.id in CYCLES
-            else [],
-        )
-        for row in ERRORS
-    ],
-)
+@pytest.mark.parametrize(("work", "reply", "name"), ERRORS)
 async def test_a_stored_error_without_its_traceback_keeps_nothing_of_the_reply(
     start: Start, work: Leave, reply: Handler, name: str
 ) -> None:
