@@ -172,7 +172,8 @@ STREAMS: dict[str, Scenario] = {
     "ok_late_end": Scenario(lambda: reply_sse(*WHOLE, end_delay=0.02), weight=10),
     "ok_eof_framed": Scenario(lambda: reply_sse(*WHOLE, framing="eof"), weight=4),
     "ok_then_fin": Scenario(lambda: reply_writes([*reply_sse(*WHOLE).steps, 0.01, CLOSE]), weight=4),
-    "ok_then_rst": Scenario(lambda: reply_writes([*reply_sse(*WHOLE).steps, 0.01, RESET]), weight=4),
+    # In one write: a reset also loses what the kernel holds back until earlier segments are acknowledged.
+    "ok_then_rst": Scenario(lambda: reply_writes([reply_sse(*WHOLE).data, 0.01, RESET]), weight=4),
     "ok_no_done": Scenario(lambda: reply_sse(*WHOLE, done=False)),
     "ok_three": Scenario(lambda: reply_sse(*THREE), weight=10),
     "ok_calling": Scenario(lambda: reply_sse(*CALLING), weight=10),
