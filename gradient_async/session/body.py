@@ -103,10 +103,9 @@ class Body:
         try:
             data = await self._content.readany()
         except Expired as error:
-            failure = error.with_traceback(None)  # the reader keeps it, and would keep our frames
+            failure = _bare(error)
         except (*TRANSPORT_ERRORS, RuntimeError) as error:
-            # One that aiohttp keeps for all connections would gather our frames, and what they hold.
-            failure = error.with_traceback(None)
+            failure = _bare(error)
         else:
             self.waited += time() - started
             return data
@@ -172,7 +171,7 @@ class Body:
                 while left > 0 and not self._content.at_eof():
                     left -= len(await self._content.readany())
         except TRANSPORT_ERRORS as error:
-            error.with_traceback(None)  # as in `read`
+            _bare(error)
         finally:
             self.close()
 
@@ -185,11 +184,11 @@ class Body:
 
     def abandon(self) -> None:
         """Give the connection up from a finaliser, in whatever thread that runs."""
-        if self._response.closed or self._loop.is_closed():
+        if self._loop.is_closed():
             return
         if runs_here(self._loop):
             self.close()
-        else:
+        elif not self._response.closed:
             self._loop.call_soon_threadsafe(self._response.close)
 
     def __del__(self) -> None:
@@ -305,6 +304,12 @@ def open_body(
             )
         )
     return body
+
+
+def _bare(error: BaseException) -> BaseException:
+    """Take from an exception what it holds of ours: aiohttp keeps some for a reply, and some for ever."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _misuse(loop: asyncio.AbstractEventLoop) -> ConfigurationError:

@@ -65,6 +65,7 @@ class ChatCompletionStream:
             reply, self._assembler, timeout=timeout, limits=limits, strict=strict, on_bad_event=on_bad_event
         )
         self._builder: EventBuilder | None = None
+        self.refused = False  # whether a chunk could not be assembled
         self._relayed = True  # whether every byte received was given out as such
         # The chunks brought last; those the iterator has yielded are behind the cursor, and the first
         # `_assembled` of them are in the assembler.
@@ -152,6 +153,7 @@ class ChatCompletionStream:
         try:
             self._assembler.extend(chunks)
         except StreamError as error:
+            self.refused = True
             self._source.fail(error)  # the next read raises it
 
     def _pass_all(self) -> list[ChatCompletionChunk]:

@@ -70,7 +70,8 @@ class EventStream:
                 self._events.extend(self._builder.end())
             else:
                 self._stream.settle()
-                self._events.extend(self._builder.add(chunk))
+                if not self._stream.refused:  # or the next read tells why
+                    self._events.extend(self._builder.add(chunk))
         return self._events.popleft()
 
 

@@ -59,7 +59,6 @@ async def read_while_handling(server: Server) -> weakref.ref[ChatCompletionStrea
     return weakref.ref(stream)
 
 
-@pytest.mark.xfail(reason="what aiohttp raises keeps the exception that was being handled as its context")
 async def test_a_stream_read_while_an_exception_is_handled_is_forgotten() -> None:
     """Nor does it keep that exception, which holds frames as well."""
     async with serve(UNENDING, repeat=True) as server:
@@ -68,7 +67,6 @@ async def test_a_stream_read_while_an_exception_is_handled_is_forgotten() -> Non
     assert stream() is None
 
 
-@pytest.mark.xfail(reason="a stream dropped when all of it has come leaves its timer, for up to a second")
 async def test_a_dropped_stream_leaves_no_timer() -> None:
     """Whether its connection is still open, or went back to the pool since it was last read."""
     scheduled: list[asyncio.TimerHandle] = getattr(asyncio.get_running_loop(), "_scheduled")  # noqa: B009
