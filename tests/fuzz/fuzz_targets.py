@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from gradient_async import APIResponseValidationError, Limits, StreamError
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder, decode_completion, decode_models, parse_error, reply_error
+from gradient_async.events import EventBuilder
 from gradient_async.inflate import Gunzip
 from gradient_async.ratelimit import rate_limits, retry_after
 from gradient_async.sse import Event, EventDecoder
@@ -56,18 +57,23 @@ def _chunks(*feeds: bytes, strict: bool) -> tuple[list[ChatCompletionChunk], str
 
 
 def chunks(data: bytes) -> None:
-    """So are chunks; and what they add up to can be written as JSON and as text."""
+    """So are chunks; and what they add up to can be told as events, and written as JSON and as text."""
     strict = bool(data[-1:] < b"@")
     whole = _chunks(data, strict=strict)
     assert whole == _chunks(*pieces(data), strict=strict)
     assembler = CompletionAssembler(limits=LIMITS)
+    builder = EventBuilder(assembler)
     try:
         for chunk in whole[0]:
             chunk.to_json()
             assembler.add(chunk)
+            for event in builder.add(chunk):
+                getattr(event, "snapshot", None)
         assembler.end(done=True)
     except StreamError:
         pass
+    for event in builder.end():
+        repr(event).encode()
     completion = assembler.completion
     completion.to_json()
     assert [choice.index for choice in completion.choices] == sorted({c.index for c in completion.choices})
