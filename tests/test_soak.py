@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -97,6 +98,22 @@ async def test_the_soak_cancels_and_closes_at_any_moment() -> None:
         await worker._closing(client, params("x") | {"extra_headers": {"x-soak-id": "1"}})
     assert {"cancelled": 1, "hurried": 1, "closed": 3} == tally.outcomes
     assert not tally.wrong
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_loss_is_excused_while_the_loop_is_late(late: bool) -> None:
+    """A loop that gets no turn sees a dead connection too late to replace it; a punctual one has no excuse."""
+    async with working(reply_writes([CLOSE])) as (worker, tally, client):
+        watching = asyncio.create_task(tally.watch_loop())
+        await asyncio.sleep(0)
+        whole = asyncio.create_task(worker._whole(client, "ok", SCENARIOS["ok"], params("ok"), streamed=True))
+        await asyncio.sleep(0)
+        time.sleep(0.6 if late else 0.0)  # noqa: ASYNC251  # nobody gets a turn
+        await whole
+        watching.cancel()
+    assert ("lost while the loop was late" in tally.outcomes) == late
+    assert ("unexpected error" in tally.wrong) != late
+    assert (tally.latest > 0.4) == late
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from .scenarios import LIMIT
 from .worker import HANG, Tally, Worker
 
 OURS = (ChatCompletionStream, Source, Reply, Body, Trace)
+REST = 1.2  # seconds between two clients; what looks once a second has looked by then
 MOST_GROWTH = 8.0  # MiB that memory may grow by, from the second quarter of the time to the last
 
 
@@ -130,7 +131,7 @@ class Soak:
                 await self._share(min(until, self._loop.time() + max(5.0, seconds / 20)))
             finally:
                 gc.enable()
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(REST)
             left = left_over(self._tasks)
             self.rest.append(
                 {
@@ -161,7 +162,9 @@ class Soak:
                 )
                 for n in range(self._workers)
             ]
+            watching = asyncio.create_task(self.tally.watch_loop())
             _, stuck = await asyncio.wait(running, timeout=until - self._loop.time() + HANG)
+            watching.cancel()
             if stuck:
                 self.tally.blame("hang", "at the end", f"{len(stuck)} workers")
             if not gc.isenabled() and (held := unreleased()):
@@ -214,6 +217,7 @@ async def soak(minutes: float, workers: int, seed: int) -> dict[str, Any]:
         "connections accepted": report["accepted"],
         "outcomes": dict(tally.outcomes.most_common()),
         "streams dropped": tally.dropped,
+        "loop late at most, s": round(tally.latest, 2),
         "other warnings": dict(dropped),
         "memory grew by, MiB": grown,
         "at rest": run.rest,

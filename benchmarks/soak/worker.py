@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
 from gradient_async import (
+    APIConnectionError,
     APITimeoutError,
     AsyncGradient,
     ChatCompletion,
@@ -25,6 +26,8 @@ MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
 PATIENT = Timeout(connect=20, first_token=20, idle=20, response=20)
 QUICK = Timeout(connect=20, first_token=1, idle=1, response=1)
 HANG = 30.0  # seconds that no exchange takes
+LOOK = 0.05  # seconds between two looks at the loop
+MOST_LATE = 0.5  # seconds
 _STALLS = ("stall", "drip", "comments", "call_stall")
 
 
@@ -36,6 +39,8 @@ class Tally:
         wrong: Outcomes that should not be, by kind.
         examples: The first few of them, in words.
         dropped: Streams that nobody closed; each has to warn.
+        latest: How late the loop was at most, in seconds.
+        late_at: When it was last so late that a dead connection can't be told by its early loss.
     """
 
     def __init__(self) -> None:
@@ -43,6 +48,18 @@ class Tally:
         self.wrong: Counter[str] = Counter()
         self.examples: list[str] = []
         self.dropped = 0
+        self.latest = self.late_at = 0.0
+
+    async def watch_loop(self) -> None:
+        """Note how late the loop is, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LOOK
+            await asyncio.sleep(LOOK)
+            late = loop.time() - due
+            self.latest = max(self.latest, late)
+            if late > MOST_LATE:
+                self.late_at = loop.time()
 
     def blame(self, kind: str, name: str, what: object) -> None:
         """Note an outcome that should not be."""
@@ -166,6 +183,7 @@ class Worker:
     ) -> None:
         """Read to the end, and look whether it is what it should be."""
         failure: GradientError
+        began = asyncio.get_running_loop().time()
         try:
             if streamed:
                 stream = await client.chat.completions.create(stream=True, **params)
@@ -185,6 +203,13 @@ class Worker:
         self._tally.outcomes[type(failure).__name__] += 1
         if type(failure) is APITimeoutError and name.startswith(_STALLS):
             return  # before the first header, on a busy machine
+        if type(failure) is APIConnectionError and APIConnectionError not in scenario.errors:
+            # A pooled connection was dead, and the loop too late to see it at once: nobody can tell what
+            # the server had read, and it is not asked again.
+            await asyncio.sleep(2 * LOOK)
+            if self._tally.late_at > began:
+                self._tally.outcomes["lost while the loop was late"] += 1
+                return
         if type(failure) not in scenario.errors:
             self._tally.blame("unexpected error", name, failure)
         elif scenario.partial is not None:
