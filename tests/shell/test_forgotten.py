@@ -85,3 +85,20 @@ async def test_a_dropped_stream_leaves_no_timer() -> None:
                 stream = None  # its last reference
             ours = [repr(timer) for timer in scheduled if "gradient_async/session" in repr(timer)]
             assert [] == [timer for timer in ours if "cancelled" not in timer]
+
+
+async def test_a_stream_dropped_in_another_thread_leaves_a_pooled_connection_alone() -> None:
+    """Its connection went back to the pool meanwhile: the next call may have it, and nothing is closed."""
+    reply = reply_sse(chunk("Hel"), chunk(finish_reason="stop"))
+    async with (
+        serve(reply, repeat=True) as server,
+        AsyncGradient(inference_endpoint=server.url, model_access_key="any") as client,
+    ):
+        streams = [cast("ChatCompletionStream", await client.chat.completions.create(**CALL))]
+        assert "Hel" == (await anext(streams[0])).choices[0].delta.content
+        await asyncio.sleep(0.05)
+        with pytest.warns(ResourceWarning, match="dropped"):
+            await asyncio.to_thread(streams.clear)
+        async with cast("ChatCompletionStream", await client.chat.completions.create(**CALL)) as stream:
+            assert "Hel" == (await stream.completion()).choices[0].message.content
+        assert 1 == server.connections
