@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         BadRequestError,
         ConfigurationError,
         ConflictError,
+        FanOutError,
         GatewayTimeoutError,
         GradientError,
         InternalServerError,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         UnexpectedRedirectError,
         UnprocessableEntityError,
     )
+    from .fanout import MapResult
     from .hooks import CallInfo, Hook
     from .stream import (
         ChatCompletionStream,
@@ -121,6 +123,7 @@ __all__ = [
     "CompletionUsage",
     "ConfigurationError",
     "ConflictError",
+    "FanOutError",
     "Function",
     "GatewayTimeoutError",
     "GradientError",
@@ -129,6 +132,7 @@ __all__ = [
     "InternalServerError",
     "InvalidRequestError",
     "Limits",
+    "MapResult",
     "ModelInfo",
     "ModelList",
     "NotFoundError",
@@ -184,6 +188,7 @@ _HOMES = {
         "BadRequestError",
         "ConfigurationError",
         "ConflictError",
+        "FanOutError",
         "GatewayTimeoutError",
         "GradientError",
         "InternalServerError",
@@ -209,6 +214,7 @@ _HOMES = {
         "UnexpectedRedirectError",
         "UnprocessableEntityError",
     ),
+    "fanout": ("MapResult",),
     "hooks": ("CallInfo", "Hook"),
     "stream": (
         "ChatCompletionStream",

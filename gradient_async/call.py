@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -32,6 +32,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         operation: What kind of call it is, for hooks.
         params: Parameters of the request, for hooks.
         hooks: Who is told what happens.
+        told: Is told how each attempt was answered, as a reply or an error; it must not raise.
     """
 
     method: str
@@ -49,3 +50,4 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     operation: str = "chat"
     params: Mapping[str, Any] = {}
     hooks: tuple[Hook, ...] = ()
+    told: Callable[[Any], None] | None = None

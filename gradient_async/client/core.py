@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -282,6 +282,7 @@ class AsyncGradient:
         stream: bool = False,
         options: Mapping[str, Any],
         params: Mapping[str, Any],
+        told: Callable[[Any], None] | None = None,
     ) -> Call:
         endpoints = self._endpoints
         headers = {
@@ -330,6 +331,7 @@ class AsyncGradient:
             operation="models" if body is None else "agent" if agent else "chat",
             params=params,
             hooks=self.hooks,
+            told=told,
         )
 
     async def _send(self, call: Call) -> Reply:

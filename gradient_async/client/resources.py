@@ -18,6 +18,9 @@ from ..types import (
 from .replies import fetch, finish_completion
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..fanout import MapResults, Requests
     from ..session import Reply
     from .core import AsyncGradient
     from .raw import RawAgents, RawChat, RawCompletions, StreamingChat, StreamingCompletions
@@ -40,12 +43,19 @@ class CompletionsBase:
     def __init__(self, client: AsyncGradient) -> None:
         self.client = client
 
-    async def send(self, arguments: dict[str, Any], *, stream: bool | None) -> tuple[Reply, int]:
+    async def send(
+        self,
+        arguments: dict[str, Any],
+        *,
+        stream: bool | None,
+        told: Callable[[Any], None] | None = None,
+    ) -> tuple[Reply, int]:
         """Check the arguments and send the request.
 
         Args:
             arguments: Keyword arguments but for ``stream``.
             stream: Value of ``stream``; None leaves it out.
+            told: Is told how each attempt was answered, or None.
 
         Returns:
             The reply, its body unread, and how many choices were asked for.
@@ -63,7 +73,14 @@ class CompletionsBase:
         params = check_params(params, stream=bool(stream), agent=self.agent, validate=validate)
         body = encode_request(params, stream=stream, extra_body=extra)
         call = client._prepare(  # noqa: SLF001  # one package
-            "POST", _PATH, agent=self.agent, body=body, stream=bool(stream), options=options, params=params
+            "POST",
+            _PATH,
+            agent=self.agent,
+            body=body,
+            stream=bool(stream),
+            options=options,
+            params=params,
+            told=told,
         )
         n = (extra or params).get("n", params.get("n"))
         return await client._send(call), n if isinstance(n, int) and n > 0 else 1  # noqa: SLF001
@@ -99,6 +116,67 @@ class CompletionsBase:
             return self.open_stream(reply, n, arguments.get("timeout", NOT_GIVEN))
 
         return StreamManager(start)
+
+    def map(
+        self,
+        requests: Requests,
+        *,
+        max_concurrency: int = 64,
+        ordered: bool = False,
+        on_error: Literal["collect", "raise"] = "collect",
+        window: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        adaptive: bool = False,
+        stream: bool = False,
+        **defaults: Any,
+    ) -> MapResults:
+        """Make many requests, so many at a time; iterate over the results as they finish.
+
+        Requests are pulled as they are needed, never more than ``window`` ahead of the results taken: a
+        million of them fit in little memory. What the server says of its limits is obeyed: new requests
+        wait for the next window where it says that nothing is left of this one.
+
+        Args:
+            requests: Parameters of each request, or pairs of a key of yours and parameters; any iterable or
+                async iterable.
+            max_concurrency: Requests under way at a time.
+            ordered: Give results in the order of the requests and not as they finish.
+            on_error: ``"collect"`` gives each error in the place of its result; ``"raise"`` gives up the
+                rest at the first error, and raises once the results before it are taken.
+            window: How many may be under way or finished and not yet taken; 4 times ``max_concurrency``
+                if None.
+            requests_per_minute: Requests in any minute, evenly spaced.
+            tokens_per_minute: Tokens in a minute; guessed before a request, put right by its usage.
+            adaptive: Find out how many at a time the server sustains, ``max_concurrency`` at most: more
+                while replies are clean, half as many when it answers 429 or stalls.
+            stream: Stream each reply, so that the limits on stalls apply and errors have a ``partial``.
+            **defaults: Parameters of every request that does not give its own.
+
+        Returns:
+            An async iterator of `MapResult`. Leaving the loop gives up what is under way.
+
+        Raises:
+            ConfigurationError: If an option can't be used.
+            FanOutError: From iterating, with ``on_error="raise"``.
+        """
+        from .many import make_map  # noqa: PLC0415  # few need it
+
+        return make_map(
+            self,
+            requests,
+            max_concurrency=max_concurrency,
+            ordered=ordered,
+            on_error=on_error,
+            window=window,
+            pace={
+                "requests_per_minute": requests_per_minute,
+                "tokens_per_minute": tokens_per_minute,
+                "adaptive": adaptive,
+            },
+            stream=stream,
+            defaults=defaults,
+        )
 
 
 class Completions(CompletionsBase):

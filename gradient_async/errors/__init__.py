@@ -17,6 +17,7 @@ from .base import (
     ResponseInfo,
     escape,
 )
+from .fanout import FanOutError
 from .status import (
     APIStatusError,
     AuthenticationError,
@@ -56,6 +57,7 @@ __all__ = [
     "BadRequestError",
     "ConfigurationError",
     "ConflictError",
+    "FanOutError",
     "GatewayTimeoutError",
     "GradientError",
     "InternalServerError",

@@ -92,6 +92,8 @@ class SessionManager:
                 session, call, deadline=deadline, started=started, trace=trace, foreign=self.pool.foreign
             )
             outcome.attempts = attempts
+            if call.told is not None:
+                call.told(outcome)
             if isinstance(outcome, Reply):
                 bucket.succeeded(paid)
                 self._open.add(outcome)

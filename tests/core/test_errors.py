@@ -14,6 +14,7 @@ from gradient_async.errors import (
     APIError,
     APIResponseValidationError,
     APIStatusError,
+    FanOutError,
     GradientError,
     InvalidRequestError,
     RequestInfo,
@@ -29,6 +30,7 @@ TREE = {
     "GradientError": ("Exception",),
     "ConfigurationError": ("GradientError", "ValueError"),
     "InvalidRequestError": ("GradientError", "ValueError"),
+    "FanOutError": ("GradientError", "ExceptionGroup"),
     "APIError": ("GradientError",),
     "APIConnectionError": ("APIError",),
     "APITimeoutError": ("APIConnectionError", "TimeoutError"),
@@ -87,6 +89,16 @@ def kind_of(name: str) -> type[GradientError]:
     return kind
 
 
+class SameError(ValueError):
+    """An error that equals its copy."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SameError) and self.args == other.args
+
+    def __hash__(self) -> int:
+        return hash(self.args)
+
+
 def make(name: str) -> GradientError:
     """Make an error of a class with everything that class takes."""
     kind = kind_of(name)
@@ -96,6 +108,8 @@ def make(name: str) -> GradientError:
         return kind("what\nhappened", **DETAILS)
     if issubclass(kind, InvalidRequestError):
         return kind("what\nhappened", param="n")
+    if issubclass(kind, FanOutError):
+        return kind("what\nhappened", [SameError("why")], errors={3: SameError("why")}, partial=PARTIAL)
     return kind("what\nhappened")
 
 
@@ -181,6 +195,27 @@ class TestAttributes:
         """`except TimeoutError` catches them, and they print their message like the others."""
         with pytest.raises(TimeoutError, match=r"^what\nhappened$"):
             raise make(name)
+
+
+class TestGroup:
+    """`FanOutError` is a group like others."""
+
+    def test_it_is_split_by_kind(self) -> None:
+        lost, limited = APIConnectionError("lost"), InvalidRequestError("limited")
+        group = FanOutError("two failed", [lost, limited], errors={4: lost, 7: limited}, partial=PARTIAL)
+        found: dict[str, Any] = {}
+        try:
+            raise group
+        except* APIConnectionError as part:
+            found["lost"] = part
+        except* InvalidRequestError as part:
+            found["limited"] = part
+        assert ({4: lost}, PARTIAL) == (found["lost"].errors, found["lost"].partial)
+        assert ({7: limited}, (limited,)) == (found["limited"].errors, found["limited"].exceptions)
+
+    def test_it_prints_its_message_alone(self) -> None:
+        group = FanOutError("two failed", [ValueError()])
+        assert "two failed" == str(group) == group.message
 
 
 class TestPickling:

@@ -25,6 +25,7 @@ ROWS = {
     "redaction": 3,
     "retry": 3,
     "ratelimit": 3,
+    "pacing": 3,
     "events": 4,
     "session": 5,
     "testing": 4,

@@ -1,0 +1,379 @@
+"""Many requests, so many at a time, pulled as they are needed and given back as they finish."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias, cast
+
+import msgspec
+
+from ..errors import FanOutError, GradientError, InvalidRequestError
+from ..types import ChatCompletion
+from .pacer import Pacer
+
+__all__ = ["MapResult", "MapResults", "Perform", "Requests"]
+
+Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
+Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
+_END = object()
+
+Perform: TypeAlias = Callable[[dict[str, Any], Callable[[Any], None]], Awaitable[ChatCompletion]]
+
+
+class MapResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one of many requests came to.
+
+    Attributes:
+        index: Which request it was, counted from 0 as they were pulled.
+        key: The key that the caller gave it, or None.
+        request: Its parameters, as given.
+        completion: The completion, or None if it failed.
+        error: Why it failed, or None.
+    """
+
+    index: int
+    request: Mapping[str, Any]
+    key: Any = None
+    completion: ChatCompletion | None = None
+    error: GradientError | None = None
+
+    def unwrap(self) -> ChatCompletion:
+        """Return the completion.
+
+        Raises:
+            GradientError: The error, if it failed.
+        """
+        if self.completion is None:
+            raise self.error or GradientError("neither completion nor error")
+        return self.completion
+
+
+class MapResults:
+    """Results of many requests: an async iterator.
+
+    Leaving the loop, by break, exception or cancellation, gives up what is under way. ``async with`` does
+    so at a moment that you choose; several tasks may share the iterator.
+
+    Args:
+        requests: Parameters of each request, or pairs of a key and parameters; pulled as they are needed.
+        perform: Makes a request.
+        pacer: Makes the pacer, in the loop that runs.
+        most: How many to have under way at most.
+        window: How many may be under way or finished and not yet taken.
+        ordered: Give results in the order of the requests.
+        on_error: ``"collect"`` gives errors as results; ``"raise"`` ends with the first.
+        defaults: Parameters of every request that does not give its own.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        perform: Perform,
+        *,
+        pacer: Callable[[], Pacer],
+        most: int,
+        window: int,
+        ordered: bool,
+        on_error: Literal["collect", "raise"],
+        defaults: Mapping[str, Any],
+    ) -> None:
+        # Its tasks know the run and not this object, so that dropping it can end them.
+        self._run = _Run(
+            requests,
+            perform,
+            pacer=pacer,
+            most=most,
+            window=window,
+            ordered=ordered,
+            raising=on_error == "raise",
+            defaults=defaults,
+        )
+
+    def __aiter__(self) -> MapResults:
+        return self
+
+    async def __anext__(self) -> MapResult:
+        return await self._run.next()
+
+    async def aclose(self) -> None:
+        """Give up what is under way, and wait until it is gone."""
+        await self._run.close()
+
+    async def close(self) -> None:
+        """The same as `aclose`."""
+        await self._run.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._run.close()
+
+    def __del__(self) -> None:
+        run = getattr(self, "_run", None)
+        if run is not None:
+            run.abandon()
+
+
+class _Run:
+    """The workers, and what they have brought."""
+
+    def __init__(
+        self,
+        requests: Requests,
+        perform: Perform,
+        *,
+        pacer: Callable[[], Pacer],
+        most: int,
+        window: int,
+        ordered: bool,
+        raising: bool,
+        defaults: Mapping[str, Any],
+    ) -> None:
+        self._later: AsyncIterator[Request] | None = None
+        self._now: Iterator[Request] | None = None
+        if isinstance(requests, AsyncIterable):
+            self._later = aiter(requests)
+        else:
+            self._now = iter(requests)
+        self._perform = perform
+        self._make_pacer = pacer
+        self._most = most
+        self._window = window
+        self._ordered = ordered
+        self._raising = raising
+        self._defaults = defaults
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._workers: set[asyncio.Task[None]] = set()
+        self._pulling = asyncio.Lock()
+        self._pulled = 0
+        self._taken = 0
+        self._exhausted = False
+        self._ready: deque[MapResult] = deque()
+        self._early: dict[int, MapResult] = {}  # finished before one that comes first
+        self._turn = 0
+        self._errors: dict[int, GradientError] = {}
+        self._failure: BaseException | None = None  # of the caller's iterable, or ours
+        self._consumers: deque[asyncio.Future[None]] = deque()
+        self._stalled: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+        self._stopping = False  # whether workers are cancelled
+
+    # The consumer's side
+
+    async def next(self) -> MapResult:
+        """Return the next result.
+
+        Raises:
+            FanOutError: If a request failed and that is to end it all.
+            StopAsyncIteration: At the end.
+        """
+        self._start()
+        while not self._ready:
+            if not self._workers:
+                self._end()
+            await self._wait(self._consumers)
+        self._taken += 1
+        if self._stalled:
+            _wake_one(self._stalled)
+        return self._ready.popleft()
+
+    def _start(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self._pacer = self._make_pacer()
+            self._hire()
+        elif self._loop is not loop:
+            raise GradientError("these results belong to another event loop: read them where you began")
+
+    def _end(self) -> None:
+        """Tell how it ended."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        errors, self._errors = self._errors, {}
+        if errors and self._raising:
+            first = next(iter(errors.values()))
+            count = "a request" if len(errors) == 1 else f"{len(errors)} requests"
+            raise FanOutError(
+                f"{count} failed, and the others were given up: {first}",
+                list(errors.values()),
+                errors=errors,
+            ) from first
+        raise StopAsyncIteration
+
+    async def _wait(self, waiters: deque[asyncio.Future[None]]) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        waiters.append(waiter)
+        await waiter
+
+    # The workers' side
+
+    def _hire(self) -> None:
+        """Take on one more worker, if there may be work for it."""
+        if self._exhausted or self._closed or len(self._workers) >= self._most:
+            return
+        worker = asyncio.ensure_future(self._work())
+        self._workers.add(worker)
+        worker.add_done_callback(self._gone)
+
+    def _gone(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not worker.cancelled():
+            error = worker.exception()
+        elif self._stopping:
+            error = None
+        else:
+            error = GradientError("a request was cancelled, and not by the reader of these results")
+        if error is not None:
+            self._fail(error)
+        if not self._workers:
+            self._release_early(everything=True)
+            _wake(self._consumers)
+
+    def _fail(self, error: BaseException) -> None:
+        self._exhausted = True
+        if self._failure is None:
+            self._failure = error
+
+    async def _work(self) -> None:
+        while not self._exhausted:
+            while self._pulled - self._taken >= self._window:
+                await self._wait(self._stalled)
+            item = await self._pull()
+            if item is _END:
+                return
+            index = self._pulled
+            self._pulled += 1
+            self._hire()
+            await self._do(index, item)
+
+    async def _pull(self) -> Any:
+        """Take the next request off the caller's iterable, whose errors end the run."""
+        try:
+            if self._now is not None:
+                return next(self._now)
+            async with self._pulling:
+                if not self._exhausted:
+                    return await anext(cast("AsyncIterator[Request]", self._later))
+        except (StopIteration, StopAsyncIteration):
+            self._exhausted = True
+        except Exception as error:  # noqa: BLE001  # the caller's own, raised to him once all is delivered
+            self._fail(error)
+        _wake(self._stalled)
+        return _END
+
+    async def _do(self, index: int, item: Any) -> None:
+        key: Any = None
+        request: Any = item
+        if type(item) is tuple and len(pair := cast("tuple[Any, ...]", item)) == 2:  # noqa: PLR2004
+            key, request = pair
+        completion: ChatCompletion | None = None
+        failure: GradientError | None = None
+        kind = cast("type[Any]", type(request))
+        if not issubclass(kind, Mapping):
+            failure = InvalidRequestError(
+                f"request {index} is a {kind.__name__}: "
+                "expected its parameters as a dict, or a pair of a key and such a dict"
+            )
+        else:
+            params = {**self._defaults, **request}
+            ticket = await self._pacer.acquire(params)
+            error: BaseException | None = asyncio.CancelledError()  # unless it comes to more
+            try:
+                completion = await self._perform(params, partial(self._pacer.told, ticket))
+                error = None
+            except GradientError as problem:
+                error = failure = problem
+            except TypeError as problem:
+                # A name that no request has, such as from a file: what failed is this one and not all.
+                error = failure = InvalidRequestError(f"request {index}: {problem}")
+            finally:
+                usage = None if completion is None else completion.usage
+                self._pacer.release(ticket, error=error, usage=usage)
+        self._put(
+            MapResult(
+                index=index,
+                key=key,
+                request=request,
+                completion=completion,
+                error=failure,
+            )
+        )
+
+    def _put(self, result: MapResult) -> None:
+        if result.error is not None and self._raising:
+            self._errors[result.index] = result.error
+            self._exhausted = True
+            self._cancel(but=asyncio.current_task())
+            return
+        if self._ordered:
+            self._early[result.index] = result
+            self._release_early()
+        else:
+            self._ready.append(result)
+        if self._ready:
+            _wake(self._consumers)
+
+    def _release_early(self, *, everything: bool = False) -> None:
+        """Give out what is next in order; at the end, what came after those that never will."""
+        while self._turn in self._early:
+            self._ready.append(self._early.pop(self._turn))
+            self._turn += 1
+        if everything:
+            self._ready.extend(self._early.pop(index) for index in sorted(self._early))
+
+    # The end
+
+    def _cancel(self, *, but: asyncio.Task[Any] | None = None) -> None:
+        self._stopping = True
+        for worker in self._workers:
+            if worker is not but:
+                worker.cancel()
+
+    def stop(self) -> None:
+        """Give everything up."""
+        self._closed = self._exhausted = True
+        self._ready.clear()
+        self._cancel()
+
+    async def close(self) -> None:
+        """Give everything up, and wait until the workers are gone."""
+        self.stop()
+        if self._workers:
+            await asyncio.wait(self._workers)
+
+    def abandon(self) -> None:
+        """Give everything up from a finaliser, in whatever thread that runs."""
+        if self._loop is None or self._loop.is_closed() or not self._workers:
+            return
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            self.stop()
+        else:
+            self._loop.call_soon_threadsafe(self.stop)
+
+
+def _wake(waiters: deque[asyncio.Future[None]]) -> None:
+    """Let all go who wait."""
+    while waiters:
+        _wake_one(waiters)
+
+
+def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:
+    """Let one go who waits."""
+    while waiters:
+        waiter = waiters.popleft()
+        if not waiter.done():
+            waiter.set_result(None)
+            return
