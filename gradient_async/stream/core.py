@@ -1,23 +1,19 @@
-"""The stream as its user has it: one cursor, several ways to read, everything assembled as it comes."""
+"""The stream of one reply."""
 
 from __future__ import annotations
 
-import asyncio
 import warnings
-from operator import length_hint
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal
 
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
-from ..errors import ResponseInfo, StreamError, StreamLimitError
-from ..events import EventBuilder
-from ..types import ChatCompletion, ChatCompletionChunk, Headers, RateLimits
-from .choices import Choices
+from ..errors import ResponseInfo, StreamLimitError
+from ..types import ChatCompletionChunk, Headers, RateLimits
+from .base import ChunkStream
 from .raw import undelivered
 from .source import Source
 from .timing import Timing
-from .views import ChoiceStream, EventStream, RawStream, TextStream
+from .views import RawStream
 
 if TYPE_CHECKING:
     from ..session import Reply
@@ -25,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ChatCompletionStream"]
 
 
-class ChatCompletionStream:
+class ChatCompletionStream(ChunkStream):
     """A completion as it is generated: an async iterator of chunks.
 
     Once read to its end its connection is reused. Leaving it earlier gives the connection up: use
@@ -58,123 +54,28 @@ class ChatCompletionStream:
         strict: bool = False,
         on_bad_event: Literal["raise", "skip"] = "raise",
     ) -> None:
-        self._reply = reply
-        self._limits = limits
-        self._assembler = CompletionAssembler(n=n, limits=limits, strict=strict)
-        self._source = Source(
-            reply, self._assembler, timeout=timeout, limits=limits, strict=strict, on_bad_event=on_bad_event
+        assembler = CompletionAssembler(n=n, limits=limits, strict=strict)
+        source = Source(
+            reply, assembler, timeout=timeout, limits=limits, strict=strict, on_bad_event=on_bad_event
         )
-        self._builder: EventBuilder | None = None
-        self.refused = False  # whether a chunk could not be assembled
-        self._relayed = True  # whether every byte received was given out as such
-        # The chunks brought last; those the iterator has yielded are behind the cursor, and the first
-        # `_assembled` of them are in the assembler.
-        self._batch: list[ChatCompletionChunk] = []
-        self._ready = iter(self._batch)
-        self._assembled = 0
-        # One task reads at a time, for all.
-        self._reading = False
-        self._waiters: list[asyncio.Future[None]] = []
-        # Once a choice has a reader of its own, chunks go to lanes, the cursor's own among them.
-        self._choices: Choices | None = None
-        self._main_used = False
+        super().__init__(source, assembler, buffered=limits.buffered_bytes)
+        self._reply = reply
+        self._source = source
 
-    # The cursor
+    def overflow(self, who: str) -> StreamLimitError:
+        """Make the error of a reader that fell too far behind."""
+        error = super().overflow(who)
+        error.attempts = self.attempts
+        error.request_id = self.request_id
+        return error
 
-    def __aiter__(self) -> ChatCompletionStream:
-        return self
-
-    async def __anext__(self) -> ChatCompletionChunk:
-        for chunk in self._ready:
-            return chunk
-        return await self._next_chunk()
-
-    async def _next_chunk(self) -> ChatCompletionChunk:
-        self._main_used = True
-        while True:
-            if self._choices is not None:
-                main = self._choices.open_main()
-                if main:
-                    return main.take()
-                if main.overflowed:
-                    raise self.overflow("the reader of the whole stream")
-            if not await self.pump():
-                raise StopAsyncIteration
-            for chunk in self._ready:
-                return chunk
-
-    async def pump(self) -> bool:
-        """Read once for all who read; return False at the end.
+    async def take(self) -> list[ChatCompletionChunk]:
+        """Read on; return every chunk that this brought, assembled, and none at the end.
 
         Raises:
             APIError: How the stream ended, if badly.
         """
-        if self._reading:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
-            return True
-        self._reading = True
-        self._relayed = False
-        try:
-            self.settle()
-            batch = await self._source.advance()
-        finally:
-            # Also when this task is cancelled: one of those who wait takes over.
-            self._reading = False
-            self._wake()
-        self._receive(batch)
-        return bool(batch)
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _receive(self, batch: list[ChatCompletionChunk]) -> None:
-        self._assembled = 0
-        if self._choices is None:
-            self._batch = batch
-            self._ready = iter(batch)
-        else:
-            self._assemble(batch)
-            self._choices.put(batch)
-
-    def settle(self) -> None:
-        """Assemble what the cursor has passed."""
-        passed = len(self._batch) - length_hint(self._ready)
-        if passed > self._assembled:
-            chunks = self._batch[self._assembled : passed]
-            self._assembled = passed
-            self._assemble(chunks)
-
-    def _assemble(self, chunks: list[ChatCompletionChunk]) -> None:
-        try:
-            self._assembler.extend(chunks)
-        except StreamError as error:
-            self.refused = True
-            self._source.fail(error)  # the next read raises it
-
-    def _pass_all(self) -> list[ChatCompletionChunk]:
-        """Move the cursor past what is ready; return that, assembled."""
-        rest = list(self._ready)
-        self.settle()
-        return rest
-
-    # Ways to read
-
-    @property
-    def text(self) -> TextStream:
-        """The text of choice 0, piece by piece; shares the cursor."""
-        return TextStream(self)
-
-    def events(self) -> EventStream:
-        """The stream as typed events; shares the cursor."""
-        if self._builder is None:
-            self.settle()
-            self._builder = EventBuilder(self._assembler)
-        return EventStream(self, self._builder)
+        return self._pass_all() if await self.pump() else []
 
     @property
     def raw(self) -> RawStream:
@@ -220,69 +121,6 @@ class ChatCompletionStream:
             self._receive(self._source.pull())
             self._pass_all()
 
-    def choice(self, index: int) -> ChoiceStream:
-        """The chunks of one choice; several tasks may read several choices.
-
-        Whoever lacks data reads for all. A choice asked for late begins with one chunk of what came
-        since the first choice was asked for; the same index again goes on where its reader stopped.
-
-        Args:
-            index: Which choice, from 0. One that never comes ends empty.
-        """
-        if self._choices is None:
-            self.settle()
-            rest = list(self._ready)
-            self._choices = Choices(self._assembler, self._limits.buffered_bytes, main=self._main_used)
-            lane = self._choices.open(index)
-            self._batch = []
-            self._ready = iter(self._batch)
-            self._receive(rest)
-        else:
-            lane = self._choices.open(index)
-        return ChoiceStream(self, index, lane)
-
-    def overflow(self, who: str) -> StreamLimitError:
-        """Make the error of a reader that fell too far behind."""
-        return StreamLimitError(
-            f"{who} fell behind by more than buffered_bytes={self._limits.buffered_bytes}; "
-            "read faster, or raise Limits(buffered_bytes=...)",
-            partial=self.snapshot,
-            attempts=self.attempts,
-            request_id=self.request_id,
-        )
-
-    # The whole
-
-    @property
-    def snapshot(self) -> ChatCompletion:
-        """The completion as far as it has been read; a new object each time."""
-        self.settle()
-        return self._source.completion()
-
-    async def completion(self) -> ChatCompletion:
-        """Read to the end; return the whole completion.
-
-        Raises:
-            StreamError: If the stream did not end as it should; ``.partial`` has what came.
-        """
-        self._pass_all()
-        while await self.pump():
-            self._pass_all()
-        return self._source.completion()
-
-    async def get_final_completion(self) -> ChatCompletion:
-        """The same as `completion`."""
-        return await self.completion()
-
-    async def until_done(self) -> ChatCompletionStream:
-        """Read to the end; return the stream itself.
-
-        Raises:
-            StreamError: If the stream did not end as it should.
-        """
-        await self.completion()
-        return self
-
     # What is known of it
 
     @property
@@ -321,11 +159,6 @@ class ChatCompletionStream:
         return self._source.timing
 
     @property
-    def completed(self) -> bool:
-        """Whether it was read to its end and nothing is missing."""
-        return self._source.ended
-
-    @property
     def saw_done(self) -> bool:
         """Whether ``[DONE]`` came."""
         return self._source.decoder.done
@@ -339,24 +172,6 @@ class ChatCompletionStream:
     def anomalies(self) -> int:
         """How many events only the tolerant path understood, or were skipped."""
         return self._source.decoder.anomalies
-
-    # Leaving
-
-    async def aclose(self) -> None:
-        """Give up what is left; the connection is closed at once unless the stream was read to its end."""
-        self._source.close()
-
-    async def close(self) -> None:
-        """The same as `aclose`."""
-        self._source.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._source.close()
 
     def __repr__(self) -> str:
         state = "completed" if self.completed else "open" if self._source.open else "failed"

@@ -6,6 +6,7 @@ Text, events and bytes share the cursor of the stream they belong to; each choic
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 from ..events import ChatCompletionStreamEvent, EventBuilder
@@ -13,31 +14,33 @@ from ..types import ChatCompletionChunk
 from .lanes import Lane
 
 if TYPE_CHECKING:
+    from .base import ChunkStream
     from .core import ChatCompletionStream
 
 __all__ = ["ChoiceStream", "EventStream", "RawStream", "TextStream"]
 
 
 class TextStream:
-    """The text of choice 0, piece by piece."""
+    """The text of one choice, piece by piece."""
 
-    __slots__ = ("_stream",)
+    __slots__ = ("_index", "_stream")
 
-    def __init__(self, stream: ChatCompletionStream) -> None:
+    def __init__(self, stream: AsyncIterator[ChatCompletionChunk], index: int = 0) -> None:
         self._stream = stream
+        self._index = index
 
     def __aiter__(self) -> TextStream:
         return self
 
     async def __anext__(self) -> str:
-        stream = self._stream
+        stream, index = self._stream, self._index
         while True:
             chunk = await stream.__anext__()
             choices = chunk.choices
-            if len(choices) == 1 and choices[0].index == 0:
+            if len(choices) == 1 and choices[0].index == index:
                 text = choices[0].delta.content
             else:
-                text = "".join(choice.delta.content or "" for choice in choices if choice.index == 0)
+                text = "".join(choice.delta.content or "" for choice in choices if choice.index == index)
             if text:
                 return text
 
@@ -50,7 +53,7 @@ class EventStream:
 
     __slots__ = ("_builder", "_ended", "_events", "_stream")
 
-    def __init__(self, stream: ChatCompletionStream, builder: EventBuilder) -> None:
+    def __init__(self, stream: ChunkStream, builder: EventBuilder) -> None:
         self._stream = stream
         self._builder = builder
         self._events: deque[ChatCompletionStreamEvent] = deque()
@@ -99,10 +102,15 @@ class ChoiceStream:
 
     __slots__ = ("_lane", "_stream", "index")
 
-    def __init__(self, stream: ChatCompletionStream, index: int, lane: Lane) -> None:
+    def __init__(self, stream: ChunkStream, index: int, lane: Lane) -> None:
         self._stream = stream
         self._lane = lane
         self.index = index
+
+    @property
+    def text(self) -> TextStream:
+        """The text of this choice, piece by piece; shares the cursor of this reader."""
+        return TextStream(self, self.index)
 
     def __aiter__(self) -> ChoiceStream:
         return self

@@ -1,0 +1,259 @@
+"""What every stream of chunks has: one cursor, several ways to read, everything assembled as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from operator import length_hint
+from types import TracebackType
+from typing import Protocol, Self
+
+from ..assembly import CompletionAssembler
+from ..errors import APIError, StreamError, StreamLimitError
+from ..events import EventBuilder
+from ..types import ChatCompletion, ChatCompletionChunk
+from .choices import Choices
+from .views import ChoiceStream, EventStream, TextStream
+
+__all__ = ["ChunkSource", "ChunkStream"]
+
+
+class ChunkSource(Protocol):
+    """Where chunks come from."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it ended well."""
+        ...
+
+    @property
+    def open(self) -> bool:
+        """Whether it has neither ended nor failed."""
+        ...
+
+    async def advance(self) -> list[ChatCompletionChunk]:
+        """Return the next chunks, once those before are assembled; none at the end."""
+        ...
+
+    def fail(self, error: APIError) -> Exception:
+        """End it with an error."""
+        ...
+
+    def completion(self) -> ChatCompletion:
+        """Return what has been assembled."""
+        ...
+
+    def close(self) -> None:
+        """Give it up."""
+        ...
+
+
+class ChunkStream:
+    """A completion as it is generated: an async iterator of chunks.
+
+    Args:
+        source: Where they come from.
+        assembler: What they are added to, once they have been read.
+        buffered: Most that a reader who lags may leave queued, in characters.
+    """
+
+    def __init__(self, source: ChunkSource, assembler: CompletionAssembler, *, buffered: int) -> None:
+        self._chunks = source
+        self._assembler = assembler
+        self._buffered = buffered
+        self._builder: EventBuilder | None = None
+        self.refused = False  # whether a chunk could not be assembled
+        self._relayed = True  # whether every byte received was given out as such
+        # The chunks brought last; those the iterator has yielded are behind the cursor, and the first
+        # `_assembled` of them are in the assembler.
+        self._batch: list[ChatCompletionChunk] = []
+        self._ready = iter(self._batch)
+        self._assembled = 0
+        # One task reads at a time, for all.
+        self._reading = False
+        self._waiters: list[asyncio.Future[None]] = []
+        # Once a choice has a reader of its own, chunks go to lanes, the cursor's own among them.
+        self._choices: Choices | None = None
+        self._main_used = False
+
+    # The cursor
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChatCompletionChunk:
+        for chunk in self._ready:
+            return chunk
+        return await self._next_chunk()
+
+    async def _next_chunk(self) -> ChatCompletionChunk:
+        self._main_used = True
+        while True:
+            if self._choices is not None:
+                main = self._choices.open_main()
+                if main:
+                    return main.take()
+                if main.overflowed:
+                    raise self.overflow("the reader of the whole stream")
+            if not await self.pump():
+                raise StopAsyncIteration
+            for chunk in self._ready:
+                return chunk
+
+    async def pump(self) -> bool:
+        """Read once for all who read; return False at the end.
+
+        Raises:
+            APIError: How the stream ended, if badly.
+        """
+        if self._reading:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+            return True
+        self._reading = True
+        self._relayed = False
+        try:
+            self.settle()
+            batch = await self._chunks.advance()
+        finally:
+            # Also when this task is cancelled: one of those who wait takes over.
+            self._reading = False
+            self._wake()
+        self._receive(batch)
+        return bool(batch)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _receive(self, batch: list[ChatCompletionChunk]) -> None:
+        self._assembled = 0
+        if self._choices is None:
+            self._batch = batch
+            self._ready = iter(batch)
+        else:
+            self._assemble(batch)
+            self._choices.put(batch)
+
+    def settle(self) -> None:
+        """Assemble what the cursor has passed."""
+        passed = len(self._batch) - length_hint(self._ready)
+        if passed > self._assembled:
+            chunks = self._batch[self._assembled : passed]
+            self._assembled = passed
+            self._assemble(chunks)
+
+    def _assemble(self, chunks: list[ChatCompletionChunk]) -> None:
+        try:
+            self._assembler.extend(chunks)
+        except StreamError as error:
+            self.refused = True
+            self._chunks.fail(error)  # the next read raises it
+
+    def _pass_all(self) -> list[ChatCompletionChunk]:
+        """Move the cursor past what is ready; return that, assembled."""
+        rest = list(self._ready)
+        self.settle()
+        return rest
+
+    # Ways to read
+
+    @property
+    def text(self) -> TextStream:
+        """The text of choice 0, piece by piece; shares the cursor."""
+        return TextStream(self)
+
+    def events(self) -> EventStream:
+        """The stream as typed events; shares the cursor."""
+        if self._builder is None:
+            self.settle()
+            self._builder = EventBuilder(self._assembler)
+        return EventStream(self, self._builder)
+
+    def choice(self, index: int) -> ChoiceStream:
+        """The chunks of one choice; several tasks may read several choices.
+
+        Whoever lacks data reads for all. A choice asked for late begins with one chunk of what came
+        since the first choice was asked for; the same index again goes on where its reader stopped.
+
+        Args:
+            index: Which choice, from 0. One that never comes ends empty.
+        """
+        if self._choices is None:
+            self.settle()
+            rest = list(self._ready)
+            self._choices = Choices(self._assembler, self._buffered, main=self._main_used)
+            lane = self._choices.open(index)
+            self._batch = []
+            self._ready = iter(self._batch)
+            self._receive(rest)
+        else:
+            lane = self._choices.open(index)
+        return ChoiceStream(self, index, lane)
+
+    def overflow(self, who: str) -> StreamLimitError:
+        """Make the error of a reader that fell too far behind."""
+        return StreamLimitError(
+            f"{who} fell behind by more than buffered_bytes={self._buffered}; "
+            "read faster, or raise Limits(buffered_bytes=...)",
+            partial=self.snapshot,
+        )
+
+    # The whole
+
+    @property
+    def snapshot(self) -> ChatCompletion:
+        """The completion as far as it has been read; a new object each time."""
+        self.settle()
+        return self._chunks.completion()
+
+    async def completion(self) -> ChatCompletion:
+        """Read to the end; return the whole completion.
+
+        Raises:
+            StreamError: If the stream did not end as it should; ``.partial`` has what came.
+        """
+        self._pass_all()
+        while await self.pump():
+            self._pass_all()
+        return self._chunks.completion()
+
+    async def get_final_completion(self) -> ChatCompletion:
+        """The same as `completion`."""
+        return await self.completion()
+
+    async def until_done(self) -> Self:
+        """Read to the end; return the stream itself.
+
+        Raises:
+            StreamError: If the stream did not end as it should.
+        """
+        await self.completion()
+        return self
+
+    # What is known of it
+
+    @property
+    def completed(self) -> bool:
+        """Whether it was read to its end and nothing is missing."""
+        return self._chunks.ended
+
+    # Leaving
+
+    async def aclose(self) -> None:
+        """Give up what is left; the connection is closed at once unless the stream was read to its end."""
+        self._chunks.close()
+
+    async def close(self) -> None:
+        """The same as `aclose`."""
+        self._chunks.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._chunks.close()
