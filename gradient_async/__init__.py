@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         UnexpectedRedirectError,
         UnprocessableEntityError,
     )
-    from .fanout import MapResult
+    from .fanout import FanOut, FanOutResult, MapResult
     from .hooks import CallInfo, Hook
     from .stream import (
         ChatCompletionStream,
@@ -123,7 +123,9 @@ __all__ = [
     "CompletionUsage",
     "ConfigurationError",
     "ConflictError",
+    "FanOut",
     "FanOutError",
+    "FanOutResult",
     "Function",
     "GatewayTimeoutError",
     "GradientError",
@@ -214,7 +216,7 @@ _HOMES = {
         "UnexpectedRedirectError",
         "UnprocessableEntityError",
     ),
-    "fanout": ("MapResult",),
+    "fanout": ("FanOut", "FanOutResult", "MapResult"),
     "hooks": ("CallInfo", "Hook"),
     "stream": (
         "ChatCompletionStream",

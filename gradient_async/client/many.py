@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
+
+from ..assembly import CompletionAssembler
 from ..errors import ConfigurationError
-from ..fanout import MapResults, Pacer, Requests
+from ..fanout import Fan, FanOut, MapResults, Pacer, Plan, Requests, StopWhen
 from ..pacing import Pace
-from ..types import NOT_GIVEN, ChatCompletion
+from ..stream import ChatCompletionStream
+from ..types import NOT_GIVEN, ChatCompletion, NotGiven
 from .options import count
 from .replies import fetch, finish_completion
 
 if TYPE_CHECKING:
     from .resources import CompletionsBase
 
-__all__ = ["make_map"]
+__all__ = ["make_fan", "make_map"]
 
 # Results that may wait for their reader, for each request under way.
 _WINDOW = 4
@@ -39,8 +43,7 @@ def make_map(
         ConfigurationError: If an option can't be used.
         TypeError: If the requests are no iterable.
     """
-    if on_error not in {"collect", "raise"}:
-        raise ConfigurationError(f'on_error={on_error!r}: expected "collect" or "raise"')
+    check_on_error(on_error)
     most = count("max_concurrency", max_concurrency, least=1)
     kind = type(requests)
     if not hasattr(kind, "__iter__") and not hasattr(kind, "__aiter__"):
@@ -69,6 +72,86 @@ def make_map(
         on_error=on_error,
         defaults=defaults,
     )
+
+
+def make_fan(
+    completions: CompletionsBase,
+    *,
+    n: int,
+    max_concurrency: int | None,
+    stream: bool,
+    native: bool | Literal["auto"],
+    on_error: Literal["collect", "raise"],
+    stop_when: StopWhen | None,
+    first: int | None,
+    hedge_after: float | None,
+    pace: Mapping[str, Any],
+    params: dict[str, Any],
+) -> FanOut:
+    """Make a fan-out; see `Completions.fan_out`.
+
+    Raises:
+        ConfigurationError: If an option can't be used.
+    """
+    count("n", n, least=1)
+    check_on_error(on_error)
+    if native not in {True, False, "auto"}:
+        raise ConfigurationError(f'native={native!r}: expected True, False or "auto"')
+    if first is not None and count("first", first, least=1) > n:
+        raise ConfigurationError(f"first={first}: there are no more than n={n} choices")
+    if hedge_after is not None and not 0 < hedge_after < float("inf"):
+        raise ConfigurationError(f"hedge_after={hedge_after!r} is not a positive number of seconds or None")
+    most = n if max_concurrency is None else count("max_concurrency", max_concurrency, least=1)
+    if stream and isinstance(params.get("stream_options", NOT_GIVEN), NotGiven):
+        params = {**params, "stream_options": {"include_usage": True}}
+    limits = completions.client.limits
+    if limits.completion_bytes is not None:
+        # What one request may bring, each of them may.
+        limits = msgspec.structs.replace(limits, completion_bytes=n * limits.completion_bytes)
+    assembler = CompletionAssembler(n=n, limits=limits)
+    plan = Plan(
+        n=n,
+        streamed=stream,
+        native=native,
+        raising=on_error == "raise",
+        stop_when=stop_when,
+        wanted=first if first is not None or stop_when is None else 1,
+        hedge_after=hedge_after,
+    )
+    fan = Fan(plan, params, Senders(completions, params), make_pacer(completions, most, pace), assembler)
+    return FanOut(fan, assembler, buffered=limits.buffered_bytes)
+
+
+class Senders:
+    """How the requests of a fan-out are made.
+
+    Args:
+        completions: Who makes them.
+        params: Parameters of each.
+    """
+
+    def __init__(self, completions: CompletionsBase, params: Mapping[str, Any]) -> None:
+        self._completions = completions
+        self._params = params
+
+    def _arguments(self, n: int | None) -> dict[str, Any]:
+        return {**self._params} if n is None else {**self._params, "n": n}
+
+    async def stream(self, n: int | None, expect: int, told: Callable[[Any], None]) -> ChatCompletionStream:
+        """Make a streamed request."""
+        reply, _ = await self._completions.send(self._arguments(n), stream=True, told=told)
+        return self._completions.open_stream(reply, expect, self._params.get("timeout", NOT_GIVEN))
+
+    async def fetch(self, n: int | None, told: Callable[[Any], None]) -> ChatCompletion:
+        """Make an awaited request."""
+        reply, _ = await self._completions.send(self._arguments(n), stream=None, told=told)
+        return await fetch(reply, self._completions.client.limits, finish_completion)
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise if it is no policy for errors."""
+    if on_error not in {"collect", "raise"}:
+        raise ConfigurationError(f'on_error={on_error!r}: expected "collect" or "raise"')
 
 
 def make_pacer(completions: CompletionsBase, most: int, pace: Mapping[str, Any]) -> Callable[[], Pacer]:

@@ -11,8 +11,10 @@ from ..stream import ChatCompletionStream, StreamManager
 from ..types import (
     NOT_GIVEN,
     AgentCompletionCreate,
+    AgentFanOut,
     ChatCompletion,
     ChatCompletionCreate,
+    ChatFanOut,
     NotGiven,
 )
 from .replies import fetch, finish_completion
@@ -20,7 +22,7 @@ from .replies import fetch, finish_completion
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..fanout import MapResults, Requests
+    from ..fanout import FanOut, MapResults, Requests, StopWhen
     from ..session import Reply
     from .core import AsyncGradient
     from .raw import RawAgents, RawChat, RawCompletions, StreamingChat, StreamingCompletions
@@ -178,6 +180,11 @@ class CompletionsBase:
             defaults=defaults,
         )
 
+    def _fan_out(self, **options: Any) -> FanOut:
+        from .many import make_fan  # noqa: PLC0415  # few need it
+
+        return make_fan(self, **options)
+
 
 class Completions(CompletionsBase):
     """Chat completions of models."""
@@ -231,6 +238,68 @@ class Completions(CompletionsBase):
         """
         return self._stream(dict(params))
 
+    def fan_out(
+        self,
+        *,
+        n: int,
+        max_concurrency: int | None = None,
+        stream: bool = True,
+        native: bool | Literal["auto"] = False,
+        on_error: Literal["collect", "raise"] = "raise",
+        stop_when: StopWhen | None = None,
+        first: int | None = None,
+        hedge_after: float | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        adaptive: bool = False,
+        **params: Unpack[ChatFanOut],
+    ) -> FanOut:
+        """Generate n choices of one prompt, each by a request of its own, as one stream.
+
+        ``async with client.chat.completions.fan_out(n=8, ...) as fan`` has the surface of a stream: chunks of
+        all choices as they come, ``fan.choice(i)``, ``fan.snapshot``, ``await fan.completion()``. Asks for
+        usage as well, unless ``stream_options`` is given.
+
+        Args:
+            n: How many choices.
+            max_concurrency: Choices to be generated at a time; all if None.
+            stream: Whether to stream them; if not, each choice comes as one chunk.
+            native: Make one request with ``n`` in place of n requests; ``"auto"`` does so and makes requests for
+                the choices that do not come, for servers that ignore or refuse ``n``.
+            on_error: ``"raise"`` gives up the rest at the first error; ``"collect"`` lets the others go on, and
+                `FanOut.errors` tells.
+            stop_when: Called with each finished `Choice`; true, or an awaitable of it, says that this is what
+                was wanted: the others are given up, and their connections closed.
+            first: How many choices are wanted, of those that ``stop_when`` accepts if there is one; the others
+                are given up once so many are finished.
+            hedge_after: Seconds without content after which a second request is made for a choice; the first
+                to speak goes on, the other is given up. It is one more beside those of ``max_concurrency``.
+            requests_per_minute: Requests in any minute, evenly spaced.
+            tokens_per_minute: Tokens in a minute; guessed before a request, put right by its usage.
+            adaptive: Find out how many at a time the server sustains.
+            **params: As `create`.
+
+        Raises:
+            ConfigurationError: If an option can't be used.
+            FanOutError: From reading; see `FanOut`.
+        """
+        return self._fan_out(
+            n=n,
+            max_concurrency=max_concurrency,
+            stream=stream,
+            native=native,
+            on_error=on_error,
+            stop_when=stop_when,
+            first=first,
+            hedge_after=hedge_after,
+            pace={
+                "requests_per_minute": requests_per_minute,
+                "tokens_per_minute": tokens_per_minute,
+                "adaptive": adaptive,
+            },
+            params=dict(params),
+        )
+
     @property
     def with_raw_response(self) -> RawCompletions:
         """The same methods, which return status, headers and body; ``await .parse()`` as usual."""
@@ -281,6 +350,64 @@ class AgentCompletions(CompletionsBase):
     def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
         """Stream the agent's completion; as `Completions.stream`."""
         return self._stream(dict(params))
+
+    def fan_out(
+        self,
+        *,
+        n: int,
+        max_concurrency: int | None = None,
+        stream: bool = True,
+        native: bool | Literal["auto"] = False,
+        on_error: Literal["collect", "raise"] = "raise",
+        stop_when: StopWhen | None = None,
+        first: int | None = None,
+        hedge_after: float | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        adaptive: bool = False,
+        **params: Unpack[AgentFanOut],
+    ) -> FanOut:
+        """Generate n choices by the agent; as `Completions.fan_out`.
+
+        Args:
+            n: How many choices.
+            max_concurrency: Choices to be generated at a time; all if None.
+            stream: Whether to stream them; if not, each choice comes as one chunk.
+            native: Make one request with ``n`` in place of n requests; ``"auto"`` does so and makes requests for
+                the choices that do not come, for servers that ignore or refuse ``n``.
+            on_error: ``"raise"`` gives up the rest at the first error; ``"collect"`` lets the others go on, and
+                `FanOut.errors` tells.
+            stop_when: Called with each finished `Choice`; true, or an awaitable of it, says that this is what
+                was wanted: the others are given up, and their connections closed.
+            first: How many choices are wanted, of those that ``stop_when`` accepts if there is one; the others
+                are given up once so many are finished.
+            hedge_after: Seconds without content after which a second request is made for a choice; the first
+                to speak goes on, the other is given up. It is one more beside those of ``max_concurrency``.
+            requests_per_minute: Requests in any minute, evenly spaced.
+            tokens_per_minute: Tokens in a minute; guessed before a request, put right by its usage.
+            adaptive: Find out how many at a time the server sustains.
+            **params: As `create`.
+
+        Raises:
+            ConfigurationError: If an option can't be used.
+            FanOutError: From reading; see `FanOut`.
+        """
+        return self._fan_out(
+            n=n,
+            max_concurrency=max_concurrency,
+            stream=stream,
+            native=native,
+            on_error=on_error,
+            stop_when=stop_when,
+            first=first,
+            hedge_after=hedge_after,
+            pace={
+                "requests_per_minute": requests_per_minute,
+                "tokens_per_minute": tokens_per_minute,
+                "adaptive": adaptive,
+            },
+            params=dict(params),
+        )
 
     @property
     def with_raw_response(self) -> RawCompletions:

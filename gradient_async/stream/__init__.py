@@ -1,16 +1,21 @@
 """`ChatCompletionStream`, the async iterator, and its views."""
 
+from .base import ChunkStream
 from .core import ChatCompletionStream
 from .manager import StreamManager
-from .timing import Timing
+from .sniff import has_content
+from .timing import Pace, Timing
 from .views import ChoiceStream, EventStream, RawStream, TextStream
 
 __all__ = [
     "ChatCompletionStream",
     "ChoiceStream",
+    "ChunkStream",
     "EventStream",
+    "Pace",
     "RawStream",
     "StreamManager",
     "TextStream",
     "Timing",
+    "has_content",
 ]

@@ -21,7 +21,7 @@ from ..errors import (
 )
 from ..hooks import Outcome
 from ..types import ChatCompletion, ChatCompletionChunk
-from .sniff import is_event_stream, what_is
+from .sniff import has_content, is_event_stream, what_is
 from .timing import Pace, Timing
 
 if TYPE_CHECKING:
@@ -198,31 +198,14 @@ class Source:
         except StreamError:
             return []  # `advance` raises it
         if self._fresh:
-            if chunks:
-                self._look_for_content(chunks)
+            if chunks and has_content(chunks):
+                self._content_came()
             if self._fresh:
                 # Our own time counts as well, or a flood without content would never end.
                 now = self._loop.time()
                 self._body.waited += now - self._read_at
                 self._read_at = now
         return chunks
-
-    def _look_for_content(self, chunks: list[ChatCompletionChunk]) -> None:
-        """Content stops the clock: text, reasoning, refusal, a tool call's piece, a finish_reason, usage."""
-        for chunk in chunks:
-            for choice in chunk.choices:
-                delta = choice.delta
-                if (
-                    delta.content
-                    or choice.finish_reason is not None
-                    or delta.reasoning_content
-                    or delta.tool_calls is not None
-                    or delta.refusal
-                ):
-                    return self._content_came()
-            if chunk.usage is not None:
-                return self._content_came()
-        return None
 
     def _content_came(self) -> None:
         self._fresh = False
@@ -261,10 +244,11 @@ class Source:
         else:
             try:
                 chunks = [as_chunk(decode_completion(content))]
-                self._look_for_content(chunks)
             except APIResponseValidationError as invalid:
                 error = invalid
             else:
+                if has_content(chunks):
+                    self._content_came()
                 return chunks
         self.fail(error, content[:_HEAD])
         return []
@@ -277,8 +261,8 @@ class Source:
             chunks = (self.decoder.feed(data) if data else []) + self.decoder.close()
         except StreamError:
             return []  # `advance` raises it
-        if self._fresh and chunks:
-            self._look_for_content(chunks)
+        if self._fresh and has_content(chunks):
+            self._content_came()
         return chunks
 
     def _break_off(self, error: StreamError) -> list[ChatCompletionChunk]:

@@ -4,10 +4,12 @@ from .common import NOT_GIVEN, Headers, Model, NotGiven, omit
 from .params import (
     AgentCompletionCreate,
     AgentCompletionParams,
+    AgentFanOut,
     AssistantMessage,
     CacheControl,
     ChatCompletionCreate,
     ChatCompletionParams,
+    ChatFanOut,
     ContentPart,
     DeveloperMessage,
     FunctionCall,
@@ -47,12 +49,19 @@ from .replies import (
     ToolCallDelta,
     TopLogprob,
 )
-from .usage import CacheCreation, CompletionTokensDetails, CompletionUsage, PromptTokensDetails
+from .usage import (
+    CacheCreation,
+    CompletionTokensDetails,
+    CompletionUsage,
+    PromptTokensDetails,
+    sum_usage,
+)
 
 __all__ = [
     "NOT_GIVEN",
     "AgentCompletionCreate",
     "AgentCompletionParams",
+    "AgentFanOut",
     "AssistantMessage",
     "CacheControl",
     "CacheCreation",
@@ -61,6 +70,7 @@ __all__ = [
     "ChatCompletionCreate",
     "ChatCompletionMessage",
     "ChatCompletionParams",
+    "ChatFanOut",
     "Choice",
     "ChoiceDelta",
     "ChoiceLogprobs",
@@ -102,4 +112,5 @@ __all__ = [
     "VideoPart",
     "VideoURL",
     "omit",
+    "sum_usage",
 ]

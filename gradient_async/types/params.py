@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AgentCompletionCreate",
     "AgentCompletionParams",
+    "AgentFanOut",
     "AssistantMessage",
     "CacheControl",
     "ChatCompletionCreate",
     "ChatCompletionParams",
+    "ChatFanOut",
     "ContentPart",
     "DeveloperMessage",
     "FunctionCall",
@@ -231,8 +233,6 @@ class _Params(TypedDict, total=False):
         | None
     )
     """At most 16 pairs of strings; keys of at most 64 characters, values of at most 512."""
-    n: Annotated[int, Meta(ge=1, le=128)] | None
-    """How many choices to generate; 1 to 128. Some models ignore or refuse more than one."""
     parallel_tool_calls: bool | None
     """Whether the model may make several calls at once."""
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None
@@ -267,8 +267,15 @@ class _Params(TypedDict, total=False):
     """Names the end user, for abuse reports."""
 
 
-class ChatCompletionParams(_Params, total=False):
-    """Parameters of `client.chat.completions`."""
+class _Choices(TypedDict, total=False):
+    """What `fan_out` has another use for."""
+
+    n: Annotated[int, Meta(ge=1, le=128)] | None
+    """How many choices to generate; 1 to 128. Some models ignore or refuse more than one."""
+
+
+class _ChatParams(_Params, total=False):
+    """Parameters of models."""
 
     messages: Required[Messages]
     """The conversation so far; at least one message."""
@@ -276,8 +283,12 @@ class ChatCompletionParams(_Params, total=False):
     """Name of the model."""
 
 
-class AgentCompletionParams(_Params, total=False):
-    """Parameters of `client.agents.chat.completions`; the agent's own model answers."""
+class ChatCompletionParams(_ChatParams, _Choices, total=False):
+    """Parameters of `client.chat.completions`."""
+
+
+class _AgentParams(_Params, total=False):
+    """Parameters of agents."""
 
     messages: Required[Messages]
     """The conversation so far; at least one message."""
@@ -303,6 +314,10 @@ class AgentCompletionParams(_Params, total=False):
     """``rewrite``, ``step_back``, ``sub_queries`` or ``none``."""
 
 
+class AgentCompletionParams(_AgentParams, _Choices, total=False):
+    """Parameters of `client.agents.chat.completions`; the agent's own model answers."""
+
+
 class RequestOptions(TypedDict, total=False):
     """How to send one request; none of it is part of the body's parameters."""
 
@@ -322,3 +337,11 @@ class ChatCompletionCreate(ChatCompletionParams, RequestOptions, total=False):
 
 class AgentCompletionCreate(AgentCompletionParams, RequestOptions, total=False):
     """Keyword arguments of `client.agents.chat.completions.create` and `stream`."""
+
+
+class ChatFanOut(_ChatParams, RequestOptions, total=False):
+    """Keyword arguments that `client.chat.completions.fan_out` sends with each request."""
+
+
+class AgentFanOut(_AgentParams, RequestOptions, total=False):
+    """Keyword arguments that `client.agents.chat.completions.fan_out` sends with each request."""

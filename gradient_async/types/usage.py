@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar, cast
+
 from .common import Model
 
-__all__ = ["CacheCreation", "CompletionTokensDetails", "CompletionUsage", "PromptTokensDetails"]
+__all__ = ["CacheCreation", "CompletionTokensDetails", "CompletionUsage", "PromptTokensDetails", "sum_usage"]
 
 
 class CacheCreation(Model, gc=False, kw_only=True):
@@ -65,3 +67,28 @@ class CompletionUsage(Model, gc=False, kw_only=True):
     cache_read_input_tokens: int | None = None
     prompt_tokens_details: PromptTokensDetails | None = None
     completion_tokens_details: CompletionTokensDetails | None = None
+
+
+U = TypeVar("U", bound=Model)
+
+
+def sum_usage(usage: U | None, more: U, *, less: U | None = None) -> U:
+    """Add what another request took, kind by kind; a kind that nobody told stays None.
+
+    Args:
+        usage: What others took together, or None.
+        more: What this one took.
+        less: What it had told before, which ``usage`` has in it; or None.
+    """
+    sums: dict[str, Any] = {}
+    for name in more.__struct_fields__:
+        values = [None if part is None else getattr(part, name) for part in (usage, more, less)]
+        known = next((value for value in values if value is not None), None)
+        if known is None or isinstance(known, Model):
+            parts = cast("list[Model | None]", values)
+            sums[name] = (
+                None if known is None else sum_usage(parts[0], parts[1] or type(known)(), less=parts[2])
+            )
+        else:
+            sums[name] = (values[0] or 0) + (values[1] or 0) - (values[2] or 0)
+    return type(more)(**sums)
