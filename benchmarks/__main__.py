@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 
-from . import growth
+from . import fan_out, growth
+from . import map as map_
 
-BENCHMARKS = {"growth": growth.run}
+BENCHMARKS = {"growth": growth.run, "fan_out": fan_out.run, "map": map_.run}
 
 
 def main(argv: list[str] | None = None) -> int:

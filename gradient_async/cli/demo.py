@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from typing import Any
 
 from ..client import AsyncGradient
@@ -36,7 +37,7 @@ _TOOLS: list[dict[str, Any]] = [
 
 
 async def demo() -> int:
-    """Await, stream with tools and log probabilities, and read three choices at once; return 0."""
+    """Await, stream with tools and log probabilities, read choices side by side, fan out; return 0."""
     from ..testing import serve  # noqa: PLC0415  # the demo's own server
 
     delay = _TERMINAL_DELAY if on_terminal() else _DELAY
@@ -49,6 +50,8 @@ async def demo() -> int:
         await _stream_tools(client)
         await _stream_logprobs(client)
         await _stream_choices(client)
+        await _fan_out(client)
+        await _map(client)
         say(
             f"\n{len(server.requests)} requests over {server.connections} connection(s). Next: gradient-async chat --local 'Tell me a story'"
         )
@@ -126,3 +129,31 @@ async def _stream_choices(client: AsyncGradient) -> None:
         with make_view(3, logprobs=False) as view:
             await show(stream, view, 3)
     _took(stream)
+
+
+async def _fan_out(client: AsyncGradient) -> None:
+    _title("5. fan_out(n=6, max_concurrency=3, first=2): the first two win, the others are given up")
+    async with client.chat.completions.fan_out(
+        n=6,
+        max_concurrency=3,
+        first=2,
+        model=_MODEL,
+        messages=[{"role": "user", "content": "Name another good habit."}],
+    ) as fan:
+        completion = await fan.completion()
+    for choice in completion.choices:
+        say(f"  {choice.index}: {printable(choice.message.content or '')}")
+    states = ", ".join(f"{result.index} {result.state}" for result in fan.results)
+    say(f"  [{states}; {fan.attempts} requests, {1000 * fan.timing.total:.0f} ms]")
+
+
+async def _map(client: AsyncGradient) -> None:
+    _title("6. async for result in map(requests, max_concurrency=16): forty prompts")
+    began = time.monotonic()
+    requests = ({"messages": [{"role": "user", "content": f"Count to {number}."}]} for number in range(1, 41))
+    tokens = 0
+    async for result in client.chat.completions.map(requests, max_concurrency=16, model=_MODEL):
+        usage = result.unwrap().usage
+        tokens += 0 if usage is None else usage.total_tokens
+    seconds = time.monotonic() - began
+    say(f"  [40 completions, {tokens} tokens, {1000 * seconds:.0f} ms: {40 / seconds:.0f} a second]")
