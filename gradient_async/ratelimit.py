@@ -34,6 +34,8 @@ def rate_limits(headers: Mapping[str, str], now: float) -> RateLimits | None:
     Returns:
         The limits, or None if the headers tell none.
     """
+    if not any("ratelimit" in name.lower() for name in headers):
+        return None  # as most servers have it
     found = {
         name: limit
         for name, kind in _KINDS.items()

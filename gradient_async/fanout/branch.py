@@ -106,9 +106,13 @@ class Branch:
             error = failure
             raise
         finally:
-            completion = self.completion
-            usage = None if completion is None else completion.usage
-            self._pacer.release(ticket, error=error, usage=usage)
+            source = self.source
+            self._pacer.release(ticket, error=error, usage=None if source is None else source.usage)
+
+    @property
+    def source(self) -> ChatCompletion | ChatCompletionStream | None:
+        """The reply that counts: it has an id, a request id and usage; None before."""
+        return self._fetched if self._stream is None else self._stream
 
     @property
     def completion(self) -> ChatCompletion | None:

@@ -9,7 +9,7 @@ from typing import Self
 from ..assembly import CompletionAssembler
 from ..errors import GradientError
 from ..stream import ChunkStream, Timing
-from ..types import ChatCompletion, RateLimits
+from ..types import ChatCompletion, ChatCompletionChunk, RateLimits
 from .fan import Fan, FanOutResult
 
 __all__ = ["FanOut"]
@@ -47,10 +47,21 @@ class FanOut(ChunkStream):
         if not self._fan.begun:
             async with self:
                 return await self.completion()
-        completion = await super().completion()
+        merged = self._fan.merged
+        merged.sink = self._drain
+        try:
+            completion = await super().completion()
+        finally:
+            merged.sink = None
         kept = self.winners if self._fan.enough() else [r.index for r in self.results if r.choice is not None]
         completion.choices = [choice for choice in completion.choices if choice.index in kept]
         return completion
+
+    def _drain(self, chunks: list[ChatCompletionChunk]) -> None:
+        """Pass chunks at once, while the end is waited for; readers of single choices get theirs."""
+        self._receive(chunks)
+        self._pass_all()
+        self._wake()
 
     @property
     def n(self) -> int:

@@ -229,7 +229,8 @@ class Fan:
                     choice.index = index
             self._failed([result], error)
         else:
-            choices = [] if branch.completion is None else branch.completion.choices
+            completion = branch.completion
+            choices = [] if completion is None else completion.choices
             if choices:
                 await self._completed(result, msgspec.structs.replace(choices[0], index=index))
             else:
@@ -242,9 +243,9 @@ class Fan:
         if result.state == "waiting" and branch.requests:
             result.state = "running"
         result.requests = branch.requests
-        completion = branch.completion
-        if completion is not None:
-            result.id, result.request_id = completion.id, completion.request_id
+        source = branch.source
+        if source is not None:
+            result.id, result.request_id = source.id, source.request_id
 
     async def _all_in_one(self, n: int) -> None:
         """Ask for all choices in one request."""

@@ -24,6 +24,8 @@ class Merged:
         give_up: Ends what is under way.
 
     Attributes:
+        sink: Takes chunks as they come while somebody reads to the end, or None: chunks that wait for their reader
+            are cold by then, and cost him half as much again.
         error: How it ended, if badly.
         ended: Whether it ended well.
         request_id: The server's name for the request that was answered first.
@@ -43,6 +45,7 @@ class Merged:
         self._pace = Pace()
         self._usages: dict[object, CompletionUsage] = {}  # what each request told last
         self._usage: CompletionUsage | None = None  # all together
+        self.sink: Callable[[list[ChatCompletionChunk]], None] | None = None
         self.error: Exception | None = None
         self.ended = False
         self.request_id: str | None = None
@@ -78,6 +81,9 @@ class Merged:
                 self._usages[who] = chunk.usage
                 chunk.usage = self._usage
         self._pace.content(self._loop.time())
+        if self.sink is not None and not self._waiting:
+            self.sink(chunks)
+            return
         self._waiting += chunks
         _wake(self._readers)
         while len(self._waiting) >= _WAITING:

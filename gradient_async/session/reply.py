@@ -42,6 +42,7 @@ class Reply:
         status: HTTP status.
         http_version: Such as ``HTTP/1.1``.
         headers: The reply's headers.
+        rate_limits: What they said of limits.
         request: What it answers.
         body: Where to read.
         call: What was sent.
@@ -61,6 +62,7 @@ class Reply:
         "headers",
         "http_version",
         "queued",
+        "rate_limits",
         "received",
         "request",
         "sent",
@@ -83,6 +85,8 @@ class Reply:
         version = response.version
         self.http_version = "HTTP/1.1" if version is None else f"HTTP/{version.major}.{version.minor}"
         self.headers = Headers(response.headers.items())
+        # Now: durations count from the reply.
+        self.rate_limits: RateLimits | None = rate_limits(self.headers, time.time())
         self.request = request
         self.body = body
         self.attempts = 1
@@ -97,11 +101,6 @@ class Reply:
     def request_id(self) -> str | None:
         """The server's name for the request, from the headers."""
         return self.headers.get("x-request-id")
-
-    @property
-    def rate_limits(self) -> RateLimits | None:
-        """What the headers said of limits."""
-        return rate_limits(self.headers, time.time())
 
     def info(self, content: bytes = b"") -> ResponseInfo:
         """Describe it for an error."""

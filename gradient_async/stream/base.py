@@ -10,7 +10,7 @@ from typing import Protocol, Self
 from ..assembly import CompletionAssembler
 from ..errors import APIError, StreamError, StreamLimitError
 from ..events import EventBuilder
-from ..types import ChatCompletion, ChatCompletionChunk
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage
 from .choices import Choices
 from .views import ChoiceStream, EventStream, TextStream
 
@@ -234,6 +234,18 @@ class ChunkStream:
         return self
 
     # What is known of it
+
+    @property
+    def id(self) -> str:
+        """The completion's id, "" before it is known."""
+        self.settle()
+        return self._assembler.id
+
+    @property
+    def usage(self) -> CompletionUsage | None:
+        """What the request took, None before it is told."""
+        self.settle()
+        return self._assembler.usage
 
     @property
     def completed(self) -> bool:
