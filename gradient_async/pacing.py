@@ -14,7 +14,7 @@ __all__ = ["Concurrency", "Pace", "Spacing", "Ticket", "Window", "characters"]
 _MINUTE = 60.0
 _SLACK = 1.0  # seconds' worth that may go at once
 # Where nothing is known of the server yet, this many go at once; then one more for each step and each reply.
-_FIRST = 32
+_FIRST = 64
 _FIRST_STEP = 0.005
 # After a wait, one goes ahead, and the others follow as replies come, or more slowly if none does.
 _STEP_AFTER_WAIT = 0.025

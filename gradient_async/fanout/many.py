@@ -253,6 +253,7 @@ class _Run:
             index = self._pulled
             self._pulled += 1
             self._hire()
+            self._hire()  # twice as many with each turn of the loop
             await self._do(index, item)
 
     async def _pull(self) -> Any:
