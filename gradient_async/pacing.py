@@ -115,7 +115,7 @@ class Concurrency:
         adaptive: Find out what the server sustains: more while replies are clean, half after trouble.
     """
 
-    __slots__ = ("_adaptive", "_learning", "_most", "_ramp", "_ramp_from", "_step", "_trouble_at", "limit")
+    __slots__ = ("_adaptive", "_learning", "_most", "_ramp", "_ramp_after", "_ramp_from", "_step", "_trouble_at", "limit")
 
     def __init__(self, most: int, *, adaptive: bool) -> None:
         self._most = most
@@ -125,6 +125,7 @@ class Concurrency:
         self._trouble_at = -1
         self._ramp = float(_FIRST)
         self._ramp_from: float | None = None
+        self._ramp_after = 0
         self._step = _FIRST_STEP
 
     def allowed(self, now: float) -> int:
@@ -142,17 +143,23 @@ class Concurrency:
         passed = max(0.0, now - self._ramp_from)
         return (int(passed / self._step) + 1) * self._step - passed
 
-    def waited(self, until: float) -> None:
+    def waited(self, until: float, sent: int) -> None:
         """Begin with one request when a wait is over.
 
         Args:
             until: When it is, on the loop's clock.
+            sent: How many have been sent; how these are answered says nothing of the time after.
         """
         self._ramp, self._ramp_from, self._step = 1.0, until, _STEP_AFTER_WAIT
+        self._ramp_after = sent
 
-    def clean(self) -> None:
-        """Note a reply as it should be."""
-        if self._ramp < self.limit:
+    def clean(self, number: int) -> None:
+        """Note a reply as it should be.
+
+        Args:
+            number: Which request it answers.
+        """
+        if self._ramp < self.limit and number > self._ramp_after:
             self._ramp += 1.0
         if self._adaptive and self.limit < self._most:
             self.limit = min(float(self._most), self.limit + (1.0 if self._learning else 1.0 / self.limit))
@@ -307,7 +314,7 @@ class Pace:
 
     def _hold(self, until: float) -> None:
         self._held_until = until
-        self._concurrency.waited(until)
+        self._concurrency.waited(until, self._sent)
 
     def ended(self, ticket: Ticket, *, clean: bool, usage: CompletionUsage | None) -> None:
         """Note that a request is over.
@@ -319,7 +326,7 @@ class Pace:
         """
         self.under_way -= 1
         if clean:
-            self._concurrency.clean()
+            self._concurrency.clean(ticket.number)
         if usage is None:
             return
         total = usage.total_tokens
