@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import msgspec
 
 from .config import Limits, Retry, Secret, Timeout
 from .hooks import Hook
 
-__all__ = ["Call"]
+__all__ = ["Call", "Permit"]
+
+
+class Permit(Protocol):
+    """Lets a call go that is one of many."""
+
+    def told(self, outcome: Any) -> None:
+        """Note how an attempt was answered: by a reply or an error, both with attempts and rate limits."""
+        ...
+
+    async def again(self) -> None:
+        """Wait until another attempt may be made."""
+        ...
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +44,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         operation: What kind of call it is, for hooks.
         params: Parameters of the request, for hooks.
         hooks: Who is told what happens.
-        told: Is told how each attempt was answered, as a reply or an error; it must not raise.
+        permit: Who is told how attempts are answered, and lets further ones go; or None.
     """
 
     method: str
@@ -50,4 +62,4 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     operation: str = "chat"
     params: Mapping[str, Any] = {}
     hooks: tuple[Hook, ...] = ()
-    told: Callable[[Any], None] | None = None
+    permit: Permit | None = None

@@ -12,6 +12,8 @@ from .types import CompletionUsage, RateLimit, RateLimits
 __all__ = ["Concurrency", "Pace", "Spacing", "Ticket", "Window", "characters"]
 
 _MINUTE = 60.0
+_LEAST_WAIT = 1.0  # seconds, by DigitalOcean's rule
+_MARGIN = 0.25  # seconds to wait longer than told, by the same; up to twice as much, by the dice
 _SLACK = 1.0  # seconds' worth that may go at once
 # Where nothing is known of the server yet, this many go at once; then one more for each step and each reply.
 _FIRST = 64
@@ -61,12 +63,13 @@ class Window:
         most_wait: Longest wait to hold for, in seconds.
     """
 
-    __slots__ = ("_bound", "_limit", "_most_wait", "_reset")
+    __slots__ = ("_bound", "_limit", "_most_wait", "_reset", "_told_at")
 
     def __init__(self, most_wait: float) -> None:
         self._most_wait = most_wait
         self._bound = float("inf")
         self._reset = float("-inf")
+        self._told_at = float("-inf")
         self._limit: int | None = None
 
     def told(self, said: RateLimit, *, sent: float, now: float, wall: float) -> None:
@@ -88,6 +91,7 @@ class Window:
             self._bound = sent + said.remaining
         elif reset > self._reset - 0.5:
             self._bound = min(self._bound, sent + said.remaining)
+        self._told_at = now
 
     def delay(self, now: float, sent: float, jitter: float) -> float:
         """Return for how many seconds nothing may be sent.
@@ -99,9 +103,10 @@ class Window:
         """
         if sent < self._bound:
             return 0.0
-        left = self._reset - now + 0.25 + 0.25 * jitter
-        if left > 0.25 * jitter and left <= self._most_wait:
-            return left
+        # A server that tells the same reset when that is past cuts it to whole seconds.
+        left = max(self._reset, self._told_at + _LEAST_WAIT if self._told_at > self._reset else 0.0) - now
+        if -_MARGIN < left <= self._most_wait:
+            return left + _MARGIN * (1 + jitter)
         # It has started anew, or that is so far off that the server may say so itself.
         self._bound = float("inf") if self._limit is None else sent + self._limit
         return 0.0
@@ -115,7 +120,17 @@ class Concurrency:
         adaptive: Find out what the server sustains: more while replies are clean, half after trouble.
     """
 
-    __slots__ = ("_adaptive", "_learning", "_most", "_ramp", "_ramp_after", "_ramp_from", "_step", "_trouble_at", "limit")
+    __slots__ = (
+        "_adaptive",
+        "_learning",
+        "_most",
+        "_ramp",
+        "_ramp_after",
+        "_ramp_from",
+        "_step",
+        "_trouble_at",
+        "limit",
+    )
 
     def __init__(self, most: int, *, adaptive: bool) -> None:
         self._most = most
@@ -184,11 +199,13 @@ class Ticket(msgspec.Struct):
         number: Counted from 1, as they were sent.
         tokens: How many tokens it was thought to take.
         tokens_sent: How many tokens had been sent in all, these included, as far as thought.
+        under_way: Whether it counts as under way: not while it waits to be sent again.
     """
 
     number: int
     tokens: float
     tokens_sent: float
+    under_way: bool = True
 
 
 class Pace:
@@ -282,7 +299,6 @@ class Pace:
         rate_limits: RateLimits | None,
         wait: float | None,
         overloaded: bool,
-        again: bool,
         now: float,
         wall: float,
     ) -> None:
@@ -293,20 +309,32 @@ class Pace:
             rate_limits: What the headers told.
             wait: How long the server asks all to wait, in seconds.
             overloaded: Whether it said that it has too much to do, or did not answer in time.
-            again: Whether this was another attempt of it.
             now: The loop's clock.
             wall: Unix time.
         """
         if rate_limits is not None:
-            # Another attempt went out at a time of its own: all under way might have come after it.
-            sent = self._sent - self.under_way if again else ticket.number
-            tokens = self._tokens_sent - self.under_way * self._mean_tokens if again else ticket.tokens_sent
-            self._requests.told(rate_limits.requests, sent=sent, now=now, wall=wall)
-            self._tokens.told(rate_limits.tokens_per_minute, sent=tokens, now=now, wall=wall)
+            self._requests.told(rate_limits.requests, sent=ticket.number, now=now, wall=wall)
+            self._tokens.told(rate_limits.tokens_per_minute, sent=ticket.tokens_sent, now=now, wall=wall)
         if wait is not None and 0 < wait <= self._most_wait and now + wait > self._held_until:
             self._hold(now + wait)
         if overloaded:
             self._concurrency.trouble(ticket.number, self._sent)
+
+    def parked(self, ticket: Ticket) -> None:
+        """Note that a request waits to be sent again."""
+        if ticket.under_way:
+            ticket.under_way = False
+            self.under_way -= 1
+
+    def sent_again(self, ticket: Ticket, now: float) -> Ticket:
+        """Note that it is sent again; return it."""
+        for spacing in self._spacings:
+            spacing.spend(now)
+        self._sent += 1
+        self._tokens_sent += ticket.tokens or self._mean_tokens
+        self.under_way += 1
+        ticket.number, ticket.tokens_sent, ticket.under_way = self._sent, self._tokens_sent, True
+        return ticket
 
     def stalled(self, ticket: Ticket) -> None:
         """Note that a reply began and then stopped coming."""
@@ -324,7 +352,7 @@ class Pace:
             clean: Whether it brought what it should.
             usage: What it took, or None if nobody knows.
         """
-        self.under_way -= 1
+        self.parked(ticket)
         if clean:
             self._concurrency.clean(ticket.number)
         if usage is None:

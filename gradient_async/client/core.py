@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from .._version import __version__
-from ..call import Call
+from ..call import Call, Permit
 from ..config import Limits, Retry, Secret, Timeout, check_headers, resolve, secrets_in
 from ..errors import ConfigurationError
 from ..hooks import Hook
@@ -282,7 +282,7 @@ class AsyncGradient:
         stream: bool = False,
         options: Mapping[str, Any],
         params: Mapping[str, Any],
-        told: Callable[[Any], None] | None = None,
+        permit: Permit | None = None,
     ) -> Call:
         endpoints = self._endpoints
         headers = {
@@ -331,7 +331,7 @@ class AsyncGradient:
             operation="models" if body is None else "agent" if agent else "chat",
             params=params,
             hooks=self.hooks,
-            told=told,
+            permit=permit,
         )
 
     async def _send(self, call: Call) -> Reply:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from ..assembly import CompletionAssembler
+from ..call import Permit
 from ..errors import ConfigurationError
 from ..fanout import Fan, FanOut, MapResults, Pacer, Plan, Requests, StopWhen
 from ..pacing import Pace
@@ -51,12 +52,12 @@ def make_map(
     if issubclass(kind, (str, bytes, Mapping)):
         raise TypeError(f"requests: expected several requests, not one {kind.__name__}")
 
-    async def perform(params: dict[str, Any], told: Callable[[Any], None]) -> ChatCompletion:
+    async def perform(params: dict[str, Any], permit: Permit) -> ChatCompletion:
         streamed = params.pop("stream", stream)
         streamed = streamed is not NOT_GIVEN and bool(streamed)
         if streamed:
             params.setdefault("stream_options", {"include_usage": True})
-        reply, n = await completions.send(params, stream=True if streamed else None, told=told)
+        reply, n = await completions.send(params, stream=True if streamed else None, permit=permit)
         if not streamed:
             return await fetch(reply, completions.client.limits, finish_completion)
         async with completions.open_stream(reply, n, params.get("timeout", NOT_GIVEN)) as opened:
@@ -137,14 +138,14 @@ class Senders:
     def _arguments(self, n: int | None) -> dict[str, Any]:
         return {**self._params} if n is None else {**self._params, "n": n}
 
-    async def stream(self, n: int | None, expect: int, told: Callable[[Any], None]) -> ChatCompletionStream:
+    async def stream(self, n: int | None, expect: int, permit: Permit) -> ChatCompletionStream:
         """Make a streamed request."""
-        reply, _ = await self._completions.send(self._arguments(n), stream=True, told=told)
+        reply, _ = await self._completions.send(self._arguments(n), stream=True, permit=permit)
         return self._completions.open_stream(reply, expect, self._params.get("timeout", NOT_GIVEN))
 
-    async def fetch(self, n: int | None, told: Callable[[Any], None]) -> ChatCompletion:
+    async def fetch(self, n: int | None, permit: Permit) -> ChatCompletion:
         """Make an awaited request."""
-        reply, _ = await self._completions.send(self._arguments(n), stream=None, told=told)
+        reply, _ = await self._completions.send(self._arguments(n), stream=None, permit=permit)
         return await fetch(reply, self._completions.client.limits, finish_completion)
 
 

@@ -20,8 +20,7 @@ from ..types import (
 from .replies import fetch, finish_completion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from ..call import Permit
     from ..fanout import FanOut, MapResults, Requests, StopWhen
     from ..session import Reply
     from .core import AsyncGradient
@@ -50,14 +49,14 @@ class CompletionsBase:
         arguments: dict[str, Any],
         *,
         stream: bool | None,
-        told: Callable[[Any], None] | None = None,
+        permit: Permit | None = None,
     ) -> tuple[Reply, int]:
         """Check the arguments and send the request.
 
         Args:
             arguments: Keyword arguments but for ``stream``.
             stream: Value of ``stream``; None leaves it out.
-            told: Is told how each attempt was answered, or None.
+            permit: Who lets its attempts go, or None.
 
         Returns:
             The reply, its body unread, and how many choices were asked for.
@@ -82,7 +81,7 @@ class CompletionsBase:
             stream=bool(stream),
             options=options,
             params=params,
-            told=told,
+            permit=permit,
         )
         n = (extra or params).get("n", params.get("n"))
         return await client._send(call), n if isinstance(n, int) and n > 0 else 1  # noqa: SLF001

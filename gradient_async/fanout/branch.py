@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
+from ..call import Permit
 from ..decoding import as_chunk
 from ..stream import ChatCompletionStream, has_content
 from ..types import ChatCompletion, ChatCompletionChunk
@@ -15,23 +15,21 @@ from .pacer import Pacer
 
 __all__ = ["Branch", "Senders"]
 
-Told: TypeAlias = Callable[[Any], None]
-
 
 class Senders(Protocol):
     """How requests are made."""
 
-    async def stream(self, n: int | None, expect: int, told: Told) -> ChatCompletionStream:
+    async def stream(self, n: int | None, expect: int, permit: Permit) -> ChatCompletionStream:
         """Make a streamed request.
 
         Args:
             n: Value of ``n`` to send, or None.
             expect: How many choices the stream is incomplete without.
-            told: Is told how each attempt was answered.
+            permit: Lets its attempts go.
         """
         ...
 
-    async def fetch(self, n: int | None, told: Told) -> ChatCompletion:
+    async def fetch(self, n: int | None, permit: Permit) -> ChatCompletion:
         """Make an awaited request."""
         ...
 
@@ -93,21 +91,20 @@ class Branch:
         Raises:
             GradientError: If it failed.
         """
-        ticket = await self._pacer.acquire(self._params)
+        turn = await self._pacer.acquire(self._params)
         error: BaseException | None = asyncio.CancelledError()
         try:
-            told = partial(self._pacer.told, ticket)
             if hedge_after is None:
-                await self._attempt(told)
+                await self._attempt(turn)
             else:
-                await self._race(told, hedge_after)
+                await self._race(turn, hedge_after)
             error = None
         except Exception as failure:
             error = failure
             raise
         finally:
             source = self.source
-            self._pacer.release(ticket, error=error, usage=None if source is None else source.usage)
+            turn.release(error=error, usage=None if source is None else source.usage)
 
     @property
     def source(self) -> ChatCompletion | ChatCompletionStream | None:
@@ -119,14 +116,14 @@ class Branch:
         """What it brought, as far as it has come, with the indices that the server gave; None before."""
         return self._fetched if self._stream is None else self._stream.snapshot
 
-    async def _attempt(self, told: Told) -> None:
+    async def _attempt(self, permit: Permit) -> None:
         """Make one request; what one brings that loses the race is dropped."""
         self.requests += 1
         self.begun()
         if self._streamed:
-            await self._attempt_stream(await self._senders.stream(self._n, self._expect, told))
+            await self._attempt_stream(await self._senders.stream(self._n, self._expect, permit))
             return
-        completion = await self._senders.fetch(self._n, told)
+        completion = await self._senders.fetch(self._n, permit)
         self._merged.answered(completion.request_id, completion.rate_limits, completion.attempts)
         self._claim()
         self._fetched = completion
@@ -179,14 +176,14 @@ class Branch:
 
     # A race
 
-    async def _race(self, told: Told, hedge_after: float) -> None:
+    async def _race(self, permit: Permit, hedge_after: float) -> None:
         """Make a second request if the first does not speak in time; the first of both to speak goes on."""
         racers = self._racers
-        racers.append(asyncio.ensure_future(self._attempt(told)))
+        racers.append(asyncio.ensure_future(self._attempt(permit)))
         try:
             await asyncio.wait(racers, timeout=hedge_after)
             if self._winner is None and not racers[0].done():
-                racers.append(asyncio.ensure_future(self._attempt(told)))
+                racers.append(asyncio.ensure_future(self._attempt(permit)))
             await self._finish()
         finally:
             for racer in racers:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, cast
 
 import msgspec
 
+from ..call import Permit
 from ..errors import FanOutError, GradientError, InvalidRequestError
 from ..types import ChatCompletion
 from .pacer import Pacer
@@ -21,7 +21,7 @@ Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
 Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
 _END = object()
 
-Perform: TypeAlias = Callable[[dict[str, Any], Callable[[Any], None]], Awaitable[ChatCompletion]]
+Perform: TypeAlias = Callable[[dict[str, Any], Permit], Awaitable[ChatCompletion]]
 
 
 class MapResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -286,10 +286,10 @@ class _Run:
             )
         else:
             params = {**self._defaults, **request}
-            ticket = await self._pacer.acquire(params)
+            turn = await self._pacer.acquire(params)
             error: BaseException | None = asyncio.CancelledError()  # unless it comes to more
             try:
-                completion = await self._perform(params, partial(self._pacer.told, ticket))
+                completion = await self._perform(params, turn)
                 error = None
             except GradientError as problem:
                 error = failure = problem
@@ -298,7 +298,7 @@ class _Run:
                 error = failure = InvalidRequestError(f"request {index}: {problem}")
             finally:
                 usage = None if completion is None else completion.usage
-                self._pacer.release(ticket, error=error, usage=usage)
+                turn.release(error=error, usage=usage)
         self._put(
             MapResult(
                 index=index,

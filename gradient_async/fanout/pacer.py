@@ -6,16 +6,48 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import APIConnectionError, APIError, APITimeoutError
 from ..pacing import Pace, Ticket
 from ..types import CompletionUsage
 
-__all__ = ["Pacer"]
+__all__ = ["Pacer", "Turn"]
 
 _TOO_MUCH = frozenset({429, 503, 529})
+
+
+class Turn:
+    """The turn of one request.
+
+    Args:
+        pacer: Who gave it.
+        ticket: Which request.
+    """
+
+    __slots__ = ("_pacer", "_ticket")
+
+    def __init__(self, pacer: Pacer, ticket: Ticket) -> None:
+        self._pacer = pacer
+        self._ticket = ticket
+
+    def told(self, outcome: Any) -> None:
+        """Note how an attempt was answered: by a reply or an error."""
+        self._pacer.told(self._ticket, outcome)
+
+    async def again(self) -> None:
+        """Wait until another attempt may be made."""
+        await self._pacer.again(self._ticket)
+
+    def release(self, *, error: BaseException | None, usage: CompletionUsage | None = None) -> None:
+        """Note that the request is over.
+
+        Args:
+            error: What it failed with, if it did.
+            usage: What it took, if that is known.
+        """
+        self._pacer.release(self._ticket, error=error, usage=usage)
 
 
 class Pacer:
@@ -28,27 +60,31 @@ class Pacer:
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._loop = asyncio.get_running_loop()
-        self._waiters: deque[tuple[asyncio.Future[Ticket], Mapping[str, Any]]] = deque()
+        self._waiters: deque[tuple[asyncio.Future[Ticket], Callable[[float], Ticket]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, params: Mapping[str, Any]) -> Ticket:
-        """Wait until a request may be sent; it is under way until `release`.
+    async def acquire(self, params: Mapping[str, Any]) -> Turn:
+        """Wait until a request may be sent; it is under way until `Turn.release`.
 
         Args:
             params: Its parameters.
         """
-        now = self._loop.time()
-        if not self._waiters and self._pace.delay(now, _dice()) == 0:
-            return self._pace.sent(now, params)
-        waiter: asyncio.Future[Ticket] = self._loop.create_future()
-        self._waiters.append((waiter, params))
-        self._let_go()
+        waiter = self._queue(lambda now: self._pace.sent(now, params))
         try:
-            return await waiter
+            return Turn(self, await waiter)
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 self.release(waiter.result(), error=asyncio.CancelledError())
             raise
+
+    async def again(self, ticket: Ticket) -> None:
+        """Wait until a request may be sent once more; those that were sent before go first.
+
+        Args:
+            ticket: Which request. It is not under way while it waits.
+        """
+        self._pace.parked(ticket)
+        await self._queue(lambda now: self._pace.sent_again(ticket, now), first=True)
 
     def told(self, ticket: Ticket, outcome: Any) -> None:
         """Note how an attempt was answered.
@@ -64,7 +100,6 @@ class Pacer:
             rate_limits=outcome.rate_limits,
             wait=outcome.retry_after if failed and status in _TOO_MUCH else None,
             overloaded=failed and (status in _TOO_MUCH or _unanswered(outcome)),
-            again=outcome.attempts > 1,
             now=self._loop.time(),
             wall=time.time(),
         )
@@ -84,13 +119,28 @@ class Pacer:
             self._pace.stalled(ticket)
         self._let_go()
 
+    def _queue(self, send: Callable[[float], Ticket], *, first: bool = False) -> asyncio.Future[Ticket]:
+        """Let a request go when its turn comes.
+
+        Args:
+            send: Notes that it is sent.
+            first: Whether it goes before those that wait already.
+        """
+        waiter: asyncio.Future[Ticket] = self._loop.create_future()
+        if first:
+            self._waiters.appendleft((waiter, send))
+        else:
+            self._waiters.append((waiter, send))
+        self._let_go()
+        return waiter
+
     def _let_go(self) -> None:
-        """Let those go whose time has come."""
+        """Let those go whose turn has come."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._waiters:
-            waiter, params = self._waiters[0]
+            waiter, send = self._waiters[0]
             if not waiter.done():
                 now = self._loop.time()
                 delay = self._pace.delay(now, _dice())
@@ -99,7 +149,7 @@ class Pacer:
                 if delay > 0:
                     self._timer = self._loop.call_at(now + delay, self._let_go)
                     return
-                waiter.set_result(self._pace.sent(now, params))
+                waiter.set_result(send(now))
             self._waiters.popleft()
 
 

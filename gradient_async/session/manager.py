@@ -92,8 +92,8 @@ class SessionManager:
                 session, call, deadline=deadline, started=started, trace=trace, foreign=self.pool.foreign
             )
             outcome.attempts = attempts
-            if call.told is not None:
-                call.told(outcome)
+            if call.permit is not None:
+                call.permit.told(outcome)
             if isinstance(outcome, Reply):
                 bucket.succeeded(paid)
                 self._open.add(outcome)
@@ -120,6 +120,12 @@ class SessionManager:
             if trace is not None:
                 trace.retry(outcome, wait)
             await asyncio.sleep(wait)
+            if call.permit is not None:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        await call.permit.again()
+                except TimeoutError:
+                    raise outcome from None
 
     def _close_gate(self, call: Call, origin: str, error: APIError) -> None:
         """Hold new requests of this key while the server said to wait.
