@@ -6,10 +6,16 @@ import argparse
 import json
 import sys
 
-from . import fan_out, growth
+from . import bulk, fan_out, growth, small
 from . import map as map_
 
-BENCHMARKS = {"growth": growth.run, "fan_out": fan_out.run, "map": map_.run}
+BENCHMARKS = {
+    "bulk": bulk.run,
+    "small": small.run,
+    "growth": growth.run,
+    "fan_out": fan_out.run,
+    "map": map_.run,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
