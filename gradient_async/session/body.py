@@ -94,6 +94,9 @@ class Body:
         """
         if self._error is not None:
             raise self._error
+        content = self._content
+        if content.is_eof() and content.exception() is None:
+            return content.read_nowait()  # all of it has arrived: nothing to wait for, nothing to watch
         failure: BaseException
         time = self._loop.time
         self._since = started = time()
@@ -101,7 +104,7 @@ class Body:
         if self._timer is None:
             self._watch()
         try:
-            data = await self._content.readany()
+            data = await content.readany()
         except Expired as error:
             failure = _bare(error)
         except (*TRANSPORT_ERRORS, RuntimeError) as error:
