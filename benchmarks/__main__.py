@@ -6,12 +6,14 @@ import argparse
 import json
 import sys
 
-from . import bulk, fan_out, growth, small
+from . import bulk, fan_out, growth, paced, small, start
 from . import map as map_
 
 BENCHMARKS = {
     "bulk": bulk.run,
+    "paced": paced.run,
     "small": small.run,
+    "start": start.run,
     "growth": growth.run,
     "fan_out": fan_out.run,
     "map": map_.run,

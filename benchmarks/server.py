@@ -1,7 +1,8 @@
 """The server of the benchmarks, in a process of its own: canned replies, as fast as Python sends them.
 
 The first part of the path says what to send: ``/text-1000-32/chat/completions`` streams 1,000 tokens of text,
-32 events in each HTTP chunk; ``/small-300/...`` is a completion of about 300 bytes.
+32 events in each HTTP chunk; ``/paced-50-10/...`` sends 50 events, one every 10 ms; ``/small-300/...`` is a
+completion of about 300 bytes.
 """
 
 from __future__ import annotations
@@ -42,14 +43,27 @@ def reply(workload: str) -> bytes:
     kind, *numbers = workload.split("-")
     if kind == "text":
         tokens, together = map(int, numbers)
-        events = text_stream(tokens)
-        groups = [b"".join(events[at : at + together]) for at in range(0, len(events), together)]
-        chunks = [b"%x\r\n%s\r\n" % (len(group), group) for group in groups]
-        return b"".join([_head("text/event-stream", "Transfer-Encoding: chunked"), *chunks, b"0\r\n\r\n"])
+        return b"".join(pieces(tokens, together))
     if kind == "small":
         (size,) = map(int, numbers)
         return _whole(small(size))
     raise ValueError(f"{workload!r} is no workload")
+
+
+@functools.lru_cache
+def pieces(tokens: int, together: int) -> list[bytes]:
+    """Make a streamed reply of HTTP chunks: the head comes with the first, the end with the last.
+
+    Args:
+        tokens: How many tokens of text.
+        together: Events in an HTTP chunk.
+    """
+    events = text_stream(tokens)
+    groups = [b"".join(events[at : at + together]) for at in range(0, len(events), together)]
+    chunks = [b"%x\r\n%s\r\n" % (len(group), group) for group in groups]
+    chunks[0] = _head("text/event-stream", "Transfer-Encoding: chunked") + chunks[0]
+    chunks[-1] += b"0\r\n\r\n"
+    return chunks
 
 
 def small(size: int) -> bytes:
@@ -103,7 +117,30 @@ class _Connection(asyncio.Protocol):
                 return
             self._received = self._received[end + 4 + length :]
             workload = lines[0].split(b" ", 2)[1].split(b"/")[1].decode()
-            self.transport.write(reply(workload))
+            if workload.startswith("paced-"):
+                self._pace(*map(int, workload.split("-")[1:]))
+            else:
+                self.transport.write(reply(workload))
+
+    def _pace(self, events: int, gap: int) -> None:
+        """Send events one by one.
+
+        Args:
+            events: How many.
+            gap: Milliseconds between them.
+        """
+        chunks = pieces(events, 1)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+
+        def send(index: int) -> None:
+            if self.transport.is_closing():
+                return
+            self.transport.write(chunks[index])
+            if index + 1 < len(chunks):
+                loop.call_at(started + (index + 1) * gap / 1000, send, index + 1)
+
+        send(0)
 
 
 async def _serve() -> None:
