@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from .._version import __version__
 
@@ -51,6 +52,10 @@ def _run(arguments: argparse.Namespace) -> int:
         from .serve import run_server  # noqa: PLC0415
 
         return asyncio.run(run_server(arguments))
+    if arguments.command == "map":
+        from .map import run_map  # noqa: PLC0415
+
+        return asyncio.run(run_map(arguments))
     from .chat import chat  # noqa: PLC0415
 
     return asyncio.run(chat(arguments))
@@ -111,4 +116,38 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help="accept this key, and no key that is not given",
     )
+    _add_map(commands)
     return parser
+
+
+def _add_map(commands: Any) -> None:
+    many = commands.add_parser(
+        "map",
+        help="make the requests of a file, and write the results to another",
+        description="Makes the requests of a file, one on each line: batch lines with custom_id and body, or "
+        "parameters alone. Results come as they finish, one line each. Run it again after an interruption, and "
+        "it makes the requests that have no result yet.",
+    )
+    many.add_argument("input", metavar="IN.jsonl", help="requests; - reads standard input")
+    many.add_argument("output", metavar="OUT.jsonl", help="results; what is in it already is not done again")
+    many.add_argument(
+        "--local", action="store_true", help="ask a simulated model on this machine; needs no key"
+    )
+    many.add_argument(
+        "--base-url", metavar="URL", help="a server to ask in place of Gradient, up to /chat/completions"
+    )
+    many.add_argument(
+        "--model", default=_MODEL, metavar="M", help=f"for lines that name none (default: {_MODEL})"
+    )
+    many.add_argument(
+        "--max-concurrency", type=int, default=64, metavar="N", help="requests at a time (default: 64)"
+    )
+    many.add_argument("--requests-per-minute", type=float, metavar="R", help="requests in any minute")
+    many.add_argument("--tokens-per-minute", type=float, metavar="T", help="tokens in a minute")
+    many.add_argument(
+        "--adaptive", action="store_true", help="find out how many at a time the server sustains"
+    )
+    many.add_argument("--stream", action="store_true", help="stream replies: stalls show early")
+    many.add_argument(
+        "--retry-errors", action="store_true", help="make the requests again whose results are errors"
+    )
