@@ -20,6 +20,7 @@ _FIRST = 64
 _FIRST_STEP = 0.005
 # After a wait, one goes ahead, and the others follow as replies come, or more slowly if none does.
 _STEP_AFTER_WAIT = 0.025
+_LEAST_STEP = 1e-4
 _ADAPTIVE_FIRST = 8
 _LEARNING = 0.1  # weight of the newest reply in the mean size of replies
 _CHARACTERS = 4  # of a token, about, in English
@@ -156,7 +157,8 @@ class Concurrency:
         if self._ramp_from is None or self.allowed(now) >= int(self.limit):
             return None
         passed = max(0.0, now - self._ramp_from)
-        return (int(passed / self._step) + 1) * self._step - passed
+        left = (int(passed / self._step) + 1) * self._step - passed
+        return max(left, _LEAST_STEP)  # rounding must not have it ask again at the same reading of the clock
 
     def waited(self, until: float, sent: int) -> None:
         """Begin with one request when a wait is over.
