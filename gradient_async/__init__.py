@@ -61,7 +61,7 @@ if TYPE_CHECKING:
         UnexpectedRedirectError,
         UnprocessableEntityError,
     )
-    from .fanout import FanOut, FanOutResult, MapResult
+    from .fanout import FanOut, FanOutResult, MapResult, MapResults
     from .hooks import CallInfo, Hook
     from .stream import (
         ChatCompletionStream,
@@ -135,6 +135,7 @@ __all__ = [
     "InvalidRequestError",
     "Limits",
     "MapResult",
+    "MapResults",
     "ModelInfo",
     "ModelList",
     "NotFoundError",
@@ -216,7 +217,7 @@ _HOMES = {
         "UnexpectedRedirectError",
         "UnprocessableEntityError",
     ),
-    "fanout": ("FanOut", "FanOutResult", "MapResult"),
+    "fanout": ("FanOut", "FanOutResult", "MapResult", "MapResults"),
     "hooks": ("CallInfo", "Hook"),
     "stream": (
         "ChatCompletionStream",

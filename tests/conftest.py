@@ -20,9 +20,9 @@ async def start() -> AsyncIterator[Start]:
     async with AsyncExitStack() as stack:
 
         async def started(
-            *replies: Handler, delay: float = 0.0, **options: Any
+            *replies: Handler, delay: float = 0.0, handler: Handler | None = None, **options: Any
         ) -> tuple[Server, AsyncGradient]:
-            server = await stack.enter_async_context(serve(*replies, delay=delay))
+            server = await stack.enter_async_context(serve(*replies, delay=delay, handler=handler))
             defaults: dict[str, Any] = {
                 "inference_endpoint": server.url,
                 "agent_endpoint": server.url,
