@@ -1,0 +1,250 @@
+"""How fast many requests go: rates, the server's limits, and what it sustains, over loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from many_servers import USAGE, Echo, Windows, ask_for, prompts
+from shell_calls import Start
+
+from gradient_async import APITimeoutError, MapResults, RateLimitError, Retry, StreamTimeoutError, Timeout
+from gradient_async.testing import (
+    HOLD,
+    Connection,
+    Handler,
+    Request,
+    chunk,
+    completion,
+    reply_json,
+    reply_sse,
+    reply_writes,
+)
+
+SLOW_DOWN = {"id": "too_many_requests", "message": "slow down"}
+
+
+async def count(results: MapResults) -> int:
+    """Take all results; none may be an error."""
+    done = 0
+    async for result in results:
+        result.unwrap()
+        done += 1
+    return done
+
+
+class Capacity:
+    """Works on so many requests at once, and refuses what comes on top.
+
+    Attributes:
+        refused: How many it refused.
+        under_way: How many it is working on.
+        history: How many it was working on, at each request.
+    """
+
+    def __init__(self, capacity: int, *, pause: float, stall: bool = False) -> None:
+        self._capacity = capacity
+        self._pause = pause
+        self._stall = stall
+        self.refused = self.under_way = 0
+        self.history: list[int] = []
+
+    async def __call__(self, request: Request, connection: Connection) -> None:
+        """Answer."""
+        self.history.append(self.under_way)
+        if self.under_way >= self._capacity:
+            self.refused += 1
+            refusal: Handler = reply_json(SLOW_DOWN, 429)
+            if self._stall:
+                begun = reply_sse(chunk("Hel"), done=False).steps[:-1]
+                refusal = reply_writes([*begun, HOLD])
+            await refusal(request, connection)
+            return
+        self.under_way += 1
+        try:
+            await connection.sleep(self._pause)
+        finally:
+            self.under_way -= 1
+        whole: Handler = reply_json(completion("hi", usage=USAGE))
+        if self._stall:
+            whole = reply_sse(chunk("Hello"), chunk(finish_reason="stop"))
+        await whole(request, connection)
+
+
+# What servers allow
+
+
+@pytest.mark.parametrize(
+    ("allowed", "seconds", "requests", "options"),
+    [
+        pytest.param(200, 5.0, 500, {"max_concurrency": 64}, id="200 in 5 s"),
+        pytest.param(60, 2.0, 130, {"max_concurrency": 100, "adaptive": True}, id="60 in 2 s, adaptive"),
+    ],
+)
+async def test_what_a_server_allows_in_a_time_is_kept_to(
+    start: Start, allowed: int, seconds: float, requests: int, options: dict[str, Any]
+) -> None:
+    """All come through, and at most one answer in twenty is 429."""
+    windows = Windows(allowed, seconds, pause=0.01)
+    _, client = await start(handler=windows, max_retries=2)
+    assert requests == await count(client.chat.completions.map(prompts(requests), **options))
+    assert requests == windows.answers[200]
+    assert windows.answers[429] <= 0.05 * sum(windows.answers.values())
+
+
+async def test_nobody_is_sent_while_the_server_says_to_wait(start: Start) -> None:
+    """Then one goes ahead, and the others follow as it is answered."""
+    times: list[float] = []
+
+    async def refuse_once(request: Request, connection: Connection) -> None:
+        times.append(time.monotonic())
+        refusal = reply_json(SLOW_DOWN, 429, {"retry-after": "0.4"})
+        whole = reply_json(completion("hi"))
+        await (refusal if len(times) <= 8 else whole)(request, connection)
+        if len(times) > 8:
+            await asyncio.sleep(0)
+
+    _, client = await start(handler=refuse_once, max_retries=3)
+    assert 24 == await count(client.chat.completions.map(prompts(24), max_concurrency=8))
+    first, after = times[:8], times[8:]
+    assert after[0] - first[-1] >= 0.4
+    assert after[1] > after[0]
+
+
+async def test_one_request_at_a_time_takes_its_turn_again(start: Start) -> None:
+    """Who has to be sent again goes before those that have not been sent."""
+    echo = Echo()
+    refusal = reply_json(SLOW_DOWN, 503, {"retry-after": "0.05"})
+    _, client = await start(refusal, handler=echo, max_retries=1)
+    found = [r async for r in client.chat.completions.map(prompts(3), max_concurrency=1, ordered=True)]
+    assert [2, 1, 1] == [result.unwrap().attempts for result in found]
+    assert ["0", "1", "2"] == echo.prompts
+
+
+async def test_a_turn_that_does_not_come_in_time_is_an_error(start: Start) -> None:
+    """The one of the request that failed."""
+    refusal = reply_json(SLOW_DOWN, 429, {"retry-after": "0.01"})
+    quick: dict[str, Any] = {"max_retries": 1, "retry": Retry(max_backoff=0.02)}
+    server, client = await start(refusal, handler=Echo(), timeout=Timeout(total=0.3), **quick)
+    results = client.chat.completions.map(prompts(1), max_concurrency=1, requests_per_minute=20)
+    began = time.monotonic()
+    result = await anext(results)
+    assert isinstance(result.error, RateLimitError)
+    assert 1 == result.error.attempts == len(server.requests)
+    assert 0.25 < time.monotonic() - began < 0.8
+
+
+# Rates
+
+
+async def test_requests_per_minute(start: Start) -> None:
+    """A second's worth goes at once, the others evenly."""
+    server, client = await start(handler=Echo())
+    assert 20 == await count(client.chat.completions.map(prompts(20), requests_per_minute=600))
+    times = [request.received_at for request in server.requests]
+    at_once = sum(moment < times[0] + 0.08 for moment in times)
+    assert 9 <= at_once <= 12
+    assert 0.8 < times[-1] - times[0] < 1.5
+
+
+async def test_tokens_per_minute(start: Start) -> None:
+    """What a request takes is guessed, and put right by its usage."""
+    server, client = await start(handler=Echo())
+    requests = [ask_for("x" * 396, max_tokens=300)] * 8  # 401 tokens as it seems, 5 in fact
+    began = time.monotonic()
+    results = client.chat.completions.map(requests, max_concurrency=1, tokens_per_minute=60 * 100)
+    assert 8 == await count(results)
+    assert time.monotonic() - began < 1.0
+    assert 8 == len(server.requests)
+    # Those that are sent before any is answered count as they seem.
+    slow = Echo(pause=0.3)
+    other, client = await start(handler=slow)
+    results = client.chat.completions.map(requests[:3], max_concurrency=3, tokens_per_minute=60 * 400)
+    assert 3 == await count(results)
+    times = [request.received_at for request in other.requests]
+    assert times[2] - times[0] > 0.25
+    assert slow.most == 2
+
+
+async def test_requests_that_leave_while_they_wait_hold_nobody(start: Start) -> None:
+    """Not the next in the queue either."""
+    server, client = await start(handler=Echo())
+    fan = client.chat.completions.fan_out(n=5, requests_per_minute=60, first=1, **ask_for("x"))
+    async with asyncio.timeout(1), fan:
+        await fan.completion()
+    assert ["completed", "stopped", "stopped", "stopped", "stopped"] == [r.state for r in fan.results]
+    assert 1 == len(server.requests)
+
+
+# What a server sustains
+
+
+async def test_an_adaptive_map_finds_what_a_server_sustains(start: Start) -> None:
+    """It begins with few, doubles with each round, and comes down where the server refuses."""
+    capacity = Capacity(20, pause=0.02)
+    _, client = await start(handler=capacity, max_retries=6, retry=Retry(max_backoff=0.05))
+    async with asyncio.timeout(20):
+        done = await count(client.chat.completions.map(prompts(600), max_concurrency=200, adaptive=True))
+    assert 600 == done
+    history = capacity.history
+    assert max(history[:8]) <= 8
+    assert max(history) == 20
+    assert sum(history[-200:]) / 200 > 8  # it stays near what goes
+    adaptive = capacity.refused / len(history)
+    assert adaptive < 0.15
+    # Without, a fixed number refused again and again.
+    fixed = Capacity(20, pause=0.02)
+    _, client = await start(handler=fixed, max_retries=30, retry=Retry(max_backoff=0.05))
+    async with asyncio.timeout(20):
+        async for _ in client.chat.completions.map(prompts(300), max_concurrency=200):
+            pass
+    assert fixed.refused / len(fixed.history) > 2 * adaptive
+
+
+async def test_stalls_halve_it_too(start: Start) -> None:
+    capacity = Capacity(4, pause=0.01, stall=True)
+    _, client = await start(handler=capacity, timeout=Timeout(idle=0.15))
+    kinds: dict[type[Any], int] = {}
+    results = client.chat.completions.map(prompts(200), max_concurrency=100, adaptive=True, stream=True)
+    async with asyncio.timeout(20):
+        async for result in results:
+            kinds[type(result.error)] = kinds.get(type(result.error), 0) + 1
+    assert {type(None), StreamTimeoutError} == set(kinds)
+    assert kinds[StreamTimeoutError] == capacity.refused
+    assert max(capacity.history) <= 4
+    assert sum(kinds.values()) == 200
+    # Half at most were refused, where 100 at once would have been nearly all.
+    assert capacity.refused < 100
+
+
+async def test_no_answer_halves_it(start: Start) -> None:
+    """Eight go, none is answered; the next four go one after the other as they fail."""
+    server, client = await start(handler=reply_writes([HOLD]), timeout=Timeout(response=0.1))
+    results = client.chat.completions.map(prompts(16), max_concurrency=64, adaptive=True)
+    sizes: list[int] = []
+    async for result in results:
+        assert isinstance(result.error, APITimeoutError)
+        sizes.append(len(server.requests))
+    assert 16 == len(sizes)
+    times = [request.received_at for request in server.requests]
+    assert times[8] - times[7] > 0.05
+    together = [sum(abs(moment - other) < 0.05 for other in times) for moment in times]
+    assert 8 == max(together)
+    assert max(together[8:]) <= 4
+
+
+async def test_very_many_do_not_begin_at_once(start: Start) -> None:
+    """Nothing is known of the server: 64 go, then one for each reply or a few milliseconds."""
+    server, client = await start(handler=Echo(pause=0.4))
+    began = time.monotonic()
+    results = client.chat.completions.map(prompts(300), max_concurrency=300)
+    waiting = asyncio.ensure_future(anext(results))
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+        assert len(server.requests) <= 64 + 1 + (time.monotonic() - began) / 0.005
+    assert len(server.requests) >= 64
+    await waiting
+    assert 299 == await count(results)
+    assert time.monotonic() - began < 4
