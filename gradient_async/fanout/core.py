@@ -48,7 +48,8 @@ class FanOut(ChunkStream):
             async with self:
                 return await self.completion()
         merged = self._fan.merged
-        merged.sink = self._drain
+        if not self._reading:  # or somebody waits for chunks who would see none until the end
+            merged.sink = self._drain
         try:
             completion = await super().completion()
         finally:
