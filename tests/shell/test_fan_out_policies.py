@@ -164,6 +164,8 @@ async def test_what_can_not_be_assembled_ends_it(start: Start) -> None:
         await client.chat.completions.fan_out(n=2, **CALL).completion()
     _, client = await start(long, long, limits=Limits(completion_bytes=900))
     assert 2 == len((await client.chat.completions.fan_out(n=2, **CALL).completion()).choices)
+    _, client = await start(long, long, limits=Limits(completion_bytes=None))
+    assert 2 == len((await client.chat.completions.fan_out(n=2, **CALL).completion()).choices)
 
 
 # Winners
@@ -242,6 +244,21 @@ async def test_verdicts_that_come_too_late_change_nothing(start: Start) -> None:
         found = await fan.completion()
     assert 3 == len(asked)
     assert 1 == len(fan.winners) == len(found.choices)
+
+
+async def test_a_predicate_that_will_not_be_cancelled_changes_nothing(start: Start) -> None:
+    async def stubborn(choice: Choice) -> bool:
+        try:
+            await asyncio.sleep(0.05 if choice.message.content == "a" else 10)
+        except asyncio.CancelledError:
+            return True
+        return True
+
+    _, client = await start(whole("a"), whole("b"))
+    call: dict[str, Any] = {"n": 2, "stop_when": stubborn, "stream": False, **CALL}
+    async with client.chat.completions.fan_out(**call) as fan:
+        assert ["a"] == list(texts(await fan.completion()).values())
+    assert 1 == len(fan.winners)
 
 
 async def test_an_error_after_the_winner_is_none(start: Start) -> None:
@@ -432,6 +449,13 @@ async def test_an_empty_answer_is_one_too(start: Start) -> None:
     fan = client.chat.completions.fan_out(n=1, hedge_after=1, **CALL)
     found = await fan.completion()
     assert ["stop"] == [choice.finish_reason for choice in found.choices]
+
+
+async def test_an_answer_without_a_word_is_one_too(start: Start) -> None:
+    """It counts once it has ended, also without a finish_reason."""
+    _, client = await start(reply_sse(chunk("", role="assistant")))
+    fan = client.chat.completions.fan_out(n=1, hedge_after=1, **CALL)
+    assert {0: ""} == texts(await fan.completion())
 
 
 async def test_races_of_one_request_for_all(start: Start) -> None:

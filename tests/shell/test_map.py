@@ -488,6 +488,11 @@ def test_dropped_when_its_loop_is_gone() -> None:
     gc.collect()
 
 
+def test_what_was_never_made_is_dropped_without_a_word() -> None:
+    broken = [object.__new__(MapResults)]
+    broken.clear()
+
+
 async def test_a_request_that_somebody_else_cancels_is_an_error(start: Start) -> None:
     """It has no result, and to end as if all were well would lose it in silence."""
     server, client = await start(handler=Echo(seconds={"1": 30}))
