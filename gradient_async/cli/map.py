@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from ..client import AsyncGradient
 from ..errors import ConfigurationError
@@ -178,12 +178,11 @@ class _Run:
     def _catch_interrupts(self) -> list[int]:
         """Let the first Ctrl-C finish what is under way, and the second end it; return the signals caught."""
         loop = asyncio.get_running_loop()
-        task = asyncio.current_task()
+        task = cast("asyncio.Task[int]", asyncio.current_task())
 
         def leave(status: int) -> None:
             self._interrupted = status
-            if task is not None:
-                task.cancel()
+            task.cancel()
 
         def interrupt() -> None:
             if self._interrupted:

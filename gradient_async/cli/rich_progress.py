@@ -52,4 +52,4 @@ class RichProgress:
 
     def say(self, text: str) -> None:
         """Show a line above the bar."""
-        self._progress.console.print(printable(text), markup=False, soft_wrap=True)
+        self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)

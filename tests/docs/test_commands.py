@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shlex
 import signal
@@ -38,6 +39,11 @@ def test_command(command: str, tmp_path: Path) -> None:
         arguments[arguments.index("--port") + 1] = "0"
         (tmp_path / "recordings").mkdir()
         (tmp_path / "recordings" / "hello.sse").write_bytes(sse(chunk("Hello", finish_reason="stop")))
+    elif arguments[0] == "map":
+        request = {"messages": [{"role": "user", "content": "Hello"}]}
+        (tmp_path / arguments[1]).write_text(json.dumps(request), "utf-8")
+        if "--local" not in arguments:
+            arguments.append("--local")
     elif arguments[0] == "chat" and "--local" not in arguments:
         arguments.insert(1, "--local")
     process = subprocess.Popen(  # our own interpreter

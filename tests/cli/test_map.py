@@ -1,0 +1,393 @@
+"""`gradient-async map`: from file to file, stopped at any moment and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradient_async.cli import main
+from gradient_async.testing import (
+    Connection,
+    Handler,
+    Request,
+    ThreadedServer,
+    completion,
+    reply_json,
+    reply_writes,
+    serve,
+)
+
+HOLD_TEXT = "hold"
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals are another matter there")
+
+
+def body(text: str, **params: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], **params}
+
+
+class Echo:
+    """Answers with the prompt, but for "hold", which waits, and "bad", which is refused.
+
+    Attributes:
+        pause: Seconds that each answer takes.
+        refuse: Whether "bad" is refused.
+    """
+
+    def __init__(self) -> None:
+        self.pause = 0.0
+        self.refuse = True
+
+    async def __call__(self, request: Request, connection: Connection) -> None:
+        """Answer."""
+        text = request.json["messages"][-1]["content"]
+        if text == HOLD_TEXT:
+            await connection.wait_closed()
+            return
+        await connection.sleep(self.pause)
+        reply: Handler = reply_json(completion(text))
+        if text == "bad" and self.refuse:
+            reply = reply_json({"error": {"message": "no"}}, 400)
+        if text == "drop":
+            reply = reply_writes([])
+            connection.reset()
+        await reply(request, connection)
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def server(echo: Echo, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedServer]:
+    with serve(handler=echo) as running:
+        monkeypatch.setenv("GRADIENT_INFERENCE_ENDPOINT", running.url)
+        monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", "k-0123456789")
+        monkeypatch.delenv("GRADIENT_BASE_URL", raising=False)
+        yield running
+
+
+class Files:
+    """A file of requests and one of results."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = folder / "in.jsonl"
+        self.output = folder / "out.jsonl"
+
+    def ask(self, *rows: Any) -> None:
+        """Write the requests."""
+        texts = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+        self.source.write_text("".join(text + "\n" for text in texts), "utf-8")
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """The results so far, which have to be whole lines."""
+        return [json.loads(line) for line in self.output.read_text("utf-8").splitlines()]
+
+    @property
+    def answers(self) -> dict[int, str | None]:
+        """What was answered, by the number of the line; None for errors."""
+        found = {row["line"]: row["response"] for row in self.results}
+        assert len(found) == len(self.results)
+        return {
+            line: row and row["body"]["choices"][0]["message"]["content"]
+            for line, row in sorted(found.items())
+        }
+
+    def run(self, *options: str) -> int:
+        """Run it here."""
+        return main(["map", str(self.source), str(self.output), *options])
+
+    def begin(self, *options: str) -> subprocess.Popen[str]:
+        """Run it in a process of its own."""
+        command = [
+            sys.executable,
+            "-m",
+            "gradient_async",
+            "map",
+            str(self.source),
+            str(self.output),
+            *options,
+        ]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+# One run
+
+
+def test_one_line_a_result(files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    files.ask(
+        {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body("one", model="m1")},
+        body("two", temperature=0.5, top_k=7),
+        "",
+        {"custom_id": "c", "body": body("three")},
+    )
+    assert 0 == files.run("--model", "m2")
+    assert {1: "one", 2: "two", 4: "three"} == files.answers
+    rows = {row["line"]: row for row in files.results}
+    assert ["a", None, "c"] == [rows[line]["custom_id"] for line in (1, 2, 4)]
+    assert 200 == rows[1]["response"]["status_code"]
+    asked = {request.json["messages"][0]["content"]: request.json for request in server.requests}
+    assert ("m1", "m2") == (asked["one"]["model"], asked["two"]["model"])
+    assert (0.5, 7) == (asked["two"]["temperature"], asked["two"]["top_k"])
+    assert "3 done, 0 errors, 0 bad lines, 0 there already" in capsys.readouterr().err
+
+
+def test_errors_and_bad_lines_stop_nothing(
+    files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files.ask(body("one"), "{not json", body("bad"), body("two", temperature=9), body("three"))
+    assert 1 == files.run()
+    assert {1: "one", 2: None, 3: None, 4: None, 5: "three"} == files.answers
+    kinds = {row["line"]: row["error"]["type"] for row in files.results if row["error"]}
+    assert {2: "BadLine", 3: "BadRequestError", 4: "InvalidRequestError"} == kinds
+    told = capsys.readouterr().err
+    assert f"{files.source}:2: not JSON" in told
+    assert "2 done, 2 errors, 1 bad lines" in told
+    assert 3 == len(server.requests)
+
+
+def test_again_it_does_what_is_left(
+    files: Files, server: ThreadedServer, echo: Echo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is paid twice; errors are kept as well, until they are to be tried again."""
+    files.ask(body("one"), body("bad"))
+    assert 1 == files.run()
+    files.ask(body("one"), body("bad"), {"custom_id": "c", "body": body("three")})
+    assert 1 == files.run()
+    assert 3 == len(server.requests)
+    assert "1 done, 0 errors, 0 bad lines, 2 there already" in capsys.readouterr().err
+    echo.refuse = False
+    assert 0 == files.run("--retry-errors")
+    assert {1: "one", 2: "bad", 3: "three"} == files.answers
+    assert 4 == len(server.requests)
+    assert "1 errors are tried again" in capsys.readouterr().err
+    assert 0 == files.run()
+    assert 4 == len(server.requests)
+
+
+def test_results_of_other_lines_are_kept_and_told(
+    files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del server
+    files.ask({"custom_id": "a", "body": body("one")})
+    files.run()
+    files.ask({"custom_id": "b", "body": body("two")})
+    assert 0 == files.run()
+    assert "has 1 results of lines that" in capsys.readouterr().err
+    assert ["a", "b"] == [row["custom_id"] for row in files.results]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--stream"],
+        [
+            "--max-concurrency",
+            "2",
+            "--requests-per-minute",
+            "6000",
+            "--tokens-per-minute",
+            "1e6",
+            "--adaptive",
+        ],
+        ["--local"],
+        ["--local", "--stream"],
+    ],
+)
+def test_how_to_send(files: Files, server: ThreadedServer, options: list[str]) -> None:
+    files.ask(*(body(f"Say {number}") for number in range(8)))
+    assert 0 == files.run(*options)
+    assert 8 == len(files.answers)
+    local = "--local" in options
+    assert (0 if local else 8) == len(server.requests)
+    # A server that does not stream is understood too.
+    assert all(bool(request.json.get("stream")) == ("--stream" in options) for request in server.requests)
+
+
+def test_standard_input(files: Files, monkeypatch: pytest.MonkeyPatch, server: ThreadedServer) -> None:
+    del server
+    files.ask(body("one"), body("two"))
+    with files.source.open("r", encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert 0 == main(["map", "-", str(files.output)])
+    assert {1: "one", 2: "two"} == files.answers
+
+
+def test_no_requests_is_no_error(files: Files, server: ThreadedServer) -> None:
+    files.source.write_text("", "utf-8")
+    assert 0 == files.run()
+    assert [] == files.results
+    assert not server.requests
+
+
+# What can't be begun
+
+
+def test_what_can_not_be_begun(
+    files: Files, server: ThreadedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 2, and a sentence that says what to do."""
+    assert 2 == files.run()
+    assert "in.jsonl: No such file" in capsys.readouterr().err
+    files.ask(body("one"))
+    assert 2 == main(["map", str(files.source), str(files.source)])
+    assert "would be read and written at once" in capsys.readouterr().err
+    assert 2 == main(["map", str(files.source), str(files.source.parent)])
+    assert "Is a directory" in capsys.readouterr().err
+    files.output.write_text("notes\n", "utf-8")
+    assert 2 == files.run()
+    assert "is no result of this command" in capsys.readouterr().err
+    files.output.unlink()
+    assert 2 == files.run("--max-concurrency", "0")
+    assert "max_concurrency" in capsys.readouterr().err
+    monkeypatch.delenv("GRADIENT_MODEL_ACCESS_KEY")
+    assert 2 == files.run()
+    assert "no key: set GRADIENT_MODEL_ACCESS_KEY, or try it out with --local" in capsys.readouterr().err
+    assert not server.requests
+
+
+# Stopped, and started again
+
+
+def later(seconds: float, act: Callable[[], Any]) -> threading.Timer:
+    timer = threading.Timer(seconds, act)
+    timer.start()
+    return timer
+
+
+@posix
+def test_an_interrupt_finishes_what_is_under_way(
+    files: Files, server: ThreadedServer, echo: Echo, capsys: pytest.CaptureFixture[str]
+) -> None:
+    echo.pause = 0.3
+    files.ask(*(body(str(number)) for number in range(40)))
+    timer = later(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    assert 130 == files.run("--max-concurrency", "4")
+    timer.join()
+    told = capsys.readouterr().err
+    assert "finishing what is under way; Ctrl-C again leaves at once" in told
+    done = files.answers
+    assert 4 <= len(done) < 40
+    assert len(done) == len(server.requests)  # what was sent was paid, and is there
+    echo.pause = 0.0
+    assert 0 == files.run()
+    assert {number + 1: str(number) for number in range(40)} == files.answers
+    assert 40 == len(server.requests)
+
+
+@posix
+def test_a_second_interrupt_leaves_at_once(files: Files, server: ThreadedServer) -> None:
+    files.ask(body("one"), body(HOLD_TEXT), body("two"))
+    timers = [later(seconds, lambda: os.kill(os.getpid(), signal.SIGINT)) for seconds in (0.5, 0.7)]
+    began = time.monotonic()
+    assert 130 == files.run()
+    assert time.monotonic() - began < 5
+    for timer in timers:
+        timer.join()
+    assert {1: "one", 3: "two"} == files.answers
+    assert 3 == len(server.requests)
+
+
+@posix
+def test_a_signal_to_terminate_leaves_at_once(files: Files, server: ThreadedServer) -> None:
+    del server
+    files.ask(body("one"), body(HOLD_TEXT))
+    timer = later(0.5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert 143 == files.run()
+    timer.join()
+    assert {1: "one"} == files.answers
+
+
+def test_cancelled_by_its_loop_it_is_cancelled(files: Files, server: ThreadedServer) -> None:
+    """Nobody has sent a signal: the cancellation is not its own."""
+    del server
+    from gradient_async.cli import _parser  # noqa: PLC0415
+    from gradient_async.cli.map import run_map  # noqa: PLC0415
+
+    files.ask(body("one"), body(HOLD_TEXT))
+
+    async def run() -> None:
+        arguments = _parser().parse_args(["map", str(files.source), str(files.output)])
+        task = asyncio.create_task(run_map(arguments))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert {1: "one"} == files.answers
+
+
+@posix
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_any_moment_each_result_is_there_once(
+    files: Files, server: ThreadedServer, echo: Echo, seed: int
+) -> None:
+    """Killed three times, and run to its end: no line is lost, none doubled, none torn, and hardly any paid twice."""
+    dice = random.Random(seed)
+    echo.pause = 0.002
+    count, at_once = 3000, 8
+    texts = [f"{number} " + "x" * dice.choice([1, 100, 20_000]) for number in range(count)]
+    files.ask(
+        *(
+            {"custom_id": f"id-{number}", "body": body(text)} if number % 2 else body(text)
+            for number, text in enumerate(texts)
+        )
+    )
+    kills = 0
+    for _ in range(3):
+        before = len(server.requests)
+        process = files.begin("--max-concurrency", str(at_once))
+        while len(server.requests) == before and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(dice.random() * 0.4)
+        process.kill()
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert 3 == kills
+    echo.pause = 0.0
+    assert 0 == files.run("--max-concurrency", str(at_once))
+    assert {number + 1: text for number, text in enumerate(texts)} == files.answers
+    rows = files.results
+    assert count == len(rows)
+    assert all(
+        row["custom_id"] == (f"id-{row['line'] - 1}" if row["line"] % 2 == 0 else None) for row in rows
+    )
+    # Only what was under way when it was killed is asked for again.
+    times = collections.Counter(request.json["messages"][0]["content"] for request in server.requests)
+    assert sum(times.values()) - count <= kills * (at_once + 4 * at_once)
+    assert max(times.values()) <= kills + 1
+
+
+def test_two_runs_do_not_write_at_once(
+    files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del server
+    if sys.platform == "win32":
+        return
+    from gradient_async.cli.journal import Journal  # noqa: PLC0415
+
+    files.ask(body("one"))
+    journal = Journal(files.output)
+    assert 2 == files.run()
+    assert "is being written by another run; wait for its end" in capsys.readouterr().err
+    journal.close()
