@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from . import bulk, fan_out, growth, paced, small, start
+from . import bulk, fan_out, growth, limits, paced, small, start
 from . import map as map_
 
 BENCHMARKS = {
@@ -17,6 +17,7 @@ BENCHMARKS = {
     "growth": growth.run,
     "fan_out": fan_out.run,
     "map": map_.run,
+    "limits": limits.run,
 }
 
 

@@ -418,7 +418,6 @@ async def test_leaving_gives_up_what_is_under_way(start: Start, way: str, ordere
             await task
     else:
         await task
-    gc.collect()
     held = [request for request in server.requests if request.json["messages"][0]["content"] != "0"]
     await closed_within(held, since)
     pulled = requests.pulled
