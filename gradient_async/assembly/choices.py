@@ -64,7 +64,7 @@ class ChoiceState:
     Attributes:
         index: Its index.
         role: First role that was not empty.
-        content: Pieces of text, or None if no string ever came.
+        content: Pieces of text; none if no string ever came.
         reasoning: Pieces of reasoning, likewise.
         refusal: Pieces of the refusal, likewise.
         calls: Tool calls in the order they were opened.
@@ -96,9 +96,9 @@ class ChoiceState:
     def __init__(self, index: int) -> None:
         self.index = index
         self.role = ""
-        self.content: list[str] | None = None
-        self.reasoning: list[str] | None = None
-        self.refusal: list[str] | None = None
+        self.content: list[str] = []
+        self.reasoning: list[str] = []
+        self.refusal: list[str] = []
         self.calls: list[CallState] = []
         self._by_index: dict[int, list[CallState]] = {}
         self._by_id: dict[tuple[int | None, str], CallState] = {}  # by index and id, and by id alone
@@ -195,6 +195,38 @@ class ChoiceState:
             size += _size(logprobs.refusal)
         return size
 
+    def add(self, delta: ChoiceDelta, limit: int) -> int:
+        """Add what a chunk holds; return how many characters that is.
+
+        Args:
+            delta: What a chunk adds.
+            limit: How many tool calls there may be.
+        """
+        size = 0
+        if delta.content is not None:
+            self.content.append(delta.content)
+            size += len(delta.content)
+        if delta.role and not self.role:
+            self.role = delta.role
+        if delta.reasoning_content is not None:
+            self.reasoning.append(delta.reasoning_content)
+            size += len(delta.reasoning_content)
+        if delta.tool_calls is not None:
+            size += self.add_calls(delta.tool_calls, limit)
+        if delta.refusal is not None:
+            self.refusal.append(delta.refusal)
+            size += len(delta.refusal)
+        if (
+            delta.function_call is not None
+            or delta.annotations is not None
+            or delta.audio is not None
+            or delta.reasoning_details is not None
+            or delta.extra_content is not None
+            or delta.content_parts is not None
+        ):
+            size += self.add_rest(delta)
+        return size
+
     def add_rest(self, delta: ChoiceDelta) -> int:
         """Add what few servers send; return how many characters of text it holds."""
         size = 0
@@ -250,8 +282,8 @@ def _size(entries: list[TokenLogprob]) -> int:
     return sum(_ENTRY * (1 + len(entry.top_logprobs)) for entry in entries)
 
 
-def _join(pieces: list[str] | None) -> str | None:
-    return None if pieces is None else "".join(pieces)
+def _join(pieces: list[str]) -> str | None:
+    return "".join(pieces) if pieces else None
 
 
 def _copy(items: list[Any] | None) -> list[Any] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 from ..config import Limits
 from ..errors import StreamLimitError, StreamProtocolError
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage
+from ..types import ChatCompletion, ChatCompletionChunk, ChoiceDelta, ChunkChoice, CompletionUsage, Run
 from .choices import ChoiceState
 from .plain import copied, merge, weight
 
@@ -31,11 +32,16 @@ class CompletionAssembler:
 
     __slots__ = (
         "_extras",
+        "_known",
         "_limits",
         "_max_choices",
+        "_most",
         "_n",
+        "_pieces",
+        "_plain",
         "_size",
         "_strict",
+        "_text",
         "choices",
         "created",
         "done",
@@ -53,6 +59,12 @@ class CompletionAssembler:
         self._max_choices = max(n, limits.choices)
         self._strict = strict
         self._size = 0
+        self._most = sys.maxsize if limits.completion_bytes is None else limits.completion_bytes
+        self._known = False  # whether id, model and time have been told
+        # What adds nothing but text, to the choice added to last, and the pieces there; like no choice so far.
+        self._text = ChoiceDelta()
+        self._plain = ChunkChoice(delta=self._text, finish_reason="not begun")
+        self._pieces: list[str] = []
         self.choices: dict[int, ChoiceState] = {}
         self.usage: CompletionUsage | None = None
         self.id = ""
@@ -74,7 +86,27 @@ class CompletionAssembler:
             StreamProtocolError: If an index is negative.
             StreamLimitError: If there are more choices, calls or bytes than `Limits` allow.
         """
-        self.extend((chunk,))
+        if not self._known:
+            self._head(chunk)
+        for choice in chunk.choices:
+            # One comparison looks at every field: whether there is nothing but text, and of the same choice.
+            text = self._text.content = choice.delta.content
+            if text is None or choice != self._plain:
+                self._add_choice(choice)
+            else:
+                self._pieces.append(text)
+                self._size += len(text)
+        if (
+            chunk.usage is not None
+            or chunk.system_fingerprint is not None
+            or chunk.service_tier is not None
+            or chunk.retrieval is not None
+            or chunk.functions is not None
+            or chunk.guardrails is not None
+        ):
+            self._add_rest(chunk)
+        if self._size > self._most:
+            self._refuse_size()
 
     def extend(self, chunks: Iterable[ChatCompletionChunk]) -> None:
         """Add several chunks; the same as `add` for each.
@@ -83,62 +115,41 @@ class CompletionAssembler:
             StreamProtocolError: If an index is negative.
             StreamLimitError: If there are more choices, calls or bytes than `Limits` allow.
         """
-        states = self.choices
+        if type(chunks) is Run:
+            self._add_run(chunks)
+            return
         for chunk in chunks:
-            if not self.id or not self.model or not self.created:
-                self._head(chunk)
-            for choice in chunk.choices:
-                state = states.get(choice.index)
-                if state is None:
-                    state = self._open(choice.index)
-                delta = choice.delta
-                text = delta.content
-                if text is not None:
-                    if state.content is None:
-                        state.content = []
-                    state.content.append(text)
-                    self._size += len(text)
-                if delta.role and not state.role:
-                    state.role = delta.role
-                if delta.reasoning_content is not None:
-                    if state.reasoning is None:
-                        state.reasoning = []
-                    state.reasoning.append(delta.reasoning_content)
-                    self._size += len(delta.reasoning_content)
-                if delta.tool_calls is not None:
-                    self._size += state.add_calls(delta.tool_calls, self._limits.tool_calls)
-                if delta.refusal is not None:
-                    if state.refusal is None:
-                        state.refusal = []
-                    state.refusal.append(delta.refusal)
-                    self._size += len(delta.refusal)
-                if (
-                    delta.function_call is not None
-                    or delta.annotations is not None
-                    or delta.audio is not None
-                    or delta.reasoning_details is not None
-                    or delta.extra_content is not None
-                    or delta.content_parts is not None
-                ):
-                    self._size += state.add_rest(delta)
-                if choice.logprobs is not None:
-                    self._size += state.add_logprobs(choice.logprobs)
-                if choice.finish_reason is not None:
-                    state.finish_reason = choice.finish_reason
-            if chunk.usage is not None:
-                self.usage = chunk.usage
-            if self.system_fingerprint is None:
-                self.system_fingerprint = chunk.system_fingerprint
-            if self.service_tier is None:
-                self.service_tier = chunk.service_tier
-            if chunk.retrieval is not None or chunk.functions is not None or chunk.guardrails is not None:
-                self._add_extras(chunk)
-        limit = self._limits.completion_bytes
-        if limit is not None and self._size > limit:
-            raise StreamLimitError(
-                f"the completion has more than completion_bytes={limit} characters; "
-                "raise Limits(completion_bytes=...) if that is meant"
-            )
+            self.add(chunk)
+
+    def _add_choice(self, choice: ChunkChoice) -> None:
+        """Add what a chunk says of one choice."""
+        index = choice.index
+        state = self.choices.get(index) or self._open(index)
+        self._plain.index = index  # the chunks that follow are often of the same
+        self._plain.finish_reason = None
+        self._pieces = state.content
+        self._size += state.add(choice.delta, self._limits.tool_calls)
+        if choice.logprobs is not None:
+            self._size += state.add_logprobs(choice.logprobs)
+        if choice.finish_reason is not None:
+            state.finish_reason = choice.finish_reason
+
+    def _add_run(self, run: Run) -> None:
+        """Add chunks that differ in their text alone: after the first, there is nothing but text to add."""
+        self.add(run[0])
+        texts = run.texts[1:]
+        state = self.choices[run.choice]
+        pieces = state.content if run.field == "content" else state.reasoning
+        pieces += texts
+        self._size += sum(map(len, texts))
+        if self._size > self._most:
+            self._refuse_size()
+
+    def _refuse_size(self) -> NoReturn:
+        raise StreamLimitError(
+            f"the completion has more than completion_bytes={self._limits.completion_bytes} characters; "
+            "raise Limits(completion_bytes=...) if that is meant"
+        )
 
     def end(self, *, done: bool) -> None:
         """Say that the stream has ended.
@@ -181,6 +192,7 @@ class CompletionAssembler:
         )
 
     def _head(self, chunk: ChatCompletionChunk) -> None:
+        """Take what is told once, from the first chunk that tells it."""
         self.seen = True
         if not self.id:
             self.id = chunk.id
@@ -188,6 +200,7 @@ class CompletionAssembler:
             self.model = chunk.model
         if not self.created:
             self.created = chunk.created
+        self._known = bool(self.id and self.model and self.created)
 
     def _open(self, index: int) -> ChoiceState:
         if index < 0:
@@ -200,7 +213,14 @@ class CompletionAssembler:
         state = self.choices[index] = ChoiceState(index)
         return state
 
-    def _add_extras(self, chunk: ChatCompletionChunk) -> None:
+    def _add_rest(self, chunk: ChatCompletionChunk) -> None:
+        """Add what a chunk says of the whole answer."""
+        if chunk.usage is not None:
+            self.usage = chunk.usage
+        if self.system_fingerprint is None:
+            self.system_fingerprint = chunk.system_fingerprint
+        if self.service_tier is None:
+            self.service_tier = chunk.service_tier
         for name in ("retrieval", "functions", "guardrails"):
             piece = getattr(chunk, name)
             if piece is not None:

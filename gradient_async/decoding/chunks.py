@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NoReturn
 
 import msgspec
 
 from ..config import Limits
 from ..errors import StreamError, StreamLimitError, StreamProtocolError, escape
-from ..sse import Event, EventDecoder, plain_lines
-from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
+from ..sse import Event, EventDecoder, plain_payloads
+from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice, Run
 from .faults import ErrorBody, find_error, server_error
 from .lenient import is_object, loads, well_formed
 from .repairs import REFUSED, settle, to_chunk
+from .runs import Pattern, learn
 
 __all__ = ["ChunkDecoder"]
 
-_decoder = msgspec.json.Decoder(ChatCompletionChunk)
-_decode = _decoder.decode
-_decode_lines = _decoder.decode_lines
+_decode = msgspec.json.Decoder(ChatCompletionChunk).decode
 
+_CR = 0x0D
 _DONE = b"[DONE]"
 _DONE_EVENT = b"data: [DONE]\n\n"
 
 # Chunks are decoded just ahead of their consumer: a thousand objects made at once lie in cold memory.
-_SLICE = 8 * 1024
+_SLICE = 16 * 1024
 # A cut event up to this size waits as bytes and is joined with what follows; a longer one goes into the
 # event decoder, which never looks at a byte twice.
 _LONGEST_TAIL = 8 * 1024
+# An event up to this size that comes alone is looked at less closely before it is decoded.
+_LONGEST_SINGLE = 4 * 1024
 
+_LONGEST_PAUSE = 63
 _PIECES = ("content", "reasoning_content", "refusal")
 _DEFAULT_LIMITS = Limits()
 
@@ -54,8 +58,8 @@ class ChunkDecoder:
         torn: Whether they begin inside an event.
     """
 
-    __slots__ = ("_buffer", "_events", "_held", "_longest_tail", "_plain_limit", "_pos", "_skip", "_strict", "_tail",
-                 "anomalies", "block", "done", "error", "events", "torn")  # fmt: skip
+    __slots__ = ("_buffer", "_events", "_held", "_idle", "_lesson", "_longest_single", "_longest_tail", "_pattern",
+                 "_pause", "_plain_limit", "_pos", "_settled", "_skip", "_strict", "_tail", "anomalies", "block", "done", "error", "events", "torn")  # fmt: skip
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class ChunkDecoder:
         self._events = EventDecoder(max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes)
         self._plain_limit = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
         self._longest_tail = min(_LONGEST_TAIL, self._plain_limit)
+        self._longest_single = min(_LONGEST_SINGLE, self._plain_limit)
         self._strict = strict
         self._skip = on_bad_event == "skip"
         self._buffer = b""
@@ -74,6 +79,11 @@ class ChunkDecoder:
         self._tail = b""
         self.block = b""
         self.torn = False
+        self._idle = False  # whether the next byte begins an event
+        self._settled = False  # whether, besides, nothing is held or over
+        self._pattern: Pattern | None = None
+        # Blocks that need not be learned from: where no event is like the one before, few are looked at.
+        self._pause = self._lesson = 0
         # High surrogates that ended a delta, by choice and field: their other half may be in the next.
         self._held: dict[tuple[int, str], str] = {}
         self.error: StreamError | None = None
@@ -92,8 +102,29 @@ class ChunkDecoder:
             StreamProtocolError: If an event is no chunk.
             StreamLimitError: If a limit is exceeded.
         """
+        if self._settled and len(data) <= self._longest_single:
+            # The usual event, by itself: nothing to cut, nothing to hold.
+            line, _, rest = data.partition(b"\n")
+            if rest == b"\n" and line.startswith(b"data: ") and _CR not in line:
+                try:
+                    chunk = _decode(line[6:])
+                except REFUSED:
+                    pass
+                else:
+                    choices = chunk.choices
+                    if (
+                        chunk._error is None  # noqa: SLF001  # private to the package
+                        and len(choices) == 1
+                        and (delta := (choice := choices[0]).delta).tool_calls is None
+                        and delta._reasoning is None  # noqa: SLF001
+                        and choice.finish_reason != ""
+                    ) or _fit((chunk,)):
+                        self.block = data
+                        self.torn = False
+                        self.events += 1
+                        return [chunk]
         self.push(data)
-        chunks = self.pull()
+        chunks = list(self.pull())
         while self._buffer:
             try:
                 chunks += self.pull()
@@ -136,13 +167,12 @@ class ChunkDecoder:
             return
         if self.events == 0:
             self._events.expect(data)
-        if self._tail:
-            data = self._tail + data
-            self._tail = b""
+            self._idle = self._events.idle
         if self._pos < len(self._buffer):
             data = self._buffer[self._pos :] + data
         self._buffer = data
         self._pos = 0
+        self._settled = False
 
     @property
     def pending(self) -> int:
@@ -159,7 +189,7 @@ class ChunkDecoder:
         """
         return (self._events.held() if held else b"") + self._tail + self._buffer[self._pos :]
 
-    def pull(self) -> list[ChatCompletionChunk]:
+    def pull(self) -> Sequence[ChatCompletionChunk]:
         """Decode the next slice of what was pushed; return its chunks, which may be none.
 
         Raises:
@@ -168,10 +198,15 @@ class ChunkDecoder:
         if self.error is not None:
             raise self.error
         block = self.block = self._next_slice()
-        if not block:
-            return []
-        self.torn = not self._events.idle
-        if not self.torn and not self._held and len(block) <= self._plain_limit:
+        chunks: Sequence[ChatCompletionChunk] = self._block(block) if block else []
+        self._settled = self._idle and not (
+            self._buffer or self._tail or self._held or self.done or self.error is not None
+        )
+        return chunks
+
+    def _block(self, block: bytes) -> Sequence[ChatCompletionChunk]:
+        self.torn = not self._idle
+        if self._idle and not self._held and len(block) <= self._plain_limit:
             chunks = self._plain(block)
             if chunks is not None:
                 return chunks
@@ -181,6 +216,7 @@ class ChunkDecoder:
             self._fail(error)
             raise
         chunks = self._each(events)
+        self._idle = self._events.idle
         if self._events.error is not None:
             self._fail(self._events.error)
         return chunks
@@ -196,53 +232,71 @@ class ChunkDecoder:
                 end = data.find(b"\n\n", pos + _SLICE - 1) + 2
             if end != 1 and end < size:
                 self._pos = end
-                return data[pos:end]
+                return self._after_tail(data[pos:end])
         self._buffer = b""
         self._pos = 0
-        block = data[pos:] if pos else data
-        if self._events.idle and not block.endswith(b"\n\n"):
+        block = self._after_tail(data[pos:] if pos else data)
+        if self._idle and not block.endswith(b"\n\n"):
             end = block.rfind(b"\n\n") + 2
             cut = end if end != 1 else 0
-            if len(block) - cut <= self._longest_tail and b"\r" not in block:
+            if len(block) - cut <= self._longest_tail and _CR not in block:
                 self._tail = block[cut:]
                 return block[:cut]
         return block
 
-    def _plain(self, block: bytes) -> list[ChatCompletionChunk] | None:
-        """Decode a block of nothing but usual chunks in one call; None if it is anything else."""
+    def _after_tail(self, block: bytes) -> bytes:
+        """Put before a block what was held of its first event: a slice is copied for that, not a whole read."""
+        if self._tail:
+            block = self._tail + block
+            self._tail = b""
+        return block
+
+    def _plain(self, block: bytes) -> Sequence[ChatCompletionChunk] | None:
+        """Decode a block of nothing but usual chunks; None if it is anything else."""
         done = block.endswith(_DONE_EVENT)
         if done:
             block = block[: -len(_DONE_EVENT)]
             if not block:
-                return self._finish([])
-        plain = plain_lines(block)
-        if plain is None:
+                return self._finish()
+        chunks = self._run(block) or self._usual(block)
+        if chunks is not None:
+            self.events += len(chunks)
+            if done:
+                self._finish()
+        return chunks
+
+    def _run(self, block: bytes) -> Run | None:
+        """Take a block of chunks that differ from those before in their text alone."""
+        pattern = self._pattern
+        run = None if pattern is None else pattern.run(block)
+        if run is not None:
+            self._pause = self._lesson = 0
+        return run
+
+    def _usual(self, block: bytes) -> list[ChatCompletionChunk] | None:
+        """Decode a block of one-line events; None if one needs a closer look."""
+        payloads = plain_payloads(block)
+        if payloads is None:
             return None
-        lines, count = plain
         try:
-            chunks = [_decode(lines)] if count == 1 else _decode_lines(lines)
+            chunks = [_decode(payload) for payload in payloads]
         except REFUSED:
             return None
-        if len(chunks) != count:
-            return None  # `decode_lines` takes two objects on a line, which is no JSON
-        for chunk in chunks:
-            choices = chunk.choices
-            if chunk._error is not None or not choices:  # noqa: SLF001  # private to the package
-                return None
-            for choice in choices:
-                delta = choice.delta
-                if delta._reasoning is not None or delta.tool_calls is not None:  # noqa: SLF001
-                    settle(delta)
-                if choice.finish_reason == "":
-                    choice.finish_reason = None
-        self.events += count
-        return self._finish(chunks) if done else chunks
+        if not _fit(chunks):
+            return None
+        if self._pause:
+            self._pause -= 1
+        else:
+            self._pause = self._lesson = min(2 * self._lesson + 1, _LONGEST_PAUSE)
+            last = payloads[-1]
+            self._pattern = learn(last, chunks[-1]) if isinstance(last, bytes) else None
+        return chunks
 
-    def _finish(self, chunks: list[ChatCompletionChunk]) -> list[ChatCompletionChunk]:
+    def _finish(self) -> list[ChatCompletionChunk]:
         self.done = True
         self._buffer = self._tail = b""
         self._pos = 0
-        return chunks + self._release()
+        return self._release()
 
     def _each(self, events: list[Event]) -> list[ChatCompletionChunk]:
         chunks: list[ChatCompletionChunk] = []
@@ -251,7 +305,7 @@ class ChunkDecoder:
             if not data:
                 continue  # a keep-alive
             if data == _DONE:
-                return self._finish(chunks)
+                return chunks + self._finish()
             self.events += 1
             try:
                 chunk = self._one(data, event.type)
@@ -276,8 +330,7 @@ class ChunkDecoder:
             if error is not None:
                 raise server_error(error)
         for choice in chunk.choices:
-            settle(choice.delta)
-            choice.finish_reason = choice.finish_reason or None
+            _fit_choice(choice)
         if self._held:
             self._hold(chunk)
         return chunk
@@ -352,6 +405,24 @@ class ChunkDecoder:
             self.error = error
         self._buffer = self._tail = b""
         self._pos = 0
+
+
+def _fit(chunks: Iterable[ChatCompletionChunk]) -> bool:
+    """Bring chunks to their documented shape; False if the payload of one has to be looked at for an error."""
+    for chunk in chunks:
+        choices = chunk.choices
+        if chunk._error is not None or not choices:  # noqa: SLF001  # private to the package
+            return False
+        for choice in choices:
+            delta = choice.delta
+            if delta._reasoning is not None or delta.tool_calls is not None or choice.finish_reason == "":  # noqa: SLF001
+                _fit_choice(choice)
+    return True
+
+
+def _fit_choice(choice: ChunkChoice) -> None:
+    settle(choice.delta)
+    choice.finish_reason = choice.finish_reason or None
 
 
 def _peek(data: bytes) -> Any:

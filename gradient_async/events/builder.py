@@ -86,17 +86,17 @@ class EventBuilder:
     def _deltas(self, choice: ChunkChoice, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
         delta = choice.delta
         index = choice.index
-        if delta.reasoning_content and state.reasoning is not None:
+        if delta.reasoning_content:
             yield ReasoningDeltaEvent(
                 choice=index,
                 delta=delta.reasoning_content,
                 _pieces=Pieces(state.reasoning, len(state.reasoning)),
             )
-        if delta.content and state.content is not None:
+        if delta.content:
             yield ContentDeltaEvent(
                 choice=index, delta=delta.content, _pieces=Pieces(state.content, len(state.content))
             )
-        if delta.refusal and state.refusal is not None:
+        if delta.refusal:
             yield RefusalDeltaEvent(
                 choice=index, delta=delta.refusal, _pieces=Pieces(state.refusal, len(state.refusal))
             )
@@ -147,13 +147,13 @@ class EventBuilder:
     def _done(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
         told = self._told.setdefault(state.index, _Told())
         index = state.index
-        if state.reasoning is not None and len(state.reasoning) > told.reasoning:
+        if len(state.reasoning) > told.reasoning:
             told.reasoning = len(state.reasoning)
             yield ReasoningDoneEvent(choice=index, reasoning="".join(state.reasoning))
-        if state.content is not None and len(state.content) > told.content:
+        if len(state.content) > told.content:
             told.content = len(state.content)
             yield ContentDoneEvent(choice=index, content="".join(state.content))
-        if state.refusal is not None and len(state.refusal) > told.refusal:
+        if len(state.refusal) > told.refusal:
             told.refusal = len(state.refusal)
             yield RefusalDoneEvent(choice=index, refusal="".join(state.refusal))
         for ordinal, call in enumerate(state.calls):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
 from operator import length_hint
 from types import TracebackType
 from typing import Protocol, Self
@@ -10,9 +11,9 @@ from typing import Protocol, Self
 from ..assembly import CompletionAssembler
 from ..errors import APIError, StreamError, StreamLimitError
 from ..events import EventBuilder
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Run
 from .choices import Choices
-from .views import ChoiceStream, EventStream, TextStream
+from .views import ChoiceStream, CursorTextStream, EventStream, TextStream, text_of
 
 __all__ = ["ChunkSource", "ChunkStream"]
 
@@ -30,7 +31,7 @@ class ChunkSource(Protocol):
         """Whether it has neither ended nor failed."""
         ...
 
-    async def advance(self) -> list[ChatCompletionChunk]:
+    async def advance(self) -> Sequence[ChatCompletionChunk]:
         """Return the next chunks, once those before are assembled; none at the end."""
         ...
 
@@ -63,11 +64,14 @@ class ChunkStream:
         self._builder: EventBuilder | None = None
         self.refused = False  # whether a chunk could not be assembled
         self._relayed = True  # whether every byte received was given out as such
-        # The chunks brought last; those the iterator has yielded are behind the cursor, and the first
+        # The chunks brought last. Those behind the cursor have been read, by whichever way, and the first
         # `_assembled` of them are in the assembler.
-        self._batch: list[ChatCompletionChunk] = []
-        self._ready = iter(self._batch)
         self._assembled = 0
+        self._batch: Sequence[ChatCompletionChunk]
+        self._cursor: Iterator[object]
+        self._ready: Iterator[ChatCompletionChunk]  # moves the cursor
+        self.ready_texts: Iterator[str]  # moves the cursor, too: the text of choice 0 in each chunk
+        self._place([])
         # One task reads at a time, for all.
         self._reading = False
         self._waiters: list[asyncio.Future[None]] = []
@@ -83,10 +87,14 @@ class ChunkStream:
     async def __anext__(self) -> ChatCompletionChunk:
         for chunk in self._ready:
             return chunk
-        return await self._next_chunk()
+        return await self.next_chunk()
 
-    async def _next_chunk(self) -> ChatCompletionChunk:
+    async def next_chunk(self) -> ChatCompletionChunk:
+        """Return the next chunk when none is ready."""
         self._main_used = True
+        self._make_chunks()
+        for chunk in self._ready:
+            return chunk
         while True:
             if self._choices is not None:
                 main = self._choices.open_main()
@@ -96,8 +104,18 @@ class ChunkStream:
                     raise self.overflow("the reader of the whole stream")
             if not await self.pump():
                 raise StopAsyncIteration
+            self._make_chunks()
             for chunk in self._ready:
                 return chunk
+
+    async def next_text(self) -> str:
+        """Return the text of choice 0 in the next chunk when none is ready; "" if it may be ready now."""
+        if self._choices is not None:
+            return text_of(await self.next_chunk())
+        self._main_used = True
+        if not await self.pump():
+            raise StopAsyncIteration
+        return ""
 
     async def pump(self) -> bool:
         """Read once for all who read; return False at the end.
@@ -128,42 +146,67 @@ class ChunkStream:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _receive(self, batch: list[ChatCompletionChunk]) -> None:
+    def _place(self, batch: Sequence[ChatCompletionChunk]) -> None:
+        """Put the cursor before these chunks."""
         self._assembled = 0
-        if self._choices is None:
-            self._batch = batch
-            self._ready = iter(batch)
+        self._batch = batch
+        if type(batch) is Run and batch.choice == 0 and batch.field == "content":
+            # Chunks are made of the texts once somebody asks for chunks.
+            self._cursor = self.ready_texts = iter(batch.texts)
+            self._ready = iter(())
         else:
-            self._assemble(batch)
+            self._place_chunks(batch)
+
+    def _place_chunks(self, batch: Sequence[ChatCompletionChunk]) -> None:
+        self._cursor = self._ready = iter(batch)
+        self.ready_texts = map(text_of, self._ready)
+
+    def _make_chunks(self) -> None:
+        """Make the chunks of a run that was being read as text, from the cursor on."""
+        if self._cursor is not self._ready:
+            self.settle()
+            self._batch = self._batch[self._assembled :]
+            self._assembled = 0
+            self._place_chunks(self._batch)
+
+    def _receive(self, batch: Sequence[ChatCompletionChunk]) -> None:
+        self._place(batch)
+        if self._choices is not None:
+            self._pass_all()
             self._choices.put(batch)
 
     def settle(self) -> None:
         """Assemble what the cursor has passed."""
-        passed = len(self._batch) - length_hint(self._ready)
-        if passed > self._assembled:
-            chunks = self._batch[self._assembled : passed]
-            self._assembled = passed
-            self._assemble(chunks)
-
-    def _assemble(self, chunks: list[ChatCompletionChunk]) -> None:
+        batch, start = self._batch, self._assembled
+        passed = len(batch) - length_hint(self._cursor)
+        if passed <= start:
+            return
+        self._assembled = passed
         try:
-            self._assembler.extend(chunks)
+            self._assembler.extend(batch[start:passed])
         except StreamError as error:
             self.refused = True
             self._chunks.fail(error)  # the next read raises it
 
-    def _pass_all(self) -> list[ChatCompletionChunk]:
+    def _take_rest(self) -> list[ChatCompletionChunk]:
         """Move the cursor past what is ready; return that, assembled."""
+        self._make_chunks()
         rest = list(self._ready)
         self.settle()
         return rest
+
+    def _pass_all(self) -> None:
+        """Move the cursor past what is ready, and assemble it."""
+        self._cursor = self._ready = iter(())
+        self.ready_texts = iter(())
+        self.settle()
 
     # Ways to read
 
     @property
     def text(self) -> TextStream:
         """The text of choice 0, piece by piece; shares the cursor."""
-        return TextStream(self)
+        return CursorTextStream(self)
 
     def events(self) -> EventStream:
         """The stream as typed events; shares the cursor."""
@@ -182,12 +225,11 @@ class ChunkStream:
             index: Which choice, from 0. One that never comes ends empty.
         """
         if self._choices is None:
+            self._make_chunks()
             self.settle()
-            rest = list(self._ready)
+            rest = list(self._ready)  # goes to the lanes
             self._choices = Choices(self._assembler, self._buffered, main=self._main_used)
             lane = self._choices.open(index)
-            self._batch = []
-            self._ready = iter(self._batch)
             self._receive(rest)
         else:
             lane = self._choices.open(index)

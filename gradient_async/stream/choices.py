@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from ..assembly import CompletionAssembler
@@ -54,7 +56,7 @@ class Choices:
                 lane.put(missed)
         return lane
 
-    def put(self, chunks: list[ChatCompletionChunk]) -> None:
+    def put(self, chunks: Iterable[ChatCompletionChunk]) -> None:
         """Put chunks into the lanes of those who want them."""
         for chunk in chunks:
             self._last = chunk

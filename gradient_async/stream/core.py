@@ -75,7 +75,7 @@ class ChatCompletionStream(ChunkStream):
         Raises:
             APIError: How the stream ended, if badly.
         """
-        return self._pass_all() if await self.pump() else []
+        return self._take_rest() if await self.pump() else []
 
     @property
     def raw(self) -> RawStream:
@@ -95,7 +95,7 @@ class ChatCompletionStream(ChunkStream):
         if not self._relayed:
             # Chunks were read before: bytes go on right after the last of them.
             self._relayed = True
-            rest = b"" if source.was_buffered else undelivered(source.decoder, self._batch, self._ready)
+            rest = b"" if source.was_buffered else undelivered(source.decoder, len(self._batch), self._cursor)
             self._pass_all()
             self._pass_pending()
             if rest:

@@ -134,9 +134,9 @@ class Mark(msgspec.Struct, frozen=True):
 def mark_of(state: ChoiceState) -> Mark:
     """Note how far a choice has come."""
     return Mark(
-        content=len(state.content or ()),
-        reasoning=len(state.reasoning or ()),
-        refusal=len(state.refusal or ()),
+        content=len(state.content),
+        reasoning=len(state.reasoning),
+        refusal=len(state.refusal),
         logprobs=len(state.logprobs or ()),
         refusal_logprobs=len(state.refusal_logprobs or ()),
         calls=tuple(len(call.arguments) for call in state.calls),
@@ -186,5 +186,5 @@ def catch_up(state: ChoiceState, mark: Mark, like: ChatCompletionChunk) -> ChatC
     return msgspec.structs.replace(like, choices=[choice], usage=None)
 
 
-def _since(pieces: list[str] | None, seen: int) -> str | None:
-    return None if pieces is None or len(pieces) <= seen else "".join(pieces[seen:])
+def _since(pieces: list[str], seen: int) -> str | None:
+    return None if len(pieces) <= seen else "".join(pieces[seen:])

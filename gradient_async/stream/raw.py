@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from operator import length_hint
 
 from ..decoding import ChunkDecoder
-from ..types import ChatCompletionChunk
 
 __all__ = ["undelivered"]
 
@@ -15,23 +14,21 @@ _NEWLINE = re.compile(rb"\r\n|\r|\n")
 _BLANK = re.compile(rb"\A(?>\r\n|\r|\n)|(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 
 
-def undelivered(
-    decoder: ChunkDecoder, batch: list[ChatCompletionChunk], ready: Iterator[ChatCompletionChunk]
-) -> bytes:
+def undelivered(decoder: ChunkDecoder, count: int, cursor: Iterator[object]) -> bytes:
     """Return the bytes received whose chunks the reader has not seen.
 
     Exact where events arrive whole; an event that the network cut comes as an equal one.
 
     Args:
         decoder: What decoded them.
-        batch: The chunks of the last slice.
-        ready: Iterator over it; what it has yielded has been seen.
+        count: How many chunks were in the last slice.
+        cursor: Iterator over them; what it has yielded has been seen.
     """
-    left = length_hint(ready)
+    left = length_hint(cursor)
     if not left:
         return decoder.unread()
     # What the decoder holds of an unfinished event stands at the end of the block as well.
-    return _after(decoder.block, len(batch) - left, torn=decoder.torn) + decoder.unread(held=False)
+    return _after(decoder.block, count - left, torn=decoder.torn) + decoder.unread(held=False)
 
 
 def _after(block: bytes, count: int, *, torn: bool) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..assembly import CompletionAssembler
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Source"]
 
-# Slices of about 8 kB decoded in a row before the loop gets a turn.
-_SLICES_PER_TURN = 8
+# Slices of about 16 kB decoded in a row before the loop gets a turn.
+_SLICES_PER_TURN = 4
+# Bytes of a read that is decoded at once.
+_SMALL = 4 * 1024
 _HEAD = 200  # bytes of a body to show in an error
 
 
@@ -107,7 +110,7 @@ class Source:
         self._read_at = 0.0
         self._pace = Pace()
 
-    async def advance(self, *, one_read: bool = False) -> list[ChatCompletionChunk]:
+    async def advance(self, *, one_read: bool = False) -> Sequence[ChatCompletionChunk]:
         """Return the next chunks; none at the end.
 
         Whatever was returned before has to be assembled by now.
@@ -139,7 +142,7 @@ class Source:
             if chunks or one_read:
                 return chunks
 
-    async def _read(self) -> list[ChatCompletionChunk]:
+    async def _read(self) -> Sequence[ChatCompletionChunk]:
         body = self._body
         if self._pieces:
             return await self._read_buffered()  # who read it before was cancelled
@@ -173,8 +176,13 @@ class Source:
         if self._eof:
             return self._last(data)
         self._fresh = True
-        self.decoder.push(data)
-        return self.pull()
+        if len(data) > _SMALL:
+            self.decoder.push(data)
+            return self.pull()
+        try:
+            return self._judge(self.decoder.feed(data))
+        except StreamError:
+            return []  # `advance` raises it
 
     def _sniff(self) -> str | None:
         """Tell what the body is by what has come of it; None if that is too little, or an error."""
@@ -190,13 +198,17 @@ class Source:
             self._reply.note_content_type()
         return kind
 
-    def pull(self) -> list[ChatCompletionChunk]:
+    def pull(self) -> Sequence[ChatCompletionChunk]:
         """Decode the next slice of what was read; return its chunks, which may be none."""
         self._slices += 1
         try:
             chunks = self.decoder.pull()
         except StreamError:
             return []  # `advance` raises it
+        return self._judge(chunks)
+
+    def _judge(self, chunks: Sequence[ChatCompletionChunk]) -> Sequence[ChatCompletionChunk]:
+        """Return these chunks, after a look whether the server has shown a sign of life with them."""
         if self._fresh:
             if chunks and has_content(chunks):
                 self._content_came()
@@ -214,7 +226,7 @@ class Source:
 
     # What a server may send in place of a stream
 
-    async def _read_buffered(self) -> list[ChatCompletionChunk]:
+    async def _read_buffered(self) -> Sequence[ChatCompletionChunk]:
         """Read a whole JSON reply; turn a completion into one chunk."""
         self.was_buffered = True
         pieces = self._pieces
@@ -255,7 +267,7 @@ class Source:
 
     # How it ends
 
-    def _last(self, data: bytes = b"") -> list[ChatCompletionChunk]:
+    def _last(self, data: bytes = b"") -> Sequence[ChatCompletionChunk]:
         """The body has ended: an event that lacks only its blank line counts."""
         try:
             chunks = (self.decoder.feed(data) if data else []) + self.decoder.close()
@@ -265,7 +277,7 @@ class Source:
             self._content_came()
         return chunks
 
-    def _break_off(self, error: StreamError) -> list[ChatCompletionChunk]:
+    def _break_off(self, error: StreamError) -> Sequence[ChatCompletionChunk]:
         self._broken = error
         self._eof = True
         self._body.close()

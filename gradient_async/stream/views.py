@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from .base import ChunkStream
     from .core import ChatCompletionStream
 
-__all__ = ["ChoiceStream", "EventStream", "RawStream", "TextStream"]
+__all__ = ["ChoiceStream", "CursorTextStream", "EventStream", "RawStream", "TextStream", "text_of"]
+
+
+def text_of(chunk: ChatCompletionChunk, index: int = 0) -> str:
+    """Return the text that a chunk adds to a choice; "" if none."""
+    choices = chunk.choices
+    if len(choices) == 1 and choices[0].index == index:
+        return choices[0].delta.content or ""
+    return "".join(choice.delta.content or "" for choice in choices if choice.index == index)
 
 
 class TextStream:
@@ -33,14 +41,28 @@ class TextStream:
         return self
 
     async def __anext__(self) -> str:
-        stream, index = self._stream, self._index
         while True:
-            chunk = await stream.__anext__()
-            choices = chunk.choices
-            if len(choices) == 1 and choices[0].index == index:
-                text = choices[0].delta.content
-            else:
-                text = "".join(choice.delta.content or "" for choice in choices if choice.index == index)
+            text = text_of(await self._stream.__anext__(), self._index)
+            if text:
+                return text
+
+
+class CursorTextStream(TextStream):
+    """The text of choice 0, by the cursor of the stream it belongs to."""
+
+    __slots__ = ("_cursor",)
+
+    def __init__(self, stream: ChunkStream) -> None:
+        super().__init__(stream)
+        self._cursor = stream
+
+    async def __anext__(self) -> str:
+        stream = self._cursor
+        while True:
+            for text in stream.ready_texts:
+                if text:
+                    return text
+            text = await stream.next_text()
             if text:
                 return text
 

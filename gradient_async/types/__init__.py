@@ -49,6 +49,7 @@ from .replies import (
     ToolCallDelta,
     TopLogprob,
 )
+from .run import Run
 from .usage import (
     CacheCreation,
     CompletionTokensDetails,
@@ -98,6 +99,7 @@ __all__ = [
     "RateLimit",
     "RateLimits",
     "RequestOptions",
+    "Run",
     "StreamOptions",
     "SystemMessage",
     "TextPart",

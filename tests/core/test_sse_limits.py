@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sse_runs import FRAGMENTS, run
 
 from gradient_async.errors import StreamLimitError
-from gradient_async.sse import Event, EventDecoder, plain_lines
+from gradient_async.sse import Event, EventDecoder, plain_payloads
 
 EVENT = "an event of the stream has more than max_event_bytes=8 bytes; "
 LINE = "a line of the stream has more than max_line_bytes=12 bytes; "
@@ -251,28 +251,33 @@ class TestIdle:
         assert decoder.idle
 
 
-class TestPlainLines:
-    """A block of nothing but one-line JSON objects becomes newline-delimited JSON; others are left alone."""
+class TestPlainPayloads:
+    """A block of nothing but one-line events is cut into their payloads; others are left alone."""
 
     @pytest.mark.parametrize(
         ("block", "expected"),
         [
-            (b"data: {}\n\n", (b"{}", 1)),
-            (b'data: {"a":1}\n\ndata: {"b":{}}\n\ndata: {}\n\n', (b'{"a":1}\n{"b":{}}\n{}', 3)),
-            (b'data: {"a":"data: {"}\n\n', (b'{"a":"data: {"}', 1)),
+            (b"data: {}\n\n", [b"{}"]),
+            (b'data: {"a":1}\n\ndata: {"b":{}}\n\ndata: {}\n\n', [b'{"a":1}', b'{"b":{}}', b"{}"]),
+            (b'data: {"a":"data: {"}\n\n', [b'{"a":"data: {"}']),
+            (b"data: [DONE]\n\n", [b"[DONE]"]),
+            (b"data: {}\n\ndata: [DONE]\n\n", [b"{}", b"[DONE]"]),
+            (b"data:  {} \n\ndata: {}\n\n", [b" {} ", b"{}"]),
+            (b"data: \n\ndata: {}\n\n", [b"", b"{}"]),
         ],
     )
-    def test_plain(self, block: bytes, expected: tuple[bytes, int]) -> None:
-        found = plain_lines(block)
+    def test_plain(self, block: bytes, expected: list[bytes]) -> None:
+        found = plain_payloads(block)
         assert found is not None
-        assert expected == (bytes(found[0]), found[1])
+        assert expected == [bytes(payload) for payload in found]
+        assert expected == [event.data for event in EventDecoder().feed(block)]
 
     @pytest.mark.parametrize("size", [100, 8 * 1024, 1 << 20])
     def test_one_event_of_any_size(self, size: int) -> None:
         payload = b'{"a":"' + b"x" * size + b'"}'
-        found = plain_lines(b"data: " + payload + b"\n\n")
+        found = plain_payloads(b"data: " + payload + b"\n\n")
         assert found is not None
-        assert (payload, 1) == (bytes(found[0]), found[1])
+        assert [payload] == [bytes(view) for view in found]
         assert (size >= 8 * 1024) == isinstance(found[0], memoryview), "large ones are not copied"
 
     @pytest.mark.parametrize(
@@ -282,8 +287,6 @@ class TestPlainLines:
             b"data: {}",
             b"data: {}\n",
             b"data:{}\n\n",
-            b"data: [DONE]\n\n",
-            b"data: {}\n\ndata: [DONE]\n\n",
             b": x\n\ndata: {}\n\n",
             b"data: {}\n\n: x\n\ndata: {}\n\n",
             b"data: {}\n\n\ndata: {}\n\n",
@@ -293,10 +296,10 @@ class TestPlainLines:
             b"data: {}\r\n\ndata: {}\n\n",
             b"data: {}\rdata: {}\n\n",
             b"data: {}\n\nevent: error\ndata: {}\n\n",
-            b"data: {} \n\ndata: {}\n\n",
             b"id: {}\n\n",
-            b"data: {}\n\ndata: {x\n\n",
+            b"data: {}\n{}\n\n",
+            b"data: {}\n\ndata: {}\n{}\n\n",
         ],
     )
     def test_anything_else(self, block: bytes) -> None:
-        assert plain_lines(block) is None
+        assert plain_payloads(block) is None
