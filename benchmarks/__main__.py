@@ -1,15 +1,17 @@
-"""Run benchmarks by name."""
+"""Run benchmarks by name; ``check`` instead holds what they find against the library's thresholds."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Collection
 
-from . import bulk, fan_out, growth, limits, paced, small, start
+from . import bulk, check, decode, fan_out, growth, limits, paced, small, start
 from . import map as map_
 
 BENCHMARKS = {
+    "decode": decode.run,
     "bulk": bulk.run,
     "paced": paced.run,
     "small": small.run,
@@ -25,14 +27,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run the benchmarks named, or all; print a table, or JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all if none"
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHMARKS)}; all if none; or check"
     )
     parser.add_argument("--json", action="store_true", help="print results as JSON lines")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each measurement (default: 7)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
     arguments = parser.parse_args(argv)
-    unknown = [name for name in arguments.names if name not in BENCHMARKS]
-    if unknown:
-        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    if arguments.names[:1] == ["check"]:
+        _known(parser, arguments.names[1:], check.PARTS)
+        return int(check.check(arguments.names[1:], arguments.rounds) > 0)
+    _known(parser, arguments.names, BENCHMARKS)
     for name in arguments.names or BENCHMARKS:
         rows = BENCHMARKS[name](arguments.rounds)
         if arguments.json:
@@ -43,6 +46,12 @@ def main(argv: list[str] | None = None) -> int:
         for row in rows:
             print("  " + "  ".join(f"{key}={value}" for key, value in row.items()))
     return 0
+
+
+def _known(parser: argparse.ArgumentParser, names: Collection[str], there: Collection[str]) -> None:
+    for name in names:
+        if name not in there:
+            parser.error(f"no benchmark {name!r}; there are {', '.join(there)}")
 
 
 if __name__ == "__main__":

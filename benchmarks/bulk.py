@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from .clients import make
-from .contest import medians, race
+from .contest import Found, race, tabulate
 from .server import running_server
+from .timing import quickest_awaited
+
+__all__ = ["bulk", "contend", "run"]
 
 CONTENDERS = (
     "ours", "ours, text", "ours, raw", "naive", "drained", "sse-client", "openai", "openai, aiohttp", "gradient"
 )  # fmt: skip
-SIZES = (2_000, 16_000)
+SLOW = ("openai", "openai, aiohttp", "gradient", "sse-client")
+SIZES = (1_000, 8_000)
 TOGETHER = (1, 32)
-_TIMES = 3
 
 
 async def bulk(contender: str, *, url: str, tokens: int) -> dict[str, float]:
     """Read streams of so many tokens; the quickest counts."""
     client = make(contender, url)
-    await client.stream()
-    costs: list[float] = []
-    for _ in range(_TIMES):
-        started = time.process_time()
-        assert await client.stream()
-        costs.append(time.process_time() - started)
+    cost = await quickest_awaited(client.stream)
+    assert client.count
     await client.close()
-    return {"cpu_us": min(costs) / tokens * 1e6}
+    return {"cpu_us": cost / tokens * 1e6}
+
+
+def contend(url: str, contenders: tuple[str, ...], rounds: int, *, tokens: int, together: int) -> Found:
+    """Race at one size.
+
+    Args:
+        url: Of the server.
+        contenders: Who takes part.
+        rounds: How many rounds.
+        tokens: In a stream.
+        together: Events in an HTTP chunk.
+    """
+    return race(
+        f"{__name__}:bulk",
+        contenders,
+        rounds,
+        slow=SLOW,
+        url=f"{url}/text-{tokens}-{together}",
+        tokens=tokens,
+    )
 
 
 def run(rounds: int) -> list[dict[str, Any]]:
@@ -36,22 +54,7 @@ def run(rounds: int) -> list[dict[str, Any]]:
     with running_server() as url:
         for together in TOGETHER:
             for tokens in SIZES:
-                found = race(
-                    f"{__name__}:bulk",
-                    CONTENDERS,
-                    rounds,
-                    url=f"{url}/text-{tokens}-{together}",
-                    tokens=tokens,
-                )
-                figures = {name: medians(each)["cpu_us"] for name, each in found.items()}
-                rows += [
-                    {
-                        "events_per_chunk": together,
-                        "tokens": tokens,
-                        "contender": name,
-                        "cpu_us_per_token": round(cost, 2),
-                        "to_ours": round(cost / figures["ours"], 2),
-                    }
-                    for name, cost in figures.items()
-                ]
+                found = contend(url, CONTENDERS, rounds, tokens=tokens, together=together)
+                case = {"events_per_chunk": together, "tokens": tokens}
+                rows += tabulate(found, "cpu_us", case=case, to=("ours", "naive"))
     return rows

@@ -21,8 +21,23 @@ _LIMIT = 1000  # connections
 class Client(Protocol):
     """What is measured."""
 
-    async def stream(self) -> int:
-        """Read a stream to its end; return how many chunks, or pieces of text or bytes, came."""
+    count: int
+    """How many chunks, or pieces of text or bytes, have come, of all streams."""
+
+    async def open(self) -> Any:
+        """Send the request of a stream; return what there is once its headers have come."""
+        ...
+
+    async def first(self, opened: Any) -> object:
+        """Return the first chunk, or the first bytes, of what was opened."""
+        ...
+
+    async def read(self, opened: Any) -> None:
+        """Read what was opened to its end."""
+        ...
+
+    async def stream(self) -> None:
+        """Open a stream, and read it to its end."""
         ...
 
     async def complete(self) -> int:
@@ -35,24 +50,32 @@ class Client(Protocol):
 
 
 class Ours:
-    """This library: chunks iterated and assembled."""
+    """This library: chunks iterated, and the completion they add up to."""
 
     def __init__(self, url: str) -> None:
         from gradient_async import AsyncGradient  # noqa: PLC0415  # loaded by who takes part only
 
         self._client = AsyncGradient(base_url=url, model_access_key="any", max_connections=_LIMIT)
         self._completions = self._client.chat.completions
+        self.count = 0
 
     async def open(self) -> Any:
         """Open a stream."""
         return await self._completions.create(model="m", messages=_MESSAGES, stream=True)
 
-    async def stream(self) -> int:
-        """Iterate over chunks; the completion is assembled along with it."""
-        count = 0
-        async for _chunk in await self.open():
-            count += 1
-        return count
+    async def first(self, opened: Any) -> object:
+        """Return the first chunk."""
+        return await anext(opened)
+
+    async def read(self, opened: Any) -> None:
+        """Iterate over chunks; end with the completion."""
+        async for _chunk in opened:
+            self.count += 1
+        assert (await opened.completion()).choices
+
+    async def stream(self) -> None:
+        """Open a stream, and read it to its end."""
+        await self.read(await self.open())
 
     async def complete(self) -> int:
         """Await a completion."""
@@ -67,23 +90,19 @@ class Ours:
 class OursText(Ours):
     """This library: pieces of text."""
 
-    async def stream(self) -> int:
+    async def read(self, opened: Any) -> None:
         """Iterate over text."""
-        count = 0
-        async for _text in (await self.open()).text:
-            count += 1
-        return count
+        async for _text in opened.text:
+            self.count += 1
 
 
 class OursRaw(Ours):
     """This library: bytes to relay, assembled all the same."""
 
-    async def stream(self) -> int:
+    async def read(self, opened: Any) -> None:
         """Iterate over bytes."""
-        count = 0
-        async for _data in (await self.open()).raw:
-            count += 1
-        return count
+        async for _data in opened.raw:
+            self.count += 1
 
 
 class Naive:
@@ -96,25 +115,37 @@ class Naive:
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_LIMIT))
         self._chunk: Callable[[bytes], Any] = msgspec.json.Decoder(ChatCompletionChunk).decode
         self._completion: Callable[[bytes], Any] = msgspec.json.Decoder(ChatCompletion).decode
+        self.count = 0
 
     def _post(self, *, stream: bool) -> Any:
         body = msgspec.json.encode({**_CALL, "stream": True} if stream else _CALL)
         headers = {"Authorization": "Bearer any", "Content-Type": "application/json"}
         return self._session.post(self._url, data=body, headers=headers)
 
-    async def stream(self) -> int:
+    async def open(self) -> Any:
+        """Await the headers."""
+        return await self._post(stream=True)
+
+    async def first(self, opened: Any) -> object:
+        """Decode the first chunk."""
+        *events, _rest = (await opened.content.readany()).split(b"\n\n")
+        return self._chunk(events[0][6:])
+
+    async def read(self, opened: Any) -> None:
         """Decode chunks."""
-        count = 0
         rest = b""
-        async with self._post(stream=True) as reply:
-            async for data in reply.content.iter_any():
+        async with opened:
+            async for data in opened.content.iter_any():
                 *events, rest = (rest + data).split(b"\n\n")
                 for event in events:
                     if event == _DONE:
                         continue
                     self._chunk(event[6:])
-                    count += 1
-        return count
+                    self.count += 1
+
+    async def stream(self) -> None:
+        """Open a stream, and read it to its end."""
+        await self.read(await self.open())
 
     async def complete(self) -> int:
         """Decode a completion."""
@@ -129,13 +160,15 @@ class Naive:
 class Drained(Naive):
     """Aiohttp alone: bytes are read and thrown away."""
 
-    async def stream(self) -> int:
+    async def first(self, opened: Any) -> object:
         """Read bytes."""
-        count = 0
-        async with self._post(stream=True) as reply:
-            async for _data in reply.content.iter_any():
-                count += 1
-        return count
+        return await opened.content.readany()
+
+    async def read(self, opened: Any) -> None:
+        """Read bytes."""
+        async with opened:
+            async for _data in opened.content.iter_any():
+                self.count += 1
 
     async def complete(self) -> int:
         """Read bytes."""
@@ -146,10 +179,9 @@ class Drained(Naive):
 class SseClient(Naive):
     """aiohttp-sse-client, and json."""
 
-    async def stream(self) -> int:
+    async def stream(self) -> None:
         """Parse events, line by line."""
         library: Any = importlib.import_module("aiohttp_sse_client.client")
-        count = 0
         source = library.EventSource(
             self._url,
             session=self._session,
@@ -162,8 +194,7 @@ class SseClient(Naive):
                 if event.data == "[DONE]":
                     break
                 json.loads(event.data)
-                count += 1
-        return count
+                self.count += 1
 
 
 class Sdk:
@@ -171,13 +202,24 @@ class Sdk:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+        self.count = 0
 
-    async def stream(self) -> int:
+    async def open(self) -> Any:
+        """Open a stream."""
+        return await self._client.chat.completions.create(**_CALL, stream=True)
+
+    async def first(self, opened: Any) -> object:
+        """Return the first chunk."""
+        return await anext(opened)
+
+    async def read(self, opened: Any) -> None:
         """Iterate over chunks."""
-        count = 0
-        async for _chunk in await self._client.chat.completions.create(**_CALL, stream=True):
-            count += 1
-        return count
+        async for _chunk in opened:
+            self.count += 1
+
+    async def stream(self) -> None:
+        """Open a stream, and read it to its end."""
+        await self.read(await self.open())
 
     async def complete(self) -> int:
         """Await a completion."""

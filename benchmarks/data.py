@@ -63,6 +63,49 @@ def text_stream(tokens: int, choices: int = 1) -> list[bytes]:
     bodies = [chunk(index, {"role": "assistant", "content": ""}) for index in range(choices)]
     bodies += [chunk(turn % choices, {"content": " " + dice.choice(WORDS)}) for turn in range(tokens)]
     bodies += [chunk(index, {}, finish_reason="stop") for index in range(choices)]
+    return _events(bodies)
+
+
+def _entry(dice: random.Random, top: int) -> dict[str, Any]:
+    def told() -> dict[str, Any]:
+        token = " " + dice.choice(WORDS)
+        return {"token": token, "logprob": -20 * dice.random(), "bytes": list(token.encode())}
+
+    return {**told(), "top_logprobs": [told() for _ in range(top)]}
+
+
+def logprob_stream(tokens: int, top: int = 20) -> list[bytes]:
+    """Make the events of a stream of text with log probabilities.
+
+    Args:
+        tokens: How many chunks with text.
+        top: Alternatives told of each token.
+    """
+    dice = random.Random(tokens * 31 + top)
+    bodies = [chunk(0, {"role": "assistant", "content": ""})]
+    for _ in range(tokens):
+        entry = _entry(dice, top)
+        bodies.append(chunk(0, {"content": entry["token"]}, logprobs={"content": [entry], "refusal": None}))
+    bodies.append(chunk(0, {}, finish_reason="stop"))
+    return _events(bodies)
+
+
+def large_completion(tokens: int, top: int = 20) -> bytes:
+    """Make a whole completion of so many tokens with log probabilities, as JSON."""
+    dice = random.Random(tokens * 37 + top)
+    entries = [_entry(dice, top) for _ in range(tokens)]
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": "".join(entry["token"] for entry in entries)},
+        "logprobs": {"content": entries, "refusal": None},
+        "finish_reason": "stop",
+    }
+    usage = {"prompt_tokens": 12, "completion_tokens": tokens, "total_tokens": tokens + 12}
+    frame = chunk(0, {}) | {"object": "chat.completion"}
+    return msgspec.json.encode(frame | {"choices": [choice], "usage": usage})
+
+
+def _events(bodies: list[dict[str, Any]]) -> list[bytes]:
     return [b"data: " + msgspec.json.encode(body) + b"\n\n" for body in bodies] + [b"data: [DONE]\n\n"]
 
 
@@ -77,4 +120,4 @@ def tool_stream(tokens: int) -> list[bytes]:
     bodies = [chunk(0, first), chunk(0, call(arguments='{"text": "'))]
     bodies += [chunk(0, call(arguments="ab ")) for _ in range(tokens)]
     bodies += [chunk(0, call(arguments='"}')), chunk(0, {}, finish_reason="tool_calls")]
-    return [b"data: " + msgspec.json.encode(body) + b"\n\n" for body in bodies] + [b"data: [DONE]\n\n"]
+    return _events(bodies)

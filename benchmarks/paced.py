@@ -1,7 +1,8 @@
 """Many streams at once, one event a wake-up: CPU for each token, on asyncio and on uvloop.
 
 Each stream brings an event every 10 ms, or more slowly where that would be more than the machine can do; the cost is
-the event loop's, and the question is what a client adds to it.
+the event loop's, and the question is what a client adds to it. It is counted while all streams are in their middle:
+requests and connections are no part of it.
 """
 
 from __future__ import annotations
@@ -11,24 +12,70 @@ import time
 from typing import Any
 
 from .clients import make
-from .contest import medians, race
+from .contest import Found, race, tabulate
 from .server import running_server
+from .timing import settle
+
+__all__ = ["contend", "paced", "run"]
 
 CONTENDERS = ("ours", "naive", "drained", "openai")
+SLOW = ("openai",)
 SIZES = (10, 100, 500)
-EVENTS = 50
+SECONDS = 1.5
+_SHORTEST_GAP = 5  # milliseconds
 _MOST_A_SECOND = 4_000  # events, of all streams together
+_CATCHING_UP = 0.3  # seconds until what came while others were opened has been read
+_LONGEST = 60  # seconds that a stream would take
 
 
-async def paced(contender: str, *, url: str, streams: int) -> dict[str, float]:
-    """Read so many streams at once."""
+async def paced(contender: str, *, url: str, streams: int, seconds: float) -> dict[str, float]:
+    """Read so many streams at once; measure for so many seconds in the midst of them."""
     client = make(contender, url)
-    await asyncio.gather(*(client.stream() for _ in range(streams)))
-    started = time.process_time()
-    await asyncio.gather(*(client.stream() for _ in range(streams)))
-    cost = time.process_time() - started
+    opened = await asyncio.gather(*(client.open() for _ in range(streams)))
+    tasks = [asyncio.create_task(client.read(each)) for each in opened]
+    await asyncio.sleep(_CATCHING_UP)
+    settle()
+    cost, count = time.process_time(), client.count
+    await asyncio.sleep(seconds)
+    cost, count = time.process_time() - cost, client.count - count
+    for task in tasks:
+        task.cancel()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
     await client.close()
-    return {"cpu_us": cost / streams / EVENTS * 1e6}
+    assert all(isinstance(end, asyncio.CancelledError) for end in ended)
+    return {"cpu_us": cost / count * 1e6}
+
+
+def contend(
+    url: str,
+    contenders: tuple[str, ...],
+    rounds: int,
+    *,
+    streams: int,
+    uvloop: bool,
+    seconds: float = SECONDS,
+) -> Found:
+    """Race with so many streams.
+
+    Args:
+        url: Of the server.
+        contenders: Who takes part.
+        rounds: How many rounds.
+        streams: At once.
+        uvloop: Whether on uvloop.
+        seconds: How long a measurement takes.
+    """
+    gap = max(_SHORTEST_GAP, round(1000 * streams / _MOST_A_SECOND))
+    return race(
+        f"{__name__}:paced",
+        contenders,
+        rounds,
+        slow=SLOW,
+        uvloop=uvloop,
+        url=f"{url}/paced-{_LONGEST * 1000 // gap}-{gap}",
+        streams=streams,
+        seconds=seconds,
+    )
 
 
 def run(rounds: int) -> list[dict[str, Any]]:
@@ -37,24 +84,7 @@ def run(rounds: int) -> list[dict[str, Any]]:
     with running_server() as url:
         for uvloop in (False, True):
             for streams in SIZES:
-                gap = max(10, round(1000 * streams / _MOST_A_SECOND))
-                found = race(
-                    f"{__name__}:paced",
-                    CONTENDERS,
-                    rounds,
-                    uvloop=uvloop,
-                    url=f"{url}/paced-{EVENTS}-{gap}",
-                    streams=streams,
-                )
-                figures = {name: medians(each)["cpu_us"] for name, each in found.items()}
-                rows += [
-                    {
-                        "loop": "uvloop" if uvloop else "asyncio",
-                        "streams": streams,
-                        "contender": name,
-                        "cpu_us_per_token": round(cost, 1),
-                        "to_ours": round(cost / figures["ours"], 2),
-                    }
-                    for name, cost in figures.items()
-                ]
+                found = contend(url, CONTENDERS, rounds, streams=streams, uvloop=uvloop)
+                case = {"loop": "uvloop" if uvloop else "asyncio", "streams": streams}
+                rows += tabulate(found, "cpu_us", case=case, to=("ours", "naive", "drained"), digits=1)
     return rows

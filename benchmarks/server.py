@@ -2,7 +2,7 @@
 
 The first part of the path says what to send: ``/text-1000-32/chat/completions`` streams 1,000 tokens of text,
 32 events in each HTTP chunk; ``/paced-50-10/...`` sends 50 events, one every 10 ms; ``/small-300/...`` is a
-completion of about 300 bytes.
+completion of about 300 bytes; ``/large-4000/...`` one of 4,000 tokens with log probabilities.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import cast
 
 import msgspec
 
-from .data import text_stream
+from .data import large_completion, text_stream
 
 __all__ = ["running_server"]
 
@@ -35,10 +35,10 @@ def reply(workload: str) -> bytes:
 
     Args:
         workload: ``text-TOKENS-EVENTS``: a stream, so many events in an HTTP chunk. ``small-BYTES``: a
-            completion.
+            completion. ``large-TOKENS``: a completion with log probabilities.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is none of these.
     """
     kind, *numbers = workload.split("-")
     if kind == "text":
@@ -47,6 +47,9 @@ def reply(workload: str) -> bytes:
     if kind == "small":
         (size,) = map(int, numbers)
         return _whole(small(size))
+    if kind == "large":
+        (tokens,) = map(int, numbers)
+        return _whole(large_completion(tokens))
     raise ValueError(f"{workload!r} is no workload")
 
 

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["run"]
+from .contest import Found, tabulate
+
+__all__ = ["contend", "run"]
 
 _TIMED = "import time; t = time.process_time(); {}; print(time.process_time() - t)"
 PROGRAMS = {
@@ -36,20 +38,23 @@ def _cost(program: str) -> float | None:
     return float(done.stdout)
 
 
-def run(rounds: int) -> list[dict[str, Any]]:
-    """Measure every program in turns, the quickest of each counts; return a row each."""
-    costs: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for name, program in PROGRAMS.items():
-            cost = _cost(program)
+def contend(programs: tuple[str, ...], rounds: int) -> Found:
+    """Run programs in turns, each in a fresh process; what is not installed is left out.
+
+    Args:
+        programs: Their names.
+        rounds: How many rounds.
+    """
+    found: Found = {}
+    for turn in range(rounds):
+        first = turn % len(programs)
+        for name in (*programs[first:], *programs[:first]):
+            cost = _cost(PROGRAMS[name])
             if cost is not None:
-                costs.setdefault(name, []).append(cost)
-    ours = min(costs["ours"])
-    return [
-        {
-            "program": name,
-            "cpu_ms": round(min(each) * 1e3, 1),
-            "ours_to_it": round(ours / min(each), 2),
-        }
-        for name, each in costs.items()
-    ]
+                found.setdefault(name, []).append({"cpu_ms": cost * 1e3})
+    return {name: found[name] for name in programs if name in found}
+
+
+def run(rounds: int) -> list[dict[str, Any]]:
+    """Measure every program in turns; return a row each."""
+    return tabulate(contend(tuple(PROGRAMS), rounds), "cpu_ms", case={}, to=("ours",), digits=1)
