@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeAlias
 __all__ = ["FEW", "Absent", "Found", "Spread", "medians", "race", "ratio", "spread", "tabulate"]
 
 _ROOT = Path(__file__).parents[1]
+_BLOCK = 4 * 1024 * 1024  # bytes
 _ABSENT = 3  # exit status of a contender that is not installed
 FEW = 3  # rounds that tell a ratio of ten or more well enough
 
@@ -150,6 +151,9 @@ def _rounded(value: float) -> float:
 
 
 def _main(function: str, name: str, arguments: str, uvloop: str) -> int:
+    # asyncio reads into 256 kB at a time. The C library maps and unmaps as much for each read, which costs as much as
+    # all else, until the process has once freed a larger block: sooner or later each has, so here they all have.
+    bytearray(_BLOCK)
     module, _, attribute = function.partition(":")
     work = getattr(importlib.import_module(module), attribute)
     factory = None

@@ -90,6 +90,16 @@ def logprob_stream(tokens: int, top: int = 20) -> list[bytes]:
     return _events(bodies)
 
 
+def time_event(now: int) -> bytes:
+    """Make the first event of a stream, whose text is the time.
+
+    Args:
+        now: Nanoseconds of a clock that all processes share.
+    """
+    (event, _done) = _events([chunk(0, {"role": "assistant", "content": str(now)})])
+    return event
+
+
 def large_completion(tokens: int, top: int = 20) -> bytes:
     """Make a whole completion of so many tokens with log probabilities, as JSON."""
     dice = random.Random(tokens * 37 + top)

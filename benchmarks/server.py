@@ -1,16 +1,19 @@
 """The server of the benchmarks, in a process of its own: canned replies, as fast as Python sends them.
 
 The first part of the path says what to send: ``/text-1000-32/chat/completions`` streams 1,000 tokens of text,
-32 events in each HTTP chunk; ``/paced-50-10/...`` sends 50 events, one every 10 ms; ``/small-300/...`` is a
-completion of about 300 bytes; ``/large-4000/...`` one of 4,000 tokens with log probabilities.
+32 events in each HTTP chunk; ``/paced-50-10-100/...`` sends 50 events, one every 10 ms, and does so for 100 streams,
+no two at a time; ``/first-5/...`` tells the time after 5 ms, and ends; ``/idle/...`` sends one event and falls silent;
+``/small-300/...`` is a completion of about 300 bytes; ``/large-4000/...`` one of 4,000 tokens with log probabilities.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import resource
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,15 +21,23 @@ from typing import cast
 
 import msgspec
 
-from .data import large_completion, text_stream
+from .data import large_completion, text_stream, time_event
+from .pacer import Paced, Pacer
 
-__all__ = ["running_server"]
+__all__ = ["allow_connections", "running_server"]
 
 _LINE = b"\r\n"
 
 
 def _head(kind: str, framing: str) -> bytes:
     return f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode()
+
+
+_STREAM_HEAD = _head("text/event-stream", "Transfer-Encoding: chunked")
+
+
+def _chunked(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 @functools.lru_cache
@@ -63,8 +74,8 @@ def pieces(tokens: int, together: int) -> list[bytes]:
     """
     events = text_stream(tokens)
     groups = [b"".join(events[at : at + together]) for at in range(0, len(events), together)]
-    chunks = [b"%x\r\n%s\r\n" % (len(group), group) for group in groups]
-    chunks[0] = _head("text/event-stream", "Transfer-Encoding: chunked") + chunks[0]
+    chunks = [_chunked(group) for group in groups]
+    chunks[0] = _STREAM_HEAD + chunks[0]
     chunks[-1] += b"0\r\n\r\n"
     return chunks
 
@@ -101,8 +112,9 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self) -> None:
+    def __init__(self, pacer: Pacer) -> None:
         self._received = b""
+        self._pacer = pacer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
@@ -120,35 +132,57 @@ class _Connection(asyncio.Protocol):
                 return
             self._received = self._received[end + 4 + length :]
             workload = lines[0].split(b" ", 2)[1].split(b"/")[1].decode()
-            if workload.startswith("paced-"):
-                self._pace(*map(int, workload.split("-")[1:]))
+            kind, *numbers = workload.split("-")
+            if kind == "paced":
+                self._pace(*map(int, numbers))
+            elif kind == "first":
+                self._tell_time(*map(int, numbers))
+            elif kind == "idle":
+                self.transport.write(pieces(1, 1)[0])
             else:
                 self.transport.write(reply(workload))
 
-    def _pace(self, events: int, gap: int) -> None:
+    def _pace(self, events: int, gap: int, streams: int) -> None:
         """Send events one by one.
 
         Args:
             events: How many.
             gap: Milliseconds between them.
+            streams: Among how many streams the gap is shared.
         """
-        chunks = pieces(events, 1)
+        head, *chunks = pieces(events, 1)
+        self.transport.write(head)
+        self._pacer.add(Paced(self.transport, chunks), gap / 1000, streams)
+
+    def _tell_time(self, milliseconds: int) -> None:
+        """Send the head; then an event that is the time, and then the end.
+
+        Args:
+            milliseconds: Before the event, and after it.
+        """
+        pause = milliseconds / 1000
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        self.transport.write(_STREAM_HEAD)
+        loop.call_later(pause, self._write_time)
+        loop.call_later(
+            2 * pause, self.transport.write, _chunked(b"".join(text_stream(1)[2:])) + b"0\r\n\r\n"
+        )
 
-        def send(index: int) -> None:
-            if self.transport.is_closing():
-                return
-            self.transport.write(chunks[index])
-            if index + 1 < len(chunks):
-                loop.call_at(started + (index + 1) * gap / 1000, send, index + 1)
+    def _write_time(self) -> None:
+        self.transport.write(_chunked(time_event(time.monotonic_ns())))
 
-        send(0)
+
+def allow_connections() -> None:
+    """Let this process hold as many connections as it may."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _serve() -> None:
+    allow_connections()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(_Connection, "127.0.0.1", 0, backlog=1024)
+    pacer = Pacer()
+    server = await loop.create_server(lambda: _Connection(pacer), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)  # until who started it is gone
 
