@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Collection
 
-from . import bulk, check, decode, fan_out, growth, limits, paced, small, start
+from . import bulk, check, decode, fan_out, first, growth, limits, memory, paced, small, start
 from . import map as map_
 
 BENCHMARKS = {
@@ -16,6 +16,8 @@ BENCHMARKS = {
     "paced": paced.run,
     "small": small.run,
     "start": start.run,
+    "first": first.run,
+    "memory": memory.run,
     "growth": growth.run,
     "fan_out": fan_out.run,
     "map": map_.run,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from . import bulk, decode, growth, paced, small, start
+from . import bulk, decode, growth, memory, paced, small, start
 from .contest import FEW, Spread, ratio, spread
 from .server import running_server
 
@@ -117,12 +117,21 @@ def _start(rounds: int) -> Figures:
     yield _at_most("ours / import asyncio, msgspec", ratio(found, "ours", "asyncio, msgspec", "cpu_ms"), 1.4)
 
 
+def _memory(_rounds: int) -> Figures:
+    with running_server() as url:
+        for streams, counted in ((1, "heap"), (1_000, "heap"), (1_000, "resident")):
+            found = memory.contend(url, ("ours", "drained"), FEW, streams=streams, counted=counted)
+            what = f"ours / aiohttp alone, {counted} of {streams:,} open stream{'s' * (streams > 1)}"
+            yield _at_most(what, ratio(found, "ours", "drained", "bytes"), 1.3)
+
+
 PARTS: dict[str, Callable[[int], Figures]] = {
     "bulk": _bulk,
     "decode": _decode,
     "paced": _paced,
     "small": _small,
     "start": _start,
+    "memory": _memory,
 }
 
 

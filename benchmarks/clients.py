@@ -15,7 +15,7 @@ __all__ = ["Client", "make"]
 _MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
 _CALL: dict[str, Any] = {"model": "m", "messages": _MESSAGES}
 _DONE = b"data: [DONE]"
-_LIMIT = 1000  # connections
+_LIMIT = 1100  # connections
 
 
 class Client(Protocol):
@@ -38,6 +38,10 @@ class Client(Protocol):
 
     async def stream(self) -> None:
         """Open a stream, and read it to its end."""
+        ...
+
+    async def leave(self, opened: Any) -> None:
+        """Give up what was opened."""
         ...
 
     async def complete(self) -> int:
@@ -72,6 +76,10 @@ class Ours:
         async for _chunk in opened:
             self.count += 1
         assert (await opened.completion()).choices
+
+    async def leave(self, opened: Any) -> None:
+        """Close the stream."""
+        await opened.close()
 
     async def stream(self) -> None:
         """Open a stream, and read it to its end."""
@@ -142,6 +150,10 @@ class Naive:
                         continue
                     self._chunk(event[6:])
                     self.count += 1
+
+    async def leave(self, opened: Any) -> None:
+        """Close the reply."""
+        opened.close()
 
     async def stream(self) -> None:
         """Open a stream, and read it to its end."""
@@ -216,6 +228,10 @@ class Sdk:
         """Iterate over chunks."""
         async for _chunk in opened:
             self.count += 1
+
+    async def leave(self, opened: Any) -> None:
+        """Close the stream."""
+        await opened.close()
 
     async def stream(self) -> None:
         """Open a stream, and read it to its end."""
