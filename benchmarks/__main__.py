@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Collection
 
-from . import bulk, check, decode, fan_out, first, growth, limits, memory, paced, small, start
+from . import bulk, calls, check, decode, fan_out, first, growth, limits, memory, paced, small, start
 from . import map as map_
 
 BENCHMARKS = {
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "first": first.run,
     "memory": memory.run,
     "growth": growth.run,
+    "calls": calls.run,
     "fan_out": fan_out.run,
     "map": map_.run,
     "limits": limits.run,

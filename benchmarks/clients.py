@@ -253,7 +253,6 @@ def _openai(url: str) -> Client:
 
 def _openai_aiohttp(url: str) -> Client:
     library: Any = importlib.import_module("openai")
-    importlib.import_module("httpx_aiohttp")
     return Sdk(library.AsyncOpenAI(base_url=url, api_key="any", http_client=library.DefaultAioHttpClient()))
 
 

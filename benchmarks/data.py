@@ -90,14 +90,18 @@ def logprob_stream(tokens: int, top: int = 20) -> list[bytes]:
     return _events(bodies)
 
 
+def chunk_event(text: str) -> bytes:
+    """Make the event of a chunk of one choice with a text."""
+    return _events([chunk(0, {"content": text})])[0]
+
+
 def time_event(now: int) -> bytes:
     """Make the first event of a stream, whose text is the time.
 
     Args:
         now: Nanoseconds of a clock that all processes share.
     """
-    (event, _done) = _events([chunk(0, {"role": "assistant", "content": str(now)})])
-    return event
+    return chunk_event(str(now))
 
 
 def large_completion(tokens: int, top: int = 20) -> bytes:

@@ -1,0 +1,79 @@
+"""The fast path makes no more calls and copies than it did: counted, not timed, so that noise can't hide one.
+
+``python -m benchmarks calls`` prints the counts. Where one has become smaller, write it down here; where one has become
+larger, look for what was added to each chunk before you do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+from benchmarks import calls
+from gradient_async.assembly import CompletionAssembler
+from gradient_async.decoding import ChunkDecoder
+
+# Calls for each further chunk: of the library's own functions, and of C functions from them. They are the same with
+# every version of Python. At 64 kB a read, what is done for a read or a slice is shared by its chunks.
+BUDGETS = {
+    "core, text, one event a read": (10.0, 16.0),
+    "core, text, 64 kB a read": (0.2175, 3.46),
+    "core, tool call, 64 kB a read": (3.2775, 5.5825),
+    "core, logprobs, 64 kB a read": (5.895, 9.0),
+    "stream, chunks, one event a read": (30.0, 20.0),
+    "stream, chunks, 64 kB a read": (1.495, 3.5525),
+    "stream, text, one event a read": (32.0, 21.0),
+    "stream, text, 64 kB a read": (2.5, 4.5525),
+    "stream, raw, one event a read": (31.0, 21.0),
+    "stream, raw, 64 kB a read": (0.4075, 3.555),
+}
+# Bytes allocated for each byte received, by bytes of a read (0: one event a read). One of them is the decoded text; the
+# allowance is for chunks, which differ between versions of Python. A copy more is 1.0 more.
+ALLOCATED = {0: 2.1, 64 * 1024: 4.0}
+ALLOWANCE = 0.15
+
+
+def test_every_case_has_a_budget() -> None:
+    assert list(calls.CASES) == list(BUDGETS)
+
+
+@pytest.mark.parametrize("case", BUDGETS)
+def test_a_chunk_takes_so_many_calls(case: str) -> None:
+    """Exactly: one call more for each chunk fails, and so does a budget that has become too large."""
+    assert BUDGETS[case] == calls.calls(case)
+
+
+@pytest.mark.parametrize("read", ALLOCATED, ids=["one event", "64 kB"])
+def test_a_byte_is_copied_so_often(read: int) -> None:
+    assert calls.allocated(read) == pytest.approx(ALLOCATED[read], abs=ALLOWANCE)
+
+
+def in_the_package(source: str, **names: Any) -> Callable[..., Any]:
+    """Make a function that is counted as one of the library's."""
+    (code,) = [
+        each
+        for each in compile(source, f"{calls.PACKAGE}/added.py", "exec").co_consts
+        if hasattr(each, "co_code")
+    ]
+    return FunctionType(code, names)
+
+
+def test_a_call_more_for_each_chunk_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count can fail: a loop that adds chunks one by one is seen."""
+    case = "core, text, 64 kB a read"
+    slower = in_the_package("def extend(self, chunks):\n for chunk in chunks: once(self, (chunk,))",
+                            once=CompletionAssembler.extend)  # fmt: skip
+    monkeypatch.setattr(CompletionAssembler, "extend", slower)
+    assert BUDGETS[case][0] + 1 <= calls.calls(case)[0]
+
+
+@pytest.mark.parametrize("read", ALLOCATED, ids=["one event", "64 kB"])
+def test_a_copy_more_shows(read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The count can fail: a copy of what is received is seen."""
+    copying = in_the_package("def push(self, data):\n once(self, bytes(memoryview(data)))",
+                             bytes=bytes, memoryview=memoryview, once=ChunkDecoder.push)  # fmt: skip
+    monkeypatch.setattr(ChunkDecoder, "push", copying)
+    assert ALLOCATED[read] + 1 - ALLOWANCE <= calls.allocated(read)
