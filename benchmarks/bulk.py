@@ -7,7 +7,7 @@ from typing import Any
 from .clients import make
 from .contest import Found, race, tabulate
 from .server import running_server
-from .timing import quickest_awaited
+from .timing import quickest_awaited, some
 
 __all__ = ["bulk", "contend", "run"]
 
@@ -52,8 +52,8 @@ def run(rounds: int) -> list[dict[str, Any]]:
     """Measure; return a row for each size and contender."""
     rows: list[dict[str, Any]] = []
     with running_server() as url:
-        for together in TOGETHER:
-            for tokens in SIZES:
+        for together in some(TOGETHER):
+            for tokens in some(SIZES):
                 found = contend(url, CONTENDERS, rounds, tokens=tokens, together=together)
                 case = {"events_per_chunk": together, "tokens": tokens}
                 rows += tabulate(found, "cpu_us", case=case, to=("ours", "naive"))

@@ -136,7 +136,7 @@ def tabulate(
         own = spread([figures[figure] for figures in each])
         row = {**case, "contender": name, figure: round(own.median, digits)}
         row |= {"low": round(own.low, digits), "high": round(own.high, digits)}
-        for base in to:
+        for base in filter(found.__contains__, to):
             quotient = ratio(found, name, base, figure)
             row |= {
                 f"to_{base}": _rounded(quotient.median),

@@ -22,7 +22,7 @@ from gradient_async.types import ChatCompletionChunk
 
 from .contest import Found, race, tabulate
 from .data import logprob_stream, text_stream, tool_stream
-from .timing import quickest
+from .timing import quickest, some
 
 __all__ = ["READS", "STREAMS", "contend", "decode", "recordings", "run"]
 
@@ -158,9 +158,9 @@ def recordings() -> list[str]:
 def run(rounds: int) -> list[dict[str, Any]]:
     """Measure; return a row for each stream, size, cut and contender."""
     cases: list[tuple[str, int, Sequence[str]]] = [
-        (stream, tokens, tuple(READS)) for stream in STREAMS for tokens in SIZES
+        (stream, tokens, tuple(READS)) for stream in STREAMS for tokens in some(SIZES)
     ]
-    cases += [(name, 0, ("64 kB",)) for name in recordings()]
+    cases += [(name, 0, ("64 kB",)) for name in some(recordings())]
     rows: list[dict[str, Any]] = []
     for stream, tokens, reads in cases:
         found = contend(stream, CONTENDERS, rounds, tokens=tokens, reads=reads)

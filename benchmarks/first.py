@@ -15,7 +15,7 @@ from typing import Any
 from .clients import Client, make
 from .contest import Found, race, tabulate
 from .server import running_server
-from .timing import is_quick, settle
+from .timing import is_quick, settle, some
 
 __all__ = ["contend", "first", "run"]
 
@@ -81,7 +81,7 @@ def run(rounds: int) -> list[dict[str, Any]]:
     """Measure; return a row for each number of streams, figure and contender."""
     rows: list[dict[str, Any]] = []
     with running_server() as url:
-        for at_once in SIZES:
+        for at_once in some(SIZES):
             found = contend(url, CONTENDERS, rounds, at_once=at_once)
             for figure in ("cpu_us", "wall_us"):
                 case = {"at_once": at_once, "figure": figure}

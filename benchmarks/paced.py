@@ -14,7 +14,7 @@ from typing import Any
 from .clients import make
 from .contest import Found, race, tabulate
 from .server import running_server
-from .timing import settle
+from .timing import is_quick, settle, some
 
 __all__ = ["contend", "paced", "run"]
 
@@ -26,6 +26,7 @@ _A_SECOND = (
     4_000  # events, of all streams together; who can't keep up gets several at a time, which is cheaper
 )
 _CATCHING_UP = 0.3  # seconds until what came while others were opened has been read
+_QUICK = 0.2  # seconds of a smoke run
 _LONGEST = 60  # seconds that a stream would take
 
 
@@ -75,7 +76,7 @@ def contend(
         uvloop=uvloop,
         url=f"{url}/paced-{_LONGEST * 1000 // gap}-{gap}-{streams}",
         streams=streams,
-        seconds=seconds,
+        seconds=_QUICK if is_quick() else seconds,
     )
 
 
@@ -84,7 +85,7 @@ def run(rounds: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with running_server() as url:
         for uvloop in (False, True):
-            for streams in SIZES:
+            for streams in some(SIZES):
                 found = contend(url, CONTENDERS, rounds, streams=streams, uvloop=uvloop)
                 case = {"loop": "uvloop" if uvloop else "asyncio", "streams": streams}
                 rows += tabulate(found, "cpu_us", case=case, to=("ours", "naive", "drained"), digits=1)

@@ -11,7 +11,7 @@ from typing import Any
 from .clients import make
 from .contest import FEW, Found, race, tabulate
 from .server import running_server
-from .timing import quickest_awaited
+from .timing import quickest_awaited, some
 
 __all__ = ["contend", "large", "run", "small"]
 
@@ -77,12 +77,12 @@ def run(rounds: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with running_server() as url:
         for at_once in AT_ONCE:
-            for count in SIZES:
+            for count in some(SIZES):
                 found = contend(url, CONTENDERS, rounds, at_once=at_once, count=count)
                 case = {"completion": "300 bytes", "at_once": at_once, "completions": count}
                 rows += tabulate(found, "cpu_us", case=case, to=("ours", "naive"), digits=1)
-        for tokens in TOKENS:
+        for tokens in some(TOKENS):
             found = contend_large(url, CONTENDERS, min(rounds, FEW), tokens=tokens)
-            case = {"completion": f"{tokens} tokens, top 20", "at_once": 1, "completions": 1}
+            case = {"completion": f"{tokens:,} tokens, top 20", "at_once": 1, "completions": 1}
             rows += tabulate(found, "cpu_us", case=case, to=("ours", "naive"), digits=1)
     return rows

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
-__all__ = ["QUICK", "is_quick", "quickest", "quickest_awaited", "settle"]
+__all__ = ["QUICK", "is_quick", "quickest", "quickest_awaited", "settle", "some"]
+
+_Size = TypeVar("_Size")
 
 QUICK = "BENCHMARKS_QUICK"  # set to 1 in the environment, for all processes of a smoke run
 LEAST = 0.3  # seconds of CPU that the turns of a measurement take together, at least
@@ -49,6 +52,11 @@ async def quickest_awaited(work: Callable[[], Awaitable[object]], *, least: floa
 def is_quick() -> bool:
     """Whether nothing is to be learned but that the benchmark runs: one short turn of everything."""
     return os.environ.get(QUICK) == "1"
+
+
+def some(sizes: Sequence[_Size]) -> Sequence[_Size]:
+    """Return all sizes, or in a smoke run the first."""
+    return sizes[:1] if is_quick() else sizes
 
 
 def _wanted(costs: list[float], least: float) -> bool:
