@@ -17,6 +17,7 @@ __all__ = ["FEW", "Absent", "Found", "Spread", "medians", "race", "ratio", "spre
 
 _ROOT = Path(__file__).parents[1]
 _BLOCK = 4 * 1024 * 1024  # bytes
+_LONGEST = 150  # seconds of a measurement, after which something is wrong
 _ABSENT = 3  # exit status of a contender that is not installed
 FEW = 3  # rounds that tell a ratio of ten or more well enough
 
@@ -80,7 +81,7 @@ def _run(
         stdout=subprocess.PIPE,
         check=False,
         text=True,
-        timeout=900,
+        timeout=_LONGEST,
     )
     if done.returncode == _ABSENT:
         return None
