@@ -12,7 +12,7 @@ import gc
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
@@ -37,7 +37,7 @@ Work = Callable[[list[bytes]], None]
 
 
 @contextmanager
-def _counting(counts: Counter[str]) -> Iterator[None]:
+def _counting(counts: Counter[str]) -> Generator[None, None, None]:
     """Count calls within the package, and from it."""
     ours: dict[CodeType, bool] = {}
 
@@ -157,7 +157,7 @@ def allocated(read: int) -> float:
 
 
 @contextmanager
-def _allocating() -> Iterator[list[int]]:
+def _allocating() -> Generator[list[int], None, None]:
     """Note what each single instruction of the package allocates, if that is much."""
     noted: list[int] = []
     last = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -73,7 +73,7 @@ class _Connector(aiohttp.BaseConnector):
 
 
 @asynccontextmanager
-async def session_of(reads: Sequence[bytes]) -> AsyncIterator[aiohttp.ClientSession]:
+async def session_of(reads: Sequence[bytes]) -> AsyncGenerator[aiohttp.ClientSession]:
     """Make a session in which every request is answered by a stream.
 
     Args:

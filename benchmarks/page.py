@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from .results import Results
 from .svg import Bar, Group, bars
@@ -14,13 +15,14 @@ __all__ = ["CHARTS", "RESULTS", "TABLES", "write"]
 
 RESULTS = Path("performance", "results.json")  # in the folder of the documentation
 
-Row = Mapping[str, Any]
+Row: TypeAlias = Mapping[str, Any]
 
 _BASES = frozenset({"naive", "drained", "msgspec", "asyncio, msgspec", "aiohttp"})
 _OWN = frozenset({"ours", "ours, text", "ours, raw", "ours, assembled", "fan_out"})
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True)
+class Table:
     """How rows become a table: contenders down, cases across.
 
     Attributes:
@@ -34,7 +36,8 @@ class Table(NamedTuple):
     to: str = "to_ours"
 
 
-class Chart(NamedTuple):
+@dataclass(frozen=True)
+class Chart:
     """How rows become a chart.
 
     Attributes:
@@ -78,7 +81,7 @@ def _plural(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
-TABLES = {
+TABLES: dict[str, Table] = {
     "bulk": Table(
         "cpu_us",
         lambda row: f"{_plural(row['events_per_chunk'], 'event')} a chunk, {row['tokens']:,} tokens",
@@ -96,7 +99,7 @@ TABLES = {
     ),
 }  # fmt: skip
 
-CHARTS = {
+CHARTS: dict[str, Chart] = {
     "bulk": Chart(
         "bulk",
         "One stream over loopback, 8,000 tokens",
