@@ -25,9 +25,9 @@ from gradient_async.decoding import ChunkDecoder
 from .data import chunk_event, logprob_stream, text_stream, tool_stream
 from .memory_server import session_of
 
-__all__ = ["CASES", "PACKAGE", "allocated", "calls", "run"]
+__all__ = ["CASES", "COUNTED", "allocated", "calls", "run"]
 
-PACKAGE = str(Path(gradient_async.__file__).parent)
+COUNTED = (str(Path(gradient_async.__file__).parent),)  # files whose names begin so are the library's
 _SHORT, _LONG = 400, 800  # chunks; what differs is the chunks' own, not the request's
 _READ = 64 * 1024
 _LARGE = 4_000  # characters of an event whose bytes are counted, so that all else about it is small
@@ -44,7 +44,7 @@ def _counting(counts: Counter[str]) -> Generator[None, None, None]:
     def note(frame: FrameType, event: str, _argument: object) -> None:
         code = frame.f_code
         if code not in ours:
-            ours[code] = code.co_filename.startswith(PACKAGE)
+            ours[code] = code.co_filename.startswith(COUNTED)
         if ours[code]:
             counts[event] += 1
 
@@ -168,7 +168,7 @@ def _allocating() -> Generator[list[int], None, None]:
         if event in {"opcode", "return"} and peak - last >= _NOTED:
             noted.append(peak - last)
         if event == "call":
-            if not frame.f_code.co_filename.startswith(PACKAGE):
+            if not frame.f_code.co_filename.startswith(COUNTED):
                 return None
             frame.f_trace_opcodes = True
             frame.f_trace_lines = False
