@@ -192,14 +192,16 @@ def write(results: Results, docs: Path) -> None:
 
 
 def _filled(text: str, name: str, table: str) -> str:
-    """Put a table between its marks.
+    """Put a table between its marks; a table that has none is left out.
 
     Raises:
-        ValueError: If the page has no such marks.
+        ValueError: If the mark of the end is missing.
     """
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    if begin not in text or end not in text:
-        raise ValueError(f"performance.md has no place for {name!r}")
+    if begin not in text:
+        return text
+    if end not in text:
+        raise ValueError(f"performance.md has no end of {name!r}")
     before, _, rest = text.partition(begin)
     return f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
 

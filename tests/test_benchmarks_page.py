@@ -116,8 +116,8 @@ def test_results_become_a_page(tmp_path: Path) -> None:
     before = text
     assert 0 == benchmarks.main(["--render", str(tmp_path)])
     assert before == (tmp_path / "performance.md").read_text("utf-8")
-    (tmp_path / "performance.md").write_text("nothing\n", "utf-8")
-    with pytest.raises(ValueError, match="no place for 'headlines'"):
+    (tmp_path / "performance.md").write_text("<!-- begin bulk -->\n", "utf-8")
+    with pytest.raises(ValueError, match="no end of 'bulk'"):
         benchmarks.main(["--render", str(tmp_path)])
 
 
