@@ -37,7 +37,7 @@ STREAMS: dict[str, Callable[[int], list[bytes]]] = {
 READS = {"one event": 0, "1 kB": 1024, "64 kB": 64 * 1024}
 SIZES = (250, 1_000)
 RECORDED = Path(os.environ.get("GRADIENT_ASYNC_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
-_RECORDINGS = 6  # of the largest
+_RECORDINGS = 3  # of the largest
 _LEAST = 0.15  # seconds that a measurement takes at least
 
 Work = Callable[[], object]

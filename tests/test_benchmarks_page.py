@@ -126,21 +126,21 @@ def test_a_run_can_be_written_down(
 ) -> None:
     """Each benchmark's rows are kept as soon as it has run, beside those of others."""
     marks = "".join(
-        f"<!-- begin {name} --><!-- end {name} -->" for name in ("headlines", "surroundings", "a", "b")
+        f"<!-- begin {name} --><!-- end {name} -->"
+        for name in ("headlines", "surroundings", "calls", "growth")
     )
     (tmp_path / "performance.md").write_text(marks, "utf-8")
 
     def run(rounds: int) -> list[dict[str, int]]:
         return [{"rounds": rounds}]
 
-    monkeypatch.setattr(run, "__module__", "benchmarks.calls")
-    for name in "ab":
+    for name in ("calls", "growth"):
         monkeypatch.setattr(benchmarks, "BENCHMARKS", {name: run})
         assert 0 == benchmarks.main([name, "--rounds", "3", "--write", str(tmp_path)])
     kept = results.load(tmp_path / page.RESULTS)
-    assert {"a": [{"rounds": 3}], "b": [{"rounds": 3}]} == kept.rows
+    assert {"calls": [{"rounds": 3}], "growth": [{"rounds": 3}]} == kept.rows
     assert "| 3 |" in (tmp_path / "performance.md").read_text("utf-8")
-    assert "a took" in capsys.readouterr().err
+    assert "calls took" in capsys.readouterr().err
 
 
 def test_the_page_has_a_place_for_every_table() -> None:
