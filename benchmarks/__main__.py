@@ -91,7 +91,8 @@ def _tell(name: str, rows: list[dict[str, Any]], *, as_json: bool) -> None:
         for row in rows:
             print(json.dumps({"benchmark": name, **row}))
         return
-    print(f"\n{name}: {(sys.modules[f'{__package__}.{name}'].__doc__ or '').partition(chr(10))[0]}")
+    module = sys.modules["benchmarks." + name]
+    print(f"\n{name}: {(module.__doc__ or '').partition(chr(10))[0]}")
     for row in rows:
         print("  " + "  ".join(f"{key}={value}" for key, value in row.items()), flush=True)
 
