@@ -2,7 +2,7 @@
 
 Counted are calls of the library's functions (a coroutine that goes on counts as called again), calls of C functions
 from them, and memory that single instructions of theirs take. All of this is the same in every run, so that one call
-more for each chunk shows, however busy the machine is.
+more for each chunk shows, however busy the machine is. ``python -m benchmarks.calls CASE`` names the calls of a case.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradient_async
 from gradient_async.assembly import CompletionAssembler
@@ -25,28 +25,32 @@ from gradient_async.decoding import ChunkDecoder
 from .data import chunk_event, logprob_stream, text_stream, tool_stream
 from .memory_server import session_of
 
-__all__ = ["CASES", "COUNTED", "allocated", "calls", "run"]
+__all__ = ["CASES", "COUNTED", "MORE", "allocated", "calls", "named", "run"]
 
 COUNTED = (str(Path(gradient_async.__file__).parent),)  # files whose names begin so are the library's
-_SHORT, _LONG = 400, 800  # chunks; what differs is the chunks' own, not the request's
+_FEW, MORE = 400, 400  # chunks; what more of them take is their own, not the request's
 _READ = 64 * 1024
 _LARGE = 4_000  # characters of an event whose bytes are counted, so that all else about it is small
 _NOTED = 1_000  # bytes that an instruction takes, from which they count
 
-Work = Callable[[list[bytes]], None]
+Calls: TypeAlias = Counter[tuple[str, str]]  # by kind and name
 
 
 @contextmanager
-def _counting(counts: Counter[str]) -> Generator[None, None, None]:
+def _counting(counts: Calls) -> Generator[None, None, None]:
     """Count calls within the package, and from it."""
     ours: dict[CodeType, bool] = {}
 
-    def note(frame: FrameType, event: str, _argument: object) -> None:
+    def note(frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
         if code not in ours:
             ours[code] = code.co_filename.startswith(COUNTED)
-        if ours[code]:
-            counts[event] += 1
+        if not ours[code]:
+            return
+        if event == "call":
+            counts["call", code.co_qualname] += 1
+        elif event == "c_call":
+            counts["c_call", f"{argument.__qualname__} from {code.co_qualname}"] += 1
 
     before = sys.getprofile()
     gc.disable()  # finalisers of others may call us
@@ -58,7 +62,7 @@ def _counting(counts: Counter[str]) -> Generator[None, None, None]:
         gc.enable()
 
 
-def _core(reads: Sequence[bytes], counts: Counter[str]) -> None:
+def _core(reads: Sequence[bytes], counts: Calls) -> None:
     """Decode and assemble."""
     decoder, assembler = ChunkDecoder(), CompletionAssembler()
     with _counting(counts):
@@ -69,10 +73,10 @@ def _core(reads: Sequence[bytes], counts: Counter[str]) -> None:
     assert decoder.done
 
 
-def _streamed(view: str) -> Callable[[Sequence[bytes], Counter[str]], None]:
+def _streamed(view: str) -> Callable[[Sequence[bytes], Calls], None]:
     """Read a stream through a client, one read after the other."""
 
-    async def work(reads: Sequence[bytes], counts: Counter[str]) -> None:
+    async def work(reads: Sequence[bytes], counts: Calls) -> None:
         async with (
             session_of(reads) as session,
             gradient_async.AsyncGradient(
@@ -91,9 +95,7 @@ def _streamed(view: str) -> Callable[[Sequence[bytes], Counter[str]], None]:
     return lambda reads, counts: asyncio.run(work(reads, counts))
 
 
-CASES: dict[
-    str, tuple[Callable[[int], list[bytes]], int, Callable[[Sequence[bytes], Counter[str]], None]]
-] = {
+CASES: dict[str, tuple[Callable[[int], list[bytes]], int, Callable[[Sequence[bytes], Calls], None]]] = {
     "core, text, one event a read": (text_stream, 0, _core),
     "core, text, 64 kB a read": (text_stream, _READ, _core),
     "core, tool call, 64 kB a read": (tool_stream, _READ, _core),
@@ -114,20 +116,31 @@ def _cut(events: list[bytes], read: int) -> list[bytes]:
     return [wire[at : at + read] for at in range(0, len(wire), read)]
 
 
+def named(case: str) -> Calls:
+    """Count what more chunks take, by kind and name of the calls, for so many of them as `MORE` says.
+
+    Args:
+        case: One of `CASES`.
+    """
+    make, read, work = CASES[case]
+    short: Calls = Counter()
+    long: Calls = Counter()
+    work(_cut(make(_FEW), read), short)
+    work(_cut(make(_FEW + MORE), read), long)
+    long.subtract(short)
+    return long
+
+
 def calls(case: str) -> tuple[float, float]:
     """Return how many calls each further chunk takes: of our functions, and of C functions from them.
 
     Args:
         case: One of `CASES`.
     """
-    make, read, work = CASES[case]
-    totals: list[Counter[str]] = []
-    for chunks in (_SHORT, _LONG):
-        counts: Counter[str] = Counter()
-        work(_cut(make(chunks), read), counts)
-        totals.append(counts)
-    more = _LONG - _SHORT
-    return (totals[1]["call"] - totals[0]["call"]) / more, (totals[1]["c_call"] - totals[0]["c_call"]) / more
+    totals: Counter[str] = Counter()
+    for (kind, _name), count in named(case).items():
+        totals[kind] += count
+    return totals["call"] / MORE, totals["c_call"] / MORE
 
 
 def allocated(read: int) -> float:
@@ -195,3 +208,13 @@ def run(_rounds: int) -> list[dict[str, Any]]:
     for name, read in (("one event", 0), ("64 kB", _READ)):
         rows.append({"case": f"core, large text, {name} a read", "bytes_per_byte": round(allocated(read), 2)})
     return rows
+
+
+def _main(case: str) -> None:
+    for (kind, name), count in named(case).most_common():
+        if count >= MORE / 100:
+            print(f"{count / MORE:6.2f}  {'C ' if kind == 'c_call' else '  '}{name}")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

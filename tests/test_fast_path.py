@@ -1,7 +1,8 @@
 """The fast path makes no more calls and copies than it did: counted, not timed, so that noise can't hide one.
 
-``python -m benchmarks calls`` prints the counts. Where one has become smaller, write it down here; where one has become
-larger, look for what was added to each chunk before you do.
+``python -m benchmarks calls`` prints the counts, and ``python -m benchmarks.calls CASE`` the names of what is called.
+Where one has become smaller, write it down here; where one has become larger, look for what was added to each chunk
+before you do.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ def test_every_case_has_a_budget() -> None:
 def test_a_chunk_takes_so_many_calls(case: str) -> None:
     """Exactly: one call more for each chunk fails, and so does a budget that has become too large."""
     assert BUDGETS[case] == calls.calls(case)
+
+
+def test_calls_have_names() -> None:
+    """To look for what was added: many chunks of a read share one pull, and each has its own where it comes alone."""
+    assert 0 < calls.named("core, text, 64 kB a read")["call", "ChunkDecoder.pull"] < calls.MORE / 10
+    assert calls.MORE == calls.named("core, text, one event a read")["call", "ChunkDecoder.pull"]
 
 
 @pytest.mark.parametrize("read", ALLOCATED, ids=["one event", "64 kB"])
