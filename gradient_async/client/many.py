@@ -10,7 +10,7 @@ import msgspec
 from ..assembly import CompletionAssembler
 from ..call import Permit
 from ..errors import ConfigurationError
-from ..fanout import Fan, FanOut, MapResults, Pacer, Plan, Requests, StopWhen
+from ..fanout import Fan, FanOut, MapResults, Pacer, Plan, Requests, Run, StopWhen
 from ..pacing import Pace
 from ..stream import ChatCompletionStream
 from ..types import NOT_GIVEN, ChatCompletion, NotGiven
@@ -63,16 +63,17 @@ def make_map(
         async with completions.open_stream(reply, n, params.get("timeout", NOT_GIVEN)) as opened:
             return await opened.completion()
 
-    return MapResults(
+    run = Run(
         requests,
         perform,
         pacer=make_pacer(completions, most, pace),
         most=most,
         window=_WINDOW * most if window is None else count("window", window, least=1),
         ordered=ordered,
-        on_error=on_error,
+        raising=on_error == "raise",
         defaults=defaults,
     )
+    return MapResults(run)
 
 
 def make_fan(

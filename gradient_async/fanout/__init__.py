@@ -2,8 +2,9 @@
 
 from .core import FanOut
 from .fan import Fan, FanOutResult, Plan, State, StopWhen
-from .many import MapResult, MapResults, Perform, Requests
+from .many import MapResult, Requests, Run
 from .pacer import Pacer
+from .results import MapResults
 
 __all__ = [
     "Fan",
@@ -12,9 +13,9 @@ __all__ = [
     "MapResult",
     "MapResults",
     "Pacer",
-    "Perform",
     "Plan",
     "Requests",
+    "Run",
     "State",
     "StopWhen",
 ]

@@ -1,21 +1,29 @@
-"""Many requests, so many at a time, pulled as they are needed and given back as they finish."""
+"""Many requests, so many at a time, pulled as they are needed: the workers, and who waits for whom."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, cast
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
+from typing import Any, TypeAlias, cast
 
 import msgspec
 
 from ..call import Permit
 from ..errors import FanOutError, GradientError, InvalidRequestError
 from ..types import ChatCompletion
-from .pacer import Pacer
+from .pacer import Pacer, Turn
 
-__all__ = ["MapResult", "MapResults", "Perform", "Requests"]
+__all__ = ["MapResult", "Perform", "Requests", "Run"]
 
 Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
 Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
@@ -52,77 +60,19 @@ class MapResult(msgspec.Struct, frozen=True, kw_only=True):
         return self.completion
 
 
-class MapResults:
-    """Results of many requests: an async iterator.
-
-    Leaving the loop, by break, exception or cancellation, gives up what is under way. ``async with`` does
-    so at a moment that you choose; several tasks may share the iterator.
+class Run:
+    """The workers, and what they have brought.
 
     Args:
-        requests: Parameters of each request, or pairs of a key and parameters; pulled as they are needed.
+        requests: Parameters of each request, or pairs of a key and parameters.
         perform: Makes a request.
         pacer: Makes the pacer, in the loop that runs.
         most: How many to have under way at most.
         window: How many may be under way or finished and not yet taken.
         ordered: Give results in the order of the requests.
-        on_error: ``"collect"`` gives errors as results; ``"raise"`` ends with the first.
+        raising: Whether the first error ends it.
         defaults: Parameters of every request that does not give its own.
     """
-
-    def __init__(
-        self,
-        requests: Requests,
-        perform: Perform,
-        *,
-        pacer: Callable[[], Pacer],
-        most: int,
-        window: int,
-        ordered: bool,
-        on_error: Literal["collect", "raise"],
-        defaults: Mapping[str, Any],
-    ) -> None:
-        # Its tasks know the run and not this object, so that dropping it can end them.
-        self._run = _Run(
-            requests,
-            perform,
-            pacer=pacer,
-            most=most,
-            window=window,
-            ordered=ordered,
-            raising=on_error == "raise",
-            defaults=defaults,
-        )
-
-    def __aiter__(self) -> MapResults:
-        return self
-
-    async def __anext__(self) -> MapResult:
-        return await self._run.next()
-
-    async def aclose(self) -> None:
-        """Give up what is under way, and wait until it is gone."""
-        await self._run.close()
-
-    async def close(self) -> None:
-        """The same as `aclose`."""
-        await self._run.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._run.close()
-
-    def __del__(self) -> None:
-        run = getattr(self, "_run", None)
-        if run is not None:
-            run.abandon()
-
-
-class _Run:
-    """The workers, and what they have brought."""
 
     def __init__(
         self,
@@ -151,6 +101,7 @@ class _Run:
         self._defaults = defaults
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: set[asyncio.Task[None]] = set()
+        self._turns: dict[asyncio.Task[Any] | None, Turn] = {}  # of the workers that have one
         self._pulling = asyncio.Lock()
         self._pulled = 0
         self._taken = 0
@@ -242,14 +193,10 @@ class _Run:
         self._exhausted = True
         if self._failure is None:
             self._failure = error
+        _wake(self._stalled)
 
     async def _work(self) -> None:
-        while not self._exhausted:
-            while self._pulled - self._taken >= self._window:
-                await self._wait(self._stalled)
-            item = await self._pull()
-            if item is _END:
-                return
+        while (item := await self._pull()) is not _END:
             index = self._pulled
             self._pulled += 1
             self._hire()
@@ -260,16 +207,24 @@ class _Run:
         """Take the next request off the caller's iterable, whose errors end the run."""
         try:
             if self._now is not None:
-                return next(self._now)
-            async with self._pulling:
-                if not self._exhausted:
-                    return await anext(cast("AsyncIterator[Request]", self._later))
+                if await self._room():
+                    return next(self._now)
+            else:
+                async with self._pulling:  # room is asked for inside: others pull while this one waits
+                    if await self._room():
+                        return await anext(cast("AsyncIterator[Request]", self._later))
         except (StopIteration, StopAsyncIteration):
             self._exhausted = True
         except Exception as error:  # noqa: BLE001  # the caller's own, raised to him once all is delivered
             self._fail(error)
         _wake(self._stalled)
         return _END
+
+    async def _room(self) -> bool:
+        """Wait until the window has room for one more; return whether one is wanted."""
+        while not self._exhausted and self._pulled - self._taken >= self._window:
+            await self._wait(self._stalled)
+        return not self._exhausted
 
     async def _do(self, index: int, item: Any) -> None:
         key: Any = None
@@ -287,6 +242,8 @@ class _Run:
         else:
             params = {**self._defaults, **request}
             turn = await self._pacer.acquire(params)
+            me = asyncio.current_task()
+            self._turns[me] = turn
             error: BaseException | None = asyncio.CancelledError()  # unless it comes to more
             try:
                 completion = await self._perform(params, turn)
@@ -297,6 +254,7 @@ class _Run:
                 # A name that no request has, such as from a file: what failed is this one and not all.
                 error = failure = InvalidRequestError(f"request {index}: {problem}")
             finally:
+                del self._turns[me]
                 usage = None if completion is None else completion.usage
                 turn.release(error=error, usage=usage)
         self._put(
@@ -339,6 +297,14 @@ class _Run:
             if worker is not but:
                 worker.cancel()
 
+    def drain(self) -> None:
+        """Give up what was not sent, or waits to be sent again."""
+        self._exhausted = self._stopping = True
+        for worker in self._workers:
+            turn = self._turns.get(worker)
+            if turn is None or not turn.sent:
+                worker.cancel()
+
     def stop(self) -> None:
         """Give everything up."""
         self._closed = self._exhausted = True
@@ -350,6 +316,10 @@ class _Run:
         self.stop()
         if self._workers:
             await asyncio.wait(self._workers)
+        later, self._now, self._later = self._later, None, None
+        if isinstance(later, AsyncGenerator):
+            # What it holds, such as a cursor of a database, is let go now and not when memory is collected.
+            await cast("AsyncGenerator[Request]", later).aclose()
 
     def abandon(self) -> None:
         """Give everything up from a finaliser, in whatever thread that runs."""

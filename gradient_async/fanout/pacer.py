@@ -24,21 +24,27 @@ class Turn:
     Args:
         pacer: Who gave it.
         ticket: Which request.
+
+    Attributes:
+        sent: Whether an attempt is under way, or was answered well; not while it waits to be sent again.
     """
 
-    __slots__ = ("_pacer", "_ticket")
+    __slots__ = ("_pacer", "_ticket", "sent")
 
     def __init__(self, pacer: Pacer, ticket: Ticket) -> None:
         self._pacer = pacer
         self._ticket = ticket
+        self.sent = True
 
     def told(self, outcome: Any) -> None:
         """Note how an attempt was answered: by a reply or an error."""
+        self.sent = not isinstance(outcome, APIError)
         self._pacer.told(self._ticket, outcome)
 
     async def again(self) -> None:
         """Wait until another attempt may be made."""
         await self._pacer.again(self._ticket)
+        self.sent = True
 
     def release(self, *, error: BaseException | None, usage: CompletionUsage | None = None) -> None:
         """Note that the request is over.
