@@ -334,7 +334,7 @@ class Pace:
             spacing.spend(now)
         self._sent += 1
         self._tokens_sent += ticket.tokens or self._mean_tokens
-        self.under_way += 1
+        self.under_way += not ticket.under_way  # two that race for one answer share a ticket
         ticket.number, ticket.tokens_sent, ticket.under_way = self._sent, self._tokens_sent, True
         return ticket
 

@@ -101,7 +101,13 @@ def _own(completion: ChatCompletion) -> ChatCompletion:
     completion.attempts = 1
     for choice in completion.choices:
         settle(choice.message)
-    completion.choices.sort(key=_index_of)
+    choices = completion.choices
+    if len(choices) > 1:
+        if len({choice.index for choice in choices}) < len(choices):
+            # Servers that number none of them, or all alike.
+            for index, choice in enumerate(choices):
+                choice.index = index
+        choices.sort(key=_index_of)
     return completion
 
 

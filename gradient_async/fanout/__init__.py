@@ -1,9 +1,10 @@
 """n choices and many requests at once, bounded and paced."""
 
 from .core import FanOut
-from .fan import Fan, FanOutResult, Plan, State, StopWhen
+from .fan import Fan
 from .many import MapResult, Requests, Run
 from .pacer import Pacer
+from .plan import FanOutResult, Plan, State, StopWhen
 from .results import MapResults
 
 __all__ = [

@@ -10,7 +10,8 @@ from ..assembly import CompletionAssembler
 from ..errors import GradientError
 from ..stream import ChunkStream, Timing
 from ..types import ChatCompletion, ChatCompletionChunk, RateLimits
-from .fan import Fan, FanOutResult
+from .fan import Fan
+from .plan import FanOutResult
 
 __all__ = ["FanOut"]
 
@@ -142,7 +143,7 @@ class FanOut(ChunkStream):
     def __del__(self) -> None:
         # What __init__ could not finish has nothing to close.
         fan = getattr(self, "_fan", None)
-        if fan is not None and fan.merged.open:
+        if fan is not None and fan.forgotten:
             fan.abandon()
             warnings.warn(
                 f"{self!r} was dropped before its end; use 'async with', or call aclose()",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from inspect import isawaitable
-from typing import Any, Literal, TypeAlias
+from typing import Any, cast
 
 import msgspec
 
@@ -24,58 +24,12 @@ from ..types import Choice
 from .branch import Branch, Senders
 from .merged import Merged
 from .pacer import Pacer
+from .plan import FanOutResult, Plan
 
-__all__ = ["Fan", "FanOutResult", "Plan", "State", "StopWhen"]
-
-State: TypeAlias = Literal["waiting", "running", "completed", "failed", "stopped"]
-StopWhen: TypeAlias = Callable[[Choice], bool | Awaitable[bool]]
+__all__ = ["Fan"]
 
 _REFUSED = (BadRequestError, UnprocessableEntityError)  # what servers answer that do not take n
-
-
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fan-out is to do.
-
-    Attributes:
-        n: How many choices.
-        streamed: Whether to stream them.
-        native: Whether to ask for all in one request; ``"auto"`` makes requests for those that do not come.
-        raising: Whether the first error ends it.
-        stop_when: Whether a finished choice is what was wanted, or None.
-        wanted: How many such choices end it, or None.
-        hedge_after: Seconds without content after which a second request races the first, or None.
-    """
-
-    n: int
-    streamed: bool
-    native: bool | Literal["auto"]
-    raising: bool
-    stop_when: StopWhen | None
-    wanted: int | None
-    hedge_after: float | None
-
-
-class FanOutResult(msgspec.Struct, kw_only=True):
-    """What became of one choice.
-
-    Attributes:
-        index: Which choice.
-        state: ``"waiting"`` for its turn, ``"running"``, ``"completed"``, ``"failed"``, or ``"stopped"`` because
-            others were enough or failed.
-        choice: The choice, once it is whole.
-        id: The completion that it came in, or "".
-        request_id: The server's name for its request, or None.
-        requests: How many requests were made for it: two, if a second one raced the first.
-        error: Why it failed, or None.
-    """
-
-    index: int
-    state: State = "waiting"
-    choice: Choice | None = None
-    id: str = ""
-    request_id: str | None = None
-    requests: int = 0
-    error: GradientError | None = None
+_MOST_NATIVE = 128  # documented limit of n
 
 
 class Fan:
@@ -113,6 +67,7 @@ class Fan:
         self._main: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
+        self._left = False
 
     # Life
 
@@ -134,6 +89,11 @@ class Fan:
         """Whether it was begun."""
         return self._main is not None
 
+    @property
+    def forgotten(self) -> bool:
+        """Whether nobody has given it up, and it goes on."""
+        return self.merged.open and not self._left
+
     async def close(self) -> None:
         """Give up what is under way, and wait until it is gone."""
         self._give_up()
@@ -154,21 +114,23 @@ class Fan:
             self._loop.call_soon_threadsafe(self._give_up)
 
     def _give_up(self) -> None:
+        self._left = True
         if self._main is not None:
             self._main.cancel()
 
     # The run
 
     async def _run(self) -> None:
-        error: Exception | None = None
+        error: Exception | None
+        error = StreamInterruptedError("this fan-out was closed before its end", phase="body")
         try:
             await self._make_requests()
             error = self._verdict()
         except asyncio.CancelledError:
-            error = StreamInterruptedError("this fan-out was closed before its end", phase="body")
-        except ExceptionGroup as group:
-            # Not an error of a request: of the caller's predicate or parameters.
-            error = group.exceptions[0]
+            pass
+        except BaseExceptionGroup as group:
+            # Not an error of a request: of the caller's predicate or parameters, raised as it is, whatever it is.
+            error = cast("Exception", group.exceptions[0])
         finally:
             for result in self.results:
                 if result.state in {"waiting", "running"}:
@@ -179,8 +141,9 @@ class Fan:
         plan = self._plan
         indices: Iterable[int] = range(plan.n)
         if plan.native and plan.n > 1:
+            most = plan.n if plan.native is True else min(plan.n, _MOST_NATIVE)
             async with asyncio.TaskGroup() as group:
-                self._begin(group, self._all_in_one(plan.n))
+                self._begin(group, self._all_in_one(most))
             if self._stopping:
                 return
             indices = [result.index for result in self.results if result.state == "waiting"]
@@ -248,7 +211,7 @@ class Fan:
             result.id, result.request_id = source.id, source.request_id
 
     async def _all_in_one(self, n: int) -> None:
-        """Ask for all choices in one request."""
+        """Ask for all choices, or as many as may be, in one request."""
         plan = self._plan
         branch = Branch(
             self._senders,

@@ -196,6 +196,18 @@ class TestPace:
         pace.ended(first, clean=False, usage=None)
         assert 1 == pace.under_way
 
+    def test_two_that_race_share_one_place(self) -> None:
+        """Both may be refused and sent again; a place that was counted twice would never be free."""
+        pace = Pace(max_concurrency=1)
+        shared = pace.sent(0.0, PARAMS)
+        pace.parked(shared)
+        pace.parked(shared)
+        pace.sent_again(shared, 0.0)
+        pace.sent_again(shared, 0.0)
+        assert 1 == pace.under_way
+        pace.ended(shared, clean=True, usage=None)
+        assert (0, 0.0) == (pace.under_way, pace.delay(0.0, 0.0))
+
     @pytest.mark.parametrize(("wait", "held"), [(2.0, True), (61.0, False), (0.0, False), (None, False)])
     def test_a_wait_that_a_server_asks_for_holds_all(self, wait: float | None, held: bool) -> None:
         pace = Pace(max_concurrency=2, requests_per_minute=6000)

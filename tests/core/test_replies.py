@@ -201,6 +201,21 @@ class TestRepairs:
         body = {"choices": [{"index": index, "message": {"content": str(index)}} for index in (2, 0, 1)]}
         assert ["0", "1", "2"] == [choice.message.content for choice in decoded(body).choices]
 
+    @pytest.mark.parametrize("numbers", [(None, None, None), (0, 0, 0), (0, 1, 1)])
+    def test_choices_that_nobody_numbered_have_the_index_of_their_place(
+        self, numbers: tuple[int | None, ...]
+    ) -> None:
+        """Two answers under one index would be taken for one."""
+        body = {
+            "choices": [
+                {"message": {"content": str(place)}} | ({} if number is None else {"index": number})
+                for place, number in enumerate(numbers)
+            ]
+        }
+        assert [(0, "0"), (1, "1"), (2, "2")] == [
+            (choice.index, choice.message.content) for choice in decoded(body).choices
+        ]
+
     @pytest.mark.parametrize(
         ("body", "content"),
         [

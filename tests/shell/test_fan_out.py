@@ -285,6 +285,27 @@ async def test_one_request_may_bring_all(start: Start, native: bool | Literal["a
     assert ["completed"] * 3 == [result.state for result in fan.results]
 
 
+async def test_more_than_one_request_may_ask_for_are_asked_for_in_turn(start: Start) -> None:
+    """The documented limit of n is 128; what is left has requests of its own."""
+    server, client = await start()
+    fan = client.chat.completions.fan_out(n=130, native="auto", stream=False, **CALL)
+    found = await fan.completion()
+    assert [*range(130)] == [choice.index for choice in found.choices]
+    assert [128, None, None] == [request.json.get("n") for request in server.requests]
+
+
+@pytest.mark.parametrize("native", [True, "auto"])
+async def test_choices_that_the_server_did_not_number(start: Start, native: bool | Literal["auto"]) -> None:
+    """Each has the index of its place in the reply."""
+    unnumbered = [{**choice, "index": 0} for choice in choices("zero", "one", "two")]
+    server, client = await start(reply_json(completion(choices=unnumbered)))
+    fan = client.chat.completions.fan_out(n=3, native=native, stream=False, **CALL)
+    found = await fan.completion()
+    assert ["zero", "one", "two"] == [choice.message.content for choice in found.choices]
+    assert {0: "zero", 1: "one", 2: "two"} == texts_of(fan)
+    assert 1 == len(server.requests)
+
+
 async def test_one_choice_needs_no_n(start: Start) -> None:
     server, client = await start()
     await client.chat.completions.fan_out(n=1, native=True, **CALL).completion()

@@ -139,6 +139,28 @@ async def test_a_race_that_somebody_else_cancels(start: Start) -> None:
                 await anext(fan)
 
 
+@pytest.mark.parametrize("options", [{}, {"hedge_after": 0.02}, {"native": True}, {"stream": False}])
+async def test_cancelled_twice_it_is_closed_all_the_same(start: Start, options: dict[str, Any]) -> None:
+    """And nobody warns of what was dropped, since it was left."""
+    held = speaking() if options.get("stream", True) else reply_writes([HOLD])
+    server, client = await start(*[held] * 6)
+    before = ours()
+    task = asyncio.create_task(client.chat.completions.fan_out(n=2, **options, **CALL).completion())
+    await server.wait_requests(1 if "native" in options else 2)
+    await asyncio.sleep(0.05)
+    since = time.monotonic()
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del task
+    gc.collect()
+    await closed_within(server.requests, since)
+    await asyncio.sleep(0)
+    assert ours() == before
+
+
 async def dropped(server: Server, client: AsyncGradient) -> list[FanOut]:
     fan = client.chat.completions.fan_out(n=2, **CALL)
     await fan.__aenter__()

@@ -309,6 +309,24 @@ async def test_a_predicate_that_fails_is_the_callers(start: Start, later: bool) 
         await server.wait_closed_connections(1)
 
 
+class Alarm(BaseException):
+    """No `Exception`: as those of test tools, which nothing but themselves may catch."""
+
+
+async def test_what_a_predicate_raises_comes_out_whatever_it_is(start: Start) -> None:
+    """To end as if all were well would be a lie."""
+
+    def bad(choice: Choice) -> bool:
+        raise Alarm(choice.message.content)
+
+    server, client = await start(answer("a", after=0.05), streaming("b"))
+    async with client.chat.completions.fan_out(n=2, stop_when=bad, **CALL) as fan:
+        with pytest.raises(Alarm, match="a"):
+            await fan.completion()
+        assert not fan.completed
+        await server.wait_closed_connections(1)
+
+
 @pytest.mark.parametrize("native", [True, "auto"])
 async def test_winners_of_one_request(start: Start, native: bool | Literal["auto"]) -> None:
     """A choice that is good enough ends the request in which others still come."""
