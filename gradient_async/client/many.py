@@ -55,8 +55,8 @@ def make_map(
     async def perform(params: dict[str, Any], permit: Permit) -> ChatCompletion:
         streamed = params.pop("stream", stream)
         streamed = streamed is not NOT_GIVEN and bool(streamed)
-        if streamed:
-            params.setdefault("stream_options", {"include_usage": True})
+        if streamed and isinstance(params.get("stream_options", NOT_GIVEN), NotGiven):
+            params["stream_options"] = {"include_usage": True}
         reply, n = await completions.send(params, stream=True if streamed else None, permit=permit)
         if not streamed:
             return await fetch(reply, completions.client.limits, finish_completion)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import hide_headers
 from ..types import NOT_GIVEN, ModelInfo, ModelList
+from .options import check_mappings
 from .replies import fetch, finish_models
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Models:
         Raises:
             GradientError: When awaited; as `Completions.create`.
         """
+        check_mappings({"extra_headers": extra_headers, "extra_query": extra_query})
         return ModelsRequest(
             self,
             {

@@ -12,7 +12,17 @@ from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..types import NotGiven
 
-__all__ = ["check_hooks", "conceal", "count", "hide", "no_key", "query", "refuse_http_client", "set_up_log"]
+__all__ = [
+    "check_hooks",
+    "check_mappings",
+    "conceal",
+    "count",
+    "hide",
+    "no_key",
+    "query",
+    "refuse_http_client",
+    "set_up_log",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,6 +68,14 @@ def check_hooks(hooks: Iterable[Any]) -> tuple[Hook, ...]:
                 f"hooks: {type(hook).__name__} is no Hook; derive it from gradient_async.Hook"
             )
     return checked
+
+
+def check_mappings(options: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for what adds to a call and does not tell names and values; it may be left out."""
+    for name in ("extra_headers", "extra_query", "extra_body"):
+        value = options.get(name)
+        if value and not isinstance(value, Mapping):
+            raise TypeError(f"{name}: expected a dict, not {type(value).__name__}")
 
 
 def hide(options: Mapping[str, str | None]) -> dict[str, str | Secret | None]:

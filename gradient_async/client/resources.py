@@ -17,6 +17,7 @@ from ..types import (
     ChatFanOut,
     NotGiven,
 )
+from .options import check_mappings
 from .replies import fetch, finish_completion
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class CompletionsBase:
             The reply, its body unread, and how many choices were asked for.
         """
         client = self.client
+        check_mappings(arguments)
         if "extra_headers" in arguments:  # the same object as the caller's, for tracebacks that show locals
             arguments["extra_headers"] = hide_headers(arguments["extra_headers"])
         options = {name: arguments[name] for name in _OPTIONS if name in arguments}

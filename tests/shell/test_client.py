@@ -160,6 +160,13 @@ async def test_nothing_is_sent_that_is_known_to_be_wrong(start: Start) -> None:
         await create(model="m", messages=MESSAGES, extra_headers={"a b": "c"})
     with pytest.raises(InvalidRequestError, match="JSON"):
         await create(model="m", messages=MESSAGES, extra_body={"x": object()})
+    wrong: Any = [("x", "y")]
+    for name in ("extra_headers", "extra_query", "extra_body"):
+        call: dict[str, Any] = {name: wrong}
+        with pytest.raises(TypeError, match=f"{name}: expected a dict, not list"):
+            await create(model="m", messages=MESSAGES, **call)
+    with pytest.raises(TypeError, match="extra_query: expected a dict, not list"):
+        client.models.list(extra_query=wrong)
     assert [] == server.requests
     await client.with_options(validate=False).chat.completions.create(
         model="m", messages=MESSAGES, n=1, top_p=1.0, seed=2

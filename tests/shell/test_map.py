@@ -15,6 +15,7 @@ from many_servers import Echo, ask_for, closed_within, prompts
 from shell_calls import Start
 
 from gradient_async import (
+    NOT_GIVEN,
     AsyncGradient,
     ConfigurationError,
     FanOutError,
@@ -128,16 +129,22 @@ async def test_what_is_given_for_all_counts_where_a_request_does_not_say(start: 
     requests: list[Any] = [
         {"messages": [{"role": "user", "content": "0"}]},
         ask_for("1", temperature=0.5, stream=True),
+        ask_for("2", stream=True, stream_options=NOT_GIVEN),
+        ask_for("3", stream=True, stream_options={"include_usage": False}),
     ]
     results = client.chat.completions.map(
         requests, model="d", temperature=1.5, extra_headers={"x-batch": "7"}, max_concurrency=1
     )
-    assert ["0", "1"] == [text_of(result) for result in await all_of(results)]
+    assert ["0", "1", "2", "3"] == [text_of(result) for result in await all_of(results)]
     bodies = [request.json for request in server.requests]
-    assert [("d", 1.5), ("m", 0.5)] == [(body["model"], body["temperature"]) for body in bodies]
-    assert [False, True] == [body.get("stream", False) for body in bodies]
-    assert {"include_usage": True} == bodies[1]["stream_options"]
-    assert ["7", "7"] == [request.headers["x-batch"] for request in server.requests]
+    assert [("d", 1.5), ("m", 0.5), ("m", 1.5), ("m", 1.5)] == [
+        (body["model"], body["temperature"]) for body in bodies
+    ]
+    assert [False, True, True, True] == [body.get("stream", False) for body in bodies]
+    assert [None, True, True, False] == [
+        body.get("stream_options", {}).get("include_usage") for body in bodies
+    ]
+    assert ["7"] * 4 == [request.headers["x-batch"] for request in server.requests]
 
 
 async def test_agents_have_it_too(start: Start) -> None:
