@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -11,15 +12,19 @@ from ..decoding import known_params
 from ..errors import APIError, GradientError, StreamError
 from ..types import ChatCompletion
 
-__all__ = ["BadLine", "Key", "Line", "read_lines", "record"]
+__all__ = ["BAD_LINE", "BadLine", "Key", "Line", "read_lines", "record"]
 
 Key: TypeAlias = str | int
 """What tells a line from others: its custom_id, or else its number."""
+
+BAD_LINE = "BadLine"
+"""Type of the error of a line that is no request."""
 
 _BOM = b"\xef\xbb\xbf"
 _PATH = "/chat/completions"
 # What is said of how to send, and not of what.
 _OPTIONS = frozenset({"stream"})
+_SHOWN = 80  # characters
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -29,11 +34,13 @@ class Line(msgspec.Struct, frozen=True):
         number: Where it stands, from 1.
         custom_id: What the file calls it, or None.
         params: Its parameters, for `map`.
+        digest: Tells whether it is the same as before.
     """
 
     number: int
     custom_id: str | None
     params: dict[str, Any]
+    digest: str = ""
 
     @property
     def key(self) -> Key:
@@ -47,15 +54,18 @@ class BadLine(msgspec.Struct, frozen=True):
     Attributes:
         number: Where it stands, from 1.
         problem: What is wrong, and what to do.
+        custom_id: What the file calls it, as far as it says that.
+        digest: Tells whether it is the same as before.
     """
 
     number: int
     problem: str
     custom_id: str | None = None
+    digest: str = ""
 
     @property
     def key(self) -> Key:
-        """What tells it from others."""
+        """What tells it from others: its number, since what it calls itself may be another's name."""
         return self.number
 
 
@@ -76,9 +86,9 @@ def read_lines(lines: Iterable[bytes], model: str) -> Iterator[Line | BadLine]:
             first = seen.setdefault(found.custom_id, number)
             if first != number:
                 found = BadLine(
-                    number, f"custom_id {found.custom_id!r} was that of line {first}; give it another"
+                    number, f"custom_id {_shown(found.custom_id)} was that of line {first}; give it another"
                 )
-        yield found
+        yield msgspec.structs.replace(found, digest=hashlib.blake2b(text, digest_size=8).hexdigest())
 
 
 def _read(text: bytes, number: int, model: str) -> Line | BadLine:
@@ -89,23 +99,29 @@ def _read(text: bytes, number: int, model: str) -> Line | BadLine:
     if not isinstance(data, dict):
         return BadLine(number, "not an object; put one object on each line")
     given = cast("dict[str, Any]", data)
-    custom_id: Any = None
+    custom_id: Any = given.pop("custom_id", None)
+    if custom_id is not None and not isinstance(custom_id, str):
+        return BadLine(number, f"custom_id is no string: {_shown(custom_id)}")
     if "body" in given:
-        custom_id, body = given.get("custom_id"), given["body"]
-        if custom_id is not None and not isinstance(custom_id, str):
-            return BadLine(number, f"custom_id is no string: {custom_id!r}")
+        body = given["body"]
         if str(given.get("method", "POST")).upper() != "POST":
-            return BadLine(number, f"method {given['method']!r}: only POST is made", custom_id)
+            return BadLine(number, f"method {_shown(given['method'])}: only POST is made", custom_id)
         if not str(given.get("url", _PATH)).endswith(_PATH):
-            return BadLine(number, f"url {given['url']!r}: only {_PATH} is called", custom_id)
+            return BadLine(number, f"url {_shown(given['url'])}: only {_PATH} is called", custom_id)
         if not isinstance(body, dict):
             return BadLine(number, "body is no object", custom_id)
         params = cast("dict[str, Any]", body)
     elif "messages" in given:
         params = given
     else:
-        return BadLine(number, 'neither "body" nor "messages"; give a batch line, or parameters')
+        return BadLine(number, 'neither "body" nor "messages"; give a batch line, or parameters', custom_id)
     return Line(number, custom_id, _params(params, model))
+
+
+def _shown(value: Any) -> str:
+    """Show what a line says, as much of it as fits in a message."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _params(body: Mapping[str, Any], model: str) -> dict[str, Any]:
@@ -138,13 +154,14 @@ def record(
             "body": completion.to_dict(),
         }
     elif isinstance(line, BadLine):
-        failure = {"type": "BadLine", "message": line.problem}
+        failure = {"type": BAD_LINE, "message": line.problem}
     elif error is not None:
         failure = _failure(error)
     row = {
         "id": completion.id if completion is not None else None,
         "custom_id": line.custom_id,
         "line": line.number,
+        "digest": line.digest,
         "response": response,
         "error": failure,
     }

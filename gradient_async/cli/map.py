@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 from ..client import AsyncGradient
 from ..errors import ConfigurationError
-from ..fanout import MapResult
+from ..fanout import MapResult, MapResults
 from .batch import BadLine, Line, read_lines, record
 from .journal import Journal, JournalError
 from .progress import Counts, Progress, make_progress
@@ -28,7 +28,7 @@ _UNUSABLE = 2
 # What shells report of a program that Ctrl-C, or a signal to terminate, ended.
 _INTERRUPTED = 130
 _TERMINATED = 143
-_READ = 1 << 20
+_TOLD = 10  # lines that changed to tell of; the others are counted
 
 
 async def run_map(arguments: argparse.Namespace) -> int:
@@ -47,12 +47,16 @@ async def run_map(arguments: argparse.Namespace) -> int:
     except (ConfigurationError, JournalError) as error:
         print(f"gradient-async: {error}", file=sys.stderr)
     except OSError as error:
-        print(f"gradient-async: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"gradient-async: {error.filename}: {error.strerror or error}", file=sys.stderr)
     return _UNUSABLE
 
 
 async def _run(arguments: argparse.Namespace, stack: AsyncExitStack) -> int:
     source = stack.enter_context(_open_input(arguments.input))
+    if arguments.output == "-":
+        raise JournalError(
+            "results go to a file, so that a second run can go on where this one stops: name one"
+        )
     output = Path(arguments.output)
     if _same(arguments.input, output):
         raise JournalError(f"{output} would be read and written at once; give results a file of their own")
@@ -72,15 +76,15 @@ def _same(name: str, output: Path) -> bool:
 
 @contextlib.contextmanager
 def _open_input(name: str) -> Generator[BinaryIO, None, None]:
-    if name == "-":
+    with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+        if name != "-" and file.seekable():
+            yield file
+            return
         # Read to its end first: waiting for a line must not keep replies waiting.
         with tempfile.TemporaryFile() as copy:
-            shutil.copyfileobj(sys.stdin.buffer, copy)
+            shutil.copyfileobj(file, copy)
             copy.seek(0)
             yield copy
-    else:
-        with Path(name).open("rb") as file:
-            yield file
 
 
 async def _client(arguments: argparse.Namespace, stack: AsyncExitStack) -> AsyncGradient:
@@ -116,18 +120,17 @@ class _Run:
     async def all(self, client: AsyncGradient) -> int:
         """Make the requests; return the exit status."""
         arguments, counts = self._arguments, self._counts
-        requests = ((line, line.params) for line in self._lines())
-        interrupts = [] if sys.platform == "win32" else self._catch_interrupts()
+        results = client.chat.completions.map(
+            ((line, line.params) for line in self._lines()),
+            max_concurrency=arguments.max_concurrency,
+            requests_per_minute=arguments.requests_per_minute,
+            tokens_per_minute=arguments.tokens_per_minute,
+            adaptive=arguments.adaptive,
+            stream=arguments.stream,
+        )
+        interrupts = [] if sys.platform == "win32" else self._catch_interrupts(results)
         try:
             with self.progress:
-                results = client.chat.completions.map(
-                    requests,
-                    max_concurrency=arguments.max_concurrency,
-                    requests_per_minute=arguments.requests_per_minute,
-                    tokens_per_minute=arguments.tokens_per_minute,
-                    adaptive=arguments.adaptive,
-                    stream=arguments.stream,
-                )
                 async with results:
                     async for result in results:
                         self._take(result)
@@ -144,22 +147,33 @@ class _Run:
                 file=sys.stderr,
             )
         print(counts.summary(), file=sys.stderr)
-        return self._interrupted or (_FAILED if counts.failed or counts.bad or self._journal.errors else 0)
+        wrong = counts.failed or counts.bad or counts.changed or self._journal.errors
+        return self._interrupted or (_FAILED if wrong else 0)
 
     def _lines(self) -> Iterator[Line]:
         """Give the requests to make; tell of lines that are none."""
         for line in read_lines(self._source, self._arguments.model):
-            if self._interrupted:
-                return
             self._left_over.discard(line.key)
-            if line.key in self._journal.done:
+            before = self._journal.done.get(line.key)
+            if before is not None:
                 self._counts.skipped += 1
+                if before not in {"", line.digest}:
+                    self._note_changed(line)
             elif isinstance(line, BadLine):
                 self._counts.bad += 1
                 self.progress.say(f"{self._arguments.input}:{line.number}: {line.problem}")
                 self._journal.write(record(line))
             else:
                 yield line
+
+    def _note_changed(self, line: Line | BadLine) -> None:
+        """Tell of a line whose result is there, but was written when the line was another."""
+        self._counts.changed += 1
+        if self._counts.changed <= _TOLD:
+            self.progress.say(
+                f"{self._arguments.input}:{line.number}: not asked again, though it was another line when its "
+                "result was written; give it a new custom_id, or write to another file"
+            )
 
     def _take(self, result: MapResult) -> None:
         line: Line = result.key
@@ -175,7 +189,7 @@ class _Run:
 
     # Ctrl-C
 
-    def _catch_interrupts(self) -> list[int]:
+    def _catch_interrupts(self, results: MapResults) -> list[int]:
         """Let the first Ctrl-C finish what is under way, and the second end it; return the signals caught."""
         loop = asyncio.get_running_loop()
         task = cast("asyncio.Task[int]", asyncio.current_task())
@@ -189,6 +203,7 @@ class _Run:
                 leave(_INTERRUPTED)
                 return
             self._interrupted = _INTERRUPTED
+            results.drain()
             self.progress.say("finishing what is under way; Ctrl-C again leaves at once")
 
         loop.add_signal_handler(signal.SIGINT, interrupt)
@@ -197,11 +212,7 @@ class _Run:
 
 
 def _count_lines(source: BinaryIO) -> int:
-    """Count the lines of a file that are not empty at first sight, and go back to its beginning."""
-    count = 0
-    last = b"\n"
-    while data := source.read(_READ):
-        count += data.count(b"\n")
-        last = data[-1:]
+    """Count the lines of a file that are not empty, and go back to its beginning."""
+    count = sum(not line.isspace() for line in source)
     source.seek(0)
-    return count + (last != b"\n")
+    return count

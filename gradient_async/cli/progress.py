@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from types import TracebackType
 from typing import Protocol, Self
 
 __all__ = ["Counts", "Progress", "make_progress"]
 
 _EVERY = 5.0  # seconds between lines
+_SHORT = 100  # seconds that are told as such
 
 
 class Counts:
@@ -21,11 +23,12 @@ class Counts:
         failed: Requests that brought an error.
         bad: Lines that are no request.
         skipped: Lines whose result was there already.
+        changed: How many of these were others when their result was written.
         tokens: Tokens of prompts and completions.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.done = self.failed = self.bad = self.skipped = self.tokens = 0
+        self.done = self.failed = self.bad = self.skipped = self.changed = self.tokens = 0
         self._clock = clock
         self._began = clock()
 
@@ -39,10 +42,18 @@ class Counts:
         """Requests that are over."""
         return self.done + self.failed
 
-    def left(self, total: int) -> float | None:
-        """Return the seconds that the rest will take at this rate; None if nothing is known yet."""
-        rest = total - self.answered - self.bad - self.skipped
-        return None if not self.answered else max(0, rest) * self.seconds / self.answered
+    @property
+    def over(self) -> int:
+        """Lines that are over."""
+        return self.answered + self.bad + self.skipped
+
+    def left(self, total: int) -> str:
+        """Tell how long the rest will take at this rate; "" if nothing is known yet."""
+        if not self.answered:
+            return ""
+        seconds = round(max(0, total - self.over) * self.seconds / self.answered)
+        shown = f"{seconds} s" if seconds < _SHORT else str(timedelta(seconds=seconds))
+        return f", {shown} left"
 
     def __str__(self) -> str:
         return (
@@ -52,9 +63,10 @@ class Counts:
 
     def summary(self) -> str:
         """Sum up a run."""
+        changed = f" ({self.changed} of them of lines that were others then)" if self.changed else ""
         return (
-            f"{self.done} done, {self.failed} errors, {self.bad} bad lines, {self.skipped} there already, "
-            f"{self.tokens} tokens, {self.seconds:.1f} s"
+            f"{self.done} done, {self.failed} errors, {self.bad} bad lines, "
+            f"{self.skipped} there already{changed}, {self.tokens} tokens, {self.seconds:.1f} s"
         )
 
 
@@ -81,7 +93,7 @@ class PlainProgress:
 
     Args:
         counts: What has been done.
-        total: How many lines there are.
+        total: How many lines there are, but for empty ones.
     """
 
     def __init__(self, counts: Counts, total: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -105,10 +117,7 @@ class PlainProgress:
             return
         self._next = now + _EVERY
         counts = self._counts
-        left = counts.left(self._total)
-        over = counts.answered + counts.bad + counts.skipped
-        rest = "" if left is None else f", {left:.0f} s left"
-        self.say(f"{over} of {self._total}: {counts}{rest}")
+        self.say(f"{counts.over} of {self._total}: {counts}{counts.left(self._total)}")
 
     def say(self, text: str) -> None:
         """Show a line."""
@@ -120,9 +129,9 @@ def make_progress(counts: Counts, total: int) -> Progress:
 
     Args:
         counts: What has been done.
-        total: How many lines there are.
+        total: How many lines there are, but for empty ones.
     """
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():  # it is None where nobody may be told anything
         try:
             from .rich_progress import RichProgress  # noqa: PLC0415  # an extra
         except ImportError:

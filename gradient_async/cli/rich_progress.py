@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from .progress import Counts
 from .text import printable
@@ -19,17 +19,17 @@ class RichProgress:
 
     Args:
         counts: What has been done.
-        total: How many lines there are.
+        total: How many lines there are, but for empty ones.
         console: Where; standard error if None.
     """
 
     def __init__(self, counts: Counts, total: int, console: Console | None = None) -> None:
         self._counts = counts
+        self._total = total
         self._progress = Progress(
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[counts]}"),
-            TimeRemainingColumn(),
             console=console or Console(stderr=True, highlight=False),
         )
         self._task = self._progress.add_task("", total=total, counts="")
@@ -47,8 +47,9 @@ class RichProgress:
     def update(self) -> None:
         """Move the bar."""
         counts = self._counts
-        over = counts.answered + counts.bad + counts.skipped
-        self._progress.update(self._task, completed=over, counts=str(counts))
+        # Not the bar's own guess of the time left: lines whose results are there cost nothing.
+        text = f"{counts}{counts.left(self._total)}"
+        self._progress.update(self._task, completed=counts.over, counts=text)
 
     def say(self, text: str) -> None:
         """Show a line above the bar."""

@@ -184,6 +184,72 @@ def test_again_it_does_what_is_left(
     assert 4 == len(server.requests)
 
 
+def test_a_bad_line_is_told_once(
+    files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it calls itself, a second run knows it again, and its name is free for another line."""
+    files.ask(
+        {"custom_id": "a", "method": "GET", "body": body("one")},
+        {"custom_id": "b", "body": body("two")},
+        {"custom_id": "b", "body": body("three")},
+        {"custom_id": "a", "body": body("four")},
+    )
+    for told in ("2 done, 0 errors, 2 bad lines, 0 there", "0 done, 0 errors, 0 bad lines, 4 there already,"):
+        assert 1 == files.run()
+        assert {1: None, 2: "two", 3: None, 4: "four"} == files.answers
+        assert told in capsys.readouterr().err
+    assert 2 == len(server.requests)
+
+
+def test_a_line_that_changed_is_told(
+    files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its result is that of another request: it is neither taken for this one's nor paid anew."""
+    files.ask(*(body(str(number)) for number in range(15)), {"custom_id": "a", "body": body("a")})
+    assert 0 == files.run()
+    files.ask(*(body(f"new {number}") for number in range(15)), {"custom_id": "a", "body": body("a")})
+    assert 1 == files.run()
+    told = capsys.readouterr().err
+    assert (
+        f"{files.source}:1: not asked again, though it was another line when its result was written" in told
+    )
+    assert 10 == told.count("not asked again")
+    assert "16 there already (15 of them of lines that were others then)" in told
+    assert 16 == len(server.requests) == len(files.answers)
+
+
+@posix
+def test_no_room_for_results_is_told(
+    files: Files, server: ThreadedServer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With the name of the file; what was written before is whole, and the next run goes on there."""
+    del server
+    files.ask(*(body(str(number)) for number in range(100)))
+    command = [sys.executable, "-m", "gradient_async", "map", str(files.source), str(files.output)]
+    done = subprocess.run(["/bin/sh", "-c", 'ulimit -f 8; exec "$@"', "sh", *command], check=False)
+    assert 2 == done.returncode
+    assert f"gradient-async: {files.output}: File too large" in capfd.readouterr().err
+    before = len(files.results)
+    assert 0 < before < 100
+    assert 0 == files.run()
+    assert {number + 1: str(number) for number in range(100)} == files.answers
+
+
+@posix
+def test_requests_may_come_from_a_pipe(files: Files, server: ThreadedServer, tmp_path: Path) -> None:
+    """As those of a command: it is read to its end first."""
+    del server
+    files.ask(body("one"), body("two"))
+    text = files.source.read_bytes()
+    files.source = tmp_path / "pipe"
+    os.mkfifo(files.source)
+    writer = threading.Thread(target=files.source.write_bytes, args=(text,))
+    writer.start()
+    assert 0 == files.run()
+    writer.join()
+    assert {1: "one", 2: "two"} == files.answers
+
+
 def test_results_of_other_lines_are_kept_and_told(
     files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +319,8 @@ def test_what_can_not_be_begun(
     assert "would be read and written at once" in capsys.readouterr().err
     assert 2 == main(["map", str(files.source), str(files.source.parent)])
     assert "Is a directory" in capsys.readouterr().err
+    assert 2 == main(["map", str(files.source), "-"])
+    assert "results go to a file" in capsys.readouterr().err
     files.output.write_text("notes\n", "utf-8")
     assert 2 == files.run()
     assert "is no result of this command" in capsys.readouterr().err
@@ -292,6 +360,18 @@ def test_an_interrupt_finishes_what_is_under_way(
     assert 0 == files.run()
     assert {number + 1: str(number) for number in range(40)} == files.answers
     assert 40 == len(server.requests)
+
+
+@posix
+def test_an_interrupt_sends_nothing_more(files: Files, server: ThreadedServer) -> None:
+    """Also of what was read already and waits for its turn."""
+    files.ask(*(body(str(number)) for number in range(40)))
+    timer = later(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    assert 130 == files.run("--requests-per-minute", "60")
+    timer.join()
+    assert time.monotonic() - began < 5
+    assert 1 <= len(files.answers) == len(server.requests) <= 3
 
 
 @posix
