@@ -38,8 +38,8 @@ async def run_map(arguments: argparse.Namespace) -> int:
         arguments: Those of the command line.
 
     Returns:
-        0 if every line has a completion, 1 if some have errors, 2 if nothing could be begun; 130 after Ctrl-C, and
-        143 after SIGTERM.
+        0 if every line has a completion, 1 if some have errors or have changed, 2 if it could not begin or could not
+        write; 130 after Ctrl-C, and 143 after SIGTERM.
     """
     try:
         async with AsyncExitStack() as stack:
