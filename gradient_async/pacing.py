@@ -233,6 +233,7 @@ class Pace:
         self._concurrency = Concurrency(max_concurrency, adaptive=adaptive)
         self._spacings = [Spacing(rate) for rate in (requests_per_minute,) if rate is not None]
         self._token_spacing = None if tokens_per_minute is None else Spacing(tokens_per_minute)
+        self._spaced = [*self._spacings, *filter(None, (self._token_spacing,))]
         self._most_wait = most_wait
         self._requests = Window(most_wait)
         self._tokens = Window(most_wait)
@@ -264,10 +265,9 @@ class Pace:
         if window > 0:
             self._hold(now + window)
             return window
-        delays = [spacing.delay(now) for spacing in self._spacings]
-        if self._token_spacing is not None:
-            delays.append(self._token_spacing.delay(now))
-        delay = max(delays, default=0.0)
+        delay = 0.0
+        for spacing in self._spaced:
+            delay = max(delay, spacing.delay(now))
         if delay > 0:
             return delay
         if self.under_way < self._concurrency.allowed(now):

@@ -28,6 +28,8 @@ __all__ = ["MapResult", "Perform", "Requests", "Run"]
 Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
 Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
 _END = object()
+# How many more workers one takes on that has found work: many are wanted soon, and few in vain.
+_HIRED = 8
 
 Perform: TypeAlias = Callable[[dict[str, Any], Permit], Awaitable[ChatCompletion]]
 
@@ -167,13 +169,14 @@ class Run:
 
     # The workers' side
 
-    def _hire(self) -> None:
-        """Take on one more worker, if there may be work for it."""
-        if self._exhausted or self._closed or len(self._workers) >= self._most:
+    def _hire(self, most: int = 1) -> None:
+        """Take on more workers, if there may be work for them."""
+        if self._exhausted:
             return
-        worker = asyncio.ensure_future(self._work())
-        self._workers.add(worker)
-        worker.add_done_callback(self._gone)
+        for _ in range(min(most, self._most - len(self._workers))):
+            worker = asyncio.ensure_future(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._gone)
 
     def _gone(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
@@ -199,8 +202,8 @@ class Run:
         while (item := await self._pull()) is not _END:
             index = self._pulled
             self._pulled += 1
-            self._hire()
-            self._hire()  # twice as many with each turn of the loop
+            if len(self._workers) < self._most:
+                self._hire(_HIRED)
             await self._do(index, item)
 
     async def _pull(self) -> Any:
@@ -233,10 +236,9 @@ class Run:
             key, request = pair
         completion: ChatCompletion | None = None
         failure: GradientError | None = None
-        kind = cast("type[Any]", type(request))
-        if not issubclass(kind, Mapping):
+        if not _is_mapping(request):
             failure = InvalidRequestError(
-                f"request {index} is a {kind.__name__}: "
+                f"request {index} is a {type(request).__name__}: "
                 "expected its parameters as a dict, or a pair of a key and such a dict"
             )
         else:
@@ -257,6 +259,8 @@ class Run:
                 del self._turns[me]
                 usage = None if completion is None else completion.usage
                 turn.release(error=error, usage=usage)
+            if failure is not None:
+                failure.with_traceback(None)  # its frames hold what came
         self._put(
             MapResult(
                 index=index,
@@ -333,6 +337,10 @@ class Run:
             self.stop()
         else:
             self._loop.call_soon_threadsafe(self.stop)
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, (dict, Mapping))  # a dict is told at once
 
 
 def _wake(waiters: deque[asyncio.Future[None]]) -> None:

@@ -75,6 +75,10 @@ class Pacer:
         Args:
             params: Its parameters.
         """
+        if not self._waiters:
+            now = self._loop.time()
+            if self._pace.delay(now, _dice()) == 0:
+                return Turn(self, self._pace.sent(now, params))
         waiter = self._queue(lambda now: self._pace.sent(now, params))
         try:
             return Turn(self, await waiter)
@@ -100,6 +104,8 @@ class Pacer:
             outcome: A reply or an error.
         """
         failed = isinstance(outcome, APIError)
+        if not failed and outcome.rate_limits is None:
+            return
         status = outcome.status_code if failed else None
         self._pace.answered(
             ticket,
@@ -123,7 +129,8 @@ class Pacer:
         self._pace.ended(ticket, clean=error is None, usage=usage)
         if isinstance(error, APITimeoutError) and error.phase in {"first_token", "idle"}:
             self._pace.stalled(ticket)
-        self._let_go()
+        if self._waiters:
+            self._let_go()
 
     def _queue(self, send: Callable[[float], Ticket], *, first: bool = False) -> asyncio.Future[Ticket]:
         """Let a request go when its turn comes.

@@ -179,6 +179,8 @@ async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> N
         result.index: text_of(result) for result in found if result.error is None
     }
     kinds = {result.index: type(result.error) for result in found if result.completion is None}
+    # The frames of a traceback would hold what came, as long as somebody keeps the result.
+    assert all(result.error is None or result.error.__traceback__ is None for result in found)
     broke = kinds.pop(3)
     assert issubclass(broke, GradientError)
     assert {
