@@ -13,6 +13,7 @@ from collections.abc import (
     Iterable,
     Iterator,
     Mapping,
+    Sized,
 )
 from typing import Any, TypeAlias, cast
 
@@ -28,8 +29,9 @@ __all__ = ["MapResult", "Perform", "Requests", "Run"]
 Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
 Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
 _END = object()
-# How many more workers one takes on that has found work: many are wanted soon, and few in vain.
-_HIRED = 8
+# Workers to begin with, where nobody knows how many requests there are; each that has found work takes on more.
+_FIRST = 64
+_MORE = 8
 
 Perform: TypeAlias = Callable[[dict[str, Any], Permit], Awaitable[ChatCompletion]]
 
@@ -94,6 +96,7 @@ class Run:
             self._later = aiter(requests)
         else:
             self._now = iter(requests)
+        self._first = len(requests) if isinstance(requests, Sized) else _FIRST
         self._perform = perform
         self._make_pacer = pacer
         self._most = most
@@ -142,7 +145,7 @@ class Run:
         if self._loop is None:
             self._loop = loop
             self._pacer = self._make_pacer()
-            self._hire()
+            self._hire(self._first)
         elif self._loop is not loop:
             raise GradientError("these results belong to another event loop: read them where you began")
 
@@ -169,7 +172,7 @@ class Run:
 
     # The workers' side
 
-    def _hire(self, most: int = 1) -> None:
+    def _hire(self, most: int) -> None:
         """Take on more workers, if there may be work for them."""
         if self._exhausted:
             return
@@ -203,7 +206,7 @@ class Run:
             index = self._pulled
             self._pulled += 1
             if len(self._workers) < self._most:
-                self._hire(_HIRED)
+                self._hire(_MORE)
             await self._do(index, item)
 
     async def _pull(self) -> Any:
