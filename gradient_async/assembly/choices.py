@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from ..errors import StreamLimitError, StreamProtocolError
+from ..errors import refused_call
 from ..types import (
     ChatCompletionMessage,
     Choice,
@@ -134,13 +134,8 @@ class ChoiceState:
                 return known[-1]
         if index is None:
             index = self._next_index
-        if index < 0:
-            raise StreamProtocolError(f"a tool call of choice {self.index} has the index {index}")
-        if index >= limit or len(self.calls) >= limit:
-            raise StreamLimitError(
-                f"choice {self.index} has more than tool_calls={limit} tool calls (index {index}); "
-                "raise Limits(tool_calls=...) if that is meant"
-            )
+        if not 0 <= index < limit or len(self.calls) >= limit:
+            raise refused_call(self.index, index, limit)
         call = CallState(index)
         self.calls.append(call)
         self._by_index.setdefault(index, []).append(call)

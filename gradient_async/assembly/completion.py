@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from ..config import Limits
-from ..errors import StreamLimitError, StreamProtocolError
+from ..errors import StreamLimitError, refused_choice
 from ..types import ChatCompletion, ChatCompletionChunk, ChoiceDelta, ChunkChoice, CompletionUsage, Run
 from .choices import ChoiceState
 from .plain import copied, merge, weight
@@ -136,12 +136,14 @@ class CompletionAssembler:
 
     def _add_run(self, run: Run) -> None:
         """Add chunks that differ in their text alone: after the first, there is nothing but text to add."""
-        self.add(run[0])
-        texts = run.texts[1:]
-        state = self.choices[run.choice]
-        pieces = state.content if run.field == "content" else state.reasoning
-        pieces += texts
-        self._size += sum(map(len, texts))
+        try:
+            self.add(run[0])
+        finally:  # what came behind the piece that is too much has been received as well
+            texts = run.texts[1:]
+            state = self.choices[run.choice]
+            pieces = state.content if run.field == "content" else state.reasoning
+            pieces += texts
+            self._size += sum(map(len, texts))
         if self._size > self._most:
             self._refuse_size()
 
@@ -203,13 +205,8 @@ class CompletionAssembler:
         self._known = bool(self.id and self.model and self.created)
 
     def _open(self, index: int) -> ChoiceState:
-        if index < 0:
-            raise StreamProtocolError(f"a choice has the index {index}")
-        if index >= self._max_choices:
-            raise StreamLimitError(
-                f"a choice has the index {index}, and choices={self._max_choices} are allowed; "
-                "raise Limits(choices=...) if that is meant"
-            )
+        if not 0 <= index < self._max_choices:
+            raise refused_choice(index, self._max_choices)
         state = self.choices[index] = ChoiceState(index)
         return state
 

@@ -12,6 +12,7 @@ from ..config import Limits
 from ..errors import StreamError, StreamLimitError, StreamProtocolError, escape
 from ..sse import Event, EventDecoder, plain_payloads
 from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice, Run
+from .bounds import refusal
 from .faults import ErrorBody, find_error, server_error
 from .lenient import is_object, loads, well_formed
 from .repairs import REFUSED, settle, to_chunk
@@ -48,6 +49,8 @@ class ChunkDecoder:
         limits: Sizes a server may send.
         strict: Refuse bad UTF-8 instead of replacing it.
         on_bad_event: ``"raise"``, or ``"skip"`` for gateways that mix other text into the stream.
+        n: How many choices were asked for: a chunk of more choices or tool calls than ``limits`` allow is then
+            refused here, before anybody sees it. None leaves that to who assembles.
 
     Attributes:
         done: Whether ``[DONE]`` came. What follows it is ignored.
@@ -58,8 +61,9 @@ class ChunkDecoder:
         torn: Whether they begin inside an event.
     """
 
-    __slots__ = ("_buffer", "_events", "_held", "_idle", "_lesson", "_longest_single", "_longest_tail", "_pattern",
-                 "_pause", "_plain_limit", "_pos", "_settled", "_skip", "_strict", "_tail", "anomalies", "block", "done", "error", "events", "torn")  # fmt: skip
+    __slots__ = ("_buffer", "_calls", "_events", "_held", "_idle", "_indices", "_lesson", "_longest_single",
+                 "_longest_tail", "_pattern", "_pause", "_plain_limit", "_pos", "_settled", "_skip", "_strict", "_tail",
+                 "anomalies", "block", "done", "error", "events", "torn")  # fmt: skip
 
     def __init__(
         self,
@@ -67,11 +71,14 @@ class ChunkDecoder:
         limits: Limits = _DEFAULT_LIMITS,
         strict: bool = False,
         on_bad_event: Literal["raise", "skip"] = "raise",
+        n: int | None = None,
     ) -> None:
         self._events = EventDecoder(max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes)
         self._plain_limit = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
         self._longest_tail = min(_LONGEST_TAIL, self._plain_limit)
         self._longest_single = min(_LONGEST_SINGLE, self._plain_limit)
+        self._indices = None if n is None else range(max(n, limits.choices))
+        self._calls = range(limits.tool_calls)
         self._strict = strict
         self._skip = on_bad_event == "skip"
         self._buffer = b""
@@ -118,7 +125,8 @@ class ChunkDecoder:
                         and (delta := (choice := choices[0]).delta).tool_calls is None
                         and delta._reasoning is None  # noqa: SLF001
                         and choice.finish_reason != ""
-                    ) or _fit((chunk,)):
+                        and not choice.index
+                    ) or self._fit((chunk,)):
                         self.block = data
                         self.torn = False
                         self.events += 1
@@ -282,7 +290,7 @@ class ChunkDecoder:
             chunks = [_decode(payload) for payload in payloads]
         except REFUSED:
             return None
-        if not _fit(chunks):
+        if not self._fit(chunks):
             return None
         if self._pause:
             self._pause -= 1
@@ -291,6 +299,23 @@ class ChunkDecoder:
             last = payloads[-1]
             self._pattern = learn(last, chunks[-1]) if isinstance(last, bytes) else None
         return chunks
+
+    def _fit(self, chunks: Iterable[ChatCompletionChunk]) -> bool:
+        """Bring chunks to their documented shape; False if one has to be looked at closely, for an error most likely."""
+        indices = self._indices
+        for chunk in chunks:
+            choices = chunk.choices
+            if chunk._error is not None or not choices:  # noqa: SLF001  # private to the package
+                return False
+            for choice in choices:
+                delta = choice.delta
+                if delta._reasoning is not None or delta.tool_calls is not None or choice.finish_reason == "":  # noqa: SLF001
+                    _fit_choice(choice)
+                    if refusal(choice, indices, self._calls) is not None:
+                        return False
+                if choice.index and indices is not None and choice.index not in indices:
+                    return False
+        return True
 
     def _finish(self) -> list[ChatCompletionChunk]:
         self.done = True
@@ -302,10 +327,11 @@ class ChunkDecoder:
         chunks: list[ChatCompletionChunk] = []
         for event in events:
             data = event.data.strip()
-            if not data:
-                continue  # a keep-alive
-            if data == _DONE:
-                return chunks + self._finish()
+            if event.type != "error":  # which is one whatever it holds
+                if not data:
+                    continue  # a keep-alive
+                if data == _DONE:
+                    return chunks + self._finish()
             self.events += 1
             try:
                 chunk = self._one(data, event.type)
@@ -331,6 +357,7 @@ class ChunkDecoder:
                 raise server_error(error)
         for choice in chunk.choices:
             _fit_choice(choice)
+        self.check(chunk)
         if self._held:
             self._hold(chunk)
         return chunk
@@ -352,6 +379,7 @@ class ChunkDecoder:
         except ValueError as refused:  # bad UTF-8, JSON and shapes alike
             problem = str(refused)
         else:
+            self.check(chunk)
             self.anomalies += 1
             self._hold(chunk)
             return chunk
@@ -364,6 +392,18 @@ class ChunkDecoder:
             f"it begins with {head!r}",
             body=data[:200].decode("utf-8", "replace"),
         )
+
+    def check(self, chunk: ChatCompletionChunk) -> None:
+        """Refuse a chunk before anybody sees it, if an index of it is none, or that of too many.
+
+        Raises:
+            StreamProtocolError: If an index is negative.
+            StreamLimitError: If it is that of more choices or tool calls than `Limits` allow.
+        """
+        for choice in chunk.choices:
+            error = refusal(choice, self._indices, self._calls)
+            if error is not None:
+                raise error
 
     def _hold(self, chunk: ChatCompletionChunk) -> None:
         """Join surrogate pairs that two deltas share; keep back a high one at a delta's end."""
@@ -405,19 +445,6 @@ class ChunkDecoder:
             self.error = error
         self._buffer = self._tail = b""
         self._pos = 0
-
-
-def _fit(chunks: Iterable[ChatCompletionChunk]) -> bool:
-    """Bring chunks to their documented shape; False if the payload of one has to be looked at for an error."""
-    for chunk in chunks:
-        choices = chunk.choices
-        if chunk._error is not None or not choices:  # noqa: SLF001  # private to the package
-            return False
-        for choice in choices:
-            delta = choice.delta
-            if delta._reasoning is not None or delta.tool_calls is not None or choice.finish_reason == "":  # noqa: SLF001
-                _fit_choice(choice)
-    return True
 
 
 def _fit_choice(choice: ChunkChoice) -> None:

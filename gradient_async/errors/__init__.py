@@ -45,6 +45,8 @@ from .stream import (
     StreamServerError,
     StreamTimeoutError,
     StreamTruncatedError,
+    refused_call,
+    refused_choice,
 )
 
 __all__ = [
@@ -83,5 +85,7 @@ __all__ = [
     "UnexpectedRedirectError",
     "UnprocessableEntityError",
     "escape",
+    "refused_call",
+    "refused_choice",
     "status_error_class",
 ]

@@ -24,6 +24,8 @@ __all__ = [
     "StreamServerError",
     "StreamTimeoutError",
     "StreamTruncatedError",
+    "refused_call",
+    "refused_choice",
 ]
 
 
@@ -89,3 +91,34 @@ class StreamServerError(StreamError):
         return issubclass(
             self.status_class, (RateLimitError, InternalServerError, RequestTimeoutError)
         ) and not issubclass(self.status_class, QuotaExceededError)
+
+
+def refused_choice(index: int, most: int) -> StreamError:
+    """Make the error of a choice whose index is none, or that of too many.
+
+    Args:
+        index: Its index.
+        most: How many choices there may be.
+    """
+    if index < 0:
+        return StreamProtocolError(f"a choice has the index {index}")
+    return StreamLimitError(
+        f"a choice has the index {index}, and choices={most} are allowed; "
+        "raise Limits(choices=...) if that is meant"
+    )
+
+
+def refused_call(choice: int, index: int, most: int) -> StreamError:
+    """Make the error of a tool call whose index is none, or that of too many.
+
+    Args:
+        choice: Index of its choice.
+        index: Its own.
+        most: How many tool calls a choice may have.
+    """
+    if index < 0:
+        return StreamProtocolError(f"a tool call of choice {choice} has the index {index}")
+    return StreamLimitError(
+        f"choice {choice} has more than tool_calls={most} tool calls (index {index}); "
+        "raise Limits(tool_calls=...) if that is meant"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Sequence
 from operator import length_hint
 from types import TracebackType
@@ -182,10 +183,16 @@ class ChunkStream:
         if passed <= start:
             return
         self._assembled = passed
+        part = batch[start:passed]
+        rest = iter(() if type(part) is Run else part)
         try:
-            self._assembler.extend(batch[start:passed])
+            self._assembler.extend(part if type(part) is Run else rest)
         except StreamError as error:
             self.refused = True
+            # Those behind it have been read as well: what was received is in `.partial`.
+            for chunk in rest:
+                with contextlib.suppress(StreamError):
+                    self._assembler.add(chunk)
             self._chunks.fail(error)  # the next read raises it
 
     def _take_rest(self) -> list[ChatCompletionChunk]:

@@ -56,7 +56,7 @@ class ChatCompletionStream(ChunkStream):
     ) -> None:
         assembler = CompletionAssembler(n=n, limits=limits, strict=strict)
         source = Source(
-            reply, assembler, timeout=timeout, limits=limits, strict=strict, on_bad_event=on_bad_event
+            reply, assembler, n=n, timeout=timeout, limits=limits, strict=strict, on_bad_event=on_bad_event
         )
         super().__init__(source, assembler, buffered=limits.buffered_bytes)
         self._reply = reply

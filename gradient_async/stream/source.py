@@ -43,6 +43,7 @@ class Source:
     Args:
         reply: What the session returned.
         assembler: Where the reader of this source adds its chunks, before it asks for more.
+        n: How many choices were asked for.
         timeout: Time limits.
         limits: Sizes a server may send.
         strict: Whether to refuse bad UTF-8.
@@ -84,6 +85,7 @@ class Source:
         reply: Reply,
         assembler: CompletionAssembler,
         *,
+        n: int,
         timeout: Timeout,
         limits: Limits,
         strict: bool,
@@ -95,7 +97,7 @@ class Source:
         self._timeout = timeout
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self.decoder = ChunkDecoder(limits=limits, strict=strict, on_bad_event=on_bad_event)
+        self.decoder = ChunkDecoder(limits=limits, strict=strict, on_bad_event=on_bad_event, n=n)
         self.error: APIError | None = None
         self.ended = False
         self.was_buffered = False
@@ -256,7 +258,8 @@ class Source:
         else:
             try:
                 chunks = [as_chunk(decode_completion(content))]
-            except APIResponseValidationError as invalid:
+                self.decoder.check(chunks[0])
+            except (APIResponseValidationError, StreamError) as invalid:
                 error = invalid
             else:
                 if has_content(chunks):

@@ -25,6 +25,8 @@ ERRORS: dict[str, tuple[bytes, str, str | None, str | None, str | None]] = {
     "named": (b"event: error\n" + raw('{"message":"full","code":529}'), "full", "529", None, None),
     "named text": (b"event: error\ndata: it broke\n\n", "it broke", None, None, None),
     "named list": (b"event: error\n" + raw('[{"error":{"message":"listed","code":400}}]'), "listed", "400", None, None),
+    "named empty": (b"event: error\ndata:\n\n", "no message", None, None, None),
+    "named done": (b"event: error\ndata: [DONE]\n\n", "[DONE]", None, None, None),
     "named chunk": (b"event: error\n" + text("a"), "no message", None, None, None),
     "named chunk, mixed line ends": (b"event: error\r\n" + text("a"), "no message", None, None, None),
     "with choices": (event({"index": 0, "delta": {"content": ""}, "finish_reason": "error"}, error={"code": 502, "message": "gone"}), "gone", "502", None, None),
@@ -180,6 +182,28 @@ class TestBadEvents:
         with pytest.raises(kind):
             assembler.add(chunks[0])
         assert [] == assembler.completion.choices
+
+    @pytest.mark.parametrize(
+        ("choice", "kind"),
+        [
+            ('"index":-1', StreamProtocolError),
+            ('"index":3', StreamLimitError),
+            ('"index":"3"', StreamLimitError),
+            ('"delta":{"tool_calls":[{"index":2}]}', StreamLimitError),
+            ('"delta":{"tool_calls":[{"index":-1}]}', StreamProtocolError),
+            ('"delta":{"tool_calls":[{"index":"2"}]}', StreamLimitError),
+        ],
+    )
+    def test_where_n_is_known_they_are_judged_before_anybody_sees_them(
+        self, choice: str, kind: type[StreamError]
+    ) -> None:
+        """What came before in the same bytes is returned, what comes after is not."""
+        decoder = ChunkDecoder(n=3, limits=Limits(choices=1, tool_calls=2))
+        fine = raw('{"choices":[{"index":2,"delta":{"tool_calls":[{"index":1}]}}]}')
+        chunks = decoder.feed(text("a") + fine + raw(f'{{"choices":[{{{choice}}}]}}') + text("b"))
+        assert [0, 2] == [chunk.choices[0].index for chunk in chunks]
+        with pytest.raises(kind):
+            decoder.feed(b"")
 
 
 def test_the_first_of_two_errors_is_the_one_told() -> None:

@@ -172,8 +172,8 @@ async def test_streams_that_are_complete(start: Start, reply: Handler, pause: fl
         (reply_sse(*TOKENS[:3], b"event: error\ndata: {}\n\n"), PART, StreamServerError, "no message"),
         (reply_sse({"id": "server_error", "message": "boom"}), "", StreamServerError, "(server_error)"),
         (reply_sse(*TOKENS[:3], "no JSON"), PART, StreamProtocolError, "event 4"),
-        (reply_sse(chunk("x", index=-1)), "x", StreamProtocolError, "index -1"),
-        (reply_sse(chunk("x", index=10**9)), "x", StreamLimitError, "choices=128"),
+        (reply_sse(chunk("x", index=-1)), "", StreamProtocolError, "index -1"),
+        (reply_sse(chunk("x", index=10**9)), "", StreamLimitError, "choices=128"),
         (
             reply_json({"error": {"message": "boom", "code": "c"}}),
             "",
@@ -361,7 +361,10 @@ async def test_a_last_event_that_is_an_error_counts_too(start: Start) -> None:
 
 async def test_the_first_failure_is_the_one_told(start: Start) -> None:
     """Assembling what was left may fail too, after the stream was closed."""
-    _, client = await start(reply_sse(chunk("a"), chunk("b", index=-1), STOP, per_write=9))
+    calls = [{"id": name, "function": {"name": "f"}} for name in "xy"]
+    _, client = await start(
+        reply_sse(chunk("a"), chunk(tool_calls=calls), STOP, per_write=9), limits=Limits(tool_calls=1)
+    )
     stream = await streamed(client)
     await anext(stream)
     await anext(stream)
