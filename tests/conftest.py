@@ -7,18 +7,35 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
+import aiohttp.client_proto
+import aiohttp.http_parser
 import pytest
+from hypothesis import settings
 
 from gradient_async import AsyncGradient
 from gradient_async.testing import Handler, Server, serve
 
 Start = Callable[..., Awaitable[tuple[Server, AsyncGradient]]]
 
+# The same examples each time, so that what a run shows is not left to chance; `--hypothesis-profile random`
+# looks for others.
+settings.register_profile("steady", derandomize=True)
+settings.register_profile("random", print_blob=True)
+settings.load_profile("steady")
+
 
 def pytest_collection_finish() -> None:
     """Keep thousands of tests out of each collection of garbage, which would hold up what is timed."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(params=["parser in C", "parser in Python"])
+def either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the test with each of aiohttp's two parsers of replies."""
+    if request.param == "parser in Python":
+        pure = aiohttp.http_parser.HttpResponseParserPy
+        monkeypatch.setattr(aiohttp.client_proto, "HttpResponseParser", pure)
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ from ..errors import APIConnectionError, APIError, APIResponseValidationError, R
 from ..redaction import Redactor
 from .body import Body, Expired, open_body
 from .faults import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
+from .protocol import most_interim, only_fresh
 from .reply import Reply
 from .trace import Trace
-from .transport import authorizing, body_of, most_interim, only_fresh
+from .transport import authorizing, body_of
 from .watch import Watch
 
 __all__ = ["attempt"]

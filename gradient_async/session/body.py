@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import APIError, ConfigurationError, RequestInfo, StreamError, StreamProtocolError, escape
 from ..inflate import Gunzip, content_coding
 from .faults import TRANSPORT_ERRORS, interruption
+from .protocol import discard
 
 if TYPE_CHECKING:
     import aiohttp
@@ -138,7 +139,7 @@ class Body:
     def refuse(self, error: APIError) -> None:
         """Let no read succeed; the connection is given up."""
         self._error = error
-        self.close()
+        self.discard()
 
     @property
     def closed(self) -> bool:
@@ -184,6 +185,11 @@ class Body:
             self._timer.cancel()
             self._timer = None
         self._response.close()
+
+    def discard(self) -> None:
+        """Give the connection up even if the body has arrived in full: who sends garbage is not asked again."""
+        self.close()
+        discard(self._response)
 
     def abandon(self) -> None:
         """Give the connection up from a finaliser, in whatever thread that runs."""

@@ -22,7 +22,7 @@ from ..errors import (
     status_error_class,
 )
 from ..ratelimit import rate_limits, retry_after
-from .transport import TooManyInterimError, UnsentError
+from .protocol import TooManyInterimError, UnsentError
 
 if TYPE_CHECKING:
     from ..config import Limits

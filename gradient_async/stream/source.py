@@ -342,7 +342,9 @@ class Source:
         self.error = error.with_traceback(None)
         error.__context__ = None
         self._pace.ended_at = self._loop.time()
-        if close:
+        if isinstance(error, (StreamProtocolError, StreamLimitError)):
+            self._body.discard()
+        elif close:
             self._body.close()
         self._tell_end(outcome, error)
         return error

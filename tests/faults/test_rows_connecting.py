@@ -114,6 +114,7 @@ async def test_a_request_without_an_answer_is_sent_again_only_if_allowed(
         pytest.param(RETRYING, 1, id="pooled"),
     ],
 )
+@pytest.mark.usefixtures("either_parser")
 async def test_partial_headers(start: Start, ask: Ask, options: Mapping[str, Any], before: int) -> None:
     """A server that has begun to answer is never asked again, whatever connection it was."""
     answer = reply_writes([b"HTTP/1.1 200 OK\r\nContent-", 0.02, CLOSE])

@@ -34,6 +34,8 @@ from gradient_async.testing import (
     sse,
 )
 
+pytestmark = pytest.mark.usefixtures("either_parser")
+
 CHUNKED = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
 THREE = begun(*TOKENS[:3])
 THREE_SSE = sse(*TOKENS[:3], done=False)

@@ -12,6 +12,8 @@ from fault_ways import AMBIGUOUS, CALL_BODY, Connection
 from gradient_async import APIConnectionError, APIResponseValidationError
 from gradient_async.testing import CLOSE, RESET, head, http_chunk, reply_bytes, reply_writes
 
+pytestmark = pytest.mark.usefixtures("either_parser")
+
 JSON = {"content-type": "application/json"}
 CHUNKED_JSON = head(200, JSON | {"transfer-encoding": "chunked"})
 CLOSING_JSON = head(200, JSON | {"connection": "close"})

@@ -71,6 +71,7 @@ async def test_gzip_without_its_end_after_a_whole_stream(start: Start) -> None:
     ("writes", "count"),
     [
         pytest.param([head(200, GZIP), http_chunk(sse(*TOKENS)), http_chunk(b"")], 0, id="gzip_lie"),
+        pytest.param([head(200, GZIP) + http_chunk(sse(*TOKENS)) + http_chunk(b"")], 0, id="in one write"),
         pytest.param([head(200, GZIP) + http_chunk(sse(*TOKENS)), HOLD], 0, id="with the headers"),
         pytest.param(
             [*packed(*PIECES[:3], end=False).steps[:-1], http_chunk(b"\xff" * 50), HOLD], 3, id="later"

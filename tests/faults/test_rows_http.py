@@ -25,6 +25,8 @@ from gradient_async.testing import (
     sse,
 )
 
+pytestmark = pytest.mark.usefixtures("either_parser")
+
 WIRE = sse(*TOKENS, FINISH)
 TYPE = {"content-type": "text/event-stream"}
 CHUNKED = {**TYPE, "transfer-encoding": "chunked"}

@@ -28,6 +28,8 @@ from gradient_async.testing import (
     reply_writes,
 )
 
+pytestmark = pytest.mark.usefixtures("either_parser")
+
 JSON = {"content-type": "application/json"}
 CHUNKED = head(200, JSON | {"transfer-encoding": "chunked"})
 HALF = CALL_BODY[: len(CALL_BODY) // 2]

@@ -10,8 +10,8 @@ from fault_costs import memory
 from fault_rows import FINISH, TEXT, TOKENS, Start, expect_connection, failed, streamed, tokens
 from fault_ways import RETRYING, expect_whole
 
-from gradient_async import StreamLimitError, StreamProtocolError
-from gradient_async.testing import chunk, reply_sse
+from gradient_async import Limits, StreamLimitError, StreamProtocolError
+from gradient_async.testing import chunk, reply_sse, reply_writes
 
 TWO, REST = TOKENS[:2], TOKENS[2:]
 THIRD = json.dumps(TOKENS[2])
@@ -165,11 +165,27 @@ async def test_invalid_utf8(start: Start, *, strict: bool) -> None:
             "tool_calls=1024",
             id="tool_index_huge",
         ),
+        pytest.param(
+            like(delta={"tool_calls": [{"index": -1, "id": "a", "function": {"name": "f"}}]}),
+            StreamProtocolError,
+            "-1",
+            id="tool_index_negative",
+        ),
+        pytest.param(
+            put('"index": 0', '"index": "1000", "x": NaN'),
+            StreamLimitError,
+            "choices=128",
+            id="a huge index as text",
+        ),
     ],
 )
-async def test_json_that_is_no_chunk(start: Start, event: Any, kind: Any, says: str) -> None:
-    """The error shows where; what came before is delivered."""
-    server, client = await start(reply_sse(*TWO, event, *REST, FINISH), **RETRYING)
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_json_that_is_no_chunk(
+    start: Start, event: Any, kind: Any, says: str, *, at_once: bool
+) -> None:
+    """The error shows where; what came before is delivered, and nothing behind it, even if all came at once."""
+    reply = reply_sse(*TWO, event, *REST, FINISH)
+    server, client = await start(reply_writes([reply.data]) if at_once else reply, **RETRYING)
     with memory() as taken:
         error = failed(await streamed(client), kind, text=tokens(2), says=says, attempts=1)
     assert taken.peak < 8 * 2**20
@@ -186,6 +202,17 @@ async def test_bad_events_may_be_passed_over(start: Start) -> None:
     await expect_whole(server, client, seen, "reused")
     assert seen.stream is not None
     assert seen.stream.anomalies == 2
+
+
+async def test_what_was_read_behind_too_many_calls_is_in_the_partial(start: Start) -> None:
+    """They are too many only once they are added up: by then the chunks behind them have been read."""
+    many = [entry("f", id=str(number)) for number in range(3)]
+    reply = reply_sse(*TWO, calls(*many), *REST, FINISH)
+    server, client = await start(reply_writes([reply.data]), limits=Limits(tool_calls=2), **RETRYING)
+    seen = await streamed(client)
+    failed(seen, StreamLimitError, text=TEXT, says="tool_calls=2", attempts=1)
+    assert 1 == len(server.requests)
+    await expect_connection(server, client, "closed")
 
 
 def calls(*entries: dict[str, Any]) -> dict[str, Any]:

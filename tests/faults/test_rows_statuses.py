@@ -63,7 +63,7 @@ def refusal(status: int, **headers: str) -> Handler:
         pytest.param(refusal(402), PaymentRequiredError, 1, "reused", id="status_402"),
         pytest.param(refusal(403), PermissionDeniedError, 1, "reused", id="status_403"),
         pytest.param(refusal(404), NotFoundError, 1, "reused", id="status_404"),
-        pytest.param(refusal(408, connection="close"), RequestTimeoutError, 3, "closed", id="status_408"),
+        pytest.param(refusal(408), RequestTimeoutError, 3, "closed", id="status_408"),
         pytest.param(refusal(409), ConflictError, 1, "reused", id="status_409"),
         pytest.param(
             refusal(409, x_should_retry="true"), ConflictError, 3, "reused", id="status_409_shouldretry"

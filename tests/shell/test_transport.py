@@ -243,6 +243,7 @@ async def test_two_tasks_can_not_read_one_reply_in_pieces(start: Start) -> None:
         await asyncio.wait([first])
 
 
+@pytest.mark.usefixtures("either_parser")
 async def test_a_switch_of_protocols_that_nobody_asked_for(start: Start) -> None:
     upgrade = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
     wires: list[list[Any]] = [[upgrade, HOLD], [upgrade + b"x" * 100, HOLD]]
@@ -293,6 +294,7 @@ async def test_the_callers_own_session_has_none_of_it() -> None:
         assert (await ask(client, messages=MESSAGES)).choices
 
 
+@pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize("gap", [0.0, 0.02])
 @pytest.mark.parametrize("extra", [reply_json(whole("stray")).data, head(200)[:-2], b"\r\n", b"junk"])
 async def test_a_reply_that_nobody_asked_for_is_not_taken_for_the_next(

@@ -1,0 +1,116 @@
+"""What connections do with heads of replies and with pauses, whichever of aiohttp's parsers reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from aiohttp.helpers import DEFAULT_CHUNK_SIZE
+from shell_calls import CALL, Start, ask, streamed
+
+from gradient_async import APIConnectionError, StreamLimitError
+from gradient_async.testing import (
+    CLOSE,
+    HOLD,
+    Connection,
+    Request,
+    chunk,
+    head,
+    http_chunk,
+    reply_json,
+    reply_sse,
+    reply_writes,
+    sse,
+)
+from gradient_async.testing import completion as whole
+
+pytestmark = pytest.mark.usefixtures("either_parser")
+
+EARLY_HINTS = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>\r\n\r\n"
+CHUNKED = head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+OK = reply_json(whole("ok")).data
+
+
+@pytest.mark.parametrize(
+    "pieces", [[b"SSH-2.0-x\r\n"], [b"SS", 0.01, b"H-2.0-x"], [b"HTTQ"], [b"\r\n\r\nHT", 0.01, b"!"]]
+)
+async def test_what_is_no_http_is_told_by_its_first_bytes(start: Start, pieces: list[Any]) -> None:
+    """Nobody waits for the end of its first line, nor for the limit on time."""
+    server, client = await start(reply_writes([*pieces, HOLD]), max_retries=2)
+    began = time.monotonic()
+    with pytest.raises(APIConnectionError, match="is not HTTP: it begins with") as caught:
+        await ask(client)
+    assert (caught.value.phase, caught.value.ambiguous, len(server.requests)) == ("response", True, 1)
+    assert time.monotonic() - began < 1
+    await server.wait_closed_connections()
+
+
+async def test_lines_without_anything_may_come_before_a_reply(start: Start) -> None:
+    server, client = await start(reply_writes([b"\r\n", 0.01, b"\r\n" + OK]))
+    assert (await ask(client)).choices
+    assert (await ask(client)).choices
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("begun", [EARLY_HINTS, EARLY_HINTS + b"HTT", b"H"])
+async def test_a_server_that_gave_a_sign_is_not_asked_again(start: Start, begun: bytes) -> None:
+    """An interim response is one, also on a pooled connection, which is not taken for one that was dead."""
+    server, client = await start(reply_writes([OK]), reply_writes([begun, 0.02, CLOSE]), max_retries=2)
+    assert (await ask(client)).choices
+    with pytest.raises(APIConnectionError, match="inside the headers") as caught:
+        await ask(client)
+    assert (caught.value.phase, caught.value.attempts, len(server.requests)) == ("response", 1, 2)
+
+
+async def test_two_lengths_are_no_length(start: Start) -> None:
+    """The parser in C refuses both; that in Python would believe the first."""
+    line, _, rest = OK.partition(b"\r\n")
+    server, client = await start(reply_writes([line + b"\r\ncontent-length: 1\r\n" + rest]), max_retries=2)
+    with pytest.raises(APIConnectionError, match=r"is not HTTP: .*[Cc]ontent-[Ll]ength") as caught:
+        await ask(client)
+    assert (caught.value.phase, len(server.requests)) == ("response", 1)
+    await server.wait_closed_connections()
+
+
+async def test_a_pause_at_the_end_of_what_came_holds_nothing_back(start: Start) -> None:
+    """So much comes that reading pauses with its last byte; once it goes on, the rest is read as it comes."""
+    most = 2 * DEFAULT_CHUNK_SIZE  # bytes that aiohttp holds before it pauses
+    almost, more = ("x" * (most - 1000), "y" * 2000)
+    steps = [http_chunk(sse(chunk(text), done=False)) for text in (almost, more)]
+    last = http_chunk(sse(chunk("z", finish_reason="stop"))) + http_chunk(b"")
+    server, client = await start(reply_writes([CHUNKED, steps[0], 0.05, steps[1], 0.2, last]))
+    stream = await streamed(client)
+    async with stream, asyncio.timeout(5):
+        await asyncio.sleep(0.15)
+        completion = await stream.completion()
+    assert almost + more + "z" == completion.choices[0].message.content
+    assert (await ask(client)).choices
+    assert server.connections == 1
+
+
+async def test_garbage_that_came_in_full_costs_the_connection_unless_another_call_has_it(
+    start: Start,
+) -> None:
+    """By then the body has ended, and with it the hold on the connection."""
+    garbage = reply_writes([reply_sse(chunk("a"), chunk("b", index=10**9)).data])
+
+    async def slowly(_request: Request, connection: Connection) -> None:
+        await connection.sleep(0.05)
+        await connection.write(OK)
+
+    server, client = await start(garbage, slowly, garbage)
+    stream = await streamed(client)
+    await anext(stream)
+    other = asyncio.create_task(ask(client))
+    await server.wait_requests(2)
+    with pytest.raises(StreamLimitError):
+        await anext(stream)
+    assert (await other).choices
+    assert server.connections == 1
+    stream = await client.chat.completions.create(stream=True, **CALL)
+    await anext(stream)
+    with pytest.raises(StreamLimitError):
+        await anext(stream)
+    await server.wait_closed_connections()
