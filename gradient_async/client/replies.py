@@ -97,6 +97,7 @@ def _refused(
     failure.request_id = reply.request_id
     failure.rate_limits = reply.rate_limits
     failure.attempts = reply.attempts
+    failure.elapsed = reply.elapsed
     failure.body = content.decode("utf-8", "replace")
     reply.redact(failure)
     return failure

@@ -21,7 +21,7 @@ class Gate:
         self.until = until
         self.told = told
 
-    def refusal(self, request: RequestInfo, *, left: float, host: str) -> APIStatusError:
+    def refusal(self, request: RequestInfo, *, left: float, host: str, elapsed: float) -> APIStatusError:
         """Make the error of a call that can't wait so long."""
         told = self.told
         return type(told)(
@@ -36,4 +36,5 @@ class Gate:
             retry_after=left,
             rate_limits=told.rate_limits,
             attempts=0,
+            elapsed=elapsed,
         )

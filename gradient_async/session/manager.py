@@ -75,7 +75,7 @@ class SessionManager:
         self, session: aiohttp.ClientSession, call: Call, started: float, trace: Trace | None
     ) -> Reply:
         loop = asyncio.get_running_loop()
-        deadline = None if call.timeout.total is None else started + call.timeout.total
+        deadline = _deadline(call, started)
         origin = str(URL(call.url).origin())
         bucket = self._buckets.get(origin)
         if bucket is None:
@@ -84,7 +84,7 @@ class SessionManager:
         spent = paid = 0.0
         while True:
             if self._gates:
-                spent = await self._pass_gate(call, origin, spent, deadline, trace)
+                spent = await self._pass_gate(call, origin, started, spent, trace)
             attempts += 1
             if trace is not None:
                 trace.request(attempts)
@@ -143,7 +143,7 @@ class SessionManager:
             self._gates[origin, call.key] = Gate(until, error)
 
     async def _pass_gate(
-        self, call: Call, origin: str, spent: float, deadline: float | None, trace: Trace | None
+        self, call: Call, origin: str, started: float, spent: float, trace: Trace | None
     ) -> float:
         """Wait until the server takes requests of this key again; return the seconds waited in all.
 
@@ -152,6 +152,7 @@ class SessionManager:
         """
         name = (origin, call.key)
         loop = asyncio.get_running_loop()
+        deadline = _deadline(call, started)
         while (gate := self._gates.get(name)) is not None:
             left = gate.until - time.monotonic()
             if left <= 0:
@@ -159,7 +160,7 @@ class SessionManager:
                 break
             if spent + left > call.retry.budget or (deadline is not None and loop.time() + left >= deadline):
                 request = RequestInfo(method=call.method, url=call.url)
-                raise gate.refusal(request, left=left, host=origin)
+                raise gate.refusal(request, left=left, host=origin, elapsed=loop.time() - started)
             wait = spread(left, _dice())
             if trace is not None:
                 trace.held(wait)
@@ -172,6 +173,11 @@ class SessionManager:
         for reply in list(self._open):
             reply.body.close()
         await self.pool.close()
+
+
+def _deadline(call: Call, started: float) -> float | None:
+    """When a call has to be over, on the loop's clock; None is never."""
+    return None if call.timeout.total is None else started + call.timeout.total
 
 
 def _dice() -> float:

@@ -102,6 +102,11 @@ class Reply:
         """The server's name for the request, from the headers."""
         return self.headers.get("x-request-id")
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds from the call to now."""
+        return asyncio.get_running_loop().time() - self.started
+
     def info(self, content: bytes = b"") -> ResponseInfo:
         """Describe it for an error."""
         return ResponseInfo(
@@ -112,6 +117,7 @@ class Reply:
         """Make the error of a reply of status 2xx whose body holds one."""
         error = status_error(said, info, now=time.time(), jitter=0.0, host=URL(self.request.url).authority)
         error.attempts = self.attempts
+        error.elapsed = self.elapsed
         self.redact(error)
         return error
 
@@ -227,5 +233,5 @@ class Reply:
         error.request_id = self.request_id
         error.rate_limits = self.rate_limits
         error.attempts = self.attempts
-        error.elapsed = asyncio.get_running_loop().time() - self.started
+        error.elapsed = self.elapsed
         self.redact(error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
 from gradient_async import (
+    APIError,
     AsyncGradient,
     ChatCompletion,
     ChatCompletionChunk,
@@ -141,6 +142,10 @@ def failed(seen: Seen, kind: type[E], *, text: str | None = None, says: str = ""
     assert {name: getattr(error, name) for name in facts} == facts
     assert error.__cause__ is None  # aiohttp's own errors hold the key
     assert error.__context__ is None
+    if isinstance(error, APIError):
+        assert error.elapsed is not None
+        assert 0 <= error.elapsed <= seen.seconds
+        assert error.request is not None
     if text is not None:
         partial: Any = getattr(error, "partial", None)
         assert isinstance(partial, ChatCompletion)
