@@ -64,6 +64,22 @@ MIXED = chunk(finish_reason="error", error={"message": "upstream died", "code": 
             id="error_event_named",
         ),
         pytest.param(
+            reply_sse(*TOKENS[:3], b"event: error\ndata:\n\n", *TOKENS[3:], FINISH),
+            3,
+            {"code": None},
+            "no message",
+            APIStatusError,
+            id="error_event_named_empty",
+        ),
+        pytest.param(
+            reply_sse(*TOKENS[:3], b"event: error\ndata: [DONE]\n\n"),
+            3,
+            {"code": None},
+            "[DONE]",
+            APIStatusError,
+            id="error_event_named_done",
+        ),
+        pytest.param(
             reply_sse(*TOKENS[:3], {"error": "upstream died"}),
             3,
             {"code": None},

@@ -268,7 +268,7 @@ async def test_the_log_tells_of_waits(start: Start, caplog: pytest.LogCaptureFix
     """For a free connection, and because the server said so."""
     caplog.set_level(logging.INFO, logger="gradient_async")
     _, client = await start(
-        reply_json({}, 429, {"retry-after": "0.05"}),
+        reply_writes([0.05, reply_json({}, 429, {"retry-after": "0.05"}).data]),
         reply_writes([0.05, reply_json({}).data]),
         max_connections=1,
     )
