@@ -26,6 +26,8 @@ _DATA = b"data:"
 _CR = 0x0D
 _COLON = 0x3A
 _SPACE = 0x20
+_MANY_LINES = 1000  # data lines of one event, from which on they are joined before its end
+_MANY_ENDS = 64  # CR and LF, from which on a stretch is one of many lines
 _LONGEST_RETRY = 18  # digits; whatever has more is no time to wait
 
 
@@ -61,6 +63,7 @@ class EventDecoder:
 
     __slots__ = (
         "_at_start",
+        "_blocks",
         "_data",
         "_data_size",
         "_line",
@@ -87,6 +90,9 @@ class EventDecoder:
         self._line: list[bytes] = []  # pieces of a line whose end has not come
         self._line_size = 0
         self._data: list[bytes] = []  # data lines of an event whose blank line has not come
+        self._blocks: list[
+            bytes
+        ] = []  # the first of them, joined by the thousand; the last is never among these
         self._data_size = -1  # their size once joined: the first line has no LF before it
         self._type = ""
         self.error: StreamLimitError | None = None
@@ -106,6 +112,7 @@ class EventDecoder:
     def held(self) -> bytes:
         """Return what is held of an unfinished event, as bytes that decode to the same event."""
         lines = [b"event: " + self._type.encode()] if self._type else []
+        lines += [b"data: " + value for block in self._blocks for value in block.split(b"\n")]
         lines += [b"data: " + value for value in self._data]
         head = b"".join(line + b"\n" for line in lines)
         if head and self._skip_lf:
@@ -219,6 +226,8 @@ class EventDecoder:
             self._check_event(end - start)
             self._data.append(line[start:end])
             self._data_size += end - start + 1
+            if len(self._data) > _MANY_LINES:
+                self._fold()
             return
         if line[start] == _COLON:
             return
@@ -228,6 +237,8 @@ class EventDecoder:
             self._check_event(0)
             self._data.append(b"")
             self._data_size += 1
+            if len(self._data) > _MANY_LINES:
+                self._fold()
         elif name == b"event":
             self._type = value.decode("utf-8", "replace")
         elif name == b"id":
@@ -236,9 +247,18 @@ class EventDecoder:
         elif name == b"retry" and value.isdigit() and len(value) <= _LONGEST_RETRY:
             self.retry = int(value)
 
+    def _fold(self) -> None:
+        """Join what has come of an event, but for its last line: an object a line takes more than most lines do."""
+        self._blocks.append(b"\n".join(self._data[:-1]))
+        del self._data[:-1]
+
     def _dispatch(self, events: list[Event]) -> None:
         if self._data:
-            data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+            if len(self._data) == 1 and not self._blocks:
+                data = self._data[0]
+            else:
+                data = b"\n".join(self._blocks + self._data)
+                self._blocks.clear()
             events.append(Event(data, self._type or "message", self.last_event_id))
             self._data.clear()
             self._data_size = -1
@@ -293,3 +313,17 @@ def plain_payloads(block: bytes) -> list[bytes] | list[memoryview] | None:
     if len(block) - len(block.replace(b"\n", b"")) != 2 * len(payloads):
         return None
     return payloads
+
+
+def end_of_lines(data: bytes, start: int, end: int) -> int:
+    """Return where to cut a stretch of many short lines; 0 if it has few, and is best kept in one piece.
+
+    Args:
+        data: Bytes of a stream.
+        start: Where the stretch begins.
+        end: Where it has to end.
+    """
+    if data.count(b"\n", start, end) + data.count(b"\r", start, end) < _MANY_ENDS:
+        return 0
+    blank = data.rfind(b"\r\n\r\n", start, end)
+    return blank + 4 if blank >= 0 else max(data.rfind(b"\n", start, end), data.rfind(b"\r", start, end)) + 1

@@ -10,7 +10,7 @@ import msgspec
 
 from ..config import Limits
 from ..errors import StreamError, StreamLimitError, StreamProtocolError, escape
-from ..sse import Event, EventDecoder, plain_payloads
+from ..sse import Event, EventDecoder, end_of_lines, plain_payloads
 from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice, Run
 from .bounds import refusal
 from .faults import ErrorBody, find_error, server_error
@@ -237,7 +237,7 @@ class ChunkDecoder:
         if size - pos > _SLICE:
             end = data.rfind(b"\n\n", pos, pos + _SLICE) + 2
             if end == 1:
-                end = data.find(b"\n\n", pos + _SLICE - 1) + 2
+                end = end_of_lines(data, pos, pos + _SLICE) or data.find(b"\n\n", pos + _SLICE - 1) + 2
             if end != 1 and end < size:
                 self._pos = end
                 return self._after_tail(data[pos:end])

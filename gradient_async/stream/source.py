@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Source"]
 
-# Slices of about 16 kB decoded in a row before the loop gets a turn.
+# Slices of about 16 kB decoded in a row before the loop gets a turn, and seconds that they may take.
 _SLICES_PER_TURN = 4
+_SECONDS_PER_TURN = 0.005
 # Bytes of a read that is decoded at once.
 _SMALL = 4 * 1024
 _HEAD = 200  # bytes of a body to show in an error
@@ -73,6 +74,7 @@ class Source:
         "_reply",
         "_slices",
         "_timeout",
+        "_turn_at",
         "decoder",
         "ended",
         "error",
@@ -110,6 +112,7 @@ class Source:
         self._bytes = 0
         self._slices = 0
         self._read_at = 0.0
+        self._turn_at = 0.0
         self._pace = Pace()
 
     async def advance(self, *, one_read: bool = False) -> Sequence[ChatCompletionChunk]:
@@ -130,9 +133,11 @@ class Source:
             if decoder.error is not None:
                 raise self.fail(decoder.error)
             if decoder.pending:
-                if self._slices >= _SLICES_PER_TURN:
+                late = self._loop.time() - self._turn_at > _SECONDS_PER_TURN
+                if late or self._slices >= _SLICES_PER_TURN:
                     self._slices = 0
                     await asyncio.sleep(0)  # one read may hold thousands of events
+                    self._turn_at = self._loop.time()
                 chunks = self.pull()
             elif self.ended:
                 return []

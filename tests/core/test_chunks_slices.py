@@ -42,6 +42,33 @@ class TestSlices:
         assert [1, 1, 1] == [len(decoder.pull()) for _ in range(3)]
         assert 0 == decoder.pending
 
+    @pytest.mark.parametrize(
+        ("wire", "most"),
+        [
+            (text("x" * 20).replace(b"\n", b"\r\n") * 2000, 8192),
+            (text("x" * 20).replace(b"\n", b"\r") * 2000, 8192),
+            (b": comment\n" * 20_000 + text("a"), 8192),
+            (b"data: 1\n" * 20_000 + text("a"), 8192),
+            (text("x" * 100_000).replace(b"\n", b"\r\n"), 200_000),
+        ],
+        ids=["CRLF", "CR", "comments", "an event of many lines", "one large event"],
+    )
+    def test_many_short_lines_are_taken_piecemeal_though_no_event_ends(self, wire: bytes, most: int) -> None:
+        """As nobody else has a turn meanwhile; what comes of them is the same as of the whole."""
+        decoder = ChunkDecoder(on_bad_event="skip")
+        decoder.push(wire)
+        blocks: list[bytes] = []
+        found: list[Any] = []
+        while decoder.pending:
+            found += decoder.pull()
+            blocks.append(decoder.block)
+        assert wire == b"".join(blocks) + decoder.unread(held=False)
+        assert most >= max(map(len, blocks))
+        expected, error = run(
+            ChunkDecoder(on_bad_event="skip"), [wire[at : at + 7] for at in range(0, len(wire), 7)]
+        )
+        assert (None, expected) == (error, [chunk.to_dict() for chunk in [*found, *decoder.close()]])
+
     def test_pushes_add_up(self) -> None:
         decoder = ChunkDecoder()
         wire = text("a" * 10_000) * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from itertools import pairwise
 from types import FrameType
 from typing import Any
@@ -18,6 +19,37 @@ from gradient_async.sse import Event, EventDecoder, plain_payloads
 
 EVENT = "an event of the stream has more than max_event_bytes=8 bytes; "
 LINE = "a line of the stream has more than max_line_bytes=12 bytes; "
+
+
+class TestManyLines:
+    """An event of very many data lines."""
+
+    @pytest.mark.parametrize("line", [b"data: ab\n", b"data\n", b"data:\n"])
+    @pytest.mark.parametrize("count", [999, 1000, 1001, 1002, 2000, 5003])
+    def test_is_the_same_as_one_of_few(self, line: bytes, count: int) -> None:
+        """However many, and wherever it is cut; the one behind it begins anew."""
+        value = line[6:-1]
+        expected = [Event(b"\n".join([value] * count)), Event(b"c"), Event(b"d\ne")]
+        wire = line * count + b"\ndata: c\n\ndata: d\ndata: e\n\n"
+        assert (expected, None) == run(EventDecoder(), [wire])
+        for cut in (5, len(line) * 1000 + 3, len(line) * count, len(line) * count + 1):
+            first, second = EventDecoder(), EventDecoder()
+            events = first.feed(wire[:cut])
+            assert expected == events + second.feed(first.held() + wire[cut:])
+            assert expected == events + first.feed(wire[cut:])
+
+    def test_takes_about_as_much_as_its_data(self) -> None:
+        decoder = EventDecoder(max_event_bytes=3_000_000)
+        lines = b"data: ab\n" * 1000
+        tracemalloc.start()
+        try:
+            with pytest.raises(StreamLimitError, match="max_event_bytes=3000000"):
+                for _ in range(1001):
+                    decoder.feed(lines)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert 3_000_000 < held < 4_000_000
 
 
 class TestLimits:
