@@ -13,6 +13,7 @@ __all__ = ["has_content", "is_event_stream", "what_is"]
 
 _BOM = b"\xef\xbb\xbf"
 _HEAD = 200  # bytes to show in an error, and to wait for the end of a line
+_MOST_BLANK = 64 * 1024  # bytes of nothing to wait for the first line
 # Types under which servers send event streams; none at all is one of them.
 _STREAM_TYPES = frozenset(
     {"", "text/event-stream", "application/octet-stream", "text/plain", "application/json"}
@@ -45,6 +46,8 @@ def what_is(
     if head[:1] in {b"{", b"["}:
         return "json"
     if not head or _BOM.startswith(head):
+        if len(data) > _MOST_BLANK:
+            return "json" if kind == "application/json" else "stream"
         return "stream" if final else None
     if kind == "text/event-stream":
         return "stream"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fault_costs import memory
 from fault_rows import FINISH, TEXT, TOKENS, Start, expect_connection, failed, streamed
 from fault_ways import AMBIGUOUS, CALL_BODY, expect_whole
 
 from gradient_async import StreamProtocolError, StreamServerError
-from gradient_async.testing import Handler, reply_bytes, reply_writes, sse
+from gradient_async.testing import Handler, head, http_chunk, reply_bytes, reply_writes, sse
 
 WIRE = sse(*TOKENS, FINISH)
 ERROR = b'{"error": {"message": "no room", "code": "overloaded"}}'
@@ -76,6 +77,22 @@ async def test_an_error_in_place_of_a_stream(start: Start, kind: str | None, bef
     server, client = await start(cut(before + ERROR, kind, at), **AMBIGUOUS)
     failed(await streamed(client), StreamServerError, text="", says="no room", code="overloaded", attempts=1)
     assert 1 == len(server.requests)
+    await expect_connection(server, client, "reused")
+
+
+@pytest.mark.parametrize("body", [WIRE, CALL_BODY], ids=["stream", "completion"])
+async def test_what_comes_behind_very_much_white_space(start: Start, body: bytes) -> None:
+    """They are not kept until something else comes; who says that JSON will come is believed."""
+    kind = "text/event-stream" if body is WIRE else "application/json"
+    pieces = [b" " * 49_999 + b"\n"] * 20 + [body]
+    steps: list[Any] = [head(200, {"content-type": kind, "transfer-encoding": "chunked"})]
+    for piece in pieces:
+        steps += [http_chunk(piece), 0.001]
+    server, client = await start(reply_writes([*steps, http_chunk(b"")]), **AMBIGUOUS)
+    with memory() as taken:
+        seen = await streamed(client)
+    assert taken.peak < (1_800_000 if body is WIRE else 4_000_000)
+    assert (TEXT, None, 1) == (seen.delivered, seen.error, len(server.requests))
     await expect_connection(server, client, "reused")
 
 
