@@ -44,6 +44,8 @@ class Body:
         expired: What ran out: "response" (the limit) or "total" (the deadline), or None.
         cut: Whether the body ended inside what it was compressed into.
         lost_by: The class of what ended it before its time; "" if nothing did.
+        keeps: What the connection belongs to, and is not to be closed while this is read: a client may be dropped
+            while a stream of it goes on.
     """
 
     __slots__ = (
@@ -60,6 +62,7 @@ class Body:
         "_waiting",
         "cut",
         "expired",
+        "keeps",
         "limit",
         "lost_by",
         "waited",
@@ -83,6 +86,7 @@ class Body:
         self.expired: str | None = None
         self.cut = False
         self.lost_by = ""
+        self.keeps: object = None
 
     async def read(self) -> bytes:
         """Return what has arrived, as soon as anything has; b"" at the end.
@@ -117,8 +121,8 @@ class Body:
             self._waiting = False
         if isinstance(failure, Expired):
             raise Expired
-        if isinstance(failure, RuntimeError):
-            raise _misuse(self._loop)
+        if isinstance(failure, RuntimeError) and (problem := _misuse(self._loop, failure)) is not None:
+            raise problem
         self.lost_by = type(failure).__name__
         data = self._salvage(failure)
         self._error = interruption(failure, self._request)
@@ -185,6 +189,7 @@ class Body:
             self._timer.cancel()
             self._timer = None
         self._response.close()
+        self.keeps = None
 
     def discard(self) -> None:
         """Give the connection up even if the body has arrived in full: who sends garbage is not asked again."""
@@ -321,9 +326,11 @@ def _bare(error: BaseException) -> BaseException:
     return error.with_traceback(None)
 
 
-def _misuse(loop: asyncio.AbstractEventLoop) -> ConfigurationError:
-    """Say what is wrong where a reply is read in another loop, or by two tasks at once."""
+def _misuse(loop: asyncio.AbstractEventLoop, failure: RuntimeError) -> ConfigurationError | None:
+    """Say what is wrong where a reply is read in another loop, or by two tasks at once; None if neither is."""
     if runs_here(loop):
+        if "another coroutine" not in str(failure):
+            return None  # its session was closed, by whoever it belongs to
         return ConfigurationError("this reply is being read by another task: let one task read it")
     return ConfigurationError(
         "this reply belongs to another event loop: read it in the loop that the request was made in"

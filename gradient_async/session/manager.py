@@ -96,6 +96,7 @@ class SessionManager:
                 call.permit.told(outcome)
             if isinstance(outcome, Reply):
                 bucket.succeeded(paid)
+                outcome.body.keeps = self.pool
                 self._open.add(outcome)
                 return outcome
             outcome.elapsed = loop.time() - started

@@ -7,6 +7,7 @@ import gc
 import weakref
 from typing import Any, cast
 
+import aiohttp
 import pytest
 
 from gradient_async import AsyncGradient, ChatCompletionStream, StreamError, StreamInterruptedError
@@ -65,6 +66,33 @@ async def test_a_stream_read_while_an_exception_is_handled_is_forgotten() -> Non
         stream = await read_while_handling(server)
     gc.collect()
     assert stream() is None
+
+
+async def test_a_stream_goes_on_though_its_client_was_dropped() -> None:
+    """As in ``await AsyncGradient().chat.completions.create(stream=True)``; afterwards nothing is left open."""
+    reply = reply_sse(chunk("Hel"), chunk("lo"), chunk(finish_reason="stop"), gap=0.02)
+    async with serve(reply) as server:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="any")
+        stream = cast("ChatCompletionStream", await client.chat.completions.create(**CALL))
+        pool = weakref.ref(client._shared.manager.pool)
+        del client
+        assert "Hello" == (await stream.completion()).choices[0].message.content
+        assert pool() is None
+        await server.wait_closed_connections()
+
+
+async def test_a_stream_whose_session_the_caller_closed_was_interrupted() -> None:
+    """And nobody is blamed for reading it twice."""
+    async with serve(UNENDING) as server:
+        session = aiohttp.ClientSession()
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="any", session=session)
+        stream = cast("ChatCompletionStream", await client.chat.completions.create(**CALL))
+        assert "Hel" == (await anext(stream)).choices[0].delta.content
+        await session.close()
+        with pytest.raises(StreamInterruptedError) as caught:
+            await anext(stream)
+    assert caught.value.partial is not None
+    assert "Hel" == caught.value.partial.choices[0].message.content
 
 
 async def test_a_dropped_stream_leaves_no_timer() -> None:
