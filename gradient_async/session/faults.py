@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -48,6 +49,9 @@ TRANSPORT_ERRORS = (
     OSError,
     ValueError,
 )
+
+# What ends the making of a connection that the peer had accepted already; one that it did not is refused.
+_RESET = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 _ADVICE: dict[int, str] = {
     401: "check the key: model_access_key or GRADIENT_MODEL_ACCESS_KEY (agents: agent_access_key)",
@@ -121,6 +125,12 @@ def connection_error(
             request=request,
             phase="connect",
         )
+    if (isinstance(cause, aiohttp.ClientConnectorError) and cause.os_error.errno in _RESET) or (
+        phase != "connect" and never_sent(cause)
+    ):
+        return APIConnectionError(
+            f"{host} closed the connection as soon as it was made", request=request, phase="send"
+        )
     if isinstance(cause, aiohttp.ClientConnectorError):
         why = escape(str(cause.os_error))
         return APIConnectionError(
@@ -128,10 +138,6 @@ def connection_error(
         )
     if isinstance(cause, (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError, ValueError)):
         return _bad_head(cause, request, host, limits)
-    if phase != "connect" and never_sent(cause):
-        return APIConnectionError(
-            f"{host} closed the connection as soon as it was made", request=request, phase="send"
-        )
     sent = phase != "connect"
     begun = reply_begun(cause)
     at = "inside the headers of its answer" if begun else "without an answer"

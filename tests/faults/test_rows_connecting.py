@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
+import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -85,6 +87,37 @@ async def test_a_connection_lost_at_accept_is_a_request_not_answered(
         assert (error.phase, error.ambiguous) in {("send", False), ("response", True)}
         assert (attempts, 0) == (server.connections, len(server.requests))
         await expect_connection(server, client, "closed")
+
+
+def reset_all(listener: socket.socket, accepted: list[int]) -> None:
+    """Reset every connection as soon as it is there, until the listener is closed."""
+    while True:
+        try:
+            connection, (_, port) = listener.accept()
+        except OSError:
+            return
+        accepted.append(port)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+
+@BOTH_WAYS
+async def test_a_connection_reset_while_it_is_made_was_made(ask: Ask) -> None:
+    """A server in a thread of its own is quicker than the loop: it counts as reset at accept all the same."""
+    accepted: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        rude = threading.Thread(target=reset_all, args=(listener, accepted))
+        rude.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        try:
+            for count in range(1, 9):
+                async with AsyncGradient(inference_endpoint=url, model_access_key=KEY, **RETRYING) as client:
+                    error = failed(await ask(client), APIConnectionError, attempts=1)
+                assert (error.phase, error.ambiguous) in {("send", False), ("response", True)}
+                assert count == len(accepted)
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            rude.join()
 
 
 @BOTH_WAYS
