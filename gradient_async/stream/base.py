@@ -303,13 +303,17 @@ class ChunkStream:
 
     # Leaving
 
+    def _leave(self) -> None:
+        self.settle()  # what was read is told, with how it ended
+        self._chunks.close()
+
     async def aclose(self) -> None:
         """Give up what is left; the connection is closed at once unless the stream was read to its end."""
-        self._chunks.close()
+        self._leave()
 
     async def close(self) -> None:
         """The same as `aclose`."""
-        self._chunks.close()
+        self._leave()
 
     async def __aenter__(self) -> Self:
         return self
@@ -317,4 +321,4 @@ class ChunkStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._chunks.close()
+        self._leave()

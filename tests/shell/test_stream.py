@@ -14,6 +14,8 @@ from gradient_async import (
     APIError,
     APIResponseValidationError,
     AsyncGradient,
+    CallInfo,
+    Hook,
     Limits,
     StreamError,
     StreamInterruptedError,
@@ -365,7 +367,7 @@ async def test_a_last_event_that_is_an_error_counts_too(start: Start) -> None:
 
 
 async def test_the_first_failure_is_the_one_told(start: Start) -> None:
-    """Assembling what was left may fail too, after the stream was closed."""
+    """Assembling what was read may fail: then it did before the stream was closed."""
     calls = [{"id": name, "function": {"name": "f"}} for name in "xy"]
     _, client = await start(
         reply_sse(chunk("a"), chunk(tool_calls=calls), STOP, per_write=9), limits=Limits(tool_calls=1)
@@ -375,8 +377,33 @@ async def test_the_first_failure_is_the_one_told(start: Start) -> None:
     await anext(stream)
     await stream.aclose()
     assert stream.snapshot.choices[0].message.content == "a"
-    with pytest.raises(StreamInterruptedError, match="closed before its end"):
+    with pytest.raises(StreamLimitError, match="tool_calls=1"):
         await stream.completion()
+
+
+@pytest.mark.parametrize("way", ["aclose", "close", "with"])
+async def test_a_stream_that_was_left_tells_all_that_was_read(start: Start, way: str) -> None:
+    """In the error of who reads on, and to hooks."""
+    told: list[Any] = []
+
+    class Note(Hook):
+        def on_end(self, call: CallInfo) -> None:
+            told.append((call.outcome, call.completion))
+
+    _, client = await start(reply_writes([HEAD, http_chunk(events(*TOKENS[:3])), HOLD]), hooks=[Note()])
+    stream = await streamed(client)
+    if way == "with":
+        async with stream:
+            seen = [await anext(stream) for _ in range(2)]
+    else:
+        seen = [await anext(stream) for _ in range(2)]
+        await getattr(stream, way)()
+    with pytest.raises(StreamInterruptedError, match="closed before its end") as caught:
+        await stream.completion()
+    partial = caught.value.partial
+    assert partial is not None
+    text = "".join(piece.choices[0].delta.content or "" for piece in seen)
+    assert ([("left", partial)], text) == (told, partial.choices[0].message.content)
 
 
 # Leaving
