@@ -213,7 +213,7 @@ class Body:
         now = self._loop.time()
         at = now + _WATCH_INTERVAL
         if self.limit is not None:
-            at = min(at, now + max(0.0, self.limit - self.waited))
+            at = min(at, self._since + max(0.0, self.limit - self.waited))
         if self._deadline is not None:
             at = min(at, self._deadline)
         # The timer must not keep an abandoned body alive.

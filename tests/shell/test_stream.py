@@ -381,6 +381,27 @@ async def test_the_first_failure_is_the_one_told(start: Start) -> None:
         await stream.completion()
 
 
+async def test_a_limit_that_began_anew_ends_when_it_should(start: Start) -> None:
+    """The watch was set for the limit before it, and looks again at the moment that this one ends."""
+    _, client = await start(
+        reply_writes([HEAD, 0.15, http_chunk(events(TOKENS[0])), HOLD]),
+        timeout=Timeout(first_token=0.2, idle=0.2),
+    )
+    stream = await streamed(client)
+    await anext(stream)
+    body = stream._reply.body
+    reading = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    since, before = body._since, body._timer
+    assert before is not None
+    await asyncio.sleep(before.when() - asyncio.get_running_loop().time() + 0.01)
+    assert body._timer is not before
+    if body._timer is not None:  # None if the machine was so slow that this limit has ended as well
+        assert body._timer.when() <= since + 0.2
+    with pytest.raises(StreamTimeoutError):
+        await reading
+
+
 @pytest.mark.parametrize("way", ["aclose", "close", "with"])
 async def test_a_stream_that_was_left_tells_all_that_was_read(start: Start, way: str) -> None:
     """In the error of who reads on, and to hooks."""
