@@ -57,13 +57,14 @@ class ChunkDecoder:
         events: How many events with data were received, ``[DONE]`` not counted.
         anomalies: How many of them only the tolerant path understood, or were skipped.
         error: What the next call raises, if something is wrong.
+        pending: Bytes pushed and not yet looked at by `pull`.
         block: The bytes that the last `pull` decoded.
         torn: Whether they begin inside an event.
     """
 
     __slots__ = ("_buffer", "_calls", "_events", "_held", "_idle", "_indices", "_lesson", "_longest_single",
                  "_longest_tail", "_pattern", "_pause", "_plain_limit", "_pos", "_settled", "_skip", "_strict", "_tail",
-                 "anomalies", "block", "done", "error", "events", "torn")  # fmt: skip
+                 "anomalies", "block", "done", "error", "events", "pending", "torn")  # fmt: skip
 
     def __init__(
         self,
@@ -83,6 +84,7 @@ class ChunkDecoder:
         self._skip = on_bad_event == "skip"
         self._buffer = b""
         self._pos = 0
+        self.pending = 0
         self._tail = b""
         self.block = b""
         self.torn = False
@@ -180,12 +182,8 @@ class ChunkDecoder:
             data = self._buffer[self._pos :] + data
         self._buffer = data
         self._pos = 0
+        self.pending = len(data)
         self._settled = False
-
-    @property
-    def pending(self) -> int:
-        """Bytes pushed and not yet looked at by `pull`."""
-        return len(self._buffer) - self._pos
 
     def unread(self, *, held: bool = True) -> bytes:
         """Return the bytes pushed whose chunks no `pull` has returned.
@@ -240,9 +238,10 @@ class ChunkDecoder:
                 end = end_of_lines(data, pos, pos + _SLICE) or data.find(b"\n\n", pos + _SLICE - 1) + 2
             if end != 1 and end < size:
                 self._pos = end
+                self.pending = size - end
                 return self._after_tail(data[pos:end])
         self._buffer = b""
-        self._pos = 0
+        self._pos = self.pending = 0
         block = self._after_tail(data[pos:] if pos else data)
         if self._idle and not block.endswith(b"\n\n"):
             end = block.rfind(b"\n\n") + 2
@@ -320,7 +319,7 @@ class ChunkDecoder:
     def _finish(self) -> list[ChatCompletionChunk]:
         self.done = True
         self._buffer = self._tail = b""
-        self._pos = 0
+        self._pos = self.pending = 0
         return self._release()
 
     def _each(self, events: list[Event]) -> list[ChatCompletionChunk]:
@@ -444,7 +443,7 @@ class ChunkDecoder:
             error.events = self.events
             self.error = error
         self._buffer = self._tail = b""
-        self._pos = 0
+        self._pos = self.pending = 0
 
 
 def _fit_choice(choice: ChunkChoice) -> None:

@@ -40,7 +40,8 @@ class Body:
 
     Attributes:
         limit: Seconds that reads may wait for content; None is for ever.
-        waited: Seconds that reads have waited since `allow` was called.
+        waited: Seconds that reads have waited since `allow` was called, or whoever set it to 0.
+        read_at: When the last read returned what had arrived, on the loop's clock.
         expired: What ran out: "response" (the limit) or "total" (the deadline), or None.
         cut: Whether the body ended inside what it was compressed into.
         lost_by: The class of what ended it before its time; "" if nothing did.
@@ -65,6 +66,7 @@ class Body:
         "keeps",
         "limit",
         "lost_by",
+        "read_at",
         "waited",
     )
 
@@ -83,6 +85,7 @@ class Body:
         self._gone = False
         self.limit: float | None = None
         self.waited = 0.0
+        self.read_at = 0.0
         self.expired: str | None = None
         self.cut = False
         self.lost_by = ""
@@ -101,6 +104,7 @@ class Body:
             raise self._error
         content = self._content
         if content.is_eof() and content.exception() is None:
+            self.read_at = self._loop.time()
             return content.read_nowait()  # all of it has arrived: nothing to wait for, nothing to watch
         failure: BaseException
         time = self._loop.time
@@ -115,7 +119,8 @@ class Body:
         except (*TRANSPORT_ERRORS, RuntimeError) as error:
             failure = _bare(error)
         else:
-            self.waited += time() - started
+            self.read_at = now = time()
+            self.waited += now - started
             return data
         finally:
             self._waiting = False
@@ -124,6 +129,7 @@ class Body:
         if isinstance(failure, RuntimeError) and (problem := _misuse(self._loop, failure)) is not None:
             raise problem
         self.lost_by = type(failure).__name__
+        self.read_at = time()
         data = self._salvage(failure)
         self._error = interruption(failure, self._request)
         self.close()

@@ -71,7 +71,8 @@ class ChunkStream:
         self._batch: Sequence[ChatCompletionChunk]
         self._cursor: Iterator[object]
         self._ready: Iterator[ChatCompletionChunk]  # moves the cursor
-        self.ready_texts: Iterator[str]  # moves the cursor, too: the text of choice 0 in each chunk
+        # Moves the cursor, too: the text of choice 0 in each chunk. Left open until somebody reads text.
+        self._texts: Iterator[str] | None
         self._place([])
         # One task reads at a time, for all.
         self._reading = False
@@ -86,6 +87,14 @@ class ChunkStream:
         return self
 
     async def __anext__(self) -> ChatCompletionChunk:
+        for chunk in self._ready:
+            return chunk
+        if self._choices is not None or self._cursor is not self._ready:
+            return await self.next_chunk()
+        # The same for the usual reader, without a coroutine between.
+        self._main_used = True
+        if not await self.pump():
+            raise StopAsyncIteration
         for chunk in self._ready:
             return chunk
         return await self.next_chunk()
@@ -137,7 +146,8 @@ class ChunkStream:
         finally:
             # Also when this task is cancelled: one of those who wait takes over.
             self._reading = False
-            self._wake()
+            if self._waiters:
+                self._wake()
         self._receive(batch)
         return bool(batch)
 
@@ -153,14 +163,18 @@ class ChunkStream:
         self._batch = batch
         if type(batch) is Run and batch.choice == 0 and batch.field == "content":
             # Chunks are made of the texts once somebody asks for chunks.
-            self._cursor = self.ready_texts = iter(batch.texts)
+            self._cursor = self._texts = iter(batch.texts)
             self._ready = iter(())
         else:
-            self._place_chunks(batch)
+            self._cursor = self._ready = iter(batch)
+            self._texts = None
 
-    def _place_chunks(self, batch: Sequence[ChatCompletionChunk]) -> None:
-        self._cursor = self._ready = iter(batch)
-        self.ready_texts = map(text_of, self._ready)
+    @property
+    def ready_texts(self) -> Iterator[str]:
+        """The text of choice 0 in each of the chunks that are ready; moves the cursor."""
+        if self._texts is None:
+            self._texts = map(text_of, self._ready)
+        return self._texts
 
     def _make_chunks(self) -> None:
         """Make the chunks of a run that was being read as text, from the cursor on."""
@@ -168,7 +182,8 @@ class ChunkStream:
             self.settle()
             self._batch = self._batch[self._assembled :]
             self._assembled = 0
-            self._place_chunks(self._batch)
+            self._cursor = self._ready = iter(self._batch)
+            self._texts = None
 
     def _receive(self, batch: Sequence[ChatCompletionChunk]) -> None:
         self._place(batch)
@@ -205,7 +220,7 @@ class ChunkStream:
     def _pass_all(self) -> None:
         """Move the cursor past what is ready, and assemble it."""
         self._cursor = self._ready = iter(())
-        self.ready_texts = iter(())
+        self._texts = None
         self.settle()
 
     # Ways to read

@@ -126,7 +126,7 @@ class Source:
         Raises:
             APIError: How the stream ended, if badly; after everything received has been returned.
         """
-        decoder = self.decoder
+        decoder, body = self.decoder, self._body
         while True:
             if self.error is not None:
                 raise self.error
@@ -144,40 +144,40 @@ class Source:
             elif decoder.done or self._eof:
                 await self._conclude()
                 continue
+            elif self._pieces:
+                chunks = await self._read_buffered()
+            elif self._fresh and body.overdue:
+                # Bytes without content come so fast that no read has to wait for them.
+                chunks = self._break_off(self._timed_out())
             else:
-                chunks = await self._read()
+                try:
+                    data = await body.read()
+                except StreamError as error:
+                    chunks = self._break_off(error)
+                except TimeoutError:
+                    chunks = self._break_off(self._timed_out())
+                else:
+                    chunks = self._take(data)
             if chunks or one_read:
                 return chunks
 
-    async def _read(self) -> Sequence[ChatCompletionChunk]:
-        body = self._body
-        if self._pieces:
-            return await self._read_buffered()  # who read it before was cancelled
-        if self._fresh and body.overdue:
-            # Bytes without content come so fast that no read has to wait for them.
-            return self._break_off(self._timed_out())
-        try:
-            data = await body.read()
-        except StreamError as error:
-            return self._break_off(error)
-        except TimeoutError:
-            return self._break_off(self._timed_out())
-        self._read_at = self._loop.time()
+    def _take(self, data: bytes) -> Sequence[ChatCompletionChunk]:
+        """Decode what a read brought, or the beginning of it; return its chunks, which may be none."""
+        self._read_at = self._body.read_at
         self._slices = 0
         if not data:
             self._eof = True
-            body.close()
+            self._body.close()
         self._bytes += len(data)
         self.received = data
         if self._held is not None:
             held = self._held = self._held + data
             kind = self._sniff()
-            if kind == "json":
-                self._pieces.append(held)
-                return await self._read_buffered()
-            if kind is None:
+            if kind != "stream":
                 self.received = b""  # nothing is told of it yet
                 self._fresh = True
+                if kind == "json":
+                    self._pieces.append(held)
                 return []
             data = self.received = held
         if self._eof:
@@ -229,7 +229,10 @@ class Source:
     def _content_came(self) -> None:
         self._fresh = False
         self._pace.content(self._read_at)
-        self._body.allow(self._timeout.idle)
+        body = self._body
+        body.waited = 0.0
+        if body.limit != self._timeout.idle:
+            body.allow(self._timeout.idle)
 
     # What a server may send in place of a stream
 
