@@ -148,7 +148,10 @@ class ChunkStream:
             self._reading = False
             if self._waiters:
                 self._wake()
-        self._receive(batch)
+        if self._choices is None:
+            self._place(batch)
+        else:
+            self._receive(batch)
         return bool(batch)
 
     def _wake(self) -> None:

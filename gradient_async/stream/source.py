@@ -187,9 +187,10 @@ class Source:
             self.decoder.push(data)
             return self.pull()
         try:
-            return self._judge(self.decoder.feed(data))
+            chunks = self.decoder.feed(data)
         except StreamError:
             return []  # `advance` raises it
+        return self._judge(chunks)
 
     def _sniff(self) -> str | None:
         """Tell what the body is by what has come of it; None if that is too little, or an error."""
