@@ -307,6 +307,9 @@ class Run:
     def drain(self) -> None:
         """Give up what was not sent, or waits to be sent again."""
         self._exhausted = self._stopping = True
+        if self._loop is None:
+            return
+        self._pacer.drained = True
         for worker in self._workers:
             turn = self._turns.get(worker)
             if turn is None or not turn.sent:

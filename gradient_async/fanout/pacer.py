@@ -7,7 +7,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from ..errors import APIConnectionError, APIError, APITimeoutError
 from ..pacing import Pace, Ticket
@@ -39,6 +39,9 @@ class Turn:
     def told(self, outcome: Any) -> None:
         """Note how an attempt was answered: by a reply or an error."""
         self.sent = not isinstance(outcome, APIError)
+        if not self.sent and self._pacer.drained:
+            # It would wait to be sent again, which it will not be; an error that is final comes out all the same.
+            cast("asyncio.Task[Any]", asyncio.current_task()).cancel()
         self._pacer.told(self._ticket, outcome)
 
     async def again(self) -> None:
@@ -61,6 +64,9 @@ class Pacer:
 
     Args:
         pace: When the next may go.
+
+    Attributes:
+        drained: Whether nothing more is to be sent, not even again.
     """
 
     def __init__(self, pace: Pace) -> None:
@@ -68,6 +74,7 @@ class Pacer:
         self._loop = asyncio.get_running_loop()
         self._waiters: deque[tuple[asyncio.Future[Ticket], Callable[[float], Ticket]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self.drained = False
 
     async def acquire(self, params: Mapping[str, Any]) -> Turn:
         """Wait until a request may be sent; it is under way until `Turn.release`.

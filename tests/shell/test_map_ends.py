@@ -10,7 +10,7 @@ import pytest
 from many_servers import Echo, ask_for, prompts
 from shell_calls import Start
 
-from gradient_async import MapResults
+from gradient_async import BadRequestError, MapResults
 from gradient_async.testing import Handler, chunk, completion, reply_json, reply_sse, reply_writes
 
 SLOW_DOWN = {"id": "too_many_requests", "message": "slow down"}
@@ -44,7 +44,10 @@ async def test_no_more_is_pulled_of_an_async_iterable_than_the_window_holds(star
         assert 8 == pulled
         await asyncio.sleep(0.01)  # eight workers wait to pull
         gate.set()
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            while pulled < 8 + 9:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.03)
         assert 8 + 9 == pulled
 
 
@@ -138,32 +141,46 @@ async def test_parameters_that_can_not_be_read_hold_nobody(start: Start, window:
 async def test_drained_it_sends_nothing_more(start: Start, ordered: bool) -> None:
     """What is under way is waited for; what waits for its turn is given up."""
     server, client = await start(handler=Echo(pause=0.2))
-    results = client.chat.completions.map(
-        prompts(50), max_concurrency=10, requests_per_minute=180, ordered=ordered
+    results = client.chat.completions.map(  # two go at once, and the third nearly a second later
+        prompts(50), max_concurrency=10, requests_per_minute=65, ordered=ordered
     )
     reader = asyncio.create_task(texts_of(results))
-    await server.wait_requests(3)
-    async with asyncio.timeout(2):
+    await server.wait_requests(2)
+    async with asyncio.timeout(5):
         results.drain()
-        assert ["0", "1", "2"] == sorted(text or "" for text in await reader)
-    assert 3 == len(server.requests)
+        assert ["0", "1"] == sorted(text or "" for text in await reader)
+    assert 2 == len(server.requests)
     results.drain()
     assert [] == await texts_of(results)
 
 
-async def test_drained_it_waits_for_no_second_attempt(start: Start) -> None:
-    """A request that was refused is not paid: it is given up while it waits to be sent again."""
-    refusal = reply_json(SLOW_DOWN, 503, {"retry-after": "20"})
-    slow: Handler = reply_writes([0.3, *reply_json(completion("slow")).steps])
+@pytest.mark.parametrize("after", [0.0, 0.3], ids=["refused before", "refused later"])
+async def test_drained_it_waits_for_no_second_attempt(start: Start, after: float) -> None:
+    """A request that was refused is not paid: it is given up, and not sent again."""
+    refusal: Handler = reply_writes([after, *reply_json(SLOW_DOWN, 503, {"retry-after": "20"}).steps])
+    slow: Handler = reply_writes([0.6, *reply_json(completion("slow")).steps])
     server, client = await start(slow, refusal, refusal, max_retries=5)
     results = client.chat.completions.map(prompts(3), max_concurrency=3)
     reader = asyncio.create_task(texts_of(results))
     await server.wait_requests(3)
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
     async with asyncio.timeout(5):
         results.drain()
         assert ["slow"] == await reader
     assert 3 == len(server.requests)
+
+
+async def test_drained_it_still_tells_errors_that_are_final(start: Start) -> None:
+    """They are results, and answer what had been sent."""
+    refusal: Handler = reply_writes([0.2, *reply_json({"error": {"message": "no"}}, 400).steps])
+    server, client = await start(refusal, refusal)
+    results = client.chat.completions.map(prompts(9), max_concurrency=2)
+    reader = asyncio.create_task(anext(results))
+    await server.wait_requests(2)
+    results.drain()
+    found = [await reader, *[result async for result in results]]
+    assert [BadRequestError] * 2 == [type(result.error) for result in found]
+    assert 2 == len(server.requests)
 
 
 async def test_drained_it_waits_for_what_was_sent_again(start: Start) -> None:
