@@ -62,13 +62,16 @@ class Window:
 
     Args:
         most_wait: Longest wait to hold for, in seconds.
+
+    Attributes:
+        bound: How much may have been sent in all, as far as known.
     """
 
-    __slots__ = ("_bound", "_limit", "_most_wait", "_reset", "_told_at")
+    __slots__ = ("_limit", "_most_wait", "_reset", "_told_at", "bound")
 
     def __init__(self, most_wait: float) -> None:
         self._most_wait = most_wait
-        self._bound = float("inf")
+        self.bound = float("inf")
         self._reset = float("-inf")
         self._told_at = float("-inf")
         self._limit: int | None = None
@@ -89,9 +92,9 @@ class Window:
         if reset > self._reset + 0.5:
             self._reset = reset
             self._limit = said.limit
-            self._bound = sent + said.remaining
+            self.bound = sent + said.remaining
         elif reset > self._reset - 0.5:
-            self._bound = min(self._bound, sent + said.remaining)
+            self.bound = min(self.bound, sent + said.remaining)
         self._told_at = now
 
     def delay(self, now: float, sent: float, jitter: float) -> float:
@@ -102,14 +105,14 @@ class Window:
             sent: How much has been sent in all.
             jitter: A random number of 0 to 1.
         """
-        if sent < self._bound:
+        if sent < self.bound:
             return 0.0
         # A server that tells the same reset when that is past cuts it to whole seconds.
         left = max(self._reset, self._told_at + _LEAST_WAIT if self._told_at > self._reset else 0.0) - now
         if -_MARGIN < left <= self._most_wait:
             return left + _MARGIN * (1 + jitter)
         # It has started anew, or that is so far off that the server may say so itself.
-        self._bound = float("inf") if self._limit is None else sent + self._limit
+        self.bound = float("inf") if self._limit is None else sent + self._limit
         return 0.0
 
 
@@ -248,6 +251,22 @@ class Pace:
     def limit(self) -> int:
         """How many requests may be under way once it is at speed."""
         return int(self._concurrency.limit)
+
+    def ready(self, now: float) -> bool:
+        """Return whether a request may be sent at once: the quick answer, where no rate was asked for.
+
+        If not, `delay` tells more.
+
+        Args:
+            now: The loop's clock.
+        """
+        return (
+            not self._spaced
+            and now >= self._held_until
+            and self._sent < self._requests.bound
+            and self._tokens_sent < self._tokens.bound
+            and self.under_way < self._concurrency.allowed(now)
+        )
 
     def delay(self, now: float, jitter: float) -> float | None:
         """Return in how many seconds to ask again; 0 if a request may be sent, None if not before one ends.

@@ -130,7 +130,9 @@ class Run:
             FanOutError: If a request failed and that is to end it all.
             StopAsyncIteration: At the end.
         """
-        self._start()
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._start(loop)
         while not self._ready:
             if not self._workers:
                 self._end()
@@ -140,14 +142,12 @@ class Run:
             _wake_one(self._stalled)
         return self._ready.popleft()
 
-    def _start(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-            self._pacer = self._make_pacer()
-            self._hire(self._first)
-        elif self._loop is not loop:
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None:
             raise GradientError("these results belong to another event loop: read them where you began")
+        self._loop = loop
+        self._pacer = self._make_pacer()
+        self._hire(self._first)
 
     def _end(self) -> None:
         """Tell how it ended."""
@@ -213,7 +213,8 @@ class Run:
         """Take the next request off the caller's iterable, whose errors end the run."""
         try:
             if self._now is not None:
-                if await self._room():
+                # Asked here as well: usually there is room, and nothing has to be awaited.
+                if (not self._exhausted and self._pulled - self._taken < self._window) or await self._room():
                     return next(self._now)
             else:
                 async with self._pulling:  # room is asked for inside: others pull while this one waits

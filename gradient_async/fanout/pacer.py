@@ -38,8 +38,12 @@ class Turn:
 
     def told(self, outcome: Any) -> None:
         """Note how an attempt was answered: by a reply or an error."""
-        self.sent = not isinstance(outcome, APIError)
-        if not self.sent and self._pacer.drained:
+        if not isinstance(outcome, APIError):
+            if outcome.rate_limits is not None:
+                self._pacer.told(self._ticket, outcome)
+            return
+        self.sent = False
+        if self._pacer.drained:
             # It would wait to be sent again, which it will not be; an error that is final comes out all the same.
             cast("asyncio.Task[Any]", asyncio.current_task()).cancel()
         self._pacer.told(self._ticket, outcome)
@@ -84,7 +88,7 @@ class Pacer:
         """
         if not self._waiters:
             now = self._loop.time()
-            if self._pace.delay(now, _dice()) == 0:
+            if self._pace.ready(now):
                 return Turn(self, self._pace.sent(now, params))
         waiter = self._queue(lambda now: self._pace.sent(now, params))
         try:
@@ -111,8 +115,6 @@ class Pacer:
             outcome: A reply or an error.
         """
         failed = isinstance(outcome, APIError)
-        if not failed and outcome.rate_limits is None:
-            return
         status = outcome.status_code if failed else None
         self._pace.answered(
             ticket,
