@@ -196,6 +196,30 @@ class TestPace:
         pace.ended(first, clean=False, usage=None)
         assert 1 == pace.under_way
 
+    def test_the_quick_answer_agrees_with_the_long_one(self) -> None:
+        """Where nothing has to wait it says so; else, and where a rate was asked for, it leaves that to `delay`."""
+        pace = Pace(max_concurrency=2)
+        assert (True, 0.0) == (pace.ready(0.0), pace.delay(0.0, 0.0))
+        ticket = pace.sent(0.0, PARAMS)
+        pace.sent(0.0, PARAMS)
+        assert (False, None) == (pace.ready(0.0), pace.delay(0.0, 0.0))
+        pace.ended(ticket, clean=True, usage=None)
+        assert pace.ready(0.0)
+        pace.answered(ticket, rate_limits=None, wait=2.0, overloaded=True, now=0.0, wall=WALL)
+        assert (False, 2.0) == (pace.ready(0.0), pace.delay(0.0, 0.0))
+        for limits in (
+            RateLimits(requests=RateLimit(limit=9, remaining=0, reset=WALL + 30)),
+            RateLimits(tokens_per_minute=RateLimit(limit=9, remaining=0, reset=WALL + 30)),
+        ):
+            pace = Pace(max_concurrency=2)
+            ticket = pace.sent(0.0, PARAMS)
+            pace.answered(ticket, rate_limits=limits, wait=None, overloaded=False, now=0.0, wall=WALL)
+            assert not pace.ready(0.0)
+            assert 30 <= (pace.delay(0.0, 0.0) or 0.0)
+        for requests, tokens in ((60.0, None), (None, 6e6)):
+            pace = Pace(max_concurrency=2, requests_per_minute=requests, tokens_per_minute=tokens)
+            assert (False, 0.0) == (pace.ready(0.0), pace.delay(0.0, 0.0))
+
     def test_two_that_race_share_one_place(self) -> None:
         """Both may be refused and sent again; a place that was counted twice would never be free."""
         pace = Pace(max_concurrency=1)
