@@ -11,7 +11,7 @@ import weakref
 import aiohttp
 from yarl import URL
 
-from ..call import Call
+from ..call import Call, Permit
 from ..config import Limits, Secret
 from ..errors import APIError, APIStatusError, QuotaExceededError, RequestInfo
 from ..retry import TokenBucket, spread, wait_before_retry
@@ -121,12 +121,9 @@ class SessionManager:
             if trace is not None:
                 trace.retry(outcome, wait)
             await asyncio.sleep(wait)
-            if call.permit is not None:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        await call.permit.again()
-                except TimeoutError:
-                    raise outcome from None
+            if call.permit is not None and not await _permitted(call.permit, deadline):
+                outcome.elapsed = loop.time() - started
+                raise outcome
 
     def _close_gate(self, call: Call, origin: str, error: APIError) -> None:
         """Hold new requests of this key while the server said to wait.
@@ -174,6 +171,16 @@ class SessionManager:
         for reply in list(self._open):
             reply.body.close()
         await self.pool.close()
+
+
+async def _permitted(permit: Permit, deadline: float | None) -> bool:
+    """Wait until another attempt may be made; return False if the call has to be over before."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            await permit.again()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _deadline(call: Call, started: float) -> float | None:

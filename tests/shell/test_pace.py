@@ -124,7 +124,7 @@ async def test_one_request_at_a_time_takes_its_turn_again(start: Start) -> None:
 
 
 async def test_a_turn_that_does_not_come_in_time_is_an_error(start: Start) -> None:
-    """The one of the request that failed."""
+    """The one of the request that failed, and of nothing but that; it tells how long the call took in all."""
     refusal = reply_json(SLOW_DOWN, 429, {"retry-after": "0.01"})
     quick: dict[str, Any] = {"max_retries": 1, "retry": Retry(max_backoff=0.02)}
     server, client = await start(refusal, handler=Echo(), timeout=Timeout(total=0.3), **quick)
@@ -133,7 +133,9 @@ async def test_a_turn_that_does_not_come_in_time_is_an_error(start: Start) -> No
     result = await anext(results)
     assert isinstance(result.error, RateLimitError)
     assert 1 == result.error.attempts == len(server.requests)
-    assert 0.25 < time.monotonic() - began < 0.8
+    assert (None, None) == (result.error.__cause__, result.error.__context__)
+    assert result.error.elapsed is not None
+    assert 0.25 < result.error.elapsed <= time.monotonic() - began < 0.8
 
 
 # Rates
