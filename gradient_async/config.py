@@ -372,6 +372,8 @@ def _is_private(host: str) -> bool:
         name = host.rstrip(".").lower()
         if re.fullmatch(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*", name):
             return False  # resolvers read it as an address, such as 134744072 for 8.8.8.8
+        if not name.isascii():
+            return False  # other full stops than the usual one separate labels as well
         return "." not in name or name.endswith((".localhost", ".internal", ".local"))
     return address.is_private or address.is_loopback or address.is_link_local
 

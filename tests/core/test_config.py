@@ -290,6 +290,9 @@ class TestURLs:
             "8.8.8.8",
             "[2001:4860:4860::8888]",
             "internal.example.com",
+            "example\u3002com",
+            "example\uff0ecom",
+            "example\uff61com",
             "evillocal.com",
         ],
     )
