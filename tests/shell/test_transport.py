@@ -129,6 +129,9 @@ async def test_early_413(start: Start, size: int) -> None:
     with pytest.raises(RequestTooLargeError, match="too big"):
         await ask(client, messages=[{"role": "user", "content": "x" * size}])
     assert len(server.requests) == 1
+    await server.wait_closed_connections()
+    assert (await ask(client)).choices
+    assert server.connections == 2
 
 
 async def test_large_requests_arrive_whole_and_leave_the_loop_free(start: Start) -> None:
