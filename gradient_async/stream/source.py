@@ -141,11 +141,11 @@ class Source:
                 chunks = self.pull()
             elif self.ended:
                 return []
+            elif self._pieces and self._broken is None:
+                chunks = await self._read_buffered()  # also where its first bytes told nothing before its end
             elif decoder.done or self._eof:
                 await self._conclude()
                 continue
-            elif self._pieces:
-                chunks = await self._read_buffered()
             elif self._fresh and body.overdue:
                 # Bytes without content come so fast that no read has to wait for them.
                 chunks = self._break_off(self._timed_out())

@@ -296,7 +296,7 @@ async def test_a_malformed_chunk_does_not_hang(start: Start) -> None:
     assert (text, type(error)) == (PART, StreamInterruptedError)
 
 
-@pytest.mark.parametrize(("seconds", "least"), [(0.0, 150), (60.0, 10)])
+@pytest.mark.parametrize(("seconds", "least"), [(0.0, 90), (60.0, 20)])
 async def test_many_events_in_one_read_leave_the_loop_its_turns(
     start: Start, monkeypatch: pytest.MonkeyPatch, seconds: float, least: int
 ) -> None:
