@@ -67,9 +67,8 @@ def _core(reads: Sequence[bytes], counts: Calls) -> None:
     decoder, assembler = ChunkDecoder(), CompletionAssembler()
     with _counting(counts):
         for data in reads:
-            decoder.push(data)
-            while decoder.pending:
-                assembler.extend(decoder.pull())
+            for chunk in decoder.feed(data):
+                assembler.add(chunk)
     assert decoder.done
 
 
@@ -157,9 +156,8 @@ def allocated(read: int) -> float:
     def once() -> None:
         decoder, assembler = ChunkDecoder(), CompletionAssembler()
         for data in reads:
-            decoder.push(data)
-            while decoder.pending:
-                assembler.extend(decoder.pull())
+            for chunk in decoder.feed(data):
+                assembler.add(chunk)
         assert decoder.events == len(events)
 
     with _allocating() as noted:

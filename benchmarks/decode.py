@@ -94,18 +94,15 @@ def _make(contender: str, events: Sequence[bytes], reads: list[bytes]) -> Work:
 def _chunks(reads: list[bytes]) -> None:
     decoder = ChunkDecoder()
     for data in reads:
-        decoder.push(data)
-        while decoder.pending:
-            decoder.pull()
+        decoder.feed(data)
     assert decoder.done
 
 
 def _assembled(reads: list[bytes]) -> None:
     decoder, assembler = ChunkDecoder(), CompletionAssembler()
     for data in reads:
-        decoder.push(data)
-        while decoder.pending:
-            assembler.extend(decoder.pull())
+        for chunk in decoder.feed(data):
+            assembler.add(chunk)
     assert assembler.completion.choices
 
 

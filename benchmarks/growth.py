@@ -35,18 +35,14 @@ def _reads(events: list[bytes]) -> list[bytes]:
 def _decode(reads: list[bytes]) -> None:
     decoder = ChunkDecoder()
     for data in reads:
-        decoder.push(data)
-        while decoder.pending:
-            decoder.pull()
+        decoder.feed(data)
     assert decoder.done
 
 
 def _assemble(reads: list[bytes]) -> None:
     decoder, assembler = ChunkDecoder(), CompletionAssembler()
     for data in reads:
-        decoder.push(data)
-        while decoder.pending:
-            assembler.extend(decoder.pull())
+        assembler.extend(decoder.feed(data))
     assembler.end(done=decoder.done)
     assert assembler.completion.choices
 
@@ -55,28 +51,24 @@ def _events(reads: list[bytes]) -> None:
     decoder, assembler = ChunkDecoder(), CompletionAssembler()
     builder = EventBuilder(assembler)
     for data in reads:
-        decoder.push(data)
-        while decoder.pending:
-            for chunk in decoder.pull():
-                assembler.add(chunk)
-                for _event in builder.add(chunk):
-                    pass
+        for chunk in decoder.feed(data):
+            assembler.add(chunk)
+            for _event in builder.add(chunk):
+                pass
 
 
 def _lanes(reads: list[bytes]) -> None:
     decoder, assembler = ChunkDecoder(), CompletionAssembler(n=8)
     lanes = {index: Lane(1 << 30) for index in range(8)}
     for data in reads:
-        decoder.push(data)
-        while decoder.pending:
-            chunks = decoder.pull()
-            assembler.extend(chunks)
-            for chunk in chunks:
-                for choice in chunk.choices:
-                    lanes[choice.index].put(chunk)
-            for lane in lanes.values():
-                while lane:
-                    lane.take()
+        chunks = decoder.feed(data)
+        assembler.extend(chunks)
+        for chunk in chunks:
+            for choice in chunk.choices:
+                lanes[choice.index].put(chunk)
+        for lane in lanes.values():
+            while lane:
+                lane.take()
 
 
 CASES: dict[str, tuple[Callable[[int], list[bytes]], Callable[[list[bytes]], None]]] = {

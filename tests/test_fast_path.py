@@ -17,24 +17,26 @@ from benchmarks import calls
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder
 
-# Calls for each further chunk: of the library's own functions, and of C functions from them. They are the same with
-# every version of Python. At 64 kB a read, what is done for a read or a slice is shared by its chunks.
+# Calls for each further chunk: of the library's own functions, and of C functions from them. At 64 kB a read, what is
+# done for a read or a slice is shared by its chunks, and differs a little: since 3.12 a comprehension is no call, and
+# others get their turn by the clock.
 BUDGETS = {
-    "core, text, one event a read": (10.0, 16.0),
-    "core, text, 64 kB a read": (0.2175, 3.46),
-    "core, tool call, 64 kB a read": (3.2775, 5.5825),
-    "core, logprobs, 64 kB a read": (5.895, 9.0),
-    "stream, chunks, one event a read": (30.0, 20.0),
-    "stream, chunks, 64 kB a read": (1.495, 3.5525),
-    "stream, text, one event a read": (32.0, 21.0),
-    "stream, text, 64 kB a read": (2.5, 4.5525),
-    "stream, raw, one event a read": (31.0, 21.0),
-    "stream, raw, 64 kB a read": (0.4075, 3.555),
+    "core, text, one event a read": (2.0, 7.0),
+    "core, text, 64 kB a read": (1.245, 2.41),
+    "core, tool call, 64 kB a read": (5.2125, 6.3075),
+    "core, logprobs, 64 kB a read": (8.3525, 7.935),
+    "stream, chunks, one event a read": (18.0, 14.0),
+    "stream, chunks, 64 kB a read": (1.69, 0.7875),
+    "stream, text, one event a read": (23.0, 15.0),
+    "stream, text, 64 kB a read": (2.605, 0.7525),
+    "stream, raw, one event a read": (22.0, 15.0),
+    "stream, raw, 64 kB a read": (0.5025, 0.685),
 }
 # Bytes allocated for each byte received, by bytes of a read (0: one event a read). One of them is the decoded text; the
 # allowance is for chunks, which differ between versions of Python. A copy more is 1.0 more.
-ALLOCATED = {0: 2.1, 64 * 1024: 4.0}
+ALLOCATED = {0: 2.2, 64 * 1024: 5.6}
 ALLOWANCE = 0.15
+SHARED = 0.15  # of what is done for a slice; a call for each chunk is 1.0
 ADDED = "<added>"
 
 
@@ -44,14 +46,15 @@ def test_every_case_has_a_budget() -> None:
 
 @pytest.mark.parametrize("case", BUDGETS)
 def test_a_chunk_takes_so_many_calls(case: str) -> None:
-    """Exactly: one call more for each chunk fails, and so does a budget that has become too large."""
-    assert BUDGETS[case] == calls.calls(case)
+    """One call more for each chunk fails, and so does a budget that has become too large."""
+    exact = "one event" in case
+    assert calls.calls(case) == pytest.approx(BUDGETS[case], abs=0 if exact else SHARED)
 
 
 def test_calls_have_names() -> None:
     """To look for what was added: many chunks of a read share one pull, and each has its own where it comes alone."""
     assert 0 < calls.named("core, text, 64 kB a read")["call", "ChunkDecoder.pull"] < calls.MORE / 10
-    assert calls.MORE == calls.named("core, text, one event a read")["call", "ChunkDecoder.pull"]
+    assert calls.MORE == calls.named("core, text, one event a read")["call", "ChunkDecoder.feed"]
 
 
 @pytest.mark.parametrize("read", ALLOCATED, ids=["one event", "64 kB"])
@@ -72,11 +75,10 @@ def in_the_package(source: str, **names: Any) -> Callable[..., Any]:
 
 
 def test_a_call_more_for_each_chunk_shows(added: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The count can fail: a loop that adds chunks one by one is seen."""
+    """The count can fail: a function around the one that adds a chunk is seen."""
     case = "core, text, 64 kB a read"
-    slower = in_the_package("def extend(self, chunks):\n for chunk in chunks: once(self, (chunk,))",
-                            once=CompletionAssembler.extend)  # fmt: skip
-    monkeypatch.setattr(CompletionAssembler, "extend", slower)
+    slower = in_the_package("def add(self, chunk): once(self, chunk)", once=CompletionAssembler.add)
+    monkeypatch.setattr(CompletionAssembler, "add", slower)
     assert BUDGETS[case][0] + 1 <= calls.calls(case)[0]
 
 

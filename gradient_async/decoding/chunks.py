@@ -31,6 +31,8 @@ _SLICE = 16 * 1024
 # A cut event up to this size waits as bytes and is joined with what follows; a longer one goes into the
 # event decoder, which never looks at a byte twice.
 _LONGEST_TAIL = 8 * 1024
+# Events of this size are decoded one by one, even where they are alike.
+_LONG = 2 * 1024
 # An event up to this size that comes alone is looked at less closely before it is decoded.
 _LONGEST_SINGLE = 4 * 1024
 
@@ -275,7 +277,8 @@ class ChunkDecoder:
     def _run(self, block: bytes) -> Run | None:
         """Take a block of chunks that differ from those before in their text alone."""
         pattern = self._pattern
-        run = None if pattern is None else pattern.run(block)
+        # Of long texts there are too few to gain by it.
+        run = None if pattern is None or block.find(b"\n") > _LONG else pattern.run(block)
         if run is not None:
             self._pause = self._lesson = 0
         return run
@@ -308,10 +311,13 @@ class ChunkDecoder:
                 return False
             for choice in choices:
                 delta = choice.delta
-                if delta._reasoning is not None or delta.tool_calls is not None or choice.finish_reason == "":  # noqa: SLF001
-                    _fit_choice(choice)
-                    if refusal(choice, indices, self._calls) is not None:
+                if delta.tool_calls is not None:
+                    if not delta.tool_calls:
+                        delta.tool_calls = None
+                    elif indices is not None and refusal(choice, indices, self._calls) is not None:
                         return False
+                if delta._reasoning is not None or choice.finish_reason == "":  # noqa: SLF001
+                    _fit_choice(choice)
                 if choice.index and indices is not None and choice.index not in indices:
                     return False
         return True

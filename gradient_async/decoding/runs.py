@@ -89,7 +89,7 @@ class Pattern:
             return None
         if _not_literal(text):
             return None
-        texts = text.split("\n")
+        texts = text.split("\n") if count > 1 else [text]
         if len(texts) != count:
             return None
         return Run(texts, field=self._field, choice=self._choice, make=self._make)
