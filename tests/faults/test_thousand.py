@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 from collections import Counter
 from dataclasses import dataclass
@@ -52,12 +53,14 @@ from gradient_async.testing import (
     Request,
     chunk,
     completion,
+    forever,
     head,
     http_chunk,
     reply_bytes,
     reply_json,
     reply_sse,
     reply_writes,
+    sse,
 )
 
 COUNT, EACH = 1000, 10
@@ -67,6 +70,11 @@ SSE = {"content-type": "text/event-stream"}
 HALF = CALL_BODY[: len(CALL_BODY) // 2]
 DEEP = b"[" * 100_000 + b"]" * 100_000
 PROBLEM = {"error": {"message": "no", "type": "t", "code": "c"}}
+UNENDING = {"content-type": "text/plain", "transfer-encoding": "chunked"}
+BOMB = gzip.compress(b": %a\n" % (b"x" * 1000) * 9000)
+EMPTY = http_chunk(sse(chunk(""), done=False))
+THREE = TOKENS[:3]
+SAID = sse(*THREE, done=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +124,19 @@ ANY_REQUEST = [
         reply_writes([head(400, JSON | {"content-length": "999"}), b'{"error":', CLOSE]),
         BadRequestError,
     ),
+    Way("status 400, its body without end", reply_writes([head(400, UNENDING), http_chunk(b"no"), HOLD]), BadRequestError),
+    Way(
+        "status 400, its body a drip",
+        reply_writes([head(400, UNENDING), forever(http_chunk(b" "), 0.1)]),
+        BadRequestError,
+    ),
+    Way("status 400, its body huge", reply_bytes(b"x" * 2_000_000, 400, {"content-type": "text/plain"}), BadRequestError),
+    Way("status 204", reply_writes([b"HTTP/1.1 204 No Content\r\n\r\n"]), APIResponseValidationError),
+    Way("status 429, a day to wait", reply_json(PROBLEM, 429, {"retry-after": "99999"}), RateLimitError),
     Way("redirect", reply_bytes(b"", 307, {"location": "http://127.0.0.1:1/"}), UnexpectedRedirectError),
+    Way("redirect to itself", reply_bytes(b"", 307, {"location": "/v1/chat/completions"}), UnexpectedRedirectError),
+    Way("redirect to a file", reply_bytes(b"", 302, {"location": "file:///etc/passwd"}), UnexpectedRedirectError),
+    Way("redirect to nowhere", reply_bytes(b"", 307, {"location": "http://[::"}), UnexpectedRedirectError),
     Way("reset before the status line", reply_writes([RESET]), APIConnectionError, again=True),
     Way("closed before the status line", reply_writes([CLOSE]), APIConnectionError, again=True),
     Way("closed within the headers", reply_writes([b"HTTP/1.1 200 OK\r\ncontent-ty", CLOSE]), APIConnectionError),
@@ -127,6 +147,14 @@ ANY_REQUEST = [
         APIConnectionError,
     ),
     Way("no status line in time", reply_writes([HOLD]), APITimeoutError),
+    Way("headers that drip", reply_writes([b"HTTP/1.1 200 OK\r\nx: ", forever(b"x", 0.1)]), APITimeoutError),
+    Way("headers too large", reply_writes([b"HTTP/1.1 200 OK\r\nx: %a" % (b"v" * 99_999), CLOSE]), APIConnectionError),
+    Way(
+        "control characters in a header",
+        reply_writes([b"HTTP/1.1 200 OK\r\nx-bad: a\x00\x1b[2Jb\r\ncontent-length: 0\r\n\r\n", CLOSE]),
+        APIConnectionError,
+    ),
+    Way("hints without an answer", reply_writes([forever(b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.02)]), APIConnectionError),
     Way("an error object", reply_json(PROBLEM), APIError),
 ]  # fmt: skip
 
@@ -147,16 +175,43 @@ AWAITED = [
     Way("plain text said to be gzip", reply_bytes(CALL_BODY, 200, JSON | {"content-encoding": "gzip"}), APIResponseValidationError),
     Way("a coding unasked for", reply_bytes(CALL_BODY, 200, JSON | {"content-encoding": "zstd"}), APIResponseValidationError),
     Way("too large", reply_json(completion("x" * 400_000)), APIResponseValidationError),
+    Way("a bomb", reply_bytes(BOMB, 200, JSON | {"content-encoding": "gzip"}), APIResponseValidationError),
+    Way("null", reply_bytes(b"null", 200, JSON), APIResponseValidationError),
+    Way("another shape", reply_bytes(b'{"choices":"x","id":[1]}', 200, JSON), APIResponseValidationError),
     Way("no choices", reply_json({**completion(TEXT), "choices": None}), APIResponseValidationError),
     Way("a body that never comes", reply_writes([CHUNKED, HOLD]), APITimeoutError),
+    Way("a body that drips", reply_writes([CHUNKED, forever(http_chunk(b" "), 0.1)]), APITimeoutError),
     Way("a body that never ends", reply_writes([CHUNKED, http_chunk(HALF), HOLD]), APITimeoutError),
 ]  # fmt: skip
 
-THREE = TOKENS[:3]
 STREAMED = [
     Way("reset after three", reply_writes([*begun(*THREE), 0.02, RESET]), StreamInterruptedError, tokens(3)),
     Way("closed after three", reply_writes([*begun(*THREE), CLOSE]), StreamInterruptedError, tokens(3)),
     Way("closed after the headers", reply_writes([*begun(), CLOSE]), StreamInterruptedError, ""),
+    Way(
+        "shorter than said",
+        reply_writes([head(200, SSE | {"content-length": "99999"}), sse(*THREE, done=False), CLOSE]),
+        StreamInterruptedError,
+        tokens(3),
+    ),
+    Way(
+        "longer than said",
+        reply_writes([head(200, SSE | {"content-length": str(len(SAID))}), SAID]),
+        StreamTruncatedError,
+        tokens(3),
+    ),
+    Way(
+        "closed within an event, and with no other end",
+        reply_writes([*begun(*THREE, framing="eof"), b'data: {"choices":', CLOSE]),
+        StreamTruncatedError,
+        tokens(3),
+    ),
+    Way(
+        "a huge chunk of HTTP, closed",
+        reply_writes([*begun(*THREE), 0.02, b"FFFFFFFFFFFFFFF0\r\n0123456789", 0.02, CLOSE]),
+        StreamInterruptedError,
+        tokens(3),
+    ),
     Way("bad chunk size", reply_writes([*begun(*THREE), b"zz\r\n"]), StreamInterruptedError, tokens(3)),
     Way(
         "closed within an event",
@@ -169,10 +224,26 @@ STREAMED = [
     Way("ended before it began", reply_sse(done=False), StreamTruncatedError, ""),
     Way("nothing but [DONE]", reply_sse(), StreamTruncatedError, ""),
     Way("an error event", reply_sse(*THREE, PROBLEM), StreamServerError, tokens(3)),
+    Way("an error event at first", reply_sse(PROBLEM), StreamServerError, ""),
+    Way(
+        "an error event by its name",
+        reply_sse(*THREE, b'event: error\ndata: {"message":"no","code":529}\n\n'),
+        StreamServerError,
+        tokens(3),
+    ),
+    Way("an error in a word", reply_sse(*THREE, {"error": "no"}), StreamServerError, tokens(3)),
+    Way("an error by id", reply_sse(*THREE, {"id": "server_error", "message": "no"}), StreamServerError, tokens(3)),
+    Way("an error beside choices", reply_sse(*THREE, {**chunk(finish_reason="error"), **PROBLEM}), StreamServerError, tokens(3)),
     Way("an event not in JSON", reply_sse(*THREE, "{no", FINISH), StreamProtocolError, tokens(3)),
     Way("an event nested too deep", reply_sse(*THREE, DEEP.decode(), FINISH), StreamProtocolError, tokens(3)),
     Way("a scalar", reply_sse(*THREE, "1", FINISH), StreamProtocolError, tokens(3)),
     Way("a negative index", reply_sse(*THREE, chunk("no", index=-1), FINISH), StreamProtocolError, tokens(3)),
+    Way(
+        "a huge index of a tool call",
+        reply_sse(*THREE, chunk(tool_calls=[{"index": 10**9, "function": {"arguments": "x"}}]), FINISH),
+        StreamLimitError,
+        tokens(3),
+    ),
     Way("a huge index", reply_sse(*THREE, chunk("no", index=10**9), FINISH), StreamLimitError, tokens(3)),
     Way("too large an event", reply_sse(*THREE, chunk("x" * 400_000), FINISH), StreamLimitError, tokens(3)),
     Way(
@@ -182,6 +253,13 @@ STREAMED = [
         "",
     ),
     Way("HTML", reply_bytes(b"<html>hello</html>", 200, {"content-type": "text/html"}), StreamProtocolError, ""),
+    Way("a coding unasked for", reply_sse(*TOKENS, FINISH, headers={"content-encoding": "zstd"}), StreamProtocolError, ""),
+    Way("a bomb", reply_bytes(BOMB, 200, SSE | {"content-encoding": "gzip"}), StreamLimitError, ""),
+    Way("null", reply_bytes(b"null", 200, JSON), APIError, ""),
+    Way("bytes that drip", reply_writes([*begun(), forever(http_chunk(b"x"), 0.1)]), StreamTimeoutError, ""),
+    Way("nothing but comments", reply_writes([*begun(), forever(http_chunk(b": x\n\n"), 0.1)]), StreamTimeoutError, ""),
+    Way("comments after three", reply_writes([*begun(*THREE), forever(http_chunk(b": x\n\n"), 0.1)]), StreamTimeoutError, tokens(3)),
+    Way("empty deltas", reply_writes([*begun(), forever(EMPTY, 0.1)]), StreamTimeoutError, ""),
     Way("nothing after the headers", reply_writes([*begun(), HOLD]), StreamTimeoutError, ""),
     Way("nothing after three", reply_writes([*begun(*THREE), HOLD]), StreamTimeoutError, tokens(3)),
 ]  # fmt: skip
@@ -195,7 +273,7 @@ BOTH = pytest.mark.parametrize(
 )
 OPTIONS: dict[str, Any] = {
     "timeout": Timeout(connect=5, first_token=1.5, idle=1.5, response=1.5),
-    "limits": Limits(event_bytes=300_000, body_bytes=300_000),
+    "limits": Limits(event_bytes=300_000, body_bytes=300_000, error_body_seconds=0.5),
 }
 
 
