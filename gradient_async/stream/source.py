@@ -158,6 +158,7 @@ class Source:
                     chunks = self._break_off(self._timed_out())
                 else:
                     chunks = self._take(data)
+                    del data  # a traceback may show locals, and servers echo keys
             if chunks or one_read:
                 return chunks
 

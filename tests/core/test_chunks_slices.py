@@ -45,10 +45,10 @@ class TestSlices:
     @pytest.mark.parametrize(
         ("wire", "most"),
         [
-            (text("x" * 20).replace(b"\n", b"\r\n") * 2000, 8192),
-            (text("x" * 20).replace(b"\n", b"\r") * 2000, 8192),
-            (b": comment\n" * 20_000 + text("a"), 8192),
-            (b"data: 1\n" * 20_000 + text("a"), 8192),
+            (text("x" * 20).replace(b"\n", b"\r\n") * 2000, 16_384),
+            (text("x" * 20).replace(b"\n", b"\r") * 2000, 16_384),
+            (b": comment\n" * 20_000 + text("a"), 16_384),
+            (b"data: 1\n" * 20_000 + text("a"), 16_384),
             (text("x" * 100_000).replace(b"\n", b"\r\n"), 200_000),
         ],
         ids=["CRLF", "CR", "comments", "an event of many lines", "one large event"],
