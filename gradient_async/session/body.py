@@ -291,6 +291,7 @@ class _GzipBody(Body):
                     failure = error
                     break
                 if data:
+                    self.read_at = time()
                     return data
                 continue
             data = await super().read()
