@@ -100,7 +100,7 @@ class ChoiceState:
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self.calls: list[CallState] = []
-        self._by_index: dict[int, list[CallState]] = {}
+        self._by_index: dict[int | None, list[CallState]] = {}  # without an index nothing is found
         self._by_id: dict[tuple[int | None, str], CallState] = {}  # by index and id, and by id alone
         self._next_index = 0  # of a call that the server gives none
         self.finish_reason: str | None = None
@@ -152,7 +152,9 @@ class ChoiceState:
         size = 0
         self.touched = []
         for entry in entries:
-            call = self.call_for(entry, limit)
+            # Most fragments continue a call, and say of it only the index.
+            known = None if entry.id else self._by_index.get(entry.index)
+            call = known[-1] if known else self.call_for(entry, limit)
             self.touched.append(call)
             function = entry.function
             if not call.id and entry.id:

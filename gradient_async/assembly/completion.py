@@ -128,6 +128,11 @@ class CompletionAssembler:
         self._plain.index = index  # the chunks that follow are often of the same
         self._plain.finish_reason = None
         self._pieces = state.content
+        text = choice.delta.content
+        if text is not None and choice == self._plain:
+            state.content.append(text)
+            self._size += len(text)
+            return
         self._size += state.add(choice.delta, self._limits.tool_calls)
         if choice.logprobs is not None:
             self._size += state.add_logprobs(choice.logprobs)

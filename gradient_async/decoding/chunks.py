@@ -91,7 +91,7 @@ class ChunkDecoder:
         self.block = b""
         self.torn = False
         self._idle = False  # whether the next byte begins an event
-        self._settled = False  # whether, besides, nothing is held or over
+        self._settled = False  # whether, besides, the last block began an event, and nothing is held or over
         self._pattern: Pattern | None = None
         # Blocks that need not be learned from: where no event is like the one before, few are looked at.
         self._pause = self._lesson = 0
@@ -129,10 +129,9 @@ class ChunkDecoder:
                         and (delta := (choice := choices[0]).delta).tool_calls is None
                         and delta._reasoning is None  # noqa: SLF001
                         and choice.finish_reason != ""
-                        and not choice.index
+                        and (not choice.index or self._indices is None)
                     ) or self._fit((chunk,)):
                         self.block = data
-                        self.torn = False
                         self.events += 1
                         return [chunk]
         self.push(data)
@@ -208,7 +207,7 @@ class ChunkDecoder:
         block = self.block = self._next_slice()
         chunks: Sequence[ChatCompletionChunk] = self._block(block) if block else []
         self._settled = self._idle and not (
-            self._buffer or self._tail or self._held or self.done or self.error is not None
+            self.torn or self._buffer or self._tail or self._held or self.done or self.error is not None
         )
         return chunks
 
