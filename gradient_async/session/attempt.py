@@ -8,15 +8,15 @@ import random
 import time
 
 import aiohttp
-from multidict import CIMultiDict
 from yarl import URL
 
 from ..call import Call
-from ..config import HiddenHeader, Limits
+from ..config import Limits
 from ..decoding import parse_error
 from ..errors import APIConnectionError, APIError, APIResponseValidationError, RequestInfo
 from ..redaction import Redactor
 from .body import Body, Expired, open_body
+from .direct import Connector, headers_of, url_of
 from .faults import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
 from .protocol import most_interim, only_fresh
 from .reply import Reply
@@ -83,8 +83,6 @@ class _Once:
         self._trace = trace
         self._foreign = foreign
         self._request = RequestInfo(method=call.method, url=call.url)
-        self._url = URL(call.url).update_query(call.query)
-        self._host = f"{self._url.host}:{self._url.port}"
 
     async def send(self, *, fresh: bool = False) -> Reply | APIError:
         """Send the request; return the reply, or the error that it came to.
@@ -92,36 +90,23 @@ class _Once:
         Args:
             fresh: Whether to take a new connection, and none of the pool.
         """
-        call, request, host = self._call, self._request, self._host
-        headers = CIMultiDict[str]()
-        if call.key is not None:
-            headers["Authorization"] = HiddenHeader(f"Bearer {call.key.reveal()}")
-        headers.update(call.headers)
-        given = headers.pop("Authorization", None) if self._session.trust_env else None
-        watch = self.watch = Watch(call, self._deadline)
-        limits = call.limits
+        call, request, limits = self._call, self._request, self._call.limits
+        connector = self._session.connector
+        ours = connector if isinstance(connector, Connector) else None
+        watch = self.watch = Watch(call, self._deadline, None if ours is None else ours.alarm)
         most_interim.set(limits.interim_responses)
-        only_fresh.set(fresh)
+        if fresh:
+            only_fresh.set(True)
         failure: BaseException
-        scope = watch.scope = asyncio.timeout_at(watch.deadline)
+        scope = watch.scope = asyncio.timeout(None)
         try:
             async with scope:
                 watch.start(foreign=self._foreign)
-                response = await self._session.request(
-                    call.method,
-                    self._url,
-                    data=body_of(call.body),
-                    headers=headers,
-                    middlewares=None if given is None else (authorizing(given),),
-                    allow_redirects=False,
-                    timeout=watch.client_timeout(),
-                    auto_decompress=False,
-                    raise_for_status=False,
-                    trace_request_ctx=watch,
-                    max_line_size=limits.header_bytes,
-                    max_field_size=limits.header_bytes,
-                    max_headers=limits.headers,
-                )
+                route = None if ours is None else ours.route(self._session, call)
+                if ours is None or route is None:
+                    response = await self._ask_aiohttp(watch)
+                else:
+                    response = await ours.send(self._session, route, call, watch)
         except TRANSPORT_ERRORS as error:
             failure = error.with_traceback(None)
         except RuntimeError as error:
@@ -130,25 +115,51 @@ class _Once:
         else:
             return await self._judge(response)
         finally:
-            # It knows this task, and the response knows the watch: a task that is cancelled later, and holds
-            # the stream by its traceback, would hold itself.
-            del watch.scope
-            only_fresh.set(False)
+            watch.over()
+            if fresh:
+                only_fresh.set(False)
         if isinstance(failure, RuntimeError):
             return APIConnectionError(
                 "the session was closed, or belongs to another event loop", request=request, phase="connect"
             )
         if scope.expired():
             phase, limit = watch.verdict()
-            return timeout_error(request, phase=phase, limit=limit, host=host)
+            return timeout_error(request, phase=phase, limit=limit, host=self._host)
         watch.lost = isinstance(failure, aiohttp.ClientConnectionError) and not reply_begun(failure)
-        lost = connection_error(failure, request, phase=watch.phase, host=host, limits=limits)
+        lost = connection_error(failure, request, phase=watch.phase, host=self._host, limits=limits)
         Redactor(call.secrets).clean(lost)
         return lost
 
+    async def _ask_aiohttp(self, watch: Watch) -> aiohttp.ClientResponse:
+        """Send the request by a session's own way: it is the caller's, or has proxies, or the request is large."""
+        call, limits = self._call, self._call.limits
+        headers = headers_of(call)
+        given = headers.pop("Authorization", None) if self._session.trust_env else None
+        return await self._session.request(
+            call.method,
+            url_of(call),
+            data=body_of(call.body),
+            headers=headers,
+            middlewares=None if given is None else (authorizing(given),),
+            allow_redirects=False,
+            timeout=watch.client_timeout(),
+            auto_decompress=False,
+            raise_for_status=False,
+            trace_request_ctx=watch,
+            max_line_size=limits.header_bytes,
+            max_field_size=limits.header_bytes,
+            max_headers=limits.headers,
+        )
+
+    @property
+    def _host(self) -> str:
+        """Who is asked, for messages."""
+        url = URL(self._call.url)
+        return f"{url.host}:{url.port}"
+
     async def _judge(self, response: aiohttp.ClientResponse) -> Reply | APIError:
         """Tell a reply from an error."""
-        call, watch, host = self._call, self.watch, self._host
+        call, watch = self._call, self.watch
         body = open_body(response, self._request, deadline=watch.deadline, limits=call.limits)
         reply = Reply(response, body, self._request, call, trace=self._trace, started=self._started)
         reply.sent = watch.sent
@@ -160,7 +171,7 @@ class _Once:
             body.allow(watch.limit)
             body.waited = reply.received - watch.sent
             return reply
-        redactor = Redactor(call.secrets)
+        redactor, host = Redactor(call.secrets), self._host
         # Before it is cut to a message's length, which might leave the beginning of a key.
         content = redactor.data(await _read_error(body, call.limits))
         info = reply.info(content)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 import time
@@ -76,7 +77,7 @@ class SessionManager:
     ) -> Reply:
         loop = asyncio.get_running_loop()
         deadline = _deadline(call, started)
-        origin = str(URL(call.url).origin())
+        origin = _origin(call.url)
         bucket = self._buckets.get(origin)
         if bucket is None:
             bucket = self._buckets[origin] = TokenBucket()
@@ -186,6 +187,11 @@ async def _permitted(permit: Permit, deadline: float | None) -> bool:
 def _deadline(call: Call, started: float) -> float | None:
     """When a call has to be over, on the loop's clock; None is never."""
     return None if call.timeout.total is None else started + call.timeout.total
+
+
+@functools.lru_cache
+def _origin(url: str) -> str:
+    return str(URL(url).origin())
 
 
 def _dice() -> float:

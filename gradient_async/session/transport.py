@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp.abc import AbstractCookieJar, AbstractStreamWriter
 
 from ..config import Limits
+from .direct import Connector
 from .protocol import Response, handler_class
 from .watch import tracing
 
@@ -76,12 +77,12 @@ def make_session(*, max_connections: int, trust_env: bool, limits: Limits) -> ai
         trust_env: Let aiohttp read proxies and ``.netrc`` from the environment.
         limits: Sizes of headers, unless a request has others.
     """
-    connector = aiohttp.TCPConnector(
+    connector = Connector(
         limit=max_connections, limit_per_host=0, keepalive_timeout=_IDLE_SECONDS, socket_factory=_open_socket
     )
     factory: Any = functools.partial(handler_class(), loop=asyncio.get_running_loop())
     connector._factory = factory  # noqa: SLF001  # aiohttp has no public way
-    return aiohttp.ClientSession(
+    session = aiohttp.ClientSession(
         connector=connector,
         cookie_jar=_no_cookies(),
         timeout=aiohttp.ClientTimeout(total=None),
@@ -94,6 +95,9 @@ def make_session(*, max_connections: int, trust_env: bool, limits: Limits) -> ai
         max_field_size=limits.header_bytes,
         max_headers=limits.headers,
     )
+    # Proxies and `.netrc` are aiohttp's affair, and instruments put their own signals beside ours.
+    connector.direct = not trust_env and len(session.trace_configs) == 1
+    return session
 
 
 def _open_socket(address: Any) -> socket.socket:

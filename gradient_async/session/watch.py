@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +13,53 @@ import aiohttp
 from ..call import Call
 from ..errors import Phase
 
-__all__ = ["Watch", "tracing"]
+__all__ = ["Alarm", "Watch", "tracing"]
 
 # Turns of the loop in which a new connection's end shows, if it came along with the connection.
 _TURNS_BEFORE_SENDING = 5
 _SOON = 1.0  # seconds from the request sent to the loss of a connection that was dead before
+
+
+class Alarm:
+    """Ends the attempts of one loop whose time is up, with one timer for all of them.
+
+    Nearly every attempt is over long before its time is up. Then all it costs is an entry here: the timer is set for
+    the first of them that was to end, and looks for the next when it rings for one that is over.
+    """
+
+    __slots__ = ("_at", "_loop", "_timer", "_watches")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watches: dict[Watch, float] = {}
+        self._at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, watch: Watch, when: float | None) -> None:
+        """End what is watched at this moment, on the loop's clock; None is never."""
+        if when is None:
+            self._watches.pop(watch, None)
+            return
+        self._watches[watch] = when
+        if when < self._at:
+            self._set_timer(when)
+
+    def _set_timer(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._at = when
+        self._timer = self._loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._at = math.inf
+        now = self._loop.time()
+        for watch, when in list(self._watches.items()):
+            if when <= now:
+                del self._watches[watch]
+                watch.scope.reschedule(when)
+        if self._watches:
+            self._set_timer(min(self._watches.values()))
 
 
 class Watch:
@@ -24,6 +68,7 @@ class Watch:
     Args:
         call: What is sent.
         deadline: When the whole call has to be over, on the loop's clock; None is never.
+        alarm: What ends it in time; None leaves that to a timer of its own.
 
     Attributes:
         phase: What is under way.
@@ -37,12 +82,14 @@ class Watch:
     """
 
     __slots__ = (
-        "_call", "_loop", "_queued_at", "deadline", "limit", "lost", "phase", "queued", "reused", "scope", "sent"
+        "_alarm", "_call", "_loop", "_queued_at", "deadline", "limit", "lost", "phase", "queued", "reused", "scope",
+        "sent",
     )  # fmt: skip
 
     scope: asyncio.Timeout
 
-    def __init__(self, call: Call, deadline: float | None) -> None:
+    def __init__(self, call: Call, deadline: float | None, alarm: Alarm | None = None) -> None:
+        self._alarm = alarm
         self._call = call
         self.deadline = deadline
         self._loop = asyncio.get_running_loop()
@@ -66,26 +113,57 @@ class Watch:
         if foreign:
             self.phase = "response"
             self._until(None if self.limit is None else self.limit + (self._call.timeout.connect or 0.0))
+        elif self.deadline is not None:
+            self._until(None)
 
-    def queueing(self) -> None:
+    def over(self) -> None:
+        """The attempt came to something; its time is not up any more."""
+        # The scope knows this task, and the response knows the watch: a task that is cancelled later, and holds the
+        # stream by its traceback, would hold itself.
+        del self.scope
+        if self._alarm is not None:
+            self._alarm.set(self, None)
+
+    # aiohttp's names of what it tells a request's traces.
+
+    async def send_connection_queued_start(self) -> None:
         """All connections are in use."""
         self._queued_at = self._loop.time()
 
-    def unqueued(self) -> None:
+    async def send_connection_queued_end(self) -> None:
         """One is free."""
         self.queued += self._loop.time() - self._queued_at
 
-    def connecting(self) -> None:
+    async def send_connection_create_start(self) -> None:
         """A connection is being made."""
         self.phase = "connect"
         self._until(self._call.timeout.connect)
 
-    def connected(self, *, reused: bool) -> None:
-        """There is a connection, new or from the pool."""
+    async def send_connection_create_end(self) -> None:
+        """There is a new connection."""
         self.phase = "send"
-        self.reused = reused
         self.sent = self._loop.time()
         self._until(None)
+
+    async def send_connection_reuseconn(self) -> None:
+        """There is a connection from the pool."""
+        self.phase = "send"
+        self.reused = True
+        self.sent = self._loop.time()
+
+    async def send_request_headers(self) -> None:
+        """The request is about to be written."""
+        if not self.reused:
+            # Nothing has been written yet. A server that closes what it has just accepted is found out now.
+            for _ in range(_TURNS_BEFORE_SENDING):
+                await asyncio.sleep(0)
+        self.sending()
+
+    async def _send_dns(self, host: str) -> None:
+        """Nothing hangs on how a name is looked up."""
+
+    send_dns_resolvehost_start = send_dns_resolvehost_end = _send_dns
+    send_dns_cache_hit = send_dns_cache_miss = _send_dns
 
     def sending(self) -> None:
         """The request is on its way."""
@@ -99,8 +177,7 @@ class Watch:
 
         Ask when an attempt has just ended without an answer.
         """
-        soon = self._loop.time() - self.sent < _SOON
-        return self.reused and self.lost and soon
+        return self.lost and self.reused and self._loop.time() - self.sent < _SOON
 
     def verdict(self) -> tuple[Phase, float | None]:
         """Which limit ran out."""
@@ -116,40 +193,28 @@ class Watch:
         when = None if seconds is None else self._loop.time() + seconds
         if self.deadline is not None:
             when = self.deadline if when is None else min(when, self.deadline)
-        self.scope.reschedule(when)
+        if self._alarm is not None:
+            self._alarm.set(self, when)
+        else:
+            self.scope.reschedule(when)
 
 
 def tracing() -> aiohttp.TraceConfig:
     """Make the signals by which aiohttp tells each request's `Watch` what it is at."""
     config = aiohttp.TraceConfig()
-
-    async def queueing(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.queueing()
-
-    async def unqueued(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.unqueued()
-
-    async def connecting(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.connecting()
-
-    async def connected(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.connected(reused=False)
-
-    async def reused(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        context.trace_request_ctx.connected(reused=True)
-
-    async def sending(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        watch: Watch = context.trace_request_ctx
-        if not watch.reused:
-            # Nothing has been written yet. A server that closes what it has just accepted is found out now.
-            for _ in range(_TURNS_BEFORE_SENDING):
-                await asyncio.sleep(0)
-        watch.sending()
-
-    config.on_connection_queued_start.append(queueing)
-    config.on_connection_queued_end.append(unqueued)
-    config.on_connection_create_start.append(connecting)
-    config.on_connection_create_end.append(connected)
-    config.on_connection_reuseconn.append(reused)
-    config.on_request_headers_sent.append(sending)
+    config.on_connection_queued_start.append(_telling(Watch.send_connection_queued_start))
+    config.on_connection_queued_end.append(_telling(Watch.send_connection_queued_end))
+    config.on_connection_create_start.append(_telling(Watch.send_connection_create_start))
+    config.on_connection_create_end.append(_telling(Watch.send_connection_create_end))
+    config.on_connection_reuseconn.append(_telling(Watch.send_connection_reuseconn))
+    config.on_request_headers_sent.append(_telling(Watch.send_request_headers))
     return config
+
+
+def _telling(
+    event: Callable[[Watch], Awaitable[None]],
+) -> Callable[[Any, SimpleNamespace, Any], Awaitable[None]]:
+    async def tell(_session: Any, context: SimpleNamespace, _params: Any) -> None:
+        await event(context.trace_request_ctx)
+
+    return tell
