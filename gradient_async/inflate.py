@@ -27,6 +27,8 @@ def content_coding(header: str) -> str | None:
     Returns:
         None for a body that is not coded, "gzip", or the name of a coding that is not understood.
     """
+    if not header:
+        return None
     names = [name for part in header.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
     if not names:
         return None

@@ -34,7 +34,7 @@ def rate_limits(headers: Mapping[str, str], now: float) -> RateLimits | None:
     Returns:
         The limits, or None if the headers tell none.
     """
-    if not any("ratelimit" in name.lower() for name in headers):
+    if "ratelimit" not in "\n".join(headers).lower():
         return None  # as most servers have it
     found = {
         name: limit

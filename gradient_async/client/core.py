@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from .._version import __version__
 from ..call import Call, Permit
-from ..config import Limits, Retry, Secret, Timeout, check_headers, resolve, secrets_in
+from ..config import Limits, Retry, Secret, Timeout, check_headers, resolve
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..types import NOT_GIVEN, NotGiven
 from .models import Models
-from .options import check_hooks, conceal, count, hide, no_key, query, refuse_http_client, set_up_log
+from .options import check_hooks, conceal, count, hide, refuse_http_client, set_up_log
 from .resources import Agents, Chat
 from .shared import Shared
+from .target import Target, make_target
 
 if TYPE_CHECKING:
     from ..session import ClientSession, Reply
@@ -121,6 +121,7 @@ class AsyncGradient:
             limits=self.limits,
         )
         self._owner = True
+        self._targets: dict[tuple[bool, bool, bool], Target] = {}
 
     # Resources
 
@@ -234,6 +235,7 @@ class AsyncGradient:
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
         copy._owner = False
+        copy._targets = {}
         if any(value is not None for value in changed.values()):
             copy._options = self._options | hide({k: v for k, v in changed.items() if v is not None})
             copy._endpoints = resolve(
@@ -284,58 +286,49 @@ class AsyncGradient:
         params: Mapping[str, Any],
         permit: Permit | None = None,
     ) -> Call:
-        endpoints = self._endpoints
-        headers = {
-            "Accept": "text/event-stream" if stream else "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": f"gradient_async/{__version__}",
-        }
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        extra = check_headers(options.get("extra_headers") or {})
-        key = endpoints.agent_key if agent else endpoints.model_key
-        given = {name.lower() for name in (*extra, *self.default_headers)}
-        if "authorization" in given:
-            key = None
-        elif key is None:
-            raise ConfigurationError(no_key(endpoints, agent=agent))
-        for more in (self.default_headers, extra):
-            for name, value in more.items():
-                for known in [known for known in headers if known.lower() == name.lower()]:
-                    del headers[known]
-                if not isinstance(value, NotGiven):
-                    headers[name] = value
         timeout = options.get("timeout", NOT_GIVEN)
+        target = self._target(agent=agent, stream=stream, has_body=body is not None, options=options)
         return Call(
             method=method,
-            url=(self._agent_url() if agent else endpoints.inference_url) + path,
-            query=query(
-                {
-                    **({"agent": True} if agent else {}),
-                    **self.default_query,
-                    **(options.get("extra_query") or {}),
-                }
-            ),
-            headers=headers,
-            key=key,
+            url=(self._agent_url() if agent else self._endpoints.inference_url) + path,
+            query=target.query,
+            headers=target.headers,
+            key=target.key,
             body=body,
             stream=stream,
             timeout=self.timeout if isinstance(timeout, NotGiven) else Timeout.of(timeout),
             max_retries=self.max_retries,
             retry=self.retry,
             limits=self.limits,
-            secrets=tuple(
-                secret for secret in (endpoints.model_key, endpoints.agent_key) if secret is not None
-            )
-            + secrets_in(headers),
+            secrets=target.secrets,
             operation="models" if body is None else "agent" if agent else "chat",
             params=params,
             hooks=self.hooks,
             permit=permit,
         )
 
-    async def _send(self, call: Call) -> Reply:
-        return await self._shared.manager.send(call)
+    def _target(self, *, agent: bool, stream: bool, has_body: bool, options: Mapping[str, Any]) -> Target:
+        """Put together headers, key and query; or return those of a call before that had the same."""
+        usual = not (self.default_query or options.get("extra_headers") or options.get("extra_query"))
+        kind = (agent, stream, has_body)
+        known = self._targets.get(kind) if usual else None
+        if known is not None and known.suits(self._endpoints, self.default_headers):
+            return known
+        target = make_target(
+            self._endpoints,
+            agent=agent,
+            stream=stream,
+            has_body=has_body,
+            default_headers=self.default_headers,
+            default_query=self.default_query,
+            options=options,
+        )
+        if usual:
+            self._targets[kind] = target
+        return target
+
+    def _send(self, call: Call) -> Coroutine[Any, Any, Reply]:
+        return self._shared.manager.send(call)
 
     # Life
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["AgentChat", "AgentCompletions", "Agents", "Chat", "Completions", "CompletionsBase", "flag"]
 
 _PATH = "/chat/completions"
-_OPTIONS = ("extra_headers", "extra_query", "extra_body", "timeout")
+_OPTIONS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
 
 
 class CompletionsBase:
@@ -63,11 +63,16 @@ class CompletionsBase:
             The reply, its body unread, and how many choices were asked for.
         """
         client = self.client
-        check_mappings(arguments)
-        if "extra_headers" in arguments:  # the same object as the caller's, for tracebacks that show locals
-            arguments["extra_headers"] = hide_headers(arguments["extra_headers"])
-        options = {name: arguments[name] for name in _OPTIONS if name in arguments}
-        params = {name: value for name, value in arguments.items() if name not in options}
+        options: dict[str, Any] = {}
+        params = arguments
+        if not _OPTIONS.isdisjoint(arguments):
+            check_mappings(arguments)
+            if (
+                "extra_headers" in arguments
+            ):  # the same object as the caller's, for tracebacks that show locals
+                arguments["extra_headers"] = hide_headers(arguments["extra_headers"])
+            options = {name: arguments[name] for name in _OPTIONS if name in arguments}
+            params = {name: value for name, value in arguments.items() if name not in options}
         extra = options.get("extra_body") or None
         if extra is not None:
             # What extra_body brings need not be given twice; it goes unchecked.

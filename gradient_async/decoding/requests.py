@@ -63,7 +63,7 @@ def check_params(
         InvalidRequestError: If a value is outside its documented limit.
     """
     given = {name: value for name, value in params.items() if not isinstance(value, NotGiven)}
-    known = known_params(agent=agent)
+    known = _AGENT if agent else _CHAT
     if not given.keys() <= known:
         _refuse_name(next(name for name in given if name not in known), known)
     for name in ("messages", "tools", "stop"):
@@ -91,9 +91,8 @@ def encode_request(
     body = dict(params)
     if stream is not None:
         body["stream"] = stream
-    body.update(
-        {name: value for name, value in (extra_body or {}).items() if not isinstance(value, NotGiven)}
-    )
+    if extra_body:
+        body.update({name: value for name, value in extra_body.items() if not isinstance(value, NotGiven)})
     messages = body.get("messages")
     if isinstance(messages, list):
         body["messages"] = [_message(message) for message in cast("list[Any]", messages)]
@@ -108,10 +107,14 @@ def encode_request(
 def _message(message: Any) -> Any:
     if isinstance(message, ChatCompletionMessage):
         return message_to_dict(message)
-    if isinstance(message, Mapping):
+    if isinstance(message, (dict, Mapping)):  # a dictionary is told sooner
         entry = cast("Mapping[str, Any]", message)
         # Parts of a reply may stand in a dictionary: `{"role": "assistant", "tool_calls": reply.tool_calls}`.
-        return {name: _part(value) for name, value in entry.items() if not isinstance(value, NotGiven)}
+        return {
+            name: value if isinstance(value, str) else _part(value)
+            for name, value in entry.items()
+            if not isinstance(value, NotGiven)
+        }
     return message
 
 
@@ -219,7 +222,7 @@ def _validate_messages(messages: Any) -> None:
     if not messages:
         raise _invalid("messages", messages, "expected at least 1 message")
     for index, message in enumerate(cast("list[Any]", messages)):
-        if not isinstance(message, Mapping):
+        if not isinstance(message, (dict, Mapping)):  # a dictionary is told sooner
             if (
                 isinstance(message, msgspec.Struct)
                 or hasattr(message, "model_dump")

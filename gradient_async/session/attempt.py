@@ -24,23 +24,15 @@ from .trace import Trace
 from .transport import authorizing, body_of
 from .watch import Watch
 
-__all__ = ["attempt"]
+__all__ = ["Attempt"]
 
 _OK = 200
 _NO_CONTENT = 204
 _REDIRECT = 300
 
 
-async def attempt(
-    session: aiohttp.ClientSession,
-    call: Call,
-    *,
-    deadline: float | None,
-    started: float,
-    trace: Trace | None,
-    foreign: bool,
-) -> Reply | APIError:
-    """Make one attempt: a request, and another if the pooled connection turns out to have died idle.
+class Attempt:
+    """A request of a call, and another if the pooled connection turns out to have died idle.
 
     A server that closed the connection before cannot have seen the first.
 
@@ -51,18 +43,12 @@ async def attempt(
         started: When the call began, on the loop's clock.
         trace: Who is told, or None.
         foreign: Whether the session is the caller's own.
-    """
-    once = _Once(session, call, deadline=deadline, started=started, trace=trace, foreign=foreign)
-    outcome = await once.send()
-    return await once.send(fresh=True) if once.watch.died_idle else outcome
-
-
-class _Once:
-    """Sends a request once, at a time.
 
     Attributes:
         watch: What the latest sending was at.
     """
+
+    __slots__ = ("_call", "_deadline", "_foreign", "_request", "_session", "_started", "_trace", "watch")
 
     watch: Watch
 
@@ -83,6 +69,11 @@ class _Once:
         self._trace = trace
         self._foreign = foreign
         self._request = RequestInfo(method=call.method, url=call.url)
+
+    @property
+    def died_idle(self) -> bool:
+        """Whether the request is to be sent again, over a new connection."""
+        return self.watch.died_idle
 
     async def send(self, *, fresh: bool = False) -> Reply | APIError:
         """Send the request; return the reply, or the error that it came to.
@@ -113,7 +104,13 @@ class _Once:
             # aiohttp's word for a session closed in the meantime, or one of another loop.
             failure = error.with_traceback(None)
         else:
-            return await self._judge(response)
+            reply = self._reply(response)
+            if not _OK <= reply.status < _REDIRECT or reply.status == _NO_CONTENT:
+                return await self._refusal(reply)
+            # What the headers took counts: the limits run from the request to the content.
+            reply.body.allow(watch.limit)
+            reply.body.waited = reply.received - watch.sent
+            return reply
         finally:
             watch.over()
             if fresh:
@@ -157,8 +154,8 @@ class _Once:
         url = URL(self._call.url)
         return f"{url.host}:{url.port}"
 
-    async def _judge(self, response: aiohttp.ClientResponse) -> Reply | APIError:
-        """Tell a reply from an error."""
+    def _reply(self, response: aiohttp.ClientResponse) -> Reply:
+        """Make the reply of a response of whatever status."""
         call, watch = self._call, self.watch
         body = open_body(response, self._request, deadline=watch.deadline, limits=call.limits)
         reply = Reply(response, body, self._request, call, trace=self._trace, started=self._started)
@@ -166,14 +163,14 @@ class _Once:
         reply.queued = watch.queued
         if self._trace is not None:
             self._trace.response(reply.status, reply.headers, watch.queued, time.time())
-        if _OK <= reply.status < _REDIRECT and reply.status != _NO_CONTENT:
-            # What the headers took counts: the limits run from the request to the content.
-            body.allow(watch.limit)
-            body.waited = reply.received - watch.sent
-            return reply
+        return reply
+
+    async def _refusal(self, reply: Reply) -> APIError:
+        """Make the error of a reply that is none of what was asked for."""
+        call = self._call
         redactor, host = Redactor(call.secrets), self._host
         # Before it is cut to a message's length, which might leave the beginning of a key.
-        content = redactor.data(await _read_error(body, call.limits))
+        content = redactor.data(await _read_error(reply.body, call.limits))
         info = reply.info(content)
         error: APIError
         if reply.status == _NO_CONTENT:

@@ -204,7 +204,7 @@ class Body:
 
     def abandon(self) -> None:
         """Give the connection up from a finaliser, in whatever thread that runs."""
-        if self._loop.is_closed():
+        if self._loop.is_closed() or (self._timer is None and self._response.closed):
             return
         if runs_here(self._loop):
             self.close()

@@ -57,12 +57,13 @@ class Route:
 
     Attributes:
         request: What the connector is asked for a connection with.
+        info: What aiohttp's responses tell of it.
         timeout: What aiohttp is to watch of the connecting.
         direct: Whether they may be written here; aiohttp knows better what some headers want.
         head: A request's bytes up to the length of its body.
     """
 
-    __slots__ = ("direct", "head", "request", "timeout")
+    __slots__ = ("direct", "head", "info", "request", "timeout")
 
     def __init__(self, session: aiohttp.ClientSession, call: Call) -> None:
         url = url_of(call)
@@ -74,6 +75,7 @@ class Route:
             data=b"",
             loop=asyncio.get_running_loop(),
         )
+        self.info = self.request.request_info
         self.timeout = aiohttp.ClientTimeout(total=None, sock_connect=call.timeout.connect)
         lines = [f"{call.method} {url.raw_path_qs} HTTP/1.1"]
         lines += [
@@ -160,7 +162,7 @@ class Connector(aiohttp.TCPConnector):
                 writer=None,
                 continue100=None,
                 timer=_NO_TIMER,
-                request_info=request.request_info,
+                request_info=route.info,
                 traces=[],
                 loop=self._loop,
                 session=session,

@@ -16,7 +16,7 @@ from ..call import Call, Permit
 from ..config import Limits, Secret
 from ..errors import APIError, APIStatusError, QuotaExceededError, RequestInfo
 from ..retry import TokenBucket, spread, wait_before_retry
-from .attempt import attempt
+from .attempt import Attempt
 from .gate import Gate
 from .pool import Pool
 from .reply import Reply
@@ -89,16 +89,20 @@ class SessionManager:
             attempts += 1
             if trace is not None:
                 trace.request(attempts)
-            outcome = await attempt(
+            attempt = Attempt(
                 session, call, deadline=deadline, started=started, trace=trace, foreign=self.pool.foreign
             )
+            outcome = await attempt.send()
+            if isinstance(outcome, APIError) and attempt.died_idle:
+                outcome = await attempt.send(fresh=True)
             outcome.attempts = attempts
             if call.permit is not None:
                 call.permit.told(outcome)
             if isinstance(outcome, Reply):
                 bucket.succeeded(paid)
                 outcome.body.keeps = self.pool
-                self._open.add(outcome)
+                if not outcome.body.closed:  # what has come in full holds no connection
+                    self._open.add(outcome)
                 return outcome
             outcome.elapsed = loop.time() - started
             self._close_gate(call, origin, outcome)

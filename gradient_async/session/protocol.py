@@ -133,7 +133,7 @@ class _Handler(ResponseHandler):
     def set_response_params(self, **params: Any) -> None:
         """Prepare for a reply."""
         super().set_response_params(**params)
-        self.use(_HeadFirst(self, self._parser))
+        self._parser: Any = _HeadFirst(self, self._parser)
 
     def use(self, parser: Any) -> None:
         """Let this parse what comes from now on."""
@@ -175,7 +175,7 @@ class _Handler(ResponseHandler):
             self.close()
             self.set_exception(HttpProcessingError(message="it has two different Content-Length headers"))
             return
-        if _is_interim(code):
+        if code < _OK and _is_interim(code):
             self.interim_left -= 1
             if self.interim_left < 0:
                 self.close()
@@ -189,7 +189,7 @@ class _Handler(ResponseHandler):
 
     def rest(self) -> None:
         """A reply is over: what comes before the next request belongs to none."""
-        self.use(_NOBODY)
+        self._parser = _NOBODY
 
     def discard(self) -> None:
         """Close it if it is between replies: another request may have it by now."""

@@ -178,7 +178,7 @@ class Reply:
             failure = self._failure(error.with_traceback(None), size)
         else:
             if not data and not self.body.cut:
-                return b"".join(pieces)
+                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
             failure = APIResponseValidationError(
                 "the reply is cut: its gzip body has no end"
                 if self.body.cut

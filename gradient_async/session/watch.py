@@ -57,7 +57,8 @@ class Alarm:
         for watch, when in list(self._watches.items()):
             if when <= now:
                 del self._watches[watch]
-                watch.scope.reschedule(when)
+                if not watch.scope.expired():
+                    watch.scope.reschedule(when)
         if self._watches:
             self._set_timer(min(self._watches.values()))
 
@@ -149,7 +150,6 @@ class Watch:
         """There is a connection from the pool."""
         self.phase = "send"
         self.reused = True
-        self.sent = self._loop.time()
 
     async def send_request_headers(self) -> None:
         """The request is about to be written."""
@@ -188,14 +188,12 @@ class Watch:
         return "first_token" if self._call.stream else "response", self.limit
 
     def _until(self, seconds: float | None) -> None:
-        if self.scope.expired():
-            return  # the cancellation is on its way
         when = None if seconds is None else self._loop.time() + seconds
         if self.deadline is not None:
             when = self.deadline if when is None else min(when, self.deadline)
         if self._alarm is not None:
             self._alarm.set(self, when)
-        else:
+        elif not self.scope.expired():  # otherwise the cancellation is on its way
             self.scope.reschedule(when)
 
 
