@@ -1,0 +1,225 @@
+"""Small requests, which are written in one piece over connections of our own, are those that aiohttp would send."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+import pytest
+from aioresponses import aioresponses
+from shell_calls import Start, ask, streamed
+
+from gradient_async import APIConnectionError, APIError, APITimeoutError, AsyncGradient, Timeout
+from gradient_async.session import direct
+from gradient_async.session.direct import Connector, Route
+from gradient_async.session.protocol import UnsentError
+from gradient_async.session.watch import Alarm, Watch
+from gradient_async.testing import HOLD, Server, reply_json, reply_writes, serve
+from gradient_async.testing import completion as whole
+
+ANSWER = whole("ok")
+
+
+async def connector_of(client: AsyncGradient) -> Connector:
+    connector = (await client._shared.manager.pool.session()).connector
+    assert isinstance(connector, Connector)
+    return connector
+
+
+def sent(server: Server) -> list[Any]:
+    """What was asked, but for the order of headers."""
+    return [(r.method, r.target, r.version, sorted(r.headers.items()), r.body) for r in server.requests]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"default_query": {"a": "ä b", "c": 1}},
+        {"default_headers": {"X-Name": "Jürgen", "Authorization": "Basic abc", "user-agent": "me"}},
+        {"default_headers": {"Connection": "close"}},
+        {"default_headers": {"Content-Encoding": "identity"}},
+        {"default_headers": {"X-Odd": "a\ud800b"}},
+    ],
+)
+async def test_the_same_request_as_aiohttps_own(start: Start, options: dict[str, Any]) -> None:
+    """Line, headers and body, whatever is set."""
+    server, client = await start(**options)
+    connector = await connector_of(client)
+    for direct_ in (True, False):
+        connector.direct = direct_
+        await ask(client, max_tokens=3)
+        await (await streamed(client, extra_headers={"X-More": "1"})).completion()
+    requests = sent(server)
+    assert requests[:2] == requests[2:]
+
+
+async def test_what_no_header_may_have_is_refused_in_the_same_words(start: Start) -> None:
+    server, client = await start(default_headers={"X-Odd": "a\x01b"})
+    connector = await connector_of(client)
+    told: list[str] = []
+    for direct_ in (True, False):
+        connector.direct = direct_
+        with pytest.raises(APIError) as caught:
+            await ask(client)
+        told.append(str(caught.value))
+    assert told[0] == told[1]
+    assert server.requests == []
+
+
+async def test_a_large_body_is_left_to_aiohttp(start: Start) -> None:
+    """It waits for its transport, and goes out in pieces."""
+    server, client = await start()
+    text = "x" * 40_000
+    for content in ("x", text):
+        await ask(client, messages=[{"role": "user", "content": content}])
+    assert [text.encode() in request.body for request in server.requests] == [False, True]
+    assert server.connections == 1
+
+
+async def test_routes_are_kept_for_so_many_kinds_of_calls(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A header that is another one in each call does not fill the memory."""
+    monkeypatch.setattr(direct, "_MOST_ROUTES", 3)
+    server, client = await start()
+    for turn in range(8):
+        await ask(client, extra_headers={"X-Turn": str(turn)})
+    assert [str(turn) for turn in range(8)] == [request.headers["x-turn"] for request in server.requests]
+    assert len((await connector_of(client))._routes) <= 3
+
+
+async def test_a_mock_of_aiohttp_is_obeyed() -> None:
+    """Who puts something in the place of aiohttp's way to send gets the requests."""
+
+    def no_stream_writer(*args: Any, **kwargs: Any) -> aiohttp.ClientResponse:
+        return aiohttp.ClientResponse(*args, **{"stream_writer": SimpleNamespace(output_size=0)} | kwargs)
+
+    async with AsyncGradient(base_url="http://127.0.0.1:9/v1", model_access_key="k") as client:
+        with aioresponses() as replies:
+            mocked: Any = replies
+            body = reply_json(ANSWER).data.partition(b"\r\n\r\n")[2]
+            mocked.post("http://127.0.0.1:9/v1/chat/completions", body=body, response_class=no_stream_writer)
+            assert (await ask(client)).choices[0].message.content == "ok"
+        with pytest.raises(APIConnectionError, match="no connection"):
+            await ask(client.with_options(max_retries=0))
+
+
+async def test_an_instrument_of_aiohttp_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that add signals to every session hear of our requests too."""
+    heard: list[str] = []
+    config = aiohttp.TraceConfig()
+
+    async def hear(_session: Any, _context: Any, params: aiohttp.TraceRequestStartParams) -> None:
+        heard.append(params.method)
+
+    config.on_request_start.append(hear)
+    original = aiohttp.ClientSession.__init__
+
+    def instrumented(session: aiohttp.ClientSession, *args: Any, **options: Any) -> None:
+        original(session, *args, **options | {"trace_configs": [*options["trace_configs"], config]})
+
+    monkeypatch.setattr(aiohttp.ClientSession, "__init__", instrumented)
+    async with (
+        serve(reply_json(ANSWER)) as server,
+        AsyncGradient(inference_endpoint=server.url, model_access_key="k") as client,
+    ):
+        await ask(client)
+    assert heard == ["POST"]
+
+
+async def test_a_name_is_looked_up(start: Start) -> None:
+    """And kept: the second connection needs no look-up."""
+    server, client = await start(reply_writes([HOLD]))
+    named = client.with_options(inference_endpoint=server.url.replace("127.0.0.1", "localhost"))
+    with pytest.raises(APITimeoutError):
+        await ask(named, timeout=Timeout(response=0.1))
+    assert (await ask(named)).choices
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("protocol", "error"),
+    [
+        (SimpleNamespace(is_eof=lambda: True), UnsentError),
+        (SimpleNamespace(is_eof=lambda: False, transport=None), aiohttp.ClientConnectionResetError),
+        (
+            SimpleNamespace(is_eof=lambda: False, transport=SimpleNamespace(is_closing=lambda: True)),
+            aiohttp.ClientConnectionResetError,
+        ),
+    ],
+)
+def test_nothing_is_written_to_a_connection_that_is_gone(protocol: Any, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        direct._write(protocol, b"", b"")
+
+
+async def test_a_route_does_not_show_its_key(start: Start) -> None:
+    _, client = await start()
+    await ask(client)
+    (route,) = (await connector_of(client))._routes.values()
+    shown = [repr(route), *(repr(getattr(route, name)) for name in Route.__slots__)]
+    assert route.head.count(b"Bearer ") == 1
+    assert not [text for text in shown if "Bearer" in text]
+
+
+class Idle(Watch):
+    """Watches nothing, and notes when it is to end."""
+
+    __slots__ = ("ended",)
+
+    def __init__(self) -> None:
+        self.ended: list[float] = []
+        scope: Any = SimpleNamespace(expired=lambda: bool(self.ended), reschedule=self.ended.append)
+        self.scope = scope
+
+
+async def test_an_alarm_ends_what_is_due_and_goes_on_for_the_rest() -> None:
+    loop = asyncio.get_running_loop()
+    alarm = Alarm(loop)
+    first, second, over = watches = [Idle(), Idle(), Idle()]
+    now = loop.time()
+    alarm.set(second, now + 0.04)
+    alarm.set(first, now + 0.02)  # earlier than what it was set for
+    alarm.set(over, now + 0.01)
+    alarm.set(over, None)
+    await asyncio.sleep(0.1)
+    assert [[now + 0.02], [now + 0.04], []] == [watch.ended for watch in watches]
+    alarm.set(first, now)
+    await asyncio.sleep(0.01)
+    assert first.ended == [now + 0.02]  # the cancellation is on its way already
+
+
+async def test_an_alarm_needs_one_timer_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set for the first that was to end; those behind it cost nothing."""
+    loop = asyncio.get_running_loop()
+    alarm = Alarm(loop)
+    made: list[float] = []
+    original = loop.call_at
+
+    def counted(when: float, ring: Callable[[], None]) -> asyncio.TimerHandle:
+        made.append(when)
+        return original(when, ring)
+
+    monkeypatch.setattr(loop, "call_at", counted)
+    now = loop.time()
+    for later in range(10):
+        watch = Idle()
+        alarm.set(watch, now + 100 + later)
+        alarm.set(watch, None)
+    assert made == [now + 100]
+
+
+async def test_headers_changed_in_place_are_sent(start: Start) -> None:
+    """What a client makes of its settings once is made anew when they change."""
+    server, client = await start()
+    await ask(client)
+    client.default_headers["X-New"] = "1"
+    await ask(client)
+    await ask(client.with_options(model_access_key="other"))
+    told = [(r.headers.get("x-new"), r.headers["authorization"]) for r in server.requests]
+    key = told[0][1]
+    assert told == [(None, key), ("1", key), ("1", "Bearer other")]
