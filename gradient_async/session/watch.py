@@ -23,8 +23,9 @@ _SOON = 1.0  # seconds from the request sent to the loss of a connection that wa
 class Alarm:
     """Ends the attempts of one loop whose time is up, with one timer for all of them.
 
-    Nearly every attempt is over long before its time is up. Then all it costs is an entry here: the timer is set for
-    the first of them that was to end, and looks for the next when it rings for one that is over.
+    Nearly every attempt is over long before its time is up. Then all it costs is an entry here, while others are under
+    way: the timer is set for the first of them that was to end, and looks for the next when it rings for one that is
+    over. With the last of them it goes.
     """
 
     __slots__ = ("_at", "_loop", "_timer", "_watches")
@@ -39,6 +40,10 @@ class Alarm:
         """End what is watched at this moment, on the loop's clock; None is never."""
         if when is None:
             self._watches.pop(watch, None)
+            if not self._watches and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+                self._at = math.inf
             return
         self._watches[watch] = when
         if when < self._at:

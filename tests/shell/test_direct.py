@@ -194,23 +194,27 @@ async def test_an_alarm_ends_what_is_due_and_goes_on_for_the_rest() -> None:
 
 
 async def test_an_alarm_needs_one_timer_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set for the first that was to end; those behind it cost nothing."""
+    """Set for the first that was to end; those beside it cost nothing. None is left behind."""
     loop = asyncio.get_running_loop()
     alarm = Alarm(loop)
-    made: list[float] = []
+    made: list[asyncio.TimerHandle] = []
     original = loop.call_at
 
     def counted(when: float, ring: Callable[[], None]) -> asyncio.TimerHandle:
-        made.append(when)
-        return original(when, ring)
+        made.append(original(when, ring))
+        return made[-1]
 
     monkeypatch.setattr(loop, "call_at", counted)
     now = loop.time()
+    last = Idle()
+    alarm.set(last, now + 100)
     for later in range(10):
         watch = Idle()
         alarm.set(watch, now + 100 + later)
         alarm.set(watch, None)
-    assert made == [now + 100]
+    assert [now + 100] == [timer.when() for timer in made]
+    alarm.set(last, None)
+    assert made[0].cancelled()
 
 
 async def test_headers_changed_in_place_are_sent(start: Start) -> None:
