@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .client import (
-        APIResponse,
-        AsyncGradient,
-    )
-    from .client import APIResponse as AsyncAPIResponse
-    from .client import AsyncGradient as AsyncClient
+    from .client.core import AsyncGradient
+    from .client.core import AsyncGradient as AsyncClient
+    from .client.response import APIResponse
+    from .client.response import APIResponse as AsyncAPIResponse
     from .config import (
         DEFAULT_MAX_RETRIES,
         DEFAULT_TIMEOUT,
@@ -176,10 +174,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "client": (
-        "APIResponse",
-        "AsyncGradient",
-    ),
+    "client.core": ("AsyncGradient",),
+    "client.response": ("APIResponse",),
     "config": ("DEFAULT_MAX_RETRIES", "DEFAULT_TIMEOUT", "Limits", "Retry", "Timeout"),
     "errors": (
         "APIConnectionError",

@@ -12,15 +12,15 @@ from ..config import Limits, Retry, Secret, Timeout, check_headers, resolve
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..types import NOT_GIVEN, NotGiven
-from .models import Models
 from .options import check_hooks, conceal, count, hide, refuse_http_client, set_up_log
-from .resources import Agents, Chat
 from .shared import Shared
 from .target import Target, make_target
 
 if TYPE_CHECKING:
     from ..session import ClientSession, Reply
+    from .models import Models
     from .raw import RawClient, StreamingClient
+    from .resources import Agents, Chat
 
 __all__ = ["AsyncGradient"]
 
@@ -125,20 +125,27 @@ class AsyncGradient:
 
     # Resources
 
-    # Made anew each time: a resource kept here would keep its client, and its connections, alive.
+    # Made anew each time: a resource kept here would keep its client, and its connections, alive. Loaded on
+    # first use: what makes requests and reads replies takes longer to import than a client to make.
     @property
     def chat(self) -> Chat:
         """Completions of models."""
+        from .resources import Chat  # noqa: PLC0415  # see above
+
         return Chat(self)
 
     @property
     def agents(self) -> Agents:
         """Completions of the agent at ``agent_endpoint``."""
+        from .resources import Agents  # noqa: PLC0415  # see above
+
         return Agents(self)
 
     @property
     def models(self) -> Models:
         """The models that the key may use."""
+        from .models import Models  # noqa: PLC0415  # see above
+
         return Models(self)
 
     @property

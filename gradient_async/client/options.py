@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
@@ -34,6 +33,8 @@ def set_up_log(environ: Mapping[str, str]) -> None:
     """Show the log on stderr if ``GRADIENT_LOG`` says so: ``debug`` or ``info``."""
     level = environ.get("GRADIENT_LOG", "").strip().upper()
     if level in {"DEBUG", "INFO"}:
+        import logging  # noqa: PLC0415  # not before it is needed: making a client is to be quick
+
         logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
         logging.getLogger("gradient_async").setLevel(level)
 
