@@ -23,7 +23,7 @@ from gradient_async.decoding import ChunkDecoder
 BUDGETS = {
     "core, text, one event a read": (2.0, 7.0),
     "core, text, 64 kB a read": (1.245, 2.41),
-    "core, tool call, 64 kB a read": (4.2125, 7.3075),
+    "core, tool call, 64 kB a read": (4.2125, 6.3075),
     "core, logprobs, 64 kB a read": (8.3525, 7.935),
     "stream, chunks, one event a read": (18.0, 14.0),
     "stream, chunks, 64 kB a read": (1.69, 0.7875),
