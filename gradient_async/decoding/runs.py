@@ -25,7 +25,7 @@ _LF = 0x0A
 _HEAD = b"data: "
 _END = b"\n\n"
 _JOINT = _END + _HEAD
-# Stands for any text. It begins with a code point that is no character, and is in no event.
+# Stands for any text. It begins with a code point that is no character.
 _PROBE = "\ufdd0text"
 # What does not mean itself in JSON text. LF parts the texts of several events here: no event has one in it.
 _not_literal = re.compile(r'[\x00-\x09\x0b-\x1f"\\]').search
@@ -72,11 +72,9 @@ class Pattern:
             return None
         start, stop = len(before), -len(after)
         middle = block[start:stop]
-        count = 1
+        pieces = [middle]
         if _LF in middle:
-            payloads = block[len(_HEAD) : -len(_END)].split(_JOINT)
-            count = len(payloads)
-            pieces = list(map(self._cut, payloads))
+            pieces = list(map(self._cut, block[len(_HEAD) : -len(_END)].split(_JOINT)))
             # If each has these bytes on both sides, the block can be put together from the pieces.
             if self._joint.join(pieces) != middle:
                 return None
@@ -89,9 +87,9 @@ class Pattern:
             return None
         if _not_literal(text):
             return None
-        texts = text.split("\n") if count > 1 else [text]
-        if len(texts) != count:
-            return None
+        texts = text.split("\n")
+        if len(texts) != len(pieces):
+            return None  # a line ends within an event
         return Run(texts, field=self._field, choice=self._choice, make=self._make)
 
 
@@ -114,7 +112,7 @@ def learn(payload: bytes, chunk: ChatCompletionChunk) -> Pattern | None:
     field: Literal["content", "reasoning_content"] = "content" if delta.content else "reasoning_content"
     text = getattr(delta, field)
     literal = msgspec.json.encode(text)
-    if payload.count(literal) != 1:
+    if payload.count(literal) != 1 or text == _PROBE:
         return None
     make = _maker(chunk, field)
     if make([text]) != [chunk]:
