@@ -82,9 +82,6 @@ class _HeadFirst:
         self._parser = parser
         self._start = b""  # what has come, as far as it tells whether it is HTTP
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
-
     def feed_data(self, data: bytes) -> tuple[tuple[Any, ...], bool, bytes]:
         """Parse; what is wrong behind a head is told once the head has been taken."""
         parser, handler = self._parser, self._handler

@@ -6,11 +6,12 @@ import asyncio
 import time
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp.helpers import DEFAULT_CHUNK_SIZE
 from shell_calls import CALL, Start, ask, streamed
 
-from gradient_async import APIConnectionError, StreamLimitError
+from gradient_async import APIConnectionError, AsyncGradient, StreamLimitError
 from gradient_async.testing import (
     CLOSE,
     HOLD,
@@ -22,6 +23,7 @@ from gradient_async.testing import (
     reply_json,
     reply_sse,
     reply_writes,
+    serve,
     sse,
 )
 from gradient_async.testing import completion as whole
@@ -114,3 +116,16 @@ async def test_garbage_that_came_in_full_costs_the_connection_unless_another_cal
     with pytest.raises(StreamLimitError):
         await anext(stream)
     await server.wait_closed_connections()
+
+
+async def test_garbage_in_the_callers_own_session_is_told_as_ever() -> None:
+    """Its connections are aiohttp's own, and nothing is done to one that the body has left already."""
+    garbage = reply_writes([reply_sse(chunk("a"), chunk("b", index=10**9)).data])
+    async with serve(garbage, reply_writes([OK])) as server, aiohttp.ClientSession() as session:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
+        stream = await streamed(client)
+        await anext(stream)
+        with pytest.raises(StreamLimitError):
+            await anext(stream)
+        assert (await ask(client)).choices
+        assert not session.closed
