@@ -25,8 +25,8 @@ _LF = 0x0A
 _HEAD = b"data: "
 _END = b"\n\n"
 _JOINT = _END + _HEAD
-# Stands for any text. It begins with a code point that is no character.
-_PROBE = "\ufdd0text"
+# Before a text it makes another, as good as any. Where no text is due, no JSON goes on with it.
+_PROBE = "\ufdd0"
 # What does not mean itself in JSON text. LF parts the texts of several events here: no event has one in it.
 _not_literal = re.compile(r'[\x00-\x09\x0b-\x1f"\\]').search
 
@@ -112,20 +112,21 @@ def learn(payload: bytes, chunk: ChatCompletionChunk) -> Pattern | None:
     field: Literal["content", "reasoning_content"] = "content" if delta.content else "reasoning_content"
     text = getattr(delta, field)
     literal = msgspec.json.encode(text)
-    if payload.count(literal) != 1 or text == _PROBE:
+    if payload.count(literal) != 1:
         return None
     make = _maker(chunk, field)
     if make([text]) != [chunk]:
         return None
     before, _, after = payload.partition(literal)
     # Whether it is this string that is the text, another one in its place shows.
+    other = _PROBE + text
     try:
-        probed = _decode(before + msgspec.json.encode(_PROBE) + after)
+        probed = _decode(before + msgspec.json.encode(other) + after)
     except REFUSED:
         return None
     for choice in probed.choices:
         settle(choice.delta)
-    if make([_PROBE]) != [probed]:
+    if make([other]) != [probed]:
         return None
     return Pattern(before + b'"', b'"' + after, field=field, choice=chunk.choices[0].index, make=make)
 
