@@ -224,7 +224,7 @@ class ChunkDecoder:
             raise
         chunks = self._each(events)
         self._idle = self._events.idle
-        if self._events.error is not None:
+        if self._events.error is not None and not self.done:
             self._fail(self._events.error)
         return chunks
 
