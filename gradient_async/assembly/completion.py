@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from ..config import Limits
 from ..errors import StreamLimitError, refused_choice
@@ -61,9 +62,9 @@ class CompletionAssembler:
         self._size = 0
         self._most = sys.maxsize if limits.completion_bytes is None else limits.completion_bytes
         self._known = False  # whether id, model and time have been told
-        # What adds nothing but text, to the choice added to last, and the pieces there; like no choice so far.
+        # What adds nothing but text, to the choice added to last, and the pieces there; equal to none so far.
         self._text = ChoiceDelta()
-        self._plain = ChunkChoice(delta=self._text, finish_reason="not begun")
+        self._plain = ChunkChoice(delta=self._text, index=cast("int", math.nan))
         self._pieces: list[str] = []
         self.choices: dict[int, ChoiceState] = {}
         self.usage: CompletionUsage | None = None
@@ -115,7 +116,7 @@ class CompletionAssembler:
             StreamProtocolError: If an index is negative.
             StreamLimitError: If there are more choices, calls or bytes than `Limits` allow.
         """
-        if type(chunks) is Run:
+        if type(chunks) is Run and chunks.texts:
             self._add_run(chunks)
             return
         for chunk in chunks:
@@ -126,7 +127,6 @@ class CompletionAssembler:
         index = choice.index
         state = self.choices.get(index) or self._open(index)
         self._plain.index = index  # the chunks that follow are often of the same
-        self._plain.finish_reason = None
         self._pieces = state.content
         text = choice.delta.content
         if text is not None and choice == self._plain:
@@ -145,10 +145,11 @@ class CompletionAssembler:
             self.add(run[0])
         finally:  # what came behind the piece that is too much has been received as well
             texts = run.texts[1:]
-            state = self.choices[run.choice]
-            pieces = state.content if run.field == "content" else state.reasoning
-            pieces += texts
-            self._size += sum(map(len, texts))
+            state = self.choices.get(run.choice)
+            if state is not None:  # or it was refused
+                pieces = state.content if run.field == "content" else state.reasoning
+                pieces += texts
+                self._size += sum(map(len, texts))
         if self._size > self._most:
             self._refuse_size()
 
