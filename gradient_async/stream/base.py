@@ -183,9 +183,7 @@ class ChunkStream:
         """Make the chunks of a run that was being read as text, from the cursor on."""
         if self._cursor is not self._ready:
             self.settle()
-            self._batch = self._batch[self._assembled :]
-            self._assembled = 0
-            self._cursor = self._ready = iter(self._batch)
+            self._cursor = self._ready = iter(self._batch[self._assembled :])
             self._texts = None
 
     def _receive(self, batch: Sequence[ChatCompletionChunk]) -> None:
