@@ -1,0 +1,187 @@
+"""Streams of events that are alike, and of others, and what they decode to in blocks and one by one."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
+
+from feeding import one_by_one
+from wire import DONE, delta, event, raw
+
+from gradient_async.config import Limits
+from gradient_async.decoding import ChunkDecoder
+from gradient_async.errors import StreamError
+from gradient_async.types import ChatCompletionChunk, Run
+
+__all__ = ["FORMS", "TEXTS", "a_run", "any_stream", "by_itself", "outcome", "pulled", "same", "written"]
+
+Outcome = tuple[list[ChatCompletionChunk], str, int, bool, int, int]
+
+
+def outcome(pieces: Iterable[bytes], **options: Any) -> Outcome:
+    """Feed and close; return chunks, error, and what else the decoder tells."""
+    decoder = ChunkDecoder(**options)
+    found: list[ChatCompletionChunk] = []
+    errors: list[StreamError] = []
+    for step in (
+        *(lambda piece=piece: decoder.feed(piece) for piece in pieces),
+        decoder.close,
+        decoder.close,
+    ):
+        try:
+            found += step()
+        except StreamError as error:
+            errors.append(error)
+    assert all(error is errors[0] for error in errors)
+    told = (str(errors[0]), errors[0].events) if errors else ("", 0)
+    return found, *told, decoder.done, decoder.events, decoder.anomalies
+
+
+def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
+    """The same by slices; count the runs among them as well."""
+    decoder = ChunkDecoder(**options)
+    found: list[ChatCompletionChunk] = []
+    errors: list[StreamError] = []
+    runs = 0
+    for piece in pieces:
+        decoder.push(piece)
+        while decoder.pending:
+            try:
+                batch = decoder.pull()
+            except StreamError as error:
+                errors.append(error)
+                break
+            runs += type(batch) is Run
+            found += batch
+    try:
+        found += decoder.close()
+    except StreamError as error:
+        errors.append(error)
+    told = (str(errors[0]), errors[0].events) if errors else ("", 0)
+    return (found, *told, decoder.done, decoder.events, decoder.anomalies), runs
+
+
+def by_itself(wire: bytes) -> list[bytes]:
+    """Cut a stream into its events, with a comment before each line of data: each takes the careful path."""
+    careful = b": careful\n" + wire.replace(b"\ndata: ", b"\n: careful\ndata: ")
+    if wire.startswith(b"\xef\xbb\xbf"):
+        careful = wire.replace(b"\ndata: ", b"\n: careful\ndata: ")
+    return [piece + b"\n\n" for piece in careful.split(b"\n\n")[:-1]] + [careful.split(b"\n\n")[-1]]
+
+
+def same(wire: bytes, cuts: Iterable[int] = (), **options: Any) -> int:
+    """Check a stream, whole and cut, against its events by themselves; return how many runs there were."""
+    expected = outcome(by_itself(wire), **options)
+    assert expected == outcome([wire], **options)
+    assert expected == outcome(one_by_one(wire), **options)
+    at = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
+    pieces = [wire[a:b] for a, b in pairwise(at)]
+    assert expected == outcome(pieces, **options)
+    cut, runs = pulled(pieces, **options)
+    assert expected == cut
+    # Whole events a read, two at a time, so that runs are short and many.
+    ends = wire.split(b"\n\n")
+    pairs = [b"\n\n".join(ends[n : n + 2]) + b"\n\n" * (n + 2 < len(ends)) for n in range(0, len(ends), 2)]
+    assert wire == b"".join(pairs)
+    paired, more = pulled(pairs, **options)
+    assert expected == paired
+    return runs + more
+
+
+# What is put where the text is, as bytes between the quotes of a JSON string, or in place of it.
+TEXTS = [
+    b"a", b"b", b"", b" ", b"hello world", "é".encode(), "😀".encode(), b"\\u00e9", b"\\n", b'\\"', b"\\\\", b"\\ud83d",
+    b"\\ude00", b"\\ud83d\\ude00", b"\x00", b"\x1f", b"\x7f", b"\t", b"\r", b"\n", b"\xff", b"\xc3", b"\xa9",
+    b"\xed\xa0\xbd", b"\xef\xbb\xbf", "\u2028".encode(), "\x85".encode(), "\ufdd0".encode(), "\ufdd0a".encode(),
+    b"content", b"i", b"m", b"0", b",", b":", b"}", b"]", b'","', b'"},"finish_reason":null,"x":{"y":"',
+    b'a"},"finish_reason":null}]}\n\ndata: {"choices":[{"index":0,"delta":{"content":"b', b"data: ", b"\ndata: ", b"\n\n",
+    b"\n\ndata: ", b"\n\ndata: [DONE]\n\n", b"\\u0022", b"\\", b"x" * 300,
+]  # fmt: skip
+# Around the text; most streams have the same around all.
+FORMS = [
+    (b'{"id":"i","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"', b'"},"finish_reason":null}]}'),
+    (b'{"choices":[{"index":0,"delta":{"content":"', b'"}}]}'),
+    (b'{"choices":[{"index":1,"delta":{"content":"', b'"}}]}'),
+    (b'{"choices":[{"index":9,"delta":{"content":"', b'"}}]}'),
+    (b'{"choices":[{"index":-1,"delta":{"content":"', b'"}}]}'),
+    (b'{"choices":[{"delta":{"reasoning_content":"', b'"}}]}'),
+    (b'{"choices":[{"delta":{"reasoning":"', b'"}}]}'),
+    (b'{"choices":[{"delta":{"reasoning":"r","reasoning_content":"', b'"}}]}'),
+    (b'{"choices":[{"delta":{"reasoning":"', b'","reasoning_content":null,"content":""}}]}'),
+    (b'{"choices":[{"delta":{"reasoning":"', b'","content":"c"}}]}'),
+    (b'{"choices":[{"delta":{"role":"assistant","reasoning_content":"","content":"', b'"}}]}'),
+    (b'{"choices":[{"delta":{"refusal":"', b'"}}]}'),
+    (b'{"choices":[{"delta":{"content":"c","refusal":"', b'"}}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'","content":"b"}}]}'),
+    (b'{"choices":[{"delta":{"content":"b","content":"', b'"}}]}'),
+    (b'{"choices":[{"delta":{"content":"b"}}],"x":"', b'"}'),
+    (b'{"x":"b","choices":[{"delta":{"content":"', b'"}}]}'),
+    (b'{"id":"', b'","choices":[{"delta":{"content":"b"}}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"}},{"delta":{"content":"b"},"index":1}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"},"finish_reason":""}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"},"finish_reason":"stop"}]}'),
+    (b'{"choices":[{"delta":{"content":"b"},"finish_reason":"', b'"}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'","tool_calls":[]}}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'","tool_calls":[{"index":0,"id":"x"}]}}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"},"logprobs":{"content":[]}}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"},"logprobs":null}],"usage":{"total_tokens":1}}'),
+    (b'{"choices":[{"delta":{"content":"', b'"}}],"usage":null,"error":null,"service_tier":"t"}'),
+    (b'{"choices":[{"delta":{"content":"', b'"}}],"error":"e"}'),
+    (b'{"choices":[{"delta":{"content":"', b'"}}],"created":"7"}'),
+    (b' {"choices":[{"delta":{"content":"', b'"}}]} '),
+]  # fmt: skip
+# What else may stand in a stream.
+OTHERS = [
+    DONE, b"data: [DONE]", b"data:[DONE]\n\n", b": c\n\n", b": c\n", b"\n", b"data: null\n\n", b"data:\n\n", b"data: \n\n",
+    b"event: error\n", b"event: x\n", b"id: 1\n", raw('{"error":"x"}'), raw("[1]"), raw("{"), b"data: {\n", b"data: }\n\n",
+    raw('{"choices":[],"usage":{"total_tokens":3}}'), b"\xef\xbb\xbf", b"data: ", b"data:",
+]  # fmt: skip
+
+
+def written(form: tuple[bytes, bytes], content: bytes, ending: int = 0) -> bytes:
+    """Write an event; one in some is written in another way."""
+    head, end = {1: (b"data:", b"\n\n"), 2: (b"data: ", b"\r\n\r\n"), 3: (b"data: ", b"\r\r")}.get(
+        ending, (b"data: ", b"\n\n")
+    )
+    return head + content.join(form) + end
+
+
+def any_stream(dice: random.Random) -> tuple[bytes, list[int], dict[str, Any]]:
+    """Make a stream that has runs and everything else in it, places to cut it, and options."""
+    usual = dice.choice(FORMS) if dice.random() < 0.5 else FORMS[0]
+    odd = dice.choice([0.02, 0.2, 0.5])
+    wire = b"".join(
+        dice.choice(OTHERS)
+        if dice.random() < odd / 2
+        else written(
+            dice.choice(FORMS) if dice.random() < odd else usual,
+            dice.choice(TEXTS) if dice.random() < odd else dice.choice(TEXTS[:7]),
+            dice.randrange(4) if dice.random() < odd / 4 else 0,
+        )
+        for _ in range(dice.randrange(16))
+    )
+    options: dict[str, Any] = {
+        "strict": dice.random() < 0.3,
+        "on_bad_event": dice.choice(["raise", "skip"]),
+        "n": dice.choice([None, 1, 2]),
+        "limits": Limits(
+            choices=dice.choice([1, 4]),
+            event_bytes=dice.choice([60, 120, 400, None]),
+            line_bytes=dice.choice([130, None]),
+        ),
+    }
+    return wire, [dice.randrange(len(wire) + 1) for _ in range(dice.randrange(4))], options
+
+
+def a_run(*texts: str, name: str = "content", index: int = 0, **more: Any) -> Run:
+    """Decode a run of these texts."""
+    first, *others = (event(delta(index, **more, **{name: content})) for content in ("a", *texts))
+    decoder = ChunkDecoder()
+    decoder.feed(first)
+    decoder.push(b"".join(others))
+    run = decoder.pull()
+    assert isinstance(run, Run)
+    assert [*texts] == run.texts
+    return run

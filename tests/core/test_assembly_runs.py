@@ -1,0 +1,94 @@
+"""Runs of text add up to what their chunks add up to."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from alike import a_run
+from wire import delta, event, text
+
+from gradient_async.assembly import CompletionAssembler
+from gradient_async.config import Limits
+from gradient_async.decoding import ChunkDecoder
+from gradient_async.errors import StreamLimitError, StreamProtocolError
+
+
+class TestAssembled:
+    """To add a run is to add each of its chunks, wherever it is cut."""
+
+    @pytest.mark.parametrize(
+        ("name", "more"),
+        [
+            ("content", {}),
+            ("content", {"role": "assistant", "reasoning_content": ""}),
+            ("reasoning_content", {}),
+            ("reasoning_content", {"role": "x", "content": ""}),
+        ],
+    )
+    @pytest.mark.parametrize("index", [0, 2])
+    @pytest.mark.parametrize("most", [None, 1, 2, 5, 6])
+    def test_wherever_it_is_cut(self, name: str, more: dict[str, Any], index: int, most: int | None) -> None:
+        run = a_run("b", "", "cd", "efg", name=name, index=index, **more)
+        limits = Limits(completion_bytes=most)
+        one_by_one = CompletionAssembler(limits=limits)
+        refusals = 0
+        for chunk in run:
+            try:
+                one_by_one.add(chunk)
+            except StreamLimitError:
+                refusals += 1
+        assert (most is not None and most < 6) == bool(refusals)
+        for first in range(len(run) + 1):
+            for second in range(first, len(run) + 1):
+                assembler = CompletionAssembler(limits=limits)
+                refused: list[str] = []
+                for part in (run[:first], run[first:second], run[second:]):
+                    try:
+                        assembler.extend(part)
+                    except StreamLimitError as error:
+                        refused.append(error.message)
+                assert bool(refusals) == bool(refused)
+                assert one_by_one.completion == assembler.completion, "what was received is in .partial"
+
+    def test_among_other_chunks(self) -> None:
+        """Text of several choices, with everything else a chunk may have in between."""
+        others = ChunkDecoder().feed(
+            event(delta(role="assistant", content=""))
+            + text("x", usage={"total_tokens": 1})
+            + event(delta(1, content="y"))
+            + event(delta(content="r") | {"logprobs": {"content": [{"token": "r", "logprob": -1}]}})
+            + event(delta(tool_calls=[{"index": 0, "id": "c"}]))
+            + event(delta(content="f") | {"finish_reason": "stop"})
+        )
+        runs = [
+            a_run("b", "c"),
+            a_run("d", "e", index=1),
+            a_run("g", "h", name="reasoning_content"),
+            a_run(""),
+        ]
+        dice = random.Random(3)
+        for _ in range(60):
+            parts: list[Any] = [dice.choice([*runs, [dice.choice(others)]]) for _ in range(8)]
+            by_runs, one_by_one = CompletionAssembler(n=2), CompletionAssembler(n=2)
+            for part in parts:
+                by_runs.extend(part)
+                for chunk in part:
+                    one_by_one.add(chunk)
+            assert one_by_one.completion == by_runs.completion
+            assert one_by_one.complete == by_runs.complete
+
+    @pytest.mark.parametrize(("index", "kind"), [(-1, StreamProtocolError), (999, StreamLimitError)])
+    def test_a_choice_that_is_refused_is_refused_as_such(self, index: int, kind: type[Exception]) -> None:
+        assembler = CompletionAssembler()
+        with pytest.raises(kind):
+            assembler.extend(a_run("b", "c", index=index))
+        assert [] == assembler.completion.choices
+
+    @pytest.mark.parametrize("reason", ["not begun", "", "stop"])
+    def test_the_first_chunk_counts_whatever_it_ends_with(self, reason: str) -> None:
+        assembler = CompletionAssembler()
+        assembler.extend(ChunkDecoder().feed(event(delta(content="a") | {"finish_reason": reason})))
+        choice = assembler.completion.choices[0]
+        assert ("a", reason or None) == (choice.message.content, choice.finish_reason)
