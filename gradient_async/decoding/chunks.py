@@ -298,7 +298,7 @@ class ChunkDecoder:
         else:
             self._pause = self._lesson = min(2 * self._lesson + 1, _LONGEST_PAUSE)
             last = payloads[-1]
-            self._pattern = learn(last, chunks[-1]) if isinstance(last, bytes) else None
+            self._pattern = learn(bytes(last), chunks[-1]) if len(last) <= _LONG else None
         return chunks
 
     def _fit(self, chunks: Iterable[ChatCompletionChunk]) -> bool:
