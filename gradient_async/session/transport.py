@@ -25,6 +25,7 @@ __all__ = [
 _IDLE_SECONDS = 14.0
 # When nothing is heard of a peer: the first probe after so many seconds, then one each, so many in all.
 _PROBE_AFTER, _PROBE_EVERY, _PROBES = 60, 15, 4
+_KNOWN = "3.14."  # versions of aiohttp whose requests are known well enough to write small ones here
 _WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body
 
 
@@ -95,8 +96,11 @@ def make_session(*, max_connections: int, trust_env: bool, limits: Limits) -> ai
         max_field_size=limits.header_bytes,
         max_headers=limits.headers,
     )
-    # Proxies and `.netrc` are aiohttp's affair, and instruments put their own signals beside ours.
-    connector.direct = not trust_env and len(session.trace_configs) == 1
+    # Proxies and `.netrc` are aiohttp's affair, and instruments put their own signals beside ours. What requests and
+    # responses are made with is not promised from one version to the next.
+    connector.direct = (
+        not trust_env and len(session.trace_configs) == 1 and aiohttp.__version__.startswith(_KNOWN)
+    )
     return session
 
 

@@ -70,6 +70,17 @@ async def test_what_no_header_may_have_is_refused_in_the_same_words(start: Start
     assert server.requests == []
 
 
+async def test_requests_are_left_to_an_aiohttp_that_is_not_known(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it makes of requests may be different; calls work, through what it promises."""
+    monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
+    server, client = await start()
+    assert (await ask(client)).choices[0].message.content
+    assert not (await connector_of(client)).direct
+    assert 1 == len(server.requests)
+
+
 async def test_a_large_body_is_left_to_aiohttp(start: Start) -> None:
     """It waits for its transport, and goes out in pieces."""
     server, client = await start()
