@@ -255,7 +255,7 @@ STREAMED = [
     Way("HTML", reply_bytes(b"<html>hello</html>", 200, {"content-type": "text/html"}), StreamProtocolError, ""),
     Way("a coding unasked for", reply_sse(*TOKENS, FINISH, headers={"content-encoding": "zstd"}), StreamProtocolError, ""),
     Way("a bomb", reply_bytes(BOMB, 200, SSE | {"content-encoding": "gzip"}), StreamLimitError, ""),
-    Way("null", reply_bytes(b"null", 200, JSON), APIError, ""),
+    Way("null", reply_bytes(b"null", 200, JSON), APIResponseValidationError),
     Way("bytes that drip", reply_writes([*begun(), forever(http_chunk(b"x"), 0.1)]), StreamTimeoutError, ""),
     Way("nothing but comments", reply_writes([*begun(), forever(http_chunk(b": x\n\n"), 0.1)]), StreamTimeoutError, ""),
     Way("comments after three", reply_writes([*begun(*THREE), forever(http_chunk(b": x\n\n"), 0.1)]), StreamTimeoutError, tokens(3)),
