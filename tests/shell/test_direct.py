@@ -15,9 +15,9 @@ from shell_calls import Start, ask, streamed
 from gradient_async import APIConnectionError, APIError, APITimeoutError, AsyncGradient, Timeout
 from gradient_async.session import direct
 from gradient_async.session.direct import Connector, Route
-from gradient_async.session.protocol import UnsentError
+from gradient_async.session.protocol import Response, UnsentError
 from gradient_async.session.watch import Alarm, Watch
-from gradient_async.testing import HOLD, Server, reply_json, reply_writes, serve
+from gradient_async.testing import HOLD, Connection, Server, reply_json, reply_writes, serve
 from gradient_async.testing import completion as whole
 
 ANSWER = whole("ok")
@@ -166,6 +166,31 @@ async def test_a_name_is_looked_up(start: Start) -> None:
 def test_nothing_is_written_to_a_connection_that_is_gone(protocol: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         direct._write(protocol, b"", b"")
+
+
+async def test_a_large_request_is_not_written_to_it_either() -> None:
+    """There aiohttp writes, while the response waits for its head."""
+    connection = SimpleNamespace(protocol=SimpleNamespace(is_eof=lambda: True))
+    with pytest.raises(UnsentError):
+        await Response.__new__(Response).start(connection)
+
+
+@pytest.mark.parametrize("length", [1, 40_000])
+async def test_a_connection_lost_at_accept(length: int) -> None:
+    """Whoever writes the request, the loss is told in the same way."""
+
+    async def accepted(connection: Connection) -> None:
+        connection.close()
+
+    async with (
+        serve(on_accept=accepted) as server,
+        AsyncGradient(inference_endpoint=server.url, model_access_key="k") as client,
+    ):
+        with pytest.raises(APIConnectionError) as caught:
+            await ask(client, messages=[{"role": "user", "content": "x" * length}])
+    # The loss and the request may cross each other.
+    assert (caught.value.phase, caught.value.ambiguous) in {("send", False), ("response", True)}
+    assert (server.connections, len(server.requests)) == (1, 0)
 
 
 async def test_a_route_does_not_show_its_key(start: Start) -> None:
