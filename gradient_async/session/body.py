@@ -194,7 +194,8 @@ class Body:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._response.close()
+        if not (self._response.closed and self._content.at_eof()):  # nothing is left to give up
+            self._response.close()
         self.keeps = None
 
     def discard(self) -> None:

@@ -118,7 +118,8 @@ class Watch:
         """Begin. A foreign session sends no signals: what is lost there may have been sent already."""
         if foreign:
             self.phase = "response"
-            self._until(None if self.limit is None else self.limit + (self._call.timeout.connect or 0.0))
+            seconds = None if self.limit is None else self.limit + (self._call.timeout.connect or 0.0)
+            self._until(None if seconds is None else self._loop.time() + seconds)
         elif self.deadline is not None:
             self._until(None)
 
@@ -143,7 +144,8 @@ class Watch:
     async def send_connection_create_start(self) -> None:
         """A connection is being made."""
         self.phase = "connect"
-        self._until(self._call.timeout.connect)
+        seconds = self._call.timeout.connect
+        self._until(None if seconds is None else self._loop.time() + seconds)
 
     async def send_connection_create_end(self) -> None:
         """There is a new connection."""
@@ -173,8 +175,8 @@ class Watch:
     def sending(self) -> None:
         """The request is on its way."""
         self.phase = "response"
-        self.sent = self._loop.time()
-        self._until(self.limit)
+        self.sent = now = self._loop.time()
+        self._until(None if self.limit is None else now + self.limit)
 
     @property
     def died_idle(self) -> bool:
@@ -192,8 +194,7 @@ class Watch:
             return "connect", self._call.timeout.connect
         return "first_token" if self._call.stream else "response", self.limit
 
-    def _until(self, seconds: float | None) -> None:
-        when = None if seconds is None else self._loop.time() + seconds
+    def _until(self, when: float | None) -> None:
         if self.deadline is not None:
             when = self.deadline if when is None else min(when, self.deadline)
         if self._alarm is not None:
