@@ -55,7 +55,7 @@ def finish_completion(reply: Reply, content: bytes) -> ChatCompletion:
     failure: APIResponseValidationError
     try:
         completion = decode_completion(content)
-        n, limits = reply.call.params.get("n"), reply.call.limits
+        n, limits = reply.n, reply.limits
         most = max(limits.choices, n) if isinstance(n, int) else limits.choices
         check_bounds(completion, choices=most, tool_calls=limits.tool_calls)
     except APIResponseValidationError as error:

@@ -45,7 +45,9 @@ class Reply:
         rate_limits: What they said of limits.
         request: What it answers.
         body: Where to read.
-        call: What was sent.
+        secrets: Keys to take out of what the server says.
+        limits: Sizes that the server may send.
+        n: How many choices were asked for, as far as the request says.
         trace: Who is told how it ends, or None.
         attempts: How many requests it took.
         queued: Seconds that the request of the last attempt waited for a free connection.
@@ -58,13 +60,15 @@ class Reply:
         "__weakref__",
         "attempts",
         "body",
-        "call",
         "headers",
         "http_version",
+        "limits",
+        "n",
         "queued",
         "rate_limits",
         "received",
         "request",
+        "secrets",
         "sent",
         "started",
         "status",
@@ -93,7 +97,10 @@ class Reply:
         self.started = started
         self.sent = started
         self.queued = 0.0
-        self.call = call
+        # Not the call itself: its body and messages may be large, and a stream go on for long.
+        self.secrets = call.secrets
+        self.limits = call.limits
+        self.n: object = call.params.get("n")
         self.trace = trace
         self.received = asyncio.get_running_loop().time()
 
@@ -130,7 +137,7 @@ class Reply:
 
     def redact(self, error: APIError) -> None:
         """Take the keys of the call out of an error."""
-        Redactor(self.call.secrets).clean(error)
+        Redactor(self.secrets).clean(error)
 
     def end(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 import tracemalloc
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -81,6 +82,17 @@ async def test_a_stream_left_open_is_closed_with_its_last_reference(start: Start
     assert 0 == server.open_connections
     assert [] == timers(server)
     await works_on(server, client)
+
+
+async def test_an_open_stream_keeps_nothing_of_its_request(start: Start) -> None:
+    """Messages may be megabytes, and a stream go on for long."""
+    _, client = await start(OPEN)
+    messages = [{"role": "user", "content": "hi"}]
+    before = sys.getrefcount(messages)
+    async with await streamed(client, messages=messages) as stream:
+        await anext(stream)
+        gc.collect()
+        assert before == sys.getrefcount(messages)
 
 
 async def test_an_exception_inside_the_block_closes_at_once(start: Start) -> None:
