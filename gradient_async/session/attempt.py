@@ -85,7 +85,8 @@ class Attempt:
         connector = self._session.connector
         ours = connector if isinstance(connector, Connector) else None
         watch = self.watch = Watch(call, self._deadline, None if ours is None else ours.alarm)
-        most_interim.set(limits.interim_responses)
+        if most_interim.get() != limits.interim_responses:  # each task that sets it holds it on its own
+            most_interim.set(limits.interim_responses)
         if fresh:
             only_fresh.set(True)
         failure: BaseException

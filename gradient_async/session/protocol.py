@@ -10,6 +10,7 @@ from aiohttp import client_proto, http_parser
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
+from ..config import Limits
 from ..inflate import content_coding
 
 __all__ = [
@@ -30,7 +31,7 @@ _END_OF_HEAD = b"\r\n\r\n"
 _HTTP = b"HTTP/"
 _SHOWN = 80  # bytes of what is no HTTP
 
-most_interim: ContextVar[int] = ContextVar("most_interim")
+most_interim: ContextVar[int] = ContextVar("most_interim", default=Limits().interim_responses)
 """How many interim responses the request of this task may get."""
 
 only_fresh: ContextVar[bool] = ContextVar("only_fresh", default=False)
@@ -125,10 +126,13 @@ class _HeadFirst:
 class _Handler(ResponseHandler):
     """aiohttp's protocol, more careful: interim responses, losses, and replies that nobody asked for."""
 
-    interim_left = 0
+    __slots__ = ("interim_left",)
+
+    interim_left: int
 
     def set_response_params(self, **params: Any) -> None:
         """Prepare for a reply."""
+        self.interim_left = 0
         super().set_response_params(**params)
         self._parser: Any = _HeadFirst(self, self._parser)
 
@@ -211,6 +215,8 @@ class _PureHandler(_Handler):
 
     That remembers a pause which came when it had taken all there was, and holds back what comes after it.
     """
+
+    __slots__ = ()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  # as aiohttp has it
         """Read on."""

@@ -70,6 +70,10 @@ async def test_info_1xx_forever(start: Start) -> None:
     with pytest.raises(APITimeoutError, match=r"Timeout\.response") as caught:
         await ask(client, timeout=Timeout(response=0.2))
     assert (caught.value.phase, len(server.requests)) == ("response", 1)
+    # What one client of a task allows is not what the next one does.
+    _, client = await start(reply_writes([forever(EARLY_HINTS)]))
+    with pytest.raises(APITimeoutError, match="interim_responses=16"):
+        await ask(client)
 
 
 @pytest.mark.parametrize("end", [CLOSE, RESET])
