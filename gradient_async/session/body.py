@@ -107,8 +107,7 @@ class Body:
             self.read_at = self._loop.time()
             return content.read_nowait()  # all of it has arrived: nothing to wait for, nothing to watch
         failure: BaseException
-        time = self._loop.time
-        self._since = started = time()
+        self._since = started = self._loop.time()
         self._waiting = True
         if self._timer is None:
             self._watch()
@@ -119,7 +118,7 @@ class Body:
         except (*TRANSPORT_ERRORS, RuntimeError) as error:
             failure = _bare(error)
         else:
-            self.read_at = now = time()
+            self.read_at = now = self._loop.time()
             self.waited += now - started
             return data
         finally:
@@ -129,7 +128,7 @@ class Body:
         if isinstance(failure, RuntimeError) and (problem := _misuse(self._loop, failure)) is not None:
             raise problem
         self.lost_by = type(failure).__name__
-        self.read_at = time()
+        self.read_at = self._loop.time()
         data = self._salvage(failure)
         self._error = interruption(failure, self._request)
         self.close()
@@ -161,8 +160,9 @@ class Body:
         self.waited = 0.0
         if limit != self.limit:
             self.limit = limit
-            if self._timer is not None:  # it may be set for later than the new limit
-                self._timer.cancel()
+            timer = self._timer
+            if limit is not None and timer is not None and timer.when() > self._loop.time() + limit:
+                timer.cancel()  # it would ring too late
                 self._timer = None
 
     def _salvage(self, failure: BaseException) -> bytes:
@@ -292,7 +292,7 @@ class _GzipBody(Body):
                     failure = error
                     break
                 if data:
-                    self.read_at = time()
+                    self.read_at = self._loop.time()
                     return data
                 continue
             data = await super().read()
