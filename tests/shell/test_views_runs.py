@@ -17,20 +17,20 @@ from gradient_async.types import Run
 
 TEXTS = [f"<{n}>" if n % 5 else "" for n in range(60)]
 TEXT = "".join(TEXTS)
-FIRST = sse(chunk("first"), done=False)
 HEAD = head(200, {"content-type": "text/event-stream", "connection": "close"})
 
 
 def reply(name: str = "content", index: int = 0) -> Handler:
     """Send one event, then the run in one write, larger than what is decoded at once, then the end."""
-    first = sse(chunk(**{name: "first"}, index=index), done=False)
-    run = sse(*(chunk(**{name: content}, index=index) for content in TEXTS), done=False)
+    deltas: list[dict[str, Any]] = [{name: content} for content in ("first", *TEXTS)]
+    first, *others = (chunk(index=index, **fields) for fields in deltas)
+    begin, run = sse(first, done=False), sse(*others, done=False)
     decoder = ChunkDecoder()
-    decoder.feed(first)
+    decoder.feed(begin)
     decoder.push(run)
     assert isinstance(decoder.pull(), Run)
     assert len(run) > 8000
-    return reply_writes([HEAD + first, 0.02, run, 0.02, sse(chunk(finish_reason="stop", index=index))])
+    return reply_writes([HEAD + begin, 0.02, run, 0.02, sse(chunk(finish_reason="stop", index=index))])
 
 
 def text_of(data: bytes) -> str:
