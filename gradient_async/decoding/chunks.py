@@ -86,7 +86,7 @@ class ChunkDecoder:
         self._skip = on_bad_event == "skip"
         self._buffer = b""
         self._pos = 0
-        self.pending = 0
+        self.pending: int = 0
         self._tail = b""
         self.block = b""
         self.torn = False
