@@ -35,8 +35,8 @@ def outcome(pieces: Iterable[bytes], **options: Any) -> Outcome:
         except StreamError as error:
             errors.append(error)
     assert all(error is errors[0] for error in errors)
-    told = (str(errors[0]), errors[0].events) if errors else ("", 0)
-    return found, *told, decoder.done, decoder.events, decoder.anomalies
+    told, events = (str(errors[0]), errors[0].events) if errors else ("", 0)
+    return found, told, events, decoder.done, decoder.events, decoder.anomalies
 
 
 def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
@@ -59,8 +59,8 @@ def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
         found += decoder.close()
     except StreamError as error:
         errors.append(error)
-    told = (str(errors[0]), errors[0].events) if errors else ("", 0)
-    return (found, *told, decoder.done, decoder.events, decoder.anomalies), runs
+    told, events = (str(errors[0]), errors[0].events) if errors else ("", 0)
+    return (found, told, events, decoder.done, decoder.events, decoder.anomalies), runs
 
 
 def by_itself(wire: bytes) -> list[bytes]:
