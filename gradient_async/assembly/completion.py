@@ -141,15 +141,16 @@ class CompletionAssembler:
 
     def _add_run(self, run: Run) -> None:
         """Add chunks that differ in their text alone: after the first, there is nothing but text to add."""
+        first = run[0]
+        self._head(first)
+        state = self.choices.get(run.choice) or self._open(run.choice)
         try:
-            self.add(run[0])
+            self.add(first)
         finally:  # what came behind the piece that is too much has been received as well
             texts = run.texts[1:]
-            state = self.choices.get(run.choice)
-            if state is not None:  # or it was refused
-                pieces = state.content if run.field == "content" else state.reasoning
-                pieces += texts
-                self._size += sum(map(len, texts))
+            pieces = state.content if run.field == "content" else state.reasoning
+            pieces += texts
+            self._size += sum(map(len, texts))
         if self._size > self._most:
             self._refuse_size()
 

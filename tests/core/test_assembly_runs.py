@@ -84,7 +84,7 @@ class TestAssembled:
         assembler = CompletionAssembler()
         with pytest.raises(kind):
             assembler.extend(a_run("b", "c", index=index))
-        assert [] == assembler.completion.choices
+        assert (True, "c-1", []) == (assembler.seen, assembler.id, assembler.completion.choices)
 
     @pytest.mark.parametrize("reason", ["not begun", "", "stop"])
     def test_the_first_chunk_counts_whatever_it_ends_with(self, reason: str) -> None:
