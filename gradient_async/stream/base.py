@@ -199,10 +199,15 @@ class ChunkStream:
         if passed <= start:
             return
         self._assembled = passed
-        part = batch[start:passed]
-        rest = iter(() if type(part) is Run else part)
+        rest: Iterator[ChatCompletionChunk] = iter(())
         try:
-            self._assembler.extend(part if type(part) is Run else rest)
+            if passed - start == 1:
+                self._assembler.add(batch[start])
+            elif type(batch) is Run:
+                self._assembler.extend(batch[start:passed])
+            else:
+                rest = iter(batch[start:passed])
+                self._assembler.extend(rest)
         except StreamError as error:
             self.refused = True
             # Those behind it have been read as well: what was received is in `.partial`.
