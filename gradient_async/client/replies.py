@@ -39,7 +39,8 @@ async def fetch(reply: Reply, limits: Limits, finish: Callable[[Reply, bytes], T
         reply.end(error)
         raise
     else:
-        reply.end()
+        if reply.trace is not None:
+            reply.end()
         return result
     reply.end(failure)
     raise failure
@@ -64,7 +65,8 @@ def finish_completion(reply: Reply, content: bytes) -> ChatCompletion:
         completion.request_id = reply.request_id
         completion.rate_limits = reply.rate_limits
         completion.attempts = reply.attempts
-        reply.end(completion=completion)
+        if reply.trace is not None:
+            reply.end(completion=completion)
         return completion
     raise _refused(reply, content, failure)
 

@@ -85,8 +85,6 @@ class Attempt:
         connector = self._session.connector
         ours = connector if isinstance(connector, Connector) else None
         watch = self.watch = Watch(call, self._deadline, None if ours is None else ours.alarm)
-        if most_interim.get() != limits.interim_responses:  # each task that sets it holds it on its own
-            most_interim.set(limits.interim_responses)
         if fresh:
             only_fresh.set(True)
         failure: BaseException
@@ -132,6 +130,8 @@ class Attempt:
         """Send the request by a session's own way: it is the caller's, or has proxies, or the request is large."""
         call, limits = self._call, self._call.limits
         headers = headers_of(call)
+        if most_interim.get() != limits.interim_responses:  # each task that sets it holds it on its own
+            most_interim.set(limits.interim_responses)
         given = headers.pop("Authorization", None) if self._session.trust_env else None
         return await self._session.request(
             call.method,

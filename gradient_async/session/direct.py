@@ -169,13 +169,17 @@ class Connector(aiohttp.TCPConnector):
                 stream_writer=writer,
             )
             try:
-                return await response.start(connection)
+                protocol.interim_left = limits.interim_responses
+                await aiohttp.ClientResponse.start(response, connection)
+                response.content.on_eof(protocol.rest)
+                response.protocol = protocol
             except BaseException:
                 response.close()
                 raise
         except BaseException:
             connection.close()
             raise
+        return response
 
 
 def _write(protocol: Any, head: bytes, body: bytes) -> None:

@@ -93,8 +93,8 @@ class SessionManager:
                 session, call, deadline=deadline, started=started, trace=trace, foreign=self.pool.foreign
             )
             outcome = await attempt.send()
-            if isinstance(outcome, APIError) and attempt.died_idle:
-                outcome = await attempt.send(fresh=True)
+            again = isinstance(outcome, APIError) and attempt.died_idle
+            outcome = await attempt.send(fresh=True) if again else outcome
             outcome.attempts = attempts
             if call.permit is not None:
                 call.permit.told(outcome)

@@ -86,7 +86,9 @@ class _HeadFirst:
     def feed_data(self, data: bytes) -> tuple[tuple[Any, ...], bool, bytes]:
         """Parse; what is wrong behind a head is told once the head has been taken."""
         parser, handler = self._parser, self._handler
-        if len(self._start) < len(_HTTP):
+        if not self._start and data.startswith(_HTTP):
+            self._start = data[:_SHOWN]
+        elif len(self._start) < len(_HTTP):
             data = self._begin(data)
         messages: tuple[Any, ...] = ()
         while (end := data.find(_END_OF_HEAD) + len(_END_OF_HEAD)) >= len(_END_OF_HEAD):
@@ -95,7 +97,7 @@ class _HeadFirst:
             data = data[end:]
             if upgraded:
                 return messages, True, tail + data
-            if heads and not _is_interim(heads[-1][0].code):
+            if heads and ((code := heads[-1][0].code) >= _OK or not _is_interim(code)):
                 handler.use(parser)
                 break
         more: Any = ()

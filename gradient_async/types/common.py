@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, final
+from typing import Any, Literal, TypeVar, final, overload
 
 import msgspec
 
 __all__ = ["NOT_GIVEN", "Headers", "Model", "NotGiven", "omit"]
+
+T = TypeVar("T")
 
 _SESSION_PREFIX = "@"  # encoded names no server sends: fields that the session sets
 
@@ -148,6 +150,16 @@ class Headers(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         return self._items[name.lower()]
+
+    @overload
+    def get(self, name: str, /) -> str | None: ...
+    @overload
+    def get(self, name: str, /, default: str) -> str: ...
+    @overload
+    def get(self, name: str, /, default: T) -> str | T: ...
+    def get(self, name: str, /, default: object = None) -> object:
+        """Return a value, or the default: without an exception on the way, since most are asked for in vain."""
+        return self._items.get(name.lower(), default)
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name.lower() in self._items
