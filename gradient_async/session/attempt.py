@@ -88,7 +88,7 @@ class Attempt:
         if fresh:
             only_fresh.set(True)
         failure: BaseException
-        scope = watch.scope = asyncio.timeout(None)
+        scope = watch.scope = asyncio.Timeout(None)
         try:
             async with scope:
                 watch.start(foreign=self._foreign)
