@@ -86,8 +86,9 @@ class Reply:
         started: float,
     ) -> None:
         self.status = response.status
-        version = response.version
-        self.http_version = "HTTP/1.1" if version is None else f"HTTP/{version.major}.{version.minor}"
+        version = response.version or aiohttp.HttpVersion11
+        usual = version == aiohttp.HttpVersion11  # one text for all of them
+        self.http_version = "HTTP/1.1" if usual else f"HTTP/{version.major}.{version.minor}"
         self.headers = Headers(response.headers.items())
         # Now: durations count from the reply.
         self.rate_limits: RateLimits | None = rate_limits(self.headers, time.time())

@@ -22,7 +22,16 @@ from gradient_async import (
     Timeout,
     omit,
 )
-from gradient_async.testing import Request, chunk, completion, reply_json, reply_sse, serve
+from gradient_async.testing import (
+    CLOSE,
+    Request,
+    chunk,
+    completion,
+    reply_json,
+    reply_sse,
+    reply_writes,
+    serve,
+)
 
 STREAMED: dict[str, Any] = {**CALL, "stream": True}
 
@@ -253,6 +262,16 @@ def test_keys_do_not_show() -> None:
     assert (client.model_access_key, client.agent_access_key) == ("model-key-0123", "agent-key-0123")
     assert client.base_url == "https://inference.do-ai.run/v1"
     assert client.inference_endpoint == "https://inference.do-ai.run"
+
+
+async def test_a_raw_response_tells_which_http_it_came_by(start: Start) -> None:
+    reply = reply_json(completion("Hi")).data
+    _, client = await start(
+        reply_writes([reply]), reply_writes([reply.replace(b"HTTP/1.1", b"HTTP/1.0", 1), CLOSE])
+    )
+    for version in ("HTTP/1.1", "HTTP/1.0"):
+        response = await client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
+        assert version == response.http_version
 
 
 async def test_raw_responses_have_status_headers_and_body(start: Start) -> None:
