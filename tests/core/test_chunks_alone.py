@@ -51,8 +51,9 @@ class TestAlone:
         decoder.feed(b"\n\r\n" + text("a"))
         assert decoder.torn
         decoder.feed(b"")
-        decoder.feed(text("b"))
-        assert (text("b"), False, 2) == (decoder.block, decoder.torn, decoder.events)
+        for events, alone in enumerate((text("b"), text("c"), event(delta(content="d", tool_calls=[]))), 2):
+            decoder.feed(alone)
+            assert (alone, False, events) == (decoder.block, decoder.torn, decoder.events)
 
     @pytest.mark.parametrize(
         "before",
@@ -82,10 +83,11 @@ class TestAlone:
         with pytest.raises(StreamServerError):
             decoder.feed(text("b"))
 
-    def test_nor_the_name_of_its_event(self) -> None:
+    @pytest.mark.parametrize("name", [b"event: error\n", b"event: error\r"])
+    def test_nor_the_name_of_its_event(self, name: bytes) -> None:
         decoder = ChunkDecoder()
         decoder.feed(text("a"))
-        decoder.feed(b"event: error\n")
+        decoder.feed(name)
         with pytest.raises(StreamServerError):
             decoder.feed(text("b"))
 
