@@ -64,11 +64,11 @@ def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
 
 
 def by_itself(wire: bytes) -> list[bytes]:
-    """Cut a stream into its events, with a comment before each line of data: each takes the careful path."""
-    careful = b": careful\n" + wire.replace(b"\ndata: ", b"\n: careful\ndata: ")
-    if wire.startswith(b"\xef\xbb\xbf"):
-        careful = wire.replace(b"\ndata: ", b"\n: careful\ndata: ")
-    return [piece + b"\n\n" for piece in careful.split(b"\n\n")[:-1]] + [careful.split(b"\n\n")[-1]]
+    """Cut a stream into its events, with a comment before each, and before data: they take the careful path."""
+    *events, rest = wire.replace(b"\ndata: ", b"\n: careful\ndata: ").split(b"\n\n")
+    first, *others = [*(block + b"\n\n" for block in events), rest]
+    comment = b"" if first.startswith(b"\xef") else b": careful\n"  # nothing comes before a byte order mark
+    return [comment + first, *(b": careful\n" + other for other in others)]
 
 
 def same(wire: bytes, cuts: Iterable[int] = (), **options: Any) -> int:
