@@ -33,6 +33,7 @@ _OTHERWISE = frozenset(
 )
 _REFUSED = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # by aiohttp, in its own words
 _NO_TIMER = TimerNoop()
+_NO_LIMIT = aiohttp.ClientTimeout(total=None)  # an attempt's watch is told when the connecting begins
 
 
 class _Bytes(bytes):
@@ -58,12 +59,11 @@ class Route:
     Attributes:
         request: What the connector is asked for a connection with.
         info: What aiohttp's responses tell of it.
-        timeout: What aiohttp is to watch of the connecting.
         direct: Whether they may be written here; aiohttp knows better what some headers want.
         head: A request's bytes up to the length of its body.
     """
 
-    __slots__ = ("direct", "head", "info", "request", "timeout")
+    __slots__ = ("direct", "head", "info", "request")
 
     def __init__(self, session: aiohttp.ClientSession, call: Call) -> None:
         url = url_of(call)
@@ -76,7 +76,6 @@ class Route:
             loop=asyncio.get_running_loop(),
         )
         self.info = self.request.request_info
-        self.timeout = aiohttp.ClientTimeout(total=None, sock_connect=call.timeout.connect)
         lines = [f"{call.method} {url.raw_path_qs} HTTP/1.1"]
         lines += [
             f"{name}: {value}" for name, value in self.request.headers.items() if name != hdrs.CONTENT_LENGTH
@@ -111,7 +110,6 @@ class Connector(aiohttp.TCPConnector):
             call.method,
             call.url,
             call.key,
-            call.timeout.connect,
             tuple(call.query.items()),
             tuple(call.headers.items()),
         )
@@ -138,7 +136,7 @@ class Connector(aiohttp.TCPConnector):
         """
         request = route.request
         traces: Any = (watch,)
-        connection = await self.connect(request, traces=traces, timeout=route.timeout)
+        connection = await self.connect(request, traces=traces, timeout=_NO_LIMIT)
         try:
             protocol: Any = connection.protocol
             limits = call.limits
