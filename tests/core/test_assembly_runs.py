@@ -92,3 +92,13 @@ class TestAssembled:
         assembler.extend(ChunkDecoder().feed(event(delta(content="a") | {"finish_reason": reason})))
         choice = assembler.completion.choices[0]
         assert ("a", reason or None) == (choice.message.content, choice.finish_reason)
+
+
+@pytest.mark.parametrize(
+    "name", ["system_fingerprint", "service_tier", "retrieval", "functions", "guardrails"]
+)
+def test_what_stands_beside_text_counts_by_itself(name: str) -> None:
+    assembler = CompletionAssembler()
+    value: Any = "x" if name in ("system_fingerprint", "service_tier") else {"a": 1}
+    assembler.extend(ChunkDecoder().feed(text("a") + text("b", **{name: value})))
+    assert value == getattr(assembler.completion, name)
