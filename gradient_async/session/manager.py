@@ -126,9 +126,8 @@ class SessionManager:
             if trace is not None:
                 trace.retry(outcome, wait)
             await asyncio.sleep(wait)
-            if call.permit is not None and not await _permitted(call.permit, deadline):
-                outcome.elapsed = loop.time() - started
-                raise outcome
+            if call.permit is not None:
+                await _take_turn(call.permit, deadline, outcome, started)
 
     def _close_gate(self, call: Call, origin: str, error: APIError) -> None:
         """Hold new requests of this key while the server said to wait.
@@ -178,14 +177,17 @@ class SessionManager:
         await self.pool.close()
 
 
-async def _permitted(permit: Permit, deadline: float | None) -> bool:
-    """Wait until another attempt may be made; return False if the call has to be over before."""
+async def _take_turn(permit: Permit, deadline: float | None, error: APIError, started: float) -> None:
+    """Wait until another attempt may be made; raise the error of the last if the call has to be over before."""
+    late = False
     try:
         async with asyncio.timeout_at(deadline):
             await permit.again()
     except TimeoutError:
-        return False
-    return True
+        late = True
+    if late:
+        error.elapsed = asyncio.get_running_loop().time() - started
+        raise error
 
 
 def _deadline(call: Call, started: float) -> float | None:
