@@ -66,6 +66,20 @@ def text_stream(tokens: int, choices: int = 1) -> list[bytes]:
     return _events(bodies)
 
 
+def padded_stream(tokens: int) -> list[bytes]:
+    """Make the events of a stream of text that is padded, as some servers do: no event is like another.
+
+    Args:
+        tokens: How many chunks with text.
+    """
+    dice = random.Random(tokens * 41)
+    padding = ("".join(dice.choices("abcdefgh0123", k=dice.randint(4, 16))) for _ in range(tokens + 2))
+    bodies = [chunk(0, {"role": "assistant", "content": ""})]
+    bodies += [chunk(0, {"content": " " + dice.choice(WORDS)}) for _ in range(tokens)]
+    bodies += [chunk(0, {}, finish_reason="stop")]
+    return _events([body | {"obfuscation": pad} for body, pad in zip(bodies, padding, strict=True)])
+
+
 def _entry(dice: random.Random, top: int) -> dict[str, Any]:
     def told() -> dict[str, Any]:
         token = " " + dice.choice(WORDS)

@@ -21,7 +21,7 @@ from gradient_async.decoding import ChunkDecoder
 from gradient_async.types import ChatCompletionChunk
 
 from .contest import Found, race, tabulate
-from .data import logprob_stream, text_stream, tool_stream
+from .data import logprob_stream, padded_stream, text_stream, tool_stream
 from .timing import quickest, some
 
 __all__ = ["READS", "STREAMS", "contend", "decode", "recordings", "run"]
@@ -30,6 +30,7 @@ CONTENDERS = ("msgspec", "ours", "ours, assembled", "openai", "openai, assembled
 SLOW = ("openai", "openai, assembled")
 STREAMS: dict[str, Callable[[int], list[bytes]]] = {
     "text": text_stream,
+    "padded text": padded_stream,
     "tool call": tool_stream,
     "logprobs": logprob_stream,
     "8 choices": lambda tokens: text_stream(tokens, 8),
