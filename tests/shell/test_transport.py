@@ -76,6 +76,24 @@ async def test_info_1xx_forever(start: Start) -> None:
         await ask(client)
 
 
+@pytest.mark.parametrize("size", [10, 40_000], ids=["written here", "left to aiohttp"])
+@pytest.mark.parametrize("most", [2, 16])
+async def test_info_1xx_are_counted_whoever_writes_the_request(start: Start, size: int, most: int) -> None:
+    """As many as the limit are passed over, more are an error; each client has its own."""
+    messages = [{"role": "user", "content": "x" * size}]
+    last = reply_json(whole("ok")).data
+    server, client = await start(
+        reply_writes([EARLY_HINTS * most + last]),
+        reply_writes([forever(EARLY_HINTS)]),
+        limits=Limits(interim_responses=most),
+        max_retries=2,
+    )
+    assert (await ask(client, messages=messages)).choices
+    with pytest.raises(APITimeoutError, match=f"interim_responses={most}"):
+        await ask(client, messages=messages)
+    assert 2 == len(server.requests)
+
+
 @pytest.mark.parametrize("end", [CLOSE, RESET])
 @pytest.mark.parametrize("begun", [b"HTTP/1.1 2", head(200)[:-2], EARLY_HINTS + b"HTTP/1.1 200 OK\r\nserv"])
 async def test_a_reply_that_had_begun_is_not_asked_for_again(start: Start, begun: bytes, end: Any) -> None:
