@@ -162,6 +162,8 @@ class _Handler(ResponseHandler):
 
     def feed_data(self, data: Any, size: int = 0) -> None:
         """Take a reply's head; interim ones are counted."""
+        if self.exception() is not None:
+            return  # refused by a head before it, which came in the same piece
         message = data[0]
         code = message.code
         headers = message.headers
