@@ -90,13 +90,18 @@ class Attempt:
         failure: BaseException
         scope = watch.scope = asyncio.Timeout(None)
         try:
-            async with scope:
-                watch.start(foreign=self._foreign)
-                route = None if ours is None else ours.route(self._session, call)
-                if ours is None or route is None:
-                    response = await self._ask_aiohttp(watch)
-                else:
-                    response = await ours.send(self._session, route, call, watch)
+            try:
+                async with scope:
+                    watch.start(foreign=self._foreign)
+                    route = None if ours is None else ours.route(self._session, call)
+                    if ours is None or route is None:
+                        response = await self._ask_aiohttp(watch)
+                    else:
+                        response = await ours.send(self._session, route, call, watch)
+            finally:
+                watch.over()  # an error's body, if there is one, has limits of its own
+                if fresh:
+                    only_fresh.set(False)
         except TRANSPORT_ERRORS as error:
             failure = error.with_traceback(None)
         except RuntimeError as error:
@@ -110,10 +115,6 @@ class Attempt:
             reply.body.allow(watch.limit)
             reply.body.waited = reply.received - watch.sent
             return reply
-        finally:
-            watch.over()
-            if fresh:
-                only_fresh.set(False)
         if isinstance(failure, RuntimeError):
             return APIConnectionError(
                 "the session was closed, or belongs to another event loop", request=request, phase="connect"

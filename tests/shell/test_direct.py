@@ -12,7 +12,15 @@ import pytest
 from aioresponses import aioresponses
 from shell_calls import Start, ask, streamed
 
-from gradient_async import APIConnectionError, APIError, APITimeoutError, AsyncGradient, Timeout
+from gradient_async import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    AsyncGradient,
+    BadRequestError,
+    Limits,
+    Timeout,
+)
 from gradient_async.session import direct
 from gradient_async.session.direct import Connector, Route
 from gradient_async.session.protocol import Response, UnsentError
@@ -78,6 +86,22 @@ async def test_requests_are_left_to_an_aiohttp_that_is_not_known(
     server, client = await start()
     assert (await ask(client)).choices[0].message.content
     assert not (await connector_of(client)).direct
+    assert 1 == len(server.requests)
+
+
+async def test_the_alarm_is_off_while_an_errors_body_is_read(start: Start) -> None:
+    """Which takes longer than the reply's head was allowed to."""
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    slow = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 100\r\n\r\n{"
+    server, client = await start(
+        reply_writes([slow, HOLD]),
+        timeout=Timeout(response=0.1),
+        limits=Limits(error_body_seconds=0.3),
+    )
+    with pytest.raises(BadRequestError):
+        await ask(client)
+    assert [] == told
     assert 1 == len(server.requests)
 
 
