@@ -227,7 +227,7 @@ class Worker:
                 stream = cast("ChatCompletionStream", reply)
                 await stream.completion()
         except asyncio.CancelledError:
-            self._tally.dropped += stream is not None and not stream.completed
+            self._tally.dropped += stream is not None and is_open(stream)
             raise
 
     async def _cancelled(self, client: AsyncGradient, params: dict[str, Any], *, streamed: bool) -> None:
@@ -291,7 +291,7 @@ class Worker:
                 if pieces < 0:
                     break
             if dropped:
-                self._tally.dropped += not stream.completed
+                self._tally.dropped += is_open(stream)
             else:
                 await stream.aclose()
             self._tally.outcomes["dropped" if dropped else "left"] += 1
@@ -323,3 +323,8 @@ def _right(name: str, completion: ChatCompletion) -> bool:
         texts = [choice.message.content for choice in completion.choices]
         return texts == [text_of(choice=choice) for choice in range(3)]
     return message.content == text_of() and completion.choices[0].finish_reason == "stop"
+
+
+def is_open(stream: ChatCompletionStream) -> bool:
+    """Whether a stream that nobody closes has to warn: one that was cancelled while it failed is over."""
+    return repr(stream).startswith("<ChatCompletionStream open ")
