@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Literal
 
 import msgspec
 
 from ..config import Limits
-from ..errors import StreamError, StreamLimitError, StreamProtocolError, escape
-from ..sse import Event, EventDecoder, end_of_lines, plain_payloads
-from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice, Run
+from ..errors import StreamError, StreamLimitError
+from ..sse import EventDecoder, end_of_lines, plain_payloads
+from ..types import ChatCompletionChunk, Run
 from .bounds import refusal
-from .faults import ErrorBody, find_error, server_error
-from .lenient import is_object, loads, well_formed
-from .repairs import REFUSED, settle, to_chunk
+from .careful import CarefulDecoder, fit_choice, is_whole
+from .repairs import REFUSED
 from .runs import Pattern, learn
 
 __all__ = ["ChunkDecoder"]
@@ -23,7 +22,6 @@ __all__ = ["ChunkDecoder"]
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
 
 _CR = 0x0D
-_DONE = b"[DONE]"
 _DONE_EVENT = b"data: [DONE]\n\n"
 
 # Chunks are decoded just ahead of their consumer: a thousand objects made at once lie in cold memory.
@@ -36,12 +34,12 @@ _LONG = 2 * 1024
 # An event up to this size that comes alone is looked at less closely before it is decoded.
 _LONGEST_SINGLE = 4 * 1024
 
+# Blocks that need not be learned from, at most.
 _LONGEST_PAUSE = 63
-_PIECES = ("content", "reasoning_content", "refusal")
 _DEFAULT_LIMITS = Limits()
 
 
-class ChunkDecoder:
+class ChunkDecoder(CarefulDecoder):
     """Incremental decoder of one stream of chat completion chunks.
 
     Use `feed` and `close`. Errors never overtake chunks: what was received before an error is returned
@@ -64,9 +62,8 @@ class ChunkDecoder:
         torn: Whether they begin inside an event.
     """
 
-    __slots__ = ("_buffer", "_calls", "_events", "_held", "_idle", "_indices", "_lesson", "_longest_single",
-                 "_longest_tail", "_pattern", "_pause", "_plain_limit", "_pos", "_settled", "_skip", "_strict", "_tail",
-                 "anomalies", "block", "done", "error", "events", "pending", "torn")  # fmt: skip
+    __slots__ = ("_buffer", "_events", "_idle", "_lesson", "_longest_single", "_longest_tail", "_pattern", "_pause",
+                 "_plain_limit", "_pos", "_settled", "_tail", "block", "pending", "torn")  # fmt: skip
 
     def __init__(
         self,
@@ -76,14 +73,11 @@ class ChunkDecoder:
         on_bad_event: Literal["raise", "skip"] = "raise",
         n: int | None = None,
     ) -> None:
+        super().__init__(limits, strict=strict, on_bad_event=on_bad_event, n=n)
         self._events = EventDecoder(max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes)
         self._plain_limit = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
         self._longest_tail = min(_LONGEST_TAIL, self._plain_limit)
         self._longest_single = min(_LONGEST_SINGLE, self._plain_limit)
-        self._indices = None if n is None else range(max(n, limits.choices))
-        self._calls = range(limits.tool_calls)
-        self._strict = strict
-        self._skip = on_bad_event == "skip"
         self._buffer = b""
         self._pos = 0
         self.pending: int = 0
@@ -95,12 +89,6 @@ class ChunkDecoder:
         self._pattern: Pattern | None = None
         # Blocks that need not be learned from: where no event is like the one before, few are looked at.
         self._pause = self._lesson = 0
-        # High surrogates that ended a delta, by choice and field: their other half may be in the next.
-        self._held: dict[tuple[int, str], str] = {}
-        self.error: StreamError | None = None
-        self.done = False
-        self.events = 0
-        self.anomalies = 0
 
     def feed(self, data: bytes) -> list[ChatCompletionChunk]:
         """Take bytes off the wire; return the chunks they complete.
@@ -161,7 +149,7 @@ class ChunkDecoder:
                 self.block, self.torn = self.unread(), False
                 last = self._events.feed(self._tail) + self._events.close()
                 self._tail = b""
-                chunks += self._each([event for event in last if _is_whole(event)])
+                chunks += self._each([event for event in last if is_whole(event)])
         except StreamError as error:
             self._fail(error)
             if not chunks:
@@ -316,154 +304,20 @@ class ChunkDecoder:
                     elif indices is not None and refusal(choice, indices, self._calls) is not None:
                         return False
                 if delta._reasoning is not None or choice.finish_reason == "":  # noqa: SLF001
-                    _fit_choice(choice)
+                    fit_choice(choice)
                 if choice.index and indices is not None and choice.index not in indices:
                     return False
         return True
 
     def _finish(self) -> list[ChatCompletionChunk]:
-        self.done = True
-        self._buffer = self._tail = b""
-        self._pos = self.pending = 0
-        return self._release()
-
-    def _each(self, events: list[Event]) -> list[ChatCompletionChunk]:
-        chunks: list[ChatCompletionChunk] = []
-        for event in events:
-            data = event.data.strip()
-            if event.type != "error":  # which is one whatever it holds
-                if not data:
-                    continue  # a keep-alive
-                if data == _DONE:
-                    return chunks + self._finish()
-            self.events += 1
-            try:
-                chunk = self._one(data, event.type)
-            except StreamError as error:
-                self._fail(error)
-                if not chunks:
-                    raise
-                break
-            if chunk is not None:
-                chunks.append(chunk)
-        return chunks
-
-    def _one(self, data: bytes, name: str) -> ChatCompletionChunk | None:
-        if name == "error":
-            self._raise_error(data)
-        try:
-            chunk = _decode(data)
-        except REFUSED:
-            return self._tolerant(data)
-        if chunk._error is not None or not chunk.choices:  # noqa: SLF001
-            error = find_error(_peek(data))
-            if error is not None:
-                raise server_error(error)
-        for choice in chunk.choices:
-            _fit_choice(choice)
-        self.check(chunk)
-        if self._held:
-            self._hold(chunk)
-        return chunk
-
-    def _tolerant(self, data: bytes) -> ChatCompletionChunk | None:
-        if data == b"null":
-            return None  # a keep-alive
-        problem: str
-        try:
-            if self._strict:
-                data.decode()
-            body = loads(data)
-            error = find_error(body)
-            if error is not None:
-                raise server_error(error)
-            chunk = to_chunk(body)
-        except RecursionError:
-            problem = "nested too deep"
-        except ValueError as refused:  # bad UTF-8, JSON and shapes alike
-            problem = str(refused)
-        else:
-            self.check(chunk)
-            self.anomalies += 1
-            self._hold(chunk)
-            return chunk
-        if self._skip:
-            self.anomalies += 1
-            return None
-        head = escape(data[:200].decode("utf-8", "replace"))
-        raise StreamProtocolError(
-            f"event {self.events} of the stream is not a chat completion chunk: {escape(problem)}; "
-            f"it begins with {head!r}",
-            body=data[:200].decode("utf-8", "replace"),
-        )
-
-    def check(self, chunk: ChatCompletionChunk) -> None:
-        """Refuse a chunk before anybody sees it, if an index of it is none, or that of too many.
-
-        Raises:
-            StreamProtocolError: If an index is negative.
-            StreamLimitError: If it is that of more choices or tool calls than `Limits` allow.
-        """
-        for choice in chunk.choices:
-            error = refusal(choice, self._indices, self._calls)
-            if error is not None:
-                raise error
-
-    def _hold(self, chunk: ChatCompletionChunk) -> None:
-        """Join surrogate pairs that two deltas share; keep back a high one at a delta's end."""
-        for choice in chunk.choices:
-            delta = choice.delta
-            last = choice.finish_reason is not None
-            for name in _PIECES:
-                key = (choice.index, name)
-                text = getattr(delta, name)
-                if not text and not last:
-                    continue
-                text = self._held.pop(key, "") + (text or "")
-                if not text:
-                    continue
-                if "\ud800" <= text[-1] <= "\udbff" and not last:
-                    self._held[key] = text[-1]
-                    text = text[:-1]
-                setattr(delta, name, well_formed(text))
-
-    def _release(self) -> list[ChatCompletionChunk]:
-        """At the end, a high surrogate whose other half never came becomes U+FFFD."""
-        chunks: list[ChatCompletionChunk] = []
-        for index, name in self._held:
-            delta = ChoiceDelta()
-            setattr(delta, name, "\ufffd")
-            chunks.append(ChatCompletionChunk(choices=[ChunkChoice(index=index, delta=delta)]))
-        self._held.clear()
-        return chunks
-
-    def _raise_error(self, data: bytes) -> NoReturn:
-        body = _peek(data)
-        error = find_error(data.decode("utf-8", "replace") if body is None else body, named=True)
-        raise server_error(error or ErrorBody(message="", body=body))
+        self._drop()
+        return super()._finish()
 
     def _fail(self, error: StreamError) -> None:
-        # The first is the one told: a limit may be exceeded behind an error in the same bytes.
-        if self.error is None:
-            error.events = self.events
-            self.error = error
+        self._drop()
+        super()._fail(error)
+
+    def _drop(self) -> None:
+        """Forget what was pushed: nothing behind the end or an error counts."""
         self._buffer = self._tail = b""
         self._pos = self.pending = 0
-
-
-def _fit_choice(choice: ChunkChoice) -> None:
-    settle(choice.delta)
-    choice.finish_reason = choice.finish_reason or None
-
-
-def _peek(data: bytes) -> Any:
-    """Decode an event's payload to plain data; None if it can't be."""
-    try:
-        return loads(data)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _is_whole(event: Event) -> bool:
-    """Whether an event that no blank line ended is there all the same: what was torn does not parse."""
-    return event.type == "error" or event.data.strip() == _DONE or is_object(_peek(event.data))
