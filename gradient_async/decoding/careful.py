@@ -45,9 +45,9 @@ class CarefulDecoder:
         # High surrogates that ended a delta, by choice and field: their other half may be in the next.
         self._held: dict[tuple[int, str], str] = {}
         self.error: StreamError | None = None
-        self.done = False
-        self.events = 0
-        self.anomalies = 0
+        self.done: bool = False
+        self.events: int = 0
+        self.anomalies: int = 0
 
     def _each(self, events: list[Event]) -> list[ChatCompletionChunk]:
         chunks: list[ChatCompletionChunk] = []
