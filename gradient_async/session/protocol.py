@@ -19,6 +19,7 @@ __all__ = [
     "UnsentError",
     "discard",
     "handler_class",
+    "known",
     "most_interim",
     "only_fresh",
 ]
@@ -30,6 +31,8 @@ _REQUEST_TIMEOUT = 408
 _END_OF_HEAD = b"\r\n\r\n"
 _HTTP = b"HTTP/"
 _SHOWN = 80  # bytes of what is no HTTP
+
+_KNOWN = "3.14."
 
 most_interim: ContextVar[int] = ContextVar("most_interim", default=Limits().interim_responses)
 """How many interim responses the request of this task may get."""
@@ -214,6 +217,17 @@ class _Handler(ResponseHandler):
         super().connection_lost(exc)
 
 
+class _KnownHandler(_Handler):
+    """The same for an aiohttp that is known: it asks to read on after each read, and feeds its parser nothing then."""
+
+    __slots__ = ()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  # as aiohttp has it
+        """Read on, if reading was paused."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+
 class _PureHandler(_Handler):
     """The same for aiohttp's parser in pure Python.
 
@@ -245,6 +259,11 @@ class Response(aiohttp.ClientResponse):
         return self
 
 
+def known() -> bool:
+    """Whether this version of aiohttp is known well enough to reach into it; of others only what is public is used."""
+    return aiohttp.__version__.startswith(_KNOWN)
+
+
 def discard(response: aiohttp.ClientResponse) -> None:
     """Close the connection that a reply came over, though it may rest in the pool by now.
 
@@ -259,4 +278,6 @@ def discard(response: aiohttp.ClientResponse) -> None:
 def handler_class() -> type[ResponseHandler]:
     """Return the class of connections that suits the parser in use."""
     pure = vars(client_proto)["HttpResponseParser"] is http_parser.HttpResponseParserPy
-    return _PureHandler if pure else _Handler
+    if pure:
+        return _PureHandler
+    return _KnownHandler if known() else _Handler

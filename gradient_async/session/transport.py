@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractCookieJar, AbstractStreamWriter
 
 from ..config import Limits
 from .direct import Connector
-from .protocol import Response, handler_class
+from .protocol import Response, handler_class, known
 from .watch import tracing
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
 _IDLE_SECONDS = 14.0
 # When nothing is heard of a peer: the first probe after so many seconds, then one each, so many in all.
 _PROBE_AFTER, _PROBE_EVERY, _PROBES = 60, 15, 4
-_KNOWN = "3.14."  # versions of aiohttp whose requests are known well enough to write small ones here
 _WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body
 
 
@@ -98,9 +97,7 @@ def make_session(*, max_connections: int, trust_env: bool, limits: Limits) -> ai
     )
     # Proxies and `.netrc` are aiohttp's affair, and instruments put their own signals beside ours. What requests and
     # responses are made with is not promised from one version to the next.
-    connector.direct = (
-        not trust_env and len(session.trace_configs) == 1 and aiohttp.__version__.startswith(_KNOWN)
-    )
+    connector.direct = not trust_env and len(session.trace_configs) == 1 and known()
     return session
 
 
