@@ -60,10 +60,11 @@ class ChunkDecoder(CarefulDecoder):
         pending: Bytes pushed and not yet looked at by `pull`.
         block: The bytes that the last `pull` decoded.
         torn: Whether they begin inside an event.
+        settled: Whether the next byte begins an event, the last block began one, and nothing is held or over.
     """
 
     __slots__ = ("_buffer", "_events", "_idle", "_lesson", "_longest_single", "_longest_tail", "_pattern", "_pause",
-                 "_plain_limit", "_pos", "_settled", "_tail", "block", "pending", "torn")  # fmt: skip
+                 "_plain_limit", "_pos", "_tail", "block", "pending", "settled", "torn")  # fmt: skip
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class ChunkDecoder(CarefulDecoder):
         self.block = b""
         self.torn = False
         self._idle = False  # whether the next byte begins an event
-        self._settled = False  # whether, besides, the last block began an event, and nothing is held or over
+        self.settled = False
         self._pattern: Pattern | None = None
         # Blocks that need not be learned from: where no event is like the one before, few are looked at.
         self._pause = self._lesson = 0
@@ -101,7 +102,7 @@ class ChunkDecoder(CarefulDecoder):
             StreamProtocolError: If an event is no chunk.
             StreamLimitError: If a limit is exceeded.
         """
-        if self._settled and len(data) <= self._longest_single:
+        if self.settled and len(data) <= self._longest_single:
             # The usual event, by itself: nothing to cut, nothing to hold.
             line, _, rest = data.partition(b"\n")
             if rest == b"\n" and line.startswith(b"data: ") and _CR not in line:
@@ -172,7 +173,7 @@ class ChunkDecoder(CarefulDecoder):
         self._buffer = data
         self._pos = 0
         self.pending = len(data)
-        self._settled = False
+        self.settled = False
 
     def unread(self, *, held: bool = True) -> bytes:
         """Return the bytes pushed whose chunks no `pull` has returned.
@@ -194,7 +195,7 @@ class ChunkDecoder(CarefulDecoder):
             raise self.error
         block = self.block = self._next_slice()
         chunks: Sequence[ChatCompletionChunk] = self._block(block) if block else []
-        self._settled = self._idle and not (
+        self.settled = self._idle and not (
             self.torn or self._buffer or self._tail or self._held or self.done or self.error is not None
         )
         return chunks

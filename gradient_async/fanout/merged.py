@@ -80,7 +80,7 @@ class Merged:
                 self._usage = sum_usage(self._usage, chunk.usage, less=self._usages.get(who))
                 self._usages[who] = chunk.usage
                 chunk.usage = self._usage
-        self._pace.content(self._loop.time())
+        self._pace.content_at.append(self._loop.time())
         if self.sink is not None and not self._waiting:
             self.sink(chunks)
             return

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
 
 from ..errors import APIError, ConfigurationError, RequestInfo, StreamError, StreamProtocolError, escape
 from ..inflate import Gunzip, content_coding
 from .faults import TRANSPORT_ERRORS, interruption
-from .protocol import discard
+from .protocol import discard, known
 
 if TYPE_CHECKING:
-    import aiohttp
-
     from ..config import Limits
 
 __all__ = ["Body", "Expired", "open_body", "runs_here"]
@@ -55,6 +55,7 @@ class Body:
         "_deadline",
         "_error",
         "_gone",
+        "_known",
         "_loop",
         "_request",
         "_response",
@@ -83,6 +84,7 @@ class Body:
         self._waiting = False
         self._since = 0.0
         self._gone = False
+        self._known = known() and type(self._content) is aiohttp.StreamReader
         self.limit: float | None = None
         self.waited = 0.0
         self.read_at = 0.0
@@ -90,6 +92,49 @@ class Body:
         self.cut = False
         self.lost_by = ""
         self.keeps: object = None
+
+    def begin(self) -> asyncio.Future[None] | None:
+        """Begin to wait for what comes next: aiohttp's own way to do so is two coroutines more.
+
+        Returns:
+            What to await, and then to call `take`, or `stop` if that failed; None if `read` is to be called: something
+            is there already, or wrong, or aiohttp is not known well enough.
+        """
+        content: Any = self._content
+        # Its own coroutines look at the same, and no more.
+        if not self._known or content._buffer or content._eof or content._waiter is not None:  # noqa: SLF001  # known
+            return None
+        if content._exception is not None or content._protocol.transport is None:  # noqa: SLF001  # likewise
+            return None
+        loop = self._loop
+        self._since = loop.time()
+        self._waiting = True
+        if self._timer is None:
+            self._watch()
+        waiter: asyncio.Future[None] = loop.create_future()
+        content._waiter = waiter  # noqa: SLF001  # likewise
+        return waiter
+
+    def take(self) -> bytes:
+        """Return what has come since `begin`; b"" if `read` has to tell."""
+        self._waiting = False
+        self.read_at = now = self._loop.time()
+        self.waited += now - self._since
+        content = self._content
+        return content.read_nowait() if content.exception() is None else b""
+
+    def stop(self, failure: Exception | None = None) -> None:
+        """Wait no longer for what `begin` was to bring.
+
+        Args:
+            failure: What waiting ended with, for `read` to tell; None if it was given up.
+        """
+        if failure is not None:
+            _bare(failure)
+        self._waiting = False
+        self.waited += self._loop.time() - self._since
+        content: Any = self._content
+        content._waiter = None  # noqa: SLF001  # of a version that is known, or nothing began
 
     async def read(self) -> bytes:
         """Return what has arrived, as soon as anything has; b"" at the end.
@@ -106,8 +151,21 @@ class Body:
         if content.is_eof() and content.exception() is None:
             self.read_at = self._loop.time()
             return content.read_nowait()  # all of it has arrived: nothing to wait for, nothing to watch
+        waiter = self.begin()
+        if waiter is not None:
+            try:
+                await waiter
+            except Exception as error:  # noqa: BLE001  # `readany` raises it
+                self.stop(error)
+            except BaseException:
+                self.stop()
+                raise
+            else:
+                data = self.take()
+                if data:
+                    return data
         failure: BaseException
-        self._since = started = self._loop.time()
+        self._since = self._loop.time()
         self._waiting = True
         if self._timer is None:
             self._watch()
@@ -118,17 +176,16 @@ class Body:
         except (*TRANSPORT_ERRORS, RuntimeError) as error:
             failure = _bare(error)
         else:
-            self.read_at = now = self._loop.time()
-            self.waited += now - started
             return data
         finally:
             self._waiting = False
+            self.read_at = now = self._loop.time()
+            self.waited += now - self._since
         if isinstance(failure, Expired):
             raise Expired
         if isinstance(failure, RuntimeError) and (problem := _misuse(self._loop, failure)) is not None:
             raise problem
         self.lost_by = type(failure).__name__
-        self.read_at = self._loop.time()
         data = self._salvage(failure)
         self._error = interruption(failure, self._request)
         self.close()
@@ -267,6 +324,7 @@ class _GzipBody(Body):
     ) -> None:
         super().__init__(response, request, deadline=deadline)
         self._gunzip = Gunzip(limits)
+        self._known = False
 
     async def read(self) -> bytes:
         """Return what has arrived, unpacked and in pieces; b"" at the end.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import length_hint
 from types import TracebackType
 from typing import Protocol, Self
@@ -87,14 +87,6 @@ class ChunkStream:
         return self
 
     async def __anext__(self) -> ChatCompletionChunk:
-        for chunk in self._ready:
-            return chunk
-        if self._choices is not None or self._cursor is not self._ready:
-            return await self.next_chunk()
-        # The same for the usual reader, without a coroutine between.
-        self._main_used = True
-        if not await self.pump():
-            raise StopAsyncIteration
         for chunk in self._ready:
             return chunk
         return await self.next_chunk()
@@ -199,7 +191,7 @@ class ChunkStream:
         if passed <= start:
             return
         self._assembled = passed
-        rest: Iterator[ChatCompletionChunk] = iter(())
+        rest: Iterable[ChatCompletionChunk] = ()
         try:
             if passed - start == 1:
                 self._assembler.add(batch[start])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..assembly import CompletionAssembler
@@ -68,6 +69,40 @@ class ChatCompletionStream(ChunkStream):
         error.attempts = self.attempts
         error.request_id = self.request_id
         return error
+
+    async def __anext__(self) -> ChatCompletionChunk:
+        for chunk in self._ready:
+            return chunk
+        if not self._reading and self._choices is None and self._cursor is self._ready:
+            # The usual reader waits here for the next bytes, without a coroutine between.
+            self.settle()
+            source = self._source
+            waiter = source.begin()
+            if waiter is not None:
+                self._reading = self._main_used = True
+                self._relayed = False
+                batch: Sequence[ChatCompletionChunk] = ()
+                try:
+                    await waiter
+                except Exception as error:  # noqa: BLE001  # whoever reads next is told what it was
+                    source.stop(error)
+                except BaseException:
+                    source.stop()
+                    raise
+                else:
+                    batch = source.take()
+                finally:
+                    self._reading = False
+                    if self._waiters:
+                        self._wake()
+                if len(batch) == 1 and self._choices is None:
+                    # What comes alone is read at once: the cursor, which is behind all there was, is behind it, too.
+                    self._batch = batch
+                    self._assembled = 0
+                    return batch[0]
+                if batch:
+                    self._receive(batch)
+        return await self.next_chunk()
 
     async def take(self) -> list[ChatCompletionChunk]:
         """Read on; return every chunk that this brought, assembled, and none at the end.

@@ -115,6 +115,47 @@ class Source:
         self._turn_at = 0.0
         self._pace = Pace()
 
+    def begin(self) -> asyncio.Future[None] | None:
+        """Begin to wait for the next bytes, in the midst of a stream that goes well.
+
+        Returns:
+            What to await, and then to call `take`, or `stop` if that failed; None if `advance` is to be called.
+        """
+        if self._fresh or self._eof or self.error is not None or not self.decoder.settled:
+            return None
+        return self._body.begin()
+
+    def take(self) -> Sequence[ChatCompletionChunk]:
+        """Return the chunks of what has come since `begin`; none if `advance` has to go on."""
+        body = self._body
+        data = body.take()
+        if len(data) > _SMALL:
+            return self._take(data)
+        if not data:
+            return ()
+        # The usual event, or a few. The same as `_take`, of which nothing but this is left here.
+        self._bytes += len(data)
+        self.received = data
+        self._read_at = body.read_at
+        try:
+            chunks = self.decoder.feed(data)
+        except StreamError:
+            return ()  # `advance` raises it
+        if has_content(chunks):
+            self._pace.content_at.append(self._read_at)
+            body.waited = 0.0
+        else:
+            self._lacks_content()
+        return chunks
+
+    def stop(self, failure: Exception | None = None) -> None:
+        """Give up what `begin` began.
+
+        Args:
+            failure: What waiting ended with, for `advance` to tell.
+        """
+        self._body.stop(failure)
+
     async def advance(self, *, one_read: bool = False) -> Sequence[ChatCompletionChunk]:
         """Return the next chunks; none at the end.
 
@@ -220,21 +261,22 @@ class Source:
         """Return these chunks, after a look whether the server has shown a sign of life with them."""
         if self._fresh:
             if chunks and has_content(chunks):
-                self._content_came()
-            if self._fresh:
-                # Our own time counts as well, or a flood without content would never end.
-                now = self._loop.time()
-                self._body.waited += now - self._read_at
-                self._read_at = now
+                self._fresh = False
+                self._pace.content_at.append(self._read_at)
+                body = self._body
+                body.waited = 0.0
+                if body.limit != self._timeout.idle:
+                    body.allow(self._timeout.idle)
+            else:
+                self._lacks_content()
         return chunks
 
-    def _content_came(self) -> None:
-        self._fresh = False
-        self._pace.content(self._read_at)
-        body = self._body
-        body.waited = 0.0
-        if body.limit != self._timeout.idle:
-            body.allow(self._timeout.idle)
+    def _lacks_content(self) -> None:
+        """Our own time counts as well, or a flood without content would never end."""
+        self._fresh = True
+        now = self._loop.time()
+        self._body.waited += now - self._read_at
+        self._read_at = now
 
     # What a server may send in place of a stream
 
@@ -272,9 +314,7 @@ class Source:
             except (APIResponseValidationError, StreamError) as invalid:
                 error = invalid
             else:
-                if has_content(chunks):
-                    self._content_came()
-                return chunks
+                return self._judge(chunks)
         self.fail(error, content[:_HEAD])
         return []
 
@@ -286,9 +326,7 @@ class Source:
             chunks = (self.decoder.feed(data) if data else []) + self.decoder.close()
         except StreamError:
             return []  # `advance` raises it
-        if self._fresh and has_content(chunks):
-            self._content_came()
-        return chunks
+        return self._judge(chunks)
 
     def _break_off(self, error: StreamError) -> Sequence[ChatCompletionChunk]:
         self._broken = error
@@ -299,7 +337,7 @@ class Source:
 
     def _timed_out(self) -> StreamTimeoutError:
         total = self._body.expired == "total"
-        phase: Phase = "total" if total else "first_token" if self._pace.first_at is None else "idle"
+        phase: Phase = "total" if total else "idle" if self._pace.content_at else "first_token"
         limit = self._timeout.total if total else self._body.limit
         what = "the stream did not end" if total else "no content came"
         return StreamTimeoutError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from itertools import pairwise
 
 import msgspec
 
@@ -31,25 +32,15 @@ class Pace:
     """Clock readings of a stream as it comes; eight bytes for each that is kept.
 
     Attributes:
-        first_at: When the first content came, on the loop's clock; None before.
+        content_at: When reads returned that brought content, on the loop's clock.
         ended_at: When the stream ended; None before.
     """
 
-    __slots__ = ("_gaps", "_last_at", "ended_at", "first_at")
+    __slots__ = ("content_at", "ended_at")
 
     def __init__(self) -> None:
-        self.first_at: float | None = None
+        self.content_at = array("d")
         self.ended_at: float | None = None
-        self._last_at = 0.0
-        self._gaps = array("d")
-
-    def content(self, now: float) -> None:
-        """Note that a read brought content."""
-        if self.first_at is None:
-            self.first_at = now
-        else:
-            self._gaps.append(now - self._last_at)
-        self._last_at = now
 
     def timing(self, started: float, queued: float, sent: float, received: float, now: float) -> Timing:
         """Sum up.
@@ -61,10 +52,11 @@ class Pace:
             received: When the reply's headers were there.
             now: The loop's clock.
         """
+        came = self.content_at
         return Timing(
             queued=queued,
             headers=received - sent,
-            first_token=None if self.first_at is None else self.first_at - sent,
-            gaps=list(self._gaps),
+            first_token=came[0] - sent if came else None,
+            gaps=[later - earlier for earlier, later in pairwise(came)],
             total=(now if self.ended_at is None else self.ended_at) - started,
         )

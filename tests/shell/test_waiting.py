@@ -1,0 +1,209 @@
+"""How a stream waits for its next bytes: in one coroutine, and like aiohttp's own way in all that can be seen."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import pytest
+from shell_calls import Start, streamed
+
+from gradient_async import (
+    ChatCompletionChunk,
+    ChatCompletionStream,
+    ConfigurationError,
+    StreamProtocolError,
+    StreamTimeoutError,
+    Timeout,
+)
+from gradient_async.session import protocol
+from gradient_async.testing import HOLD, chunk, head, http_chunk, reply_writes, sse
+from gradient_async.testing.script import Step
+
+HEAD = head(headers={"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
+END = http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+GAP = 0.005
+LONG = "long " * 2_000
+
+
+def event(*texts: str, **more: Any) -> bytes:
+    """Return events as they are received."""
+    return sse(*(chunk(text, **more) for text in texts), done=False)
+
+
+@pytest.fixture(params=["3.14.5", "3.15.0"])
+def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A version of aiohttp: one that is known, and one that is not."""
+    monkeypatch.setattr(aiohttp, "__version__", request.param)
+    return str(request.param)
+
+
+def text_of(chunks: list[ChatCompletionChunk]) -> list[str]:
+    return [each.choices[0].delta.content or "" for each in chunks]
+
+
+async def opened(start: Start, *steps: Step, **options: Any) -> ChatCompletionStream:
+    _, client = await start(reply_writes([HEAD, *steps]), **options)
+    return await streamed(client)
+
+
+async def test_only_a_version_that_is_known_is_reached_into(version: str) -> None:
+    assert protocol.known() == (version == "3.14.5")
+
+
+@pytest.mark.usefixtures("version")
+async def test_reads_of_any_size_bring_the_same(start: Start) -> None:
+    """One event a read, several, a long one, one in two reads, and an end of an HTTP chunk that comes by itself."""
+    cut = event("cut")
+    alone = http_chunk(event("alone"))
+    steps: list[Step] = []
+    for data in (
+        http_chunk(event("a")),
+        http_chunk(event("b", "c")),
+        http_chunk(event(LONG)),
+        http_chunk(cut[:20]),
+        http_chunk(cut[20:]),
+        alone[:-2],
+        alone[-2:],
+        http_chunk(event("z", finish_reason="stop")),
+    ):
+        steps += [data, GAP]
+    stream = await opened(start, *steps, END)
+    texts = ["a", "b", "c", LONG, "cut", "alone", "z"]
+    assert texts == text_of([each async for each in stream])
+    assert "".join(texts) == (await stream.completion()).choices[0].message.content
+    assert stream.completed
+    # As many as reads brought content, but for the first of them.
+    assert 5 == len(stream.timing.gaps)
+    assert all(gap > GAP / 2 for gap in stream.timing.gaps)
+
+
+@pytest.mark.usefixtures("version")
+async def test_a_read_that_was_cancelled_is_made_up_for(start: Start) -> None:
+    """Again and again, and nothing is lost."""
+    steps = [step for text in "abcdef" for step in (http_chunk(event(text)), 0.02)]
+    stream = await opened(start, *steps, http_chunk(event("", finish_reason="stop")), END)
+    chunks: list[ChatCompletionChunk] = []
+    cancelled = 0
+    while True:
+        try:
+            async with asyncio.timeout(0.004):
+                chunks.append(await anext(stream))
+        except TimeoutError:
+            cancelled += 1
+        except StopAsyncIteration:
+            break
+    assert [*"abcdef", ""] == text_of(chunks)
+    assert cancelled > len("abcdef")
+
+
+@pytest.mark.usefixtures("version")
+async def test_what_was_waited_before_a_cancellation_counts(start: Start) -> None:
+    """Who polls finds out as well that the server has stalled."""
+    stream = await opened(start, http_chunk(event("a")), HOLD, timeout=Timeout(idle=0.1))
+    await anext(stream)
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(StreamTimeoutError, match="idle"):
+        while True:
+            try:
+                async with asyncio.timeout(0.02):
+                    await anext(stream)
+            except TimeoutError as error:
+                if isinstance(error, StreamTimeoutError):
+                    raise
+    assert 0.1 <= asyncio.get_running_loop().time() - began < 1
+
+
+async def test_a_consumer_that_takes_its_time_is_no_stall(start: Start) -> None:
+    steps = [step for text in "abc" for step in (http_chunk(event(text)), 0.01)]
+    last = http_chunk(event("", finish_reason="stop"))
+    stream = await opened(start, *steps, last, END, timeout=Timeout(idle=0.1))
+    async for _ in stream:
+        await asyncio.sleep(0.15)
+    assert stream.completed
+
+
+@pytest.mark.usefixtures("version")
+async def test_two_tasks_may_read(start: Start) -> None:
+    """Each chunk goes to one of them."""
+    steps = [step for text in "abcdef" for step in (http_chunk(event(text)), GAP)]
+    stream = await opened(start, *steps, http_chunk(event("", finish_reason="stop")), END)
+    texts: list[str] = []
+
+    async def read() -> None:
+        while (each := await anext(stream, None)) is not None:
+            texts.append(each.choices[0].delta.content or "")
+
+    await asyncio.gather(read(), read())
+    assert [*"abcdef", ""] == texts
+
+
+@pytest.mark.usefixtures("version")
+async def test_a_choice_may_be_asked_for_while_another_task_waits(start: Start) -> None:
+    """Its reader misses nothing of what comes from then on; nor does the one that waits."""
+    steps: list[Step] = [http_chunk(event("a")), 0.05, http_chunk(event("b")), GAP, http_chunk(event("c"))]
+    stream = await opened(start, *steps, http_chunk(event("", finish_reason="stop")), END)
+    await anext(stream)
+    whole: list[ChatCompletionChunk] = []
+
+    async def read() -> None:
+        whole.extend([each async for each in stream])
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0.01)
+    alone = [each async for each in stream.choice(0)]
+    await reading
+    assert ["b", "c", ""] == text_of(whole)
+    assert ["b", "c", ""] == text_of(alone)[-3:]
+
+
+@pytest.mark.usefixtures("version")
+@pytest.mark.parametrize("nothing", [b": still there\n\n", event("")], ids=["comments", "empty text"])
+async def test_what_brings_no_content_does_not_keep_a_stream_alive(start: Start, nothing: bytes) -> None:
+    steps: list[Step] = [http_chunk(event("a")), GAP]
+    steps += [http_chunk(nothing), 0.02] * 30
+    stream = await opened(start, *steps, HOLD, timeout=Timeout(idle=0.1))
+    with pytest.raises(StreamTimeoutError, match="idle"):
+        async for _ in stream:
+            pass
+    assert "a" == stream.snapshot.choices[0].message.content
+
+
+@pytest.mark.usefixtures("version")
+async def test_garbage_amid_a_stream_is_told_after_what_came_before(start: Start) -> None:
+    steps: list[Step] = [
+        http_chunk(event("a")),
+        GAP,
+        http_chunk(event("b")),
+        GAP,
+        http_chunk(b"data: {]\n\n"),
+        HOLD,
+    ]
+    stream = await opened(start, *steps)
+    chunks: list[ChatCompletionChunk] = []
+    with pytest.raises(StreamProtocolError) as caught:
+        while True:
+            chunks.append(await anext(stream))
+    assert ["a", "b"] == text_of(chunks)
+    assert caught.value.partial is not None
+    assert "ab" == caught.value.partial.choices[0].message.content
+
+
+@pytest.mark.usefixtures("version")
+async def test_a_stream_is_read_in_the_loop_it_came_in(start: Start) -> None:
+    """In another one nothing is lost, and its own can go on."""
+    steps: list[Step] = [http_chunk(event("a")), 0.1, http_chunk(event("b", finish_reason="stop"))]
+    stream = await opened(start, *steps, END)
+    await anext(stream)
+
+    def elsewhere() -> None:
+        async def read() -> None:
+            with pytest.raises(ConfigurationError, match="another event loop"):
+                await anext(stream)
+
+        asyncio.run(read())
+
+    await asyncio.to_thread(elsewhere)
+    assert ["b"] == text_of([each async for each in stream])
+    assert stream.completed
