@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -12,6 +11,7 @@ from ..errors import APIError, ConfigurationError, RequestInfo, StreamError, Str
 from ..inflate import Gunzip, content_coding
 from .faults import TRANSPORT_ERRORS, interruption
 from .protocol import discard, known
+from .rounds import Rounds
 
 if TYPE_CHECKING:
     from ..config import Limits
@@ -59,9 +59,10 @@ class Body:
         "_loop",
         "_request",
         "_response",
+        "_rounds",
         "_since",
-        "_timer",
         "_waiting",
+        "_watched",
         "cut",
         "expired",
         "keeps",
@@ -80,7 +81,8 @@ class Body:
         self._request = request
         self._deadline = deadline
         self._error: APIError | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._rounds = Rounds.of(self._loop)
+        self._watched = False  # whether they will come by
         self._waiting = False
         self._since = 0.0
         self._gone = False
@@ -109,7 +111,7 @@ class Body:
         loop = self._loop
         self._since = loop.time()
         self._waiting = True
-        if self._timer is None:
+        if not self._watched:
             self._watch()
         waiter: asyncio.Future[None] = loop.create_future()
         content._waiter = waiter  # noqa: SLF001  # likewise
@@ -167,7 +169,7 @@ class Body:
         failure: BaseException
         self._since = self._loop.time()
         self._waiting = True
-        if self._timer is None:
+        if not self._watched:
             self._watch()
         try:
             data = await content.readany()
@@ -217,10 +219,7 @@ class Body:
         self.waited = 0.0
         if limit != self.limit:
             self.limit = limit
-            timer = self._timer
-            if limit is not None and timer is not None and timer.when() > self._loop.time() + limit:
-                timer.cancel()  # it would ring too late
-                self._timer = None
+            self._watched = False  # the next read that waits says anew until when
 
     def _salvage(self, failure: BaseException) -> bytes:
         """Take what arrived before the failure: aiohttp raises it before it hands out what it holds."""
@@ -248,9 +247,8 @@ class Body:
 
     def close(self) -> None:
         """Give the connection up, at once; back to the pool if the body was read to its end."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._rounds.leave(self)
+        self._watched = False
         if not (self._response.closed and self._content.at_eof()):  # nothing is left to give up
             self._response.close()
         self.keeps = None
@@ -262,7 +260,7 @@ class Body:
 
     def abandon(self) -> None:
         """Give the connection up from a finaliser, in whatever thread that runs."""
-        if self._loop.is_closed() or (self._timer is None and self._response.closed):
+        if self._loop.is_closed() or (self._response.closed and not self._watched):
             return
         if runs_here(self._loop):
             self.close()
@@ -273,29 +271,38 @@ class Body:
         self.abandon()
 
     def _watch(self) -> None:
-        """Look again when the limit may be up, and once a second at least."""
-        now = self._loop.time()
+        """Have it looked at when the limit may be up, and once a second at least."""
+        self._watched = True
+        self._rounds.join(self, self._due(self._since))
+
+    def _due(self, now: float) -> float:
         at = now + _WATCH_INTERVAL
         if self.limit is not None:
             at = min(at, self._since + max(0.0, self.limit - self.waited))
         if self._deadline is not None:
             at = min(at, self._deadline)
-        # The timer must not keep an abandoned body alive.
-        self._timer = self._loop.call_at(at, _check, weakref.ref[Body](self))
+        return at
 
-    def _on_timer(self) -> None:
-        self._timer = None
-        if not self._waiting:
-            return  # the next read that waits starts the watch anew
-        now = self._loop.time()
-        if self.limit is not None and self.waited + now - self._since >= self.limit:
-            self._expire("response")
-        elif self._deadline is not None and now >= self._deadline:
-            self._expire("total")
-        elif self._dead():
-            self._content.set_exception(ConnectionResetError("the connection is gone"))
-        else:
-            self._watch()
+    def look(self, now: float) -> float | None:
+        """Look whether time is up, or the connection gone, while a read waits.
+
+        Args:
+            now: The loop's clock.
+
+        Returns:
+            When to look again; None if a read that waits will say so.
+        """
+        if self._waiting:
+            if self.limit is not None and self.waited + now - self._since >= self.limit:
+                self._expire("response")
+            elif self._deadline is not None and now >= self._deadline:
+                self._expire("total")
+            elif self._dead():
+                self._content.set_exception(ConnectionResetError("the connection is gone"))
+            else:
+                return self._due(now)
+        self._watched = False
+        return None
 
     def _expire(self, what: str) -> None:
         self.expired = what
@@ -401,12 +408,6 @@ def _misuse(loop: asyncio.AbstractEventLoop, failure: RuntimeError) -> Configura
     return ConfigurationError(
         "this reply belongs to another event loop: read it in the loop that the request was made in"
     )
-
-
-def _check(reference: weakref.ref[Body]) -> None:
-    body = reference()
-    if body is not None:
-        body._on_timer()  # noqa: SLF001  # the timer's half of the class
 
 
 def runs_here(loop: asyncio.AbstractEventLoop) -> bool:

@@ -7,7 +7,6 @@ import contextlib
 import gc
 import threading
 import time
-import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +27,6 @@ from gradient_async import (
 from gradient_async.call import Call
 from gradient_async.config import Limits, Retry, Secret
 from gradient_async.session import SessionManager
-from gradient_async.session.body import _check
 from gradient_async.session.pool import _close_now
 from gradient_async.testing import CLOSE, HOLD, RESET, chunk, head, reply_sse, reply_writes, serve
 
@@ -362,16 +360,6 @@ def test_a_session_that_takes_its_time_to_close_is_not_waited_for() -> None:
     quick: Any = Quick()
     _close_now(quick)
     assert steps == ["sockets closed", "closed"]
-
-
-def test_a_watch_outlives_its_body_without_harm() -> None:
-    class Gone:
-        pass
-
-    gone: Any = Gone()
-    reference = weakref.ref(gone)
-    del gone
-    _check(reference)
 
 
 async def test_a_key_of_a_letter_is_no_secret(start: Start) -> None:

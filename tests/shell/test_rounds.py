@@ -1,0 +1,121 @@
+"""One timer looks after all bodies of a loop that are waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import weakref
+from typing import Any
+
+import pytest
+from shell_calls import Start, streamed
+
+from gradient_async import StreamTimeoutError, Timeout
+from gradient_async.session.rounds import Rounds
+from gradient_async.testing import HOLD, chunk, reply_sse, reply_writes
+
+
+class Looker:
+    """Stands in for a body: notes when it is looked at, and says so many times to look again."""
+
+    def __init__(self, again: int, every: float) -> None:
+        self.again, self.every = again, every
+        self.at: list[float] = []
+
+    def look(self, now: float) -> float | None:
+        self.at.append(now)
+        return None if len(self.at) > self.again else now + self.every
+
+
+def timers() -> list[Any]:
+    """Return the timers of the running loop that are set for rounds."""
+    scheduled: list[Any] = getattr(asyncio.get_running_loop(), "_scheduled")  # noqa: B009  # of asyncio's own loops
+    return [timer for timer in scheduled if not timer.cancelled() and "Rounds" in repr(timer)]
+
+
+async def test_everybody_is_looked_at_in_time_with_one_timer() -> None:
+    loop = asyncio.get_running_loop()
+    rounds = Rounds(loop)
+    began = loop.time()
+    lookers: list[Any] = [Looker(3, 0.02), Looker(1, 0.05), Looker(0, 1.0)]
+    for looker, after in zip(lookers, (0.06, 0.02, 0.04), strict=True):
+        rounds.join(looker, began + after)
+    assert 1 == len(timers())
+    await asyncio.sleep(0.3)
+    assert [] == timers()
+    # Together at the first moment that one of them named; then when somebody wants it, and not once he is done.
+    first, second, third = (looker.at for looker in lookers)
+    assert first[0] == second[0] == third[0] >= began + 0.02
+    assert [4, 2, 1] == [len(first), len(second), len(third)]
+    assert all(later - earlier >= 0.015 for earlier, later in itertools.pairwise(first))
+    assert second[1] in first
+
+
+async def test_who_leaves_is_not_looked_at_and_the_last_takes_the_timer_along() -> None:
+    loop = asyncio.get_running_loop()
+    rounds = Rounds(loop)
+    stays, leaves = (Looker(0, 1.0) for _ in range(2))
+    bodies: list[Any] = [stays, leaves]
+    for body in bodies:
+        rounds.join(body, loop.time() + 0.02)
+    rounds.leave(bodies[1])
+    assert 1 == len(timers())
+    await asyncio.sleep(0.05)
+    assert [1, 0] == [len(stays.at), len(leaves.at)]
+    rounds.join(bodies[0], loop.time() + 0.02)
+    rounds.leave(bodies[0])
+    rounds.leave(bodies[0])
+    assert [] == timers()
+    # And with whoever comes next it starts anew.
+    rounds.join(bodies[1], loop.time() + 0.02)
+    await asyncio.sleep(0.05)
+    assert 1 == len(leaves.at)
+
+
+async def test_the_dead_are_forgotten() -> None:
+    """A timer keeps no body alive, and what is left of one does no harm."""
+    loop = asyncio.get_running_loop()
+    rounds = Rounds(loop)
+    gone: Any = Looker(0, 1.0)
+    reference = weakref.ref(gone)
+    rounds.join(gone, loop.time() + 0.01)
+    del gone
+    assert reference() is None
+    await asyncio.sleep(0.03)
+    assert [] == timers()
+    assert {} == rounds._bodies
+
+
+async def test_a_loop_has_one_and_keeps_none() -> None:
+    loop = asyncio.get_running_loop()
+    rounds = Rounds.of(loop)
+    assert rounds is Rounds.of(loop)
+    reference = weakref.ref(rounds)
+    del rounds
+    gc.collect()
+    assert reference() is None
+
+
+async def test_many_streams_that_wait_have_one_timer_and_each_its_own_limit(start: Start) -> None:
+    """Whoever falls silent is found out in time, whatever the others do."""
+    begun = [*reply_sse(chunk("Hel"), done=False).steps[:-1], HOLD]
+    _, client = await start(*[reply_writes(begun)] * 12)
+    limits = [0.1 if turn % 3 == 0 else 30.0 for turn in range(12)]
+    streams = [await streamed(client, timeout=Timeout(idle=limit)) for limit in limits]
+    for stream in streams:
+        await anext(stream)
+    reading = [asyncio.create_task(anext(stream)) for stream in streams]
+    await asyncio.sleep(0.01)
+    assert 1 == len(timers())
+    done, waiting = await asyncio.wait(reading, timeout=0.5)
+    assert {task for task, limit in zip(reading, limits, strict=True) if limit < 1} == done
+    for task in done:
+        with pytest.raises(StreamTimeoutError, match="idle"):
+            await task
+    for task in waiting:
+        task.cancel()
+    await asyncio.wait(waiting)
+    for stream in streams:
+        await stream.aclose()
+    assert [] == timers()
