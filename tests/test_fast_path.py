@@ -24,7 +24,7 @@ BUDGETS = {
     "core, text, one event a read": (2.0, 7.0),
     "core, text, 64 kB a read": (1.245, 2.41),
     "core, tool call, 64 kB a read": (4.2125, 6.3075),
-    "core, logprobs, 64 kB a read": (8.3525, 7.935),
+    "core, logprobs, 64 kB a read": (6.3525, 7.935),
     "stream, chunks, one event a read": (10.0, 13.0),
     "stream, chunks, 64 kB a read": (1.69, 0.7875),
     "stream, text, one event a read": (22.0, 14.0),

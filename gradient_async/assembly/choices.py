@@ -276,7 +276,10 @@ class ChoiceState:
 
 
 def _size(entries: list[TokenLogprob]) -> int:
-    return sum(_ENTRY * (1 + len(entry.top_logprobs)) for entry in entries)
+    count = len(entries)
+    for entry in entries:
+        count += len(entry.top_logprobs)
+    return _ENTRY * count
 
 
 def _join(pieces: list[str]) -> str | None:
