@@ -2,29 +2,38 @@
 
 Streams in memory, read 64 kB at a time, are decoded, assembled, turned into events, and handed to readers
 of single choices, each in a process of its own. The ratio of the larger size to the smaller is the result: 1.00 is
-constant work.
+constant work. What no library adds, whoever keeps so much, the yardsticks show: a split on blank lines and msgspec, with
+the collector of garbage on and off.
 """
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+import msgspec
 
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.events import EventBuilder
 from gradient_async.stream.lanes import Lane
+from gradient_async.types import ChatCompletionChunk
 
 from .contest import Found, race, spread
 from .data import logprob_stream, text_stream, tool_stream
 from .timing import settle
 
-__all__ = ["CASES", "contend", "growth", "run"]
+__all__ = ["CASES", "YARDSTICKS", "contend", "growth", "run"]
 
 SMALL, LARGE = 1_000, 16_000
 _READ = 64 * 1024
 _TURNS = 5
+
+_Case: TypeAlias = tuple[Callable[[int], list[bytes]], Callable[[list[bytes]], None]]
+
+_decode_chunk = msgspec.json.Decoder(ChatCompletionChunk).decode
 
 
 def _reads(events: list[bytes]) -> list[bytes]:
@@ -71,7 +80,22 @@ def _lanes(reads: list[bytes]) -> None:
                 lane.take()
 
 
-CASES: dict[str, tuple[Callable[[int], list[bytes]], Callable[[list[bytes]], None]]] = {
+def _keep(reads: list[bytes]) -> None:
+    *events, done, _end = b"".join(reads).split(b"\n\n")
+    chunks = [_decode_chunk(event[6:]) for event in events]
+    assert chunks[-1].choices
+    assert done == b"data: [DONE]"
+
+
+def _keep_uncollected(reads: list[bytes]) -> None:
+    gc.disable()
+    try:
+        _keep(reads)
+    finally:
+        gc.enable()
+
+
+CASES: dict[str, _Case] = {
     "decode, text": (text_stream, _decode),
     "assemble, text": (text_stream, _assemble),
     "assemble, tool call": (tool_stream, _assemble),
@@ -82,10 +106,16 @@ CASES: dict[str, tuple[Callable[[int], list[bytes]], Callable[[list[bytes]], Non
     "choices read apart, 8": (lambda tokens: text_stream(tokens, 8), _lanes),
 }
 
+YARDSTICKS: dict[str, _Case] = {
+    "no library, text kept": (text_stream, _keep),
+    "no library, logprobs kept": (logprob_stream, _keep),
+    "no library, logprobs kept, collector off": (logprob_stream, _keep_uncollected),
+}
+
 
 async def growth(case: str, *, small: int, large: int) -> dict[str, float]:
     """Do the same work at two sizes, in turns; the quickest turn of each counts."""
-    make, work = CASES[case]
+    make, work = (CASES | YARDSTICKS)[case]
     little, big = make(small), make(large)
     little_reads, big_reads = _reads(little), _reads(big)
     repeat = large // small
@@ -110,9 +140,9 @@ def contend(cases: Sequence[str], rounds: int) -> Found:
 
 
 def run(rounds: int) -> list[dict[str, Any]]:
-    """Measure every case at both sizes; return a row a case."""
+    """Measure every case and yardstick at both sizes; return a row for each."""
     rows: list[dict[str, Any]] = []
-    for name, each in contend(tuple(CASES), rounds).items():
+    for name, each in contend((*CASES, *YARDSTICKS), rounds).items():
         ratio = spread([figures["ratio"] for figures in each])
         rows.append(
             {

@@ -41,11 +41,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "SMALL", 20)
     monkeypatch.setattr(growth, "LARGE", 80)
     monkeypatch.setattr(growth, "CASES", {"decode, text": growth.CASES["decode, text"]})
+    uncollected = "no library, logprobs kept, collector off"
+    monkeypatch.setattr(growth, "YARDSTICKS", {uncollected: growth.YARDSTICKS[uncollected]})
 
 
 def test_growth_measures_every_case_at_two_sizes(quick: None) -> None:
     rows = growth.run(2)
-    assert list(growth.CASES) == [row["case"] for row in rows]
+    assert [*growth.CASES, *growth.YARDSTICKS] == [row["case"] for row in rows]
     assert all(row["us_at_20"] > 0 and row["us_at_80"] > 0 and row["ratio"] > 0 for row in rows)
 
 
