@@ -25,11 +25,11 @@ BUDGETS = {
     "core, text, 64 kB a read": (1.245, 2.41),
     "core, tool call, 64 kB a read": (4.2125, 6.3075),
     "core, logprobs, 64 kB a read": (6.3525, 7.935),
-    "stream, chunks, one event a read": (10.0, 13.0),
+    "stream, chunks, one event a read": (9.0, 14.0),
     "stream, chunks, 64 kB a read": (1.69, 0.7875),
-    "stream, text, one event a read": (22.0, 14.0),
+    "stream, text, one event a read": (22.0, 15.0),
     "stream, text, 64 kB a read": (2.605, 0.7525),
-    "stream, raw, one event a read": (21.0, 14.0),
+    "stream, raw, one event a read": (21.0, 15.0),
     "stream, raw, 64 kB a read": (0.5025, 0.685),
 }
 # Bytes allocated for each byte received, by bytes of a read (0: one event a read). One of them is the decoded text; the

@@ -113,7 +113,7 @@ class Body:
         self._waiting = True
         if not self._watched:
             self._watch()
-        waiter: asyncio.Future[None] = loop.create_future()
+        waiter: asyncio.Future[None] = asyncio.Future(loop=loop)
         content._waiter = waiter  # noqa: SLF001  # likewise
         return waiter
 
@@ -122,8 +122,14 @@ class Body:
         self._waiting = False
         self.read_at = now = self._loop.time()
         self.waited += now - self._since
-        content = self._content
-        return content.read_nowait() if content.exception() is None else b""
+        content: Any = self._content
+        if content._exception is not None:  # noqa: SLF001  # as in `begin`
+            return b""
+        if len(content._buffer) == 1:  # noqa: SLF001  # likewise
+            data: bytes = content._read_nowait_chunk(-1)  # noqa: SLF001  # two calls less
+        else:
+            data = content.read_nowait()
+        return data
 
     def stop(self, failure: Exception | None = None) -> None:
         """Wait no longer for what `begin` was to bring.

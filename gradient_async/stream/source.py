@@ -141,7 +141,8 @@ class Source:
             chunks = self.decoder.feed(data)
         except StreamError:
             return ()  # `advance` raises it
-        if has_content(chunks):
+        # Nearly always there is text; `has_content` knows what else counts.
+        if (chunks and (choices := chunks[0].choices) and choices[0].delta.content) or has_content(chunks):
             self._pace.content_at.append(self._read_at)
             body.waited = 0.0
         else:
