@@ -20,6 +20,7 @@ from .direct import Connector, headers_of, url_of
 from .faults import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
 from .protocol import most_interim, only_fresh
 from .reply import Reply
+from .rounds import Rounds
 from .trace import Trace
 from .transport import authorizing, body_of
 from .watch import Watch
@@ -84,7 +85,8 @@ class Attempt:
         call, request, limits = self._call, self._request, self._call.limits
         connector = self._session.connector
         ours = connector if isinstance(connector, Connector) else None
-        watch = self.watch = Watch(call, self._deadline, None if ours is None else ours.alarm)
+        rounds = Rounds.of(asyncio.get_running_loop()) if ours is None else ours.rounds
+        watch = self.watch = Watch(call, self._deadline, rounds)
         if fresh:
             only_fresh.set(True)
         failure: BaseException

@@ -62,7 +62,6 @@ class Body:
         "_rounds",
         "_since",
         "_waiting",
-        "_watched",
         "cut",
         "expired",
         "keeps",
@@ -81,8 +80,7 @@ class Body:
         self._request = request
         self._deadline = deadline
         self._error: APIError | None = None
-        self._rounds = Rounds.of(self._loop)
-        self._watched = False  # whether they will come by
+        self._rounds: Rounds | None = None  # who is to come by and look at it
         self._waiting = False
         self._since = 0.0
         self._gone = False
@@ -111,7 +109,7 @@ class Body:
         loop = self._loop
         self._since = loop.time()
         self._waiting = True
-        if not self._watched:
+        if self._rounds is None:
             self._watch()
         waiter: asyncio.Future[None] = asyncio.Future(loop=loop)
         content._waiter = waiter  # noqa: SLF001  # likewise
@@ -175,7 +173,7 @@ class Body:
         failure: BaseException
         self._since = self._loop.time()
         self._waiting = True
-        if not self._watched:
+        if self._rounds is None:
             self._watch()
         try:
             data = await content.readany()
@@ -225,7 +223,8 @@ class Body:
         self.waited = 0.0
         if limit != self.limit:
             self.limit = limit
-            self._watched = False  # the next read that waits says anew until when
+            if limit is not None and self._rounds is not None:
+                self._rounds.join(self, self._loop.time() + limit)  # perhaps sooner than they were to come by
 
     def _salvage(self, failure: BaseException) -> bytes:
         """Take what arrived before the failure: aiohttp raises it before it hands out what it holds."""
@@ -253,8 +252,9 @@ class Body:
 
     def close(self) -> None:
         """Give the connection up, at once; back to the pool if the body was read to its end."""
-        self._rounds.leave(self)
-        self._watched = False
+        if self._rounds is not None:
+            self._rounds.leave(self)
+            self._rounds = None
         if not (self._response.closed and self._content.at_eof()):  # nothing is left to give up
             self._response.close()
         self.keeps = None
@@ -266,7 +266,7 @@ class Body:
 
     def abandon(self) -> None:
         """Give the connection up from a finaliser, in whatever thread that runs."""
-        if self._loop.is_closed() or (self._response.closed and not self._watched):
+        if self._loop.is_closed() or (self._rounds is None and self._response.closed):
             return
         if runs_here(self._loop):
             self.close()
@@ -278,7 +278,7 @@ class Body:
 
     def _watch(self) -> None:
         """Have it looked at when the limit may be up, and once a second at least."""
-        self._watched = True
+        self._rounds = Rounds.of(self._loop)
         self._rounds.join(self, self._due(self._since))
 
     def _due(self, now: float) -> float:
@@ -307,7 +307,7 @@ class Body:
                 self._content.set_exception(ConnectionResetError("the connection is gone"))
             else:
                 return self._due(now)
-        self._watched = False
+        self._rounds = None
         return None
 
     def _expire(self, what: str) -> None:

@@ -21,7 +21,8 @@ from yarl import URL
 from ..call import Call
 from ..config import HiddenHeader
 from .protocol import Response, UnsentError
-from .watch import Alarm, Watch
+from .rounds import Rounds
+from .watch import Watch
 
 __all__ = ["Connector", "Route", "headers_of", "url_of"]
 
@@ -90,7 +91,7 @@ class Connector(aiohttp.TCPConnector):
     """Connections of a session of ours.
 
     Attributes:
-        alarm: What ends attempts whose time is up.
+        rounds: Who ends attempts whose time is up.
         direct: Whether requests may be written here: nobody but us wants to know of them.
     """
 
@@ -98,7 +99,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # pyright: ignore[reportUnknownMemberType]  # aiohttp's own types are partial
-        self.alarm = Alarm(self._loop)
+        self.rounds = Rounds.of(self._loop)
         self._routes: dict[object, Route] = {}
 
     def route(self, session: aiohttp.ClientSession, call: Call) -> Route | None:

@@ -1,33 +1,40 @@
-"""Looks after the bodies that somebody waits for: one timer for all of a loop, which rings once a second mostly."""
+"""Looks after everything of a loop that has a limit of time: with one timer, which rings once a second or earlier."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import weakref
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .body import Body
+from typing import Protocol
 
 __all__ = ["Rounds"]
 
+_LONGEST = 1.0  # seconds from one round to the next, while there is anybody to look at
+
+
+class Timed(Protocol):
+    """What has a limit of time."""
+
+    def look(self, now: float) -> float | None:
+        """Look whether time is up; return when to look again, on the loop's clock, or None if that is not needed."""
+        ...
+
 
 class Rounds:
-    """Has each body look whether its time is up, at the moment it names.
+    """Has everybody look whether their time is up, at the moment they name or a little earlier.
 
-    The timer must not keep an abandoned body alive, nor does a body that was read to its end want to be looked at: it
-    says when it is done, and with the last one the timer goes.
+    Nearly all are done long before their time is up, and the next ones have begun. So that none of them needs a timer
+    set and cancelled, the one there is rings once more after the last was done; it keeps nobody alive.
 
     Args:
-        loop: Where the bodies are read.
+        loop: Whose clock counts.
     """
 
-    __slots__ = ("__weakref__", "_at", "_bodies", "_loop", "_timer")
+    __slots__ = ("__weakref__", "_at", "_loop", "_timed", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._bodies: dict[int, weakref.ref[Body]] = {}
+        self._timed: dict[int, weakref.ref[Timed]] = {}
         self._at = math.inf
         self._timer: asyncio.TimerHandle | None = None
 
@@ -39,39 +46,35 @@ class Rounds:
             rounds = _of_loops[loop] = cls(loop)
         return rounds
 
-    def join(self, body: Body, at: float) -> None:
-        """Look at a body at this moment of the loop's clock, or a little earlier."""
-        self._bodies[id(body)] = weakref.ref(body)
+    def join(self, timed: Timed, at: float) -> None:
+        """Look at somebody at this moment of the loop's clock, or a little earlier."""
+        self._timed[id(timed)] = weakref.ref(timed)
         if at < self._at:
             self._set_timer(at)
 
-    def leave(self, body: Body) -> None:
-        """Do not look at it any more."""
-        self._bodies.pop(id(body), None)
-        if not self._bodies and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._at = math.inf
+    def leave(self, timed: Timed) -> None:
+        """Look at somebody no more."""
+        self._timed.pop(id(timed), None)
 
     def _set_timer(self, at: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._at = at
-        self._timer = self._loop.call_at(at, self._ring)
+        self._at = min(at, self._loop.time() + _LONGEST)
+        self._timer = self._loop.call_at(self._at, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
         self._at = math.inf
         now = self._loop.time()
         soonest = math.inf
-        for key, reference in list(self._bodies.items()):
-            body = reference()
-            again = None if body is None else body.look(now)
+        for key, reference in list(self._timed.items()):
+            timed = reference()
+            again = None if timed is None else timed.look(now)
             if again is None:
-                del self._bodies[key]
+                del self._timed[key]
             else:
                 soonest = min(soonest, again)
-        if self._bodies:
+        if self._timed:
             self._set_timer(soonest)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,60 +11,13 @@ import aiohttp
 
 from ..call import Call
 from ..errors import Phase
+from .rounds import Rounds
 
-__all__ = ["Alarm", "Watch", "tracing"]
+__all__ = ["Watch", "tracing"]
 
 # Turns of the loop in which a new connection's end shows, if it came along with the connection.
 _TURNS_BEFORE_SENDING = 5
 _SOON = 1.0  # seconds from the request sent to the loss of a connection that was dead before
-
-
-class Alarm:
-    """Ends the attempts of one loop whose time is up, with one timer for all of them.
-
-    Nearly every attempt is over long before its time is up. Then all it costs is an entry here, while others are under
-    way: the timer is set for the first of them that was to end, and looks for the next when it rings for one that is
-    over. With the last of them it goes.
-    """
-
-    __slots__ = ("_at", "_loop", "_timer", "_watches")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._watches: dict[Watch, float] = {}
-        self._at = math.inf
-        self._timer: asyncio.TimerHandle | None = None
-
-    def set(self, watch: Watch, when: float | None) -> None:
-        """End what is watched at this moment, on the loop's clock; None is never."""
-        if when is None:
-            self._watches.pop(watch, None)
-            if not self._watches and self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-                self._at = math.inf
-            return
-        self._watches[watch] = when
-        if when < self._at:
-            self._set_timer(when)
-
-    def _set_timer(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._at = when
-        self._timer = self._loop.call_at(when, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        self._at = math.inf
-        now = self._loop.time()
-        for watch, when in list(self._watches.items()):
-            if when <= now:
-                del self._watches[watch]
-                if not watch.scope.expired():
-                    watch.scope.reschedule(when)
-        if self._watches:
-            self._set_timer(min(self._watches.values()))
 
 
 class Watch:
@@ -74,7 +26,7 @@ class Watch:
     Args:
         call: What is sent.
         deadline: When the whole call has to be over, on the loop's clock; None is never.
-        alarm: What ends it in time; None leaves that to a timer of its own.
+        rounds: Who has it look whether its time is up.
 
     Attributes:
         phase: What is under way.
@@ -88,14 +40,15 @@ class Watch:
     """
 
     __slots__ = (
-        "_alarm", "_call", "_loop", "_queued_at", "deadline", "limit", "lost", "phase", "queued", "reused", "scope",
-        "sent",
+        "__weakref__", "_call", "_due", "_loop", "_queued_at", "_rounds", "deadline", "limit", "lost", "phase", "queued",
+        "reused", "scope", "sent",
     )  # fmt: skip
 
     scope: asyncio.Timeout
 
-    def __init__(self, call: Call, deadline: float | None, alarm: Alarm | None = None) -> None:
-        self._alarm = alarm
+    def __init__(self, call: Call, deadline: float | None, rounds: Rounds) -> None:
+        self._rounds = rounds
+        self._due: float | None = None
         self._call = call
         self.deadline = deadline
         self._loop = asyncio.get_running_loop()
@@ -128,8 +81,8 @@ class Watch:
         # The scope knows this task, and the response knows the watch: a task that is cancelled later, and holds the
         # stream by its traceback, would hold itself.
         del self.scope
-        if self._alarm is not None:
-            self._alarm.set(self, None)
+        self._due = None
+        self._rounds.leave(self)
 
     # aiohttp's names of what it tells a request's traces.
 
@@ -197,10 +150,25 @@ class Watch:
     def _until(self, when: float | None) -> None:
         if self.deadline is not None:
             when = self.deadline if when is None else min(when, self.deadline)
-        if self._alarm is not None:
-            self._alarm.set(self, when)
-        elif not self.scope.expired():  # otherwise the cancellation is on its way
-            self.scope.reschedule(when)
+        self._due = when
+        if when is not None:
+            self._rounds.join(self, when)
+
+    def look(self, now: float) -> float | None:
+        """End the attempt if its time is up.
+
+        Args:
+            now: The loop's clock.
+
+        Returns:
+            When to look again; None if it has no limit now, or is being ended.
+        """
+        due = self._due
+        if due is None or now < due:
+            return due
+        if not self.scope.expired():  # otherwise the cancellation is on its way
+            self.scope.reschedule(due)
+        return None
 
 
 def tracing() -> aiohttp.TraceConfig:

@@ -24,7 +24,8 @@ from gradient_async import (
 from gradient_async.session import direct
 from gradient_async.session.direct import Connector, Route
 from gradient_async.session.protocol import Response, UnsentError
-from gradient_async.session.watch import Alarm, Watch
+from gradient_async.session.rounds import Rounds
+from gradient_async.session.watch import Watch
 from gradient_async.testing import HOLD, Connection, Server, reply_json, reply_writes, serve
 from gradient_async.testing import completion as whole
 
@@ -226,55 +227,70 @@ async def test_a_route_does_not_show_its_key(start: Start) -> None:
     assert not [text for text in shown if "Bearer" in text]
 
 
-class Idle(Watch):
-    """Watches nothing, and notes when it is to end."""
+def idle(rounds: Rounds) -> tuple[Watch, list[float]]:
+    """Make a watch of nothing, and return where it notes when it was to end."""
+    call: Any = SimpleNamespace(timeout=Timeout(), stream=False)
+    watch = Watch(call, None, rounds)
+    ended: list[float] = []
+    scope: Any = SimpleNamespace(expired=lambda: bool(ended), reschedule=ended.append)
+    watch.scope = scope
+    return watch, ended
 
-    __slots__ = ("ended",)
 
-    def __init__(self) -> None:
-        self.ended: list[float] = []
-        scope: Any = SimpleNamespace(expired=lambda: bool(self.ended), reschedule=self.ended.append)
-        self.scope = scope
-
-
-async def test_an_alarm_ends_what_is_due_and_goes_on_for_the_rest() -> None:
+async def test_what_is_due_is_ended_and_the_rest_goes_on() -> None:
     loop = asyncio.get_running_loop()
-    alarm = Alarm(loop)
-    first, second, over = watches = [Idle(), Idle(), Idle()]
+    rounds = Rounds(loop)
+    watches, ends = zip(*(idle(rounds) for _ in range(4)), strict=True)
+    first, second, over, free = watches
     now = loop.time()
-    alarm.set(second, now + 0.04)
-    alarm.set(first, now + 0.02)  # earlier than what it was set for
-    alarm.set(over, now + 0.01)
-    alarm.set(over, None)
+    second._until(now + 0.04)
+    first._until(now + 0.02)  # earlier than what the timer was set for
+    over._until(now + 0.01)
+    over.over()
+    free._until(now + 0.01)
+    free._until(None)  # no limit any more
     await asyncio.sleep(0.1)
-    assert [[now + 0.02], [now + 0.04], []] == [watch.ended for watch in watches]
-    alarm.set(first, now)
+    assert ([now + 0.02], [now + 0.04], [], []) == ends
+    first._until(now)
     await asyncio.sleep(0.01)
-    assert first.ended == [now + 0.02]  # the cancellation is on its way already
+    assert ends[0] == [now + 0.02]  # the cancellation is on its way already
 
 
-async def test_an_alarm_needs_one_timer_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set for the first that was to end; those beside it cost nothing. None is left behind."""
+async def test_a_limit_that_is_put_off_ends_later() -> None:
+    """The timer that was set for it rings, and is set anew."""
     loop = asyncio.get_running_loop()
-    alarm = Alarm(loop)
-    made: list[asyncio.TimerHandle] = []
+    rounds = Rounds(loop)
+    watch, ended = idle(rounds)
+    now = loop.time()
+    watch._until(now + 0.01)
+    watch._until(now + 0.05)
+    await asyncio.sleep(0.03)
+    assert [] == ended or loop.time() > now + 0.05
+    await asyncio.sleep(0.05)
+    assert [now + 0.05] == ended
+
+
+async def test_calls_one_after_the_other_have_one_timer(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Set for the first of them; those after it cost nothing, and it does not wait for as long as they may take."""
+    loop = asyncio.get_running_loop()
+    _, client = await start()
+    await ask(client)
+    made: list[float] = []
     original = loop.call_at
 
-    def counted(when: float, ring: Callable[[], None]) -> asyncio.TimerHandle:
-        made.append(original(when, ring))
-        return made[-1]
+    def counted(when: float, ring: Callable[..., None], *arguments: Any, **more: Any) -> asyncio.TimerHandle:
+        if isinstance(getattr(ring, "__self__", None), Rounds):
+            made.append(when)
+        return original(when, ring, *arguments, **more)
 
     monkeypatch.setattr(loop, "call_at", counted)
-    now = loop.time()
-    last = Idle()
-    alarm.set(last, now + 100)
-    for later in range(10):
-        watch = Idle()
-        alarm.set(watch, now + 100 + later)
-        alarm.set(watch, None)
-    assert [now + 100] == [timer.when() for timer in made]
-    alarm.set(last, None)
-    assert made[0].cancelled()
+    began = loop.time()
+    for _ in range(10):
+        await ask(client)
+    assert len(made) <= 1 + (loop.time() - began)
+    assert all(when <= loop.time() + 1 for when in made)
 
 
 async def test_headers_changed_in_place_are_sent(start: Start) -> None:

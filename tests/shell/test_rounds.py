@@ -52,7 +52,7 @@ async def test_everybody_is_looked_at_in_time_with_one_timer() -> None:
     assert second[1] in first
 
 
-async def test_who_leaves_is_not_looked_at_and_the_last_takes_the_timer_along() -> None:
+async def test_who_leaves_is_not_looked_at_and_the_timer_rings_once_more() -> None:
     loop = asyncio.get_running_loop()
     rounds = Rounds(loop)
     stays, leaves = (Looker(0, 1.0) for _ in range(2))
@@ -63,14 +63,29 @@ async def test_who_leaves_is_not_looked_at_and_the_last_takes_the_timer_along() 
     assert 1 == len(timers())
     await asyncio.sleep(0.05)
     assert [1, 0] == [len(stays.at), len(leaves.at)]
+    assert [] == timers()
     rounds.join(bodies[0], loop.time() + 0.02)
     rounds.leave(bodies[0])
     rounds.leave(bodies[0])
+    # Who comes next finds the timer that is set already; and it does not go on for nobody.
+    before = timers()
+    assert 1 == len(before)
+    rounds.join(bodies[1], loop.time() + 0.05)
+    assert before == timers()
+    await asyncio.sleep(0.1)
+    assert [1, 1] == [len(stays.at), len(leaves.at)]
     assert [] == timers()
-    # And with whoever comes next it starts anew.
-    rounds.join(bodies[1], loop.time() + 0.02)
-    await asyncio.sleep(0.05)
-    assert 1 == len(leaves.at)
+
+
+async def test_a_round_is_made_once_a_second_at_least() -> None:
+    """However long they all have: a timer that nobody needs any more does not stay for as long."""
+    loop = asyncio.get_running_loop()
+    rounds = Rounds(loop)
+    patient: Any = Looker(0, 1.0)
+    began = loop.time()
+    rounds.join(patient, began + 600.0)
+    (timer,) = timers()
+    assert began + 0.9 < timer.when() <= loop.time() + 1.0
 
 
 async def test_the_dead_are_forgotten() -> None:
@@ -84,7 +99,7 @@ async def test_the_dead_are_forgotten() -> None:
     assert reference() is None
     await asyncio.sleep(0.03)
     assert [] == timers()
-    assert {} == rounds._bodies
+    assert {} == rounds._timed
 
 
 async def test_a_loop_has_one_and_keeps_none() -> None:
@@ -118,4 +133,4 @@ async def test_many_streams_that_wait_have_one_timer_and_each_its_own_limit(star
     await asyncio.wait(waiting)
     for stream in streams:
         await stream.aclose()
-    assert [] == timers()
+    assert {} == Rounds.of(asyncio.get_running_loop())._timed

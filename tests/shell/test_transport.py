@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import math
 import socket
 import time
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from gradient_async import (
     StreamInterruptedError,
     Timeout,
 )
+from gradient_async.session.rounds import Rounds
 from gradient_async.session.transport import _open_socket, body_of
 from gradient_async.session.watch import Watch
 from gradient_async.testing import (
@@ -304,11 +306,13 @@ async def test_a_malformed_body_in_the_callers_own_session() -> None:
 async def test_a_limit_that_has_run_out_is_not_moved() -> None:
     """The cancellation is on its way, and a timeout that has expired refuses to be told otherwise."""
     call: Any = SimpleNamespace(timeout=Timeout(), stream=True)
-    watch = Watch(call, None)
+    rounds = Rounds(asyncio.get_running_loop())
+    watch = Watch(call, None, rounds)
     moved: list[float | None] = []
     scope: Any = SimpleNamespace(expired=lambda: True, reschedule=moved.append)
     watch.scope = scope
     watch.sending()
+    assert watch.look(math.inf) is None
     assert (moved, watch.phase) == ([], "response")
 
 

@@ -16,6 +16,7 @@ from shell_calls import CALL, ask, streamed
 
 from gradient_async import AsyncGradient, ChatCompletionStream, GradientError, Retry
 from gradient_async.session import Body, Reply
+from gradient_async.session.rounds import Rounds
 from gradient_async.stream.source import Source
 from gradient_async.testing import (
     Handler,
@@ -237,7 +238,7 @@ def left_alive() -> dict[str, int]:
 
 
 def timers(server: Server) -> list[str]:
-    """Timers that are still to fire, of all but the server and the pool's sweeper.
+    """Timers that are still to fire, of all but the server, the pool's sweeper, and rounds with nobody to look at.
 
     On asyncio's own loop; others don't show theirs.
     """
@@ -247,7 +248,8 @@ def timers(server: Server) -> list[str]:
         owner: Any = getattr(timer._callback, "__self__", None)
         serves = isinstance(owner, asyncio.Timeout) and getattr(owner, "_task", None) in server._tasks
         sweeps = "weakref_handle" in repr(timer)
-        if not timer.cancelled() and not serves and not sweeps:
+        idles = isinstance(owner, Rounds) and not owner._timed
+        if not (timer.cancelled() or serves or sweeps or idles):
             found.append(repr(timer))
     return found
 
