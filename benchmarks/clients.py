@@ -117,7 +117,10 @@ class Naive:
     """No library: aiohttp, a split on blank lines, msgspec into a Struct. No checks, no assembly."""
 
     def __init__(self, url: str) -> None:
-        from gradient_async.types import ChatCompletion, ChatCompletionChunk  # noqa: PLC0415
+        from gradient_async.types import (  # noqa: PLC0415  # loaded by who takes part only
+            ChatCompletion,
+            ChatCompletionChunk,
+        )
 
         self._url = f"{url}/chat/completions"
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_LIMIT))

@@ -43,7 +43,7 @@ async def _make(contender: str, url: str) -> Any:
 
 
 def _ours(url: str, *, alone: bool) -> Any:
-    from gradient_async import AsyncGradient  # noqa: PLC0415
+    from gradient_async import AsyncGradient  # noqa: PLC0415  # loaded by who takes part only
 
     client = AsyncGradient(base_url=url, model_access_key="any")
 
@@ -62,10 +62,10 @@ def _ours(url: str, *, alone: bool) -> Any:
 
 
 def _aiohttp(url: str) -> Any:
-    import aiohttp  # noqa: PLC0415
-    import msgspec  # noqa: PLC0415
+    import aiohttp  # noqa: PLC0415  # loaded by who takes part only
+    import msgspec  # noqa: PLC0415  # loaded by who takes part only
 
-    from gradient_async import ChatCompletionChunk  # noqa: PLC0415
+    from gradient_async import ChatCompletionChunk  # noqa: PLC0415  # loaded by who takes part only
 
     decode = msgspec.json.Decoder(ChatCompletionChunk).decode
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_LIMIT))

@@ -392,12 +392,12 @@ def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ConfigurationError(f"header name {name!r} has characters that no header's name may have")
         if not isinstance(value, NotGiven):
-            value = str(value)  # noqa: PLW2901
+            value = str(value)  # noqa: PLW2901  # no second local to hold a key
             if re.search(r"[\r\n\0]", value):
                 del value, headers  # tracebacks may show locals
                 raise ConfigurationError(f"header {name} has a line break or NUL in its value")
             if name.lower() in _SECRET_HEADERS:
-                value = HiddenHeader(value)  # noqa: PLW2901
+                value = HiddenHeader(value)  # noqa: PLW2901  # likewise
         checked[name] = value
     return checked
 

@@ -393,9 +393,9 @@ def characters(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):
-        return sum(characters(part) for part in value.values())  # pyright: ignore[reportUnknownVariableType]
+        return sum(characters(part) for part in value.values())  # pyright: ignore[reportUnknownVariableType]  # of any type
     if isinstance(value, (list, tuple)):
-        return sum(characters(part) for part in value)  # pyright: ignore[reportUnknownVariableType]
+        return sum(characters(part) for part in value)  # pyright: ignore[reportUnknownVariableType]  # of any type
     if isinstance(value, msgspec.Struct):
         return sum(characters(getattr(value, name)) for name in value.__struct_fields__)
     return 0

@@ -39,24 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     # Each command loads what it needs: --help and replay need neither aiohttp nor a server.
     if arguments.command == "replay":
-        from .replay import replay  # noqa: PLC0415
+        from .replay import replay  # noqa: PLC0415  # only this command needs it
 
         return replay(arguments.files, as_json=arguments.json)
-    import asyncio  # noqa: PLC0415
+    import asyncio  # noqa: PLC0415  # neither --help nor replay needs it
 
     if arguments.command == "demo":
-        from .demo import demo  # noqa: PLC0415
+        from .demo import demo  # noqa: PLC0415  # only this command needs it
 
         return asyncio.run(demo())
     if arguments.command == "serve":
-        from .serve import run_server  # noqa: PLC0415
+        from .serve import run_server  # noqa: PLC0415  # only this command needs it
 
         return asyncio.run(run_server(arguments))
     if arguments.command == "map":
-        from .map import run_map  # noqa: PLC0415
+        from .map import run_map  # noqa: PLC0415  # only this command needs it
 
         return asyncio.run(run_map(arguments))
-    from .chat import chat  # noqa: PLC0415
+    from .chat import chat  # noqa: PLC0415  # only this command needs it
 
     return asyncio.run(chat(arguments))
 

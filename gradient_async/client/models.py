@@ -69,7 +69,7 @@ class Models:
     async def send(self, options: Mapping[str, Any]) -> Reply:
         """Send the request."""
         client = self.client
-        return await client._send(client._prepare("GET", "/models", options=options, params={}))  # noqa: SLF001
+        return await client._send(client._prepare("GET", "/models", options=options, params={}))  # noqa: SLF001  # one package
 
     async def fetch(self, options: Mapping[str, Any]) -> ModelList:
         """Send the request and decode the reply."""

@@ -91,7 +91,7 @@ class CompletionsBase:
             permit=permit,
         )
         n = (extra or params).get("n", params.get("n"))
-        return await client._send(call), n if isinstance(n, int) and n > 0 else 1  # noqa: SLF001
+        return await client._send(call), n if isinstance(n, int) and n > 0 else 1  # noqa: SLF001  # one package
 
     def open_stream(self, reply: Reply, n: int, timeout: Any) -> ChatCompletionStream:
         """Make the stream of a reply."""

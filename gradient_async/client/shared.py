@@ -41,7 +41,7 @@ class Shared:
         """Where requests are sent."""
         if self._manager is None:
             # aiohttp takes a third of a second of CPU to import: only who sends a request pays.
-            from ..session import SessionManager  # noqa: PLC0415
+            from ..session import SessionManager  # noqa: PLC0415  # see above
 
             self._manager = SessionManager(
                 session=self._session,

@@ -236,7 +236,7 @@ class Run:
     async def _do(self, index: int, item: Any) -> None:
         key: Any = None
         request: Any = item
-        if type(item) is tuple and len(pair := cast("tuple[Any, ...]", item)) == 2:  # noqa: PLR2004
+        if type(item) is tuple and len(pair := cast("tuple[Any, ...]", item)) == 2:  # noqa: PLR2004  # a pair
             key, request = pair
         completion: ChatCompletion | None = None
         failure: GradientError | None = None

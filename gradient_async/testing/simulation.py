@@ -125,7 +125,7 @@ def _status(model: str, *, stream: bool) -> int | None:
 
 
 def _trouble(status: int, headers: Mapping[str, str]) -> Reply:
-    name = _FAULT_NAMES.get(status, "server_error" if status >= 500 else "bad_request")  # noqa: PLR2004
+    name = _FAULT_NAMES.get(status, "server_error" if status >= 500 else "bad_request")  # noqa: PLR2004  # an HTTP status
     fields = dict(headers)
     if status == 429:  # noqa: PLR2004  # the number is the name
         fields |= {"retry-after": "1", "x-ratelimit-remaining-requests": "0"}

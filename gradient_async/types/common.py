@@ -132,7 +132,7 @@ def _plain(value: Any, *, keep_none: bool) -> Any:
     if isinstance(value, msgspec.Struct):
         return _plain_struct(value, keep_none=keep_none)
     if isinstance(value, list):
-        return [_plain(item, keep_none=keep_none) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_plain(item, keep_none=keep_none) for item in value]  # pyright: ignore[reportUnknownVariableType]  # of any type
     return value
 
 

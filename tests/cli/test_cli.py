@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib
 import io
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from gradient_async import ChunkChoice, ToolCall
+from gradient_async import AsyncGradient, ChatCompletionMessage, Choice, ChunkChoice, ToolCall
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.cli import main
+from gradient_async.cli.demo import _await_one, _stream_tools
 from gradient_async.cli.render import PlainView, make_view
 from gradient_async.cli.rich_view import RichView, colour_of
+from gradient_async.cli.serve import run_server
 from gradient_async.cli.text import percent, printable, tool_line
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.testing import (
@@ -262,8 +266,6 @@ def choice(content: str | None = None, **more: Any) -> ChunkChoice:
 def whole() -> ChatCompletion:
     """A completion that calls a tool in each of two choices."""
     done = ChatCompletion()
-    from gradient_async import ChatCompletionMessage, Choice  # noqa: PLC0415
-
     call = ToolCall(id="", function=Function(name="f", arguments="{}"))
     done.choices = [
         Choice(index=index, message=ChatCompletionMessage(tool_calls=[call])) for index in range(2)
@@ -295,8 +297,6 @@ def test_plain_text_of_several_choices(capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_a_terminal_shows_choices_side_by_side(n: int) -> None:
-    from rich.console import Console  # noqa: PLC0415
-
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=100, color_system="truecolor")
     with RichView(n, console) as view:
@@ -362,9 +362,6 @@ def test_the_demo_shows_what_there_is(
 
 
 def test_the_demo_survives_a_server_that_tells_little(capsys: pytest.CaptureFixture[str]) -> None:
-    from gradient_async import AsyncGradient  # noqa: PLC0415
-    from gradient_async.cli.demo import _await_one, _stream_tools  # noqa: PLC0415
-
     async def bare() -> None:
         silent = reply_sse(chunk(finish_reason="stop"))
         async with (
@@ -419,10 +416,6 @@ def test_serve_says_why_it_can_not(arguments: list[str], capsys: pytest.CaptureF
 
 
 def test_serve_in_process_is_ended_by_cancelling(capsys: pytest.CaptureFixture[str]) -> None:
-    import argparse  # noqa: PLC0415
-
-    from gradient_async.cli.serve import run_server  # noqa: PLC0415
-
     async def briefly() -> None:
         options = argparse.Namespace(replay=None, key=[], delay=0.0, host="127.0.0.1", port=0)
         with pytest.raises(TimeoutError):
@@ -458,7 +451,7 @@ def test_a_reader_that_leaves_is_no_trouble() -> None:
     """As ``gradient-async serve | head -1`` does."""
     command = f"{sys.executable} -m gradient_async chat --local 'Write 2000 words' | head -c 10"
     began = time.monotonic()
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)  # noqa: S607
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)  # noqa: S607  # whichever bash there is
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout) == 10
     assert time.monotonic() - began < 30

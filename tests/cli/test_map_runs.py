@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
-from gradient_async.cli import main
+from gradient_async.cli import _parser, main
+from gradient_async.cli.journal import Journal
+from gradient_async.cli.map import run_map
 from gradient_async.testing import (
     Connection,
     Handler,
@@ -409,9 +411,6 @@ def test_a_signal_to_terminate_leaves_at_once(files: Files, server: ThreadedServ
 def test_cancelled_by_its_loop_it_is_cancelled(files: Files, server: ThreadedServer) -> None:
     """Nobody has sent a signal: the cancellation is not its own."""
     del server
-    from gradient_async.cli import _parser  # noqa: PLC0415
-    from gradient_async.cli.map import run_map  # noqa: PLC0415
-
     files.ask(body("one"), body(HOLD_TEXT))
 
     async def run() -> None:
@@ -475,8 +474,6 @@ def test_two_runs_do_not_write_at_once(
     del server
     if sys.platform == "win32":
         return
-    from gradient_async.cli.journal import Journal  # noqa: PLC0415
-
     files.ask(body("one"))
     journal = Journal(files.output)
     assert 2 == files.run()

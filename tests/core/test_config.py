@@ -85,7 +85,7 @@ class TestTimeout:
     def test_it_can_be_compared_and_kept(self) -> None:
         assert {Timeout(): 1}[Timeout()] == 1
         with pytest.raises(AttributeError):
-            Timeout().idle = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+            Timeout().idle = 5  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # the mistake
 
 
 class TestRetryAndLimits:

@@ -166,7 +166,7 @@ class TestAttributes:
         error = APIStatusError("no", response=RESPONSE, body={"a": 1})
         assert (429, {"a": 1}, RESPONSE) == (error.status_code, error.body, error.response)
         with pytest.raises(TypeError, match="response"):
-            APIStatusError("no")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+            APIStatusError("no")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # the mistake
 
     def test_stream_errors_carry_what_came(self) -> None:
         error = make("StreamTruncatedError")

@@ -19,8 +19,8 @@ def main() -> None:
     sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
     fuzzer: Any = importlib.import_module("atheris")
     with fuzzer.instrument_imports(include=["gradient_async"]):
-        from fuzz_targets import TARGETS  # noqa: PLC0415
-    from benchmarks.mutate import mutate  # noqa: PLC0415
+        from fuzz_targets import TARGETS  # noqa: PLC0415  # loaded inside, to be instrumented
+    from benchmarks.mutate import mutate  # noqa: PLC0415  # found by the path set above
 
     target = TARGETS[sys.argv[1]]
 

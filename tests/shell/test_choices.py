@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 from shell_calls import MESSAGES, Start
 
-from gradient_async import ChatCompletionChunk, Limits, StreamLimitError, StreamTruncatedError
+from gradient_async import (
+    ChatCompletionChunk,
+    ChoiceDelta,
+    ChunkChoice,
+    CompletionUsage,
+    Limits,
+    StreamLimitError,
+    StreamTruncatedError,
+)
 from gradient_async.stream import ChatCompletionStream
 from gradient_async.stream.lanes import Lane
 from gradient_async.testing import Connection, Request, chunk, reply_sse
@@ -176,8 +184,6 @@ async def test_a_reader_that_lags_too_far_is_told_and_nobody_else(start: Start) 
 
 def plain(text: str, index: int = 0) -> ChatCompletionChunk:
     """A chunk of nothing but text."""
-    from gradient_async import ChoiceDelta, ChunkChoice  # noqa: PLC0415
-
     return ChatCompletionChunk(choices=[ChunkChoice(index=index, delta=ChoiceDelta(content=text))])
 
 
@@ -209,8 +215,6 @@ def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
     last = plain("f")
     last.choices[0].finish_reason = "stop"
     told = plain("u")
-    from gradient_async import CompletionUsage  # noqa: PLC0415
-
     told.usage = CompletionUsage()
     pieces = [plain(str(turn)) for turn in range(64)] + [
         odd,

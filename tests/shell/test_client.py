@@ -12,8 +12,11 @@ import aiohttp
 import pytest
 from shell_calls import CALL, MESSAGES, Start, ask, streamed
 
+import gradient_async
 from gradient_async import (
     NOT_GIVEN,
+    APIResponseValidationError,
+    APIStatusError,
     AsyncGradient,
     ConfigurationError,
     InvalidRequestError,
@@ -27,6 +30,7 @@ from gradient_async.testing import (
     Request,
     chunk,
     completion,
+    reply_bytes,
     reply_json,
     reply_sse,
     reply_writes,
@@ -160,9 +164,9 @@ async def test_nothing_is_sent_that_is_known_to_be_wrong(start: Start) -> None:
     server, client = await start()
     create = client.chat.completions.create
     with pytest.raises(TypeError, match=r"'temprature'.*'temperature'"):
-        await create(model="m", messages=MESSAGES, temprature=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+        await create(model="m", messages=MESSAGES, temprature=1)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]  # the mistake
     with pytest.raises(TypeError, match="'model'"):
-        await create(messages=MESSAGES)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+        await create(messages=MESSAGES)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]  # the mistake
     with pytest.raises(InvalidRequestError, match="temperature=3"):
         await create(model="m", messages=MESSAGES, temperature=3)
     with pytest.raises(ConfigurationError, match="header name"):
@@ -206,8 +210,6 @@ async def test_models_can_be_awaited_and_iterated_over(start: Start) -> None:
 
 async def test_a_list_of_models_that_is_none_is_an_error(start: Start) -> None:
     _, client = await start(reply_json({"data": "x"}), reply_json({"message": "no"}))
-    from gradient_async import APIResponseValidationError, APIStatusError  # noqa: PLC0415
-
     with pytest.raises(APIResponseValidationError, match="no list named data"):
         await client.models.list()
     with pytest.raises(APIStatusError, match="no"):
@@ -241,7 +243,7 @@ async def test_copies_share_connections_and_close_nothing(start: Start) -> None:
     assert (copy.max_retries, copy.retry, copy.limits) == (5, Retry(budget=1), Limits(choices=2))
     assert (copy.strict, copy.validate, copy.on_bad_event) == (True, False, "skip")
     with pytest.raises(TypeError, match="session="):
-        client.with_options(http_client=object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        client.with_options(http_client=object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the mistake
 
 
 async def test_a_closed_client_says_so(start: Start) -> None:
@@ -340,8 +342,6 @@ async def test_streaming_responses_are_read_by_the_caller(start: Start) -> None:
 
 
 async def test_lines_and_text_of_a_body_without_a_last_line_end(start: Start) -> None:
-    from gradient_async.testing import reply_bytes  # noqa: PLC0415
-
     body = "één\r\ntwee".encode()
     _, client = await start(reply_bytes(body), reply_bytes(body[:-1] + b"\xc3"))
     async with client.chat.completions.with_streaming_response.create(
@@ -415,8 +415,6 @@ def test_importing_and_making_a_client_is_light(code: str) -> None:
 
 
 def test_names_of_the_package() -> None:
-    import gradient_async  # noqa: PLC0415
-
     assert all(hasattr(gradient_async, name) for name in gradient_async.__all__)
     assert set(gradient_async.__all__) <= set(dir(gradient_async))
     assert gradient_async.AsyncClient is AsyncGradient

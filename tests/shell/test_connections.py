@@ -149,7 +149,7 @@ async def test_a_connect_that_hangs_is_limited(start: Start) -> None:
         await asyncio.sleep(60)
 
     connector = aiohttp.TCPConnector()
-    connector._create_connection = never  # type: ignore[assignment]
+    connector._create_connection = never  # type: ignore[assignment]  # aiohttp has no public way
     manager = client._shared.manager
     session = await manager.pool.session()
     original, session._connector = session._connector, connector

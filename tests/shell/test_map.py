@@ -467,7 +467,7 @@ async def test_dropped_in_another_thread(start: Start) -> None:
     since = time.monotonic()
     thread = threading.Thread(target=kept.clear)
     thread.start()
-    while thread.is_alive():  # noqa: ASYNC110
+    while thread.is_alive():  # noqa: ASYNC110  # threads tell nobody
         await asyncio.sleep(0.001)
     await closed_within([server.requests[1]], since)
     assert ours() == before
