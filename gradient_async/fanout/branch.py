@@ -49,9 +49,9 @@ class Branch:
 
     Attributes:
         requests: How many requests were made: two, if a second one raced the first.
-        begun: Is called when the first one is made.
-        on_finish: Is awaited when a choice has its finish_reason, with its index, or None; if it returns true,
-            the rest is given up.
+        on_begin: Is called with this branch whenever one is made.
+        on_finish: Is awaited when a choice has its finish_reason, with this branch and the choice's index, or
+            None; if it returns true, the rest is given up.
     """
 
     def __init__(
@@ -74,13 +74,14 @@ class Branch:
         self._first = first
         self._n = n
         self._expect = expect
+        self._who = object()  # its name in the whole, which would keep the branch itself to the end
         self._winner: asyncio.Task[Any] | None = None
         self._racers: list[asyncio.Task[None]] = []
         self._stream: ChatCompletionStream | None = None
         self._fetched: ChatCompletion | None = None
         self.requests = 0
-        self.begun: Callable[[], None] = _nothing
-        self.on_finish: Callable[[int], Awaitable[bool]] | None = None
+        self.on_begin: Callable[[Branch], None] = _nothing
+        self.on_finish: Callable[[Branch, int], Awaitable[bool]] | None = None
 
     async def run(self, *, hedge_after: float | None) -> None:
         """Make the request and bring its chunks.
@@ -119,7 +120,7 @@ class Branch:
     async def _attempt(self, permit: Permit) -> None:
         """Make one request; what one brings that loses the race is dropped."""
         self.requests += 1
-        self.begun()
+        self.on_begin(self)
         if self._streamed:
             await self._attempt_stream(await self._senders.stream(self._n, self._expect, permit))
             return
@@ -166,11 +167,11 @@ class Branch:
                     choices = chunk.choices = [choice for choice in choices if choice.index == 0]
                 for choice in choices:
                     choice.index = first
-        await self._merged.put(self, chunks)
+        await self._merged.put(self._who, chunks)
         if self.on_finish is not None:
             for chunk in chunks:
                 for choice in chunk.choices:
-                    if choice.finish_reason is not None and await self.on_finish(choice.index):
+                    if choice.finish_reason is not None and await self.on_finish(self, choice.index):
                         return True
         return False
 
@@ -211,5 +212,5 @@ class Branch:
         raise failures[0] if failures else asyncio.CancelledError
 
 
-def _nothing() -> None:
+def _nothing(_branch: Branch) -> None:
     """Nobody wants to know."""

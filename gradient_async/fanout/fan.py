@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from inspect import isawaitable
 from typing import Any, cast
 
@@ -97,7 +98,7 @@ class Fan:
     async def close(self) -> None:
         """Give up what is under way, and wait until it is gone."""
         self._give_up()
-        if self._main is not None:
+        if self._main is not None and not self._main.done():
             await asyncio.wait((self._main,))
 
     def abandon(self) -> None:
@@ -183,7 +184,7 @@ class Fan:
         branch = Branch(
             self._senders, self.merged, self._pacer, self._params, streamed=plan.streamed, first=index
         )
-        branch.begun = lambda: self._mark(result, branch)
+        branch.on_begin = partial(self._mark, result)
         try:
             await branch.run(hedge_after=plan.hedge_after)
         except GradientError as error:
@@ -223,7 +224,7 @@ class Fan:
             expect=1 if plan.native == "auto" else n,
         )
         if plan.wanted is not None:
-            branch.on_finish = lambda index: self._finished_early(branch, index)
+            branch.on_finish = self._finished_early
         failure: GradientError | None = None
         try:
             await branch.run(hedge_after=plan.hedge_after)

@@ -72,7 +72,7 @@ class Merged:
         """Add chunks; wait if their reader is far behind.
 
         Args:
-            who: The request they are of.
+            who: Stands for the request they are of.
             chunks: Its next chunks. Usage becomes that of all requests so far.
         """
         for chunk in chunks:
@@ -98,6 +98,7 @@ class Merged:
         self._over = True
         self.error = error
         self._pace.ended_at = self._loop.time()
+        self._give_up = _nothing  # nothing is under way; and in a cycle, what came would wait for the collector
         _wake(self._readers)
 
     # The reader
@@ -126,10 +127,10 @@ class Merged:
     def fail(self, error: Exception) -> Exception:
         """End it with an error: what came can't be used."""
         if self.error is None:
+            self._give_up()
             self.finish()
             self.error = error
             self._waiting.clear()
-            self._give_up()
         return self.error
 
     def _whole(self, error: Exception) -> Exception:
@@ -162,6 +163,10 @@ class Merged:
             return self._pace.timing(0.0, 0.0, 0.0, 0.0, 0.0)
         now = self._loop.time()
         return self._pace.timing(self._started, 0.0, self._started, self._answered or now, now)
+
+
+def _nothing() -> None:
+    """There is nothing to give up."""
 
 
 def _wake(waiters: list[asyncio.Future[None]]) -> None:

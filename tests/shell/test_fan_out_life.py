@@ -13,6 +13,11 @@ from many_servers import closed_within
 from shell_calls import CALL, Start
 
 from gradient_async import AsyncGradient, FanOut, FanOutError, GradientError, StreamInterruptedError
+from gradient_async.assembly import CompletionAssembler
+from gradient_async.fanout.branch import Branch
+from gradient_async.fanout.fan import Fan
+from gradient_async.fanout.merged import Merged
+from gradient_async.stream import ChatCompletionStream
 from gradient_async.testing import HOLD, Handler, Server, chunk, reply_sse, reply_writes, serve
 
 
@@ -159,6 +164,53 @@ async def test_cancelled_twice_it_is_closed_all_the_same(start: Start, options: 
     gc.collect()  # after that: of a large process it takes as long as that may
     await asyncio.sleep(0)
     assert ours() == before
+
+
+def kept() -> list[object]:
+    """What of fan-outs and their streams is in memory."""
+    kinds = {Branch, ChatCompletionStream, CompletionAssembler, Fan, Merged}
+    return [thing for thing in gc.get_objects() if type(thing) in kinds]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stream": False},
+        {"native": "auto"},
+        {"first": 3},
+        {"hedge_after": 60},
+        {"model": "error-cut", "on_error": "collect"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_what_came_is_not_left_to_the_collector(
+    start: Start, options: dict[str, Any], at_once: bool
+) -> None:
+    """In a cycle it would stay in memory long after its last reader is gone, beside that of the next."""
+    _, client = await start()
+    params: dict[str, Any] = {**CALL, "n": 3, **options}
+
+    async def ask() -> None:
+        fan = client.chat.completions.fan_out(**params)
+        if at_once:
+            await fan.completion()
+            return
+        async with fan:
+            async for _ in fan:
+                pass
+
+    await ask()
+    gc.collect()
+    gc.disable()
+    try:
+        before = kept()
+        await ask()
+        await asyncio.sleep(0.01)  # the tasks of the requests have ended
+        assert before == kept()
+    finally:
+        gc.enable()
 
 
 async def dropped(server: Server, client: AsyncGradient) -> list[FanOut]:
