@@ -122,7 +122,12 @@ class Branch:
         self.requests += 1
         self.on_begin(self)
         if self._streamed:
-            await self._attempt_stream(await self._senders.stream(self._n, self._expect, permit))
+            stream = await self._senders.stream(self._n, self._expect, permit)
+            self._merged.opened(stream)
+            try:
+                await self._read(stream)
+            finally:
+                self._merged.closed(stream)
             return
         completion = await self._senders.fetch(self._n, permit)
         self._merged.answered(completion.request_id, completion.rate_limits, completion.attempts)
@@ -130,8 +135,7 @@ class Branch:
         self._fetched = completion
         await self._put([as_chunk(completion)])
 
-    async def _attempt_stream(self, stream: ChatCompletionStream) -> None:
-        self._merged.answered(stream.request_id, stream.rate_limits, stream.attempts)
+    async def _read(self, stream: ChatCompletionStream) -> None:
         early: list[ChatCompletionChunk] = []  # without content: the model has not spoken yet
         async with stream:
             while chunks := await stream.take():

@@ -20,7 +20,8 @@ class FanOut(ChunkStream):
     """n choices of one prompt as one stream: chunks of all as they come, their choices numbered 0 to n - 1.
 
     Requests are sent on entering ``async with``, and what is under way is given up on leaving. Chunks keep
-    the id of the completion that they came in; usage in a chunk is that of all requests so far.
+    the id of the completion that they came in; usage in a chunk is that of all requests so far. What one reply
+    has by itself (its bytes, status and headers) the whole has not: `results` names the request of each choice.
 
     Args:
         fan: Runs it.
@@ -111,6 +112,11 @@ class FanOut(ChunkStream):
     def attempts(self) -> int:
         """How many requests it took, of those that were answered."""
         return self._fan.merged.attempts
+
+    @property
+    def anomalies(self) -> int:
+        """How many events of all replies only the tolerant path understood, or were skipped."""
+        return self._fan.merged.anomalies
 
     @property
     def timing(self) -> Timing:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..assembly import CompletionAssembler
 from ..errors import FanOutError, StreamError
-from ..stream import Pace, Timing
+from ..stream import ChatCompletionStream, Pace, Timing
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, RateLimits, sum_usage
 
 __all__ = ["Merged"]
@@ -45,6 +45,8 @@ class Merged:
         self._pace = Pace()
         self._usages: dict[object, CompletionUsage] = {}  # what each request told last
         self._usage: CompletionUsage | None = None  # all together
+        self._streams: set[ChatCompletionStream] = set()  # that are being read
+        self._anomalies = 0  # in those that were
         self.sink: Callable[[list[ChatCompletionChunk]], None] | None = None
         self.error: Exception | None = None
         self.ended = False
@@ -67,6 +69,16 @@ class Merged:
         self.attempts += attempts
         if rate_limits is not None:
             self.rate_limits = rate_limits
+
+    def opened(self, stream: ChatCompletionStream) -> None:
+        """Note that a request was answered by a stream, which is read from now on."""
+        self.answered(stream.request_id, stream.rate_limits, stream.attempts)
+        self._streams.add(stream)
+
+    def closed(self, stream: ChatCompletionStream) -> None:
+        """Note that a stream was read, or left."""
+        self._streams.discard(stream)
+        self._anomalies += stream.anomalies
 
     async def put(self, who: object, chunks: list[ChatCompletionChunk]) -> None:
         """Add chunks; wait if their reader is far behind.
@@ -98,7 +110,9 @@ class Merged:
         self._over = True
         self.error = error
         self._pace.ended_at = self._loop.time()
-        self._give_up = _nothing  # nothing is under way; and in a cycle, what came would wait for the collector
+        self._give_up = (
+            _nothing  # nothing is under way; and in a cycle, what came would wait for the collector
+        )
         _wake(self._readers)
 
     # The reader
@@ -155,6 +169,11 @@ class Merged:
         completion.rate_limits = self.rate_limits
         completion.attempts = max(1, self.attempts)
         return completion
+
+    @property
+    def anomalies(self) -> int:
+        """How many events of all streams only the tolerant path understood, or were skipped."""
+        return self._anomalies + sum(stream.anomalies for stream in self._streams)
 
     @property
     def timing(self) -> Timing:

@@ -23,6 +23,7 @@ from gradient_async import (
 )
 from gradient_async.testing import (
     CLOSE,
+    HOLD,
     Handler,
     chunk,
     completion,
@@ -225,6 +226,25 @@ async def test_limits_of_the_latest_reply(start: Start) -> None:
     assert fan.rate_limits is not None
     assert 8 == fan.rate_limits.requests.remaining
     assert found.rate_limits == fan.rate_limits
+
+
+async def test_odd_events_are_those_of_all_replies(start: Start) -> None:
+    """Of replies that are whole and of one that still comes, also once that is left; those of one reply once."""
+    odd = reply_sse("no JSON", chunk("x"), "nor this", chunk(finish_reason="stop"))
+    begun = reply_writes([*reply_sse("no JSON", chunk("y"), done=False).steps[:-1], HOLD])
+    server, client = await start(odd, begun, odd, whole("z"), on_bad_event="skip")
+    fan = client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL)
+    assert 0 == fan.anomalies
+    async with fan:
+        async for piece in fan:
+            if any(choice.delta.content == "y" for choice in piece.choices):
+                break
+        assert (3, "running") == (fan.anomalies, fan.results[1].state)
+    assert (3, "stopped") == (fan.anomalies, fan.results[1].state)
+    in_one = client.chat.completions.fan_out(n=2, native="auto", **CALL)
+    await in_one.completion()
+    assert 2 == in_one.anomalies
+    assert 4 == len(server.requests)
 
 
 async def test_how_long_it_took(start: Start) -> None:
