@@ -18,7 +18,7 @@ from .options import count
 from .replies import fetch, finish_completion
 
 if TYPE_CHECKING:
-    from .resources import CompletionsBase
+    from .base import CompletionsBase
 
 __all__ = ["make_fan", "make_map"]
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from ..stream import ChatCompletionStream
 from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, ModelList
+from .base import CompletionsBase, flag
 from .models import Models
 from .replies import finish_completion, finish_models
-from .resources import CompletionsBase, flag
 from .response import APIResponse, ResponseContext
 
 if TYPE_CHECKING:
