@@ -150,30 +150,51 @@ class ChoiceState:
             StreamLimitError: If there are more calls than ``limit``.
         """
         size = 0
-        self.touched = []
+        touched = self.touched = []
         for entry in entries:
-            # Most fragments continue a call, and say of it only the index.
-            known = None if entry.id else self._by_index.get(entry.index)
-            call = known[-1] if known else self.call_for(entry, limit)
-            self.touched.append(call)
             function = entry.function
-            if not call.id and entry.id:
-                call.id = entry.id
-                self._by_id[call.index, entry.id] = self._by_id[None, entry.id] = call
-            if not call.name and function.name:
-                call.name = function.name
-            if not call.type and entry.type:
-                call.type = entry.type
-            if function.arguments is not None:
-                call.arguments.append(function.arguments)
-                size += len(function.arguments)
-            if entry.custom is not None:
-                if call.custom is None:
-                    call.custom = Pieces("input")
-                size += call.custom.add(entry.custom)
-            if entry.extra_content is not None:
-                call.extra_content = merge(call.extra_content, entry.extra_content)
-                size += weight(entry.extra_content)
+            arguments = function.arguments
+            known = self._by_index.get(entry.index)
+            if (
+                known
+                and arguments is not None
+                and entry.id is None
+                and entry.type is None
+                and function.name is None
+                and entry.custom is None
+                and entry.extra_content is None
+            ):
+                # Most fragments continue a call: they say only its index, and go on with the arguments.
+                call = known[-1]
+                touched.append(call)
+                call.arguments.append(arguments)
+                size += len(arguments)
+            else:
+                call = known[-1] if known and not entry.id else self.call_for(entry, limit)
+                touched.append(call)
+                size += self._add_call(call, entry)
+        return size
+
+    def _add_call(self, call: CallState, entry: ToolCallDelta) -> int:
+        size = 0
+        function = entry.function
+        if not call.id and entry.id:
+            call.id = entry.id
+            self._by_id[call.index, entry.id] = self._by_id[None, entry.id] = call
+        if not call.name and function.name:
+            call.name = function.name
+        if not call.type and entry.type:
+            call.type = entry.type
+        if function.arguments is not None:
+            call.arguments.append(function.arguments)
+            size += len(function.arguments)
+        if entry.custom is not None:
+            if call.custom is None:
+                call.custom = Pieces("input")
+            size += call.custom.add(entry.custom)
+        if entry.extra_content is not None:
+            call.extra_content = merge(call.extra_content, entry.extra_content)
+            size += weight(entry.extra_content)
         return size
 
     def add_logprobs(self, logprobs: ChoiceLogprobs) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from ..config import Limits
 from ..errors import StreamLimitError, refused_choice
-from ..types import ChatCompletion, ChatCompletionChunk, ChoiceDelta, ChunkChoice, CompletionUsage, Run
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Run
 from .choices import ChoiceState
 from .plain import copied, merge, weight
 
@@ -38,11 +37,8 @@ class CompletionAssembler:
         "_max_choices",
         "_most",
         "_n",
-        "_pieces",
-        "_plain",
         "_size",
         "_strict",
-        "_text",
         "choices",
         "created",
         "done",
@@ -62,10 +58,6 @@ class CompletionAssembler:
         self._size = 0
         self._most = sys.maxsize if limits.completion_bytes is None else limits.completion_bytes
         self._known = False  # whether id, model and time have been told
-        # What adds nothing but text, to the choice added to last, and the pieces there; equal to none so far.
-        self._text = ChoiceDelta()
-        self._plain = ChunkChoice(delta=self._text, index=cast("int", math.nan))
-        self._pieces: list[str] = []
         self.choices: dict[int, ChoiceState] = {}
         self.usage: CompletionUsage | None = None
         self.id = ""
@@ -87,25 +79,46 @@ class CompletionAssembler:
             StreamProtocolError: If an index is negative.
             StreamLimitError: If there are more choices, calls or bytes than `Limits` allow.
         """
-        if not self._known:
-            self._head(chunk)
-        for choice in chunk.choices:
-            # One comparison looks at every field: whether there is nothing but text, and of the same choice.
-            text = self._text.content = choice.delta.content
-            if text is None or choice != self._plain:
-                self._add_choice(choice)
-            else:
-                self._pieces.append(text)
-                self._size += len(text)
+        # Nearly all chunks add to one choice, and tell nothing else that is new.
+        try:
+            [choice] = chunk.choices
+            state = self.choices[choice.index]
+        except (ValueError, KeyError):
+            self._add_any(chunk)
+            return
+        delta = choice.delta
         if (
-            chunk.usage is not None
-            or chunk.system_fingerprint is not None
-            or chunk.service_tier is not None
+            (delta.role is not None and not state.role)
+            or delta.refusal is not None
+            or delta.function_call is not None
+            or delta.annotations is not None
+            or delta.audio is not None
+            or delta.reasoning_details is not None
+            or delta.extra_content is not None
+            or delta.content_parts is not None
+            or choice.finish_reason is not None
+            or chunk.usage is not None
             or chunk.retrieval is not None
             or chunk.functions is not None
             or chunk.guardrails is not None
+            or (chunk.system_fingerprint is not None and self.system_fingerprint is None)
+            or (chunk.service_tier is not None and self.service_tier is None)
+            or not self._known
         ):
-            self._add_rest(chunk)
+            self._add_any(chunk)
+            return
+        text = delta.content
+        if text is not None:
+            state.content.append(text)
+            self._size += len(text)
+        text = delta.reasoning_content
+        if text is not None:
+            state.reasoning.append(text)
+            self._size += len(text)
+        if delta.tool_calls is not None:
+            self._size += state.add_calls(delta.tool_calls, self._limits.tool_calls)
+        if choice.logprobs is not None:
+            self._size += state.add_logprobs(choice.logprobs)
         if self._size > self._most:
             self._refuse_size()
 
@@ -119,25 +132,24 @@ class CompletionAssembler:
         if type(chunks) is Run and chunks.texts:
             self._add_run(chunks)
             return
+        add = self.add
         for chunk in chunks:
-            self.add(chunk)
+            add(chunk)
 
-    def _add_choice(self, choice: ChunkChoice) -> None:
-        """Add what a chunk says of one choice."""
-        index = choice.index
-        state = self.choices.get(index) or self._open(index)
-        self._plain.index = index  # the chunks that follow are often of the same
-        self._pieces = state.content
-        text = choice.delta.content
-        if text is not None and choice == self._plain:
-            state.content.append(text)
-            self._size += len(text)
-            return
-        self._size += state.add(choice.delta, self._limits.tool_calls)
-        if choice.logprobs is not None:
-            self._size += state.add_logprobs(choice.logprobs)
-        if choice.finish_reason is not None:
-            state.finish_reason = choice.finish_reason
+    def _add_any(self, chunk: ChatCompletionChunk) -> None:
+        """Add a chunk, whatever it holds."""
+        if not self._known:
+            self._head(chunk)
+        for choice in chunk.choices:
+            state = self.choices.get(choice.index) or self._open(choice.index)
+            self._size += state.add(choice.delta, self._limits.tool_calls)
+            if choice.logprobs is not None:
+                self._size += state.add_logprobs(choice.logprobs)
+            if choice.finish_reason is not None:
+                state.finish_reason = choice.finish_reason
+        self._add_rest(chunk)
+        if self._size > self._most:
+            self._refuse_size()
 
     def _add_run(self, run: Run) -> None:
         """Add chunks that differ in their text alone: after the first, there is nothing but text to add."""

@@ -10,8 +10,8 @@ import msgspec
 
 from ..config import Limits
 from ..errors import StreamError, StreamLimitError
-from ..sse import EventDecoder, end_of_lines, plain_payloads
-from ..types import ChatCompletionChunk, Run
+from ..sse import EventDecoder, end_of_lines, plain_objects
+from ..types import ChatCompletionChunk, ChunkChoice, Run
 from .bounds import refusal
 from .careful import CarefulDecoder, fit_choice, is_whole
 from .repairs import REFUSED
@@ -19,7 +19,8 @@ from .runs import Pattern, learn
 
 __all__ = ["ChunkDecoder"]
 
-_decode = msgspec.json.Decoder(ChatCompletionChunk).decode
+_decoder = msgspec.json.Decoder(ChatCompletionChunk)
+_decode, _decode_all = _decoder.decode, _decoder.decode_lines
 
 _CR = 0x0D
 _DONE_EVENT = b"data: [DONE]\n\n"
@@ -105,9 +106,10 @@ class ChunkDecoder(CarefulDecoder):
         if self.settled and len(data) <= self._longest_single:
             # The usual event, by itself: nothing to cut, nothing to hold.
             line, _, rest = data.partition(b"\n")
-            if rest == b"\n" and line.startswith(b"data: ") and _CR not in line:
+            start, _, payload = line.partition(b"data: ")
+            if rest == b"\n" and not start and _CR not in payload:
                 try:
-                    chunk = _decode(line[6:])
+                    chunk = _decode(payload)
                 except REFUSED:
                     pass
                 else:
@@ -115,10 +117,13 @@ class ChunkDecoder(CarefulDecoder):
                     if (
                         chunk._error is None  # noqa: SLF001  # private to the package
                         and len(choices) == 1
-                        and (delta := (choice := choices[0]).delta).tool_calls is None
-                        and delta._reasoning is None  # noqa: SLF001
-                        and choice.finish_reason != ""
+                        and (delta := (choice := choices[0]).delta)._reasoning is None  # noqa: SLF001
+                        and choice.finish_reason is None
                         and (not choice.index or self._indices is None)
+                        and (
+                            (calls := delta.tool_calls) is None
+                            or (len(calls) == 1 and (self._indices is None or calls[0].index in self._calls))
+                        )
                     ) or self._fit((chunk,)):
                         self.block = data
                         self.events += 1
@@ -273,42 +278,52 @@ class ChunkDecoder(CarefulDecoder):
 
     def _usual(self, block: bytes) -> list[ChatCompletionChunk] | None:
         """Decode a block of one-line events; None if one needs a closer look."""
-        payloads = plain_payloads(block)
-        if payloads is None:
+        plain = plain_objects(block)
+        if plain is None:
             return None
+        payloads, count = plain
         try:
-            chunks = [_decode(payload) for payload in payloads]
+            chunks = _decode_all(payloads)
         except REFUSED:
             return None
-        if not self._fit(chunks):
+        if len(chunks) != count or not self._fit(chunks):
             return None
         if self._pause:
             self._pause -= 1
         else:
             self._pause = self._lesson = min(2 * self._lesson + 1, _LONGEST_PAUSE)
-            last = payloads[-1]
-            self._pattern = learn(bytes(last), chunks[-1]) if len(last) <= _LONG else None
+            last = block.rfind(b"\n", 0, -2) + 7  # behind its "data: "
+            self._pattern = learn(block[last:-2], chunks[-1]) if len(block) - last <= _LONG else None
         return chunks
 
     def _fit(self, chunks: Iterable[ChatCompletionChunk]) -> bool:
         """Bring chunks to their documented shape; False if one has to be looked at closely, for an error most likely."""
         indices = self._indices
         for chunk in chunks:
-            choices = chunk.choices
-            if chunk._error is not None or not choices:  # noqa: SLF001  # private to the package
-                return False
-            for choice in choices:
-                delta = choice.delta
-                if delta.tool_calls is not None:
-                    if not delta.tool_calls:
-                        delta.tool_calls = None
-                    elif indices is not None and refusal(choice, indices, self._calls) is not None:
-                        return False
-                if delta._reasoning is not None or choice.finish_reason == "":  # noqa: SLF001
-                    fit_choice(choice)
-                if choice.index and indices is not None and choice.index not in indices:
+            try:
+                [choice] = chunk.choices
+            except ValueError:
+                if not (chunk.choices and all(map(self._fit_choice, chunk.choices))):
                     return False
+            else:
+                delta = choice.delta
+                if (
+                    delta._reasoning is not None  # noqa: SLF001  # private to the package
+                    or choice.finish_reason is not None
+                    or (
+                        (calls := delta.tool_calls) is not None
+                        and not (len(calls) == 1 and (indices is None or calls[0].index in self._calls))
+                    )
+                    or (choice.index and indices is not None and choice.index not in indices)
+                ) and not self._fit_choice(choice):
+                    return False
+            if chunk._error is not None:  # noqa: SLF001
+                return False
         return True
+
+    def _fit_choice(self, choice: ChunkChoice) -> bool:
+        fit_choice(choice)
+        return refusal(choice, self._indices, self._calls) is None
 
     def _finish(self) -> list[ChatCompletionChunk]:
         self._drop()
