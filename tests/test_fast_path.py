@@ -21,15 +21,15 @@ from gradient_async.decoding import ChunkDecoder
 # done for a read or a slice is shared by its chunks, and differs a little: since 3.12 a comprehension is no call, and
 # others get their turn by the clock.
 BUDGETS = {
-    "core, text, one event a read": (2.0, 7.0),
+    "core, text, one event a read": (2.0, 6.0),
     "core, text, 64 kB a read": (1.245, 2.36),
-    "core, tool call, 64 kB a read": (2.1925, 5.35),
+    "core, tool call, 64 kB a read": (2.1925, 3.35),
     "core, logprobs, 64 kB a read": (6.2225, 6.1975),
-    "stream, chunks, one event a read": (17.0, 14.0),
+    "stream, chunks, one event a read": (17.0, 13.0),
     "stream, chunks, 64 kB a read": (1.685, 0.745),
-    "stream, text, one event a read": (22.0, 15.0),
+    "stream, text, one event a read": (22.0, 14.0),
     "stream, text, 64 kB a read": (2.62, 0.71),
-    "stream, raw, one event a read": (21.0, 15.0),
+    "stream, raw, one event a read": (21.0, 14.0),
     "stream, raw, 64 kB a read": (0.505, 0.6425),
 }
 # Bytes allocated for each byte received, by bytes of a read (0: one event a read). One of them is the decoded text; the

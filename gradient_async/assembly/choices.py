@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from ..errors import refused_call
@@ -77,7 +78,7 @@ class ChoiceState:
 
     __slots__ = (
         "_by_id",
-        "_by_index",
+        "_latest",
         "_next_index",
         "calls",
         "content",
@@ -100,7 +101,7 @@ class ChoiceState:
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self.calls: list[CallState] = []
-        self._by_index: dict[int | None, list[CallState]] = {}  # without an index nothing is found
+        self._latest: dict[int | None, CallState] = {}  # opened last, by index, and under None of all
         self._by_id: dict[tuple[int | None, str], CallState] = {}  # by index and id, and by id alone
         self._next_index = 0  # of a call that the server gives none
         self.finish_reason: str | None = None
@@ -108,7 +109,7 @@ class ChoiceState:
         self.logprobs: list[TokenLogprob] | None = None
         self.refusal_logprobs: list[TokenLogprob] | None = None
         self.rest: dict[str, Any] = {}
-        self.touched: list[CallState] = []
+        self.touched: Sequence[CallState] = ()
 
     def call_for(self, entry: ToolCallDelta, limit: int) -> CallState:
         """Return the call that a fragment belongs to; open one if it begins a new one.
@@ -122,23 +123,22 @@ class ChoiceState:
             StreamLimitError: If there are too many calls, or the index is that of too many.
         """
         index, id_ = entry.index, entry.id
-        # Candidates that a fragment may continue, the latest last.
-        known = self.calls if index is None else self._by_index.get(index)
-        if known:
+        latest = self._latest.get(index)
+        if latest is not None:
             if not id_:
-                return known[-1]
+                return latest
             call = self._by_id.get((index, id_))
             if call is not None:
                 return call
             if index is not None and not (entry.function.name or entry.custom):
-                return known[-1]
+                return latest
         if index is None:
             index = self._next_index
         if not 0 <= index < limit or len(self.calls) >= limit:
             raise refused_call(self.index, index, limit)
         call = CallState(index)
         self.calls.append(call)
-        self._by_index.setdefault(index, []).append(call)
+        self._latest[index] = self._latest[None] = call
         self._next_index = max(self._next_index, index + 1)
         return call
 
@@ -149,34 +149,35 @@ class ChoiceState:
             StreamProtocolError: If an index is negative.
             StreamLimitError: If there are more calls than ``limit``.
         """
-        size = 0
-        touched = self.touched = []
-        for entry in entries:
+        # Nearly always it is one that continues a call: it says only its index, and goes on with the arguments.
+        try:
+            [entry] = entries
+            call = self._latest[entry.index]
+        except (ValueError, KeyError):
+            pass
+        else:
             function = entry.function
             arguments = function.arguments
-            known = self._by_index.get(entry.index)
             if (
-                known
-                and arguments is not None
+                arguments is not None
                 and entry.id is None
                 and entry.type is None
                 and function.name is None
                 and entry.custom is None
                 and entry.extra_content is None
             ):
-                # Most fragments continue a call: they say only its index, and go on with the arguments.
-                call = known[-1]
-                touched.append(call)
+                self.touched = (call,)
                 call.arguments.append(arguments)
-                size += len(arguments)
-            else:
-                call = known[-1] if known and not entry.id else self.call_for(entry, limit)
-                touched.append(call)
-                size += self._add_call(call, entry)
-        return size
+                return len(arguments)
+        touched: list[CallState] = []
+        self.touched = touched
+        return sum(self._add_call(entry, limit, touched) for entry in entries)
 
-    def _add_call(self, call: CallState, entry: ToolCallDelta) -> int:
+    def _add_call(self, entry: ToolCallDelta, limit: int, touched: list[CallState]) -> int:
+        """Add a fragment of a tool call, and its call to those touched; return how many characters it holds."""
         size = 0
+        call = self.call_for(entry, limit)
+        touched.append(call)
         function = entry.function
         if not call.id and entry.id:
             call.id = entry.id

@@ -34,6 +34,7 @@ class CompletionAssembler:
         "_extras",
         "_known",
         "_limits",
+        "_max_calls",
         "_max_choices",
         "_most",
         "_n",
@@ -54,6 +55,7 @@ class CompletionAssembler:
         self._n = n
         self._limits = limits
         self._max_choices = max(n, limits.choices)
+        self._max_calls = limits.tool_calls
         self._strict = strict
         self._size = 0
         self._most = sys.maxsize if limits.completion_bytes is None else limits.completion_bytes
@@ -107,19 +109,20 @@ class CompletionAssembler:
         ):
             self._add_any(chunk)
             return
+        size = self._size
         text = delta.content
         if text is not None:
             state.content.append(text)
-            self._size += len(text)
-        text = delta.reasoning_content
-        if text is not None:
-            state.reasoning.append(text)
-            self._size += len(text)
+            size += len(text)
+        if delta.reasoning_content is not None:
+            state.reasoning.append(delta.reasoning_content)
+            size += len(delta.reasoning_content)
         if delta.tool_calls is not None:
-            self._size += state.add_calls(delta.tool_calls, self._limits.tool_calls)
+            size += state.add_calls(delta.tool_calls, self._max_calls)
         if choice.logprobs is not None:
-            self._size += state.add_logprobs(choice.logprobs)
-        if self._size > self._most:
+            size += state.add_logprobs(choice.logprobs)
+        self._size = size
+        if size > self._most:
             self._refuse_size()
 
     def extend(self, chunks: Iterable[ChatCompletionChunk]) -> None:
@@ -142,7 +145,7 @@ class CompletionAssembler:
             self._head(chunk)
         for choice in chunk.choices:
             state = self.choices.get(choice.index) or self._open(choice.index)
-            self._size += state.add(choice.delta, self._limits.tool_calls)
+            self._size += state.add(choice.delta, self._max_calls)
             if choice.logprobs is not None:
                 self._size += state.add_logprobs(choice.logprobs)
             if choice.finish_reason is not None:

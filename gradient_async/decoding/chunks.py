@@ -22,6 +22,8 @@ __all__ = ["ChunkDecoder"]
 _decoder = msgspec.json.Decoder(ChatCompletionChunk)
 _decode, _decode_all = _decoder.decode, _decoder.decode_lines
 
+# What the decoder refuses, and another number of choices than one.
+_UNUSUAL = (*REFUSED, ValueError)
 _CR = 0x0D
 _DONE_EVENT = b"data: [DONE]\n\n"
 
@@ -110,14 +112,13 @@ class ChunkDecoder(CarefulDecoder):
             if rest == b"\n" and not start and _CR not in payload:
                 try:
                     chunk = _decode(payload)
-                except REFUSED:
+                    [choice] = chunk.choices
+                except _UNUSUAL:
                     pass
                 else:
-                    choices = chunk.choices
                     if (
                         chunk._error is None  # noqa: SLF001  # private to the package
-                        and len(choices) == 1
-                        and (delta := (choice := choices[0]).delta)._reasoning is None  # noqa: SLF001
+                        and (delta := choice.delta)._reasoning is None  # noqa: SLF001
                         and choice.finish_reason is None
                         and (not choice.index or self._indices is None)
                         and (
