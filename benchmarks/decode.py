@@ -1,9 +1,10 @@
 """Bytes in memory to chunks and to a completion: CPU for each chunk, by what is told and by how it is cut.
 
 "msgspec" is one decoder's ``decode`` of each payload, already cut out, into the same Structs, which are dropped at
-once; "ours" takes the bytes of the stream; "ours, assembled" also builds the completion; "openai" is that library's own
-decoder of streams, which builds its models, and "openai, assembled" its ``ChatCompletionStreamState`` behind it.
-Recorded streams, where there are some, follow.
+once; "ours" takes the bytes of the stream; "ours, assembled" also builds the completion, as a stream of the client
+does: each chunk is made and handed out, and those of a slice are added once all of them have been; "openai" is that
+library's own decoder of streams, which builds its models, and "openai, assembled" its ``ChatCompletionStreamState``
+behind it. Recorded streams, where there are some, follow.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ READS = {"one event": 0, "1 kB": 1024, "64 kB": 64 * 1024}
 SIZES = (250, 1_000)
 RECORDED = Path(os.environ.get("GRADIENT_ASYNC_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
 _RECORDINGS = 3  # of the largest
+_SMALL = (
+    4 * 1024
+)  # bytes of a read that a stream of the client feeds at once; of a larger one it pulls slices
 _LEAST = 0.15  # seconds that a measurement takes at least
 
 Work = Callable[[], object]
@@ -102,8 +106,19 @@ def _chunks(reads: list[bytes]) -> None:
 def _assembled(reads: list[bytes]) -> None:
     decoder, assembler = ChunkDecoder(), CompletionAssembler()
     for data in reads:
-        for chunk in decoder.feed(data):
-            assembler.add(chunk)
+        if len(data) <= _SMALL:
+            for chunk in decoder.feed(data):
+                assembler.add(chunk)
+            continue
+        decoder.push(data)
+        while True:
+            batch = decoder.pull()
+            for _chunk in batch:
+                pass
+            assembler.extend(batch)
+            if not decoder.pending:
+                break
+    assert decoder.done
     assert assembler.completion.choices
 
 

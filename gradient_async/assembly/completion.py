@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from ..config import Limits
-from ..errors import StreamLimitError, refused_choice
+from ..errors import StreamError, StreamLimitError, refused_choice
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Run
 from .choices import ChoiceState
 from .plain import copied, merge, weight
@@ -133,7 +133,10 @@ class CompletionAssembler:
             StreamLimitError: If there are more choices, calls or bytes than `Limits` allow.
         """
         if type(chunks) is Run and chunks.texts:
-            self._add_run(chunks)
+            if chunks.choices is None:
+                self._add_run(chunks)
+            else:
+                self._add_runs(chunks, chunks.choices)
             return
         add = self.add
         for chunk in chunks:
@@ -158,16 +161,47 @@ class CompletionAssembler:
         """Add chunks that differ in their text alone: after the first, there is nothing but text to add."""
         first = run[0]
         self._head(first)
-        state = self.choices.get(run.choice) or self._open(run.choice)
+        choice = first.choices[0]
+        state = self.choices.get(choice.index) or self._open(choice.index)
         try:
             self.add(first)
         finally:  # what came behind the piece that is too much has been received as well
             texts = run.texts[1:]
             pieces = state.content if run.field == "content" else state.reasoning
+            if run.field == "arguments":
+                pieces = state.touched[0].arguments if state.touched else []  # none if the call was refused
             pieces += texts
             self._size += sum(map(len, texts))
         if self._size > self._most:
             self._refuse_size()
+
+    def _add_runs(self, run: Run, choices: list[int]) -> None:
+        """Add chunks that differ in text and choice: where all choices have begun, there is nothing but text to add."""
+        role = run[0].choices[0].delta.role
+        states = {index: self.choices.get(index) for index in set(choices)}
+        if self._known and all(
+            state is not None and (state.role or role is None) for state in states.values()
+        ):
+            pieces = {
+                index: state.content if run.field == "content" else state.reasoning
+                for index, state in states.items()
+                if state is not None
+            }
+            for index, text in zip(choices, run.texts, strict=True):
+                pieces[index].append(text)
+            self._size += sum(map(len, run.texts))
+            self._add_rest(run[0])
+            if self._size > self._most:
+                self._refuse_size()
+            return
+        refused: StreamError | None = None
+        for chunk in run:
+            try:
+                self.add(chunk)
+            except StreamError as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
 
     def _refuse_size(self) -> NoReturn:
         raise StreamLimitError(

@@ -37,6 +37,8 @@ _LONG = 2 * 1024
 # An event up to this size that comes alone is looked at less closely before it is decoded.
 _LONGEST_SINGLE = 4 * 1024
 
+# Bytes at the end of two events that tell whether there is anything to be learned from them.
+_TAIL = 8
 # Blocks that need not be learned from, at most.
 _LONGEST_PAUSE = 63
 _DEFAULT_LIMITS = Limits()
@@ -273,6 +275,8 @@ class ChunkDecoder(CarefulDecoder):
         pattern = self._pattern
         # Of long texts there are too few to gain by it.
         run = None if pattern is None or block.find(b"\n") > _LONG else pattern.run(block)
+        if run is not None and run.choices is not None and self._indices is not None:
+            run = run if max(run.choices) in self._indices else None
         if run is not None:
             self._pause = self._lesson = 0
         return run
@@ -291,10 +295,12 @@ class ChunkDecoder(CarefulDecoder):
             return None
         if self._pause:
             self._pause -= 1
-        else:
-            self._pause = self._lesson = min(2 * self._lesson + 1, _LONGEST_PAUSE)
-            last = block.rfind(b"\n", 0, -2) + 7  # behind its "data: "
-            self._pattern = learn(block[last:-2], chunks[-1]) if len(block) - last <= _LONG else None
+            return chunks
+        last = block.rfind(b"\n", 0, -2) + 7  # behind its "data: "
+        if last > _TAIL + 8 and block[last - 8 - _TAIL : last - 8] != block[-2 - _TAIL : -2]:
+            return chunks  # the two last events end in different ways: nothing to learn
+        self._pause = self._lesson = min(2 * self._lesson + 1, _LONGEST_PAUSE)
+        self._pattern = learn(block[last:-2], chunks) if len(block) - last <= _LONG else None
         return chunks
 
     def _fit(self, chunks: Iterable[ChatCompletionChunk]) -> bool:

@@ -72,7 +72,7 @@ def _kind(content_type: str) -> str:
 def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
     """Whether a model has spoken: text, reasoning, refusal, a tool call's piece, a finish_reason, usage."""
     if type(chunks) is Run:
-        return any(chunks.texts)
+        return chunks.field == "arguments" or any(chunks.texts)
     for chunk in chunks:
         for choice in chunk.choices:
             delta = choice.delta

@@ -131,6 +131,10 @@ FORMS = [
     (b'{"choices":[{"delta":{"content":"', b'"}}],"error":"e"}'),
     (b'{"choices":[{"delta":{"content":"', b'"}}],"created":"7"}'),
     (b' {"choices":[{"delta":{"content":"', b'"}}]} '),
+    (b'{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"', b'"}}]}}]}'),
+    (b'{"choices":[{"delta":{"tool_calls":[{"index":999,"function":{"arguments":"', b'"}}]}}]}'),
+    (b'{"choices":[{"delta":{"content":"","tool_calls":[{"function":{"arguments":"', b'"}}]},"index":2}]}'),
+    (b'{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"x","function":{"name":"f","arguments":"', b'"}}]}}]}'),
 ]  # fmt: skip
 # What else may stand in a stream.
 OTHERS = [
@@ -150,13 +154,14 @@ def written(form: tuple[bytes, bytes], content: bytes, ending: int = 0) -> bytes
 
 def any_stream(dice: random.Random) -> tuple[bytes, list[int], dict[str, Any]]:
     """Make a stream that has runs and everything else in it, places to cut it, and options."""
-    usual = dice.choice(FORMS) if dice.random() < 0.5 else FORMS[0]
+    # One form, or that of several choices that take turns.
+    usual = [[dice.choice(FORMS)], FORMS[:1], FORMS[1:4]][dice.randrange(3)]
     odd = dice.choice([0.02, 0.2, 0.5])
     wire = b"".join(
         dice.choice(OTHERS)
         if dice.random() < odd / 2
         else written(
-            dice.choice(FORMS) if dice.random() < odd else usual,
+            dice.choice(FORMS) if dice.random() < odd else dice.choice(usual),
             dice.choice(TEXTS) if dice.random() < odd else dice.choice(TEXTS[:7]),
             dice.randrange(4) if dice.random() < odd / 4 else 0,
         )

@@ -70,7 +70,7 @@ def test_the_last_event_of_a_block_is_learned_from(monkeypatch: pytest.MonkeyPat
     """Without its field's name and its end, and unless it is long."""
     learned: list[bytes] = []
 
-    def learn(payload: bytes, _chunk: ChatCompletionChunk) -> None:
+    def learn(payload: bytes, _decoded: list[ChatCompletionChunk]) -> None:
         learned.append(payload)
 
     monkeypatch.setattr(chunks, "learn", learn)

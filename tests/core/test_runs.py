@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from typing import Any
@@ -36,7 +37,7 @@ class TestSameAsEachByItself:
     def test_in_streams_of_a_fixed_seed(self) -> None:
         dice = random.Random(8)
         runs = sum(
-            same(wire, cuts, **options) for wire, cuts, options in (any_stream(dice) for _ in range(700))
+            same(wire, cuts, **options) for wire, cuts, options in (any_stream(dice) for _ in range(1200))
         )
         assert runs > 200, "a test of runs has runs"
 
@@ -148,9 +149,9 @@ class TestLearn:
         at = 0
         learn = runs.learn
 
-        def counted(payload: bytes, chunk: ChatCompletionChunk) -> Any:
+        def counted(payload: bytes, decoded: list[ChatCompletionChunk]) -> Any:
             lessons.append(at)
-            return learn(payload, chunk)
+            return learn(payload, decoded)
 
         monkeypatch.setattr(chunks, "learn", counted)
         for at in range(300):
@@ -178,9 +179,11 @@ class TestRun:
     @pytest.mark.parametrize(
         "content",
         [
-            b"\\n",
-            b'\\"',
-            b"\\\\",
+            b"\\",
+            b"\\x",
+            b'\\u0061" "b',
+            b'"\n"',
+            b"\\ud83d",
             b"\x00",
             b"\x09",
             b"\x0b",
@@ -193,9 +196,27 @@ class TestRun:
             b"\n\ndata: ",
         ],
     )
-    def test_of_what_does_not_mean_itself_nothing_is(self, content: bytes) -> None:
+    def test_of_what_no_string_holds_nothing_is(self, content: bytes) -> None:
         first, odd = written(FORM, b"a"), written(FORM, content)
         assert [None] * 4 == pulls(first, odd, first + odd, odd + first, on_bad_event="skip")
+
+    @pytest.mark.parametrize("content", ["\n", '"', "\\", "\b", "/", 'a"\n"b', "\\u0061", "é😀"])
+    @pytest.mark.parametrize("ascii_only", [False, True])
+    def test_what_is_written_with_escapes_is_a_text_as_well(self, content: str, ascii_only: bool) -> None:
+        odd = written(FORM, json.dumps(content, ensure_ascii=ascii_only)[1:-1].encode())
+        first = written(FORM, b"a")
+        assert [None, [content], ["a", content], [content, content, "a"]] == pulls(
+            first, odd, first + odd, odd + odd + first
+        )
+
+    def test_one_text_too_many_is_not_made_up_for_by_one_that_is_missing(self) -> None:
+        """Two strings in one event, and none in another, or one for two, are as many as events."""
+        first = written(FORM, b"a")
+        pieces = [b"b", b'b" "c', b'b""c', b" ", b"", b"b\\", b'","b', b'"', b'" "']
+        for one, two, three in itertools.product(pieces, repeat=3):
+            wire = b"".join(written(FORM, piece) for piece in (one, two, three))
+            expected = outcome(by_itself(first + wire), on_bad_event="skip")
+            assert expected == outcome([first, wire], on_bad_event="skip")
 
     @pytest.mark.parametrize(
         "other", [text("b", id="x"), text("b", created=8), b": c\n\n", b"data: {}\n\n", b"\n", DONE]
