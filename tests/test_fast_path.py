@@ -24,13 +24,13 @@ BUDGETS = {
     "core, text, one event a read": (2.0, 6.0),
     "core, text, 64 kB a read": (1.26, 2.375),
     "core, tool call, 64 kB a read": (2.37, 2.5625),
-    "core, logprobs, 64 kB a read": (6.23, 6.1975),
-    "stream, chunks, one event a read": (17.0, 13.0),
-    "stream, chunks, 64 kB a read": (1.7075, 0.815),
+    "core, logprobs, 64 kB a read": (4.23, 6.1975),
+    "stream, chunks, one event a read": (9.0, 13.0),
+    "stream, chunks, 64 kB a read": (1.7725, 0.8475),
     "stream, text, one event a read": (22.0, 14.0),
-    "stream, text, 64 kB a read": (2.6325, 0.75),
+    "stream, text, 64 kB a read": (2.6325, 0.7375),
     "stream, raw, one event a read": (21.0, 14.0),
-    "stream, raw, 64 kB a read": (0.52, 0.6825),
+    "stream, raw, 64 kB a read": (0.52, 0.67),
 }
 # Bytes allocated for each byte received, by bytes of a read (0: one event a read). One of them is the decoded text; the
 # allowance is for chunks, which differ between versions of Python. A copy more is 1.0 more.
