@@ -64,7 +64,7 @@ class FanOut(ChunkStream):
         """Pass chunks at once, while the end is waited for; readers of single choices get theirs."""
         self._receive(chunks)
         self._pass_all()
-        self._wake()
+        self._waiters.wake_loose()
 
     @property
     def n(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from operator import length_hint
@@ -14,7 +13,9 @@ from ..errors import APIError, StreamError, StreamLimitError
 from ..events import EventBuilder
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Run
 from .choices import Choices
+from .lanes import Lane
 from .views import ChoiceStream, CursorTextStream, EventStream, TextStream, text_of
+from .waiting import Waiters
 
 __all__ = ["ChunkSource", "ChunkStream"]
 
@@ -76,7 +77,7 @@ class ChunkStream:
         self._place([])
         # One task reads at a time, for all.
         self._reading = False
-        self._waiters: list[asyncio.Future[None]] = []
+        self._waiters = Waiters()
         # Once a choice has a reader of its own, chunks go to lanes, the cursor's own among them.
         self._choices: Choices | None = None
         self._main_used = False
@@ -104,7 +105,9 @@ class ChunkStream:
                     return main.take()
                 if main.overflowed:
                     raise self.overflow("the reader of the whole stream")
-            if not await self.pump():
+            else:
+                main = None
+            if not await self.pump(main):
                 raise StopAsyncIteration
             self._make_chunks()
             for chunk in self._ready:
@@ -119,38 +122,38 @@ class ChunkStream:
             raise StopAsyncIteration
         return ""
 
-    async def pump(self) -> bool:
+    async def pump(self, lane: Lane | None = None) -> bool:
         """Read once for all who read; return False at the end.
+
+        Args:
+            lane: Where the chunks come that the caller waits for; None if any will do.
 
         Raises:
             APIError: How the stream ended, if badly.
         """
         if self._reading:
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+            await self._waiters.wait(lane)
             return True
         self._reading = True
         self._relayed = False
+        batch: Sequence[ChatCompletionChunk] = ()
         try:
             self.settle()
             batch = await self._chunks.advance()
         finally:
-            # Also when this task is cancelled: one of those who wait takes over.
             self._reading = False
-            if self._waiters:
-                self._wake()
+            if not batch:
+                # It is over; or this task is cancelled, and one of those who wait takes over.
+                self._waiters.wake_all()
         if self._choices is None:
             self._place(batch)
         else:
             self._receive(batch)
+        if self._waiters.all and batch:
+            self._waiters.wake_loose()
+            if lane is None or lane or lane.overflowed:
+                self._waiters.wake_one()  # the caller has what it wants: somebody else reads on
         return bool(batch)
-
-    def _wake(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
 
     def _place(self, batch: Sequence[ChatCompletionChunk]) -> None:
         """Put the cursor before these chunks."""

@@ -93,8 +93,8 @@ class ChatCompletionStream(ChunkStream):
                     batch = source.take()
                 finally:
                     self._reading = False
-                    if self._waiters:
-                        self._wake()
+                    if self._waiters.all:
+                        self._waiters.wake_all()
                 if len(batch) == 1 and self._choices is None:
                     # What comes alone is read at once: the cursor, which is behind all there was, is behind it, too.
                     self._batch = batch
@@ -146,7 +146,8 @@ class ChatCompletionStream(ChunkStream):
                     raise StopAsyncIteration
         finally:
             self._reading = False
-            self._wake()
+            if self._waiters.all:
+                self._waiters.wake_all()
         self._pass_pending()
         return source.received
 

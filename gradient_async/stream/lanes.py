@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 
 import msgspec
@@ -34,9 +35,10 @@ class Lane:
 
     Attributes:
         overflowed: Whether the limit was exceeded; what was held is dropped then.
+        waiters: Who waits for a chunk.
     """
 
-    __slots__ = ("_limit", "_merged", "_queue", "_size", "overflowed")
+    __slots__ = ("_limit", "_merged", "_queue", "_size", "overflowed", "waiters")
 
     def __init__(self, limit: int) -> None:
         self._queue: deque[ChatCompletionChunk] = deque()
@@ -45,12 +47,16 @@ class Lane:
         self._size = 0
         self._limit = limit
         self.overflowed = False
+        self.waiters: set[asyncio.Future[None]] = set()
 
     def __len__(self) -> int:
         return len(self._queue)
 
     def put(self, chunk: ChatCompletionChunk) -> None:
         """Add a chunk; merge its text into the last one where many are waiting."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
         if self.overflowed:
             return
         self._size += _weight(chunk)

@@ -142,6 +142,6 @@ class ChoiceStream:
         while not lane:
             if lane.overflowed:
                 raise self._stream.overflow(f"the reader of choice {self.index}")
-            if not await self._stream.pump():
+            if not await self._stream.pump(lane):
                 raise StopAsyncIteration
         return lane.take()

@@ -89,6 +89,79 @@ async def test_who_brings_more_than_is_read_has_to_wait() -> None:
     assert given.stream.completed
 
 
+async def turns(count: int = 5) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("readers", [2, 8, 64])
+async def test_a_chunk_wakes_its_own_reader_and_one_who_reads_on(
+    monkeypatch: pytest.MonkeyPatch, readers: int, whole: bool
+) -> None:
+    """So that it costs the same, however many choices are read, also while somebody waits for the whole."""
+    given = Given()
+    woken = 0
+    pump = given.stream.pump
+
+    async def counted(*arguments: Any) -> bool:
+        nonlocal woken
+        woken += 1
+        return await pump(*arguments)
+
+    monkeypatch.setattr(given.stream, "pump", counted)
+
+    async def read(index: int) -> list[int]:
+        return [piece.choices[0].index async for piece in given.stream.choice(index)]
+
+    others = [asyncio.create_task(given.stream.completion())] if whole else []
+    await turns()
+    tasks = [asyncio.create_task(read(index)) for index in range(readers)]
+    await turns()
+    woken = 0
+    for index in range(readers):
+        await given.merged.put("a", decoded(chunk("x", index=index)))
+        await turns()
+    assert woken <= 3 * readers
+    given.merged.finish()
+    assert [[index] for index in range(readers)] == await asyncio.gather(*tasks)
+    await asyncio.gather(*others)
+
+
+async def test_who_is_to_read_on_and_is_cancelled_passes_that_on() -> None:
+    given = Given()
+
+    async def read(index: int) -> str | None:
+        piece = await anext(given.stream.choice(index))
+        if index == 0:
+            assert readers[1].cancel()  # it has been woken to read on, and has not had its turn yet
+        return piece.choices[0].delta.content
+
+    readers = [asyncio.create_task(read(index)) for index in range(3)]
+    await turns()
+    await given.merged.put("a", decoded(chunk("x", index=0)))
+    await asyncio.wait(readers[:2])
+    await given.merged.put("a", decoded(chunk("y", index=2)))
+    async with asyncio.timeout(1):
+        assert ("x", "y") == (await readers[0], await readers[2])
+    assert readers[1].cancelled()
+    given.merged.finish()
+
+
+async def test_a_reader_of_a_choice_that_is_cancelled_leaves_the_others_theirs() -> None:
+    given = Given()
+    readers = [asyncio.create_task(anext(given.stream.choice(index))) for index in range(3)]
+    await turns()
+    assert readers[2].cancel()  # it waits
+    assert readers[0].cancel()  # it reads for all
+    await turns()
+    await given.merged.put("a", decoded(chunk("x", index=1)))
+    async with asyncio.timeout(1):
+        assert "x" == (await readers[1]).choices[0].delta.content
+    assert [True, False, True] == [reader.cancelled() for reader in readers]
+    given.merged.finish()
+
+
 async def test_a_writer_that_is_cancelled_leaves_what_it_brought() -> None:
     given = Given()
     many = decoded(*(chunk("x") for _ in range(1100)))
