@@ -83,10 +83,13 @@ class Attempt:
             fresh: Whether to take a new connection, and none of the pool.
         """
         call, request, limits = self._call, self._request, self._call.limits
+        loop = asyncio.get_running_loop()
         connector = self._session.connector
         ours = connector if isinstance(connector, Connector) else None
-        rounds = Rounds.of(asyncio.get_running_loop()) if ours is None else ours.rounds
+        rounds = Rounds.of(loop) if ours is None else ours.rounds
         watch = self.watch = Watch(call, self._deadline, rounds)
+        if self._foreign and getattr(self._session, "_loop", loop) is not loop:
+            return self._unusable()  # it would work by chance, while its own loop runs in another thread
         if fresh:
             only_fresh.set(True)
         failure: BaseException
@@ -118,9 +121,7 @@ class Attempt:
             reply.body.waited = reply.received - watch.sent
             return reply
         if isinstance(failure, RuntimeError):
-            return APIConnectionError(
-                "the session was closed, or belongs to another event loop", request=request, phase="connect"
-            )
+            return self._unusable()
         if scope.expired():
             phase, limit = watch.verdict()
             return timeout_error(request, phase=phase, limit=limit, host=self._host)
@@ -150,6 +151,11 @@ class Attempt:
             max_line_size=limits.header_bytes,
             max_field_size=limits.header_bytes,
             max_headers=limits.headers,
+        )
+
+    def _unusable(self) -> APIConnectionError:
+        return APIConnectionError(
+            "the session was closed, or belongs to another event loop", request=self._request, phase="connect"
         )
 
     @property
