@@ -218,9 +218,18 @@ class _Handler(ResponseHandler):
 
 
 class _KnownHandler(_Handler):
-    """The same for an aiohttp that is known: it asks to read on after each read, and feeds its parser nothing then."""
+    """The same for an aiohttp that is known: it asks to read on after each read, and feeds its parser nothing then.
+
+    Its parser is not told of pauses. It would remember one that came when it had taken all there was, and hold back
+    most of what comes after it until it is fed again; and what it holds back has been received all the same.
+    """
 
     __slots__ = ()
+
+    def pause_reading(self) -> None:
+        """Read nothing more from the socket; what has been read is parsed."""
+        self._reading_paused = True
+        self._pause_transport_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  # as aiohttp has it
         """Read on, if reading was paused."""

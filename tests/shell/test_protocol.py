@@ -92,6 +92,50 @@ async def test_a_pause_at_the_end_of_what_came_holds_nothing_back(start: Start) 
     assert server.connections == 1
 
 
+async def test_a_pause_at_the_end_of_the_last_of_many_chunks_holds_nothing_back(start: Start) -> None:
+    """Reading pauses for their number as well; what comes together once it goes on is read together."""
+    most = DEFAULT_CHUNK_SIZE // 16  # ends of HTTP chunks that aiohttp holds before it pauses
+    flood = b":" + b"-" * (most - 3) + b"\n\n"  # one, and that of the event before it, is one too many
+    first, *others = (http_chunk(sse(chunk(text), done=False)) for text in "abc")
+    last = http_chunk(sse(chunk("d", finish_reason="stop"))) + http_chunk(b"")
+    tiny = b"".join(http_chunk(flood[at : at + 1]) for at in range(most))
+    _, client = await start(reply_writes([CHUNKED + first, 0.05, tiny, 0.3, b"".join([*others, last]), HOLD]))
+    stream = await streamed(client)
+    async with stream, asyncio.timeout(5):
+        await anext(stream)
+        await asyncio.sleep(0.25)
+        completion = await stream.completion()
+    assert "abcd" == completion.choices[0].message.content
+
+
+async def test_a_server_waits_for_a_consumer_that_does_not_read(start: Start) -> None:
+    """What is held of a reply stays bounded, and none of it is lost."""
+    event, times = http_chunk(sse(chunk("x" * 10_000), done=False)), 2_000
+    written = 0
+
+    async def flood(_request: Request, connection: Connection) -> None:
+        nonlocal written
+        await connection.write(CHUNKED)
+        for _ in range(times):
+            await connection.write(event)
+            written += 1
+        await connection.write(http_chunk(sse(chunk("", finish_reason="stop"))) + http_chunk(b""))
+
+    _, client = await start(handler=flood)
+    stream = await streamed(client)
+    async with stream:
+        for read in (1, 100):
+            for _ in range(read):
+                await anext(stream)
+            before = -1
+            while before < written:  # until the server is held up
+                before = written
+                await asyncio.sleep(0.05)
+            assert written < times - 500
+        completion = await stream.completion()
+    assert 10_000 * times == len(completion.choices[0].message.content or "")
+
+
 async def test_garbage_that_came_in_full_costs_the_connection_unless_another_call_has_it(
     start: Start,
 ) -> None:
