@@ -92,6 +92,8 @@ class ChatCompletionStream(ChunkStream):
                 else:
                     batch = source.take()
                 finally:
+                    # It holds what waiting ended with; a traceback may show locals, and servers echo keys.
+                    del waiter
                     self._reading = False
                     if self._waiters.all:
                         self._waiters.wake_all()

@@ -7,18 +7,27 @@ from typing import Any
 
 import aiohttp
 import pytest
+from key_shown import KEY, MIDDLE, shown
 from shell_calls import Start, streamed
 
 from gradient_async import (
     ChatCompletionChunk,
     ChatCompletionStream,
     ConfigurationError,
+    StreamInterruptedError,
     StreamProtocolError,
     StreamTimeoutError,
     Timeout,
 )
 from gradient_async.session import protocol
-from gradient_async.testing import HOLD, chunk, head, http_chunk, reply_writes, sse
+from gradient_async.testing import (
+    HOLD,
+    chunk,
+    head,
+    http_chunk,
+    reply_writes,
+    sse,
+)
 from gradient_async.testing.script import Step
 
 HEAD = head(headers={"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
@@ -188,6 +197,16 @@ async def test_garbage_amid_a_stream_is_told_after_what_came_before(start: Start
     assert ["a", "b"] == text_of(chunks)
     assert caught.value.partial is not None
     assert "ab" == caught.value.partial.choices[0].message.content
+
+
+@pytest.mark.usefixtures("version", "either_parser")
+async def test_what_broke_a_stream_is_in_no_frame(start: Start) -> None:
+    """A server may echo keys anywhere, and a traceback show locals."""
+    stream = await opened(start, http_chunk(event("a")), GAP, KEY.encode() + b"\r\n", HOLD)
+    await anext(stream)
+    with pytest.raises(StreamInterruptedError) as caught:
+        await anext(stream)
+    assert MIDDLE not in shown(caught.value)
 
 
 @pytest.mark.usefixtures("version")
