@@ -121,12 +121,9 @@ class Body:
         self.read_at = now = self._loop.time()
         self.waited += now - self._since
         content: Any = self._content
-        if content._exception is not None:  # noqa: SLF001  # as in `begin`
-            return b""
-        if len(content._buffer) == 1:  # noqa: SLF001  # likewise
-            data: bytes = content._read_nowait_chunk(-1)  # noqa: SLF001  # two calls less
-        else:
-            data = content.read_nowait()
+        # What came is returned even if something is wrong by now, which the next read tells.
+        one = len(content._buffer) == 1  # noqa: SLF001  # as in `begin`
+        data: bytes = content._read_nowait_chunk(-1) if one else content._read_nowait(-1)  # noqa: SLF001  # likewise
         return data
 
     def stop(self, failure: Exception | None = None) -> None:
@@ -298,7 +295,10 @@ class Body:
         Returns:
             When to look again; None if a read that waits will say so.
         """
-        if self._waiting:
+        # A read that something has come for waits no longer, though it may have had no turn yet: where the loop was held
+        # up, that is for no fault of the server's.
+        content: Any = self._content
+        if self._waiting and not (self._known and content._waiter is None):  # noqa: SLF001  # as in `begin`
             if self.limit is not None and self.waited + now - self._since >= self.limit:
                 self._expire("response")
             elif self._deadline is not None and now >= self._deadline:
@@ -337,7 +337,9 @@ class _GzipBody(Body):
     ) -> None:
         super().__init__(response, request, deadline=deadline)
         self._gunzip = Gunzip(limits)
-        self._known = False
+
+    def begin(self) -> None:
+        """Leave it to `read`: what comes is not what is to be returned."""
 
     async def read(self) -> bytes:
         """Return what has arrived, unpacked and in pieces; b"" at the end.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import aiohttp
@@ -22,6 +23,8 @@ from gradient_async import (
 from gradient_async.session import protocol
 from gradient_async.testing import (
     HOLD,
+    Connection,
+    Request,
     chunk,
     head,
     http_chunk,
@@ -122,6 +125,23 @@ async def test_what_was_waited_before_a_cancellation_counts(start: Start) -> Non
                 if isinstance(error, StreamTimeoutError):
                     raise
     assert 0.1 <= asyncio.get_running_loop().time() - began < 1
+
+
+async def test_a_loop_that_is_held_up_is_no_stall(start: Start) -> None:
+    """What has come by the time that the loop goes on counts, though the limit is up as well."""
+
+    async def reply(_request: Request, connection: Connection) -> None:
+        await connection.write(HEAD + http_chunk(event("a")))
+        for text in "bc":
+            await connection.sleep(0.03)
+            time.sleep(0.25)  # noqa: ASYNC251  # this is what holds the loop up
+            await connection.write(http_chunk(event(text)))
+        await connection.write(http_chunk(event("", finish_reason="stop")) + END)
+
+    _, client = await start(handler=reply, timeout=Timeout(idle=0.2))
+    stream = await streamed(client)
+    assert [*"abc", ""] == text_of([each async for each in stream])
+    assert stream.completed
 
 
 async def test_a_consumer_that_takes_its_time_is_no_stall(start: Start) -> None:
