@@ -71,7 +71,7 @@ class Rounds:
             timed = reference()
             again = None if timed is None else timed.look(now)
             if again is None:
-                del self._timed[key]
+                self._timed.pop(key, None)  # those that garbage was made of meanwhile have left
             else:
                 soonest = min(soonest, again)
         if self._timed:

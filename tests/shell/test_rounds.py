@@ -102,6 +102,27 @@ async def test_the_dead_are_forgotten() -> None:
     assert {} == rounds._timed
 
 
+async def test_who_leaves_while_others_are_looked_at_does_no_harm() -> None:
+    """As where garbage is collected just then."""
+    loop = asyncio.get_running_loop()
+    rounds = Rounds(loop)
+    stays = Looker(3, 0.01)
+    bodies: list[Any] = [stays, Looker(3, 0.01)]
+
+    class Leaver(Looker):
+        def look(self, now: float) -> float | None:
+            rounds.leave(bodies.pop())
+            return super().look(now)
+
+    leaver: Any = Leaver(0, 1.0)
+    rounds.join(leaver, loop.time())
+    rounds.join(bodies[0], loop.time())
+    rounds.join(bodies[1], loop.time())
+    await asyncio.sleep(0.1)
+    assert [1, 4] == [len(leaver.at), len(stays.at)]
+    assert {} == rounds._bodies
+
+
 async def test_a_loop_has_one_and_keeps_none() -> None:
     loop = asyncio.get_running_loop()
     rounds = Rounds.of(loop)
