@@ -41,9 +41,9 @@ class Rounds:
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> Rounds:
         """Return those of a loop; they last as long as somebody holds them."""
-        rounds = _of_loops.get(loop)
+        rounds = _of_loops.get(id(loop))
         if rounds is None:
-            rounds = _of_loops[loop] = cls(loop)
+            rounds = _of_loops[id(loop)] = cls(loop)
         return rounds
 
     def join(self, timed: Timed, at: float) -> None:
@@ -78,4 +78,5 @@ class Rounds:
             self._set_timer(soonest)
 
 
-_of_loops: weakref.WeakValueDictionary[asyncio.AbstractEventLoop, Rounds] = weakref.WeakValueDictionary()
+# By the loop's `id`, which is its own as long as they are there: to hold a loop here would keep it for good.
+_of_loops: weakref.WeakValueDictionary[int, Rounds] = weakref.WeakValueDictionary()

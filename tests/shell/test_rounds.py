@@ -123,6 +123,31 @@ async def test_who_leaves_while_others_are_looked_at_does_no_harm() -> None:
     assert {} == rounds._bodies
 
 
+class Loop:
+    """Stands in for a loop: holds what is to be called, and nothing calls it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def call_at(self, _at: float, callback: Any) -> None:
+        self.calls.append(callback)
+
+
+def test_a_loop_that_is_dropped_is_not_kept() -> None:
+    """Though somebody was waited for in it, and it was never closed."""
+    loop: Any = Loop()
+    body: Any = Looker(0, 1.0)
+    Rounds.of(loop).join(body, 1.0)
+    assert 1 == len(loop.calls)
+    assert Rounds.of(loop) is loop.calls[0].__self__
+    other: Any = Loop()
+    assert Rounds.of(loop) is not Rounds.of(other)
+    reference = weakref.ref(loop)
+    del loop
+    gc.collect()
+    assert reference() is None
+
+
 async def test_a_loop_has_one_and_keeps_none() -> None:
     loop = asyncio.get_running_loop()
     rounds = Rounds.of(loop)
