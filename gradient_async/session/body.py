@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -54,7 +55,7 @@ class Body:
         "_content",
         "_deadline",
         "_error",
-        "_gone",
+        "_gone_at",
         "_known",
         "_loop",
         "_request",
@@ -83,7 +84,7 @@ class Body:
         self._rounds: Rounds | None = None  # who is to come by and look at it
         self._waiting = False
         self._since = 0.0
-        self._gone = False
+        self._gone_at = math.inf
         self._known = known() and type(self._content) is aiohttp.StreamReader
         self.limit: float | None = None
         self.waited = 0.0
@@ -303,7 +304,7 @@ class Body:
                 self._expire("response")
             elif self._deadline is not None and now >= self._deadline:
                 self._expire("total")
-            elif self._dead():
+            elif self._dead(now):
                 self._content.set_exception(ConnectionResetError("the connection is gone"))
             else:
                 return self._due(now)
@@ -314,12 +315,16 @@ class Body:
         self.expired = what
         self._content.set_exception(Expired())
 
-    def _dead(self) -> bool:
-        """Whether the connection was gone already when last looked at, and nobody told the reader."""
+    def _dead(self, now: float) -> bool:
+        """Whether the connection has been gone for a while, and nobody told the reader."""
         connection = self._response.connection
         transport = None if connection is None else connection.transport
-        was_gone, self._gone = self._gone, transport is None or transport.is_closing()
-        return was_gone and self._gone
+        if transport is not None and not transport.is_closing():
+            self._gone_at = math.inf
+            return False
+        self._gone_at = min(self._gone_at, now)
+        # Who would tell is told last; and the looks at others, which are looks at this one, may be close together.
+        return now - self._gone_at >= _WATCH_INTERVAL / 2
 
 
 class _GzipBody(Body):

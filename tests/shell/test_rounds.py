@@ -6,12 +6,14 @@ import asyncio
 import gc
 import itertools
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from shell_calls import Start, streamed
 
-from gradient_async import StreamTimeoutError, Timeout
+from gradient_async import StreamInterruptedError, StreamTimeoutError, Timeout
+from gradient_async.session import body as body_module
 from gradient_async.session.rounds import Rounds
 from gradient_async.testing import HOLD, chunk, reply_sse, reply_writes
 
@@ -121,6 +123,33 @@ async def test_who_leaves_while_others_are_looked_at_does_no_harm() -> None:
     await asyncio.sleep(0.1)
     assert [1, 4] == [len(leaver.at), len(stays.at)]
     assert {} == rounds._bodies
+
+
+async def test_a_connection_that_is_just_closing_is_given_the_time_to_tell(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often others are looked at; and is found out if it never tells."""
+    monkeypatch.setattr(body_module, "_WATCH_INTERVAL", 0.4)
+    _, client = await start(reply_writes([*reply_sse(chunk("Hel"), done=False).steps[:-1], HOLD]))
+    stream = await streamed(client)
+    await anext(stream)
+    connection = stream._reply.body._response.connection
+    assert connection is not None
+    protocol: Any = connection.protocol
+    protocol.transport = SimpleNamespace(is_closing=lambda: True, close=protocol.transport.close)
+    reading = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    often: Any = Looker(1000, 0.01)
+    rounds = stream._reply.body._rounds
+    loop = asyncio.get_running_loop()
+    rounds.join(often, loop.time())
+    await asyncio.sleep(0.1)
+    assert len(often.at) > 1
+    assert not reading.done() or often.at[-1] - often.at[0] >= 0.2
+    with pytest.raises(StreamInterruptedError):
+        await reading
+    assert often.at[-1] - often.at[0] >= 0.2
+    rounds.leave(often)
 
 
 class Loop:
