@@ -23,6 +23,9 @@ __all__ = ["Body", "Expired", "open_body", "runs_here"]
 # reader waiting for ever after a malformed chunk.
 _WATCH_INTERVAL = 1.0
 
+# What a read may fail with: RuntimeError comes of a connection that was closed, and of a second reader.
+_FAILURES = (*TRANSPORT_ERRORS, RuntimeError)
+
 
 class Expired(TimeoutError):  # noqa: N818  # never leaves the library
     """A limit ran out while a read was waiting."""
@@ -132,13 +135,18 @@ class Body:
 
         Args:
             failure: What waiting ended with, for `read` to tell; None if it was given up.
+
+        Raises:
+            Exception: The failure, if it is none of the connection's: somebody has thrown it at who waits.
         """
-        if failure is not None:
-            _bare(failure)
         self._waiting = False
         self.waited += self._loop.time() - self._since
         content: Any = self._content
         content._waiter = None  # noqa: SLF001  # of a version that is known, or nothing began
+        if failure is not None:
+            if not isinstance(failure, _FAILURES):
+                raise failure
+            _bare(failure)
 
     async def read(self) -> bytes:
         """Return what has arrived, as soon as anything has; b"" at the end.
@@ -177,7 +185,7 @@ class Body:
             data = await content.readany()
         except Expired as error:
             failure = _bare(error)
-        except (*TRANSPORT_ERRORS, RuntimeError) as error:
+        except _FAILURES as error:
             failure = _bare(error)
         else:
             return data

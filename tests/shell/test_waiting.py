@@ -60,8 +60,14 @@ async def opened(start: Start, *steps: Step, **options: Any) -> ChatCompletionSt
     return await streamed(client)
 
 
-async def test_only_a_version_that_is_known_is_reached_into(version: str) -> None:
-    assert protocol.known() == (version == "3.14.5")
+async def test_only_a_version_that_is_known_is_reached_into(start: Start, version: str) -> None:
+    stream = await opened(start, http_chunk(event("a")), HOLD)
+    await anext(stream)
+    body = stream._reply.body
+    assert (version == "3.14.5") == protocol.known() == (body.begin() is not None)
+    if protocol.known():
+        body.stop()
+    await stream.aclose()
 
 
 @pytest.mark.usefixtures("version")
@@ -108,6 +114,25 @@ async def test_a_read_that_was_cancelled_is_made_up_for(start: Start) -> None:
             break
     assert [*"abcdef", ""] == text_of(chunks)
     assert cancelled > len("abcdef")
+
+
+@pytest.mark.usefixtures("version")
+async def test_what_is_thrown_at_who_waits_reaches_them(start: Start) -> None:
+    """And costs nothing: they may read on."""
+
+    class ThrownError(Exception):
+        pass
+
+    stream = await opened(
+        start, http_chunk(event("a")), 0.05, http_chunk(event("b", finish_reason="stop")), END
+    )
+    await anext(stream)
+    for waiting in (anext(stream), stream.completion()):
+        step = waiting.__await__()
+        next(step)
+        with pytest.raises(ThrownError):
+            step.throw(ThrownError())
+    assert "ab" == (await stream.completion()).choices[0].message.content
 
 
 @pytest.mark.usefixtures("version")
