@@ -85,7 +85,7 @@ class Body:
         self._deadline = deadline
         self._error: APIError | None = None
         self._rounds: Rounds | None = None  # who is to come by and look at it
-        self._waiting = False
+        self._waiting = False  # for aiohttp's own `readany`
         self._since = 0.0
         self._gone_at = math.inf
         self._known = known() and type(self._content) is aiohttp.StreamReader
@@ -112,7 +112,6 @@ class Body:
             return None
         loop = self._loop
         self._since = loop.time()
-        self._waiting = True
         if self._rounds is None:
             self._watch()
         waiter: asyncio.Future[None] = asyncio.Future(loop=loop)
@@ -121,7 +120,6 @@ class Body:
 
     def take(self) -> bytes:
         """Return what has come since `begin`; b"" if `read` has to tell."""
-        self._waiting = False
         self.read_at = now = self._loop.time()
         self.waited += now - self._since
         content: Any = self._content
@@ -139,7 +137,6 @@ class Body:
         Raises:
             Exception: The failure, if it is none of the connection's: somebody has thrown it at who waits.
         """
-        self._waiting = False
         self.waited += self._loop.time() - self._since
         content: Any = self._content
         content._waiter = None  # noqa: SLF001  # of a version that is known, or nothing began
@@ -247,6 +244,7 @@ class Body:
             limits: How many seconds and bytes that may take.
         """
         left = limits.drain_bytes
+        self._unwatch()  # this has a limit of its own
         try:
             async with asyncio.timeout(limits.drain_seconds):
                 while left > 0 and not self._content.at_eof():
@@ -258,9 +256,7 @@ class Body:
 
     def close(self) -> None:
         """Give the connection up, at once; back to the pool if the body was read to its end."""
-        if self._rounds is not None:
-            self._rounds.leave(self)
-            self._rounds = None
+        self._unwatch()
         if not (self._response.closed and self._content.at_eof()):  # nothing is left to give up
             self._response.close()
         self.keeps = None
@@ -287,6 +283,11 @@ class Body:
         self._rounds = Rounds.of(self._loop)
         self._rounds.join(self, self._due(self._since))
 
+    def _unwatch(self) -> None:
+        if self._rounds is not None:
+            self._rounds.leave(self)
+            self._rounds = None
+
     def _due(self, now: float) -> float:
         at = now + _WATCH_INTERVAL
         if self.limit is not None:
@@ -304,10 +305,11 @@ class Body:
         Returns:
             When to look again; None if a read that waits will say so.
         """
+        content: Any = self._content
         # A read that something has come for waits no longer, though it may have had no turn yet: where the loop was held
         # up, that is for no fault of the server's.
-        content: Any = self._content
-        if self._waiting and not (self._known and content._waiter is None):  # noqa: SLF001  # as in `begin`
+        waits = content._waiter is not None if self._known else self._waiting  # noqa: SLF001  # as in `begin`
+        if waits:
             if self.limit is not None and self.waited + now - self._since >= self.limit:
                 self._expire("response")
             elif self._deadline is not None and now >= self._deadline:

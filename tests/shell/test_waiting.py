@@ -15,6 +15,7 @@ from gradient_async import (
     ChatCompletionChunk,
     ChatCompletionStream,
     ConfigurationError,
+    Limits,
     StreamInterruptedError,
     StreamProtocolError,
     StreamTimeoutError,
@@ -67,6 +68,36 @@ async def test_only_a_version_that_is_known_is_reached_into(start: Start, versio
     assert (version == "3.14.5") == protocol.known() == (body.begin() is not None)
     if protocol.known():
         body.stop()
+    await stream.aclose()
+
+
+@pytest.mark.parametrize("what", ["a reader", "an error", "no connection", "data", "the end"])
+async def test_where_aiohttp_would_not_wait_nothing_is_begun(start: Start, what: str) -> None:
+    """Who waited all the same would wait for ever, or make another do so."""
+    stream = await opened(start, http_chunk(event("a")), HOLD)
+    await anext(stream)
+    body = stream._reply.body
+    content: Any = body._content
+    connection = body._response.connection
+    assert connection is not None
+    protocol: Any = connection.protocol
+    transport = protocol.transport
+    waiter = body.begin()
+    assert waiter is not None
+    body.stop()
+    if what == "a reader":
+        content._waiter = waiter
+    elif what == "an error":
+        content.set_exception(aiohttp.ClientPayloadError())
+    elif what == "no connection":
+        protocol.transport = None
+    elif what == "data":
+        content.feed_data(b"data")
+    else:
+        content.feed_eof()
+    assert body.begin() is None
+    content._waiter = None
+    protocol.transport = transport
     await stream.aclose()
 
 
@@ -167,6 +198,18 @@ async def test_a_loop_that_is_held_up_is_no_stall(start: Start) -> None:
     stream = await streamed(client)
     assert [*"abc", ""] == text_of([each async for each in stream])
     assert stream.completed
+
+
+@pytest.mark.usefixtures("version")
+async def test_what_is_read_after_the_end_has_a_limit_of_its_own(start: Start) -> None:
+    """A stream that is complete cannot stall any more, and its connection is used again."""
+    last = event("", finish_reason="stop") + b"data: [DONE]\n\n"
+    steps: list[Step] = [HEAD, http_chunk(event("a")), GAP, http_chunk(last), 0.25, http_chunk(b"")]
+    limits = {"timeout": Timeout(idle=0.1), "limits": Limits(drain_seconds=5)}
+    server, client = await start(*[reply_writes(steps)] * 2, **limits)
+    for _ in range(2):
+        assert "a" == (await (await streamed(client)).completion()).choices[0].message.content
+    assert 1 == server.connections
 
 
 async def test_a_consumer_that_takes_its_time_is_no_stall(start: Start) -> None:
