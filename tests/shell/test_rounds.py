@@ -122,7 +122,7 @@ async def test_who_leaves_while_others_are_looked_at_does_no_harm() -> None:
     rounds.join(bodies[1], loop.time())
     await asyncio.sleep(0.1)
     assert [1, 4] == [len(leaver.at), len(stays.at)]
-    assert {} == rounds._bodies
+    assert {} == rounds._timed
 
 
 async def test_a_connection_that_is_just_closing_is_given_the_time_to_tell(
@@ -141,6 +141,7 @@ async def test_a_connection_that_is_just_closing_is_given_the_time_to_tell(
     await asyncio.sleep(0)
     often: Any = Looker(1000, 0.01)
     rounds = stream._reply.body._rounds
+    assert rounds is not None
     loop = asyncio.get_running_loop()
     rounds.join(often, loop.time())
     await asyncio.sleep(0.1)
@@ -157,6 +158,9 @@ class Loop:
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+
+    def time(self) -> float:
+        return 0.0
 
     def call_at(self, _at: float, callback: Any) -> None:
         self.calls.append(callback)
