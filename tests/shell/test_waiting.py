@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -69,6 +70,24 @@ async def test_only_a_version_that_is_known_is_reached_into(start: Start, versio
     if protocol.known():
         body.stop()
     await stream.aclose()
+
+
+async def test_of_a_version_that_is_not_known_only_what_is_public_is_used(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it is found out that a limit is up."""
+    monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
+    stream = await opened(start, http_chunk(event("a")), HOLD, timeout=Timeout(idle=60))
+    await anext(stream)
+    reading = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0.01)
+    body: Any = stream._reply.body
+    content = body._content
+    body._content = SimpleNamespace(set_exception=content.set_exception)
+    assert body.look(asyncio.get_running_loop().time() + 60) is None
+    body._content = content
+    with pytest.raises(StreamTimeoutError, match="idle"):
+        await reading
 
 
 @pytest.mark.parametrize("what", ["a reader", "an error", "no connection", "data", "the end"])
