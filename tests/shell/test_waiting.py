@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 from key_shown import KEY, MIDDLE, shown
-from shell_calls import Start, streamed
+from shell_calls import Start, ask, streamed
 
 from gradient_async import (
     ChatCompletionChunk,
@@ -28,6 +29,7 @@ from gradient_async.testing import (
     Connection,
     Request,
     chunk,
+    completion,
     head,
     http_chunk,
     reply_writes,
@@ -145,6 +147,19 @@ async def test_reads_of_any_size_bring_the_same(start: Start) -> None:
     # As many as reads brought content, but for the first of them.
     assert 5 == len(stream.timing.gaps)
     assert all(gap > GAP / 2 for gap in stream.timing.gaps)
+
+
+@pytest.mark.usefixtures("version")
+async def test_an_end_of_an_http_chunk_that_comes_by_itself_ends_nothing_else(start: Start) -> None:
+    """However a stream is read; nor does it end the reading of a reply that is awaited."""
+    chunks = [http_chunk(event(text)) for text in "ab"]
+    steps = [step for data in chunks for step in (data[:-2], GAP, data[-2:], GAP)]
+    stream = await opened(start, *steps, http_chunk(event("", finish_reason="stop")), END)
+    assert [*"ab"] == [text async for text in stream.text]
+    whole = http_chunk(json.dumps(completion("ab")).encode())
+    steps = [head(headers={"Transfer-Encoding": "chunked"}), GAP, whole[:-2], GAP, whole[-2:], GAP]
+    _, client = await start(reply_writes([*steps, http_chunk(b"")]))
+    assert "ab" == (await ask(client)).choices[0].message.content
 
 
 @pytest.mark.usefixtures("version")
