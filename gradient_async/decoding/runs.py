@@ -137,8 +137,6 @@ def learn(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Pattern | No
         return None
     make = _maker(chunk, field)
     index = chunk.choices[0].index
-    if make([text], [index]) != [chunk]:
-        return None
     before, _, after = payload.partition(literal)
     # Whether it is this string that is the text, and this number that is the index, others in their places show.
     other = _PROBE + text
@@ -155,7 +153,7 @@ def learn(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Pattern | No
     after_text = b'"' + after
     if field != "arguments" and any(choice.index != index for each in chunks for choice in each.choices):
         head, name, rest = before.rpartition(_INDEX)
-        if rest[:1] in _INDICES and rest[1:2] == b"," and holds(head + name + b"7" + rest[1:], 7):
+        if holds(head + name + b"7" + rest[1:], 7):
             gap = rest[1:] + b'"'
             return Pattern(head + name, after_text, gap=gap, field=field, choice=index, make=make)
     if holds(before, index):

@@ -166,6 +166,16 @@ def test_type_is_the_first_that_is_not_empty(types: list[str | None], expected: 
     assert expected == calls_of(*(entry(0, type=kind) for kind in types))[0].type
 
 
+def test_what_comes_late_counts_beside_arguments() -> None:
+    """A fragment that goes on with the arguments may say what the call has lacked so far."""
+    opened = entry(0, arguments="1")
+    assert "custom" == calls_of(opened, entry(0, arguments="2", type="custom"))[0].type
+    assert "f" == calls_of(opened, entry(0, name="f", arguments="2"))[0].function.name
+    assert "a" == calls_of(opened, entry(0, id="a", arguments="2"))[0].id
+    assert {"k": 1} == calls_of(opened, entry(0, arguments="2", extra_content={"k": 1}))[0].extra_content
+    assert {"input": "i"} == calls_of(opened, entry(0, arguments="2", custom={"input": "i"}))[0].custom
+
+
 def test_no_calls_are_none() -> None:
     assembler = CompletionAssembler()
     assembler.add(chunk())

@@ -102,3 +102,42 @@ def test_what_stands_beside_text_counts_by_itself(name: str) -> None:
     value: Any = "x" if name in ("system_fingerprint", "service_tier") else {"a": 1}
     assembler.extend(ChunkDecoder().feed(text("a") + text("b", **{name: value})))
     assert value == getattr(assembler.completion, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("refusal", "x"),
+        ("annotations", [1]),
+        ("audio", {"data": "x"}),
+        ("reasoning_details", [{"a": 1}]),
+        ("extra_content", {"a": 1}),
+        ("content_parts", ["b"]),
+        ("reasoning_content", "x"),
+    ],
+)
+def test_what_a_choice_that_has_begun_adds_beside_text_counts(name: str, value: Any) -> None:
+    assembler = CompletionAssembler()
+    assembler.extend(ChunkDecoder().feed(text("a") + event(delta(content="b", **{name: value})) + text("c")))
+    message = assembler.completion.choices[0].message
+    assert ("abc", value) == (message.content, getattr(message, name))
+
+
+def test_so_does_what_ends_it_and_what_it_took() -> None:
+    assembler = CompletionAssembler()
+    last = event(
+        delta(content="b", function_call={"name": "f"}) | {"finish_reason": "x"}, usage={"total_tokens": 3}
+    )
+    assembler.extend(ChunkDecoder().feed(text("a") + last))
+    completion = assembler.completion
+    assert ("ab", "x") == (completion.choices[0].message.content, completion.choices[0].finish_reason)
+    assert completion.usage is not None
+    assert 3 == completion.usage.total_tokens
+    assert completion.choices[0].message.function_call is not None
+    assert "f" == completion.choices[0].message.function_call.name
+
+
+def test_an_answer_whose_name_comes_late_gets_it() -> None:
+    assembler = CompletionAssembler()
+    assembler.extend(ChunkDecoder().feed(text("a", id="", model="") + text("b", id="i", model="m")))
+    assert ("i", "m") == (assembler.id, assembler.model)

@@ -158,6 +158,9 @@ class TestSeveral:
             [of(0, "index"), of(1, "index")],
             [of(0, "a").replace(b'"index":0,', b""), of(1, "a").replace(b'"index":1,', b'"index":1 ,')],
             [of(0, "a", x={"index": 0}), of(1, "a", x={"index": 0})],
+            [of(0, "a").replace(b"0,", b"0.0,"), of(1, "a").replace(b"1,", b"1.0,")],
+            [compact(event(delta(0, tool_calls=[{"function": {"arguments": "a"}}]))),
+             compact(event(delta(1, tool_calls=[{"function": {"arguments": "a"}}])))],
             [compact(event(delta(0, tool_calls=[{"index": 0, "function": {"arguments": "a"}}]))),
              compact(event(delta(1, tool_calls=[{"index": 0, "function": {"arguments": "a"}}])))],
             [compact(event(delta(0, content="a"), x=[{"index": 0}])), compact(event(delta(1, content="a"), x=[{"index": 0}]))],
@@ -166,6 +169,9 @@ class TestSeveral:
     def test_only_the_index_itself_is_taken_for_it(self, events: list[bytes]) -> None:
         run = run_of(*events)
         assert run is None or run.choices == [0, 1]
+        if run is not None:
+            same_sums([], run)
+            same_sums(list(run), run)
 
     @pytest.mark.parametrize(
         ("n", "limit", "good"), [(None, 1, True), (1, 4, True), (3, 1, True), (1, 3, False)]

@@ -317,6 +317,8 @@ class TestPlainObjects:
             b"data: [DONE]\n\n",
             b"data: {}\n\ndata: [DONE]\n\n",
             b"data: [1]\n\ndata: {}\n\n",
+            b"data: 1{}\n\n",
+            b"data: 1{}\n\ndata: {}\n\n",
             b"data: {}\n\ndata: [{}]\n\ndata: {}\n\n",
             b"data:  {} \n\ndata: {}\n\n",
             b"data: {}\n\ndata: {} \n\n",
