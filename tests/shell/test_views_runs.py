@@ -12,6 +12,7 @@ from shell_calls import CALL, Start, streamed
 
 from gradient_async import ChatCompletionStream, Limits, StreamLimitError
 from gradient_async.decoding import ChunkDecoder
+from gradient_async.stream.sniff import has_content
 from gradient_async.testing import Handler, chunk, head, reply_writes, sse
 from gradient_async.types import Run
 
@@ -193,3 +194,21 @@ async def test_a_chunk_may_be_changed_without_touching_the_others(start: Start) 
         seen += piece.choices[0].delta.content or ""
         piece.choices.clear()
     assert "first" + TEXT == seen
+
+
+@pytest.mark.parametrize("called", [True, False])
+def test_a_run_is_a_sign_of_life_where_its_chunks_are(called: bool) -> None:
+    """A piece of a call is one whatever it holds, as it is in a chunk of its own."""
+
+    def piece(text: str) -> Any:
+        fields = (
+            {"tool_calls": [{"index": 0, "function": {"arguments": text}}]} if called else {"content": text}
+        )
+        return chunk(**fields)
+
+    decoder = ChunkDecoder()
+    decoder.feed(sse(piece("a"), done=False))
+    decoder.push(sse(piece(""), piece(""), done=False))
+    run = decoder.pull()
+    assert isinstance(run, Run)
+    assert (called, called) == (has_content(run), has_content(list(run)))
