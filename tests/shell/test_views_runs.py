@@ -201,9 +201,9 @@ def test_a_run_is_a_sign_of_life_where_its_chunks_are(called: bool) -> None:
     """A piece of a call is one whatever it holds, as it is in a chunk of its own."""
 
     def piece(text: str) -> Any:
-        fields = (
-            {"tool_calls": [{"index": 0, "function": {"arguments": text}}]} if called else {"content": text}
-        )
+        fields: dict[str, Any] = {"content": text}
+        if called:
+            fields = {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
         return chunk(**fields)
 
     decoder = ChunkDecoder()
