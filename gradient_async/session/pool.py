@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncGenerator, MutableMapping
+from collections.abc import AsyncGenerator
 from typing import TypeAlias
 
 import aiohttp
@@ -17,7 +17,7 @@ from .transport import make_session
 
 __all__ = ["Pool"]
 
-_Sessions: TypeAlias = MutableMapping[
+_Sessions: TypeAlias = weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None, None]]
 ]
 
@@ -68,6 +68,7 @@ class Pool:
             return self._foreign
         entry = self._sessions.get(loop)
         if entry is None or entry[0].closed:
+            self._forget_closed()
             session = make_session(
                 max_connections=self._max_connections, trust_env=self._trust_env, limits=self._limits
             )
@@ -77,6 +78,14 @@ class Pool:
             entry = self._sessions[loop] = (session, keeper)
             await anext(keeper)
         return entry[0]
+
+    def _forget_closed(self) -> None:
+        """Forget loops that have closed, and their sessions with them: each keeps the other."""
+        for reference in self._sessions.keyrefs():
+            loop = reference()
+            entry = None if loop is None else self._sessions.get(loop)
+            if loop is not None and entry is not None and loop.is_closed() and entry[0].closed:
+                self._sessions.pop(loop, None)
 
     def _forget_parent(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin anew in a forked process: connections can't be shared with the parent."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import ssl
 import sys
+import weakref
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,22 @@ def test_a_client_serves_one_loop_after_another() -> None:
         for _ in range(3):
             assert asyncio.run(ask(client)).choices
         assert len(server.requests) == server.connections == 3
+
+
+def test_a_client_keeps_no_loop_that_has_closed() -> None:
+    """Nor its session, once it is used in another."""
+    loops: list[weakref.ref[asyncio.AbstractEventLoop]] = []
+    with serve() as server:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
+
+        async def once() -> None:
+            loops.append(weakref.ref(asyncio.get_running_loop()))
+            await ask(client)
+
+        for _ in range(3):
+            asyncio.run(once())
+    gc.collect()
+    assert [True, True, False] == [loop() is None for loop in loops]
 
 
 def test_without_a_loop_a_call_says_what_to_do() -> None:
