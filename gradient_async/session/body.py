@@ -291,7 +291,7 @@ class Body:
     def _due(self, now: float) -> float:
         at = now + _WATCH_INTERVAL
         if self.limit is not None:
-            at = min(at, self._since + max(0.0, self.limit - self.waited))
+            at = min(at, self._since + self.limit - self.waited)
         if self._deadline is not None:
             at = min(at, self._deadline)
         return at
@@ -330,7 +330,6 @@ class Body:
         connection = self._response.connection
         transport = None if connection is None else connection.transport
         if transport is not None and not transport.is_closing():
-            self._gone_at = math.inf
             return False
         self._gone_at = min(self._gone_at, now)
         # Who would tell is told last; and the looks at others, which are looks at this one, may be close together.

@@ -90,6 +90,31 @@ async def test_a_round_is_made_once_a_second_at_least() -> None:
     assert began + 0.9 < timer.when() <= loop.time() + 1.0
 
 
+async def test_the_next_round_is_when_the_first_of_all_wants_it() -> None:
+    loop = asyncio.get_running_loop()
+    rounds = Rounds(loop)
+    lookers: list[Any] = [Looker(9, every) for every in (7.0, 5.0, 6.0)]
+    for looker in lookers:
+        rounds.join(looker, loop.time() + 0.01)
+    await asyncio.sleep(0.03)
+    assert rounds._at == lookers[1].at[-1] + 5.0
+    for looker in lookers:
+        rounds.leave(looker)
+
+
+async def test_rounds_that_nobody_wants_any_more_are_no_garbage() -> None:
+    """Nothing that is left of the last one refers to them."""
+    loop = asyncio.get_running_loop()
+    rounds = Rounds(loop)
+    looker: Any = Looker(0, 1.0)
+    rounds.join(looker, loop.time())
+    await asyncio.sleep(0.01)
+    assert 1 == len(looker.at)
+    reference = weakref.ref(rounds)
+    del rounds
+    assert reference() is None
+
+
 async def test_the_dead_are_forgotten() -> None:
     """A timer keeps no body alive, and what is left of one does no harm."""
     loop = asyncio.get_running_loop()

@@ -177,7 +177,7 @@ async def test_a_read_that_was_cancelled_is_made_up_for(start: Start) -> None:
             cancelled += 1
         except StopAsyncIteration:
             break
-    assert [*"abcdef", ""] == text_of(chunks)
+    assert [*"abcdef", ""] == text_of(list(chunks))
     assert cancelled > len("abcdef")
 
 
@@ -256,6 +256,32 @@ async def test_a_consumer_that_takes_its_time_is_no_stall(start: Start) -> None:
 
 
 @pytest.mark.usefixtures("version")
+async def test_a_stall_after_a_consumer_took_its_time_is_found_out(start: Start) -> None:
+    steps: list[Step] = [http_chunk(event("a")), 0.02, http_chunk(event("b")), HOLD]
+    stream = await opened(start, *steps, timeout=Timeout(idle=0.1))
+    for _ in range(2):
+        await anext(stream)
+    await asyncio.sleep(0.2)
+    with pytest.raises(StreamTimeoutError, match="idle"):
+        async with asyncio.timeout(5):
+            await anext(stream)
+
+
+async def test_the_end_of_the_whole_time_is_waited_for_no_longer_than_the_limit_of_a_read(
+    start: Start,
+) -> None:
+    stream = await opened(start, http_chunk(event("a")), HOLD, timeout=Timeout(idle=0.9, total=0.3))
+    await anext(stream)
+    reading = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0)
+    body = stream._reply.body
+    assert body._deadline is not None
+    assert body._rounds._at <= body._deadline
+    with pytest.raises(StreamTimeoutError, match="total"):
+        await reading
+
+
+@pytest.mark.usefixtures("version")
 async def test_two_tasks_may_read(start: Start) -> None:
     """Each chunk goes to one of them."""
     steps = [step for text in "abcdef" for step in (http_chunk(event(text)), GAP)]
@@ -268,6 +294,69 @@ async def test_two_tasks_may_read(start: Start) -> None:
 
     await asyncio.gather(read(), read())
     assert [*"abcdef", ""] == texts
+
+
+@pytest.mark.usefixtures("version")
+async def test_who_waits_beside_another_goes_on_when_that_one_has_its_chunk(start: Start) -> None:
+    """Though that one asks for no more."""
+    steps = [step for text in "abc" for step in (http_chunk(event(text)), 0.02)]
+    stream = await opened(start, *steps, HOLD)
+    await anext(stream)
+    async with asyncio.timeout(5), stream:
+        chunks = await asyncio.gather(*(anext(stream) for _ in range(2)))
+    assert [*"bc"] == text_of(list(chunks))
+
+
+async def test_who_was_woken_by_an_end_of_an_http_chunk_alone_still_reads_for_all(start: Start) -> None:
+    """Whoever comes before they have had their turn waits for them."""
+    steps = [step for text in "abc" for step in (http_chunk(event(text)), 0.05)]
+    stream = await opened(start, *steps, HOLD)
+    await anext(stream)
+    first = asyncio.create_task(anext(stream))
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(anext(stream))
+    content: Any = stream._reply.body._content
+    waiter, content._waiter = content._waiter, None
+    waiter.set_result(None)
+    async with asyncio.timeout(5), stream:
+        assert [*"bc"] == sorted(text_of([*await asyncio.gather(first, second)]))
+
+
+@pytest.mark.usefixtures("version")
+async def test_what_the_reader_of_a_choice_has_read_for_all_is_there_at_once(start: Start) -> None:
+    steps = [step for text in "ab" for step in (http_chunk(event(text)), GAP)]
+    stream = await opened(start, *steps, HOLD)
+    await anext(stream)
+    async with asyncio.timeout(5), stream:
+        alone = stream.choice(0)
+        assert ["b"] == text_of([await anext(alone)])[-1:]
+        assert ["b"] == text_of([await anext(stream)])
+
+
+@pytest.mark.usefixtures("version")
+async def test_bytes_go_on_after_the_last_chunk_again_and_again(start: Start) -> None:
+    reads = [event("a"), event("b"), event("c", "d"), event("e")]
+    stream = await opened(start, *(step for data in reads for step in (http_chunk(data), 0.02)), HOLD)
+    async with asyncio.timeout(5), stream:
+        assert ["a"] == text_of([await anext(stream)])
+        assert event("b") == await anext(stream.raw)
+        assert ["c"] == text_of([await anext(stream)])
+        assert event("d") == await anext(stream.raw)
+        assert event("e") == await anext(stream.raw)
+
+
+@pytest.mark.usefixtures("version")
+async def test_who_read_bytes_and_waits_for_a_chunk_gets_it_beside_a_choice(start: Start) -> None:
+    """Asked for meanwhile."""
+    steps = [step for text in "ab" for step in (http_chunk(event(text)), 0.05)]
+    stream = await opened(start, *steps, HOLD)
+    async with asyncio.timeout(5), stream:
+        assert event("a") == await anext(stream.raw)
+        reading = asyncio.create_task(anext(stream))
+        await asyncio.sleep(0.01)
+        alone = stream.choice(0)
+        assert ["b"] == text_of([await reading])
+        assert ["b"] == text_of([await anext(alone)])
 
 
 @pytest.mark.usefixtures("version")
@@ -316,7 +405,7 @@ async def test_garbage_amid_a_stream_is_told_after_what_came_before(start: Start
     with pytest.raises(StreamProtocolError) as caught:
         while True:
             chunks.append(await anext(stream))
-    assert ["a", "b"] == text_of(chunks)
+    assert ["a", "b"] == text_of(list(chunks))
     assert caught.value.partial is not None
     assert "ab" == caught.value.partial.choices[0].message.content
 
