@@ -256,6 +256,16 @@ async def test_a_consumer_that_takes_its_time_is_no_stall(start: Start) -> None:
 
 
 @pytest.mark.usefixtures("version")
+async def test_many_short_waits_are_no_stall(start: Start) -> None:
+    """Each content begins the limit anew."""
+    steps = [step for text in "abcdefgh" for step in (http_chunk(event(text)), 0.05)]
+    stream = await opened(
+        start, *steps, http_chunk(event("", finish_reason="stop")), END, timeout=Timeout(idle=0.3)
+    )
+    assert [*"abcdefgh", ""] == text_of([each async for each in stream])
+
+
+@pytest.mark.usefixtures("version")
 async def test_a_stall_after_a_consumer_took_its_time_is_found_out(start: Start) -> None:
     steps: list[Step] = [http_chunk(event("a")), 0.02, http_chunk(event("b")), HOLD]
     stream = await opened(start, *steps, timeout=Timeout(idle=0.1))
