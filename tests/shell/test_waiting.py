@@ -266,6 +266,18 @@ async def test_many_short_waits_are_no_stall(start: Start) -> None:
 
 
 @pytest.mark.usefixtures("version")
+async def test_what_is_thought_is_content_as_well(start: Start) -> None:
+    """Though it is no text."""
+    steps = [step for _ in range(8) for step in (http_chunk(event("", reasoning_content="hm")), 0.05)]
+    steps = [http_chunk(event("a")), 0.05, *steps, http_chunk(event("", finish_reason="stop")), END]
+    stream = await opened(start, *steps, timeout=Timeout(idle=0.3))
+    async for _ in stream:
+        pass
+    assert "hm" * 8 == stream.snapshot.choices[0].message.reasoning_content
+    assert 9 == len(stream.timing.gaps)
+
+
+@pytest.mark.usefixtures("version")
 async def test_a_stall_after_a_consumer_took_its_time_is_found_out(start: Start) -> None:
     steps: list[Step] = [http_chunk(event("a")), 0.02, http_chunk(event("b")), HOLD]
     stream = await opened(start, *steps, timeout=Timeout(idle=0.1))
