@@ -77,7 +77,7 @@ class CarefulDecoder:
             chunk = _decode(data)
         except REFUSED:
             return self._tolerant(data)
-        if chunk._error is not None or not chunk.choices:  # noqa: SLF001
+        if chunk._error is not None or not chunk.choices:  # noqa: SLF001  # private to the package
             error = find_error(_peek(data))
             if error is not None:
                 raise server_error(error)

@@ -120,7 +120,7 @@ class ChunkDecoder(CarefulDecoder):
                 else:
                     if (
                         chunk._error is None  # noqa: SLF001  # private to the package
-                        and (delta := choice.delta)._reasoning is None  # noqa: SLF001
+                        and (delta := choice.delta)._reasoning is None  # noqa: SLF001  # likewise
                         and choice.finish_reason is None
                         and (not choice.index or self._indices is None)
                         and (
@@ -324,7 +324,7 @@ class ChunkDecoder(CarefulDecoder):
                     or (choice.index and indices is not None and choice.index not in indices)
                 ) and not self._fit_choice(choice):
                     return False
-            if chunk._error is not None:  # noqa: SLF001
+            if chunk._error is not None:  # noqa: SLF001  # likewise
                 return False
         return True
 

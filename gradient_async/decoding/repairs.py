@@ -78,8 +78,8 @@ def settle(message: ChatCompletionMessage | ChoiceDelta) -> None:
     """Bring reasoning to one name, and an empty list of tool calls to None."""
     if message._reasoning is not None:  # noqa: SLF001  # private to the package
         if message.reasoning_content is None:
-            message.reasoning_content = message._reasoning  # noqa: SLF001
-        message._reasoning = None  # noqa: SLF001
+            message.reasoning_content = message._reasoning  # noqa: SLF001  # likewise
+        message._reasoning = None  # noqa: SLF001  # likewise
     if not message.tool_calls:
         message.tool_calls = None
 

@@ -231,9 +231,9 @@ class Body:
 
     def _salvage(self, failure: BaseException) -> bytes:
         """Take what arrived before the failure: aiohttp raises it before it hands out what it holds."""
-        content = self._content
-        content.set_exception(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        data = content.read_nowait()
+        content: Any = self._content  # whose types have no way to take an exception back
+        content.set_exception(None)
+        data: bytes = content.read_nowait()
         content.set_exception(failure)
         return data
 
