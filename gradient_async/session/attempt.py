@@ -15,7 +15,8 @@ from ..config import Limits
 from ..decoding import parse_error
 from ..errors import APIConnectionError, APIError, APIResponseValidationError, RequestInfo
 from ..redaction import Redactor
-from .body import Body, Expired, open_body
+from .body import Body, Expired
+from .coding import open_body
 from .direct import Connector, headers_of, url_of
 from .faults import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
 from .protocol import most_interim, only_fresh

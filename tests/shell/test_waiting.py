@@ -298,6 +298,7 @@ async def test_the_end_of_the_whole_time_is_waited_for_no_longer_than_the_limit_
     await asyncio.sleep(0)
     body = stream._reply.body
     assert body._deadline is not None
+    assert body._rounds is not None
     assert body._rounds._at <= body._deadline
     with pytest.raises(StreamTimeoutError, match="total"):
         await reading
