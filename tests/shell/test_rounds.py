@@ -93,11 +93,11 @@ async def test_a_round_is_made_once_a_second_at_least() -> None:
 async def test_the_next_round_is_when_the_first_of_all_wants_it() -> None:
     loop = asyncio.get_running_loop()
     rounds = Rounds(loop)
-    lookers: list[Any] = [Looker(9, every) for every in (7.0, 5.0, 6.0)]
+    lookers: list[Any] = [Looker(9, every) for every in (0.7, 0.5, 0.6)]
     for looker in lookers:
         rounds.join(looker, loop.time() + 0.01)
     await asyncio.sleep(0.03)
-    assert rounds._at == lookers[1].at[-1] + 5.0
+    assert rounds._at == lookers[1].at[-1] + 0.5
     for looker in lookers:
         rounds.leave(looker)
 
