@@ -133,9 +133,9 @@ class Source:
             return self._take(data)
         if not data:
             return ()
-        # The usual event, or a few. The same as `_take`, of which nothing but this is left here.
+        # The usual event, or a few. The same as `_take`, of which nothing but this is left here; who relays bytes does
+        # not come this way.
         self._bytes += len(data)
-        self.received = data
         self._read_at = body.read_at
         try:
             chunks = self.decoder.feed(data)
@@ -146,7 +146,7 @@ class Source:
             self._pace.content_at.append(self._read_at)
             body.waited = 0.0
         else:
-            self._lacks_content()
+            self._fresh = True  # until there is content, `advance` sees to it that time does not stand still
         return chunks
 
     def stop(self, failure: Exception | None = None) -> None:
@@ -269,15 +269,11 @@ class Source:
                 if body.limit != self._timeout.idle:
                     body.allow(self._timeout.idle)
             else:
-                self._lacks_content()
+                # Our own time counts as well, or a flood without content would never end.
+                now = self._loop.time()
+                self._body.waited += now - self._read_at
+                self._read_at = now
         return chunks
-
-    def _lacks_content(self) -> None:
-        """Our own time counts as well, or a flood without content would never end."""
-        self._fresh = True
-        now = self._loop.time()
-        self._body.waited += now - self._read_at
-        self._read_at = now
 
     # What a server may send in place of a stream
 

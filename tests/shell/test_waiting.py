@@ -414,6 +414,21 @@ async def test_what_brings_no_content_does_not_keep_a_stream_alive(start: Start,
 
 
 @pytest.mark.usefixtures("version")
+async def test_content_that_comes_after_a_chunk_without_any_begins_the_limit_between_tokens(
+    start: Start,
+) -> None:
+    """The chunk that only tells the role is no content: until some comes, the time to the first token runs."""
+    steps: list[Step] = [http_chunk(event("")), 0.02, http_chunk(event("a")), HOLD]
+    stream = await opened(start, *steps, timeout=Timeout(first_token=30.0, idle=0.1))
+    async with asyncio.timeout(5):
+        with pytest.raises(StreamTimeoutError, match="idle"):
+            async for _ in stream:
+                pass
+    assert stream.timing.first_token is not None
+    assert stream.timing.first_token >= 0.015
+
+
+@pytest.mark.usefixtures("version")
 async def test_garbage_amid_a_stream_is_told_after_what_came_before(start: Start) -> None:
     steps: list[Step] = [
         http_chunk(event("a")),
