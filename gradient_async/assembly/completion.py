@@ -177,25 +177,27 @@ class CompletionAssembler:
 
     def _add_runs(self, run: Run, choices: list[int]) -> None:
         """Add chunks that differ in text and choice: where all choices have begun, there is nothing but text to add."""
-        role = run[0].choices[0].delta.role
-        states = {index: self.choices.get(index) for index in set(choices)}
-        if self._known and all(
-            state is not None and (state.role or role is None) for state in states.values()
-        ):
-            pieces = {
-                index: state.content if run.field == "content" else state.reasoning
-                for index, state in states.items()
-                if state is not None
-            }
-            for index, text in zip(choices, run.texts, strict=True):
-                pieces[index].append(text)
-            self._size += sum(map(len, run.texts))
-            self._add_rest(run[0])
-            if self._size > self._most:
-                self._refuse_size()
-            return
+        first = run[0]
+        role = first.choices[0].delta.role
+        pieces: dict[int, list[str]] = {}
+        for index in set(choices):
+            state = self.choices.get(index)
+            if state is None or not self._known or (role is not None and not state.role):
+                self._add_each(run)
+                return
+            pieces[index] = state.content if run.field == "content" else state.reasoning
+        texts = run.texts
+        for index, text in zip(choices, texts, strict=True):
+            pieces[index].append(text)
+        self._size += sum(map(len, texts))
+        self._add_rest(first)
+        if self._size > self._most:
+            self._refuse_size()
+
+    def _add_each(self, chunks: Iterable[ChatCompletionChunk]) -> None:
+        """Add chunks, also those behind one that is refused: they have been received as well."""
         refused: StreamError | None = None
-        for chunk in run:
+        for chunk in chunks:
             try:
                 self.add(chunk)
             except StreamError as error:
