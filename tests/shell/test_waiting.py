@@ -383,6 +383,38 @@ async def test_who_read_bytes_and_waits_for_a_chunk_gets_it_beside_a_choice(star
 
 
 @pytest.mark.usefixtures("version")
+async def test_who_waits_for_a_reader_of_bytes_reads_on_after_it(start: Start) -> None:
+    """What the one has had is not given to the other."""
+    steps: list[Step] = [http_chunk(event("a")), 0.03, http_chunk(event("b")), 0.03, http_chunk(event("c"))]
+    stream = await opened(start, *steps, http_chunk(event("", finish_reason="stop")), END)
+    await anext(stream)
+    relaying = asyncio.create_task(anext(stream.raw))
+    await asyncio.sleep(0)
+    reading = asyncio.create_task(anext(stream))
+    assert event("b") == await relaying
+    async with asyncio.timeout(5):
+        assert ["c"] == text_of([await reading])
+    assert "abc" == (await stream.completion()).choices[0].message.content
+
+
+@pytest.mark.usefixtures("version")
+async def test_who_waited_for_another_reader_may_be_cancelled(start: Start) -> None:
+    """Nobody misses anything."""
+    steps: list[Step] = [http_chunk(event("a")), 0.03, http_chunk(event("b")), GAP, http_chunk(event("c"))]
+    stream = await opened(start, *steps, http_chunk(event("", finish_reason="stop")), END)
+    await anext(stream)
+    reading = asyncio.create_task(anext(stream.text))
+    await asyncio.sleep(0)
+    waiting, staying = (asyncio.create_task(anext(stream)) for _ in range(2))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    assert "b" == await reading
+    assert waiting.cancelled()
+    assert ["c"] == text_of([await staying])
+    assert "abc" == (await stream.completion()).choices[0].message.content
+
+
+@pytest.mark.usefixtures("version")
 async def test_a_choice_may_be_asked_for_while_another_task_waits(start: Start) -> None:
     """Its reader misses nothing of what comes from then on; nor does the one that waits."""
     steps: list[Step] = [http_chunk(event("a")), 0.05, http_chunk(event("b")), GAP, http_chunk(event("c"))]
