@@ -15,12 +15,16 @@ _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-auth-token"}
 )
 
+# Of `Authorization: Bearer KEY` only the key is secret. Keys may hold spaces, so any other first word may be a scheme
+# or the beginning of the key.
+_SCHEME = re.compile(r"^(?:apikey|basic|bearer|digest|token) +", re.IGNORECASE)
+
 
 class Secret:
     """A key that does not show itself: not in repr, not in logs, not in a traceback's locals.
 
     Args:
-        value: The key; white space around it is dropped.
+        value: The key; white space around it is dropped, single spaces inside are part of it.
         name: What to call it in errors.
 
     Raises:
@@ -31,11 +35,18 @@ class Secret:
 
     def __init__(self, value: str, name: str = "key") -> None:
         self._value = value.strip()
-        if not re.fullmatch(r"[\x21-\x7e]+", self._value):
+        if not re.fullmatch(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", self._value):
             del value  # tracebacks may show locals
             raise ConfigurationError(
-                f"{name} has characters that are not visible ASCII; copy it again, without line breaks"
+                f"{name} may hold visible ASCII and single spaces only; copy it again, without line breaks"
             )
+
+    @classmethod
+    def from_header(cls, value: str) -> Secret:
+        """Return part of a header that is sent as the caller gave it, whatever its characters are."""
+        secret = cls.__new__(cls)
+        secret._value = value
+        return secret
 
     def reveal(self) -> str:
         """Return the key itself."""
@@ -102,6 +113,15 @@ def secrets_in(headers: Mapping[str, Any]) -> tuple[Secret, ...]:
     Args:
         headers: Checked headers.
     """
-    # What stands before the last space is the scheme, such as Bearer.
-    words = [value.split()[-1:] for value in headers.values() if isinstance(value, HiddenHeader)]
-    return tuple(Secret(word) for (word,) in filter(None, words) if re.fullmatch(r"[\x21-\x7e]+", word))
+    found: list[str] = []
+    for name, value in headers.items():
+        if not isinstance(value, HiddenHeader):
+            continue
+        if name.lower() == "cookie":
+            found += [(pair.partition("=")[2] or pair).strip() for pair in value.split(";")]
+            continue
+        key = _SCHEME.sub("", value.strip())
+        found.append(key)
+        if key == value.strip():
+            found.append(key.partition(" ")[2].strip())
+    return tuple(Secret.from_header(key) for key in found if key)

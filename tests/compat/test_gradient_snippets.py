@@ -105,11 +105,16 @@ REFERENCE_REPLY: dict[str, Any] = {
 def ask_for_the_reference_reply(server: ThreadedServer, capsys: pytest.CaptureFixture[str]) -> ChatCompletion:
     server.push(reply_json(REFERENCE_REPLY))
     names = run("""
-from gradient_async import AsyncGradient
+from gradient_async import AsyncGradient as GradientAI
 
-client = AsyncGradient(api_key="My-API-Key")
+client = GradientAI(
+    api_key="My API Key",
+)
 completion = await client.chat.completions.create(
-    messages=[{"content": "string", "role": "system"}],
+    messages=[{
+        "content": "string",
+        "role": "system",
+    }],
     model="llama3-8b-instruct",
 )
 print(completion.id)
@@ -121,10 +126,10 @@ print(completion.id)
 
 
 def test_the_references_example(server: ThreadedServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """The published example, class and ``await`` changed, sends what it says."""
+    """The published example, with another import and class and with ``await``, sends what it says."""
     ask_for_the_reference_reply(server, capsys)
     (request,) = server.requests
-    assert "Bearer My-API-Key" == request.headers["authorization"]
+    assert "Bearer My API Key" == request.headers["authorization"]
     assert {
         "messages": [{"content": "string", "role": "system"}],
         "model": "llama3-8b-instruct",

@@ -39,6 +39,14 @@ def test_a_key_that_was_cut_is_found_by_its_beginning() -> None:
     assert redactor().text(f"key: {KEY[:12]}") == f"key: {KEY[:12]}"
 
 
+def test_a_key_with_spaces_is_taken_out_as_a_whole() -> None:
+    """Neither a single word of it stays, nor what is left of it after a cut."""
+    key = "First second third fourth"
+    assert redactor(key).text(f"Bearer {key}.") == "Bearer Fir…rth."
+    assert redactor(key).text(f"key: {key[:14]}") == "key: Fir…rth"
+    assert redactor(key).data(json.dumps([key]).encode()) == '["Fir…rth"]'.encode()
+
+
 def test_a_key_inside_another_does_not_give_the_other_away() -> None:
     outer = KEY + "-and-more-of-it-XYZ"
     assert redactor(KEY, outer).text(f"{outer} {KEY}") == f"sk-…XYZ {SHOWN}"
@@ -71,8 +79,13 @@ def test_without_keys_nothing_is_touched() -> None:
     [
         ({"Authorization": f"Bearer {KEY}"}, [KEY]),
         ({"X-API-Key": KEY, "Cookie": "", "Accept": "Bearer x"}, [KEY]),
-        ({"authorization": "Bearer naïve"}, []),
+        ({"authorization": "Bearer naïve"}, ["naïve"]),
         ({"Accept": KEY}, []),
+        ({"Authorization": "bearer  My API Key "}, ["My API Key"]),
+        ({"Authorization": "My API Key"}, ["My API Key", "API Key"]),
+        ({"X-API-Key": "My  API Key"}, ["My  API Key", "API Key"]),
+        ({"Cookie": "a=b=c; session=0123; bare"}, ["b=c", "0123", "bare"]),
+        ({"Authorization": "Bearer"}, ["Bearer"]),
     ],
 )
 def test_keys_in_headers_of_the_callers_own(headers: dict[str, str], keys: list[str]) -> None:

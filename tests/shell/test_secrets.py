@@ -76,6 +76,30 @@ async def test_a_key_that_a_server_echoes(
     assert KEY[:14] not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model_access_key": "My Own Secret Key"},
+        {"default_headers": {"Authorization": "Bearer My Own Secret Key"}},
+        {"default_headers": {"authorization": "My Own Secret Key"}},
+        {"default_headers": {"X-Api-Key": "My Own Secret Key"}},
+    ],
+)
+async def test_a_key_with_spaces_is_taken_out_as_a_whole(start: Start, options: dict[str, Any]) -> None:
+    """No word of it stays where a server echoes the key, or the header that holds it."""
+    sent = options.get("default_headers", {"Authorization": "Bearer My Own Secret Key"})
+    (header,) = sent.values()
+    server, client = await start(
+        reply_json({"error": {"message": f"bad key My Own Secret Key, sent as {header}"}}, 401), **options
+    )
+    with pytest.raises(APIError) as caught:
+        await ask(client)
+    assert header in server.requests[0].headers.values()
+    assert "bad key My …Key, sent as " in str(caught.value)
+    assert "Own" not in shown(caught.value)
+    assert "Secret" not in str(caught.value)
+
+
 async def test_a_client_shows_no_key(start: Start) -> None:
     server, client = await start(model_access_key=KEY)
     await ask(client)
