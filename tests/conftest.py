@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import signal
+from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import aiohttp.client_proto
 import aiohttp.http_parser
 import pytest
+import uvloop
 from hypothesis import settings
 
 from gradient_async import AsyncGradient
@@ -17,11 +20,25 @@ from gradient_async.testing import Handler, Server, serve
 
 Start = Callable[..., Awaitable[tuple[Server, AsyncGradient]]]
 
+# A shell starts what runs in the background with SIGINT ignored. The programs that tests start and interrupt would
+# inherit that, and never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The same examples each time, so that what a run shows is not left to chance; `--hypothesis-profile random`
 # looks for others.
 settings.register_profile("steady", derandomize=True)
 settings.register_profile("random", print_blob=True)
 settings.load_profile("steady")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--uvloop", action="store_true", help="run coroutines under uvloop in place of asyncio")
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[], AbstractEventLoop]] | None:
+    """Choose the event loop; None leaves asyncio's."""
+    return {"uvloop": uvloop.new_event_loop} if config.getoption("uvloop") else None
 
 
 def pytest_collection_finish() -> None:

@@ -355,10 +355,14 @@ class TestSecret:
         assert not hasattr(found.model_key, "__dict__")
         assert KEY == (found.model_key and found.model_key.reveal())
 
-    @pytest.mark.parametrize("key", ["a\nb", "a  b", "a\tb", "k\x00", "schlüssel", "a\x7f", "\u2028x", " ", ""])
+    @pytest.mark.parametrize(
+        "key", ["a\nb", "a  b", "a\tb", "k\x00", "schlüssel", "a\x7f", "\u2028x", " ", ""]
+    )
     def test_what_is_no_key(self, key: str) -> None:
         """Refused by name; the value is nowhere, in the message or in the traceback."""
-        with pytest.raises(ConfigurationError, match="model_access_key may hold visible ASCII and single spaces only") as raised:
+        with pytest.raises(
+            ConfigurationError, match="model_access_key may hold visible ASCII and single spaces only"
+        ) as raised:
             Secret(f"{KEY}{key}x" if key.strip() else key, "model_access_key")
         text = "".join(traceback.format_exception(raised.value))
         assert KEY not in text

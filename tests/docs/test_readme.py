@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import metadata
 
 from pages import ROOT
 
@@ -16,7 +17,7 @@ def test_begins_with_two_commands() -> None:
     first, second = found.groups()
     assert first.endswith("gradient-async demo")
     assert "'.[cli]'" in first
-    assert second.endswith("python -m pytest -q")
+    assert second.endswith("python -m pytest -q -n 4")
     assert "'.[test]'" in second
     for command in (first, second):
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ")
@@ -28,3 +29,13 @@ def test_links_lead_somewhere() -> None:
     assert targets
     for target in targets:
         assert (ROOT / target).is_file(), target
+
+
+def test_links_of_the_packages_page_lead_into_the_repository() -> None:
+    """No link of the README is relative there, and each one names a file that is in the repository."""
+    package = metadata.metadata("gradient_async")
+    homepage = dict(url.split(", ", 1) for url in package.get_all("Project-URL") or [])["Homepage"]
+    links = re.findall(r"\]\(([^)]+)\)", str(package.get_payload()))
+    ours = [link.removeprefix(f"{homepage}/blob/main/") for link in links if link.startswith(homepage)]
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert sorted(re.findall(r"\]\((?!https?:)([^)#]+)", README)) == sorted(ours)
