@@ -41,13 +41,6 @@ class Secret:
                 f"{name} may hold visible ASCII and single spaces only; copy it again, without line breaks"
             )
 
-    @classmethod
-    def from_header(cls, value: str) -> Secret:
-        """Return part of a header that is sent as the caller gave it, whatever its characters are."""
-        secret = cls.__new__(cls)
-        secret._value = value
-        return secret
-
     def reveal(self) -> str:
         """Return the key itself."""
         return self._value
@@ -60,6 +53,15 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._value)
+
+
+class _HeaderSecret(Secret):
+    """Part of a header that is sent as the caller gave it, whatever its characters are."""
+
+    __slots__ = ()
+
+    def __init__(self, value: str) -> None:
+        self._value = value
 
 
 class HiddenHeader(str):
@@ -124,4 +126,4 @@ def secrets_in(headers: Mapping[str, Any]) -> tuple[Secret, ...]:
         found.append(key)
         if key == value.strip():
             found.append(key.partition(" ")[2].strip())
-    return tuple(Secret.from_header(key) for key in found if key)
+    return tuple(_HeaderSecret(key) for key in found if key)
