@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import signal
 from asyncio import AbstractEventLoop
@@ -36,9 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--uvloop", action="store_true", help="run coroutines under uvloop in place of asyncio")
 
 
-def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[], AbstractEventLoop]] | None:
-    """Choose the event loop; None leaves asyncio's."""
-    return {"uvloop": uvloop.new_event_loop} if config.getoption("uvloop") else None
+def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[], AbstractEventLoop]]:
+    """Choose the event loop."""
+    return {"loop": uvloop.new_event_loop if config.getoption("uvloop") else asyncio.new_event_loop}
 
 
 def pytest_collection_finish() -> None:
