@@ -94,7 +94,7 @@ def _signature(*details: Any) -> tuple[str, str] | None:
     """Leave out the signatures of what nobody but the library makes."""
     _, _, _, obj, _, _, returns = details
     made_here = isinstance(obj, type) and issubclass(obj, (msgspec.Struct, BaseException))
-    return ("", returns) if made_here and not obj.__module__.startswith("gradient_async.config.") else None
+    return ("", returns) if made_here and not obj.__module__.startswith("gradient_async.config") else None
 
 
 def setup(app: Sphinx) -> None:

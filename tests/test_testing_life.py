@@ -12,15 +12,7 @@ import pytest
 import uvloop
 from test_testing_support import ask, connect, request_bytes
 
-from gradient_async.testing import (
-    RESET,
-    Connection,
-    Request,
-    reply_json,
-    reply_sse,
-    reply_writes,
-    serve,
-)
+from gradient_async.testing import RESET, Connection, Request, reply_json, reply_sse, reply_writes, serve
 
 OK = reply_json({"ok": True})
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from gradient_async import AsyncGradient, ChatCompletionStream, Limits, Retry
-from gradient_async.session import Body, Reply
+from gradient_async.session.body import Body
+from gradient_async.session.reply import Reply
 from gradient_async.session.trace import Trace
 from gradient_async.stream.source import Source
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..config import hide_headers
 from ..decoding import check_params, encode_request
+from ..secrets import hide_headers
 from ..stream import ChatCompletionStream, StreamManager
 from ..types import NOT_GIVEN, ChatCompletion, NotGiven
 from .options import check_mappings
 from .replies import fetch, finish_completion
 
 if TYPE_CHECKING:
-    from ..call import Permit
     from ..fanout import FanOut, MapResults, Requests
-    from ..session import Reply
+    from ..session.call import Permit
+    from ..session.reply import Reply
     from .core import AsyncGradient
 
 __all__ = ["CompletionsBase", "flag"]

@@ -7,17 +7,20 @@ from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from ..call import Call, Permit
-from ..config import Limits, Retry, Secret, Timeout, check_headers, resolve
+from ..config import Limits, Retry, Timeout, resolve
 from ..errors import ConfigurationError
 from ..hooks import Hook
+from ..secrets import Secret, check_headers
+from ..session.call import Call, Permit
 from ..types import NOT_GIVEN, NotGiven
 from .options import check_hooks, conceal, count, hide, refuse_http_client, set_up_log
 from .shared import Shared
 from .target import Target, make_target
 
 if TYPE_CHECKING:
-    from ..session import ClientSession, Reply
+    from aiohttp import ClientSession
+
+    from ..session.reply import Reply
     from .models import Models
     from .raw import RawClient, StreamingClient
     from .resources import Agents, Chat

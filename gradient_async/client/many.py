@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from ..assembly import CompletionAssembler
-from ..call import Permit
 from ..errors import ConfigurationError
 from ..fanout import Fan, FanOut, MapResults, Pacer, Plan, Requests, Run, StopWhen
-from ..pacing import Pace
+from ..policy.pace import Pace
+from ..session.call import Permit
 from ..stream import ChatCompletionStream
 from ..types import NOT_GIVEN, ChatCompletion, NotGiven
 from .options import count

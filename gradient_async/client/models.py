@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..config import hide_headers
+from ..secrets import hide_headers
 from ..types import NOT_GIVEN, ModelInfo, ModelList
 from .options import check_mappings
 from .replies import fetch, finish_models
 
 if TYPE_CHECKING:
-    from ..session import Reply
+    from ..session.reply import Reply
     from .core import AsyncGradient
     from .raw import RawModels
 

@@ -6,9 +6,10 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
-from ..config import Endpoints, Secret
+from ..config import Endpoints
 from ..errors import ConfigurationError
 from ..hooks import Hook
+from ..secrets import Secret
 from ..types import NotGiven
 
 __all__ = [

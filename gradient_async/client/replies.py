@@ -11,7 +11,7 @@ from ..types import ChatCompletion, ModelList
 
 if TYPE_CHECKING:
     from ..config import Limits
-    from ..session import Reply
+    from ..session.reply import Reply
 
 __all__ = ["fetch", "finish_completion", "finish_models"]
 

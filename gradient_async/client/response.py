@@ -15,7 +15,7 @@ from .replies import fetch
 
 if TYPE_CHECKING:
     from ..config import Limits
-    from ..session import Reply
+    from ..session.reply import Reply
 
 __all__ = ["APIResponse", "ResponseContext"]
 

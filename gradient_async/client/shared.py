@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
     from ..config import Limits
-    from ..session import ClientSession, SessionManager
+    from ..session.manager import SessionManager
 
 __all__ = ["Shared"]
 
@@ -41,7 +43,7 @@ class Shared:
         """Where requests are sent."""
         if self._manager is None:
             # aiohttp takes a third of a second of CPU to import: only who sends a request pays.
-            from ..session import SessionManager  # noqa: PLC0415  # see above
+            from ..session.manager import SessionManager  # noqa: PLC0415  # see above
 
             self._manager = SessionManager(
                 session=self._session,

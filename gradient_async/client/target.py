@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from .._version import __version__
-from ..config import Endpoints, Secret, check_headers, secrets_in
+from ..config import Endpoints
 from ..errors import ConfigurationError
+from ..secrets import Secret, check_headers, secrets_in
 from ..types import NotGiven
 from .options import no_key, query
 

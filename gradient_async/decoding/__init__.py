@@ -5,7 +5,7 @@ send takes a tolerant one behind it, and is counted as an anomaly.
 """
 
 from .chunks import ChunkDecoder
-from .faults import ErrorBody, find_error, parse_error, server_error
+from .error_bodies import ErrorBody, find_error, parse_error, server_error
 from .replies import as_chunk, check_bounds, decode_completion, decode_models, reply_error
 from .requests import check_params, encode_request, known_params, message_to_dict
 

@@ -11,9 +11,8 @@ from ..errors import StreamError, StreamProtocolError, escape
 from ..sse import Event
 from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
 from .bounds import refusal
-from .faults import ErrorBody, find_error, server_error
-from .lenient import is_object, loads, well_formed
-from .repairs import REFUSED, settle, to_chunk
+from .error_bodies import ErrorBody, find_error, server_error
+from .normalize import REFUSED, is_object, loads, settle, to_chunk, well_formed
 
 __all__ = ["DONE", "CarefulDecoder", "fit_choice", "is_whole"]
 

@@ -12,10 +12,10 @@ from ..config import Limits
 from ..errors import StreamError, StreamLimitError
 from ..sse import EventDecoder, end_of_lines, plain_objects
 from ..types import ChatCompletionChunk, ChunkChoice, Run
+from .batches import Pattern, learn
 from .bounds import refusal
 from .careful import CarefulDecoder, fit_choice, is_whole
-from .repairs import REFUSED
-from .runs import Pattern, learn
+from .normalize import REFUSED
 
 __all__ = ["ChunkDecoder"]
 

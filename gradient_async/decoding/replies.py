@@ -19,9 +19,8 @@ from ..types import (
     ModelList,
     ToolCallDelta,
 )
-from .faults import ErrorBody, find_error
-from .lenient import is_object, loads
-from .repairs import REFUSED, clean, keep_number, keep_text, settle, to_completion
+from .error_bodies import ErrorBody, find_error
+from .normalize import REFUSED, clean, is_object, keep_number, keep_text, loads, settle, to_completion
 
 __all__ = ["as_chunk", "check_bounds", "decode_completion", "decode_models", "reply_error"]
 

@@ -9,14 +9,8 @@ from typing import Any, cast
 import msgspec
 
 from ..errors import InvalidRequestError, escape
-from ..types import (
-    AgentCompletionParams,
-    ChatCompletionMessage,
-    ChatCompletionParams,
-    Model,
-    NotGiven,
-)
-from .lenient import is_object
+from ..types import AgentCompletionParams, ChatCompletionMessage, ChatCompletionParams, Model, NotGiven
+from .normalize import is_object
 
 __all__ = ["check_params", "encode_request", "known_params", "message_to_dict"]
 

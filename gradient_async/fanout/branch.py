@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from ..call import Permit
 from ..decoding import as_chunk
+from ..session.call import Permit
 from ..stream import ChatCompletionStream, has_content
 from ..types import ChatCompletion, ChatCompletionChunk
 from .merged import Merged

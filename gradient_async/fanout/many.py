@@ -19,8 +19,8 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from ..call import Permit
 from ..errors import FanOutError, GradientError, InvalidRequestError
+from ..session.call import Permit
 from ..types import ChatCompletion
 from .pacer import Pacer, Turn
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from ..errors import APIConnectionError, APIError, APITimeoutError
-from ..pacing import Pace, Ticket
+from ..policy.pace import Pace, Ticket
 from ..types import CompletionUsage
 
 __all__ = ["Pacer", "Turn"]

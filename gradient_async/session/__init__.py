@@ -1,12 +1,4 @@
-"""The asyncio session manager: connections, attempts, time limits, mapped errors.
+"""Connections, attempts, bodies and deadlines: the only room that knows aiohttp, none of whose exceptions leaves it.
 
-The only package that names aiohttp; none of its exceptions leaves it.
+Nothing is imported here: aiohttp takes longer to load than a client to make, and is loaded with the first request.
 """
-
-from aiohttp import ClientSession
-
-from .body import Body
-from .manager import SessionManager
-from .reply import Reply
-
-__all__ = ["Body", "ClientSession", "Reply", "SessionManager"]

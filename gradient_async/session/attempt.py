@@ -10,21 +10,20 @@ import time
 import aiohttp
 from yarl import URL
 
-from ..call import Call
 from ..config import Limits
 from ..decoding import parse_error
 from ..errors import APIConnectionError, APIError, APIResponseValidationError, RequestInfo
-from ..redaction import Redactor
+from ..secrets import Redactor
 from .body import Body, Expired
+from .call import Call
 from .coding import open_body
+from .deadlines import Rounds, Watch
 from .direct import Connector, headers_of, url_of
-from .faults import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
+from .exceptions import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
 from .protocol import most_interim, only_fresh
 from .reply import Reply
-from .rounds import Rounds
 from .trace import Trace
 from .transport import authorizing, body_of
-from .watch import Watch
 
 __all__ = ["Attempt"]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from ..errors import APIError, ConfigurationError, RequestInfo
-from .faults import TRANSPORT_ERRORS, interruption
+from .deadlines import Rounds
+from .exceptions import TRANSPORT_ERRORS, interruption
 from .protocol import discard, known
-from .rounds import Rounds
 
 if TYPE_CHECKING:
     from ..config import Limits

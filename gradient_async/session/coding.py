@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from ..errors import RequestInfo, StreamError, StreamProtocolError, escape
-from ..inflate import Gunzip, content_coding
 from .body import Body, Expired
+from .inflate import Gunzip, content_coding
 
 if TYPE_CHECKING:
     import aiohttp

@@ -18,11 +18,10 @@ from aiohttp.helpers import TimerNoop
 from multidict import CIMultiDict
 from yarl import URL
 
-from ..call import Call
-from ..config import HiddenHeader
+from ..secrets import HiddenHeader
+from .call import Call
+from .deadlines import Rounds, Watch
 from .protocol import Response, UnsentError
-from .rounds import Rounds
-from .watch import Watch
 
 __all__ = ["Connector", "Route", "headers_of", "url_of"]
 

@@ -12,11 +12,12 @@ import weakref
 import aiohttp
 from yarl import URL
 
-from ..call import Call, Permit
-from ..config import Limits, Secret
+from ..config import Limits
 from ..errors import APIError, APIStatusError, QuotaExceededError, RequestInfo
-from ..retry import TokenBucket, spread, wait_before_retry
+from ..policy.retry import TokenBucket, spread, wait_before_retry
+from ..secrets import Secret
 from .attempt import Attempt
+from .call import Call, Permit
 from .gate import Gate
 from .pool import Pool
 from .reply import Reply

@@ -11,7 +11,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..config import Limits
-from ..inflate import content_coding
+from .inflate import content_coding
 
 __all__ = [
     "Response",

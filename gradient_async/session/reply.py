@@ -8,7 +8,6 @@ import time
 import aiohttp
 from yarl import URL
 
-from ..call import Call
 from ..config import Limits
 from ..decoding import ErrorBody
 from ..errors import (
@@ -23,11 +22,12 @@ from ..errors import (
     escape,
 )
 from ..hooks import Outcome
-from ..ratelimit import rate_limits
-from ..redaction import Redactor
+from ..policy.ratelimit import rate_limits
+from ..secrets import Redactor
 from ..types import ChatCompletion, Headers, RateLimits
 from .body import Body, Expired
-from .faults import status_error
+from .call import Call
+from .exceptions import status_error
 from .trace import Trace, log
 
 __all__ = ["Reply"]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from ..errors import APIError, escape
 from ..hooks import CallInfo, Hook, Outcome
-from ..ratelimit import rate_limits
-from ..redaction import Redactor
+from ..policy.ratelimit import rate_limits
+from ..secrets import Redactor
 
 if TYPE_CHECKING:
-    from ..call import Call
     from ..types import ChatCompletion, Headers
+    from .call import Call
 
 __all__ = ["Trace", "log"]
 

@@ -11,9 +11,9 @@ import aiohttp
 from aiohttp.abc import AbstractCookieJar, AbstractStreamWriter
 
 from ..config import Limits
+from .deadlines import tracing
 from .direct import Connector
 from .protocol import Response, handler_class, known
-from .watch import tracing
 
 __all__ = [
     "authorizing",

@@ -17,7 +17,7 @@ from .timing import Timing
 from .views import RawStream
 
 if TYPE_CHECKING:
-    from ..session import Reply
+    from ..session.reply import Reply
 
 __all__ = ["ChatCompletionStream"]
 

@@ -23,7 +23,7 @@ from ..types import ChatCompletion
 from .timing import Pace, Timing
 
 if TYPE_CHECKING:
-    from ..session import Reply
+    from ..session.reply import Reply
 
 __all__ = ["Ending"]
 

@@ -9,19 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
 from ..decoding import ChunkDecoder, as_chunk, decode_completion, reply_error, server_error
-from ..errors import (
-    APIError,
-    APIResponseValidationError,
-    StreamError,
-    StreamLimitError,
-    StreamProtocolError,
-)
+from ..errors import APIError, APIResponseValidationError, StreamError, StreamLimitError, StreamProtocolError
 from ..types import ChatCompletionChunk
 from .ending import Ending
 from .sniff import has_content, is_event_stream, what_is
 
 if TYPE_CHECKING:
-    from ..session import Reply
+    from ..session.reply import Reply
 
 __all__ = ["Source"]
 

@@ -1,6 +1,30 @@
 """Every message of the API: request parameters, completions, chunks, usage, models, rate limits."""
 
-from .common import NOT_GIVEN, Headers, Model, NotGiven, omit
+from .batch import Field, Make, Run
+from .headers import RateLimit, RateLimits
+from .messages import (
+    CacheCreation,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessage,
+    Choice,
+    ChoiceDelta,
+    ChoiceLogprobs,
+    ChunkChoice,
+    CompletionTokensDetails,
+    CompletionUsage,
+    Function,
+    FunctionDelta,
+    ModelInfo,
+    ModelList,
+    PromptTokensDetails,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    TopLogprob,
+    sum_usage,
+)
+from .model import NOT_GIVEN, Headers, Model, NotGiven, omit
 from .params import (
     AgentCompletionCreate,
     AgentCompletionParams,
@@ -31,32 +55,6 @@ from .params import (
     VideoPart,
     VideoURL,
 )
-from .ratelimits import RateLimit, RateLimits
-from .replies import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatCompletionMessage,
-    Choice,
-    ChoiceDelta,
-    ChoiceLogprobs,
-    ChunkChoice,
-    Function,
-    FunctionDelta,
-    ModelInfo,
-    ModelList,
-    TokenLogprob,
-    ToolCall,
-    ToolCallDelta,
-    TopLogprob,
-)
-from .run import Run
-from .usage import (
-    CacheCreation,
-    CompletionTokensDetails,
-    CompletionUsage,
-    PromptTokensDetails,
-    sum_usage,
-)
 
 __all__ = [
     "NOT_GIVEN",
@@ -80,6 +78,7 @@ __all__ = [
     "CompletionUsage",
     "ContentPart",
     "DeveloperMessage",
+    "Field",
     "Function",
     "FunctionCall",
     "FunctionDefinition",
@@ -88,6 +87,7 @@ __all__ = [
     "Headers",
     "ImagePart",
     "ImageURL",
+    "Make",
     "MessageParam",
     "Model",
     "ModelInfo",

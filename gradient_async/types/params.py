@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypeAlias, 
 from msgspec import Meta
 
 if TYPE_CHECKING:
-    from .replies import ChatCompletionMessage
+    from .messages import ChatCompletionMessage
 
 __all__ = [
     "AgentCompletionCreate",

@@ -15,7 +15,7 @@ import pytest
 from snippets import SNIPPETS
 
 from gradient_async import AsyncGradient, ChatCompletion
-from gradient_async.config.endpoints import _VARIABLES
+from gradient_async.config import _VARIABLES
 from gradient_async.testing import ThreadedServer, reply_json, serve
 
 HAS_GRADIENT = importlib.util.find_spec("gradient") is not None

@@ -14,12 +14,7 @@ from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
 from gradient_async.decoding import encode_request
 from gradient_async.errors import StreamLimitError, StreamProtocolError
-from gradient_async.types import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    CompletionUsage,
-    Function,
-)
+from gradient_async.types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Function
 
 
 class TestRest:

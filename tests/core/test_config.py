@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from gradient_async.config import Limits, Retry, Secret, Timeout, check_headers, from_env, resolve
+from gradient_async.config import Limits, Retry, Timeout, from_env, resolve
 from gradient_async.errors import ConfigurationError
+from gradient_async.secrets import Secret, check_headers
 from gradient_async.types import NOT_GIVEN
 
 INFINITE, NAN = float("inf"), float("nan")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import gradient_async
 from gradient_async import errors
 from gradient_async.errors import (
     APIConnectionError,
@@ -125,7 +126,7 @@ class TestTree:
             if isinstance(getattr(errors, name), type) and issubclass(getattr(errors, name), Exception)
         }
         assert TREE.keys() == found
-        assert found <= set(errors.__all__)
+        assert found <= set(gradient_async.__all__)
 
     @pytest.mark.parametrize("name", TREE)
     def test_each_says_what_it_is(self, name: str) -> None:

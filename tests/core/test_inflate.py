@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from gradient_async import Limits, StreamLimitError, StreamProtocolError
-from gradient_async.inflate import PIECE, Gunzip, content_coding
+from gradient_async.session.inflate import PIECE, Gunzip, content_coding
 
 TEXT = "".join(f"data: {number} née\n\n" for number in range(300)).encode()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gradient_async.pacing import Concurrency, Pace, Spacing, Window, characters
+from gradient_async.policy.pace import Concurrency, Pace, Spacing, Window, characters
 from gradient_async.types import ChatCompletionMessage, CompletionUsage, RateLimit, RateLimits
 
 WALL = 1_800_000_000.0  # Unix time at which the loop's clock reads 0

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from gradient_async import BadRequestError, Headers
-from gradient_async.config import Secret, check_headers, secrets_in
 from gradient_async.errors import ResponseInfo
-from gradient_async.redaction import Redactor
+from gradient_async.secrets import Redactor, Secret, check_headers, secrets_in
 
 KEY = "sk-do-0123456789/abcdefKEY"
 SHOWN = "sk-…KEY"

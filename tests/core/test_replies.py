@@ -8,11 +8,7 @@ from typing import Any
 import pytest
 
 from gradient_async.assembly import CompletionAssembler
-from gradient_async.decoding import (
-    as_chunk,
-    decode_completion,
-    decode_models,
-)
+from gradient_async.decoding import as_chunk, decode_completion, decode_models
 from gradient_async.errors import APIResponseValidationError
 from gradient_async.types import (
     ChatCompletion,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from wire import DONE, delta, event, raw, text
 
 from gradient_async.config import Limits
-from gradient_async.decoding import ChunkDecoder, chunks, runs
+from gradient_async.decoding import ChunkDecoder, batches, chunks
 from gradient_async.types import ChatCompletionChunk, Run
 
 FORM = FORMS[0]
@@ -147,7 +147,7 @@ class TestLearn:
         decoder = ChunkDecoder()
         lessons: list[int] = []
         at = 0
-        learn = runs.learn
+        learn = batches.learn
 
         def counted(payload: bytes, decoded: list[ChatCompletionChunk]) -> Any:
             lessons.append(at)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT, Block, blocks, check_output, run_page, run_tests
 
-from gradient_async.config.endpoints import _VARIABLES
+from gradient_async.config import _VARIABLES
 from gradient_async.testing import ThreadedServer, serve
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -18,21 +18,8 @@ from fault_rows import (
 )
 from fault_ways import AMBIGUOUS, Connection, begun, expect_whole
 
-from gradient_async import (
-    StreamError,
-    StreamInterruptedError,
-    StreamTruncatedError,
-)
-from gradient_async.testing import (
-    CLOSE,
-    RESET,
-    Handler,
-    head,
-    http_chunk,
-    reply_sse,
-    reply_writes,
-    sse,
-)
+from gradient_async import StreamError, StreamInterruptedError, StreamTruncatedError
+from gradient_async.testing import CLOSE, RESET, Handler, head, http_chunk, reply_sse, reply_writes, sse
 
 pytestmark = pytest.mark.usefixtures("either_parser")
 

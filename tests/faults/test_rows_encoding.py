@@ -22,8 +22,7 @@ from gradient_async import (
     StreamProtocolError,
     StreamTruncatedError,
 )
-from gradient_async.testing import HOLD, head, http_chunk, reply_bytes, reply_writes, sse
-from gradient_async.testing.script import Reply
+from gradient_async.testing import HOLD, Reply, head, http_chunk, reply_bytes, reply_writes, sse
 
 MIB = 2**20
 GZIP: dict[str, str | None] = {

@@ -17,16 +17,7 @@ from gradient_async import (
     Limits,
     RateLimitError,
 )
-from gradient_async.testing import (
-    CLOSE,
-    HOLD,
-    Reply,
-    head,
-    http_chunk,
-    reply_bytes,
-    reply_json,
-    reply_writes,
-)
+from gradient_async.testing import CLOSE, HOLD, Reply, head, http_chunk, reply_bytes, reply_json, reply_writes
 
 pytestmark = pytest.mark.usefixtures("either_parser")
 

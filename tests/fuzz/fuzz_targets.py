@@ -9,8 +9,8 @@ from gradient_async import APIResponseValidationError, Limits, StreamError
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder, decode_completion, decode_models, parse_error, reply_error
 from gradient_async.events import EventBuilder
-from gradient_async.inflate import Gunzip
-from gradient_async.ratelimit import rate_limits, retry_after
+from gradient_async.policy.ratelimit import rate_limits, retry_after
+from gradient_async.session.inflate import Gunzip
 from gradient_async.sse import Event, EventDecoder
 from gradient_async.types import ChatCompletionChunk
 

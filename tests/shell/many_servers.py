@@ -8,15 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from gradient_async.testing import (
-    Connection,
-    Handler,
-    Request,
-    chunk,
-    completion,
-    reply_json,
-    reply_sse,
-)
+from gradient_async.testing import Connection, Handler, Request, chunk, completion, reply_json, reply_sse
 
 __all__ = ["Echo", "Windows", "ask_for", "closed_within", "prompts"]
 

@@ -24,9 +24,10 @@ from gradient_async import (
     ConfigurationError,
     Timeout,
 )
-from gradient_async.call import Call
-from gradient_async.config import Limits, Retry, Secret
-from gradient_async.session import SessionManager
+from gradient_async.config import Limits, Retry
+from gradient_async.secrets import Secret
+from gradient_async.session.call import Call
+from gradient_async.session.manager import SessionManager
 from gradient_async.session.pool import _close_now
 from gradient_async.testing import CLOSE, HOLD, RESET, chunk, head, reply_sse, reply_writes, serve
 
@@ -59,7 +60,7 @@ async def test_a_connection_that_died_idle_is_replaced_without_counting(start: S
 
 
 async def test_a_connection_lost_later_is_not_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradient_async.session.watch._SOON", 0.05)
+    monkeypatch.setattr("gradient_async.session.deadlines._SOON", 0.05)
     server, client = await start()
     await ask(client)
     server.push(reply_writes([0.1, CLOSE]))

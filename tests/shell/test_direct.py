@@ -22,10 +22,9 @@ from gradient_async import (
     Timeout,
 )
 from gradient_async.session import direct
+from gradient_async.session.deadlines import Rounds, Watch
 from gradient_async.session.direct import Connector, Route
 from gradient_async.session.protocol import Response, UnsentError
-from gradient_async.session.rounds import Rounds
-from gradient_async.session.watch import Watch
 from gradient_async.testing import HOLD, Connection, Server, reply_json, reply_writes, serve
 from gradient_async.testing import completion as whole
 

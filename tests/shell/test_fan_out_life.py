@@ -14,8 +14,8 @@ from shell_calls import CALL, Start
 
 from gradient_async import AsyncGradient, FanOut, FanOutError, GradientError, StreamInterruptedError
 from gradient_async.assembly import CompletionAssembler
+from gradient_async.fanout import Fan
 from gradient_async.fanout.branch import Branch
-from gradient_async.fanout.fan import Fan
 from gradient_async.fanout.merged import Merged
 from gradient_async.stream import ChatCompletionStream
 from gradient_async.testing import HOLD, Handler, Server, chunk, reply_sse, reply_writes, serve

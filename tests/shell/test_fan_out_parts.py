@@ -13,9 +13,8 @@ from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.fanout import Fan, Pacer, Plan
 from gradient_async.fanout.merged import Merged
-from gradient_async.pacing import Pace
-from gradient_async.stream import ChatCompletionStream
-from gradient_async.stream.base import ChunkStream
+from gradient_async.policy.pace import Pace
+from gradient_async.stream import ChatCompletionStream, ChunkStream
 from gradient_async.testing import chunk, sse
 from gradient_async.types import ChatCompletionChunk
 

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from gradient_async import AsyncGradient, ChatCompletionStream, StreamError, StreamInterruptedError
-from gradient_async.session.rounds import Rounds
+from gradient_async.session.deadlines import Rounds
 from gradient_async.testing import HOLD, Server, chunk, reply_sse, reply_writes, serve
 
 CALL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}

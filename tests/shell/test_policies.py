@@ -19,8 +19,8 @@ from gradient_async import (
     StreamInterruptedError,
 )
 from gradient_async.errors import ResponseInfo, status_error_class
-from gradient_async.ratelimit import parse_duration, rate_limits, retry_after
-from gradient_async.retry import TokenBucket, backoff, may_retry, wait_before_retry
+from gradient_async.policy.ratelimit import parse_duration, rate_limits, retry_after
+from gradient_async.policy.retry import TokenBucket, backoff, may_retry, wait_before_retry
 
 NOW = 1_800_000_000.0
 

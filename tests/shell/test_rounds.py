@@ -14,7 +14,7 @@ from shell_calls import Start, streamed
 
 from gradient_async import StreamInterruptedError, StreamTimeoutError, Timeout
 from gradient_async.session import body as body_module
-from gradient_async.session.rounds import Rounds
+from gradient_async.session.deadlines import Rounds
 from gradient_async.testing import HOLD, chunk, reply_sse, reply_writes
 
 

@@ -26,7 +26,7 @@ from gradient_async import (
     StreamTruncatedError,
     Timeout,
 )
-from gradient_async.session.rounds import Rounds
+from gradient_async.session.deadlines import Rounds
 from gradient_async.stream import source
 from gradient_async.testing import (
     CLOSE,

@@ -26,9 +26,8 @@ from gradient_async import (
     StreamInterruptedError,
     Timeout,
 )
-from gradient_async.session.rounds import Rounds
+from gradient_async.session.deadlines import Rounds, Watch
 from gradient_async.session.transport import _open_socket, body_of
-from gradient_async.session.watch import Watch
 from gradient_async.testing import (
     CLOSE,
     HOLD,

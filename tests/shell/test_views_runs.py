@@ -12,7 +12,7 @@ from shell_calls import CALL, Start, streamed
 
 from gradient_async import ChatCompletionStream, Limits, StreamLimitError
 from gradient_async.decoding import ChunkDecoder
-from gradient_async.stream.sniff import has_content
+from gradient_async.stream import has_content
 from gradient_async.testing import Handler, chunk, head, reply_writes, sse
 from gradient_async.types import Run
 

@@ -15,8 +15,9 @@ import pytest
 from shell_calls import CALL, ask, streamed
 
 from gradient_async import AsyncGradient, ChatCompletionStream, GradientError, Retry
-from gradient_async.session import Body, Reply
-from gradient_async.session.rounds import Rounds
+from gradient_async.session.body import Body
+from gradient_async.session.deadlines import Rounds
+from gradient_async.session.reply import Reply
 from gradient_async.stream.source import Source
 from gradient_async.testing import (
     Handler,

@@ -7,9 +7,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
-from .types import RateLimit, RateLimits
-
-__all__ = ["parse_duration", "rate_limits", "retry_after"]
+from ..types import RateLimit, RateLimits
 
 _KINDS = {
     "requests": "requests",

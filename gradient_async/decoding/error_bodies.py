@@ -7,9 +7,7 @@ from typing import Any, cast
 import msgspec
 
 from ..errors import StreamServerError, escape
-from .lenient import is_object, loads
-
-__all__ = ["ErrorBody", "find_error", "parse_error", "server_error"]
+from .normalize import is_object, loads
 
 _LONGEST_NAME = 200  # characters of a code, a type or an id
 _LONGEST_PAGE = 2048  # characters of a body that is no JSON

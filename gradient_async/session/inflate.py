@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import zlib
 
-from .config import Limits
-from .errors import StreamLimitError, StreamProtocolError
-
-__all__ = ["PIECE", "Gunzip", "content_coding"]
+from ..config import Limits
+from ..errors import StreamLimitError, StreamProtocolError
 
 PIECE = 64 * 1024  # most bytes of one `pull`
 _FREE = 1024 * 1024  # what may come of a body before its ratio counts

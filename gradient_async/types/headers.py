@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .common import Model
-
-__all__ = ["RateLimit", "RateLimits"]
+from .model import Model
 
 
 class RateLimit(Model, gc=False, kw_only=True):

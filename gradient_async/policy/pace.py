@@ -1,4 +1,4 @@
-"""When the next request may be sent, by all that holds it back."""
+"""A rate that the caller asked for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,194 @@ from typing import Any
 
 import msgspec
 
-from ..types import CompletionUsage, RateLimits
-from .concurrency import Concurrency
-from .spacing import Spacing
-from .window import Window
+from ..types import CompletionUsage, RateLimit, RateLimits
 
-__all__ = ["Pace", "Ticket", "characters"]
+_MINUTE = 60.0
+_SLACK = 1.0  # seconds' worth that may go at once
+
+
+class Spacing:
+    """Lets so much pass in a minute, evenly: no minute sees more, and no second much more than its share.
+
+    Args:
+        per_minute: How much.
+    """
+
+    __slots__ = ("_due", "_interval")
+
+    def __init__(self, per_minute: float) -> None:
+        # Slightly slower than asked for, by what may go at once.
+        self._interval = (_MINUTE + _SLACK) / per_minute
+        self._due = float("-inf")
+
+    def delay(self, now: float) -> float:
+        """Return for how many seconds nothing may pass."""
+        return max(0.0, self._due - _SLACK - now)
+
+    def spend(self, now: float, amount: float = 1.0) -> None:
+        """Let an amount pass."""
+        self._due = max(self._due, now) + amount * self._interval
+
+    def correct(self, amount: float) -> None:
+        """Add what an amount turned out to be more than was thought; less than 0 if it was less."""
+        self._due += amount * self._interval
+
+
+_LEAST_WAIT = 1.0  # seconds, by DigitalOcean's rule
+_MARGIN = 0.25  # seconds to wait longer than told, by the same; up to twice as much, by the dice
+
+
+class Window:
+    """What a server says is left of a limit until it starts anew.
+
+    Each reply tells how much is left once its own request is counted; so it tells up to where, counted over
+    all that was ever sent, sending may go on.
+
+    Args:
+        most_wait: Longest wait to hold for, in seconds.
+
+    Attributes:
+        bound: How much may have been sent in all, as far as known.
+    """
+
+    __slots__ = ("_limit", "_most_wait", "_reset", "_told_at", "bound")
+
+    def __init__(self, most_wait: float) -> None:
+        self._most_wait = most_wait
+        self.bound = float("inf")
+        self._reset = float("-inf")
+        self._told_at = float("-inf")
+        self._limit: int | None = None
+
+    def told(self, said: RateLimit, *, sent: float, now: float, wall: float) -> None:
+        """Note what a reply said.
+
+        Args:
+            said: What its headers told of this limit.
+            sent: How much had been sent in all when its request was, that included.
+            now: The loop's clock.
+            wall: Unix time.
+        """
+        if said.remaining is None or not said.reset:
+            return  # a reset of 0 tells no time
+        reset = said.reset - wall + now
+        # Resets in whole seconds tell the same window a little differently each time.
+        if reset > self._reset + 0.5:
+            self._reset = reset
+            self._limit = said.limit
+            self.bound = sent + said.remaining
+        elif reset > self._reset - 0.5:
+            self.bound = min(self.bound, sent + said.remaining)
+        self._told_at = now
+
+    def delay(self, now: float, sent: float, jitter: float) -> float:
+        """Return for how many seconds nothing may be sent.
+
+        Args:
+            now: The loop's clock.
+            sent: How much has been sent in all.
+            jitter: A random number of 0 to 1.
+        """
+        if sent < self.bound:
+            return 0.0
+        # A server that tells the same reset when that is past cuts it to whole seconds.
+        left = max(self._reset, self._told_at + _LEAST_WAIT if self._told_at > self._reset else 0.0) - now
+        if -_MARGIN < left <= self._most_wait:
+            return left + _MARGIN * (1 + jitter)
+        # It has started anew, or that is so far off that the server may say so itself.
+        self.bound = float("inf") if self._limit is None else sent + self._limit
+        return 0.0
+
+
+# Where nothing is known of the server yet, this many go at once; then one more for each step and each reply.
+_FIRST = 64
+_FIRST_STEP = 0.005
+# After a wait, one goes ahead, and the others follow as replies come, or more slowly if none does.
+_STEP_AFTER_WAIT = 0.025
+_LEAST_STEP = 1e-4
+_ADAPTIVE_FIRST = 8
+
+
+class Concurrency:
+    """How many requests may be under way.
+
+    Args:
+        most: Most at any time.
+        adaptive: Find out what the server sustains: more while replies are clean, half after trouble.
+    """
+
+    __slots__ = (
+        "_adaptive",
+        "_learning",
+        "_most",
+        "_ramp",
+        "_ramp_after",
+        "_ramp_from",
+        "_step",
+        "_trouble_at",
+        "limit",
+    )
+
+    def __init__(self, most: int, *, adaptive: bool) -> None:
+        self._most = most
+        self._adaptive = adaptive
+        self.limit = float(min(_ADAPTIVE_FIRST, most) if adaptive else most)
+        self._learning = adaptive  # no trouble so far: as many again with each round of replies
+        self._trouble_at = -1
+        self._ramp = float(_FIRST)
+        self._ramp_from: float | None = None
+        self._ramp_after = 0
+        self._step = _FIRST_STEP
+
+    def allowed(self, now: float) -> int:
+        """Return how many may be under way."""
+        if self._ramp >= self.limit:
+            return int(self.limit)
+        if self._ramp_from is None:
+            self._ramp_from = now
+        return int(min(self.limit, self._ramp + max(0.0, now - self._ramp_from) / self._step))
+
+    def next_step(self, now: float) -> float | None:
+        """Return in how many seconds one more may go though no reply comes; None if not for that."""
+        if self._ramp_from is None or self.allowed(now) >= int(self.limit):
+            return None
+        passed = max(0.0, now - self._ramp_from)
+        left = (int(passed / self._step) + 1) * self._step - passed
+        return max(left, _LEAST_STEP)  # rounding must not have it ask again at the same reading of the clock
+
+    def waited(self, until: float, sent: int) -> None:
+        """Begin with one request when a wait is over.
+
+        Args:
+            until: When it is, on the loop's clock.
+            sent: How many have been sent; how these are answered says nothing of the time after.
+        """
+        self._ramp, self._ramp_from, self._step = 1.0, until, _STEP_AFTER_WAIT
+        self._ramp_after = sent
+
+    def clean(self, number: int) -> None:
+        """Note a reply as it should be.
+
+        Args:
+            number: Which request it answers.
+        """
+        if self._ramp < self.limit and number > self._ramp_after:
+            self._ramp += 1.0
+        if self._adaptive and self.limit < self._most:
+            self.limit = min(float(self._most), self.limit + (1.0 if self._learning else 1.0 / self.limit))
+
+    def trouble(self, number: int, sent: int) -> None:
+        """Note that the server has too much to do.
+
+        Args:
+            number: Which request it was, counted from 1 as they were sent.
+            sent: How many have been sent. What was sent before the last cut is not held against the new limit.
+        """
+        if self._adaptive and number > self._trouble_at:
+            self._trouble_at = sent
+            self._learning = False
+            self.limit = max(1.0, self.limit / 2)
+
 
 _LEARNING = 0.1  # weight of the newest reply in the mean size of replies
 _CHARACTERS = 4  # of a token, about, in English

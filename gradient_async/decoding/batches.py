@@ -13,11 +13,17 @@ from operator import itemgetter
 
 import msgspec
 
-from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice, FunctionDelta, Run, ToolCallDelta
-from ..types.run import Field, Make
-from .repairs import REFUSED, settle
-
-__all__ = ["Pattern", "learn"]
+from ..types import (
+    ChatCompletionChunk,
+    ChoiceDelta,
+    ChunkChoice,
+    Field,
+    FunctionDelta,
+    Make,
+    Run,
+    ToolCallDelta,
+)
+from .normalize import REFUSED, settle
 
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
 _decode_strings = msgspec.json.Decoder(str).decode_lines

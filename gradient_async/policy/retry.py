@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .config import Retry
-from .errors import (
+from ..config import Retry
+from ..errors import (
     APIConnectionError,
     APIError,
     APIStatusError,
@@ -11,8 +11,6 @@ from .errors import (
     QuotaExceededError,
     StreamError,
 )
-
-__all__ = ["TokenBucket", "backoff", "may_retry", "spread", "wait_before_retry"]
 
 _FIRST_BACKOFF = 0.5
 _TOKENS = 100.0

@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Literal, TypeAlias, overload
 
-from .replies import ChatCompletionChunk
-
-__all__ = ["Field", "Make", "Run"]
+from .messages import ChatCompletionChunk
 
 Field: TypeAlias = Literal["content", "reasoning_content", "arguments"]
 Make: TypeAlias = Callable[[Iterable[str], Iterable[int]], list[ChatCompletionChunk]]

@@ -7,8 +7,6 @@ from typing import Any, Literal, TypeVar, final, overload
 
 import msgspec
 
-__all__ = ["NOT_GIVEN", "Headers", "Model", "NotGiven", "omit"]
-
 T = TypeVar("T")
 
 _SESSION_PREFIX = "@"  # encoded names no server sends: fields that the session sets

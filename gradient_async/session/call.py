@@ -7,10 +7,9 @@ from typing import Any, Protocol
 
 import msgspec
 
-from .config import Limits, Retry, Secret, Timeout
-from .hooks import Hook
-
-__all__ = ["Call", "Permit"]
+from ..config import Limits, Retry, Timeout
+from ..hooks import Hook
+from ..secrets import Secret
 
 
 class Permit(Protocol):

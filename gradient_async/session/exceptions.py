@@ -22,21 +22,12 @@ from ..errors import (
     escape,
     status_error_class,
 )
-from ..ratelimit import rate_limits, retry_after
+from ..policy.ratelimit import rate_limits, retry_after
 from .protocol import TooManyInterimError, UnsentError
 
 if TYPE_CHECKING:
     from ..config import Limits
     from ..decoding import ErrorBody
-
-__all__ = [
-    "TRANSPORT_ERRORS",
-    "connection_error",
-    "interruption",
-    "reply_begun",
-    "status_error",
-    "timeout_error",
-]
 
 # Everything that aiohttp and the sockets below it raise. HttpProcessingError is the pure-Python parser's;
 # ValueError comes of headers and lengths that are none, EofStream of a
