@@ -90,16 +90,9 @@ def _refused(
     reply: Reply, content: bytes, failure: APIResponseValidationError
 ) -> APIResponseValidationError | APIStatusError:
     """Make the error of a reply that was not what it should be."""
-    info = reply.info(content)
-    said = reply_error(content)
-    if said is not None:
-        return reply.refusal(said, info)
-    failure.response = info
-    failure.request = reply.request
-    failure.request_id = reply.request_id
-    failure.rate_limits = reply.rate_limits
-    failure.attempts = reply.attempts
-    failure.elapsed = reply.elapsed
+    error_body = reply_error(content)
+    if error_body is not None:
+        return reply.refusal(error_body, content)
     failure.body = content.decode("utf-8", "replace")
-    reply.redact(failure)
+    reply.describe(failure, content)
     return failure

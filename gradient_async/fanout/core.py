@@ -50,7 +50,7 @@ class FanOut(ChunkStream):
             async with self:
                 return await self.completion()
         merged = self._fan.merged
-        if not self._reading:  # or somebody waits for chunks who would see none until the end
+        if not self._cursor.filling:  # or somebody waits for chunks who would see none until the end
             merged.sink = self._drain
         try:
             completion = await super().completion()
@@ -62,9 +62,7 @@ class FanOut(ChunkStream):
 
     def _drain(self, chunks: list[ChatCompletionChunk]) -> None:
         """Pass chunks at once, while the end is waited for; readers of single choices get theirs."""
-        self._receive(chunks)
-        self._pass_all()
-        self._waiters.wake_loose()
+        self._cursor.take(chunks)
 
     @property
     def n(self) -> int:

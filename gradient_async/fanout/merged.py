@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..assembly import CompletionAssembler
 from ..errors import FanOutError, StreamError
-from ..stream import ChatCompletionStream, Pace, Timing
+from ..stream import ChatCompletionStream, ReadTimes, Timing
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, RateLimits, sum_usage
 
 __all__ = ["Merged"]
@@ -42,7 +42,7 @@ class Merged:
         self._over = False
         self._started: float | None = None
         self._answered: float | None = None
-        self._pace = Pace()
+        self._pace = ReadTimes()
         self._usages: dict[object, CompletionUsage] = {}  # what each request told last
         self._usage: CompletionUsage | None = None  # all together
         self._streams: set[ChatCompletionStream] = set()  # that are being read
@@ -117,8 +117,8 @@ class Merged:
 
     # The reader
 
-    async def advance(self) -> list[ChatCompletionChunk]:
-        """Return what has come; nothing at the end.
+    async def next_chunks(self) -> list[ChatCompletionChunk] | None:
+        """Return what has come; None at the end.
 
         Raises:
             Exception: How it ended, if badly; once all that came before was returned.
@@ -130,7 +130,7 @@ class Merged:
                 if self.error is not None:
                     raise self._whole(self.error)
                 self.ended = True
-                return []
+                return None
             reader = self._loop.create_future()
             self._readers.append(reader)
             await reader

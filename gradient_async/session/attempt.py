@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from yarl import URL
 
 from ..config import Limits
 from ..decoding import parse_error
 from ..errors import APIConnectionError, APIError, APIResponseValidationError, RequestInfo
 from ..secrets import Redactor
-from .body import Body, Expired
+from . import aiohttp_internals
+from .aiohttp_internals import Connector, headers_of, url_of
+from .body import Body, Expired, open_body
 from .call import Call
-from .coding import open_body
-from .deadlines import Rounds, Watch
-from .direct import Connector, headers_of, url_of
+from .deadlines import AttemptProgress, DeadlineTimer
 from .exceptions import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
-from .protocol import most_interim, only_fresh
 from .reply import Reply
 from .trace import Trace
-from .transport import authorizing, body_of
-
-__all__ = ["Attempt"]
 
 _OK = 200
 _NO_CONTENT = 204
 _REDIRECT = 300
+_WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body
 
 
 class Attempt:
@@ -42,16 +39,13 @@ class Attempt:
         call: What to send.
         deadline: When the whole call has to be over, on the loop's clock; None is never.
         started: When the call began, on the loop's clock.
-        trace: Who is told, or None.
+        trace: Tells hooks and the log, or None.
         foreign: Whether the session is the caller's own.
-
-    Attributes:
-        watch: What the latest sending was at.
     """
 
-    __slots__ = ("_call", "_deadline", "_foreign", "_request", "_session", "_started", "_trace", "watch")
+    __slots__ = ("_call", "_deadline", "_foreign", "_progress", "_request", "_session", "_started", "_trace")
 
-    watch: Watch
+    _progress: AttemptProgress
 
     def __init__(
         self,
@@ -74,80 +68,83 @@ class Attempt:
     @property
     def died_idle(self) -> bool:
         """Whether the request is to be sent again, over a new connection."""
-        return self.watch.died_idle
+        return self._progress.died_idle
 
-    async def send(self, *, fresh: bool = False) -> Reply | APIError:
+    async def send(self, *, new_connection: bool = False) -> Reply | APIError:
         """Send the request; return the reply, or the error that it came to.
 
         Args:
-            fresh: Whether to take a new connection, and none of the pool.
+            new_connection: Whether to take a new connection, and none of the pool.
         """
-        call, request, limits = self._call, self._request, self._call.limits
+        call, session = self._call, self._session
         loop = asyncio.get_running_loop()
-        connector = self._session.connector
-        ours = connector if isinstance(connector, Connector) else None
-        rounds = Rounds.of(loop) if ours is None else ours.rounds
-        watch = self.watch = Watch(call, self._deadline, rounds)
-        if self._foreign and getattr(self._session, "_loop", loop) is not loop:
+        if self._foreign and aiohttp_internals.loop_of(session) not in {None, loop}:
             return self._unusable()  # it would work by chance, while its own loop runs in another thread
-        if fresh:
-            only_fresh.set(True)
+        connector = session.connector
+        ours = connector if isinstance(connector, Connector) else None
+        progress = self._progress = AttemptProgress(
+            call, self._deadline, DeadlineTimer.of(loop) if ours is None else ours.timer
+        )
+        limits = call.limits
+        if aiohttp_internals.max_interim.get() != limits.interim_responses:
+            aiohttp_internals.max_interim.set(limits.interim_responses)
+        if new_connection:
+            aiohttp_internals.new_connection.set(True)
         failure: BaseException
-        scope = watch.scope = asyncio.Timeout(None)
+        scope = progress.scope = asyncio.Timeout(None)
         try:
             try:
                 async with scope:
-                    watch.start(foreign=self._foreign)
-                    route = None if ours is None else ours.route(self._session, call)
-                    if ours is None or route is None:
-                        response = await self._ask_aiohttp(watch)
+                    progress.start(foreign=self._foreign)
+                    head = None if ours is None else ours.head_of(session, call)
+                    if ours is None or head is None:
+                        response = await self._request_by_aiohttp(progress)
                     else:
-                        response = await ours.send(self._session, route, call, watch)
+                        response = await ours.send(session, head, call, progress)
             finally:
-                watch.over()  # an error's body, if there is one, has limits of its own
-                if fresh:
-                    only_fresh.set(False)
+                progress.over()  # an error's body, if there is one, has limits of its own
+                if new_connection:
+                    aiohttp_internals.new_connection.set(False)
         except TRANSPORT_ERRORS as error:
             failure = error.with_traceback(None)
         except RuntimeError as error:
             # aiohttp's word for a session closed in the meantime, or one of another loop.
             failure = error.with_traceback(None)
         else:
-            reply = self._reply(response)
+            reply = self._reply(response, progress)
             if not _OK <= reply.status < _REDIRECT or reply.status == _NO_CONTENT:
                 return await self._refusal(reply)
             # What the headers took counts: the limits run from the request to the content.
-            reply.body.allow(watch.limit)
-            reply.body.waited = reply.received - watch.sent
+            reply.body.allow(progress.limit)
+            reply.body.waited = reply.received - progress.sent
             return reply
         if isinstance(failure, RuntimeError):
             return self._unusable()
+        host = self._host
         if scope.expired():
-            phase, limit = watch.verdict()
-            return timeout_error(request, phase=phase, limit=limit, host=self._host)
-        watch.lost = isinstance(failure, aiohttp.ClientConnectionError) and not reply_begun(failure)
-        lost = connection_error(failure, request, phase=watch.phase, host=self._host, limits=limits)
+            phase, limit = progress.expired_limit()
+            return timeout_error(self._request, phase=phase, limit=limit, host=host)
+        progress.lost = isinstance(failure, aiohttp.ClientConnectionError) and not reply_begun(failure)
+        lost = connection_error(failure, self._request, phase=progress.phase, host=host, limits=limits)
         Redactor(call.secrets).clean(lost)
         return lost
 
-    async def _ask_aiohttp(self, watch: Watch) -> aiohttp.ClientResponse:
-        """Send the request by a session's own way: it is the caller's, or has proxies, or the request is large."""
+    async def _request_by_aiohttp(self, progress: AttemptProgress) -> aiohttp.ClientResponse:
+        """Send the request by aiohttp's public way."""
         call, limits = self._call, self._call.limits
         headers = headers_of(call)
-        if most_interim.get() != limits.interim_responses:  # each task that sets it holds it on its own
-            most_interim.set(limits.interim_responses)
-        given = headers.pop("Authorization", None) if self._session.trust_env else None
+        authorization = headers.pop("Authorization", None) if self._session.trust_env else None
         return await self._session.request(
             call.method,
             url_of(call),
-            data=body_of(call.body),
+            data=_body_of(call.body),
             headers=headers,
-            middlewares=None if given is None else (authorizing(given),),
+            middlewares=None if authorization is None else (_authorizing(authorization),),
             allow_redirects=False,
-            timeout=watch.client_timeout(),
+            timeout=progress.client_timeout(),
             auto_decompress=False,
             raise_for_status=False,
-            trace_request_ctx=watch,
+            trace_request_ctx=progress,
             max_line_size=limits.header_bytes,
             max_field_size=limits.header_bytes,
             max_headers=limits.headers,
@@ -164,23 +161,22 @@ class Attempt:
         url = URL(self._call.url)
         return f"{url.host}:{url.port}"
 
-    def _reply(self, response: aiohttp.ClientResponse) -> Reply:
+    def _reply(self, response: aiohttp.ClientResponse, progress: AttemptProgress) -> Reply:
         """Make the reply of a response of whatever status."""
-        call, watch = self._call, self.watch
-        body = open_body(response, self._request, deadline=watch.deadline, limits=call.limits)
+        call = self._call
+        body = open_body(response, self._request, deadline=progress.deadline, limits=call.limits)
         reply = Reply(response, body, self._request, call, trace=self._trace, started=self._started)
-        reply.sent = watch.sent
-        reply.queued = watch.queued
+        reply.sent = progress.sent
+        reply.queued = progress.queued
         if self._trace is not None:
-            self._trace.response(reply.status, reply.headers, watch.queued, time.time())
+            self._trace.response(reply.status, reply.headers, progress.queued, time.time())
         return reply
 
     async def _refusal(self, reply: Reply) -> APIError:
-        """Make the error of a reply that is none of what was asked for."""
-        call = self._call
-        redactor, host = Redactor(call.secrets), self._host
+        """Make the error of a reply whose status is no success."""
+        redactor, host = Redactor(self._call.secrets), self._host
         # Before it is cut to a message's length, which might leave the beginning of a key.
-        content = redactor.data(await _read_error(reply.body, call.limits))
+        content = redactor.data(await _read_error(reply.body, self._call.limits))
         info = reply.info(content)
         error: APIError
         if reply.status == _NO_CONTENT:
@@ -200,11 +196,49 @@ class Attempt:
 async def _read_error(body: Body, limits: Limits) -> bytes:
     """Read an error's body, as far as time and size allow; the status decides, not the body."""
     content = bytearray()
+    body.allow(limits.error_body_seconds)
     try:
-        with contextlib.suppress(APIError, Expired, TimeoutError):
-            async with asyncio.timeout(limits.error_body_seconds):
-                while len(content) < limits.error_body_bytes and (data := await body.read()):
-                    content += data
+        while len(content) < limits.error_body_bytes and (data := await body.read()):
+            content += data
+    except (APIError, Expired):
+        pass
     finally:
         body.close()  # also when cancelled
     return bytes(content[: limits.error_body_bytes])
+
+
+def _authorizing(value: str) -> aiohttp.ClientMiddlewareType:
+    """Make a middleware that sets ``Authorization`` last, over what aiohttp found in ``.netrc``."""
+
+    async def put(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.headers["Authorization"] = value
+        return await handler(request)
+
+    return put
+
+
+class _LargeBody(aiohttp.payload.Payload):
+    """A request's body of megabytes, written in pieces, so that the loop and an early refusal get their turn."""
+
+    _value: bytes
+
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value, content_type="application/json")
+        self._size = len(value)
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return the body as text."""
+        return self._value.decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write the body."""
+        view = memoryview(self._value)
+        for start in range(0, len(view), _WRITTEN_AT_ONCE):
+            await writer.write(view[start : start + _WRITTEN_AT_ONCE])
+
+
+def _body_of(data: bytes | None) -> bytes | aiohttp.payload.Payload | None:
+    """Return a request's body as aiohttp is to write it."""
+    return data if data is None or len(data) <= _WRITTEN_AT_ONCE else _LargeBody(data)

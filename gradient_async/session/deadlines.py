@@ -1,12 +1,16 @@
-"""Looks after everything of a loop that has a limit of time: with one timer, which rings once a second or earlier."""
+"""One timer per event loop enforces every deadline: of attempts under way, and of reads that wait.
+
+Nearly every deadline is met long before it runs out, and then the next one begins. A timer for each would be set and
+cancelled for nothing a hundred times a second. So there is one, which rings at the earliest deadline or after a
+second, whichever comes first, asks everything registered whether its time is up, and sets itself again while anything
+is registered. It holds what is registered weakly: it keeps nothing alive.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import weakref
-from collections.abc import Awaitable, Callable
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import aiohttp
@@ -14,91 +18,79 @@ import aiohttp
 from ..errors import Phase
 from .call import Call
 
-_LONGEST = 1.0  # seconds from one round to the next, while there is anybody to look at
+_LONGEST = 1.0  # seconds from one ring to the next, while anything is registered
+
+# Turns of the loop in which the end of a new connection shows, if the end came along with the connection.
+_TURNS_BEFORE_SENDING = 5
+# A pooled connection that is lost within so many seconds of the request was dead before.
+_DEAD_WITHIN = 1.0
 
 
 class Timed(Protocol):
-    """What has a limit of time."""
+    """What has a deadline."""
 
-    def look(self, now: float) -> float | None:
-        """Look whether time is up; return when to look again, on the loop's clock, or None if that is not needed."""
+    def check(self, now: float) -> float | None:
+        """End what is under way if time is up; return when to check again, on the loop's clock, or None for never."""
         ...
 
 
-class Rounds:
-    """Has everybody look whether their time is up, at the moment they name or a little earlier.
+class DeadlineTimer:
+    """The timer of one event loop."""
 
-    Nearly all are done long before their time is up, and the next ones have begun. So that none of them needs a timer
-    set and cancelled, the one there is rings once more after the last was done; it keeps nobody alive.
-
-    Args:
-        loop: Whose clock counts.
-    """
-
-    __slots__ = ("__weakref__", "_at", "_loop", "_timed", "_timer")
+    __slots__ = ("__weakref__", "_at", "_handle", "_loop", "_timed")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timed: dict[int, weakref.ref[Timed]] = {}
         self._at = math.inf
-        self._timer: asyncio.TimerHandle | None = None
+        self._handle: asyncio.TimerHandle | None = None
 
     @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> Rounds:
-        """Return those of a loop; they last as long as somebody holds them."""
-        rounds = _of_loops.get(id(loop))
-        if rounds is None:
-            rounds = _of_loops[id(loop)] = cls(loop)
-        return rounds
+    def of(cls, loop: asyncio.AbstractEventLoop) -> DeadlineTimer:
+        """Return the timer of a loop; it lasts as long as somebody holds it."""
+        timer = _of_loops.get(id(loop))
+        if timer is None:
+            timer = _of_loops[id(loop)] = cls(loop)
+        return timer
 
     def join(self, timed: Timed, at: float) -> None:
-        """Look at somebody at this moment of the loop's clock, or a little earlier."""
+        """Check something at this moment of the loop's clock, or a little earlier."""
         self._timed[id(timed)] = weakref.ref(timed)
         if at < self._at:
-            self._set_timer(at)
+            self._set(at)
 
     def leave(self, timed: Timed) -> None:
-        """Look at somebody no more."""
+        """Check something no more."""
         self._timed.pop(id(timed), None)
 
-    def _set_timer(self, at: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    def _set(self, at: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
         self._at = min(at, self._loop.time() + _LONGEST)
-        self._timer = self._loop.call_at(self._at, self._ring)
+        self._handle = self._loop.call_at(self._at, self._ring)
 
     def _ring(self) -> None:
-        self._timer = None
+        self._handle = None
         self._at = math.inf
         now = self._loop.time()
-        soonest = math.inf
+        earliest = math.inf
         for key, reference in list(self._timed.items()):
             timed = reference()
-            again = None if timed is None else timed.look(now)
+            again = None if timed is None else timed.check(now)
             if again is None:
-                self._timed.pop(key, None)  # those that garbage was made of meanwhile have left
+                self._timed.pop(key, None)  # it may have left meanwhile, as garbage or by a check of another
             else:
-                soonest = min(soonest, again)
+                earliest = min(earliest, again)
         if self._timed:
-            self._set_timer(soonest)
+            self._set(earliest)
 
 
-# By the loop's `id`, which is its own as long as they are there: to hold a loop here would keep it for good.
-_of_loops: weakref.WeakValueDictionary[int, Rounds] = weakref.WeakValueDictionary()
+# By the loop's `id`, which is its own as long as the timer lives: holding a loop here would keep it for good.
+_of_loops: weakref.WeakValueDictionary[int, DeadlineTimer] = weakref.WeakValueDictionary()
 
 
-# Turns of the loop in which a new connection's end shows, if it came along with the connection.
-_TURNS_BEFORE_SENDING = 5
-_SOON = 1.0  # seconds from the request sent to the loss of a connection that was dead before
-
-
-class Watch:
-    """What one attempt is at, and until when.
-
-    Args:
-        call: What is sent.
-        deadline: When the whole call has to be over, on the loop's clock; None is never.
-        rounds: Who has it look whether its time is up.
+class AttemptProgress:
+    """How far one attempt is, and when its present phase has to be over.
 
     Attributes:
         phase: What is under way.
@@ -108,18 +100,18 @@ class Watch:
         queued: Seconds waited for a free connection.
         reused: Whether the connection came from the pool.
         lost: Whether the connection was lost without a byte of an answer.
-        scope: The timeout around the attempt.
+        scope: The timeout around the attempt, which ends it.
     """
 
     __slots__ = (
-        "__weakref__", "_call", "_due", "_loop", "_queued_at", "_rounds", "deadline", "limit", "lost", "phase", "queued",
-        "reused", "scope", "sent",
+        "__weakref__", "_call", "_due", "_loop", "_queued_at", "_timer", "deadline", "limit", "lost", "phase",
+        "queued", "reused", "scope", "sent",
     )  # fmt: skip
 
     scope: asyncio.Timeout
 
-    def __init__(self, call: Call, deadline: float | None, rounds: Rounds) -> None:
-        self._rounds = rounds
+    def __init__(self, call: Call, deadline: float | None, timer: DeadlineTimer) -> None:
+        self._timer = timer
         self._due: float | None = None
         self._call = call
         self.deadline = deadline
@@ -131,12 +123,12 @@ class Watch:
         self.reused = False
         self.lost = False
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Watch:
-        # It goes through aiohttp as an argument, and mocks of aiohttp copy the arguments they see.
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttemptProgress:
+        # aiohttp passes this on as an argument, and mocks of aiohttp copy the arguments they see.
         return self
 
     def client_timeout(self) -> aiohttp.ClientTimeout:
-        """What aiohttp is to watch itself: a foreign session tells us nothing of its connections."""
+        """Return what aiohttp has to enforce itself: a foreign session tells nothing of its connections."""
         return aiohttp.ClientTimeout(total=None, sock_connect=self._call.timeout.connect)
 
     def start(self, *, foreign: bool) -> None:
@@ -149,14 +141,14 @@ class Watch:
             self._until(None)
 
     def over(self) -> None:
-        """The attempt came to something; its time is not up any more."""
-        # The scope knows this task, and the response knows the watch: a task that is cancelled later, and holds the
+        """End: the attempt came to something."""
+        # The scope knows this task, and the response knows this object: a task that is cancelled later, and holds the
         # stream by its traceback, would hold itself.
         del self.scope
         self._due = None
-        self._rounds.leave(self)
+        self._timer.leave(self)
 
-    # aiohttp's names of what it tells a request's traces.
+    # What aiohttp tells a request's traces, by aiohttp's names.
 
     async def send_connection_queued_start(self) -> None:
         """All connections are in use."""
@@ -192,13 +184,13 @@ class Watch:
         self.sending()
 
     async def _send_dns(self, host: str) -> None:
-        """Nothing hangs on how a name is looked up."""
+        """Nothing depends on how a name is looked up."""
 
     send_dns_resolvehost_start = send_dns_resolvehost_end = _send_dns
     send_dns_cache_hit = send_dns_cache_miss = _send_dns
 
     def sending(self) -> None:
-        """The request is on its way."""
+        """Note that the request is on its way."""
         self.phase = "response"
         self.sent = now = self._loop.time()
         self._until(None if self.limit is None else now + self.limit)
@@ -209,31 +201,32 @@ class Watch:
 
         Ask when an attempt has just ended without an answer.
         """
-        return self.lost and self.reused and self._loop.time() - self.sent < _SOON
+        return self.lost and self.reused and self._loop.time() - self.sent < _DEAD_WITHIN
 
-    def verdict(self) -> tuple[Phase, float | None]:
-        """Which limit ran out."""
+    def expired_limit(self) -> tuple[Phase, float | None]:
+        """Return the limit that ran out, by its phase, and how many seconds it allows."""
         if self.deadline is not None and self._loop.time() >= self.deadline:
             return "total", self._call.timeout.total
         if self.phase == "connect":
             return "connect", self._call.timeout.connect
-        return "first_token" if self._call.stream else "response", self.limit
+        return ("first_token" if self._call.stream else "response"), self.limit
 
     def _until(self, when: float | None) -> None:
+        """Set when the present phase has to be over; the call's own deadline counts as well."""
         if self.deadline is not None:
             when = self.deadline if when is None else min(when, self.deadline)
         self._due = when
         if when is not None:
-            self._rounds.join(self, when)
+            self._timer.join(self, when)
 
-    def look(self, now: float) -> float | None:
+    def check(self, now: float) -> float | None:
         """End the attempt if its time is up.
 
         Args:
             now: The loop's clock.
 
         Returns:
-            When to look again; None if it has no limit now, or is being ended.
+            When to check again; None if there is no limit now, or the attempt is being ended.
         """
         due = self._due
         if due is None or now < due:
@@ -241,24 +234,3 @@ class Watch:
         if not self.scope.expired():  # otherwise the cancellation is on its way
             self.scope.reschedule(due)
         return None
-
-
-def tracing() -> aiohttp.TraceConfig:
-    """Make the signals by which aiohttp tells each request's `Watch` what it is at."""
-    config = aiohttp.TraceConfig()
-    config.on_connection_queued_start.append(_telling(Watch.send_connection_queued_start))
-    config.on_connection_queued_end.append(_telling(Watch.send_connection_queued_end))
-    config.on_connection_create_start.append(_telling(Watch.send_connection_create_start))
-    config.on_connection_create_end.append(_telling(Watch.send_connection_create_end))
-    config.on_connection_reuseconn.append(_telling(Watch.send_connection_reuseconn))
-    config.on_request_headers_sent.append(_telling(Watch.send_request_headers))
-    return config
-
-
-def _telling(
-    event: Callable[[Watch], Awaitable[None]],
-) -> Callable[[Any, SimpleNamespace, Any], Awaitable[None]]:
-    async def tell(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        await event(context.trace_request_ctx)
-
-    return tell

@@ -23,11 +23,19 @@ from ..errors import (
     status_error_class,
 )
 from ..policy.ratelimit import rate_limits, retry_after
-from .protocol import TooManyInterimError, UnsentError
 
 if TYPE_CHECKING:
     from ..config import Limits
     from ..decoding import ErrorBody
+
+
+class UnsentError(aiohttp.ClientConnectionError):
+    """The connection was gone before the request could be written; never leaves the library."""
+
+
+class TooManyInterimError(http_exceptions.HttpProcessingError):
+    """More interim responses came than are allowed; never leaves the library."""
+
 
 # Everything that aiohttp and the sockets below it raise. HttpProcessingError is the pure-Python parser's;
 # ValueError comes of headers and lengths that are none, EofStream of a

@@ -1,4 +1,4 @@
-"""Sends requests: attempts within a policy, gates and token buckets shared by all calls of a client."""
+"""Sends requests: attempts within a policy, cooldowns and token buckets shared by all calls of a client."""
 
 from __future__ import annotations
 
@@ -18,12 +18,40 @@ from ..policy.retry import TokenBucket, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
 from .call import Call, Permit
-from .gate import Gate
 from .pool import Pool
 from .reply import Reply
 from .trace import Trace, log
 
-__all__ = ["SessionManager"]
+
+class Cooldown:
+    """Until when requests of one key wait at one server: what the server said to one call counts for all.
+
+    Attributes:
+        until: When requests may be sent again, on the clock of `time.monotonic`.
+        cause: The answer that said so.
+    """
+
+    def __init__(self, until: float, cause: APIStatusError) -> None:
+        self.until = until
+        self.cause = cause
+
+    def refusal(self, request: RequestInfo, *, left: float, host: str, elapsed: float) -> APIStatusError:
+        """Make the error of a call that can't wait so long."""
+        cause = self.cause
+        return type(cause)(
+            f"not sent: {host} answered {cause.status_code} to a call before this one, and asked to wait "
+            f"{left:.3g} s more; that is longer than this call may wait (Retry.budget, Timeout.total)",
+            request=request,
+            response=cause.response,
+            body=cause.body,
+            code=cause.code,
+            type=cause.type,
+            request_id=cause.request_id,
+            retry_after=left,
+            rate_limits=cause.rate_limits,
+            attempts=0,
+            elapsed=elapsed,
+        )
 
 
 class SessionManager:
@@ -49,7 +77,7 @@ class SessionManager:
         )
         self._open: weakref.WeakSet[Reply] = weakref.WeakSet()
         self._buckets: dict[str, TokenBucket] = {}
-        self._gates: dict[tuple[str, Secret | None], Gate] = {}
+        self._cooldowns: dict[tuple[str, Secret | None], Cooldown] = {}
 
     async def send(self, call: Call) -> Reply:
         """Make a call; return the reply as soon as its headers are there.
@@ -85,8 +113,8 @@ class SessionManager:
         attempts = 0
         spent = paid = 0.0
         while True:
-            if self._gates:
-                spent = await self._pass_gate(call, origin, started, spent, trace)
+            if self._cooldowns:
+                spent = await self._wait_for_cooldown(call, origin, started, spent, trace)
             attempts += 1
             if trace is not None:
                 trace.request(attempts)
@@ -95,18 +123,18 @@ class SessionManager:
             )
             outcome = await attempt.send()
             again = isinstance(outcome, APIError) and attempt.died_idle
-            outcome = await attempt.send(fresh=True) if again else outcome
+            outcome = await attempt.send(new_connection=True) if again else outcome
             outcome.attempts = attempts
             if call.permit is not None:
                 call.permit.told(outcome)
             if isinstance(outcome, Reply):
                 bucket.succeeded(paid)
-                outcome.body.keeps = self.pool
+                outcome.body.keep_alive_ref = self.pool
                 if not outcome.body.closed:  # what has come in full holds no connection
                     self._open.add(outcome)
                 return outcome
             outcome.elapsed = loop.time() - started
-            self._close_gate(call, origin, outcome)
+            self._start_cooldown(call, origin, outcome)
             wait = wait_before_retry(
                 outcome,
                 call.retry,
@@ -130,7 +158,7 @@ class SessionManager:
             if call.permit is not None:
                 await _take_turn(call.permit, deadline, outcome, started)
 
-    def _close_gate(self, call: Call, origin: str, error: APIError) -> None:
+    def _start_cooldown(self, call: Call, origin: str, error: APIError) -> None:
         """Hold new requests of this key while the server said to wait.
 
         A wait that no call of this policy would accept holds nobody: it may be meant for one model alone.
@@ -141,11 +169,11 @@ class SessionManager:
         if isinstance(error, QuotaExceededError):
             return
         until = time.monotonic() + wait
-        gate = self._gates.get((origin, call.key))
-        if gate is None or gate.until < until:
-            self._gates[origin, call.key] = Gate(until, error)
+        cooldown = self._cooldowns.get((origin, call.key))
+        if cooldown is None or cooldown.until < until:
+            self._cooldowns[origin, call.key] = Cooldown(until, error)
 
-    async def _pass_gate(
+    async def _wait_for_cooldown(
         self, call: Call, origin: str, started: float, spent: float, trace: Trace | None
     ) -> float:
         """Wait until the server takes requests of this key again; return the seconds waited in all.
@@ -156,14 +184,14 @@ class SessionManager:
         name = (origin, call.key)
         loop = asyncio.get_running_loop()
         deadline = _deadline(call, started)
-        while (gate := self._gates.get(name)) is not None:
-            left = gate.until - time.monotonic()
+        while (cooldown := self._cooldowns.get(name)) is not None:
+            left = cooldown.until - time.monotonic()
             if left <= 0:
-                del self._gates[name]
+                del self._cooldowns[name]
                 break
             if spent + left > call.retry.budget or (deadline is not None and loop.time() + left >= deadline):
                 request = RequestInfo(method=call.method, url=call.url)
-                raise gate.refusal(request, left=left, host=origin, elapsed=loop.time() - started)
+                raise cooldown.refusal(request, left=left, host=origin, elapsed=loop.time() - started)
             wait = spread(left, _dice())
             if trace is not None:
                 trace.held(wait)

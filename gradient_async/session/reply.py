@@ -30,8 +30,6 @@ from .call import Call
 from .exceptions import status_error
 from .trace import Trace, log
 
-__all__ = ["Reply"]
-
 _HEAD = 64 * 1024  # bytes to keep of a body that has too many
 
 
@@ -121,12 +119,26 @@ class Reply:
             status_code=self.status, headers=self.headers, request=self.request, content=content
         )
 
-    def refusal(self, said: ErrorBody, info: ResponseInfo) -> APIStatusError:
-        """Make the error of a reply of status 2xx whose body holds one."""
-        error = status_error(said, info, now=time.time(), jitter=0.0, host=URL(self.request.url).authority)
+    def describe(self, error: APIError, content: bytes = b"") -> None:
+        """Fill in what an error of this reply can tell of it, and take keys out of the error.
+
+        Args:
+            error: The error.
+            content: As much of the body as the error is to show.
+        """
+        error.response = self.info(content)
+        error.request = self.request
+        error.request_id = error.request_id or self.request_id
+        error.rate_limits = self.rate_limits
         error.attempts = self.attempts
         error.elapsed = self.elapsed
-        self.redact(error)
+        Redactor(self.secrets).clean(error)
+
+    def refusal(self, error_body: ErrorBody, content: bytes) -> APIStatusError:
+        """Make the error of a reply of status 2xx whose body holds an error."""
+        host = URL(self.request.url).authority
+        error = status_error(error_body, self.info(content), now=time.time(), jitter=0.0, host=host)
+        self.describe(error, content)
         return error
 
     def note_content_type(self) -> None:
@@ -135,10 +147,6 @@ class Reply:
             "an event stream of content-type %r, told by its first line",
             escape(self.headers.get("content-type", ""), 80),
         )
-
-    def redact(self, error: APIError) -> None:
-        """Take the keys of the call out of an error."""
-        Redactor(self.secrets).clean(error)
 
     def end(
         self,
@@ -197,7 +205,7 @@ class Reply:
             self.body.close()  # also when cancelled
         # Of a body that is refused for its size the beginning will do.
         too_long = limits.body_bytes is not None and size > limits.body_bytes
-        self._describe(failure, b"".join(pieces[:1])[:_HEAD] if too_long else b"".join(pieces))
+        self.describe(failure, b"".join(pieces[:1])[:_HEAD] if too_long else b"".join(pieces))
         raise failure
 
     async def read_some(self) -> bytes:
@@ -213,7 +221,7 @@ class Reply:
         except (APIError, Expired) as error:
             failure = self._failure(error.with_traceback(None), None)
         self.body.close()
-        self._describe(failure, b"")
+        self.describe(failure, b"")
         self.end(failure)
         raise failure
 
@@ -233,13 +241,3 @@ class Reply:
                 ambiguous=True,
             )
         return APIResponseValidationError(f"the reply can't be read: {error.message}")
-
-    def _describe(self, error: APIError, content: bytes) -> None:
-        """Fill in what is known of the reply."""
-        error.response = self.info(content)
-        error.request = self.request
-        error.request_id = self.request_id
-        error.rate_limits = self.rate_limits
-        error.attempts = self.attempts
-        error.elapsed = self.elapsed
-        self.redact(error)

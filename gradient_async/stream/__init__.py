@@ -1,20 +1,20 @@
-"""`ChatCompletionStream`, the async iterator, and its views."""
+"""The reader of one reply, and the stream that users hold."""
 
-from .base import ChunkStream
-from .core import ChatCompletionStream
-from .manager import StreamManager
-from .sniff import has_content
-from .timing import Pace, Timing
-from .views import ChoiceStream, EventStream, RawStream, TextStream
+from .cursor import ChoiceStream, ChunkSource, ChunkStream, EventStream, TextStream
+from .reader import StreamReader, has_content
+from .stream import ChatCompletionStream, RawStream, StreamManager
+from .timing import ReadTimes, Timing
 
 __all__ = [
     "ChatCompletionStream",
     "ChoiceStream",
+    "ChunkSource",
     "ChunkStream",
     "EventStream",
-    "Pace",
     "RawStream",
+    "ReadTimes",
     "StreamManager",
+    "StreamReader",
     "TextStream",
     "Timing",
     "has_content",

@@ -1,15 +1,11 @@
-"""What a body is, told by its content type and first bytes, and whether a chunk has content."""
+"""What a body is, told by its content type and first bytes."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import Literal
 
 from ..errors import StreamProtocolError, escape
-from ..types import ChatCompletionChunk, Run
-
-__all__ = ["has_content", "is_event_stream", "what_is"]
 
 _BOM = b"\xef\xbb\xbf"
 _HEAD = 200  # bytes to show in an error, and to wait for the end of a line
@@ -67,23 +63,3 @@ def what_is(
 
 def _kind(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
-
-
-def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
-    """Whether a model has spoken: text, reasoning, refusal, a tool call's piece, a finish_reason, usage."""
-    if type(chunks) is Run:
-        return chunks.field == "arguments" or any(chunks.texts)
-    for chunk in chunks:
-        for choice in chunk.choices:
-            delta = choice.delta
-            if (
-                delta.content
-                or choice.finish_reason is not None
-                or delta.reasoning_content
-                or delta.tool_calls is not None
-                or delta.refusal
-            ):
-                return True
-        if chunk.usage is not None:
-            return True
-    return False

@@ -7,8 +7,6 @@ from itertools import pairwise
 
 import msgspec
 
-__all__ = ["Pace", "Timing"]
-
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
     """How long things took, in seconds.
@@ -28,7 +26,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     total: float
 
 
-class Pace:
+class ReadTimes:
     """Clock readings of a stream as it comes; eight bytes for each that is kept.
 
     Attributes:

@@ -1,25 +1,22 @@
-"""The stream of one reply."""
+"""What users hold of one reply: its stream, the bytes of it, and the way to open and to leave both."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Awaitable, Callable, Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
 from ..errors import ResponseInfo, StreamLimitError
 from ..types import ChatCompletionChunk, Headers, RateLimits
-from .base import ChunkStream
-from .raw import undelivered
-from .source import Source
+from .cursor import ChunkStream
+from .reader import State, StreamReader
 from .timing import Timing
-from .views import RawStream
 
 if TYPE_CHECKING:
     from ..session.reply import Reply
-
-__all__ = ["ChatCompletionStream"]
 
 
 class ChatCompletionStream(ChunkStream):
@@ -56,12 +53,13 @@ class ChatCompletionStream(ChunkStream):
         on_bad_event: Literal["raise", "skip"] = "raise",
     ) -> None:
         assembler = CompletionAssembler(n=n, limits=limits, strict=strict)
-        source = Source(
+        reader = StreamReader(
             reply, assembler, n=n, timeout=timeout, limits=limits, strict=strict, on_bad_event=on_bad_event
         )
-        super().__init__(source, assembler, buffered=limits.buffered_bytes)
+        super().__init__(reader, assembler, buffered=limits.buffered_bytes, reader=reader)
         self._reply = reply
-        self._source = source
+        self._reader = reader
+        self._raw: RawStream | None = None
 
     def overflow(self, who: str) -> StreamLimitError:
         """Make the error of a reader that fell too far behind."""
@@ -70,96 +68,56 @@ class ChatCompletionStream(ChunkStream):
         error.request_id = self.request_id
         return error
 
-    async def __anext__(self) -> ChatCompletionChunk:
-        for chunk in self._ready:
-            return chunk
-        if not self._reading and self._choices is None and self._cursor is self._ready:
-            # The usual reader waits here for the next bytes, without a coroutine between.
-            self.settle()
-            source = self._source
-            waiter = source.begin()
-            if waiter is not None:
-                self._reading = self._main_used = True
-                self._relayed = False
-                batch: Sequence[ChatCompletionChunk] = ()
-                try:
-                    await waiter
-                except Exception as error:  # noqa: BLE001  # whoever reads next is told what it was
-                    source.stop(error)
-                except BaseException:
-                    source.stop()
-                    raise
-                else:
-                    batch = source.take()
-                finally:
-                    # It holds what waiting ended with; a traceback may show locals, and servers echo keys.
-                    del waiter
-                    self._reading = False
-                    if self._waiters.all:
-                        self._waiters.wake_all()
-                if len(batch) == 1 and self._choices is None:
-                    # What comes alone is read at once: the cursor, which is behind all there was, is behind it, too.
-                    self._batch = batch
-                    self._assembled = 0
-                    return batch[0]
-                if batch:
-                    self._receive(batch)
-        return await self.next_chunk()
-
     async def take(self) -> list[ChatCompletionChunk]:
         """Read on; return every chunk that this brought, assembled, and none at the end.
 
         Raises:
             APIError: How the stream ended, if badly.
         """
-        return self._take_rest() if await self.pump() else []
+        cursor = self._cursor
+        while await cursor.fill():
+            if cursor.texts is not None:
+                cursor.make_chunks()
+            chunks = list(cursor.ready)
+            if chunks:
+                cursor.assemble_read()
+                return chunks
+        return []
 
     @property
     def raw(self) -> RawStream:
-        """The bytes as received, ``[DONE]`` included, to relay; shares the cursor, and assembles too."""
-        return RawStream(self)
+        """The bytes as received, ``[DONE]`` included, to relay; everything is assembled as well.
+
+        Raises:
+            TypeError: If the stream has been read in another way before.
+        """
+        if self._raw is None:
+            if self._reader.state is not State.SNIFFING or self._reader.received or self._cursor.filling:
+                raise TypeError("choose stream.raw before anything else of the stream is read")
+            self._raw = RawStream(self)
+        return self._raw
 
     async def next_raw(self) -> bytes:
-        """Return the next bytes.
+        """Return the bytes of the next read.
 
         Raises:
             APIError: How the stream ended, if badly; after the bytes that tell it.
             StopAsyncIteration: At the end.
         """
-        source = self._source
-        while self._reading:
-            await self.pump()
-        if not self._relayed:
-            # Chunks were read before: bytes go on right after the last of them.
-            self._relayed = True
-            rest = b"" if source.was_buffered else undelivered(source.decoder, len(self._batch), self._cursor)
-            self._pass_all()
-            self._pass_pending()
-            if rest:
-                return rest
-        source.received = b""
-        self._reading = True
-        try:
-            while not source.received:
-                chunks = await source.advance(one_read=True)
-                self._receive(chunks)
-                self._pass_all()
-                if source.ended:
-                    raise StopAsyncIteration
-        finally:
-            self._reading = False
-            if self._waiters.all:
-                self._waiters.wake_all()
-        self._pass_pending()
-        return source.received
+        reader, cursor = self._reader, self._cursor
+        reader.received = b""
+        while not reader.received:
+            cursor.pass_all()
+            if not await cursor.fill():
+                raise StopAsyncIteration
+        cursor.pass_all()
+        # All of what is relayed counts as read, whatever slices it is decoded in.
+        while reader.decoder.pending and reader.error is None:
+            cursor.place(reader.decode_slice())
+            cursor.pass_all()
+        return reader.received
 
-    def _pass_pending(self) -> None:
-        """Move the cursor past what was read and not decoded yet; an error waits for the next read."""
-        while self._source.decoder.pending and self._source.error is None:
-            self._receive(self._source.pull())
-            self._pass_all()
-
-    # What is known of it
+    # What is known of the reply
 
     @property
     def status_code(self) -> int:
@@ -194,35 +152,75 @@ class ChatCompletionStream(ChunkStream):
     @property
     def timing(self) -> Timing:
         """How long things took, in seconds."""
-        return self._source.timing
+        return self._reader.timing
 
     @property
     def saw_done(self) -> bool:
         """Whether ``[DONE]`` came."""
-        return self._source.decoder.done
+        return self._reader.decoder.done
 
     @property
     def was_buffered(self) -> bool:
         """Whether the server sent a whole completion in place of a stream."""
-        return self._source.was_buffered
+        return self._reader.was_buffered
 
     @property
     def anomalies(self) -> int:
         """How many events only the tolerant path understood, or were skipped."""
-        return self._source.decoder.anomalies
+        return self._reader.decoder.anomalies
 
     def __repr__(self) -> str:
-        state = "completed" if self.completed else "open" if self._source.open else "failed"
+        state = "completed" if self.completed else "open" if self._reader.open else "failed"
         return f"<ChatCompletionStream {state} {self._reply.request.url}>"
 
     def __del__(self) -> None:
         # What __init__ could not finish has nothing to close.
-        source = getattr(self, "_source", None)
-        if source is not None and source.open:
-            source.abandon()
+        reader = getattr(self, "_reader", None)
+        if reader is not None and reader.open:
+            reader.abandon()
             warnings.warn(
                 f"{self!r} was dropped before its end; use 'async with', or call aclose()",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
             )
+
+
+class StreamManager:
+    """Sends the request when entered, and closes the stream when left.
+
+    Args:
+        start: Sends the request.
+    """
+
+    _stream: ChatCompletionStream
+
+    def __init__(self, start: Callable[[], Awaitable[ChatCompletionStream]]) -> None:
+        self._start = start
+
+    async def __aenter__(self) -> ChatCompletionStream:
+        self._stream = await self._start()
+        return self._stream
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stream.aclose()
+
+    def __await__(self) -> Generator[Any, None, ChatCompletionStream]:
+        return self._start().__await__()
+
+
+class RawStream:
+    """The bytes of the stream, as received."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: ChatCompletionStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> RawStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await self._stream.next_raw()

@@ -1,0 +1,481 @@
+"""The cursor of a stream of chunks, and the views that share it: chunks, text, events, one choice, the whole.
+
+Theory of operation. A stream has one cursor. `fill` reads once and puts what came behind the cursor; every view
+(chunks, text, events, bytes, choices, the whole) takes what is there, and fills when nothing is. One task fills at a
+time, for all; the others wait, and one of them takes over if that task is cancelled.
+
+What the cursor has passed has been read. It is assembled later, many chunks together: the code that assembles then
+runs warm, which halves its cost where a hundred streams get a token each per turn of the loop. Whoever looks (a
+snapshot, usage, the end) has it assembled first, so that nobody can tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from operator import length_hint
+from types import TracebackType
+from typing import Protocol, Self
+
+from ..assembly import CompletionAssembler
+from ..errors import APIError, StreamError, StreamLimitError
+from ..events import ChatCompletionStreamEvent, EventBuilder
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Run
+from .queues import ChoiceQueues, ChunkQueue, Waiters
+from .reader import StreamReader
+
+# So many chunks that have been read wait to be assembled together.
+_TOGETHER = 32
+
+
+class ChunkSource(Protocol):
+    """Where the chunks of a stream come from."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the source ended well."""
+        ...
+
+    async def next_chunks(self) -> Sequence[ChatCompletionChunk] | None:
+        """Return the next chunks, perhaps none, once those before are assembled; None at the end."""
+        ...
+
+    def fail(self, error: APIError) -> Exception:
+        """End the source with an error."""
+        ...
+
+    def completion(self) -> ChatCompletion:
+        """Return what has been assembled."""
+        ...
+
+    def close(self) -> None:
+        """Give the source up."""
+        ...
+
+
+class Cursor:
+    """How far one stream has been read, and the way to read on.
+
+    Attributes:
+        ready: Moves the cursor by chunks.
+        texts: Moves the cursor by the texts of choice 0 in a `TextBatch`, in place of `ready`: chunks are made of a
+            batch only if somebody asks for chunks. None where `ready` counts.
+        queues: Where chunks go once a choice has a reader of its own, or None.
+        filling: Whether a task fills now.
+        refused: Whether a chunk could not be assembled.
+    """
+
+    __slots__ = (
+        "_assembler", "_batch", "_reader", "_source", "filling", "queues", "read_whole", "ready", "refused", "texts", "waiters",
+    )  # fmt: skip
+
+    def __init__(
+        self, source: ChunkSource, assembler: CompletionAssembler, reader: StreamReader | None
+    ) -> None:
+        self._source = source
+        self._reader = reader  # the source, if it is the reader of one reply, which has a quicker way
+        self._assembler = assembler
+        # Chunks that are not assembled. Those before the cursor have been read, by whichever view.
+        self._batch: Sequence[ChatCompletionChunk] = []
+        self.read_whole = False  # whether chunks of all choices have been asked for
+        self.ready: Iterator[ChatCompletionChunk] = iter(())
+        self.texts: Iterator[str] | None = None
+        self.queues: ChoiceQueues | None = None
+        self.filling = False
+        self.waiters: Waiters | None = None  # the tasks that wait while another fills
+        self.refused = False
+
+    async def fill(self, queue: ChunkQueue | None = None) -> bool:
+        """Read once for all who read; what came stands behind the cursor, or in the queues of the choices.
+
+        Args:
+            queue: Where the caller waits for chunks; None if any will do.
+
+        Returns:
+            False at the end of a whole stream; otherwise perhaps nothing came, and the caller fills again.
+
+        Raises:
+            APIError: How the stream ended, if badly.
+        """
+        if self.filling:
+            if self.waiters is None:
+                self.waiters = Waiters()
+            await self.waiters.wait(queue)
+            return True
+        self.filling = True
+        reader = self._reader
+        chunks: Sequence[ChatCompletionChunk] | None = None
+        try:
+            if reader is not None and reader.steady and (waiter := reader.body.start_read()) is not None:
+                try:
+                    await waiter
+                except BaseException:
+                    reader.body.cancel_read()
+                    raise
+                chunks = reader.finish_read()
+            if not chunks:
+                # How the stream ended is judged by what has been assembled.
+                self.assemble_read()
+                chunks = await self._source.next_chunks()
+        finally:
+            self.filling = False
+            if self.waiters is not None and not chunks:
+                # It is over; or this task is cancelled, and one of those who wait takes over.
+                self.waiters.wake_all()
+        if chunks is None:
+            return False
+        self.place(chunks)
+        if self.waiters is not None and self.waiters.all:
+            self.waiters.wake_unqueued()
+            if queue is None or queue or queue.overflowed:
+                self.waiters.wake_one()  # the caller has what it wants: somebody else reads on
+        return True
+
+    def place(self, chunks: Sequence[ChatCompletionChunk]) -> None:
+        """Put chunks behind the cursor, which has passed all before; or into queues, once there are any."""
+        batch = self._batch
+        if type(batch) is list and type(chunks) is list and len(batch) < _TOGETHER:
+            batch += chunks
+        else:
+            self.assemble_read()
+            self._batch = chunks
+        if self.queues is not None:
+            self.queues.put(chunks)
+            self.pass_all()
+        elif type(chunks) is Run and chunks.choice == 0 and chunks.field == "content":
+            self.texts = iter(chunks.texts)
+            self.ready = iter(())
+        else:
+            self.ready = iter(chunks)
+            self.texts = None
+
+    def take(self, chunks: Sequence[ChatCompletionChunk]) -> None:
+        """Take chunks that come while the end is waited for; readers of single choices get theirs."""
+        self.pass_all()
+        self.place(chunks)
+        self.pass_all()
+        if self.waiters is not None:
+            self.waiters.wake_unqueued()
+
+    def make_chunks(self) -> None:
+        """Make the chunks of a `TextBatch` that was being read as text, from the cursor on."""
+        self.assemble_read()
+        self.ready = iter(self._batch)
+        self.texts = None
+
+    def assemble_read(self) -> None:
+        """Assemble what the cursor has passed."""
+        batch = self._batch
+        passed = len(batch) - length_hint(self.ready if self.texts is None else self.texts)
+        if not passed:
+            return
+        self._batch = batch[passed:]
+        read = batch[:passed] if self._batch else batch
+        rest: Iterable[ChatCompletionChunk] = ()
+        try:
+            if type(read) is Run:
+                self._assembler.extend(read)
+            else:
+                rest = iter(read)
+                self._assembler.extend(rest)
+        except StreamError as error:
+            self.refused = True
+            # Those behind it have been read as well: what was received is in `.partial`.
+            for chunk in rest:
+                with contextlib.suppress(StreamError):
+                    self._assembler.add(chunk)
+            self._source.fail(error)  # the next read raises it
+
+    def pass_all(self) -> None:
+        """Move the cursor past what is ready."""
+        self.ready = iter(())
+        self.texts = None
+
+    def open_choice(self, index: int, limit: int) -> ChunkQueue:
+        """Return the queue of a choice; from the first one on, chunks go to queues."""
+        if self.queues is not None:
+            self.assemble_read()  # what came before is taken from what is assembled
+            return self.queues.open(index)
+        if self.texts is not None:
+            self.make_chunks()
+        self.assemble_read()
+        rest = list(self.ready)
+        self.queues = ChoiceQueues(self._assembler, limit, main=self.read_whole)
+        queue = self.queues.open(index)
+        self.queues.put(rest)
+        self.assemble_read()
+        return queue
+
+
+class ChunkStream:
+    """A completion as it is generated: an async iterator of chunks.
+
+    Args:
+        source: Where the chunks come from.
+        assembler: What chunks are added to once they have been read.
+        buffered: Most that a reader who lags may leave queued, in characters.
+        reader: The source again, if it is the reader of one reply.
+    """
+
+    def __init__(
+        self,
+        source: ChunkSource,
+        assembler: CompletionAssembler,
+        *,
+        buffered: int,
+        reader: StreamReader | None = None,
+    ) -> None:
+        self._source = source
+        self._assembler = assembler
+        self._buffered = buffered
+        self._cursor = Cursor(source, assembler, reader)
+        self._builder: EventBuilder | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> ChatCompletionChunk:
+        cursor = self._cursor
+        while True:
+            if cursor.texts is not None:
+                cursor.make_chunks()
+            for chunk in cursor.ready:
+                return chunk
+            queue = None
+            if cursor.queues is not None:
+                queue = cursor.queues.open_main()
+                if queue:
+                    return queue.take()
+                if queue.overflowed:
+                    raise self.overflow("the reader of the whole stream")
+            cursor.read_whole = True
+            if not await cursor.fill(queue):
+                raise StopAsyncIteration
+
+    # Views
+
+    @property
+    def text(self) -> TextStream:
+        """The text of choice 0, piece by piece; shares the cursor."""
+        return _CursorTextStream(self, self._cursor)
+
+    def events(self) -> EventStream:
+        """The stream as typed events; shares the cursor."""
+        if self._builder is None:
+            self._cursor.assemble_read()
+            self._builder = EventBuilder(self._assembler)
+        return EventStream(self, self._cursor, self._builder)
+
+    def choice(self, index: int) -> ChoiceStream:
+        """The chunks of one choice; several tasks may read several choices.
+
+        Whoever lacks data reads for all. A choice asked for late begins with one chunk of what came
+        since the first choice was asked for; the same index again goes on where its reader stopped.
+
+        Args:
+            index: Which choice, from 0. One that never comes ends empty.
+        """
+        return ChoiceStream(self, self._cursor, index, self._cursor.open_choice(index, self._buffered))
+
+    def overflow(self, who: str) -> StreamLimitError:
+        """Make the error of a reader that fell too far behind."""
+        return StreamLimitError(
+            f"{who} fell behind by more than buffered_bytes={self._buffered}; "
+            "read faster, or raise Limits(buffered_bytes=...)",
+            partial=self.snapshot,
+        )
+
+    # The whole
+
+    @property
+    def snapshot(self) -> ChatCompletion:
+        """The completion as far as it has been read; a new object each time."""
+        self._cursor.assemble_read()
+        return self._source.completion()
+
+    async def completion(self) -> ChatCompletion:
+        """Read to the end; return the whole completion.
+
+        Raises:
+            StreamError: If the stream did not end as it should; ``.partial`` has what came.
+        """
+        self._cursor.pass_all()
+        while await self._cursor.fill():
+            self._cursor.pass_all()
+        return self.snapshot
+
+    async def get_final_completion(self) -> ChatCompletion:
+        """The same as `completion`."""
+        return await self.completion()
+
+    async def until_done(self) -> Self:
+        """Read to the end; return the stream itself.
+
+        Raises:
+            StreamError: If the stream did not end as it should.
+        """
+        await self.completion()
+        return self
+
+    # What is known of the stream
+
+    @property
+    def id(self) -> str:
+        """The completion's id, "" before it is known."""
+        self._cursor.assemble_read()
+        return self._assembler.id
+
+    @property
+    def usage(self) -> CompletionUsage | None:
+        """What the request took, None before it is told."""
+        self._cursor.assemble_read()
+        return self._assembler.usage
+
+    @property
+    def completed(self) -> bool:
+        """Whether the stream was read to its end and nothing is missing."""
+        return self._source.ended
+
+    # Leaving
+
+    def _leave(self) -> None:
+        self._cursor.assemble_read()  # hooks are told what was read, and how the stream ended
+        self._source.close()
+
+    async def aclose(self) -> None:
+        """Give up what is left; the connection is closed at once unless the stream was read to its end."""
+        self._leave()
+
+    async def close(self) -> None:
+        """The same as `aclose`."""
+        self._leave()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+
+class TextStream:
+    """The text of one choice, piece by piece."""
+
+    __slots__ = ("_index", "_stream")
+
+    def __init__(self, stream: AsyncIterator[ChatCompletionChunk], index: int = 0) -> None:
+        self._stream = stream
+        self._index = index
+
+    def __aiter__(self) -> TextStream:
+        return self
+
+    async def __anext__(self) -> str:
+        while True:
+            text = _text_of(await self._stream.__anext__(), self._index)
+            if text:
+                return text
+
+
+class _CursorTextStream(TextStream):
+    """The text of choice 0, by the cursor of the stream it belongs to."""
+
+    __slots__ = ("_cursor",)
+
+    def __init__(self, stream: ChunkStream, cursor: Cursor) -> None:
+        super().__init__(stream)
+        self._cursor = cursor
+
+    async def __anext__(self) -> str:
+        cursor = self._cursor
+        while cursor.queues is None:
+            if cursor.texts is None:
+                for chunk in cursor.ready:
+                    # One choice, which is nearly always 0: `_text_of`, without the call.
+                    choices = chunk.choices
+                    one = len(choices) == 1 and choices[0].index == 0
+                    text = choices[0].delta.content if one else _text_of(chunk, 0)
+                    if text:
+                        return text
+            else:
+                for text in cursor.texts:
+                    if text:
+                        return text
+            cursor.read_whole = True
+            if not await cursor.fill():
+                raise StopAsyncIteration
+        return await super().__anext__()
+
+
+def _text_of(chunk: ChatCompletionChunk, index: int) -> str:
+    """Return the text that a chunk adds to a choice; "" if none."""
+    return "".join(choice.delta.content or "" for choice in chunk.choices if choice.index == index)
+
+
+class EventStream:
+    """The stream as typed events.
+
+    Events of a chunk that was not read to its last event stay with this iterator.
+    """
+
+    __slots__ = ("_builder", "_cursor", "_ended", "_events", "_stream")
+
+    def __init__(self, stream: ChunkStream, cursor: Cursor, builder: EventBuilder) -> None:
+        self._stream = stream
+        self._cursor = cursor
+        self._builder = builder
+        self._events: deque[ChatCompletionStreamEvent] = deque()
+        self._ended = False
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> ChatCompletionStreamEvent:
+        while not self._events:
+            if self._ended:
+                raise StopAsyncIteration
+            try:
+                chunk = await self._stream.__anext__()
+            except StopAsyncIteration:
+                self._ended = True
+                self._events.extend(self._builder.end())
+            else:
+                self._cursor.assemble_read()  # events tell how the chunk changed the completion
+                if not self._cursor.refused:  # otherwise the next read tells why
+                    self._events.extend(self._builder.add(chunk))
+        return self._events.popleft()
+
+
+class ChoiceStream:
+    """The chunks of one choice; several tasks may read several choices.
+
+    Attributes:
+        index: Which choice.
+    """
+
+    __slots__ = ("_cursor", "_queue", "_stream", "index")
+
+    def __init__(self, stream: ChunkStream, cursor: Cursor, index: int, queue: ChunkQueue) -> None:
+        self._stream = stream
+        self._cursor = cursor
+        self._queue = queue
+        self.index = index
+
+    @property
+    def text(self) -> TextStream:
+        """The text of this choice, piece by piece; shares the cursor of this reader."""
+        return TextStream(self, self.index)
+
+    def __aiter__(self) -> ChoiceStream:
+        return self
+
+    async def __anext__(self) -> ChatCompletionChunk:
+        queue = self._queue
+        while not queue:
+            if queue.overflowed:
+                raise self._stream.overflow(f"the reader of choice {self.index}")
+            if not await self._cursor.fill(queue):
+                raise StopAsyncIteration
+        return queue.take()

@@ -1,0 +1,320 @@
+"""Queues of chunks for readers of one stream that do not read in step, and the tasks that wait for them.
+
+As long as nobody asks for a single choice there is one cursor and no queue. From then on each choice that was asked
+for has a queue of its own, and so has the stream itself if it is read as a whole. Whoever lacks chunks reads the
+socket for all; the others wait. A choice never asked for costs only its assembly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+
+from ..assembly import ChoiceState, CompletionAssembler
+from ..types import (
+    ChatCompletionChunk,
+    ChoiceDelta,
+    ChoiceLogprobs,
+    ChunkChoice,
+    FunctionDelta,
+    ToolCallDelta,
+)
+
+# A consumer may lag this many chunks before text deltas are merged: who keeps up sees each by itself.
+_MERGE_FROM = 64
+# What a queued chunk weighs beside its text, in characters: roughly its bytes in memory.
+_SIZE_OF_CHUNK = 500
+
+_PLAIN = ChoiceDelta()
+
+
+class ChunkQueue:
+    """Chunks that came and were not taken yet.
+
+    Args:
+        limit: Most characters to hold, each chunk's own weight included.
+
+    Attributes:
+        overflowed: Whether the limit was exceeded; what was held is dropped then.
+        waiters: Who waits for a chunk.
+    """
+
+    __slots__ = ("_limit", "_merged", "_queue", "_size", "overflowed", "waiters")
+
+    def __init__(self, limit: int) -> None:
+        self._queue: deque[ChatCompletionChunk] = deque()
+        # Pieces of text merged into the last chunk of the queue, joined when it is taken or closed.
+        self._merged: list[str] = []
+        self._size = 0
+        self._limit = limit
+        self.overflowed = False
+        self.waiters: set[asyncio.Future[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, chunk: ChatCompletionChunk) -> None:
+        """Add a chunk; merge its text into the last one where many are waiting."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        if self.overflowed:
+            return
+        self._size += _size_of(chunk)
+        if len(self._queue) >= _MERGE_FROM and self._merge(chunk):
+            return
+        self._flush()
+        self._size += _SIZE_OF_CHUNK
+        if self._size > self._limit:
+            self.overflowed = True
+            self._queue.clear()
+            return
+        self._queue.append(chunk)
+
+    def _merge(self, chunk: ChatCompletionChunk) -> bool:
+        last = self._queue[-1]
+        text = _plain_text(chunk)
+        if text is None or _plain_text(last) is None or last.choices[0].index != chunk.choices[0].index:
+            return False
+        self._merged.append(text)
+        return True
+
+    def take(self) -> ChatCompletionChunk:
+        """Return the oldest chunk."""
+        if len(self._queue) == 1:
+            self._flush()
+        chunk = self._queue.popleft()
+        self._size -= _size_of(chunk) + _SIZE_OF_CHUNK
+        return chunk
+
+    def _flush(self) -> None:
+        """Join what was merged into the last chunk, which is a copy: others may hold the original."""
+        if not self._merged:
+            return
+        last = self._queue[-1]
+        choice = last.choices[0]
+        text = (choice.delta.content or "") + "".join(self._merged)
+        self._merged = []
+        self._queue[-1] = msgspec.structs.replace(
+            last, choices=[ChunkChoice(index=choice.index, delta=ChoiceDelta(content=text))]
+        )
+
+
+def _plain_text(chunk: ChatCompletionChunk) -> str | None:
+    """The text of a chunk that holds nothing but text of one choice."""
+    if len(chunk.choices) != 1 or chunk.usage is not None:
+        return None
+    choice = chunk.choices[0]
+    text = choice.delta.content
+    if text is None or choice.finish_reason is not None or choice.logprobs is not None:
+        return None
+    return text if msgspec.structs.replace(choice.delta, content=None) == _PLAIN else None
+
+
+def _size_of(chunk: ChatCompletionChunk) -> int:
+    size = 0
+    for choice in chunk.choices:
+        delta = choice.delta
+        for text in (delta.content, delta.reasoning_content, delta.refusal):
+            size += len(text) if text is not None else 0
+        for call in delta.tool_calls or ():
+            size += len(call.function.arguments or "")
+        if choice.logprobs is not None:
+            entries = (choice.logprobs.content or []) + (choice.logprobs.refusal or [])
+            size += _SIZE_OF_CHUNK * sum(1 + len(entry.top_logprobs) for entry in entries)
+    return size
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a choice had come at some moment."""
+
+    content: int = 0
+    reasoning: int = 0
+    refusal: int = 0
+    logprobs: int = 0
+    refusal_logprobs: int = 0
+    calls: tuple[int, ...] = ()
+    finished: bool = False
+    role: bool = False
+
+
+def position_of(state: ChoiceState) -> Position:
+    """Note how far a choice has come."""
+    return Position(
+        content=len(state.content),
+        reasoning=len(state.reasoning),
+        refusal=len(state.refusal),
+        logprobs=len(state.logprobs or ()),
+        refusal_logprobs=len(state.refusal_logprobs or ()),
+        calls=tuple(len(call.arguments) for call in state.calls),
+        finished=state.finish_reason is not None,
+        role=bool(state.role),
+    )
+
+
+def catch_up(state: ChoiceState, position: Position, like: ChatCompletionChunk) -> ChatCompletionChunk | None:
+    """Return one chunk with everything that came to a choice after a position; None if nothing did.
+
+    Args:
+        state: The choice as it is now.
+        position: How far it had come.
+        like: A chunk to take id, model and the like from.
+    """
+    calls = [
+        ToolCallDelta(
+            index=call.index,
+            id=call.id if new else None,
+            type=call.type or None if new else None,
+            function=FunctionDelta(name=call.name if new else None, arguments="".join(call.arguments[seen:])),
+        )
+        for ordinal, call in enumerate(state.calls)
+        for new in (ordinal >= len(position.calls),)
+        for seen in (0 if new else position.calls[ordinal],)
+        if new or len(call.arguments) > seen
+    ]
+    logprobs = (state.logprobs or [])[position.logprobs :]
+    refusal_logprobs = (state.refusal_logprobs or [])[position.refusal_logprobs :]
+    choice = ChunkChoice(
+        index=state.index,
+        delta=ChoiceDelta(
+            role=None if position.role else state.role or None,
+            content=_since(state.content, position.content),
+            reasoning_content=_since(state.reasoning, position.reasoning),
+            refusal=_since(state.refusal, position.refusal),
+            tool_calls=calls or None,
+        ),
+        finish_reason=None if position.finished else state.finish_reason,
+        logprobs=ChoiceLogprobs(content=logprobs or None, refusal=refusal_logprobs or None)
+        if logprobs or refusal_logprobs
+        else None,
+    )
+    if choice == ChunkChoice(index=state.index):
+        return None
+    return msgspec.structs.replace(like, choices=[choice], usage=None)
+
+
+def _since(pieces: list[str], seen: int) -> str | None:
+    return None if len(pieces) <= seen else "".join(pieces[seen:])
+
+
+class ChoiceQueues:
+    """The queues of a stream, from the moment that the first choice is asked for.
+
+    Args:
+        assembler: What everything before that moment was added to.
+        limit: Most characters that one queue may hold.
+        main: Whether the stream itself is being read as well, and so needs a queue of its own.
+
+    Attributes:
+        main: The queue of who reads the whole stream, or None if nobody does.
+    """
+
+    __slots__ = ("_assembler", "_last", "_limit", "_positions", "_queues", "main")
+
+    def __init__(self, assembler: CompletionAssembler, limit: int, *, main: bool) -> None:
+        self._assembler = assembler
+        self._limit = limit
+        self._queues: dict[int, ChunkQueue] = {}
+        self._positions = {index: position_of(state) for index, state in assembler.choices.items()}
+        self._last = ChatCompletionChunk()
+        self.main: ChunkQueue | None = ChunkQueue(limit) if main else None
+
+    def open_main(self) -> ChunkQueue:
+        """Return the queue of who reads the whole stream."""
+        if self.main is None:
+            self.main = ChunkQueue(self._limit)
+        return self.main
+
+    def open(self, index: int) -> ChunkQueue:
+        """Return the queue of a choice; a new one begins with what came before it was asked for.
+
+        Args:
+            index: Which choice.
+        """
+        queue = self._queues.get(index)
+        if queue is None:
+            queue = self._queues[index] = ChunkQueue(self._limit)
+            state = self._assembler.choices.get(index)
+            missed = (
+                None if state is None else catch_up(state, self._positions.get(index, Position()), self._last)
+            )
+            if missed is not None:
+                queue.put(missed)
+        return queue
+
+    def put(self, chunks: Iterable[ChatCompletionChunk]) -> None:
+        """Put chunks into the queues of those who want them."""
+        for chunk in chunks:
+            self._last = chunk
+            if self.main is not None:
+                self.main.put(chunk)
+            for choice in chunk.choices:
+                queue = self._queues.get(choice.index)
+                if queue is None:
+                    continue
+                alone = len(chunk.choices) == 1
+                queue.put(chunk if alone else msgspec.structs.replace(chunk, choices=[choice], usage=None))
+
+
+class Waiters:
+    """Who waits: for chunks in a queue, or for whatever comes.
+
+    Those with a queue are woken by what comes there, and one at a time to read on for all: were everyone woken for
+    each chunk, it would cost the more the more readers there are.
+
+    Attributes:
+        all: All of them, in the order they came.
+    """
+
+    __slots__ = ("_unqueued", "all")
+
+    def __init__(self) -> None:
+        self.all: dict[asyncio.Future[None], None] = {}
+        self._unqueued: list[asyncio.Future[None]] = []  # those without a queue
+
+    async def wait(self, queue: ChunkQueue | None) -> None:
+        """Wait until there may be something to take, or somebody has to read on.
+
+        Args:
+            queue: Where the chunks come that the caller waits for; None if any will do.
+        """
+        waiter = asyncio.get_running_loop().create_future()
+        self.all[waiter] = None
+        if queue is None:
+            self._unqueued.append(waiter)
+        else:
+            queue.waiters.add(waiter)
+        try:
+            await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled():
+                self.wake_one()  # it was woken, maybe to read on, and will not
+            raise
+        finally:
+            del self.all[waiter]
+            if queue is not None:
+                queue.waiters.discard(waiter)
+
+    def wake_one(self) -> None:
+        """Wake who has waited longest."""
+        for waiter in self.all:
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def wake_unqueued(self) -> None:
+        """Wake those who wait for whatever comes."""
+        unqueued, self._unqueued = self._unqueued, []
+        for waiter in unqueued:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def wake_all(self) -> None:
+        """Wake everyone."""
+        self._unqueued.clear()
+        for waiter in self.all:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,462 @@
+"""Reads one reply: bytes to chunks, up to a judgement of how the stream ended.
+
+Theory of operation. A reader is in one of six states. Nothing else says what may happen next:
+
+```
+SNIFFING ──stream──> STREAMING ──[DONE] | end | loss | limit──> judged ──whole──> ENDED
+    └────json──────> WHOLE ──────end | loss | limit─────────────┘  └────short──> FAILED
+any ── error event | size limit | bad chunk ──> FAILED          any ── close, __del__ ──> LEFT
+```
+
+SNIFFING lasts until the first bytes tell what the body is: the content type alone does not, since servers send
+event streams under many names and whole completions in place of streams. WHOLE collects such a completion. The
+judgement needs the completion that has been assembled so far, so chunks must be assembled before the reader is asked
+for more.
+
+Errors never overtake chunks. What arrived before a loss, a limit or a bad event is returned first, and the next call
+raises. From FAILED on, every call raises the same error, with everything received in `.partial`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from ..assembly import CompletionAssembler
+from ..config import Limits, Timeout
+from ..decoding import ChunkDecoder, as_chunk, decode_completion, reply_error, server_error
+from ..errors import (
+    APIError,
+    APIResponseValidationError,
+    Phase,
+    StreamError,
+    StreamInterruptedError,
+    StreamLimitError,
+    StreamProtocolError,
+    StreamTimeoutError,
+    StreamTruncatedError,
+)
+from ..hooks import Outcome
+from ..types import ChatCompletion, ChatCompletionChunk, Run
+from .sniff import is_event_stream, what_is
+from .timing import ReadTimes, Timing
+
+if TYPE_CHECKING:
+    from ..session.reply import Reply
+
+# A read of 256 kB takes milliseconds to decode. Other tasks get a turn after so many slices of about 16 kB, or after
+# so many seconds, whichever comes first.
+_SLICES_PER_TURN = 4
+_SECONDS_PER_TURN = 0.005
+# A read up to this size is decoded in one go; cutting it into slices would cost more than it saves.
+_ONE_GO = 4 * 1024
+_HEAD = 200  # bytes of a body to show in an error
+
+
+class State(enum.Enum):
+    """What a reader is doing; the module's docstring draws the transitions."""
+
+    SNIFFING = "sniffing"
+    STREAMING = "streaming"
+    WHOLE = "whole"
+    ENDED = "ended"
+    FAILED = "failed"
+    LEFT = "left"
+
+
+class StreamReader:
+    """The one way to read a stream's socket.
+
+    Attributes:
+        state: What the reader is doing.
+        steady: Whether a stream goes well, so that `body.start_read` and `finish_read` may be called in place of `next_chunks`.
+        error: How the stream ended, if badly.
+        was_buffered: Whether the server sent a whole completion in place of a stream.
+        received: Bytes of the last read, for those who relay them.
+    """
+
+    __slots__ = (
+        "_assembler",
+        "_awaiting_content",
+        "_body_over",
+        "_limits",
+        "_loop",
+        "_lost",
+        "_read_at",
+        "_reply",
+        "_size",
+        "_slices",
+        "_sniffed",
+        "_timeout",
+        "_times",
+        "_turn_began",
+        "body",
+        "decoder",
+        "error",
+        "received",
+        "state",
+        "steady",
+        "was_buffered",
+    )
+
+    def __init__(
+        self,
+        reply: Reply,
+        assembler: CompletionAssembler,
+        *,
+        n: int,
+        timeout: Timeout,
+        limits: Limits,
+        strict: bool,
+        on_bad_event: Literal["raise", "skip"],
+    ) -> None:
+        self._reply = reply
+        self._assembler = assembler
+        self._timeout = timeout
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self.body = reply.body
+        self.decoder = ChunkDecoder(limits=limits, strict=strict, on_bad_event=on_bad_event, n=n)
+        self.state = State.SNIFFING
+        self.steady = False
+        self.error: APIError | None = None
+        self.was_buffered = False
+        self.received = b""
+        self._sniffed: list[
+            bytes
+        ] = []  # what came before it was clear what the body is; later, a whole completion
+        self._body_over = False
+        self._lost: StreamError | None = None  # what ended the body before its time
+        self._awaiting_content = False  # the last read has brought no content so far
+        self._size = 0  # bytes received
+        self._times = ReadTimes()
+        self._read_at = 0.0
+        self._slices = 0
+        self._turn_began = 0.0
+
+    # Reading
+
+    def finish_read(self) -> Sequence[ChatCompletionChunk]:
+        """Return the chunks of what has arrived since `body.start_read`; none if `next_chunks` has to go on.
+
+        Each of a hundred streams takes this path for each of its tokens. The same as `_take` for the usual small
+        read, with nothing of it that only other reads need.
+        """
+        body = self.body
+        data = body.finish_read()
+        size = len(data)
+        if size > _ONE_GO or not data:
+            return self._take(data) if data else ()
+        self._size += size
+        self._read_at = body.read_at
+        self.received = data
+        decoder = self.decoder
+        try:
+            chunks = decoder.feed(data)
+        except StreamError:
+            self.steady = False
+            return ()  # `next_chunks` raises it
+        # Nearly always there is text; `has_content` knows what else counts.
+        if (chunks and (choices := chunks[0].choices) and choices[0].delta.content) or has_content(chunks):
+            self._times.content_at.append(self._read_at)
+            body.waited = 0.0
+            self.steady = decoder.settled
+        else:
+            # Until there is content, `next_chunks` counts decoding time against the limit.
+            self._awaiting_content = True
+            self.steady = False
+        return chunks
+
+    async def next_chunks(self) -> Sequence[ChatCompletionChunk] | None:
+        """Return the chunks of the next read or slice, which may be none; None at the end of a whole stream.
+
+        Raises:
+            APIError: How the stream ended, if badly; after everything received has been returned.
+        """
+        decoder = self.decoder
+        if self.error is not None:
+            raise self.error
+        if decoder.error is not None:
+            raise self.fail(decoder.error)
+        if decoder.pending:
+            if self._slices >= _SLICES_PER_TURN or self._loop.time() - self._turn_began > _SECONDS_PER_TURN:
+                self._slices = 0
+                await asyncio.sleep(0)
+                self._turn_began = self._loop.time()
+            return self.decode_slice()
+        if self.state is State.ENDED:
+            return None
+        if decoder.done or self._body_over:
+            self._judge()
+            if not self._body_over:
+                await self.body.drain(self._limits)
+            return ()
+        if self._awaiting_content and self.body.overdue:
+            # Bytes without content come so fast that no read has to wait for them.
+            return self._break_off(self._timed_out())
+        try:
+            data = await self.body.read()
+        except StreamError as error:
+            return self._break_off(error)
+        except TimeoutError:
+            return self._break_off(self._timed_out())
+        return self._take(data)
+
+    def _take(self, data: bytes) -> Sequence[ChatCompletionChunk]:
+        """Decode what a read brought, or the beginning of it; b"" is the end of the body."""
+        self._read_at = self.body.read_at
+        self._slices = 0
+        self._size += len(data)
+        self.received = data
+        self._awaiting_content = True
+        if not data:
+            self._body_over = True
+            self.body.close()
+        if self.state is State.SNIFFING:
+            data = self._sniff(data)
+        if self.state is State.WHOLE:
+            return self._take_whole(data)
+        if self.state is not State.STREAMING:
+            return ()
+        if self._body_over:
+            return self._last(data)
+        if len(data) > _ONE_GO:
+            self.decoder.push(data)
+            return self.decode_slice()
+        try:
+            chunks = self.decoder.feed(data)
+        except StreamError:
+            return ()  # `next_chunks` raises it
+        return self._note_content(chunks)
+
+    def decode_slice(self) -> Sequence[ChatCompletionChunk]:
+        """Decode the next slice of what was read; return its chunks, which may be none."""
+        self._slices += 1
+        try:
+            chunks = self.decoder.pull()
+        except StreamError:
+            return ()  # `next_chunks` raises it
+        return self._note_content(chunks)
+
+    def _note_content(self, chunks: Sequence[ChatCompletionChunk]) -> Sequence[ChatCompletionChunk]:
+        """Return these chunks, after a look whether the model has spoken in them: that alone is a sign of life."""
+        if self._awaiting_content:
+            body = self.body
+            if chunks and has_content(chunks):
+                self._awaiting_content = False
+                self._times.content_at.append(self._read_at)
+                body.waited = 0.0
+                if body.limit != self._timeout.idle:
+                    body.allow(self._timeout.idle)
+            else:
+                # Decoding counts as waiting until there is content: a flood without content would never end otherwise.
+                now = self._loop.time()
+                body.waited += now - self._read_at
+                self._read_at = now
+        self.steady = (
+            not self._awaiting_content
+            and self.decoder.settled
+            and self.state is State.STREAMING
+            and not self._body_over
+        )
+        return chunks
+
+    # What a server may send in place of a stream
+
+    def _sniff(self, data: bytes) -> bytes:
+        """Find out what the body is by what has come of it; return that once it is clear."""
+        self._sniffed.append(data)
+        self.received = b""  # nothing is relayed before it is clear
+        content_type = self._reply.headers.get("content-type", "")
+        data = b"".join(self._sniffed)
+        kind = what_is(data, content_type, final=self._body_over)
+        if kind is None:
+            return b""
+        self._sniffed.clear()
+        if isinstance(kind, StreamProtocolError):
+            self.fail(kind)
+        elif kind == "json":
+            self.state = State.WHOLE
+            self.was_buffered = True
+        else:
+            self.state = State.STREAMING
+            self.received = data
+            if not is_event_stream(content_type):
+                self._reply.note_content_type()
+        return data
+
+    def _take_whole(self, data: bytes) -> Sequence[ChatCompletionChunk]:
+        """Collect a JSON reply; at its end turn a completion into one chunk."""
+        self._sniffed.append(data)
+        self.received = b""
+        limit = self._limits.body_bytes
+        if limit is not None and self._size > limit:
+            self.fail(StreamLimitError(f"the reply has more than body_bytes={limit} bytes"))
+            return ()
+        if not self._body_over:
+            return ()
+        content = b"".join(self._sniffed)
+        self._sniffed.clear()
+        self._read_at = self._loop.time()
+        self.received = content
+        error: APIError
+        body = reply_error(content)
+        if body is not None:
+            error = server_error(body, "in place of a stream")
+        else:
+            try:
+                chunks = [as_chunk(decode_completion(content))]
+                self.decoder.check(chunks[0])
+            except (APIResponseValidationError, StreamError) as invalid:
+                error = invalid
+            else:
+                return self._note_content(chunks)
+        self.fail(error, content[:_HEAD])
+        return ()
+
+    # How the stream ends
+
+    def _last(self, data: bytes) -> Sequence[ChatCompletionChunk]:
+        """Decode what the body ended with: an event that lacks only its blank line counts."""
+        try:
+            chunks = (self.decoder.feed(data) if data else []) + self.decoder.close()
+        except StreamError:
+            return ()  # `next_chunks` raises it
+        return self._note_content(chunks)
+
+    def _break_off(self, error: StreamError) -> Sequence[ChatCompletionChunk]:
+        """End the body before its time; what came counts first."""
+        self._lost = error
+        self._body_over = True
+        self.steady = False
+        self.body.close()
+        data = b""
+        if self.state is State.SNIFFING:
+            data = b"".join(self._sniffed)
+        return self._last(data)
+
+    def _timed_out(self) -> StreamTimeoutError:
+        total = self.body.expired == "total"
+        phase: Phase = "total" if total else "idle" if self._times.content_at else "first_token"
+        limit = self._timeout.total if total else self.body.limit
+        what = "the stream did not end" if total else "no content came"
+        return StreamTimeoutError(
+            f"{what} within {limit} s (Timeout.{phase}); what came before is in .partial", phase=phase
+        )
+
+    def _judge(self) -> None:
+        """Decide whether the completion is whole: everything received has been assembled by now."""
+        assembler, done = self._assembler, self.decoder.done
+        assembler.end(done=done)
+        if assembler.complete or (self.was_buffered and assembler.seen):
+            # A connection lost once all is there costs only the connection.
+            self.state = State.ENDED
+            self.steady = False
+            self._times.ended_at = self._loop.time()
+            self._tell_end("completed")
+        elif self._lost is not None:
+            self.fail(self._lost)
+        else:
+            if self._size == 0:
+                what = "empty body: it ended before the first event"
+            elif not assembler.seen:
+                what = "[DONE] before any chunk" if done else "the stream ended before the first event"
+            elif done:
+                what = "[DONE] came without a finish_reason for every choice"
+            else:
+                what = "the stream ended with neither [DONE] nor a finish_reason for every choice"
+            self.fail(StreamTruncatedError(f"{what}; what came is in .partial"), close=False)
+
+    def fail(self, error: APIError, content: bytes = b"", *, close: bool = True) -> APIError:
+        """End the stream with an error; return the error that ended it, with everything filled in that is known."""
+        if self.error is not None:
+            return self.error
+        self._end(State.FAILED, error, content)
+        if isinstance(error, (StreamProtocolError, StreamLimitError)):
+            self.body.discard()
+        elif close:
+            self.body.close()
+        self._tell_end("failed", error)
+        return error
+
+    def _end(self, state: State, error: APIError, content: bytes = b"") -> None:
+        self.state = state
+        self.steady = False
+        if isinstance(error, StreamError):
+            error.partial = self.completion()
+            error.events = self.decoder.events
+            error.bytes_received = self._size
+        self._reply.describe(error, content)
+        # Without the frames that hold what came: a traceback may show locals, and servers echo keys.
+        self.error = error.with_traceback(None)
+        error.__context__ = None
+        self._times.ended_at = self._loop.time()
+
+    def close(self) -> None:
+        """Give the stream up; harmless once it has ended."""
+        if self.open:
+            error = StreamInterruptedError("this stream was closed before its end", phase="body")
+            self._end(State.LEFT, error)
+            self.body.close()
+            self._tell_end("left", error)
+        self.body.close()
+
+    def abandon(self) -> None:
+        """Give the connection up from a finaliser, in whatever thread that runs."""
+        self.body.abandon()
+        self._tell_end("left")
+
+    def _tell_end(self, outcome: Outcome, error: APIError | None = None) -> None:
+        """Tell hooks and the log, if there are any."""
+        reply = self._reply
+        if reply.trace is not None:
+            completion = getattr(error, "partial", None) or self.completion()
+            reply.end(error, completion=completion, outcome=outcome, first_token=self.timing.first_token)
+
+    # What is known of the stream
+
+    @property
+    def ended(self) -> bool:
+        """Whether the stream was read to its end and nothing is missing."""
+        return self.state is State.ENDED
+
+    @property
+    def open(self) -> bool:
+        """Whether the stream may still bring chunks."""
+        return self.state is not State.ENDED and self.error is None
+
+    def completion(self) -> ChatCompletion:
+        """Return what has been assembled, with what the session knows of the reply."""
+        completion = self._assembler.completion
+        completion.request_id = self._reply.request_id
+        completion.rate_limits = self._reply.rate_limits
+        completion.attempts = self._reply.attempts
+        return completion
+
+    @property
+    def timing(self) -> Timing:
+        """How long things took."""
+        reply = self._reply
+        return self._times.timing(reply.started, reply.queued, reply.sent, reply.received, self._loop.time())
+
+
+def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
+    """Whether a model has spoken: text, reasoning, refusal, a tool call's piece, a finish_reason, usage."""
+    if type(chunks) is Run:
+        return chunks.field == "arguments" or any(chunks.texts)
+    for chunk in chunks:
+        for choice in chunk.choices:
+            delta = choice.delta
+            if (
+                delta.content
+                or choice.finish_reason is not None
+                or delta.reasoning_content
+                or delta.tool_calls is not None
+                or delta.refusal
+            ):
+                return True
+        if chunk.usage is not None:
+            return True
+    return False
