@@ -18,7 +18,7 @@ import msgspec
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.events import EventBuilder
-from gradient_async.stream.lanes import Lane
+from gradient_async.stream.queues import ChunkQueue
 from gradient_async.types import ChatCompletionChunk
 
 from .contest import Found, race, spread
@@ -68,7 +68,7 @@ def _events(reads: list[bytes]) -> None:
 
 def _lanes(reads: list[bytes]) -> None:
     decoder, assembler = ChunkDecoder(), CompletionAssembler(n=8)
-    lanes = {index: Lane(1 << 30) for index in range(8)}
+    lanes = {index: ChunkQueue(1 << 30) for index in range(8)}
     for data in reads:
         chunks = decoder.feed(data)
         assembler.extend(chunks)

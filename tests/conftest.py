@@ -17,6 +17,7 @@ import uvloop
 from hypothesis import settings
 
 from gradient_async import AsyncGradient
+from gradient_async.session import aiohttp_internals
 from gradient_async.testing import Handler, Server, serve
 
 Start = Callable[..., Awaitable[tuple[Server, AsyncGradient]]]
@@ -35,6 +36,21 @@ settings.load_profile("steady")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--uvloop", action="store_true", help="run coroutines under uvloop in place of asyncio")
+    parser.addoption(
+        "--public-aiohttp", action="store_true", help="use nothing that aiohttp does not document"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--public-aiohttp"):
+        aiohttp_internals.enabled = False
+
+
+@pytest.fixture
+def needs_internals() -> None:
+    """Skip what only aiohttp's internals make possible where the switch is off."""
+    if not aiohttp_internals.enabled:
+        pytest.skip("what aiohttp documents does not suffice for this")
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[], AbstractEventLoop]]:

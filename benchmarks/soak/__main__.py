@@ -20,13 +20,13 @@ from gradient_async import AsyncGradient, ChatCompletionStream, Limits, Retry
 from gradient_async.session.body import Body
 from gradient_async.session.reply import Reply
 from gradient_async.session.trace import Trace
-from gradient_async.stream.source import Source
+from gradient_async.stream import StreamReader
 
 from . import server
 from .scenarios import LIMIT
 from .worker import HANG, Tally, Worker
 
-OURS = (ChatCompletionStream, Source, Reply, Body, Trace)
+OURS = (ChatCompletionStream, StreamReader, Reply, Body, Trace)
 REST = 1.2  # seconds between two clients; what looks once a second has looked by then
 MOST_GROWTH = 8.0  # MiB that memory may grow by, from the second quarter of the time to the last
 

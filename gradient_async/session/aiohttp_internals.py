@@ -163,8 +163,10 @@ class Connection(ResponseHandler):
 
     __slots__ = ("interim_left", "waiter")
 
-    interim_left: int
-    waiter: asyncio.Future[None] | None
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.interim_left = 0
+        self.waiter: asyncio.Future[None] | None = None
 
     def set_response_params(self, **params: Any) -> None:
         """Prepare for a reply."""

@@ -78,13 +78,13 @@ class Attempt:
         """
         call, session = self._call, self._session
         loop = asyncio.get_running_loop()
-        if self._foreign and aiohttp_internals.loop_of(session) not in {None, loop}:
-            return self._unusable()  # it would work by chance, while its own loop runs in another thread
         connector = session.connector
         ours = connector if isinstance(connector, Connector) else None
         progress = self._progress = AttemptProgress(
             call, self._deadline, DeadlineTimer.of(loop) if ours is None else ours.timer
         )
+        if self._foreign and aiohttp_internals.loop_of(session) not in {None, loop}:
+            return self._unusable()  # it would work by chance, while its own loop runs in another thread
         limits = call.limits
         if aiohttp_internals.max_interim.get() != limits.interim_responses:
             aiohttp_internals.max_interim.set(limits.interim_responses)

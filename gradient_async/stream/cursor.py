@@ -113,14 +113,14 @@ class Cursor:
                 except BaseException:
                     reader.body.cancel_read()
                     raise
-                chunks = reader.finish_read()
-            if not chunks:
+                chunks = reader.finish_read() or None
+            if chunks is None:
                 # How the stream ended is judged by what has been assembled.
                 self.assemble_read()
                 chunks = await self._source.next_chunks()
         finally:
             self.filling = False
-            if self.waiters is not None and not chunks:
+            if self.waiters is not None and chunks is None:
                 # It is over; or this task is cancelled, and one of those who wait takes over.
                 self.waiters.wake_all()
         if chunks is None:

@@ -74,7 +74,8 @@ class StreamReader:
         steady: Whether a stream goes well, so that `body.start_read` and `finish_read` may be called in place of `next_chunks`.
         error: How the stream ended, if badly.
         was_buffered: Whether the server sent a whole completion in place of a stream.
-        received: Bytes of the last read, for those who relay them.
+        relaying: Whether bytes are relayed as they are received.
+        received: Bytes of the last read, to be relayed.
     """
 
     __slots__ = (
@@ -96,6 +97,7 @@ class StreamReader:
         "decoder",
         "error",
         "received",
+        "relaying",
         "state",
         "steady",
         "was_buffered",
@@ -123,6 +125,7 @@ class StreamReader:
         self.steady = False
         self.error: APIError | None = None
         self.was_buffered = False
+        self.relaying = False
         self.received = b""
         self._sniffed: list[
             bytes
@@ -151,7 +154,6 @@ class StreamReader:
             return self._take(data) if data else ()
         self._size += size
         self._read_at = body.read_at
-        self.received = data
         decoder = self.decoder
         try:
             chunks = decoder.feed(data)
@@ -257,6 +259,7 @@ class StreamReader:
                 self._read_at = now
         self.steady = (
             not self._awaiting_content
+            and not self.relaying  # each read is relayed by itself
             and self.decoder.settled
             and self.state is State.STREAMING
             and not self._body_over

@@ -59,7 +59,6 @@ class ChatCompletionStream(ChunkStream):
         super().__init__(reader, assembler, buffered=limits.buffered_bytes, reader=reader)
         self._reply = reply
         self._reader = reader
-        self._raw: RawStream | None = None
 
     def overflow(self, who: str) -> StreamLimitError:
         """Make the error of a reader that fell too far behind."""
@@ -91,11 +90,11 @@ class ChatCompletionStream(ChunkStream):
         Raises:
             TypeError: If the stream has been read in another way before.
         """
-        if self._raw is None:
-            if self._reader.state is not State.SNIFFING or self._reader.received or self._cursor.filling:
-                raise TypeError("choose stream.raw before anything else of the stream is read")
-            self._raw = RawStream(self)
-        return self._raw
+        reader = self._reader
+        if not reader.relaying and (reader.state is not State.SNIFFING or self._cursor.filling):
+            raise TypeError("choose stream.raw before anything else of the stream is read")
+        reader.relaying = True
+        return RawStream(self)
 
     async def next_raw(self) -> bytes:
         """Return the bytes of the next read.

@@ -18,7 +18,7 @@ from gradient_async import (
     StreamTruncatedError,
 )
 from gradient_async.stream import ChatCompletionStream
-from gradient_async.stream.lanes import Lane
+from gradient_async.stream.queues import ChunkQueue
 from gradient_async.testing import Connection, Request, chunk, reply_sse
 
 CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES, "n": 3}
@@ -187,7 +187,7 @@ def plain(text: str, index: int = 0) -> ChatCompletionChunk:
     return ChatCompletionChunk(choices=[ChunkChoice(index=index, delta=ChoiceDelta(content=text))])
 
 
-def drained(lane: Lane) -> list[ChatCompletionChunk]:
+def drained(lane: ChunkQueue) -> list[ChatCompletionChunk]:
     chunks: list[ChatCompletionChunk] = []
     while lane:
         chunks.append(lane.take())
@@ -196,7 +196,7 @@ def drained(lane: Lane) -> list[ChatCompletionChunk]:
 
 def test_adjacent_text_is_merged_where_many_chunks_wait() -> None:
     """Who keeps up sees every chunk; who lags sees as much text in fewer chunks, in a fraction of the room."""
-    lane = Lane(10**9)
+    lane = ChunkQueue(10**9)
     originals = [plain(f"{turn} ") for turn in range(10_000)]
     for piece in originals:
         lane.put(piece)
@@ -209,7 +209,7 @@ def test_adjacent_text_is_merged_where_many_chunks_wait() -> None:
 
 
 def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
-    lane = Lane(10**9)
+    lane = ChunkQueue(10**9)
     odd = plain("r")
     odd.choices[0].delta.role = "assistant"
     last = plain("f")
@@ -235,7 +235,7 @@ def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
 
 
 def test_what_a_lane_holds_is_bounded_and_room_is_given_back() -> None:
-    lane = Lane(20_000)
+    lane = ChunkQueue(20_000)
     for _ in range(100):
         lane.put(plain("x" * 1000))
         lane.take()

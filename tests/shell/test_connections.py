@@ -60,7 +60,7 @@ async def test_a_connection_that_died_idle_is_replaced_without_counting(start: S
 
 
 async def test_a_connection_lost_later_is_not_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradient_async.session.deadlines._SOON", 0.05)
+    monkeypatch.setattr("gradient_async.session.deadlines._DEAD_WITHIN", 0.05)
     server, client = await start()
     await ask(client)
     server.push(reply_writes([0.1, CLOSE]))
@@ -319,7 +319,7 @@ async def test_a_body_is_given_up_where_its_loop_has_ended_without_a_word() -> N
         return asyncio.run(main())
 
     stream = await asyncio.to_thread(run)
-    stream._source.abandon()
+    stream._reader.abandon()
     await stream.aclose()
     assert not stream.completed
 

@@ -21,10 +21,10 @@ from gradient_async import (
     Limits,
     Timeout,
 )
-from gradient_async.session import direct
-from gradient_async.session.deadlines import Rounds, Watch
-from gradient_async.session.direct import Connector, Route
-from gradient_async.session.protocol import Response, UnsentError
+from gradient_async.session import aiohttp_internals
+from gradient_async.session.aiohttp_internals import Connector, RequestHead, Response
+from gradient_async.session.deadlines import AttemptProgress, DeadlineTimer
+from gradient_async.session.exceptions import UnsentError
 from gradient_async.testing import HOLD, Connection, Server, reply_json, reply_writes, serve
 from gradient_async.testing import completion as whole
 
@@ -78,14 +78,15 @@ async def test_what_no_header_may_have_is_refused_in_the_same_words(start: Start
     assert server.requests == []
 
 
-async def test_requests_are_left_to_an_aiohttp_that_is_not_known(
+async def test_with_the_switch_off_a_session_is_a_plain_one(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it makes of requests may be different; calls work, through what it promises."""
-    monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
+    """Calls work, through what aiohttp documents."""
+    monkeypatch.setattr(aiohttp_internals, "enabled", False)
     server, client = await start()
     assert (await ask(client)).choices[0].message.content
-    assert not (await connector_of(client)).direct
+    session = await client._shared.manager.pool.session()
+    assert type(session.connector) is aiohttp.TCPConnector
     assert 1 == len(server.requests)
 
 
@@ -115,16 +116,16 @@ async def test_a_large_body_is_left_to_aiohttp(start: Start) -> None:
     assert server.connections == 1
 
 
-async def test_routes_are_kept_for_so_many_kinds_of_calls(
+async def test_request_heads_are_kept_for_so_many_kinds_of_calls(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A header that is another one in each call does not fill the memory."""
-    monkeypatch.setattr(direct, "_MOST_ROUTES", 3)
+    monkeypatch.setattr(aiohttp_internals, "_MAX_HEADS", 3)
     server, client = await start()
     for turn in range(8):
         await ask(client, extra_headers={"X-Turn": str(turn)})
     assert [str(turn) for turn in range(8)] == [request.headers["x-turn"] for request in server.requests]
-    assert len((await connector_of(client))._routes) <= 3
+    assert len((await connector_of(client))._heads) <= 3
 
 
 async def test_a_mock_of_aiohttp_is_obeyed() -> None:
@@ -189,7 +190,7 @@ async def test_a_name_is_looked_up(start: Start) -> None:
 )
 def test_nothing_is_written_to_a_connection_that_is_gone(protocol: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
-        direct._write(protocol, b"", b"")
+        aiohttp_internals._write(protocol, b"")
 
 
 async def test_a_large_request_is_not_written_to_it_either() -> None:
@@ -217,19 +218,19 @@ async def test_a_connection_lost_at_accept(length: int) -> None:
     assert (server.connections, len(server.requests)) == (1, 0)
 
 
-async def test_a_route_does_not_show_its_key(start: Start) -> None:
+async def test_a_request_head_does_not_show_its_key(start: Start) -> None:
     _, client = await start()
     await ask(client)
-    (route,) = (await connector_of(client))._routes.values()
-    shown = [repr(route), *(repr(getattr(route, name)) for name in Route.__slots__)]
-    assert route.head.count(b"Bearer ") == 1
+    (head,) = (await connector_of(client))._heads.values()
+    shown = [repr(head), *(repr(getattr(head, name)) for name in RequestHead.__slots__)]
+    assert head.start.count(b"Bearer ") == 1
     assert not [text for text in shown if "Bearer" in text]
 
 
-def idle(rounds: Rounds) -> tuple[Watch, list[float]]:
+def idle(timer: DeadlineTimer) -> tuple[AttemptProgress, list[float]]:
     """Make a watch of nothing, and return where it notes when it was to end."""
     call: Any = SimpleNamespace(timeout=Timeout(), stream=False)
-    watch = Watch(call, None, rounds)
+    watch = AttemptProgress(call, None, timer)
     ended: list[float] = []
     scope: Any = SimpleNamespace(expired=lambda: bool(ended), reschedule=ended.append)
     watch.scope = scope
@@ -238,8 +239,8 @@ def idle(rounds: Rounds) -> tuple[Watch, list[float]]:
 
 async def test_what_is_due_is_ended_and_the_rest_goes_on() -> None:
     loop = asyncio.get_running_loop()
-    rounds = Rounds(loop)
-    watches, ends = zip(*(idle(rounds) for _ in range(4)), strict=True)
+    timer = DeadlineTimer(loop)
+    watches, ends = zip(*(idle(timer) for _ in range(4)), strict=True)
     first, second, over, free = watches
     now = loop.time()
     second._until(now + 0.04)
@@ -258,8 +259,8 @@ async def test_what_is_due_is_ended_and_the_rest_goes_on() -> None:
 async def test_a_limit_that_is_put_off_ends_later() -> None:
     """The timer that was set for it rings, and is set anew."""
     loop = asyncio.get_running_loop()
-    rounds = Rounds(loop)
-    watch, ended = idle(rounds)
+    timer = DeadlineTimer(loop)
+    watch, ended = idle(timer)
     now = loop.time()
     watch._until(now + 0.01)
     watch._until(now + 0.05)
@@ -280,7 +281,7 @@ async def test_calls_one_after_the_other_have_one_timer(
     original = loop.call_at
 
     def counted(when: float, ring: Callable[..., None], *arguments: Any, **more: Any) -> asyncio.TimerHandle:
-        if isinstance(getattr(ring, "__self__", None), Rounds):
+        if isinstance(getattr(ring, "__self__", None), DeadlineTimer):
             made.append(when)
         return original(when, ring, *arguments, **more)
 

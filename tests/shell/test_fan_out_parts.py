@@ -15,6 +15,8 @@ from gradient_async.fanout import Fan, Pacer, Plan
 from gradient_async.fanout.merged import Merged
 from gradient_async.policy.pace import Pace
 from gradient_async.stream import ChatCompletionStream, ChunkStream
+from gradient_async.stream.cursor import Cursor
+from gradient_async.stream.queues import ChunkQueue
 from gradient_async.testing import chunk, sse
 from gradient_async.types import ChatCompletionChunk
 
@@ -101,14 +103,14 @@ async def test_a_chunk_wakes_its_own_reader_and_one_who_reads_on(
     """So that it costs the same, however many choices are read, also while somebody waits for the whole."""
     given = Given()
     woken = 0
-    pump = given.stream.pump
+    fill = Cursor.fill
 
-    async def counted(*arguments: Any) -> bool:
+    async def counted(cursor: Cursor, queue: ChunkQueue | None = None) -> bool:
         nonlocal woken
         woken += 1
-        return await pump(*arguments)
+        return await fill(cursor, queue)
 
-    monkeypatch.setattr(given.stream, "pump", counted)
+    monkeypatch.setattr(Cursor, "fill", counted)
 
     async def read(index: int) -> list[int]:
         return [piece.choices[0].index async for piece in given.stream.choice(index)]

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from gradient_async import AsyncGradient, ChatCompletionStream, StreamError, StreamInterruptedError
-from gradient_async.session.deadlines import Rounds
+from gradient_async.session.deadlines import DeadlineTimer
 from gradient_async.testing import HOLD, Server, chunk, reply_sse, reply_writes, serve
 
 CALL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
@@ -101,7 +101,7 @@ async def test_a_dropped_stream_leaves_no_timer() -> None:
 
     The one timer of the loop, by which it is not looked at any more, rings once more.
     """
-    rounds = Rounds.of(asyncio.get_running_loop())
+    timer = DeadlineTimer.of(asyncio.get_running_loop())
     reply = reply_sse(chunk("Hel"), chunk("lo"), chunk(finish_reason="stop"), gap=0.03)
     async with (
         serve(reply, repeat=True) as server,
@@ -112,11 +112,11 @@ async def test_a_dropped_stream_leaves_no_timer() -> None:
             assert stream is not None
             assert "Hel" == (await anext(stream)).choices[0].delta.content
             assert "lo" == (await anext(stream)).choices[0].delta.content  # waited for, with a limit
-            assert 1 == len(rounds._timed)
+            assert 1 == len(timer._timed)
             await asyncio.sleep(wait)
             with pytest.warns(ResourceWarning):
                 stream = None  # its last reference
-            assert {} == rounds._timed
+            assert {} == timer._timed
 
 
 async def test_a_stream_dropped_in_another_thread_leaves_a_pooled_connection_alone() -> None:

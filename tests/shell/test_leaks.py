@@ -213,7 +213,7 @@ MANY: list[Any] = [
 async def test_hundreds_leave_neither_connections_nor_memory(
     start: Start, work: Leave, reply: Handler
 ) -> None:
-    """Three rounds of two hundred, after one that fills what is filled once."""
+    """Three timer of two hundred, after one that fills what is filled once."""
     server, client = await start()
 
     async def one_round() -> int:

@@ -14,7 +14,7 @@ from shell_calls import Start, streamed
 
 from gradient_async import StreamInterruptedError, StreamTimeoutError, Timeout
 from gradient_async.session import body as body_module
-from gradient_async.session.deadlines import Rounds
+from gradient_async.session.deadlines import DeadlineTimer
 from gradient_async.testing import HOLD, chunk, reply_sse, reply_writes
 
 
@@ -25,24 +25,24 @@ class Looker:
         self.again, self.every = again, every
         self.at: list[float] = []
 
-    def look(self, now: float) -> float | None:
+    def check(self, now: float) -> float | None:
         self.at.append(now)
         return None if len(self.at) > self.again else now + self.every
 
 
 def timers() -> list[Any]:
-    """Return the timers of the running loop that are set for rounds."""
+    """Return the timers of the running loop that are set for timer."""
     scheduled: list[Any] = getattr(asyncio.get_running_loop(), "_scheduled")  # noqa: B009  # of asyncio's own loops
-    return [timer for timer in scheduled if not timer.cancelled() and "Rounds" in repr(timer)]
+    return [timer for timer in scheduled if not timer.cancelled() and "DeadlineTimer" in repr(timer)]
 
 
 async def test_everybody_is_looked_at_in_time_with_one_timer() -> None:
     loop = asyncio.get_running_loop()
-    rounds = Rounds(loop)
+    timer = DeadlineTimer(loop)
     began = loop.time()
     lookers: list[Any] = [Looker(3, 0.02), Looker(1, 0.05), Looker(0, 1.0)]
     for looker, after in zip(lookers, (0.06, 0.02, 0.04), strict=True):
-        rounds.join(looker, began + after)
+        timer.join(looker, began + after)
     assert 1 == len(timers())
     await asyncio.sleep(0.3)
     assert [] == timers()
@@ -56,23 +56,23 @@ async def test_everybody_is_looked_at_in_time_with_one_timer() -> None:
 
 async def test_who_leaves_is_not_looked_at_and_the_timer_rings_once_more() -> None:
     loop = asyncio.get_running_loop()
-    rounds = Rounds(loop)
+    timer = DeadlineTimer(loop)
     stays, leaves = (Looker(0, 1.0) for _ in range(2))
     bodies: list[Any] = [stays, leaves]
     for body in bodies:
-        rounds.join(body, loop.time() + 0.02)
-    rounds.leave(bodies[1])
+        timer.join(body, loop.time() + 0.02)
+    timer.leave(bodies[1])
     assert 1 == len(timers())
     await asyncio.sleep(0.05)
     assert [1, 0] == [len(stays.at), len(leaves.at)]
     assert [] == timers()
-    rounds.join(bodies[0], loop.time() + 0.02)
-    rounds.leave(bodies[0])
-    rounds.leave(bodies[0])
+    timer.join(bodies[0], loop.time() + 0.02)
+    timer.leave(bodies[0])
+    timer.leave(bodies[0])
     # Who comes next finds the timer that is set already; and it does not go on for nobody.
     before = timers()
     assert 1 == len(before)
-    rounds.join(bodies[1], loop.time() + 0.05)
+    timer.join(bodies[1], loop.time() + 0.05)
     assert before == timers()
     await asyncio.sleep(0.1)
     assert [1, 1] == [len(stays.at), len(leaves.at)]
@@ -82,72 +82,72 @@ async def test_who_leaves_is_not_looked_at_and_the_timer_rings_once_more() -> No
 async def test_a_round_is_made_once_a_second_at_least() -> None:
     """However long they all have: a timer that nobody needs any more does not stay for as long."""
     loop = asyncio.get_running_loop()
-    rounds = Rounds(loop)
+    timer = DeadlineTimer(loop)
     patient: Any = Looker(0, 1.0)
     began = loop.time()
-    rounds.join(patient, began + 600.0)
+    timer.join(patient, began + 600.0)
     (timer,) = timers()
     assert began + 0.9 < timer.when() <= loop.time() + 1.0
 
 
 async def test_the_next_round_is_when_the_first_of_all_wants_it() -> None:
     loop = asyncio.get_running_loop()
-    rounds = Rounds(loop)
+    timer = DeadlineTimer(loop)
     lookers: list[Any] = [Looker(9, every) for every in (0.7, 0.5, 0.6)]
     for looker in lookers:
-        rounds.join(looker, loop.time() + 0.01)
+        timer.join(looker, loop.time() + 0.01)
     await asyncio.sleep(0.03)
-    assert rounds._at == lookers[1].at[-1] + 0.5
+    assert timer._at == lookers[1].at[-1] + 0.5
     for looker in lookers:
-        rounds.leave(looker)
+        timer.leave(looker)
 
 
 async def test_rounds_that_nobody_wants_any_more_are_no_garbage() -> None:
     """Nothing that is left of the last one refers to them."""
     loop = asyncio.get_running_loop()
-    rounds = Rounds(loop)
+    timer = DeadlineTimer(loop)
     looker: Any = Looker(0, 1.0)
-    rounds.join(looker, loop.time())
+    timer.join(looker, loop.time())
     await asyncio.sleep(0.01)
     assert 1 == len(looker.at)
-    reference = weakref.ref(rounds)
-    del rounds
+    reference = weakref.ref(timer)
+    del timer
     assert reference() is None
 
 
 async def test_the_dead_are_forgotten() -> None:
     """A timer keeps no body alive, and what is left of one does no harm."""
     loop = asyncio.get_running_loop()
-    rounds = Rounds(loop)
+    timer = DeadlineTimer(loop)
     gone: Any = Looker(0, 1.0)
     reference = weakref.ref(gone)
-    rounds.join(gone, loop.time() + 0.01)
+    timer.join(gone, loop.time() + 0.01)
     del gone
     assert reference() is None
     await asyncio.sleep(0.03)
     assert [] == timers()
-    assert {} == rounds._timed
+    assert {} == timer._timed
 
 
 async def test_who_leaves_while_others_are_looked_at_does_no_harm() -> None:
     """As where garbage is collected just then."""
     loop = asyncio.get_running_loop()
-    rounds = Rounds(loop)
+    timer = DeadlineTimer(loop)
     stays = Looker(3, 0.01)
     bodies: list[Any] = [stays, Looker(3, 0.01)]
 
     class Leaver(Looker):
-        def look(self, now: float) -> float | None:
-            rounds.leave(bodies.pop())
-            return super().look(now)
+        def check(self, now: float) -> float | None:
+            timer.leave(bodies.pop())
+            return super().check(now)
 
     leaver: Any = Leaver(0, 1.0)
-    rounds.join(leaver, loop.time())
-    rounds.join(bodies[0], loop.time())
-    rounds.join(bodies[1], loop.time())
+    timer.join(leaver, loop.time())
+    timer.join(bodies[0], loop.time())
+    timer.join(bodies[1], loop.time())
     await asyncio.sleep(0.1)
     assert [1, 4] == [len(leaver.at), len(stays.at)]
-    assert {} == rounds._timed
+    assert {} == timer._timed
 
 
 async def test_a_connection_that_is_just_closing_is_given_the_time_to_tell(
@@ -165,17 +165,17 @@ async def test_a_connection_that_is_just_closing_is_given_the_time_to_tell(
     reading = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)
     often: Any = Looker(1000, 0.01)
-    rounds = stream._reply.body._rounds
-    assert rounds is not None
+    timer = stream._reply.body._timer
+    assert timer is not None
     loop = asyncio.get_running_loop()
-    rounds.join(often, loop.time())
+    timer.join(often, loop.time())
     await asyncio.sleep(0.1)
     assert len(often.at) > 1
     assert not reading.done() or often.at[-1] - often.at[0] >= 0.2
     with pytest.raises(StreamInterruptedError):
         await reading
     assert often.at[-1] - often.at[0] >= 0.2
-    rounds.leave(often)
+    timer.leave(often)
 
 
 class Loop:
@@ -195,11 +195,11 @@ def test_a_loop_that_is_dropped_is_not_kept() -> None:
     """Though somebody was waited for in it, and it was never closed."""
     loop: Any = Loop()
     body: Any = Looker(0, 1.0)
-    Rounds.of(loop).join(body, 1.0)
+    DeadlineTimer.of(loop).join(body, 1.0)
     assert 1 == len(loop.calls)
-    assert Rounds.of(loop) is loop.calls[0].__self__
+    assert DeadlineTimer.of(loop) is loop.calls[0].__self__
     other: Any = Loop()
-    assert Rounds.of(loop) is not Rounds.of(other)
+    assert DeadlineTimer.of(loop) is not DeadlineTimer.of(other)
     reference = weakref.ref(loop)
     del loop
     gc.collect()
@@ -208,10 +208,10 @@ def test_a_loop_that_is_dropped_is_not_kept() -> None:
 
 async def test_a_loop_has_one_and_keeps_none() -> None:
     loop = asyncio.get_running_loop()
-    rounds = Rounds.of(loop)
-    assert rounds is Rounds.of(loop)
-    reference = weakref.ref(rounds)
-    del rounds
+    timer = DeadlineTimer.of(loop)
+    assert timer is DeadlineTimer.of(loop)
+    reference = weakref.ref(timer)
+    del timer
     gc.collect()
     assert reference() is None
 
@@ -237,4 +237,4 @@ async def test_many_streams_that_wait_have_one_timer_and_each_its_own_limit(star
     await asyncio.wait(waiting)
     for stream in streams:
         await stream.aclose()
-    assert {} == Rounds.of(asyncio.get_running_loop())._timed
+    assert {} == DeadlineTimer.of(asyncio.get_running_loop())._timed

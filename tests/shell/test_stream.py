@@ -26,8 +26,8 @@ from gradient_async import (
     StreamTruncatedError,
     Timeout,
 )
-from gradient_async.session.deadlines import Rounds
-from gradient_async.stream import source
+from gradient_async.session.deadlines import DeadlineTimer
+from gradient_async.stream import reader
 from gradient_async.testing import (
     CLOSE,
     HOLD,
@@ -302,7 +302,7 @@ async def test_many_events_in_one_read_leave_the_loop_its_turns(
     start: Start, monkeypatch: pytest.MonkeyPatch, seconds: float, least: int
 ) -> None:
     """Ten thousand events: nobody else waits longer than a few slices take, or one that takes long."""
-    monkeypatch.setattr(source, "_SECONDS_PER_TURN", seconds)
+    monkeypatch.setattr(reader, "_SECONDS_PER_TURN", seconds)
     many = [chunk("x") for _ in range(10_000)]
     _, client = await start(reply_sse(*many, STOP, per_write=20_000))
     turns = 0
@@ -393,11 +393,11 @@ async def test_a_limit_that_began_anew_ends_when_it_should(start: Start) -> None
     body = stream._reply.body
     reading = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)
-    rounds = Rounds.of(asyncio.get_running_loop())
-    since, before = body._since, rounds._at
+    timer = DeadlineTimer.of(asyncio.get_running_loop())
+    since, before = body._since, timer._at
     await asyncio.sleep(before - asyncio.get_running_loop().time() + 0.01)
-    if body._rounds is not None:  # or the machine was so slow that this limit has ended as well
-        assert before < rounds._at <= since + 0.2
+    if body._timer is not None:  # or the machine was so slow that this limit has ended as well
+        assert before < timer._at <= since + 0.2
     with pytest.raises(StreamTimeoutError):
         await reading
 

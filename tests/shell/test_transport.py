@@ -26,8 +26,9 @@ from gradient_async import (
     StreamInterruptedError,
     Timeout,
 )
-from gradient_async.session.deadlines import Rounds, Watch
-from gradient_async.session.transport import _open_socket, body_of
+from gradient_async.session.attempt import _body_of
+from gradient_async.session.deadlines import AttemptProgress, DeadlineTimer
+from gradient_async.session.pool import _open_socket
 from gradient_async.testing import (
     CLOSE,
     HOLD,
@@ -167,10 +168,10 @@ async def test_large_requests_arrive_whole_and_leave_the_loop_free(start: Start)
 
 
 def test_a_large_body_shows_itself_as_text() -> None:
-    body = body_of(b"x" * 300_000)
+    body = _body_of(b"x" * 300_000)
     assert not isinstance(body, (bytes, type(None)))
     assert (300_000, "x" * 300_000) == (body.size, body.decode())
-    assert (b"x", None) == (body_of(b"x"), body_of(None))
+    assert (b"x", None) == (_body_of(b"x"), _body_of(None))
 
 
 async def test_connect_hang() -> None:
@@ -305,13 +306,13 @@ async def test_a_malformed_body_in_the_callers_own_session() -> None:
 async def test_a_limit_that_has_run_out_is_not_moved() -> None:
     """The cancellation is on its way, and a timeout that has expired refuses to be told otherwise."""
     call: Any = SimpleNamespace(timeout=Timeout(), stream=True)
-    rounds = Rounds(asyncio.get_running_loop())
-    watch = Watch(call, None, rounds)
+    timer = DeadlineTimer(asyncio.get_running_loop())
+    watch = AttemptProgress(call, None, timer)
     moved: list[float | None] = []
     scope: Any = SimpleNamespace(expired=lambda: True, reschedule=moved.append)
     watch.scope = scope
     watch.sending()
-    assert watch.look(math.inf) is None
+    assert watch.check(math.inf) is None
     assert (moved, watch.phase) == ([], "response")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -23,7 +22,7 @@ from gradient_async import (
     StreamTimeoutError,
     Timeout,
 )
-from gradient_async.session import protocol
+from gradient_async.session import aiohttp_internals
 from gradient_async.testing import (
     HOLD,
     Connection,
@@ -48,11 +47,12 @@ def event(*texts: str, **more: Any) -> bytes:
     return sse(*(chunk(text, **more) for text in texts), done=False)
 
 
-@pytest.fixture(params=["3.14.5", "3.15.0"])
-def version(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A version of aiohttp: one that is known, and one that is not."""
-    monkeypatch.setattr(aiohttp, "__version__", request.param)
-    return str(request.param)
+@pytest.fixture(params=[True, False], ids=["internals", "public"])
+def internals(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Read on aiohttp's internals, and by its public way."""
+    enabled = bool(request.param) and aiohttp_internals.enabled
+    monkeypatch.setattr(aiohttp_internals, "enabled", enabled)
+    return enabled
 
 
 def text_of(chunks: list[ChatCompletionChunk]) -> list[str]:
@@ -64,37 +64,18 @@ async def opened(start: Start, *steps: Step, **options: Any) -> ChatCompletionSt
     return await streamed(client)
 
 
-async def test_only_a_version_that_is_known_is_reached_into(start: Start, version: str) -> None:
+async def test_a_read_waits_on_one_future_only_on_internals(start: Start, *, internals: bool) -> None:
     stream = await opened(start, http_chunk(event("a")), HOLD)
     await anext(stream)
     body = stream._reply.body
-    assert (version == "3.14.5") == protocol.known() == (body.begin() is not None)
-    if protocol.known():
-        body.stop()
+    assert internals == (body.start_read() is not None)
+    body.cancel_read()
     await stream.aclose()
 
 
-async def test_of_a_version_that_is_not_known_only_what_is_public_is_used(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also where it is found out that a limit is up."""
-    monkeypatch.setattr(aiohttp, "__version__", "3.15.0")
-    stream = await opened(start, http_chunk(event("a")), HOLD, timeout=Timeout(idle=60))
-    await anext(stream)
-    reading = asyncio.create_task(anext(stream))
-    await asyncio.sleep(0.01)
-    body: Any = stream._reply.body
-    content = body._content
-    body._content = SimpleNamespace(set_exception=content.set_exception)
-    assert body.look(asyncio.get_running_loop().time() + 60) is None
-    body._content = content
-    with pytest.raises(StreamTimeoutError, match="idle"):
-        await reading
-
-
 @pytest.mark.parametrize("what", ["a reader", "an error", "no connection", "data", "the end"])
-async def test_where_aiohttp_would_not_wait_nothing_is_begun(start: Start, what: str) -> None:
-    """Who waited all the same would wait for ever, or make another do so."""
+async def test_a_read_that_would_not_wait_is_not_started(start: Start, what: str) -> None:
+    """Its future would never be resolved, or another reader's would not."""
     stream = await opened(start, http_chunk(event("a")), HOLD)
     await anext(stream)
     body = stream._reply.body
@@ -102,27 +83,23 @@ async def test_where_aiohttp_would_not_wait_nothing_is_begun(start: Start, what:
     connection = body._response.connection
     assert connection is not None
     protocol: Any = connection.protocol
-    transport = protocol.transport
-    waiter = body.begin()
-    assert waiter is not None
-    body.stop()
     if what == "a reader":
-        content._waiter = waiter
+        assert aiohttp_internals.enabled == (body.start_read() is not None)
+        body._since = 0.0
     elif what == "an error":
         content.set_exception(aiohttp.ClientPayloadError())
     elif what == "no connection":
-        protocol.transport = None
+        protocol.close()
+        await asyncio.sleep(0)
     elif what == "data":
         content.feed_data(b"data")
     else:
         content.feed_eof()
-    assert body.begin() is None
-    content._waiter = None
-    protocol.transport = transport
+    assert body.start_read() is None
     await stream.aclose()
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_reads_of_any_size_bring_the_same(start: Start) -> None:
     """One event a read, several, a long one, one in two reads, and an end of an HTTP chunk that comes by itself."""
     cut = event("cut")
@@ -149,7 +126,7 @@ async def test_reads_of_any_size_bring_the_same(start: Start) -> None:
     assert all(gap > 0 for gap in stream.timing.gaps)
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_an_end_of_an_http_chunk_that_comes_by_itself_ends_nothing_else(start: Start) -> None:
     """However a stream is read; nor does it end the reading of a reply that is awaited."""
     chunks = [http_chunk(event(text)) for text in "ab"]
@@ -162,7 +139,7 @@ async def test_an_end_of_an_http_chunk_that_comes_by_itself_ends_nothing_else(st
     assert "ab" == (await ask(client)).choices[0].message.content
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_a_read_that_was_cancelled_is_made_up_for(start: Start) -> None:
     """Again and again, and nothing is lost."""
     steps = [step for text in "abcdef" for step in (http_chunk(event(text)), 0.02)]
@@ -181,7 +158,7 @@ async def test_a_read_that_was_cancelled_is_made_up_for(start: Start) -> None:
     assert cancelled > len("abcdef")
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_what_is_thrown_at_who_waits_reaches_them(start: Start) -> None:
     """And costs nothing: they may read on."""
 
@@ -200,7 +177,7 @@ async def test_what_is_thrown_at_who_waits_reaches_them(start: Start) -> None:
     assert "ab" == (await stream.completion()).choices[0].message.content
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_what_was_waited_before_a_cancellation_counts(start: Start) -> None:
     """Who polls finds out as well that the server has stalled."""
     stream = await opened(start, http_chunk(event("a")), HOLD, timeout=Timeout(idle=0.1))
@@ -234,7 +211,7 @@ async def test_a_loop_that_is_held_up_is_no_stall(start: Start) -> None:
     assert stream.completed
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_what_is_read_after_the_end_has_a_limit_of_its_own(start: Start) -> None:
     """A stream that is complete cannot stall any more, and its connection is used again."""
     last = event("", finish_reason="stop") + b"data: [DONE]\n\n"
@@ -255,7 +232,7 @@ async def test_a_consumer_that_takes_its_time_is_no_stall(start: Start) -> None:
     assert stream.completed
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_many_short_waits_are_no_stall(start: Start) -> None:
     """Each content begins the limit anew."""
     steps = [step for text in "abcdefgh" for step in (http_chunk(event(text)), 0.05)]
@@ -265,7 +242,7 @@ async def test_many_short_waits_are_no_stall(start: Start) -> None:
     assert [*"abcdefgh", ""] == text_of([each async for each in stream])
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_what_is_thought_is_content_as_well(start: Start) -> None:
     """Though it is no text."""
     steps = [step for _ in range(8) for step in (http_chunk(event("", reasoning_content="hm")), 0.05)]
@@ -277,7 +254,7 @@ async def test_what_is_thought_is_content_as_well(start: Start) -> None:
     assert 9 == len(stream.timing.gaps)
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_a_stall_after_a_consumer_took_its_time_is_found_out(start: Start) -> None:
     steps: list[Step] = [http_chunk(event("a")), 0.02, http_chunk(event("b")), HOLD]
     stream = await opened(start, *steps, timeout=Timeout(idle=0.1))
@@ -298,13 +275,13 @@ async def test_the_end_of_the_whole_time_is_waited_for_no_longer_than_the_limit_
     await asyncio.sleep(0)
     body = stream._reply.body
     assert body._deadline is not None
-    assert body._rounds is not None
-    assert body._rounds._at <= body._deadline
+    assert body._timer is not None
+    assert body._timer._at <= body._deadline
     with pytest.raises(StreamTimeoutError, match="total"):
         await reading
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_two_tasks_may_read(start: Start) -> None:
     """Each chunk goes to one of them."""
     steps = [step for text in "abcdef" for step in (http_chunk(event(text)), GAP)]
@@ -319,7 +296,7 @@ async def test_two_tasks_may_read(start: Start) -> None:
     assert [*"abcdef", ""] == texts
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_who_waits_beside_another_goes_on_when_that_one_has_its_chunk(start: Start) -> None:
     """Though that one asks for no more."""
     steps = [step for text in "abc" for step in (http_chunk(event(text)), 0.02)]
@@ -345,7 +322,7 @@ async def test_who_was_woken_by_an_end_of_an_http_chunk_alone_still_reads_for_al
         assert [*"bc"] == sorted(text_of([*await asyncio.gather(first, second)]))
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_what_the_reader_of_a_choice_has_read_for_all_is_there_at_once(start: Start) -> None:
     steps = [step for text in "ab" for step in (http_chunk(event(text)), GAP)]
     stream = await opened(start, *steps, HOLD)
@@ -356,7 +333,7 @@ async def test_what_the_reader_of_a_choice_has_read_for_all_is_there_at_once(sta
         assert ["b"] == text_of([await anext(stream)])
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_bytes_go_on_after_the_last_chunk_again_and_again(start: Start) -> None:
     reads = [event("a"), event("b"), event("c", "d"), event("e")]
     stream = await opened(start, *(step for data in reads for step in (http_chunk(data), 0.02)), HOLD)
@@ -368,7 +345,7 @@ async def test_bytes_go_on_after_the_last_chunk_again_and_again(start: Start) ->
         assert event("e") == await anext(stream.raw)
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_who_read_bytes_and_waits_for_a_chunk_gets_it_beside_a_choice(start: Start) -> None:
     """Asked for meanwhile."""
     steps = [step for text in "ab" for step in (http_chunk(event(text)), 0.05)]
@@ -397,7 +374,7 @@ async def opened_by_turns(start: Start) -> tuple[ChatCompletionStream, asyncio.E
     return await streamed(client), turns[0], turns[1]
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_who_waits_for_a_reader_of_bytes_reads_on_after_it(start: Start) -> None:
     """What the one has had is not given to the other."""
     stream, second, third = await opened_by_turns(start)
@@ -414,7 +391,7 @@ async def test_who_waits_for_a_reader_of_bytes_reads_on_after_it(start: Start) -
     assert "abc" == (await stream.completion()).choices[0].message.content
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_who_waited_for_another_reader_may_be_cancelled(start: Start) -> None:
     """Nobody misses anything."""
     stream, second, third = await opened_by_turns(start)
@@ -432,7 +409,7 @@ async def test_who_waited_for_another_reader_may_be_cancelled(start: Start) -> N
     assert "abc" == (await stream.completion()).choices[0].message.content
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_a_choice_may_be_asked_for_while_another_task_waits(start: Start) -> None:
     """Its reader misses nothing of what comes from then on; nor does the one that waits."""
     steps: list[Step] = [http_chunk(event("a")), 0.05, http_chunk(event("b")), GAP, http_chunk(event("c"))]
@@ -451,7 +428,7 @@ async def test_a_choice_may_be_asked_for_while_another_task_waits(start: Start) 
     assert ["b", "c", ""] == text_of(alone)[-3:]
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 @pytest.mark.parametrize("nothing", [b": still there\n\n", event("")], ids=["comments", "empty text"])
 async def test_what_brings_no_content_does_not_keep_a_stream_alive(start: Start, nothing: bytes) -> None:
     steps: list[Step] = [http_chunk(event("a")), GAP]
@@ -463,7 +440,7 @@ async def test_what_brings_no_content_does_not_keep_a_stream_alive(start: Start,
     assert "a" == stream.snapshot.choices[0].message.content
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_content_that_comes_after_a_chunk_without_any_begins_the_limit_between_tokens(
     start: Start,
 ) -> None:
@@ -478,7 +455,7 @@ async def test_content_that_comes_after_a_chunk_without_any_begins_the_limit_bet
     assert stream.timing.first_token >= 0.015
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_garbage_amid_a_stream_is_told_after_what_came_before(start: Start) -> None:
     steps: list[Step] = [
         http_chunk(event("a")),
@@ -508,7 +485,7 @@ async def test_what_broke_a_stream_is_in_no_frame(start: Start) -> None:
     assert MIDDLE not in shown(caught.value)
 
 
-@pytest.mark.usefixtures("version")
+@pytest.mark.usefixtures("internals")
 async def test_a_stream_is_read_in_the_loop_it_came_in(start: Start) -> None:
     """In another one nothing is lost, and its own can go on."""
     steps: list[Step] = [http_chunk(event("a")), 0.1, http_chunk(event("b", finish_reason="stop"))]

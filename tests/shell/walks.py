@@ -16,9 +16,9 @@ from shell_calls import CALL, ask, streamed
 
 from gradient_async import AsyncGradient, ChatCompletionStream, GradientError, Retry
 from gradient_async.session.body import Body
-from gradient_async.session.deadlines import Rounds
+from gradient_async.session.deadlines import DeadlineTimer
 from gradient_async.session.reply import Reply
-from gradient_async.stream.source import Source
+from gradient_async.stream import StreamReader
 from gradient_async.testing import (
     Handler,
     Server,
@@ -234,12 +234,12 @@ def without_collector() -> Generator[None, None, None]:
 
 def left_alive() -> dict[str, int]:
     """How many objects there are that hold a connection or a part of a reply."""
-    kinds = (Body, Reply, Source, ChatCompletionStream, aiohttp.ClientResponse)
+    kinds = (Body, Reply, StreamReader, ChatCompletionStream, aiohttp.ClientResponse)
     return dict(Counter(type(found).__name__ for found in gc.get_objects() if type(found) in kinds))
 
 
 def timers(server: Server) -> list[str]:
-    """Timers that are still to fire, of all but the server, the pool's sweeper, and rounds with nobody to look at.
+    """Timers that are still to fire, of all but the server, the pool's sweeper, and timer with nobody to look at.
 
     On asyncio's own loop; others don't show theirs.
     """
@@ -249,7 +249,7 @@ def timers(server: Server) -> list[str]:
         owner: Any = getattr(timer._callback, "__self__", None)
         serves = isinstance(owner, asyncio.Timeout) and getattr(owner, "_task", None) in server._tasks
         sweeps = "weakref_handle" in repr(timer)
-        idles = isinstance(owner, Rounds) and not owner._timed
+        idles = isinstance(owner, DeadlineTimer) and not owner._timed
         if not (timer.cancelled() or serves or sweeps or idles):
             found.append(repr(timer))
     return found
