@@ -155,6 +155,7 @@ class Cursor:
         self.pass_all()
         self.place(chunks)
         self.pass_all()
+        self.assemble_read()
         if self.waiters is not None:
             self.waiters.wake_unqueued()
 

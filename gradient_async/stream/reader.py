@@ -172,47 +172,57 @@ class StreamReader:
         return chunks
 
     async def next_chunks(self) -> Sequence[ChatCompletionChunk] | None:
-        """Return the chunks of the next read or slice, which may be none; None at the end of a whole stream.
+        """Return the next chunks; None at the end of a whole stream.
+
+        Where bytes are relayed, one read is enough to return, though it may have brought no chunk.
 
         Raises:
             APIError: How the stream ended, if badly; after everything received has been returned.
         """
-        decoder = self.decoder
-        if self.error is not None:
-            raise self.error
-        if decoder.error is not None:
-            raise self.fail(decoder.error)
-        if decoder.pending:
-            if self._slices >= _SLICES_PER_TURN or self._loop.time() - self._turn_began > _SECONDS_PER_TURN:
-                self._slices = 0
-                await asyncio.sleep(0)
-                self._turn_began = self._loop.time()
-            return self.decode_slice()
-        if self.state is State.ENDED:
-            return None
-        if decoder.done or self._body_over:
-            self._judge()
-            if not self._body_over:
-                await self.body.drain(self._limits)
-            return ()
-        if self._awaiting_content and self.body.overdue:
-            # Bytes without content come so fast that no read has to wait for them.
-            return self._break_off(self._timed_out())
-        try:
-            data = await self.body.read()
-        except StreamError as error:
-            return self._break_off(error)
-        except TimeoutError:
-            return self._break_off(self._timed_out())
-        return self._take(data)
+        decoder, body = self.decoder, self.body
+        while True:
+            if self.error is not None:
+                raise self.error
+            if decoder.error is not None:
+                raise self.fail(decoder.error)
+            chunks: Sequence[ChatCompletionChunk] = ()
+            if decoder.pending:
+                late = self._loop.time() - self._turn_began > _SECONDS_PER_TURN
+                if late or self._slices >= _SLICES_PER_TURN:
+                    self._slices = 0
+                    await asyncio.sleep(0)
+                    self._turn_began = self._loop.time()
+                chunks = self.decode_slice()
+            elif self.state is State.ENDED:
+                return None
+            elif decoder.done or self._body_over:
+                self._judge()
+                if not self._body_over:
+                    await body.drain(self._limits)
+            elif self._awaiting_content and body.overdue:
+                # Bytes without content come so fast that no read has to wait for them.
+                chunks = self._break_off(self._timed_out())
+            else:
+                try:
+                    data = await body.read()
+                except StreamError as error:
+                    chunks = self._break_off(error)
+                except TimeoutError:
+                    chunks = self._break_off(self._timed_out())
+                else:
+                    chunks = self._take(data)
+                    del data  # a traceback may show locals, and servers echo keys
+            if chunks or self.received:
+                return chunks
 
     def _take(self, data: bytes) -> Sequence[ChatCompletionChunk]:
         """Decode what a read brought, or the beginning of it; b"" is the end of the body."""
         self._read_at = self.body.read_at
         self._slices = 0
         self._size += len(data)
-        self.received = data
         self._awaiting_content = True
+        if self.relaying:
+            self.received = data
         if not data:
             self._body_over = True
             self.body.close()
@@ -271,7 +281,7 @@ class StreamReader:
     def _sniff(self, data: bytes) -> bytes:
         """Find out what the body is by what has come of it; return that once it is clear."""
         self._sniffed.append(data)
-        self.received = b""  # nothing is relayed before it is clear
+        self.received = b""  # nothing is relayed before it is clear what it is
         content_type = self._reply.headers.get("content-type", "")
         data = b"".join(self._sniffed)
         kind = what_is(data, content_type, final=self._body_over)
@@ -285,7 +295,7 @@ class StreamReader:
             self.was_buffered = True
         else:
             self.state = State.STREAMING
-            self.received = data
+            self.received = data if self.relaying else b""
             if not is_event_stream(content_type):
                 self._reply.note_content_type()
         return data
@@ -303,7 +313,7 @@ class StreamReader:
         content = b"".join(self._sniffed)
         self._sniffed.clear()
         self._read_at = self._loop.time()
-        self.received = content
+        self.received = content if self.relaying else b""
         error: APIError
         body = reply_error(content)
         if body is not None:

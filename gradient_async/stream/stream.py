@@ -106,10 +106,9 @@ class ChatCompletionStream(ChunkStream):
         reader, cursor = self._reader, self._cursor
         reader.received = b""
         while not reader.received:
-            cursor.pass_all()
             if not await cursor.fill():
                 raise StopAsyncIteration
-        cursor.pass_all()
+            cursor.pass_all()
         # All of what is relayed counts as read, whatever slices it is decoded in.
         while reader.decoder.pending and reader.error is None:
             cursor.place(reader.decode_slice())

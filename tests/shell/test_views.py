@@ -59,8 +59,8 @@ async def test_bytes_are_relayed_as_received_and_assembled_all_the_same(start: S
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("size", [7, 250, 4000, 10**6])
-async def test_switching_to_bytes_loses_and_repeats_nothing(start: Start, newline: bytes, size: int) -> None:
-    """After any number of chunks, bytes go on with the very next event; then chunks after the last byte."""
+async def test_text_goes_on_after_the_bytes(start: Start, newline: bytes, size: int) -> None:
+    """After any number of pieces that were relayed, text goes on with the very next chunk."""
     wire = WIRE.replace(b"\n", newline)
 
     async def reply(_request: Request, connection: Connection) -> None:
@@ -73,22 +73,41 @@ async def test_switching_to_bytes_loses_and_repeats_nothing(start: Start, newlin
                 await asyncio.sleep(0)
 
     server, client = await start()
-    for chunks_first in range(0, 14, 1 if size > 100 else 5):
-        for pieces in (0, 1, 2, 10**6):
-            server.push(reply)
-            stream = await streamed(client)
-            text = ""
-            for _ in range(chunks_first):
-                try:
-                    text += (await anext(stream)).choices[0].delta.content or ""
-                except StopAsyncIteration:
-                    break
-            text += text_of(await take_raw(stream, pieces))
-            async for piece in stream.text:
-                text += piece
-            assert text == TEXT
-            assert stream.completed
-            assert stream.snapshot.choices[0].message.content == TEXT
+    for pieces in (0, 1, 2, 3, 10**6):
+        server.push(reply)
+        stream = await streamed(client)
+        relayed = await take_raw(stream, pieces)
+        assert wire.startswith(relayed)
+        rest = "".join([piece async for piece in stream.text])
+        assert TEXT.endswith(rest)
+        assert stream.completed
+        assert stream.snapshot.choices[0].message.content == TEXT
+        if pieces == 10**6:
+            assert (wire, "") == (relayed, rest)
+
+
+@pytest.mark.parametrize("way", ["chunks", "text", "events", "completion", "a reader that waits"])
+async def test_bytes_are_chosen_before_anything_else_is_read(start: Start, way: str) -> None:
+    """What was decoded for another reader can't be relayed as it was received."""
+    _, client = await start(reply_sse(*EVENTS))
+    stream = await streamed(client)
+    waiting: list[asyncio.Task[Any]] = []
+    if way == "chunks":
+        await anext(stream)
+    elif way == "text":
+        await anext(stream.text)
+    elif way == "events":
+        await anext(stream.events())
+    elif way == "completion":
+        await stream.completion()
+    else:
+        waiting.append(asyncio.create_task(anext(stream)))
+        await asyncio.sleep(0)
+    with pytest.raises(TypeError, match="before anything else"):
+        _ = stream.raw
+    for task in waiting:
+        task.cancel()
+    await stream.aclose()
 
 
 async def test_text_events_and_chunks_go_on_where_the_other_stopped(start: Start) -> None:
@@ -221,24 +240,6 @@ async def test_events_of_two_iterators_are_those_of_one_stream(start: Start) -> 
         first = [(await anext(stream.events())).type]
         second = [event.type async for event in stream.events()]
     assert first + second == ["chunk", "chunk", "content.delta", "content.done", "finish"]
-
-
-async def test_bytes_wait_for_whoever_reads_chunks(start: Start) -> None:
-    async def reply(_request: Request, connection: Connection) -> None:
-        await connection.write(
-            head(200, {"content-type": "text/event-stream", "content-length": str(len(WIRE))})
-        )
-        await asyncio.sleep(0.05)
-        await connection.write(WIRE)
-
-    _, client = await start(reply)
-    stream = await streamed(client)
-
-    async def text() -> str:
-        return (await anext(stream)).choices[0].delta.content or ""
-
-    first, rest = await asyncio.gather(text(), take_raw(stream, 10**6))
-    assert TEXT == first + text_of(rest)
 
 
 async def test_what_goes_on_after_a_finish_reason_is_told_at_the_end(start: Start) -> None:

@@ -307,17 +307,18 @@ async def test_who_waits_beside_another_goes_on_when_that_one_has_its_chunk(star
     assert [*"bc"] == text_of(list(chunks))
 
 
-async def test_who_was_woken_by_an_end_of_an_http_chunk_alone_still_reads_for_all(start: Start) -> None:
-    """Whoever comes before they have had their turn waits for them."""
+@pytest.mark.usefixtures("needs_internals")
+async def test_who_was_woken_for_nothing_still_reads_for_all(start: Start) -> None:
+    """As by an end of an HTTP chunk alone. Whoever comes before they have had their turn waits for them."""
     steps = [step for text in "abc" for step in (http_chunk(event(text)), 0.05)]
     stream = await opened(start, *steps, HOLD)
     await anext(stream)
     first = asyncio.create_task(anext(stream))
     await asyncio.sleep(0.01)
     second = asyncio.create_task(anext(stream))
-    content: Any = stream._reply.body._content
-    waiter, content._waiter = content._waiter, None
-    waiter.set_result(None)
+    connection = stream._reply.body._connection
+    assert connection is not None
+    connection.notify()
     async with asyncio.timeout(5), stream:
         assert [*"bc"] == sorted(text_of([*await asyncio.gather(first, second)]))
 
@@ -331,18 +332,6 @@ async def test_what_the_reader_of_a_choice_has_read_for_all_is_there_at_once(sta
         alone = stream.choice(0)
         assert ["b"] == text_of([await anext(alone)])[-1:]
         assert ["b"] == text_of([await anext(stream)])
-
-
-@pytest.mark.usefixtures("internals")
-async def test_bytes_go_on_after_the_last_chunk_again_and_again(start: Start) -> None:
-    reads = [event("a"), event("b"), event("c", "d"), event("e")]
-    stream = await opened(start, *(step for data in reads for step in (http_chunk(data), 0.02)), HOLD)
-    async with asyncio.timeout(5), stream:
-        assert ["a"] == text_of([await anext(stream)])
-        assert event("b") == await anext(stream.raw)
-        assert ["c"] == text_of([await anext(stream)])
-        assert event("d") == await anext(stream.raw)
-        assert event("e") == await anext(stream.raw)
 
 
 @pytest.mark.usefixtures("internals")
@@ -378,8 +367,9 @@ async def opened_by_turns(start: Start) -> tuple[ChatCompletionStream, asyncio.E
 async def test_who_waits_for_a_reader_of_bytes_reads_on_after_it(start: Start) -> None:
     """What the one has had is not given to the other."""
     stream, second, third = await opened_by_turns(start)
+    raw = stream.raw
     await anext(stream)
-    relaying = asyncio.create_task(anext(stream.raw))
+    relaying = asyncio.create_task(anext(raw))
     await asyncio.sleep(0)
     reading = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)
@@ -475,7 +465,7 @@ async def test_garbage_amid_a_stream_is_told_after_what_came_before(start: Start
     assert "ab" == caught.value.partial.choices[0].message.content
 
 
-@pytest.mark.usefixtures("version", "either_parser")
+@pytest.mark.usefixtures("internals")
 async def test_what_broke_a_stream_is_in_no_frame(start: Start) -> None:
     """A server may echo keys anywhere, and a traceback show locals."""
     stream = await opened(start, http_chunk(event("a")), GAP, KEY.encode() + b"\r\n", HOLD)
