@@ -63,6 +63,17 @@ def test_plain_text_of_one_choice(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == ""
 
 
+def test_each_choice_shows_its_own_reasoning(capsys: pytest.CaptureFixture[str]) -> None:
+    """Choices think at the same time, and stop thinking one after the other."""
+    with display(2) as shown:
+        for index in range(2):
+            shown.add(choice(reasoning_content="hm", index=index), logprobs=False)
+        for index in range(2):
+            shown.add(choice("yes", index=index), logprobs=False)
+    printed = capsys.readouterr().out
+    assert printed == "-- choice 0\n(thinking) hm\nyes\n-- choice 1\n(thinking) hm\nyes\n"
+
+
 def test_log_probabilities_are_shown_where_they_were_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     """Those of the reasoning stay part of the reasoning."""
     thought = choice(reasoning_content="Hm", entries=[TokenLogprob(token="Hm", logprob=-0.1)])
