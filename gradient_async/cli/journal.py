@@ -20,7 +20,8 @@ like another line. No two results of a file have the same key. Results are in th
 
 A reader needs ``line``, ``custom_id``, ``response`` and ``error`` (with its ``type``), and ignores unknown fields. A
 process that is killed may leave a last line without its line feed: if the line is whole, the next run adds the line
-feed; if the JSON is cut, the next run removes the line and makes the request again.
+feed; if the JSON is cut, the next run removes the line and makes the request again. ``id`` is the first field, without
+a space before its value: a last line that begins in another way is not a result, and the file is refused unchanged.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from ..types import ChatCompletion
 Key: TypeAlias = str | int
 
 _BAD_LINE = "BadLine"
+_START = b'{"id":'  # of every result, because `encode_result` puts the field first
 _API_ERROR_FIELDS = ("code", "status_code", "request_id", "retry_after", "attempts")
 
 
@@ -126,6 +128,15 @@ class _Result(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Result).decode
 
 
+def _is_torn(line: bytes) -> bool:
+    """Whether a line is the beginning of a result, or the zeros that a power cut leaves in some file systems.
+
+    Anything else belongs to a file of another program. Such a file must not lose its last line.
+    """
+    start = line[: len(_START)]
+    return not line.endswith(b"\n") and (_START.startswith(start) or not line.strip(b"\0"))
+
+
 class Journal:
     """An open file of results.
 
@@ -177,8 +188,9 @@ class Journal:
             for number, line in enumerate(file, 1):
                 try:
                     result = _decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    if not line.endswith(b"\n"):
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    # JSON that is whole but no result was not cut: another program wrote it.
+                    if _is_torn(line) and not isinstance(error, msgspec.ValidationError):
                         os.ftruncate(self._file, os.fstat(self._file).st_size - len(line))
                         return
                     raise JournalError(

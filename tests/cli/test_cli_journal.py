@@ -89,7 +89,7 @@ def test_a_line_cut_anywhere_is_done_again_or_completed(tmp_path: Path, cut: int
 def test_a_long_line_cut_off_alone(tmp_path: Path) -> None:
     """Longer than what is read at once, and with nothing before it."""
     path = tmp_path / "out.jsonl"
-    path.write_bytes(b'{"line": 1, "custom_id": "' + b"x" * (3 << 20))
+    path.write_bytes(b'{"id":null,"custom_id":"' + b"x" * (3 << 20))
     journal = Journal(path)
     assert {} == journal.done
     journal.close()
@@ -159,6 +159,34 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     ):
         Journal(path)
     assert "my notes\n" == path.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"my notes", id="text"),
+        pytest.param(b"a\nb", id="lines"),
+        pytest.param(b'{"line": 1', id="cut, but not a result"),
+        pytest.param(b'{"id":1,"name":"x"}', id="whole, but not a result"),
+        pytest.param(b"\0\1", id="bytes"),
+    ],
+)
+def test_a_file_of_something_else_keeps_its_last_line(tmp_path: Path, content: bytes) -> None:
+    """A line without its line feed is removed only if it is the beginning of a result."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match="is not a result of this command"):
+        Journal(path)
+    assert content == path.read_bytes()
+
+
+def test_zeros_that_a_power_cut_leaves_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(result(1) + b"\0" * 100)
+    journal = Journal(path)
+    assert {1: "d1"} == journal.done
+    journal.close()
+    assert result(1) == path.read_bytes()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
