@@ -1,59 +1,59 @@
-"""``gradient-async chat``: ask a model and watch it answer."""
+"""``gradient-async chat``: send a prompt to a model and show the answer as it arrives."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from ..client import AsyncGradient
 from ..errors import GradientError, StreamError
 from ..stream import ChatCompletionStream
-from .render import View, make_view
-from .text import say
+from ..testing import serve
+from .display import complain, open_display, say
 
-__all__ = ["chat", "show"]
+DEFAULT_MODEL = "llama3.3-70b-instruct"
 
-_LOCAL_DELAY = 0.02  # seconds between the simulated model's tokens, so that there is something to watch
+_LOCAL_DELAY = 0.02  # seconds between the simulated model's tokens: slow enough to watch
 
 
-async def chat(arguments: argparse.Namespace) -> int:
-    """Stream one answer, or several side by side.
-
-    Args:
-        arguments: Those of the command line.
-
-    Returns:
-        0, or 1 if no whole answer came.
-    """
+async def run_chat(arguments: argparse.Namespace) -> int:
+    """Run the command; return 0, or 1 if the answer is not complete."""
     prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
     try:
-        async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(await _client(arguments, stack))
-            async with client.chat.completions.stream(**_params(arguments, prompt)) as stream:
-                if arguments.json:
-                    say((await stream.completion()).to_json(indent=None))
-                else:
-                    with make_view(arguments.n or 1, logprobs=arguments.logprobs) as view:
-                        await show(stream, view, arguments.n or 1)
+        async with (
+            open_client(arguments, delay=0.0 if arguments.json else _LOCAL_DELAY) as client,
+            client.chat.completions.stream(**_params(arguments, prompt)) as stream,
+        ):
+            if arguments.json:
+                say((await stream.completion()).to_json(indent=None))
+            else:
+                await show(stream, arguments.n or 1, logprobs=arguments.logprobs)
     except GradientError as error:
-        print(f"gradient-async: {type(error).__name__}: {error}", file=sys.stderr)
+        complain(f"{type(error).__name__}: {error}")
         if isinstance(error, StreamError) and arguments.json and error.partial is not None:
             print(error.partial.to_json(indent=None), file=sys.stderr)
         return 1
     return 0
 
 
-async def _client(arguments: argparse.Namespace, stack: AsyncExitStack) -> AsyncGradient:
-    if not arguments.local:
-        return AsyncGradient(base_url=arguments.base_url)
-    from ..testing import serve  # noqa: PLC0415  # only --local needs it
-
-    delay = 0.0 if arguments.json else _LOCAL_DELAY
-    server = await stack.enter_async_context(serve(delay=delay))
-    return AsyncGradient(inference_endpoint=server.url, model_access_key="local")
+@asynccontextmanager
+async def open_client(
+    arguments: argparse.Namespace, *, delay: float = 0.0
+) -> AsyncGenerator[AsyncGradient, None]:
+    """Open a client of Gradient, of ``--base-url``, or (``--local``) of a simulated model with a delay a token."""
+    if arguments.local:
+        async with (
+            serve(delay=delay) as server,
+            AsyncGradient(inference_endpoint=server.url, model_access_key="local") as client,
+        ):
+            yield client
+    else:
+        async with AsyncGradient(base_url=arguments.base_url) as client:
+            yield client
 
 
 def _params(arguments: argparse.Namespace, prompt: str) -> Any:
@@ -69,27 +69,23 @@ def _params(arguments: argparse.Namespace, prompt: str) -> Any:
     return params
 
 
-async def show(stream: ChatCompletionStream, view: View, n: int) -> None:
-    """Show a stream's choices as they come.
+async def show(stream: ChatCompletionStream, n: int = 1, *, logprobs: bool = False) -> None:
+    """Show the ``n`` choices of a stream as they arrive; with ``logprobs`` the probability of each token."""
+    with open_display(sys.stdout, panes=n) as display:
 
-    Args:
-        stream: The stream.
-        view: Where to show them.
-        n: How many choices were asked for; each is read by a task of its own.
-    """
+        async def follow(index: int) -> None:
+            async for chunk in stream.choice(index):
+                display.add(chunk.choices[0], logprobs=logprobs)
 
-    async def follow(index: int) -> None:
-        async for chunk in stream.choice(index):
-            view.add(chunk.choices[0])
-
-    if n == 1:
-        async for chunk in stream:
-            for choice in chunk.choices:
-                view.add(choice)
-    else:
-        # Every reader is told how a stream ended badly: one word of it is enough.
-        results = await asyncio.gather(*(follow(index) for index in range(n)), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-    view.finish(await stream.completion())
+        if n == 1:
+            async for chunk in stream:
+                for choice in chunk.choices:
+                    display.add(choice, logprobs=logprobs)
+        else:
+            # One task reads each choice, as users' code may. An error of the stream reaches every reader: all of
+            # them end before the first error is raised, and the others are dropped.
+            results = await asyncio.gather(*map(follow, range(n)), return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        display.add_calls(await stream.completion())

@@ -1,46 +1,34 @@
-"""``gradient-async demo``: what the library does, live, against a simulated model on this machine."""
+"""``gradient-async demo``: show what the library does, live, with a simulated model on this machine."""
 
 from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from typing import Any
 
 from ..client import AsyncGradient
 from ..events import FunctionToolCallArgumentsDeltaEvent, ToolCallStartEvent
 from ..stream import ChatCompletionStream
-from .chat import show
-from .render import make_view, on_terminal
-from .text import printable, say, tool_line, write
+from ..testing import serve
+from .chat import DEFAULT_MODEL, show
+from .display import on_terminal, printable, say, tool_line, write
 
-__all__ = ["demo"]
-
-_MODEL = "llama3.3-70b-instruct"
 # Seconds between tokens: slow enough to watch, quick enough for a pipe.
 _TERMINAL_DELAY = 0.02
 _DELAY = 0.002
-_TOOLS: list[dict[str, Any]] = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "Tell the weather of a city",
-            "parameters": {
-                "type": "object",
-                "properties": {"city": {"type": "string"}},
-                "required": ["city"],
-            },
-        },
-    }
-]
+_CITY: dict[str, Any] = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+}
+_TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": _CITY}}]
 
 
-async def demo() -> int:
-    """Await, stream with tools and log probabilities, read choices side by side, fan out; return 0."""
-    from ..testing import serve  # noqa: PLC0415  # the demo's own server
-
-    delay = _TERMINAL_DELAY if on_terminal() else _DELAY
+async def run_demo() -> int:
+    """Run the command; return 0."""
+    delay = _TERMINAL_DELAY if on_terminal(sys.stdout) else _DELAY
     async with (
         serve(delay=delay) as server,
         AsyncGradient(inference_endpoint=server.url, model_access_key="demo") as client,
@@ -52,17 +40,20 @@ async def demo() -> int:
         await _stream_choices(client)
         await _fan_out(client)
         await _map(client)
-        say(
-            f"\n{len(server.requests)} requests over {server.connections} connection(s). Next: gradient-async chat --local 'Tell me a story'"
-        )
+        say(f"\n{len(server.requests)} requests over {server.connections} connection(s).")
+    say("Next: gradient-async chat --local 'Tell me a story'")
     return 0
 
 
 def _title(text: str) -> None:
-    say(f"\n\033[1m{text}\033[0m" if on_terminal() else f"\n{text}")
+    say(f"\n\033[1m{text}\033[0m" if on_terminal(sys.stdout) else f"\n{text}")
 
 
-def _took(stream: ChatCompletionStream) -> None:
+def _prompt(text: str) -> list[Any]:
+    return [{"role": "user", "content": text}]
+
+
+def _say_timing(stream: ChatCompletionStream) -> None:
     timing = stream.timing
     first = 0.0 if timing.first_token is None else timing.first_token
     gap = statistics.median(timing.gaps) if timing.gaps else 0.0
@@ -74,21 +65,20 @@ def _took(stream: ChatCompletionStream) -> None:
 
 async def _await_one(client: AsyncGradient) -> None:
     _title("1. await client.chat.completions.create(...)")
-    completion = await client.chat.completions.create(
-        model=_MODEL, messages=[{"role": "user", "content": "What does a streaming client do?"}]
-    )
-    say(f"  {printable(completion.choices[0].message.content or '')}")
-    usage = completion.usage
-    total = 0 if usage is None else usage.total_tokens
+    messages = _prompt("What does a streaming client do?")
+    completion = await client.chat.completions.create(model=DEFAULT_MODEL, messages=messages)
+    choice, usage = completion.choices[0], completion.usage
+    say(f"  {printable(choice.message.content or '')}")
     say(
-        f"  [{completion.choices[0].finish_reason}, {total} tokens, {completion.attempts} request, id {completion.request_id}]"
+        f"  [{choice.finish_reason}, {0 if usage is None else usage.total_tokens} tokens, "
+        f"{completion.attempts} request, id {completion.request_id}]"
     )
 
 
 async def _stream_tools(client: AsyncGradient) -> None:
-    _title("2. async for event in stream.events(): two tool calls, assembled as they come")
-    messages: list[Any] = [{"role": "user", "content": "What is the weather in Paris and Tokyo?"}]
-    async with client.chat.completions.stream(model=_MODEL, messages=messages, tools=_TOOLS) as stream:
+    _title("2. async for event in stream.events(): two tool calls, assembled as they arrive")
+    messages = _prompt("What is the weather in Paris and Tokyo?")
+    async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, tools=_TOOLS) as stream:
         async for event in stream.events():
             if isinstance(event, ToolCallStartEvent):
                 write(f"\n  {printable(event.name)} ")
@@ -102,43 +92,37 @@ async def _stream_tools(client: AsyncGradient) -> None:
         say(f"  -> {tool_line(call)}")
         result = json.dumps({"temperature": 21, "sky": "clear"})
         messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-    _took(stream)
-    async with client.chat.completions.stream(model=_MODEL, messages=messages, tools=_TOOLS) as stream:
+    _say_timing(stream)
+    async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, tools=_TOOLS) as stream:
         write("  ")
         async for text in stream.text:
             write(printable(text))
         say()
-    _took(stream)
+    _say_timing(stream)
 
 
 async def _stream_logprobs(client: AsyncGradient) -> None:
-    _title("3. logprobs=True: how sure the model was of each token")
+    _title("3. logprobs=True: the probability of each token")
     async with client.chat.completions.stream(
-        model=_MODEL, messages=[{"role": "user", "content": "Count to five."}], logprobs=True, top_logprobs=3
+        model=DEFAULT_MODEL, messages=_prompt("Count to five."), logprobs=True, top_logprobs=3
     ) as stream:
-        with make_view(1, logprobs=True) as view:
-            await show(stream, view, 1)
-    _took(stream)
+        await show(stream, logprobs=True)
+    _say_timing(stream)
 
 
 async def _stream_choices(client: AsyncGradient) -> None:
     _title("4. n=3, three tasks: async for chunk in stream.choice(i)")
-    async with client.chat.completions.stream(
-        model=_MODEL, messages=[{"role": "user", "content": "Name a good habit."}], n=3
-    ) as stream:
-        with make_view(3, logprobs=False) as view:
-            await show(stream, view, 3)
-    _took(stream)
+    messages = _prompt("Name a good habit.")
+    async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, n=3) as stream:
+        await show(stream, 3)
+    _say_timing(stream)
 
 
 async def _fan_out(client: AsyncGradient) -> None:
-    _title("5. fan_out(n=6, max_concurrency=3, first=2): the first two win, the others are given up")
+    _title("5. fan_out(n=6, max_concurrency=3, first=2): the first two answers win, the rest are cancelled")
+    messages = _prompt("Name another good habit.")
     async with client.chat.completions.fan_out(
-        n=6,
-        max_concurrency=3,
-        first=2,
-        model=_MODEL,
-        messages=[{"role": "user", "content": "Name another good habit."}],
+        n=6, max_concurrency=3, first=2, model=DEFAULT_MODEL, messages=messages
     ) as fan:
         completion = await fan.completion()
     for choice in completion.choices:
@@ -149,11 +133,11 @@ async def _fan_out(client: AsyncGradient) -> None:
 
 async def _map(client: AsyncGradient) -> None:
     _title("6. async for result in map(requests, max_concurrency=16): forty prompts")
-    began = time.monotonic()
-    requests = ({"messages": [{"role": "user", "content": f"Count to {number}."}]} for number in range(1, 41))
+    start = time.monotonic()
     tokens = 0
-    async for result in client.chat.completions.map(requests, max_concurrency=16, model=_MODEL):
+    requests = ({"messages": _prompt(f"Count to {number}.")} for number in range(1, 41))
+    async for result in client.chat.completions.map(requests, max_concurrency=16, model=DEFAULT_MODEL):
         usage = result.unwrap().usage
         tokens += 0 if usage is None else usage.total_tokens
-    seconds = time.monotonic() - began
+    seconds = time.monotonic() - start
     say(f"  [40 completions, {tokens} tokens, {1000 * seconds:.0f} ms: {40 / seconds:.0f} a second]")

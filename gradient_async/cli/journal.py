@@ -1,4 +1,28 @@
-"""The file of results: each line is there whole or not at all, and tells what need not be done again."""
+"""The journal of ``gradient-async map``: a file of results, which a later run continues.
+
+The file is JSONL: UTF-8, one JSON object on each line, each line with a line feed at its end. A line is the result of
+one line of the input (the request file). Its fields:
+
+- ``id``: id of the completion, or null.
+- ``custom_id``: name that the input line gives to its request, or null. It is null for a line that repeats the
+  ``custom_id`` of an earlier line.
+- ``line``: number of the input line, from 1; empty lines count.
+- ``digest``: BLAKE2b of the input line's bytes without white space at both ends (and without a byte order mark), 8
+  bytes as 16 hexadecimal digits. Files of early versions lack the field.
+- ``response``: null, or an object with ``status_code`` (200), ``request_id`` (or null), and the completion as ``body``.
+- ``error``: null, or an object with ``type`` (the name of the exception's class, or ``BadLine`` for an input line that
+  is not a request) and ``message``; for an `APIError` also ``code``, ``status_code``, ``request_id``, ``retry_after``
+  and ``attempts``, each of which may be null; and ``partial``, the completion so far, where a stream broke.
+
+Of ``response`` and ``error`` one is null and the other is not. The key of a result is its ``custom_id``; it is its
+``line`` if ``custom_id`` is null or the error is a ``BadLine``, because a line that is not a request may name itself
+like another line. No two results of a file have the same key. Results are in the order in which they arrived.
+
+A reader needs ``line``, ``custom_id``, ``response`` and ``error`` (with its ``type``), and ignores unknown fields. A
+process that is killed may leave a last line without its line feed: if the line is whole, the next run adds the line
+feed; if the JSON is cut, the next run removes the line and makes the request again. ``id`` is the first field, without
+a space before its value: a last line that begins in another way is not a result, and the file is refused unchanged.
+"""
 
 from __future__ import annotations
 
@@ -6,166 +30,215 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from .batch import BAD_LINE, Key
+from ..errors import APIError, GradientError, StreamError
+from ..types import ChatCompletion
 
-__all__ = ["Journal", "JournalError"]
+Key: TypeAlias = str | int
 
-_TAIL = 1 << 20
+_BAD_LINE = "BadLine"
+_START = b'{"id":'  # of every result, because `encode_result` puts the field first
+_API_ERROR_FIELDS = ("code", "status_code", "request_id", "retry_after", "attempts")
+
+
+if sys.platform == "win32":
+
+    def _lock(file: int) -> None:
+        """Do nothing: Windows has no such locks."""
+
+else:
+    import fcntl
+
+    def _lock(file: int) -> None:
+        """Keep other processes from locking an open file; raise `OSError` if one has locked it."""
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class JournalError(Exception):
     """The file can't be used; the message says why, and what to do."""
 
 
-class _Failure(msgspec.Struct):
-    """What a line says of an error."""
+def key_of(line: int, custom_id: str | None, *, bad: bool) -> Key:
+    """Return the key of an input line and of its result; ``bad`` if the line is not a request."""
+    return line if bad or custom_id is None else custom_id
+
+
+def encode_result(
+    line: int,
+    custom_id: str | None,
+    digest: str,
+    *,
+    completion: ChatCompletion | None = None,
+    error: GradientError | str | None = None,
+) -> bytes:
+    """Encode a result as a line of the file; an error that is a `str` says why the line is not a request."""
+    response = None
+    if completion is not None:
+        response = {"status_code": 200, "request_id": completion.request_id, "body": completion.to_dict()}
+    row = {
+        "id": None if completion is None else completion.id,
+        "custom_id": custom_id,
+        "line": line,
+        "digest": digest,
+        "response": response,
+        "error": _error_fields(error),
+    }
+    return msgspec.json.encode(row) + b"\n"
+
+
+def _error_fields(error: GradientError | str | None) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    if isinstance(error, str):
+        return {"type": _BAD_LINE, "message": error}
+    fields: dict[str, Any] = {"type": type(error).__name__, "message": error.message}
+    if isinstance(error, APIError):
+        fields |= {name: getattr(error, name) for name in _API_ERROR_FIELDS}
+    if isinstance(error, StreamError) and error.partial is not None:
+        fields["partial"] = error.partial.to_dict()
+    return fields
+
+
+class _Error(msgspec.Struct):
+    """The error of a result, as far as a reader needs it."""
 
     type: str
 
 
-class _Row(msgspec.Struct):
-    """What a line of the file says of itself."""
+class _Result(msgspec.Struct):
+    """A line of the file, as far as a reader needs it. Fields without a default must be there."""
 
     line: int
     custom_id: str | None
     response: msgspec.Raw
-    error: _Failure | None
+    error: _Error | None
     digest: str = ""
 
     @property
     def key(self) -> Key:
-        """The key of the line that it is the result of."""
-        bad = self.error is not None and self.error.type == BAD_LINE
-        return self.line if bad or self.custom_id is None else self.custom_id
+        bad = self.error is not None and self.error.type == _BAD_LINE
+        return key_of(self.line, self.custom_id, bad=bad)
 
 
-_decode = msgspec.json.Decoder(_Row).decode
+_decode = msgspec.json.Decoder(_Result).decode
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a line is the beginning of a result, or the zeros that a power cut leaves in some file systems.
+
+    Anything else belongs to a file of another program. Such a file must not lose its last line.
+    """
+    start = line[: len(_START)]
+    return not line.endswith(b"\n") and (_START.startswith(start) or not line.strip(b"\0"))
 
 
 class Journal:
-    """Results that were written, and those to come.
+    """An open file of results.
 
     Args:
-        path: The file; made if it is not there.
+        path: The file; created if it does not exist.
 
     Attributes:
-        done: Keys of the results in it, and the digests of the lines they are results of; "" is not known.
-        errors: How many of them are errors.
+        done: The digest of the input line ("" if unknown) for the key of each result in the file.
+        errors: Number of results in the file, as it was opened, that are errors.
 
     Raises:
-        JournalError: If somebody else writes to it, if it holds anything else, or is no file that can be read
-            again.
-        OSError: If it can't be opened.
+        JournalError: If another process writes to the file, if the file holds anything but results, or if it is not a
+            regular file.
+        OSError: If the file can't be opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self.done: dict[Key, str] = {}
+        self.errors = 0
         try:
-            self._check()
-            self._lock()
-            self._mend()
-            self.done: dict[Key, str] = {}
-            self.errors = 0
-            for _, row in self._rows():
-                self.done[row.key] = row.digest
-                self.errors += row.error is not None
+            self._load()
         except BaseException:
             os.close(self._file)
             raise
 
-    def _check(self) -> None:
-        """Refuse devices and pipes: they may give bytes without end, and keep nothing."""
+    def _load(self) -> None:
+        # A device may give bytes without end, and a pipe keeps nothing for the next run.
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise JournalError(
-                f"{self._path} is no file that a second run could read; name one for the results"
+                f"{self._path} is not a regular file, so a later run could not read it; name another"
             )
-
-    def _lock(self) -> None:
-        if sys.platform == "win32":
-            return
-        import fcntl  # noqa: PLC0415  # not everywhere
-
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
         except OSError:
-            raise JournalError(f"{self._path} is being written by another run; wait for its end") from None
-
-    def _mend(self) -> None:
-        """Complete or cut off a last line that was not written to its end."""
-        tail = b""
-        with self._path.open("rb") as file:
-            size = start = file.seek(0, os.SEEK_END)
-            while start > 0 and b"\n" not in tail:
-                step = min(_TAIL, start)
-                start = file.seek(start - step)
-                tail = file.read(step) + tail
-        torn = tail[tail.rfind(b"\n") + 1 :]
-        if not torn:
-            return
-        try:
-            _decode(torn)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            os.ftruncate(self._file, size - len(torn))
-        else:
+            raise JournalError(f"another run is writing to {self._path}; wait until it ends") from None
+        last = b"\n"
+        for line, result in self._read():
+            self.done[result.key] = result.digest
+            self.errors += result.error is not None
+            last = line
+        if not last.endswith(b"\n"):
             self.write(b"\n")
 
-    def _rows(self) -> Any:
-        """Give the file's lines, with what they say."""
+    def _read(self) -> Iterator[tuple[bytes, _Result]]:
+        """Give each line of the file with its contents; remove a last line that was not written to its end."""
         with self._path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    yield line, _decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError):
+                    result = _decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                    # JSON that is whole but no result was not cut: another program wrote it.
+                    if _is_torn(line) and not isinstance(error, msgspec.ValidationError):
+                        os.ftruncate(self._file, os.fstat(self._file).st_size - len(line))
+                        return
                     raise JournalError(
-                        f"{self._path}:{number} is no result of this command; choose another file for results"
+                        f"{self._path}:{number} is not a result of this command; choose another file for the results"
                     ) from None
+                yield line, result
 
     def forget_errors(self) -> int:
-        """Take the results that are errors out of the file; return how many there were.
+        """Remove the results that are errors from the file; return their number.
 
         Raises:
-            OSError: If the file can't be replaced; it is as it was then.
+            OSError: If the file can't be replaced; it is unchanged then.
         """
-        path = self._path.resolve()  # a link stays one
-        fresh = path.with_name(path.name + ".tmp")
+        path = self._path.resolve()  # replaces the file that a symbolic link leads to, not the link
+        copy = path.with_name(path.name + ".tmp")
         forgotten, self.errors = self.errors, 0
-        with fresh.open("wb") as file:
-            shutil.copymode(path, fresh)  # before it holds anything that others may not read
-            for line, row in self._rows():
-                if row.error is not None:
-                    self.done.pop(row.key, None)
+        with copy.open("wb") as file:
+            shutil.copymode(path, copy)  # before the copy holds anything that others must not read
+            for line, result in self._read():
+                if result.error is not None:
+                    self.done.pop(result.key, None)
                 else:
                     file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        fresh.replace(path)
-        old, self._file = self._file, os.open(path, os.O_RDWR | os.O_APPEND)
-        self._lock()
+        old, self._file = self._file, os.open(copy, os.O_RDWR | os.O_APPEND)
+        _lock(self._file)  # before it has the name under which another run would open it
+        copy.replace(path)
         os.close(old)
         return forgotten
 
     def write(self, line: bytes) -> None:
-        """Add a line, at once: what is written outlives the process.
+        """Add a line. The system has it when this returns: it outlives the process, though not a power cut.
 
         Raises:
-            OSError: If there is no room for it; nothing of it is there then.
+            OSError: If there is no room for the line; nothing of it is in the file then.
         """
         rest = line
         try:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError as error:
+            # Half a line would spoil the next one that is written.
             os.ftruncate(self._file, os.fstat(self._file).st_size - (len(line) - len(rest)))
             raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def close(self) -> None:
-        """Close the file, once it is on the disk."""
+        """Close the file once it is on the disk."""
         try:
             os.fsync(self._file)
         finally:

@@ -1,218 +1,345 @@
-"""``gradient-async map``: a file of requests to a file of results, to be stopped and started again."""
+"""``gradient-async map``: send the requests of one file, write the results to another; continue after a stop."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import hashlib
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Generator, Iterator
-from contextlib import AsyncExitStack
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+import msgspec
 
 from ..client import AsyncGradient
+from ..decoding import known_params
 from ..errors import ConfigurationError
 from ..fanout import MapResult, MapResults
-from .batch import BadLine, Line, read_lines, record
-from .journal import Journal, JournalError
-from .progress import Counts, Progress, make_progress
-
-__all__ = ["run_map"]
+from .chat import open_client
+from .display import complain, open_display
+from .journal import Journal, JournalError, Key, encode_result, key_of
 
 _FAILED = 1
 _UNUSABLE = 2
-# What shells report of a program that Ctrl-C, or a signal to terminate, ended.
+# The exit statuses that shells give to a program ended by Ctrl-C or by SIGTERM.
 _INTERRUPTED = 130
 _TERMINATED = 143
-_TOLD = 10  # lines that changed to tell of; the others are counted
+
+_BOM = b"\xef\xbb\xbf"  # editors on Windows put one at the start of a file
+_PATH = "/chat/completions"
+# Arguments of the client's methods that are no documented parameters of a request.
+_OPTIONS = frozenset({"stream"})
+_MAX_SHOWN = 80  # characters of a value in a message
+_MAX_CHANGED = 10  # changed lines to report one by one
+_MAX_SECONDS = 100  # times below are shown in seconds
+
+
+# Reading requests
+
+
+class RequestLine(msgspec.Struct, frozen=True):
+    """A line of the input that is not empty: a request, or a line with a problem."""
+
+    number: int  # from 1; empty lines count
+    custom_id: str | None  # the name that the line gives to its request
+    digest: str  # shows whether the line has changed since its result was written
+    params: dict[str, Any]  # for `map`; empty if there is a problem
+    problem: str = ""  # why the line is not a request, and what to do
+
+    @property
+    def key(self) -> Key:
+        """Tells this line from the others."""
+        return key_of(self.number, self.custom_id, bad=bool(self.problem))
+
+
+def read_requests(lines: Iterable[bytes], model: str) -> Iterator[RequestLine]:
+    """Read the lines that are not empty; ``model`` is for requests that name none."""
+    first_uses: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
+        if not text:
+            continue
+        custom_id, body, problem = _parse(text)
+        if custom_id is not None and not problem:
+            first = first_uses.setdefault(custom_id, number)
+            if first != number:
+                problem = f"custom_id {_shown(custom_id)} is already used on line {first}; use another"
+                custom_id = None
+        digest = hashlib.blake2b(text, digest_size=8).hexdigest()
+        params = {} if problem else _arguments(body, model)
+        yield RequestLine(number, custom_id, digest, params, problem)
+
+
+def _parse(text: bytes) -> tuple[str | None, dict[str, Any], str]:
+    """Return a line's custom_id, the body of its request, and what is wrong with it ("" if nothing is)."""
+    try:
+        row = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return None, {}, f"not valid JSON ({error}); put one JSON object on each line"
+    if not isinstance(row, dict):
+        return None, {}, "not a JSON object; put one JSON object on each line"
+    fields = cast("dict[str, Any]", row)
+    custom_id = fields.pop("custom_id", None)
+    if custom_id is not None and not isinstance(custom_id, str):
+        return None, {}, f"custom_id {_shown(custom_id)} is not a string"
+    if "body" not in fields:
+        if "messages" in fields:
+            return custom_id, fields, ""
+        return custom_id, {}, 'neither "body" nor "messages"; a request has one of them'
+    method, url, body = fields.get("method", "POST"), fields.get("url", _PATH), fields["body"]
+    if str(method).upper() != "POST":
+        return custom_id, {}, f"method {_shown(method)} is not supported; only POST is"
+    if not str(url).endswith(_PATH):
+        return custom_id, {}, f"url {_shown(url)} is not supported; only {_PATH} is"
+    if not isinstance(body, dict):
+        return custom_id, {}, "body is not a JSON object"
+    return custom_id, cast("dict[str, Any]", body), ""
+
+
+def _shown(value: Any) -> str:
+    """Return a value from the input as text for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def _arguments(body: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Turn the body of a request into arguments for `map`, which sends what it does not know as ``extra_body``."""
+    known = known_params() | _OPTIONS
+    arguments = {name: value for name, value in body.items() if name in known}
+    extra = {name: value for name, value in body.items() if name not in known}
+    arguments.setdefault("model", model)
+    if extra:
+        arguments["extra_body"] = extra
+    return arguments
+
+
+# Counting
+
+
+class Counts:
+    """What a run has done so far."""
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.total = total  # lines of the input that are not empty
+        self.done = self.failed = 0  # requests that ended with a completion, and with an error
+        self.invalid = 0  # lines that are not requests
+        self.skipped = 0  # lines whose results were in the file already
+        self.changed = 0  # skipped lines that have changed since their results were written
+        self.tokens = 0  # of prompts and completions
+        self._clock = clock
+        self._start = clock()
+
+    @property
+    def seconds(self) -> float:
+        """Time since the run began; never 0, so that rates can be computed."""
+        return max(1e-9, self._clock() - self._start)
+
+    @property
+    def over(self) -> int:
+        """Lines of the input that need nothing more."""
+        return self.done + self.failed + self.invalid + self.skipped
+
+    def __str__(self) -> str:
+        """Return the rates, and the time left once a request is over."""
+        ended = self.done + self.failed
+        text = (
+            f"{ended / self.seconds:.1f} requests/s, {self.tokens / self.seconds:.0f} tokens/s, "
+            f"{self.failed} failed"
+        )
+        if not ended:
+            return text
+        # By the rate of requests: lines that were skipped took no time.
+        left = round(max(0, self.total - self.over) * self.seconds / ended)
+        return f"{text}, {f'{left} s' if left < _MAX_SECONDS else timedelta(seconds=left)} left"
+
+    def summary(self) -> str:
+        """Return the last line of a run."""
+        changed = f" ({self.changed} of them for lines that have changed since)" if self.changed else ""
+        return (
+            f"{self.done} done, {self.failed} failed, {self.invalid} invalid, "
+            f"{self.skipped} done earlier{changed}, {self.tokens} tokens, {self.seconds:.1f} s"
+        )
+
+
+# Running
 
 
 async def run_map(arguments: argparse.Namespace) -> int:
-    """Make the requests of a file, but for those whose results are there.
-
-    Args:
-        arguments: Those of the command line.
+    """Run the command.
 
     Returns:
-        0 if every line has a completion, 1 if some have errors or have changed, 2 if it could not begin or could not
-        write; 130 after Ctrl-C, and 143 after SIGTERM.
+        0 if every line has a completion; 1 if some have errors or have changed; 2 if the run could not begin or could
+        not write; 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
-        async with AsyncExitStack() as stack:
-            return await _run(arguments, stack)
+        with _open_input(arguments.input) as source:
+            output = _output_path(arguments)
+            async with open_client(arguments) as client:
+                if client.model_access_key is None:
+                    complain("no key: set GRADIENT_MODEL_ACCESS_KEY, or use --local to try the command")
+                    return _UNUSABLE
+                with closing(Journal(output)) as journal:
+                    command = MapCommand(arguments, source, journal)
+                    return await command.run(client)
     except (ConfigurationError, JournalError) as error:
-        print(f"gradient-async: {error}", file=sys.stderr)
+        complain(str(error))
     except OSError as error:
-        print(f"gradient-async: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        complain(f"{error.filename}: {error.strerror or error}")
     return _UNUSABLE
 
 
-async def _run(arguments: argparse.Namespace, stack: AsyncExitStack) -> int:
-    source = stack.enter_context(_open_input(arguments.input))
+def _output_path(arguments: argparse.Namespace) -> Path:
     if arguments.output == "-":
         raise JournalError(
-            "results go to a file, so that a second run can go on where this one stops: name one"
+            "results can't go to standard output: a later run reads them to continue; name a file"
         )
     output = Path(arguments.output)
-    if _same(arguments.input, output):
-        raise JournalError(f"{output} would be read and written at once; give results a file of their own")
-    client = await stack.enter_async_context(await _client(arguments, stack))
-    journal = Journal(output)
-    stack.callback(journal.close)
-    run = _Run(arguments, source, journal)
-    if arguments.retry_errors:
-        forgotten = journal.forget_errors()
-        run.progress.say(f"{forgotten} errors are tried again")
-    return await run.all(client)
+    if arguments.input != "-" and output.exists() and output.samefile(arguments.input):
+        raise JournalError(f"{output} is the file of requests; name another file for the results")
+    return output
 
 
-def _same(name: str, output: Path) -> bool:
-    return name != "-" and output.exists() and output.samefile(name)
-
-
-@contextlib.contextmanager
+@contextmanager
 def _open_input(name: str) -> Generator[BinaryIO, None, None]:
-    with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
+    with nullcontext(sys.stdin.buffer) if name == "-" else Path(name).open("rb") as file:
         if name != "-" and file.seekable():
             yield file
             return
-        # Read to its end first: waiting for a line must not keep replies waiting.
+        # A pipe is copied first: reading it later would block the event loop, and every reply with it.
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(file, copy)
             copy.seek(0)
             yield copy
 
 
-async def _client(arguments: argparse.Namespace, stack: AsyncExitStack) -> AsyncGradient:
-    if arguments.local:
-        from ..testing import serve  # noqa: PLC0415  # only --local needs it
-
-        server = await stack.enter_async_context(serve())
-        return AsyncGradient(inference_endpoint=server.url, model_access_key="local")
-    client = AsyncGradient(base_url=arguments.base_url)
-    if client.model_access_key is None:
-        raise ConfigurationError("no key: set GRADIENT_MODEL_ACCESS_KEY, or try it out with --local")
-    return client
-
-
-class _Run:
-    """One run.
-
-    Args:
-        arguments: Those of the command line.
-        source: Requests.
-        journal: Results.
-    """
+class MapCommand:
+    """One run: sends the requests that have no result yet, and writes each result as it arrives."""
 
     def __init__(self, arguments: argparse.Namespace, source: BinaryIO, journal: Journal) -> None:
         self._arguments = arguments
         self._source = source
         self._journal = journal
-        self._left_over = set(journal.done)  # results of lines that were not seen yet
-        self._counts = Counts()
-        self.progress: Progress = make_progress(self._counts, _count_lines(source))
-        self._interrupted = 0  # the status to exit with, once somebody has asked for that
+        self._counts = Counts(sum(not line.isspace() for line in source))
+        source.seek(0)
+        if arguments.retry_errors:
+            print(f"requests to retry: {journal.forget_errors()}", file=sys.stderr)
+        self._unseen = set(journal.done)  # results whose lines this run has not read
+        self._signal_status = 0  # the exit status that a signal asked for
 
-    async def all(self, client: AsyncGradient) -> int:
-        """Make the requests; return the exit status."""
+    async def run(self, client: AsyncGradient) -> int:
+        """Send the requests, until all are over or a signal stops the run; return the exit status."""
         arguments, counts = self._arguments, self._counts
-        results = client.chat.completions.map(
-            ((line, line.params) for line in self._lines()),
-            max_concurrency=arguments.max_concurrency,
-            requests_per_minute=arguments.requests_per_minute,
-            tokens_per_minute=arguments.tokens_per_minute,
-            adaptive=arguments.adaptive,
-            stream=arguments.stream,
-        )
-        interrupts = [] if sys.platform == "win32" else self._catch_interrupts(results)
-        try:
-            with self.progress:
-                async with results:
-                    async for result in results:
-                        self._take(result)
-        except asyncio.CancelledError:
-            if not self._interrupted:
-                raise
-        finally:
-            for name in interrupts:
-                asyncio.get_running_loop().remove_signal_handler(name)
-        if self._left_over and not self._interrupted:
+        with open_display(sys.stderr) as self._display:
+            self._show_progress()
+            results = client.chat.completions.map(
+                ((line, line.params) for line in self._requests()),
+                max_concurrency=arguments.max_concurrency,
+                requests_per_minute=arguments.requests_per_minute,
+                tokens_per_minute=arguments.tokens_per_minute,
+                adaptive=arguments.adaptive,
+                stream=arguments.stream,
+            )
+            try:
+                with self._handle_signals(results):
+                    async with results:
+                        async for result in results:
+                            self._take(result)
+            except asyncio.CancelledError:
+                # A signal cancels this task. Any other cancellation belongs to the caller.
+                if not self._signal_status:
+                    raise
+            self._show_progress()
+        if self._unseen and not self._signal_status:
             print(
-                f"{self._arguments.output} has {len(self._left_over)} results of lines that "
-                f"{self._arguments.input} does not have; they were kept",
+                f"{arguments.output} also has {len(self._unseen)} results for lines that are not in "
+                f"{arguments.input}; they were kept",
                 file=sys.stderr,
             )
         print(counts.summary(), file=sys.stderr)
-        wrong = counts.failed or counts.bad or counts.changed or self._journal.errors
-        return self._interrupted or (_FAILED if wrong else 0)
+        wrong = counts.failed or counts.invalid or counts.changed or self._journal.errors
+        return self._signal_status or (_FAILED if wrong else 0)
 
-    def _lines(self) -> Iterator[Line]:
-        """Give the requests to make; tell of lines that are none."""
-        for line in read_lines(self._source, self._arguments.model):
-            self._left_over.discard(line.key)
-            before = self._journal.done.get(line.key)
-            if before is not None:
+    def _requests(self) -> Iterator[RequestLine]:
+        """Give the lines whose requests must be sent; report changed lines and lines that are not requests."""
+        # `map` takes a line when it has room for a request, so the input is never in memory as a whole.
+        for line in read_requests(self._source, self._arguments.model):
+            self._unseen.discard(line.key)
+            digest = self._journal.done.get(line.key)
+            if digest is not None:
                 self._counts.skipped += 1
-                if before not in {"", line.digest}:
-                    self._note_changed(line)
-            elif isinstance(line, BadLine):
-                self._counts.bad += 1
-                self.progress.say(f"{self._arguments.input}:{line.number}: {line.problem}")
-                self._journal.write(record(line))
+                if digest not in {"", line.digest}:
+                    self._report_changed(line)
+            elif line.problem:
+                self._counts.invalid += 1
+                self._say_of(line, line.problem)
+                self._journal.write(
+                    encode_result(line.number, line.custom_id, line.digest, error=line.problem)
+                )
             else:
                 yield line
 
-    def _note_changed(self, line: Line | BadLine) -> None:
-        """Tell of a line whose result is there, but was written when the line was another."""
+    def _report_changed(self, line: RequestLine) -> None:
         self._counts.changed += 1
-        if self._counts.changed <= _TOLD:
-            self.progress.say(
-                f"{self._arguments.input}:{line.number}: not asked again, though it was another line when its "
-                "result was written; give it a new custom_id, or write to another file"
+        if self._counts.changed <= _MAX_CHANGED:
+            self._say_of(
+                line,
+                "not sent, although the line has changed since its result was written; give the line a new "
+                "custom_id, or choose another file for the results",
             )
 
+    def _say_of(self, line: RequestLine, text: str) -> None:
+        self._display.say(f"{self._arguments.input}:{line.number}: {text}")
+
     def _take(self, result: MapResult) -> None:
-        line: Line = result.key
+        """Write a result to the journal, and count it."""
+        line: RequestLine = result.key
         completion = result.completion
-        self._journal.write(record(line, completion=completion, error=result.error))
+        self._journal.write(
+            encode_result(line.number, line.custom_id, line.digest, completion=completion, error=result.error)
+        )
         if completion is None:
             self._counts.failed += 1
         else:
             self._counts.done += 1
-            usage = completion.usage
-            self._counts.tokens += 0 if usage is None else usage.total_tokens
-        self.progress.update()
+            self._counts.tokens += 0 if completion.usage is None else completion.usage.total_tokens
+        self._show_progress()
 
-    # Ctrl-C
+    def _show_progress(self) -> None:
+        self._display.progress(self._counts.over, self._counts.total, str(self._counts))
 
-    def _catch_interrupts(self, results: MapResults) -> list[int]:
-        """Let the first Ctrl-C finish what is under way, and the second end it; return the signals caught."""
+    @contextmanager
+    def _handle_signals(self, results: MapResults) -> Generator[None, None, None]:
+        """Let the first Ctrl-C finish the requests in flight, and a second one or SIGTERM stop at once."""
+        if sys.platform == "win32":  # asyncio has no signal handlers there
+            yield
+            return
         loop = asyncio.get_running_loop()
-        task = cast("asyncio.Task[int]", asyncio.current_task())
+        task = cast("asyncio.Task[None]", asyncio.current_task())
 
-        def leave(status: int) -> None:
-            self._interrupted = status
+        def stop(status: int) -> None:
+            self._signal_status = status
             task.cancel()
 
         def interrupt() -> None:
-            if self._interrupted:
-                leave(_INTERRUPTED)
+            if self._signal_status:
+                stop(_INTERRUPTED)
                 return
-            self._interrupted = _INTERRUPTED
+            # Requests in flight are paid for already, so their results are worth waiting for.
+            self._signal_status = _INTERRUPTED
             results.drain()
-            self.progress.say("finishing what is under way; Ctrl-C again leaves at once")
+            self._display.say("finishing the requests in flight; press Ctrl-C again to stop at once")
 
         loop.add_signal_handler(signal.SIGINT, interrupt)
-        loop.add_signal_handler(signal.SIGTERM, leave, _TERMINATED)
-        return [signal.SIGINT, signal.SIGTERM]
-
-
-def _count_lines(source: BinaryIO) -> int:
-    """Count the lines of a file that are not empty, and go back to its beginning."""
-    count = sum(not line.isspace() for line in source)
-    source.seek(0)
-    return count
+        loop.add_signal_handler(signal.SIGTERM, stop, _TERMINATED)
+        try:
+            yield
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            loop.remove_signal_handler(signal.SIGTERM)

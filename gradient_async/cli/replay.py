@@ -1,60 +1,50 @@
-"""``gradient-async replay``: recorded event streams to completions, by the pure core alone."""
+"""``gradient-async replay``: decode recorded event streams into completions, with the pure core alone."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from typing import BinaryIO
+from contextlib import nullcontext
+from pathlib import Path
 
 import msgspec
 
 from ..assembly import CompletionAssembler
 from ..decoding import ChunkDecoder
 from ..errors import StreamError, StreamTruncatedError
-from ..types import ChatCompletion
-from .text import printable, say, summary
+from ..types import ChatCompletion, Choice
+from .display import printable, say, tool_line
 
-__all__ = ["replay"]
-
-_READ = 64 * 1024
+_READ_SIZE = 64 * 1024
 
 
-def replay(files: Sequence[str], *, as_json: bool) -> int:
-    """Decode recordings; print each completion, or what is wrong with it.
-
-    Args:
-        files: Paths; ``-`` is standard input.
-        as_json: One JSON object a line, in the order of the files; else for people.
-
-    Returns:
-        0 if every recording holds a whole completion, else 1.
-    """
+def run_replay(files: Sequence[str], *, as_json: bool) -> int:
+    """Print the completion of each recording, or why it is not complete; return 1 if one is not, else 0."""
     status = 0
     for file in files:
-        failure: Exception | None = None
         assembler = CompletionAssembler()
         try:
             anomalies = _assemble(file, assembler)
         except (StreamError, OSError) as error:
-            failure, anomalies = error, 0
-        if failure is None:
-            _print_completion(file, assembler.completion, anomalies, as_json=as_json)
-        else:
             status = 1
-            _print_failure(file, failure, assembler.completion, as_json=as_json)
+            message = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            partial = assembler.completion.to_dict()
+            row = {"file": file, "error": message, "type": type(error).__name__, "partial": partial}
+            note = f": {type(error).__name__}: {printable(message)}"
+        else:
+            row = assembler.completion.to_dict()
+            note = f" ({anomalies} irregular events)" if anomalies else ""
+        if as_json:
+            say(msgspec.json.encode(row).decode())
+        else:
+            say("\n".join([f"== {file}{note}", *_summary(assembler.completion)]))
     return status
 
 
 def _assemble(file: str, assembler: CompletionAssembler) -> int:
-    """Decode one recording into the assembler; return how many events were odd.
-
-    Raises:
-        StreamError: If it is not whole.
-        OSError: If it can't be read.
-    """
+    """Decode a recording into the assembler; return the number of irregular events."""
     decoder = ChunkDecoder()
-    for data in _pieces(file):
+    for data in _read(file):
         assembler.extend(decoder.feed(data))
     assembler.extend(decoder.close())
     assembler.end(done=decoder.done)
@@ -62,32 +52,37 @@ def _assemble(file: str, assembler: CompletionAssembler) -> int:
         raise StreamTruncatedError(
             "the recording ends with neither [DONE] nor a finish_reason for every choice"
             if assembler.seen
-            else "the recording holds no chunk"
+            else "the recording contains no chunk"
         )
     return decoder.anomalies
 
 
-def _pieces(file: str) -> Iterator[bytes]:
-    with ExitStack() as stack:
-        source: BinaryIO = sys.stdin.buffer if file == "-" else stack.enter_context(open(file, "rb"))  # noqa: PTH123  # the path as given
-        while data := source.read(_READ):
+def _read(file: str) -> Iterator[bytes]:
+    with nullcontext(sys.stdin.buffer) if file == "-" else Path(file).open("rb") as source:
+        while data := source.read(_READ_SIZE):
             yield data
 
 
-def _print_completion(file: str, completion: ChatCompletion, anomalies: int, *, as_json: bool) -> None:
-    if as_json:
-        say(completion.to_json(indent=None))
-        return
-    say(f"== {file}" + (f" ({anomalies} odd events)" if anomalies else ""))
-    say(summary(completion))
+def _summary(completion: ChatCompletion) -> list[str]:
+    """Return lines with the text and the tool calls of every choice, and the number of tokens."""
+    lines: list[str] = []
+    for choice in completion.choices:
+        lines += _choice_lines(choice, numbered=len(completion.choices) > 1)
+    usage = completion.usage
+    if usage is not None:
+        lines.append(f"[{usage.prompt_tokens} + {usage.completion_tokens} = {usage.total_tokens} tokens]")
+    return lines
 
 
-def _print_failure(file: str, error: Exception, partial: ChatCompletion, *, as_json: bool) -> None:
-    message = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-    if as_json:
-        row = {"file": file, "error": message, "type": type(error).__name__, "partial": partial.to_dict()}
-        say(msgspec.json.encode(row).decode())
-        return
-    say(f"== {file}: {type(error).__name__}: {printable(message)}")
-    if partial.choices:
-        say(summary(partial))
+def _choice_lines(choice: Choice, *, numbered: bool) -> list[str]:
+    message = choice.message
+    lines = [f"-- choice {choice.index}"] if numbered else []
+    if message.reasoning_content:
+        lines.append(f"(thinking) {printable(message.reasoning_content)}")
+    if message.content:
+        lines.append(printable(message.content))
+    if message.refusal:
+        lines.append(f"(refused) {printable(message.refusal)}")
+    lines += [f"-> {tool_line(call)}" for call in message.tool_calls or ()]
+    lines.append(f"[{choice.finish_reason or 'no finish_reason'}]")
+    return lines

@@ -1,27 +1,25 @@
-"""``gradient-async serve``: the local server, until Ctrl-C."""
+"""``gradient-async serve``: run the local server until Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 
-from .text import say
+from ..testing import serve
+from .display import complain, say
 
-__all__ = ["run_server"]
+_USAGE = """\
+serving {url}  (press Ctrl-C to stop)
+
+  export GRADIENT_INFERENCE_ENDPOINT={url} GRADIENT_MODEL_ACCESS_KEY={key}
+  gradient-async chat 'Tell me a story'
+
+  curl {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\
+    -d '{{"model": "simulated", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
 
 
-async def run_server(arguments: argparse.Namespace) -> int:
-    """Serve until cancelled; Ctrl-C does that.
-
-    Args:
-        arguments: Those of the command line.
-
-    Returns:
-        1 if the server can't run as asked.
-    """
-    from ..testing import serve  # noqa: PLC0415  # only this command needs it
-
+async def run_serve(arguments: argparse.Namespace) -> int:
+    """Serve until Ctrl-C cancels this; return 1 if the server can't start with these arguments."""
     try:
         server = serve(
             replay=arguments.replay,
@@ -31,17 +29,8 @@ async def run_server(arguments: argparse.Namespace) -> int:
             port=arguments.port,
         )
         async with server:
-            key = arguments.key[0] if arguments.key else "any"
-            say(f"serving {server.url}  (Ctrl-C ends it)")
-            say()
-            say(f"  export GRADIENT_INFERENCE_ENDPOINT={server.url} GRADIENT_MODEL_ACCESS_KEY={key}")
-            say("  gradient-async chat 'Tell me a story'")
-            say()
-            say(f"  curl {server.url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\")
-            say(
-                """    -d '{"model": "simulated", "stream": true, "messages": [{"role": "user", "content": "Hello"}]}'"""
-            )
+            say(_USAGE.format(url=server.url, key=arguments.key[0] if arguments.key else "any"))
             await asyncio.Event().wait()
     except (OSError, ValueError) as error:
-        print(f"gradient-async: {error}", file=sys.stderr)
+        complain(str(error))
     return 1

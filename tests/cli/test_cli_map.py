@@ -155,7 +155,7 @@ def test_one_line_a_result(files: Files, server: ThreadedServer, capsys: pytest.
     asked = {request.json["messages"][0]["content"]: request.json for request in server.requests}
     assert ("m1", "m2") == (asked["one"]["model"], asked["two"]["model"])
     assert (0.5, 7) == (asked["two"]["temperature"], asked["two"]["top_k"])
-    assert "3 done, 0 errors, 0 bad lines, 0 there already" in capsys.readouterr().err
+    assert "3 done, 0 failed, 0 invalid, 0 done earlier" in capsys.readouterr().err
 
 
 def test_errors_and_bad_lines_stop_nothing(
@@ -167,8 +167,8 @@ def test_errors_and_bad_lines_stop_nothing(
     kinds = {row["line"]: row["error"]["type"] for row in files.results if row["error"]}
     assert {2: "BadLine", 3: "BadRequestError", 4: "InvalidRequestError"} == kinds
     told = capsys.readouterr().err
-    assert f"{files.source}:2: not JSON" in told
-    assert "2 done, 2 errors, 1 bad lines" in told
+    assert f"{files.source}:2: not valid JSON" in told
+    assert "2 done, 2 failed, 1 invalid" in told
     assert 3 == len(server.requests)
 
 
@@ -181,12 +181,12 @@ def test_again_it_does_what_is_left(
     files.ask(body("one"), body("bad"), {"custom_id": "c", "body": body("three")})
     assert 1 == files.run()
     assert 3 == len(server.requests)
-    assert "1 done, 0 errors, 0 bad lines, 2 there already" in capsys.readouterr().err
+    assert "1 done, 0 failed, 0 invalid, 2 done earlier" in capsys.readouterr().err
     echo.refuse = False
     assert 0 == files.run("--retry-errors")
     assert {1: "one", 2: "bad", 3: "three"} == files.answers
     assert 4 == len(server.requests)
-    assert "1 errors are tried again" in capsys.readouterr().err
+    assert "requests to retry: 1" in capsys.readouterr().err
     assert 0 == files.run()
     assert 4 == len(server.requests)
 
@@ -201,7 +201,7 @@ def test_a_bad_line_is_told_once(
         {"custom_id": "b", "body": body("three")},
         {"custom_id": "a", "body": body("four")},
     )
-    for told in ("2 done, 0 errors, 2 bad lines, 0 there", "0 done, 0 errors, 0 bad lines, 4 there already,"):
+    for told in ("2 done, 0 failed, 2 invalid, 0 done", "0 done, 0 failed, 0 invalid, 4 done earlier,"):
         assert 1 == files.run()
         assert {1: None, 2: "two", 3: None, 4: "four"} == files.answers
         assert told in capsys.readouterr().err
@@ -217,11 +217,9 @@ def test_a_line_that_changed_is_told(
     files.ask(*(body(f"new {number}") for number in range(15)), {"custom_id": "a", "body": body("a")})
     assert 1 == files.run()
     told = capsys.readouterr().err
-    assert (
-        f"{files.source}:1: not asked again, though it was another line when its result was written" in told
-    )
-    assert 10 == told.count("not asked again")
-    assert "16 there already (15 of them of lines that were others then)" in told
+    assert f"{files.source}:1: not sent, although the line has changed since its result was written" in told
+    assert 10 == told.count("not sent, although")
+    assert "16 done earlier (15 of them for lines that have changed since)" in told
     assert 16 == len(server.requests) == len(files.answers)
 
 
@@ -271,7 +269,7 @@ def test_results_of_other_lines_are_kept_and_told(
     files.run()
     files.ask({"custom_id": "b", "body": body("two")})
     assert 0 == files.run()
-    assert "has 1 results of lines that" in capsys.readouterr().err
+    assert "also has 1 results for lines that are not in" in capsys.readouterr().err
     assert ["a", "b"] == [row["custom_id"] for row in files.results]
 
 
@@ -329,20 +327,22 @@ def test_what_can_not_be_begun(
     assert "in.jsonl: No such file" in capsys.readouterr().err
     files.ask(body("one"))
     assert 2 == main(["map", str(files.source), str(files.source)])
-    assert "would be read and written at once" in capsys.readouterr().err
+    assert "is the file of requests; name another file for the results" in capsys.readouterr().err
     assert 2 == main(["map", str(files.source), str(files.source.parent)])
     assert "Is a directory" in capsys.readouterr().err
     assert 2 == main(["map", str(files.source), "-"])
-    assert "results go to a file" in capsys.readouterr().err
+    assert "results can't go to standard output" in capsys.readouterr().err
     files.output.write_text("notes\n", "utf-8")
     assert 2 == files.run()
-    assert "is no result of this command" in capsys.readouterr().err
+    assert "is not a result of this command" in capsys.readouterr().err
     files.output.unlink()
     assert 2 == files.run("--max-concurrency", "0")
     assert "max_concurrency" in capsys.readouterr().err
     monkeypatch.delenv("GRADIENT_MODEL_ACCESS_KEY")
     assert 2 == files.run()
-    assert "no key: set GRADIENT_MODEL_ACCESS_KEY, or try it out with --local" in capsys.readouterr().err
+    assert (
+        "no key: set GRADIENT_MODEL_ACCESS_KEY, or use --local to try the command" in capsys.readouterr().err
+    )
     assert not server.requests
 
 
@@ -375,7 +375,7 @@ def test_an_interrupt_finishes_what_is_under_way(
     assert 130 == files.run("--max-concurrency", "4")
     watch.join()
     told = capsys.readouterr().err
-    assert "finishing what is under way; Ctrl-C again leaves at once" in told
+    assert "finishing the requests in flight; press Ctrl-C again to stop at once" in told
     done = files.answers
     assert 4 <= len(done) < 40
     assert len(done) == len(server.requests)  # what was sent was paid, and is there
@@ -483,5 +483,5 @@ def test_two_runs_do_not_write_at_once(
     files.ask(body("one"))
     journal = Journal(files.output)
     assert 2 == files.run()
-    assert "is being written by another run; wait for its end" in capsys.readouterr().err
+    assert "another run is writing to" in capsys.readouterr().err
     journal.close()

@@ -1,0 +1,194 @@
+"""Output for people: text that is safe to print, and answers and progress as plain text or with rich."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing, contextmanager
+from typing import Literal, Protocol, TextIO, TypeAlias
+
+from ..types import ChatCompletion, ChunkChoice, TokenLogprob, ToolCall
+
+Kind: TypeAlias = Literal["text", "reasoning", "refusal", "call"]
+
+_INTERVAL = 5.0  # seconds between two lines of progress
+
+# Control characters except tab and line feed, and the marks that change the direction of text. A terminal obeys
+# them: a model could move the cursor, clear the screen, or make a line read differently from what it contains.
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+)
+
+
+def printable(text: str) -> str:
+    """Replace each control character by its escape sequence in Python, as `repr` does."""
+    return _CONTROLS.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def write(text: str) -> None:
+    """Write to standard output at once; characters that its encoding lacks become question marks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def say(line: str = "") -> None:
+    """Write a line to standard output."""
+    write(line + "\n")
+
+
+def complain(message: str) -> None:
+    """Write an error message to standard error."""
+    print(f"gradient-async: {printable(message)}", file=sys.stderr)
+
+
+def on_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal. A standard stream is None if it was closed before the program began."""
+    return stream is not None and stream.isatty()
+
+
+def tool_line(call: ToolCall) -> str:
+    """Return a tool call as one escaped line."""
+    name = f"{call.function.name}({call.function.arguments})"
+    return printable(f"{name}  [{call.id}]" if call.id else name)
+
+
+def probability_of(entry: TokenLogprob) -> float:
+    """Return a token's probability. Servers round: a log probability may be slightly above 0."""
+    return math.exp(min(0.0, entry.logprob))
+
+
+class Screen(Protocol):
+    """Draws what a `Display` shows: `PlainScreen`, or `RichScreen` where rich is installed."""
+
+    def append(self, pane: int, text: str, kind: Kind = "text", probability: float | None = None) -> None:
+        """Add text to the end of a pane; the pane's number is the index of a choice."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+        ...
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Show that ``done`` of ``total`` steps are done, with text beside it."""
+        ...
+
+    def close(self) -> None:
+        """Show what was kept for the end, and give the terminal back."""
+        ...
+
+
+class PlainScreen:
+    """Writes one answer as it arrives, or several one after the other at the end; and a line of progress every 5 s.
+
+    Answers go to standard output, lines and progress to standard error.
+    """
+
+    def __init__(self, panes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._several = panes > 1
+        self._panes: dict[int, list[str]] = {}
+        self._last_kinds: dict[int, Kind] = {}
+        self._clock = clock
+        self._next_line = clock() + _INTERVAL
+
+    def append(self, pane: int, text: str, kind: Kind = "text", probability: float | None = None) -> None:
+        """Write the text, or keep it until the end. Labels replace the colours of a terminal."""
+        if kind == "call" and not self._several:
+            say(f"-> {text}")
+            return
+        last = self._last_kinds.get(pane)
+        self._last_kinds[pane] = kind
+        if kind == "call":
+            text = f"\n-> {text}"
+        elif kind == "reasoning":
+            text = text if last == "reasoning" else f"(thinking) {text}"
+        elif last == "reasoning":
+            text = f"\n{text}"
+        if probability is not None:
+            text += f"[{100 * probability:.0f}%]"
+        texts = self._panes.setdefault(pane, [])
+        if self._several:
+            texts.append(text)
+        else:
+            write(text)
+
+    def say(self, line: str) -> None:
+        """Write the line."""
+        print(line, file=sys.stderr, flush=True)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Write a line if the last is 5 s old."""
+        now = self._clock()
+        if now >= self._next_line:
+            self._next_line = now + _INTERVAL
+            self.say(f"{done} of {total}: {text}")
+
+    def close(self) -> None:
+        """Write several answers, or end the line of one."""
+        if self._several:
+            for index, texts in sorted(self._panes.items()):
+                say(f"-- choice {index}")
+                say("".join(texts))
+        elif self._panes:
+            say()
+
+
+class Display:
+    """Shows the choices of a completion and the progress of a run; everything it draws is escaped here."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def add(self, choice: ChunkChoice, *, logprobs: bool) -> None:
+        """Show what a chunk adds to a choice; with ``logprobs`` token by token, each with its probability."""
+        delta, pane = choice.delta, choice.index
+        if delta.reasoning_content:
+            self._screen.append(pane, printable(delta.reasoning_content), "reasoning")
+        entries = None if choice.logprobs is None else choice.logprobs.content
+        if logprobs and entries:
+            # Some servers send log probabilities for the tokens of the reasoning too.
+            kind: Kind = "reasoning" if delta.reasoning_content and not delta.content else "text"
+            for entry in entries:
+                self._screen.append(pane, printable(entry.token), kind, probability_of(entry))
+        elif delta.content:
+            self._screen.append(pane, printable(delta.content))
+        if delta.refusal:
+            self._screen.append(pane, printable(delta.refusal), "refusal")
+
+    def add_calls(self, completion: ChatCompletion) -> None:
+        """Show the tool calls of the whole completion. Their fragments in chunks would be hard to read."""
+        for choice in completion.choices:
+            for call in choice.message.tool_calls or ():
+                self._screen.append(choice.index, tool_line(call), "call")
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+        self._screen.say(printable(line))
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Show that ``done`` of ``total`` steps are done, with text beside it."""
+        self._screen.progress(done, total, printable(text))
+
+
+@contextmanager
+def open_display(stream: TextIO | None, panes: int = 0) -> Generator[Display, None, None]:
+    """Open a display of ``panes`` choices on standard output, or of progress (no panes) on standard error."""
+    with closing(open_screen(stream, panes)) as screen:
+        yield Display(screen)
+
+
+def open_screen(stream: TextIO | None, panes: int) -> Screen:
+    """Choose between plain text and rich; the only place that does."""
+    if on_terminal(stream):
+        try:
+            from rich.console import Console  # noqa: PLC0415  # rich is an optional extra
+
+            from .rich_screen import RichScreen  # noqa: PLC0415  # the module imports rich
+        except ImportError:
+            pass
+        else:
+            return RichScreen(Console(file=stream, highlight=False), panes)
+    return PlainScreen(panes)

@@ -1,0 +1,73 @@
+"""``gradient-async serve``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from gradient_async.cli import main
+from gradient_async.cli.serve import run_serve
+
+
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a process of its own."""
+    command = [sys.executable, "-m", "gradient_async", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, **options)
+
+
+def test_serve_runs_until_it_is_interrupted() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "gradient_async",
+        "serve",
+        "--port",
+        "0",
+        "--key",
+        "secret",
+        "--delay",
+        "0",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[1]
+        asked = run(
+            "chat",
+            "Say: hello",
+            env={**os.environ, "GRADIENT_INFERENCE_ENDPOINT": url, "GRADIENT_MODEL_ACCESS_KEY": "secret"},
+        )
+        refused = run(
+            "chat",
+            "Say: hello",
+            env={**os.environ, "GRADIENT_INFERENCE_ENDPOINT": url, "GRADIENT_MODEL_ACCESS_KEY": "other"},
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    assert (asked.returncode, asked.stdout) == (0, "hello\n")
+    assert (refused.returncode, "AuthenticationError" in refused.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("arguments", [["--replay", "/no/such/folder"], ["--host", "192.0.2.1"]])
+def test_serve_says_why_it_can_not(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--port", "0", *arguments]) == 1
+    assert capsys.readouterr().err.startswith("gradient-async: ")
+
+
+def test_serve_in_process_is_ended_by_cancelling(capsys: pytest.CaptureFixture[str]) -> None:
+    async def briefly() -> None:
+        options = argparse.Namespace(replay=None, key=[], delay=0.0, host="127.0.0.1", port=0)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await run_serve(options)
+
+    asyncio.run(briefly())
+    assert "GRADIENT_MODEL_ACCESS_KEY=any" in capsys.readouterr().out
