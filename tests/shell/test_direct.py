@@ -32,7 +32,7 @@ ANSWER = whole("ok")
 
 
 async def connector_of(client: AsyncGradient) -> Connector:
-    connector = (await client._shared.manager.pool.session()).connector
+    connector = (await client._core.connections.manager.pool.session()).connector
     assert isinstance(connector, Connector)
     return connector
 
