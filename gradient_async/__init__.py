@@ -6,10 +6,9 @@ aiohttp is not loaded here: it takes longer than all of this, and is loaded with
 """
 
 from ._version import __version__
-from .client import AsyncGradient
+from .client import APIResponse, AsyncGradient
+from .client import APIResponse as AsyncAPIResponse
 from .client import AsyncGradient as AsyncClient
-from .client.response import APIResponse
-from .client.response import APIResponse as AsyncAPIResponse
 from .config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Limits, Retry, Timeout
 from .errors import (
     APIConnectionError,

@@ -1,5 +1,6 @@
 """`AsyncGradient` and its resources."""
 
-from .core import AsyncGradient
+from .client import AsyncGradient
+from .raw import APIResponse
 
-__all__ = ["AsyncGradient"]
+__all__ = ["APIResponse", "AsyncGradient"]

@@ -1,366 +1,467 @@
-"""The client: settings in, calls out."""
+"""What the resources of one client share: its settings, its connections, and how a call is made.
+
+The client holds its resources, and the resources hold this core, never the client. So nothing here refers
+back to the client: a client that is dropped is freed at once, without the cyclic garbage collector, and a
+call that runs keeps the connections open although the client is gone.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Coroutine, Iterable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from ..config import Limits, Retry, Timeout, resolve
-from ..errors import ConfigurationError
+import msgspec
+
+from .._version import __version__
+from ..config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Endpoints, Limits, Retry, Timeout
+from ..decoding import (
+    check_bounds,
+    check_params,
+    decode_completion,
+    decode_models,
+    encode_request,
+    reply_error,
+)
+from ..errors import APIError, APIResponseValidationError, APIStatusError, ConfigurationError
 from ..hooks import Hook
-from ..secrets import Secret, check_headers
+from ..secrets import Secret, check_headers, hide_headers, secrets_in
 from ..session.call import Call, Permit
-from ..types import NOT_GIVEN, NotGiven
-from .options import check_hooks, conceal, count, hide, refuse_http_client, set_up_log
-from .shared import Shared
-from .target import Target, make_target
+from ..stream import ChatCompletionStream
+from ..types import NOT_GIVEN, ChatCompletion, ModelList, NotGiven
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
+    from ..session.manager import SessionManager
     from ..session.reply import Reply
-    from .models import Models
-    from .raw import RawClient, StreamingClient
-    from .resources import Agents, Chat
 
-__all__ = ["AsyncGradient"]
+T = TypeVar("T")
+Operation: TypeAlias = Literal["chat", "agent", "models"]
 
-set_up_log(os.environ)
+# Settings
 
 
-class AsyncGradient:
-    """Client of DigitalOcean Gradient's chat completions.
+def check_count(name: str, value: Any, *, min_: int) -> int:
+    """Return a whole number that is at least ``min_``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < min_:
+        raise ConfigurationError(f"{name}={value!r}: expected a whole number of at least {min_}")
+    return value
 
-    May be made at import time, outside any event loop, and used in several: connections are opened on
-    first use, per running loop, and close with their loop at the latest. Options that are not given come
-    from the environment, then have a default; the guide lists the variables.
 
-    Args:
-        model_access_key: Key for inference: ``GRADIENT_MODEL_ACCESS_KEY``.
-        agent_access_key: Key for an agent: ``GRADIENT_AGENT_ACCESS_KEY``.
-        access_token: Personal access token, which opens inference too: ``DIGITALOCEAN_ACCESS_TOKEN``.
-        api_key: The same as ``model_access_key``, as other clients call it.
-        inference_endpoint: Where models are: ``GRADIENT_INFERENCE_ENDPOINT``.
-        agent_endpoint: Where the agent is: ``GRADIENT_AGENT_ENDPOINT``.
-        base_url: Replaces endpoint and version together, for any compatible server: ``GRADIENT_BASE_URL``.
-        timeout: A `Timeout`, seconds, or None for no limits.
-        max_retries: How many attempts may follow the first.
-        retry: When and how long to try again.
-        max_connections: Connections at a time in one loop; more calls wait for one to be free.
-        limits: Most that a server may send.
-        strict: Insist on a finish_reason for every choice, and on UTF-8.
-        validate: Check parameters against their documented limits before sending.
-        on_bad_event: ``"raise"``, or ``"skip"`` events of a stream that are no chunks.
-        default_headers: Headers of every request.
-        default_query: Query parameters of every request.
-        session: Your own ``aiohttp.ClientSession``, which is never closed.
-        trust_env: Use the proxies of the environment, and passwords for them.
-        allow_insecure_http: Send the key over plain http to a host that is not private.
-        hooks: Who is told what happens to calls; see `Hook`.
-        http_client: Not supported: pass ``session``.
+def check_choice(name: str, value: Any, *choices: str) -> Any:
+    """Return a value that is one of the choices."""
+    if value not in choices:
+        expected = " or ".join(f'"{choice}"' for choice in choices)
+        raise ConfigurationError(f"{name}={value!r}: expected {expected}")
+    return value
 
-    Raises:
-        ConfigurationError: If an option can't be used. A missing key is an error of the first call.
+
+def check_hooks(hooks: Iterable[Any]) -> tuple[Hook, ...]:
+    """Return hooks that are instances of `Hook`."""
+    checked = tuple(hooks)
+    for hook in checked:
+        if not isinstance(hook, Hook):
+            raise ConfigurationError(
+                f"hooks: {type(hook).__name__} is no Hook; derive it from gradient_async.Hook"
+            )
+    return checked
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "timeout": Timeout.of,
+    "max_retries": lambda value: check_count("max_retries", value, min_=0),
+    "on_bad_event": lambda value: check_choice("on_bad_event", value, "raise", "skip"),
+    "default_headers": check_headers,
+    "default_query": dict,
+    "hooks": check_hooks,
+}
+# `timeout=None` turns the time limits off. `max_retries=None` is refused: it may mean 0 or no limit.
+_NONE_IS_A_VALUE = frozenset({"timeout", "max_retries"})
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """The checked options of one client.
+
+    Frozen, so that a `RequestTemplate` knows by their identity whether they are still the same. Only the
+    dictionaries may change in place: ``client.default_headers["X-Team"] = "search"``.
+
+    Attributes:
+        endpoint_options: The endpoints and keys that the caller passed; a copy of the client adds to them.
+        endpoints: The endpoints and keys in use: the caller's, else those of the environment.
     """
 
-    @conceal
-    def __init__(
-        self,
-        *,
-        model_access_key: str | None = None,
-        agent_access_key: str | None = None,
-        access_token: str | None = None,
-        api_key: str | None = None,
-        inference_endpoint: str | None = None,
-        agent_endpoint: str | None = None,
-        base_url: str | None = None,
-        timeout: Timeout | float | Any | None = NOT_GIVEN,
-        max_retries: int = 2,
-        retry: Retry | None = None,
-        max_connections: int = 1000,
-        limits: Limits | None = None,
-        strict: bool = False,
-        validate: bool = True,
-        on_bad_event: Literal["raise", "skip"] = "raise",
-        default_headers: Mapping[str, str] | None = None,
-        default_query: Mapping[str, object] | None = None,
-        session: ClientSession | None = None,
-        trust_env: bool = False,
-        allow_insecure_http: bool = False,
-        hooks: Iterable[Hook] = (),
-        http_client: None = None,
-    ) -> None:
-        refuse_http_client(http_client)
-        options: dict[str, str | None] = {
-            "model_access_key": model_access_key,
-            "agent_access_key": agent_access_key,
-            "access_token": access_token,
-            "api_key": api_key,
-            "inference_endpoint": inference_endpoint,
-            "agent_endpoint": agent_endpoint,
-            "base_url": None if base_url is None else str(base_url),
-        }
-        self._options = hide(options)
-        self._allow_insecure_http = allow_insecure_http
-        self._endpoints = resolve(options, os.environ, allow_insecure_http=allow_insecure_http)
-        self.timeout = Timeout() if isinstance(timeout, NotGiven) else Timeout.of(timeout)
-        self.max_retries = count("max_retries", max_retries, least=0)
-        self.retry = retry or Retry()
-        self.limits = limits or Limits()
-        self.strict = strict
-        self.validate = validate
-        if on_bad_event not in {"raise", "skip"}:
-            raise ConfigurationError(f'on_bad_event={on_bad_event!r}: expected "raise" or "skip"')
-        self.on_bad_event: Literal["raise", "skip"] = on_bad_event
-        self.default_headers = check_headers(default_headers or {})
-        self.default_query = dict(default_query or {})
-        self.hooks = check_hooks(hooks)
-        self._shared = Shared(
-            session,
-            count("max_connections", max_connections, least=1),
-            trust_env=trust_env,
-            limits=self.limits,
-        )
-        self._owner = True
-        self._targets: dict[tuple[bool, bool, bool], Target] = {}
+    endpoint_options: Mapping[str, str | Secret | None]
+    endpoints: Endpoints
+    allow_insecure_http: bool
+    timeout: Timeout = DEFAULT_TIMEOUT
+    max_retries: int = DEFAULT_MAX_RETRIES
+    retry: Retry = Retry()
+    limits: Limits = Limits()
+    strict: bool = False
+    validate: bool = True
+    on_bad_event: Literal["raise", "skip"] = "raise"
+    default_headers: dict[str, Any] = {}
+    default_query: dict[str, object] = {}
+    hooks: tuple[Hook, ...] = ()
 
-    # Resources
+    def changed(self, **options: Any) -> Settings:
+        """Check options and return settings with them; None or `NOT_GIVEN` leaves an option as it is."""
+        changes: dict[str, Any] = {}
+        for name, value in options.items():
+            if isinstance(value, NotGiven) or (value is None and name not in _NONE_IS_A_VALUE):
+                continue
+            changes[name] = _CHECKS[name](value) if name in _CHECKS else value
+        return msgspec.structs.replace(self, **changes)
 
-    # Made anew each time: a resource kept here would keep its client, and its connections, alive. Loaded on
-    # first use: what makes requests and reads replies takes longer to import than a client to make.
-    @property
-    def chat(self) -> Chat:
-        """Completions of models."""
-        from .resources import Chat  # noqa: PLC0415  # see above
-
-        return Chat(self)
+    def __repr__(self) -> str:
+        # Without headers: a traceback may show this one, and a header that was added in place may hold a key.
+        return f"<Settings {self.endpoints.inference_url}>"
 
     @property
-    def agents(self) -> Agents:
-        """Completions of the agent at ``agent_endpoint``."""
-        from .resources import Agents  # noqa: PLC0415  # see above
-
-        return Agents(self)
-
-    @property
-    def models(self) -> Models:
-        """The models that the key may use."""
-        from .models import Models  # noqa: PLC0415  # see above
-
-        return Models(self)
-
-    @property
-    def with_raw_response(self) -> RawClient:
-        """The same resources, whose calls return status, headers and body; ``await .parse()`` as usual."""
-        from .raw import RawClient  # noqa: PLC0415  # few need it
-
-        return RawClient(self)
-
-    @property
-    def with_streaming_response(self) -> StreamingClient:
-        """The same for ``async with``, the body not read yet."""
-        from .raw import StreamingClient  # noqa: PLC0415  # few need it
-
-        return StreamingClient(self)
-
-    # Settings
-
-    @property
-    def model_access_key(self) -> str | None:
-        """The key for inference, in the clear."""
-        key = self._endpoints.model_key
-        return None if key is None else key.reveal()
-
-    @property
-    def agent_access_key(self) -> str | None:
-        """The key for the agent, in the clear."""
-        key = self._endpoints.agent_key
-        return None if key is None else key.reveal()
-
-    @property
-    def base_url(self) -> str:
-        """What the paths of inference are appended to."""
-        return self._endpoints.inference_url
-
-    @property
-    def inference_endpoint(self) -> str:
-        """Where models are, without the version."""
-        return self._endpoints.inference_url.removesuffix("/v1")
-
-    @property
-    def agent_endpoint(self) -> str:
-        """Where the agent is, without the version.
+    def agent_url(self) -> str:
+        """The base of the agent's URLs.
 
         Raises:
-            ConfigurationError: If none is set.
+            ConfigurationError: If no agent is set.
         """
-        return self._agent_url().removesuffix("/api/v1")
-
-    @conceal
-    def with_options(
-        self,
-        *,
-        model_access_key: str | None = None,
-        agent_access_key: str | None = None,
-        access_token: str | None = None,
-        api_key: str | None = None,
-        inference_endpoint: str | None = None,
-        agent_endpoint: str | None = None,
-        base_url: str | None = None,
-        timeout: Timeout | float | Any | None = NOT_GIVEN,
-        max_retries: int | Any = NOT_GIVEN,
-        retry: Retry | None = None,
-        limits: Limits | None = None,
-        strict: bool | None = None,
-        validate: bool | None = None,
-        on_bad_event: Literal["raise", "skip"] | None = None,
-        default_headers: Mapping[str, str] | None = None,
-        set_default_headers: Mapping[str, str] | None = None,
-        default_query: Mapping[str, object] | None = None,
-        set_default_query: Mapping[str, object] | None = None,
-        hooks: Iterable[Hook] | None = None,
-        http_client: None = None,
-    ) -> AsyncGradient:
-        """Return a copy with some options changed, which shares the connections.
-
-        Closing the copy closes nothing. ``default_headers`` and ``default_query`` are added to those
-        there are, ``set_default_headers`` and ``set_default_query`` replace them; the other options are
-        those of the constructor.
-
-        Raises:
-            ConfigurationError: If an option can't be used.
-        """
-        refuse_http_client(http_client)
-        changed = {
-            "model_access_key": model_access_key,
-            "agent_access_key": agent_access_key,
-            "access_token": access_token,
-            "api_key": api_key,
-            "inference_endpoint": inference_endpoint,
-            "agent_endpoint": agent_endpoint,
-            "base_url": base_url,
-        }
-        copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__)
-        copy._owner = False
-        copy._targets = {}
-        if any(value is not None for value in changed.values()):
-            copy._options = self._options | hide({k: v for k, v in changed.items() if v is not None})
-            copy._endpoints = resolve(
-                {
-                    name: value.reveal() if isinstance(value, Secret) else value
-                    for name, value in copy._options.items()
-                },
-                os.environ,
-                allow_insecure_http=self._allow_insecure_http,
-            )
-        if not isinstance(timeout, NotGiven):
-            copy.timeout = Timeout.of(timeout)
-        if not isinstance(max_retries, NotGiven):
-            copy.max_retries = count("max_retries", max_retries, least=0)
-        copy.retry = retry or self.retry
-        copy.limits = limits or self.limits
-        copy.strict = self.strict if strict is None else strict
-        copy.validate = self.validate if validate is None else validate
-        copy.on_bad_event = on_bad_event or self.on_bad_event
-        headers = self.default_headers if set_default_headers is None else set_default_headers
-        copy.default_headers = check_headers({**headers, **(default_headers or {})})
-        query = self.default_query if set_default_query is None else set_default_query
-        copy.default_query = {**query, **(default_query or {})}
-        copy.hooks = self.hooks if hooks is None else check_hooks(hooks)
-        return copy
-
-    copy = with_options
-
-    # Calls
-
-    def _agent_url(self) -> str:
-        url = self._endpoints.agent_url
+        url = self.endpoints.agent_url
         if url is None:
             raise ConfigurationError(
                 "no agent endpoint: pass agent_endpoint=... or set GRADIENT_AGENT_ENDPOINT"
             )
         return url
 
-    def _prepare(
-        self,
-        method: str,
-        path: str,
-        *,
-        agent: bool = False,
-        body: bytes | None = None,
-        stream: bool = False,
-        options: Mapping[str, Any],
-        params: Mapping[str, Any],
-        permit: Permit | None = None,
-    ) -> Call:
-        timeout = options.get("timeout", NOT_GIVEN)
-        target = self._target(agent=agent, stream=stream, has_body=body is not None, options=options)
-        return Call(
-            method=method,
-            url=(self._agent_url() if agent else self._endpoints.inference_url) + path,
-            query=target.query,
-            headers=target.headers,
-            key=target.key,
-            body=body,
-            stream=stream,
-            timeout=self.timeout if isinstance(timeout, NotGiven) else Timeout.of(timeout),
-            max_retries=self.max_retries,
-            retry=self.retry,
-            limits=self.limits,
-            secrets=target.secrets,
-            operation="models" if body is None else "agent" if agent else "chat",
-            params=params,
-            hooks=self.hooks,
-            permit=permit,
+
+class Connections:
+    """The connections that a client and its copies share, opened when the first request is sent.
+
+    Args:
+        session: The caller's own session, or None.
+        max_connections: Connections at a time in one event loop.
+        trust_env: Whether aiohttp reads proxies and ``.netrc`` from the environment.
+        limits: Sizes of headers.
+    """
+
+    def __init__(
+        self, session: ClientSession | None, max_connections: int, *, trust_env: bool, limits: Limits
+    ) -> None:
+        self._session = session
+        self._max_connections = max_connections
+        self._trust_env = trust_env
+        self._limits = limits
+        self.closed = False
+
+    @cached_property
+    def manager(self) -> SessionManager:
+        """The session manager, which sends the requests."""
+        if self.closed:
+            raise ConfigurationError("this client has been closed; make a new one")
+        # Loads aiohttp, which takes a third of a second of CPU: only a program that sends a request pays for
+        # it.
+        from ..session.manager import SessionManager  # noqa: PLC0415  # see above
+
+        return SessionManager(
+            session=self._session,
+            max_connections=self._max_connections,
+            trust_env=self._trust_env,
+            limits=self._limits,
         )
-
-    def _target(self, *, agent: bool, stream: bool, has_body: bool, options: Mapping[str, Any]) -> Target:
-        """Put together headers, key and query; or return those of a call before that had the same."""
-        usual = not (self.default_query or options.get("extra_headers") or options.get("extra_query"))
-        kind = (agent, stream, has_body)
-        known = self._targets.get(kind) if usual else None
-        if known is not None and known.suits(self._endpoints, self.default_headers):
-            return known
-        target = make_target(
-            self._endpoints,
-            agent=agent,
-            stream=stream,
-            has_body=has_body,
-            default_headers=self.default_headers,
-            default_query=self.default_query,
-            options=options,
-        )
-        if usual:
-            self._targets[kind] = target
-        return target
-
-    def _send(self, call: Call) -> Coroutine[Any, Any, Reply]:
-        return self._shared.manager.send(call)
-
-    # Life
 
     async def close(self) -> None:
-        """Close the connections and every open stream; of a copy, nothing."""
-        if self._owner:
-            await self._shared.close()
+        """Close the connections and every open stream."""
+        self.closed = True
+        if "manager" in vars(self):  # a client that sent nothing has none, and needs none to be closed
+            await self.manager.close()
 
-    aclose = close
 
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._shared.closed
+# Requests
 
-    async def __aenter__(self) -> Self:
-        return self
+_ROUTES: dict[Operation, tuple[str, str]] = {
+    "chat": ("POST", "/chat/completions"),
+    "agent": ("POST", "/chat/completions"),
+    "models": ("GET", "/models"),
+}
+_OPTIONS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+
+class RequestTemplate:
+    """A call without body and parameters: all that is the same in many calls of a client, made once.
+
+    Attributes:
+        call: The call; `msgspec.structs.replace` adds body and parameters, in a sixth of the time of a new
+            `Call`.
+    """
+
+    def __init__(
+        self, settings: Settings, operation: Operation, options: Mapping[str, Any], *, stream: bool
     ) -> None:
-        await self.close()
+        self.call = _make_call(settings, operation, options, stream=stream)
+        self._settings = settings
+        # Copies, to notice what changes in place.
+        self._default_headers = dict(settings.default_headers)
+        self._default_query = dict(settings.default_query)
 
-    def __repr__(self) -> str:
-        endpoints = getattr(self, "_endpoints", None)  # a traceback may show a client that could not be made
-        return f"<AsyncGradient {'unfinished' if endpoints is None else endpoints.inference_url}>"
+    def suits(self, settings: Settings) -> bool:
+        """Tell whether the call would be made of these settings as it is."""
+        return (
+            settings is self._settings
+            and settings.default_headers == self._default_headers
+            and settings.default_query == self._default_query
+        )
+
+
+def _make_call(settings: Settings, operation: Operation, options: Mapping[str, Any], *, stream: bool) -> Call:
+    """Make a call without body and parameters.
+
+    Raises:
+        ConfigurationError: If there is no key or no agent, or a header can't be sent.
+    """
+    method, path = _ROUTES[operation]
+    agent = operation == "agent"
+    headers: dict[str, str] = {
+        "Accept": "text/event-stream" if stream else "application/json",
+        "Accept-Encoding": "identity",
+        "User-Agent": f"gradient_async/{__version__}",
+    }
+    if method == "POST":
+        headers["Content-Type"] = "application/json"
+    key = settings.endpoints.agent_key if agent else settings.endpoints.model_key
+    # Checked again, since the user may have changed the dictionary: no line break gets in, and keys are known
+    # as such.
+    default_headers = check_headers(settings.default_headers)
+    extra_headers = check_headers(options.get("extra_headers") or {})
+    if any(name.lower() == "authorization" for name in (*default_headers, *extra_headers)):
+        key = None
+    elif key is None:
+        raise ConfigurationError(_missing_key(settings.endpoints, agent=agent))
+    for more in (default_headers, extra_headers):
+        for name, value in more.items():
+            for same in [same for same in headers if same.lower() == name.lower()]:
+                del headers[same]
+            if not isinstance(value, NotGiven):
+                headers[name] = value
+    query: dict[str, object] = {"agent": True} if agent else {}
+    query |= settings.default_query
+    query |= options.get("extra_query") or {}
+    keys = (settings.endpoints.model_key, settings.endpoints.agent_key)
+    return Call(
+        method=method,
+        url=(settings.agent_url if agent else settings.endpoints.inference_url) + path,
+        query={
+            name: str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in query.items()
+            if value is not None and not isinstance(value, NotGiven)
+        },
+        headers=headers,
+        key=key,
+        body=None,
+        stream=stream,
+        timeout=settings.timeout,
+        max_retries=settings.max_retries,
+        retry=settings.retry,
+        limits=settings.limits,
+        secrets=tuple(secret for secret in keys if secret is not None) + secrets_in(headers),
+        operation=operation,
+        hooks=settings.hooks,
+    )
+
+
+def _missing_key(endpoints: Endpoints, *, agent: bool) -> str:
+    if agent:
+        return "no agent access key: pass agent_access_key=... or set GRADIENT_AGENT_ACCESS_KEY"
+    return (
+        f"no model access key for {endpoints.inference_url}: pass model_access_key=... or set "
+        "GRADIENT_MODEL_ACCESS_KEY; a server that needs none takes any"
+    )
+
+
+def check_options(arguments: dict[str, Any]) -> None:
+    """Check the types of a call's options, and hide the keys in its headers.
+
+    Raises:
+        TypeError: If an option is not a mapping; it may be None or left out.
+    """
+    for name in ("extra_headers", "extra_query", "extra_body"):
+        value = arguments.get(name)
+        if value and not isinstance(value, Mapping):
+            raise TypeError(f"{name}: expected a dict, not {type(value).__name__}")
+    if "extra_headers" in arguments:
+        # Changed in the caller's dict: either frame's locals may appear in a traceback.
+        arguments["extra_headers"] = hide_headers(arguments["extra_headers"])
+
+
+class Core:
+    """Settings and connections of one client, and the calls that its resources make.
+
+    Attributes:
+        settings: The settings; later calls use what is set here.
+        connections: The connections, shared with the copies of the client.
+    """
+
+    def __init__(self, settings: Settings, connections: Connections) -> None:
+        self.settings = settings
+        self.connections = connections
+        self._templates: dict[tuple[Operation, bool], RequestTemplate] = {}
+
+    async def send(
+        self,
+        operation: Operation,
+        arguments: dict[str, Any],
+        *,
+        stream: Any = None,
+        permit: Permit | None = None,
+    ) -> Reply:
+        """Check the arguments of a completion, and send its request.
+
+        Args:
+            operation: ``"chat"`` or ``"agent"``.
+            arguments: Keyword arguments of ``create``, but for ``stream``.
+            stream: Value of ``stream``; None or `NOT_GIVEN` leaves it out of the request.
+            permit: Is told the outcome of each attempt, and lets the next one go; or None.
+
+        Returns:
+            The reply, its body unread.
+        """
+        params: Mapping[str, Any] = arguments
+        extra_body: Mapping[str, Any] = {}
+        if not _OPTIONS.isdisjoint(arguments):
+            check_options(arguments)
+            extra_body = arguments.get("extra_body") or {}
+            # A parameter that extra_body replaces is not sent, and need not be right.
+            params = {
+                name: value
+                for name, value in arguments.items()
+                if name not in _OPTIONS and name not in extra_body
+            }
+        params = check_params(
+            params,
+            stream=bool(stream),
+            agent=operation == "agent",
+            # The check fails without messages and model, which extra_body may bring.
+            validate=self.settings.validate and extra_body.keys().isdisjoint({"messages", "model"}),
+        )
+        body = encode_request(
+            params, stream=None if isinstance(stream, NotGiven) else stream, extra_body=extra_body
+        )
+        call = self._template(operation, arguments, stream=bool(stream))
+        call = msgspec.structs.replace(call, body=body, params=params, permit=permit)
+        return await self.connections.manager.send(call)
+
+    async def send_models(self, options: dict[str, Any]) -> Reply:
+        """Send the request for the list of models."""
+        return await self.connections.manager.send(self._template("models", options, stream=False))
+
+    def _template(self, operation: Operation, options: Mapping[str, Any], *, stream: bool) -> Call:
+        """Return a call without body and parameters."""
+        settings = self.settings
+        template = self._templates.get((operation, stream))
+        if options.get("extra_headers") or options.get("extra_query"):
+            template = RequestTemplate(settings, operation, options, stream=stream)
+        elif template is None or not template.suits(settings):
+            template = RequestTemplate(settings, operation, options, stream=stream)
+            self._templates[operation, stream] = template
+        timeout = options.get("timeout", NOT_GIVEN)
+        if isinstance(timeout, NotGiven):
+            return template.call
+        return msgspec.structs.replace(template.call, timeout=Timeout.of(timeout))
+
+    def open_stream(
+        self, reply: Reply, arguments: Mapping[str, Any], *, n: int | None = None
+    ) -> ChatCompletionStream:
+        """Make the stream of a reply.
+
+        Args:
+            reply: The reply, its body unread.
+            arguments: Keyword arguments that the request was made of.
+            n: How many choices the stream is incomplete without; as many as the arguments ask for if None.
+        """
+        settings = self.settings
+        if n is None:
+            extra_body: Mapping[str, Any] = arguments.get("extra_body") or {}
+            n = extra_body.get("n", arguments.get("n"))
+        timeout = arguments.get("timeout", NOT_GIVEN)
+        return ChatCompletionStream(
+            reply,
+            n=n if isinstance(n, int) and n > 0 else 1,
+            timeout=settings.timeout if isinstance(timeout, NotGiven) else Timeout.of(timeout),
+            limits=settings.limits,
+            strict=settings.strict,
+            on_bad_event=settings.on_bad_event,
+        )
+
+
+# Replies
+
+
+async def read_reply(reply: Reply, make_result: Callable[[Reply, bytes], T]) -> T:
+    """Read a reply to its end; return the result that is made of its body.
+
+    Raises:
+        APIError: If the body could not be read, or is not what it should be.
+    """
+    failure: APIError
+    try:
+        result = make_result(reply, await reply.read_all(reply.limits))
+    except APIError as error:
+        # Raised below, without the frames that hold the body: a traceback may show locals, and servers echo
+        # keys.
+        failure = error.with_traceback(None)
+    except BaseException as error:
+        reply.end(error)
+        raise
+    else:
+        reply.end(completion=result if isinstance(result, ChatCompletion) else None)
+        return result
+    reply.end(failure)
+    raise failure
+
+
+def completion_of(reply: Reply, content: bytes) -> ChatCompletion:
+    """Decode the body of an awaited reply, and add what the session knows of it.
+
+    Raises:
+        APIStatusError: If a reply of status 200 holds an error.
+        APIResponseValidationError: If it holds no completion.
+    """
+    failure: APIResponseValidationError
+    try:
+        completion = decode_completion(content)
+        n, limits = reply.n, reply.limits
+        max_choices = max(limits.choices, n) if isinstance(n, int) else limits.choices
+        check_bounds(completion, choices=max_choices, tool_calls=limits.tool_calls)
+    except APIResponseValidationError as error:
+        failure = error
+    else:
+        completion.request_id = reply.request_id
+        completion.rate_limits = reply.rate_limits
+        completion.attempts = reply.attempts
+        return completion
+    raise _wrong_body(reply, content, failure)
+
+
+def models_of(reply: Reply, content: bytes) -> ModelList:
+    """Decode the list of models.
+
+    Raises:
+        APIStatusError: If a reply of status 200 holds an error.
+        APIResponseValidationError: If it holds no list of models.
+    """
+    failure: APIResponseValidationError
+    try:
+        return decode_models(content)
+    except APIResponseValidationError as error:
+        failure = error
+    raise _wrong_body(reply, content, failure)
+
+
+def _wrong_body(
+    reply: Reply, content: bytes, failure: APIResponseValidationError
+) -> APIResponseValidationError | APIStatusError:
+    """Make the error of a reply whose body is not what it should be, or is an error of the server."""
+    error_body = reply_error(content)
+    if error_body is not None:
+        return reply.refusal(error_body, content)
+    failure.body = content.decode("utf-8", "replace")
+    reply.describe(failure, content)
+    return failure

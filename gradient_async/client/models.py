@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import Any
 
-from ..secrets import hide_headers
 from ..types import NOT_GIVEN, ModelInfo, ModelList
-from .options import check_mappings
-from .replies import fetch, finish_models
-
-if TYPE_CHECKING:
-    from ..session.reply import Reply
-    from .core import AsyncGradient
-    from .raw import RawModels
-
-__all__ = ["Models", "ModelsRequest"]
+from .core import Core, check_options, models_of, read_reply
+from .raw import RawModels
 
 
 class ModelsRequest:
-    """The list of models, on its way: await it, or iterate over it with ``async for``."""
+    """A request for the list of models, sent when it is awaited or iterated over with ``async for``."""
 
-    def __init__(self, models: Models, options: Mapping[str, Any]) -> None:
-        self._models = models
+    def __init__(self, core: Core, options: dict[str, Any]) -> None:
+        self._core = core
         self._options = options
 
     def __await__(self) -> Generator[Any, None, ModelList]:
-        return self._models.fetch(self._options).__await__()
+        return self._fetch().__await__()
 
     async def __aiter__(self) -> AsyncIterator[ModelInfo]:
         for model in (await self).data:
             yield model
 
+    async def _fetch(self) -> ModelList:
+        return await read_reply(await self._core.send_models(self._options), models_of)
+
 
 class Models:
     """`client.models`."""
 
-    def __init__(self, client: AsyncGradient) -> None:
-        self.client = client
+    def __init__(self, core: Core) -> None:
+        self._core = core
 
     def list(
         self,
@@ -56,29 +52,11 @@ class Models:
         Raises:
             GradientError: When awaited; as `Completions.create`.
         """
-        check_mappings({"extra_headers": extra_headers, "extra_query": extra_query})
-        return ModelsRequest(
-            self,
-            {
-                "extra_headers": hide_headers(extra_headers),
-                "extra_query": extra_query,
-                "timeout": timeout,
-            },
-        )
+        options = {"extra_headers": extra_headers, "extra_query": extra_query, "timeout": timeout}
+        check_options(options)
+        return ModelsRequest(self._core, options)
 
-    async def send(self, options: Mapping[str, Any]) -> Reply:
-        """Send the request."""
-        client = self.client
-        return await client._send(client._prepare("GET", "/models", options=options, params={}))  # noqa: SLF001  # one package
-
-    async def fetch(self, options: Mapping[str, Any]) -> ModelList:
-        """Send the request and decode the reply."""
-        reply = await self.send(options)
-        return await fetch(reply, self.client.limits, finish_models)
-
-    @property
+    @cached_property
     def with_raw_response(self) -> RawModels:
         """The same methods, which return status, headers and body; ``await .parse()`` as usual."""
-        from .raw import RawModels  # noqa: PLC0415  # few need it
-
-        return RawModels(self)
+        return RawModels(self._core)

@@ -1,51 +1,251 @@
-"""The same resources, returning replies as they came: `with_raw_response`, `with_streaming_response`."""
+"""Replies as they came, with status, headers and bytes: `with_raw_response`, `with_streaming_response`.
+
+The classes here hold the core, not the resources whose calls they make: those resources hold them.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
+import codecs
+import datetime as dt
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
+import msgspec
+
+from ..errors import RequestInfo, ResponseInfo
 from ..stream import ChatCompletionStream
-from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, ModelList
-from .base import CompletionsBase, flag
-from .models import Models
-from .replies import finish_completion, finish_models
-from .response import APIResponse, ResponseContext
+from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, Headers, ModelList, RateLimits
+from .core import Core, Operation, check_options, completion_of, models_of, read_reply
 
 if TYPE_CHECKING:
-    from .core import AsyncGradient
+    from ..session.reply import Reply
 
-__all__ = [
-    "RawAgents",
-    "RawChat",
-    "RawClient",
-    "RawCompletions",
-    "RawModels",
-    "StreamingAgents",
-    "StreamingChat",
-    "StreamingClient",
-    "StreamingCompletions",
-]
+T = TypeVar("T")
 
 
-async def _respond(completions: CompletionsBase, params: dict[str, Any], *, stream: Any) -> APIResponse[Any]:
-    wanted = flag(stream)
-    reply, n = await completions.send(params, stream=wanted)
-    limits = completions.client.limits
+class APIResponse(Generic[T]):
+    """A reply of status 2xx, its body read or not yet.
 
-    async def stream_of(_response: APIResponse[Any]) -> Any:
-        return completions.open_stream(reply, n, params.get("timeout", NOT_GIVEN))
+    Args:
+        reply: The reply of the session.
+        parse: Makes the result of this response: reads the whole body, or makes a stream, which reads it.
+    """
 
-    async def completion_of(response: APIResponse[Any]) -> Any:
-        return finish_completion(reply, await response.read())
+    # `parse` is called with the response. If it held the response, the two would refer to each other, and only
+    # the garbage collector would free them and the connection.
+    def __init__(self, reply: Reply, parse: Callable[[APIResponse[T]], Awaitable[T]]) -> None:
+        self._reply = reply
+        self._parse = parse
+        self._content: bytes | None = None
+        self._parsed: T | None = None
 
-    return APIResponse(reply, limits, stream_of if wanted else completion_of)
+    @property
+    def status_code(self) -> int:
+        """HTTP status."""
+        return self._reply.status
+
+    @property
+    def headers(self) -> Headers:
+        """The reply's headers."""
+        return self._reply.headers
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's name for the request."""
+        return self._reply.request_id
+
+    @property
+    def rate_limits(self) -> RateLimits | None:
+        """The rate limits in the headers."""
+        return self._reply.rate_limits
+
+    @property
+    def http_request(self) -> RequestInfo:
+        """Method and URL of the request."""
+        return self._reply.request
+
+    @property
+    def http_response(self) -> ResponseInfo:
+        """Status, headers, and the body if it has been read."""
+        return self._reply.info(self._content or b"")
+
+    @property
+    def url(self) -> str:
+        """URL of the request."""
+        return self._reply.request.url
+
+    @property
+    def method(self) -> str:
+        """HTTP method of the request."""
+        return self._reply.request.method
+
+    @property
+    def http_version(self) -> str:
+        """Version of HTTP, such as ``HTTP/1.1``."""
+        return self._reply.http_version
+
+    @property
+    def elapsed(self) -> dt.timedelta:
+        """Time from the request sent to the reply's headers."""
+        return dt.timedelta(seconds=self._reply.received - self._reply.sent)
+
+    @property
+    def retries_taken(self) -> int:
+        """How many attempts followed the first."""
+        return self._reply.attempts - 1
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the body has been read or given up."""
+        return self._reply.body.closed
+
+    async def parse(self) -> T:
+        """Return what the call returns without this wrapper: a completion, a stream, a list of models.
+
+        Raises:
+            APIConnectionError: If the connection was lost before the body's end.
+            APIResponseValidationError: If the body is not what it should be.
+        """
+        if self._parsed is None:
+            self._parsed = await self._parse(self)
+        return self._parsed
+
+    async def read(self) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            APIConnectionError: If the connection was lost before its end.
+            APIResponseValidationError: If it is larger than ``Limits.body_bytes``.
+        """
+        if self._content is None:
+            self._content = await read_reply(self._reply, _content_of)
+        return self._content
+
+    async def text(self) -> str:
+        """Return the whole body as text; bytes that are not UTF-8 are replaced."""
+        return (await self.read()).decode("utf-8", "replace")
+
+    async def json(self) -> Any:
+        """Decode the whole body.
+
+        Raises:
+            ValueError: If it is not JSON.
+        """
+        return msgspec.json.decode(await self.read())
+
+    async def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives.
+
+        Args:
+            chunk_size: Bytes in each piece but the last; None yields what has arrived.
+
+        Raises:
+            APIConnectionError: If the connection was lost before the body's end, or a time limit ran out.
+            APIResponseValidationError: If it can't be unpacked.
+        """
+        rest = bytearray()
+        async for data in self._pieces():
+            if chunk_size is None:
+                yield data
+                continue
+            rest += data
+            end = len(rest) - len(rest) % chunk_size
+            for start in range(0, end, chunk_size):
+                yield bytes(rest[start : start + chunk_size])
+            del rest[:end]  # once for all pieces: a copy of the rest for each would cost its length each time
+        if rest:
+            yield bytes(rest)
+
+    async def iter_text(self, chunk_size: int | None = None) -> AsyncIterator[str]:
+        """Yield the body as text as it arrives, never part of a character.
+
+        Args:
+            chunk_size: As for `iter_bytes`, in bytes.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        async for data in self.iter_bytes(chunk_size):
+            text = decoder.decode(data)
+            if text:
+                yield text
+        rest = decoder.decode(b"", final=True)
+        if rest:
+            yield rest
+
+    async def iter_lines(self) -> AsyncIterator[str]:
+        """Yield the body's lines as they arrive, without their ends."""
+        rest = ""
+        async for text in self.iter_text():
+            *lines, rest = (rest + text).split("\n")
+            for line in lines:
+                yield line.removesuffix("\r")
+        if rest:
+            yield rest
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        if self._content is not None:
+            yield self._content
+            return
+        while data := await self._reply.read_some():
+            yield data
+        self._reply.end()
+
+    async def close(self) -> None:
+        """Give up what has not been read."""
+        self._reply.body.close()
+        self._reply.end(outcome="left")
+
+    def __repr__(self) -> str:
+        return f"<APIResponse {self.status_code} {self.url}>"
 
 
-class RawCompletions:
+def _content_of(_reply: Reply, content: bytes) -> bytes:
+    return content
+
+
+class ResponseContext(Generic[T]):
+    """A response for ``async with``: the request is sent on entering, the response closed on leaving.
+
+    Args:
+        start: Sends the request.
+    """
+
+    _response: APIResponse[T]
+
+    def __init__(self, start: Callable[[], Awaitable[APIResponse[T]]]) -> None:
+        self._start = start
+
+    async def __aenter__(self) -> APIResponse[T]:
+        self._response = await self._start()
+        return self._response
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._response.close()
+
+
+class _ResponseCompletions:
+    """What both kinds of completions have in common: a request is sent, and its reply wrapped unread."""
+
+    def __init__(self, core: Core, operation: Operation) -> None:
+        self._core = core
+        self._operation: Operation = operation
+
+    async def _respond(self, arguments: dict[str, Any], stream: Any) -> APIResponse[Any]:
+        core = self._core
+        reply = await core.send(self._operation, arguments, stream=stream)
+
+        async def parse(response: APIResponse[Any]) -> ChatCompletion | ChatCompletionStream:
+            if stream:
+                return core.open_stream(reply, arguments)
+            return completion_of(reply, await response.read())
+
+        return APIResponse(reply, parse)
+
+
+class RawCompletions(_ResponseCompletions):
     """`completions.with_raw_response`."""
-
-    def __init__(self, completions: CompletionsBase) -> None:
-        self._completions = completions
 
     @overload
     async def create(
@@ -55,24 +255,21 @@ class RawCompletions:
     async def create(
         self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
     ) -> APIResponse[ChatCompletionStream]: ...
-    async def create(self, *, stream: Any = NOT_GIVEN, **params: Any) -> APIResponse[Any]:
-        """Ask for a completion; return the reply, read to its end unless it is a stream.
+    async def create(self, *, stream: Any = None, **params: Any) -> APIResponse[Any]:
+        """Ask for a completion; return the response, read to its end unless it is a stream.
 
         Args:
             stream: As for ``create``.
             **params: As for ``create``.
         """
-        response = await _respond(self._completions, params, stream=stream)
+        response = await self._respond(params, stream)
         if not stream:
             await response.read()
         return response
 
 
-class StreamingCompletions:
+class StreamingCompletions(_ResponseCompletions):
     """`completions.with_streaming_response`."""
-
-    def __init__(self, completions: CompletionsBase) -> None:
-        self._completions = completions
 
     @overload
     def create(
@@ -82,78 +279,77 @@ class StreamingCompletions:
     def create(
         self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
     ) -> ResponseContext[ChatCompletionStream]: ...
-    def create(self, *, stream: Any = NOT_GIVEN, **params: Any) -> ResponseContext[Any]:
+    def create(self, *, stream: Any = None, **params: Any) -> ResponseContext[Any]:
         """Ask for a completion: ``async with ...create(...) as response``; the body is not read yet.
 
         Args:
             stream: As for ``create``.
             **params: As for ``create``.
         """
-        return ResponseContext(lambda: _respond(self._completions, params, stream=stream))
+        return ResponseContext(lambda: self._respond(params, stream))
 
 
 class RawModels:
     """`models.with_raw_response`."""
 
-    def __init__(self, models: Models) -> None:
-        self._models = models
+    def __init__(self, core: Core) -> None:
+        self._core = core
 
-    async def list(self, **options: Any) -> APIResponse[ModelList]:
-        """List the models; return the reply, read to its end.
+    async def list(
+        self,
+        *,
+        extra_headers: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        timeout: Any = NOT_GIVEN,  # noqa: ASYNC109  # limits of the session, several in one
+    ) -> APIResponse[ModelList]:
+        """List the models; return the response, read to its end.
 
         Args:
-            **options: As for ``models.list``.
+            extra_headers: As for ``models.list``.
+            extra_query: As for ``models.list``.
+            timeout: As for ``models.list``.
         """
-        reply = await self._models.send(options)
+        options = {"extra_headers": extra_headers, "extra_query": extra_query, "timeout": timeout}
+        check_options(options)
+        reply = await self._core.send_models(options)
 
-        async def models_of(response: APIResponse[ModelList]) -> ModelList:
-            return finish_models(reply, await response.read())
+        async def parse(response: APIResponse[ModelList]) -> ModelList:
+            return models_of(reply, await response.read())
 
-        response = APIResponse(reply, self._models.client.limits, models_of)
+        response = APIResponse(reply, parse)
         await response.read()
         return response
 
 
-class RawChat:
-    """`chat.with_raw_response`."""
-
-    def __init__(self, completions: CompletionsBase) -> None:
-        self.completions = RawCompletions(completions)
+C = TypeVar("C", bound=_ResponseCompletions)
 
 
-class StreamingChat:
-    """`chat.with_streaming_response`."""
+class ResponseChat(Generic[C]):
+    """`chat.with_raw_response` and `chat.with_streaming_response`."""
 
-    def __init__(self, completions: CompletionsBase) -> None:
-        self.completions = StreamingCompletions(completions)
-
-
-class RawAgents:
-    """`agents.with_raw_response`."""
-
-    def __init__(self, completions: CompletionsBase) -> None:
-        self.chat = RawChat(completions)
+    def __init__(self, completions: C) -> None:
+        self.completions = completions
 
 
-class StreamingAgents:
-    """`agents.with_streaming_response`."""
+class ResponseAgents(Generic[C]):
+    """`agents.with_raw_response` and `agents.with_streaming_response`."""
 
-    def __init__(self, completions: CompletionsBase) -> None:
-        self.chat = StreamingChat(completions)
+    def __init__(self, chat: ResponseChat[C]) -> None:
+        self.chat = chat
 
 
 class RawClient:
     """`client.with_raw_response`."""
 
-    def __init__(self, client: AsyncGradient) -> None:
-        self.chat = RawChat(client.chat.completions)
-        self.agents = RawAgents(client.agents.chat.completions)
-        self.models = RawModels(client.models)
+    def __init__(self, core: Core) -> None:
+        self.chat = ResponseChat(RawCompletions(core, "chat"))
+        self.agents = ResponseAgents(ResponseChat(RawCompletions(core, "agent")))
+        self.models = RawModels(core)
 
 
 class StreamingClient:
     """`client.with_streaming_response`."""
 
-    def __init__(self, client: AsyncGradient) -> None:
-        self.chat = StreamingChat(client.chat.completions)
-        self.agents = StreamingAgents(client.agents.chat.completions)
+    def __init__(self, core: Core) -> None:
+        self.chat = ResponseChat(StreamingCompletions(core, "chat"))
+        self.agents = ResponseAgents(ResponseChat(StreamingCompletions(core, "agent")))

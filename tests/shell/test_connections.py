@@ -151,7 +151,7 @@ async def test_a_connect_that_hangs_is_limited(start: Start) -> None:
 
     connector = aiohttp.TCPConnector()
     connector._create_connection = never  # type: ignore[assignment]  # aiohttp has no public way
-    manager = client._shared.manager
+    manager = client._core.connections.manager
     session = await manager.pool.session()
     original, session._connector = session._connector, connector
     with pytest.raises(APITimeoutError) as caught:

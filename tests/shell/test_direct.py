@@ -32,7 +32,7 @@ ANSWER = whole("ok")
 
 
 async def connector_of(client: AsyncGradient) -> Connector:
-    connector = (await client._shared.manager.pool.session()).connector
+    connector = (await client._core.connections.manager.pool.session()).connector
     assert isinstance(connector, Connector)
     return connector
 
@@ -85,7 +85,7 @@ async def test_with_the_switch_off_a_session_is_a_plain_one(
     monkeypatch.setattr(aiohttp_internals, "enabled", False)
     server, client = await start()
     assert (await ask(client)).choices[0].message.content
-    session = await client._shared.manager.pool.session()
+    session = await client._core.connections.manager.pool.session()
     assert type(session.connector) is aiohttp.TCPConnector
     assert 1 == len(server.requests)
 

@@ -75,7 +75,7 @@ async def test_a_stream_goes_on_though_its_client_was_dropped() -> None:
     async with serve(reply) as server:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="any")
         stream = cast("ChatCompletionStream", await client.chat.completions.create(**CALL))
-        pool = weakref.ref(client._shared.manager.pool)
+        pool = weakref.ref(client._core.connections.manager.pool)
         del client
         assert "Hello" == (await stream.completion()).choices[0].message.content
         assert pool() is None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -23,7 +21,6 @@ from gradient_async import (
     StreamInterruptedError,
     StreamTruncatedError,
 )
-from gradient_async.client.options import set_up_log
 from gradient_async.testing import CLOSE, HOLD, chunk, reply_json, reply_sse, reply_writes
 
 KEY = "sk-model-0123456789-KEY"
@@ -293,34 +290,3 @@ async def test_a_stream_tells_how_long_it_queued(start: Start) -> None:
     assert 0.05 < stream.timing.queued < 0.5
     with pytest.raises(GradientError):
         await first
-
-
-def test_a_log_that_is_set_up_is_left_as_it_is() -> None:
-    """Handlers of the program's own stay the only ones; the level is that of ``GRADIENT_LOG``."""
-    logger = logging.getLogger("gradient_async")
-    before, handlers = logger.level, list(logging.root.handlers)
-    try:
-        set_up_log({"GRADIENT_LOG": " info "})
-        assert (logging.INFO, handlers or logging.root.handlers) == (logger.level, logging.root.handlers)
-        set_up_log({})
-        assert logger.level == logging.INFO
-    finally:
-        logger.setLevel(before)
-        logging.root.handlers[:] = handlers
-
-
-@pytest.mark.parametrize(("value", "level"), [("debug", 10), ("Info", 20), ("", 0), ("loud", 0)])
-def test_the_environment_turns_the_log_on(value: str, level: int) -> None:
-    script = (
-        "import logging; from gradient_async import AsyncGradient; "
-        "print(logging.getLogger('gradient_async').level, len(logging.root.handlers))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={"GRADIENT_LOG": value, "PYTHONPATH": ":".join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert done.stdout == f"{level} {int(level > 0)}\n"

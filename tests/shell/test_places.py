@@ -125,7 +125,7 @@ def test_a_forked_process_begins_anew() -> None:
 async def test_a_client_inherited_and_dropped_leaves_the_parents_sessions_alone(start: Start) -> None:
     server, client = await start()
     await ask(client)
-    pool = client._shared.manager.pool
+    pool = client._core.connections.manager.pool
     session = await pool.session()
     pid, pool._pid = pool._pid, -1
     await pool.close()
@@ -140,7 +140,7 @@ async def test_sessions_of_the_parent_are_neither_used_nor_closed(start: Start) 
     """As it looks from inside a forked process, which has a loop of its own."""
     server, client = await start()
     await ask(client)
-    pool = client._shared.manager.pool
+    pool = client._core.connections.manager.pool
     session = await pool.session()
     pool._pid = -1
 
@@ -160,7 +160,7 @@ async def test_a_session_of_ones_own_can_not_be_taken_into_a_fork(start: Start) 
     async with aiohttp.ClientSession() as session:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
         await ask(client)
-        client._shared.manager.pool._pid = -1
+        client._core.connections.manager.pool._pid = -1
         with pytest.raises(ConfigurationError, match="forked"):
             await ask(client)
 

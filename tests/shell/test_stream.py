@@ -394,7 +394,7 @@ async def test_a_limit_that_began_anew_ends_when_it_should(start: Start) -> None
     reading = asyncio.create_task(anext(stream))
     await asyncio.sleep(0)
     timer = DeadlineTimer.of(asyncio.get_running_loop())
-    since, before = body._since, timer._at
+    since, before = body._since or 0.0, timer._at
     await asyncio.sleep(before - asyncio.get_running_loop().time() + 0.01)
     if body._timer is not None:  # or the machine was so slow that this limit has ended as well
         assert before < timer._at <= since + 0.2

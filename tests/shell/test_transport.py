@@ -208,7 +208,7 @@ async def test_connections_find_out_that_their_peer_has_vanished(
     """TCP keep-alive is on; where a system can't be told how often, as often as it likes."""
     _, client = await start()
     await ask(client)
-    session = await client._shared.manager.pool.session()
+    session = await client._core.connections.manager.pool.session()
     connector: Any = session.connector
     ((pooled, *_),) = connector._conns.values()
     sock = pooled[0].transport.get_extra_info("socket")

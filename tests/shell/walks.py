@@ -261,7 +261,7 @@ def _idle(connector: Any) -> int:
 
 async def settled(server: Server, client: AsyncGradient) -> None:
     """See that the server soon has no more connections open than the client has in its pool."""
-    connector: Any = (await client._shared.manager.pool.session()).connector
+    connector: Any = (await client._core.connections.manager.pool.session()).connector
     # The server is in this loop: fifty turns of it are enough, however slow the machine.
     for _ in range(50):
         if server.open_connections <= _idle(connector) and not connector._acquired:
@@ -272,7 +272,7 @@ async def settled(server: Server, client: AsyncGradient) -> None:
 
 async def works_on(server: Server, client: AsyncGradient) -> None:
     """Make one more call, whatever the script still had in store; over the idle connection, if there is one."""
-    idle = _idle((await client._shared.manager.pool.session()).connector)
+    idle = _idle((await client._core.connections.manager.pool.session()).connector)
     opened = server.connections
     server._service.script.clear()
     server.push(reply_json(whole("next")))

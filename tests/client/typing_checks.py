@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import Any, assert_type
 
 from gradient_async import (
     APIResponse,
@@ -12,6 +12,7 @@ from gradient_async import (
     ChatCompletionChunk,
     ChatCompletionMessage,
     ChatCompletionStream,
+    FanOut,
     ModelInfo,
     ModelList,
     Timeout,
@@ -75,6 +76,11 @@ async def others(client: AsyncGradient) -> None:
         model="m", messages=[{"role": "user", "content": "hi"}], stream=True
     ) as opened:
         assert_type(await opened.parse(), ChatCompletionStream)
+    assert_type(client.timeout, Timeout)
+    assert_type(client.default_headers, dict[str, Any])
+    call: dict[str, Any] = {"model": "m", "messages": []}
+    assert_type(client.chat.completions.fan_out(n=2, first=1, on_error="collect", **call), FanOut)
+    assert_type(client.agents.chat.completions.fan_out(n=2, k=3, messages=[]), FanOut)
     try:
         await client.models.list()
     except APIStatusError as error:

@@ -1,0 +1,380 @@
+"""The client: options in, resources out."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
+
+import msgspec
+
+from ..config import DEFAULT_MAX_RETRIES, Endpoints, Limits, Retry, Timeout, resolve
+from ..errors import ConfigurationError
+from ..hooks import Hook
+from ..secrets import Secret
+from ..types import NOT_GIVEN
+from .completions import Agents, Chat, Completions
+from .core import Connections, Core, Settings, check_count
+from .models import Models
+from .raw import RawClient, StreamingClient
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_KEYS = frozenset({"model_access_key", "agent_access_key", "access_token", "api_key"})
+
+
+def set_up_log(environ: Mapping[str, str]) -> None:
+    """Show the log on stderr if ``GRADIENT_LOG`` says so: ``debug`` or ``info``."""
+    level = environ.get("GRADIENT_LOG", "").strip().upper()
+    if level in {"DEBUG", "INFO"}:
+        logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
+        logging.getLogger("gradient_async").setLevel(level)
+
+
+set_up_log(os.environ)
+
+
+def _conceal(function: Callable[P, T]) -> Callable[P, T]:
+    """Raise a `ConfigurationError` anew, without the frames of the function: their locals hold keys."""
+
+    @functools.wraps(function)
+    def concealed(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except ConfigurationError as error:
+            problem = error.message
+        del args, kwargs
+        raise ConfigurationError(problem)
+
+    return concealed
+
+
+def _refuse_http_client(http_client: object) -> None:
+    if http_client is not None:
+        raise TypeError("http_client is not supported: pass session=aiohttp.ClientSession(...)")
+
+
+def _hide(options: Mapping[str, str | None]) -> dict[str, str | Secret | None]:
+    """Make secrets of the keys among the options."""
+    return {
+        name: Secret(value, name) if name in _KEYS and value and value.strip() else value
+        for name, value in options.items()
+    }
+
+
+def _resolve(options: Mapping[str, str | Secret | None], *, allow_insecure_http: bool) -> Endpoints:
+    """Combine endpoints and keys of the caller with those of the environment."""
+    return resolve(
+        {
+            # A URL may be an object of another library.
+            name: value.reveal() if isinstance(value, Secret) else value and str(value)
+            for name, value in options.items()
+        },
+        os.environ,
+        allow_insecure_http=allow_insecure_http,
+    )
+
+
+def _setting(name: str) -> Any:
+    """Make an attribute of the client out of one of its settings, which the resources read in the core."""
+
+    def read(self: AsyncGradient) -> Any:
+        return getattr(self._core.settings, name)
+
+    def change(self: AsyncGradient, value: Any) -> None:
+        self._core.settings = self._core.settings.changed(**{name: value})
+
+    return property(read, _conceal(change))
+
+
+class AsyncGradient:
+    """Client of DigitalOcean Gradient's chat completions.
+
+    May be made at import time, outside any event loop, and used in several: connections are opened on
+    first use, per running loop, and close with their loop at the latest. Options that are not given come
+    from the environment, then have a default; the guide lists the variables.
+
+    The settings ``timeout``, ``max_retries``, ``retry``, ``limits``, ``strict``, ``validate``,
+    ``on_bad_event``, ``default_headers``, ``default_query`` and ``hooks`` are attributes, too. What is set
+    there counts for later calls.
+
+    Args:
+        model_access_key: Key for inference: ``GRADIENT_MODEL_ACCESS_KEY``.
+        agent_access_key: Key for an agent: ``GRADIENT_AGENT_ACCESS_KEY``.
+        access_token: Personal access token, which opens inference too: ``DIGITALOCEAN_ACCESS_TOKEN``.
+        api_key: The same as ``model_access_key``, as other clients call it.
+        inference_endpoint: Where models are: ``GRADIENT_INFERENCE_ENDPOINT``.
+        agent_endpoint: Where the agent is: ``GRADIENT_AGENT_ENDPOINT``.
+        base_url: Replaces endpoint and version together, for any compatible server: ``GRADIENT_BASE_URL``.
+        timeout: A `Timeout`, seconds, or None for no limits.
+        max_retries: How many attempts may follow the first.
+        retry: When and how long to try again.
+        max_connections: Connections at a time in one loop; more calls wait for one to be free.
+        limits: Most that a server may send.
+        strict: Insist on a finish_reason for every choice, and on UTF-8.
+        validate: Check parameters against their documented limits before sending.
+        on_bad_event: ``"raise"``, or ``"skip"`` events of a stream that are no chunks.
+        default_headers: Headers of every request.
+        default_query: Query parameters of every request.
+        session: Your own ``aiohttp.ClientSession``, which is never closed.
+        trust_env: Use the proxies of the environment, and passwords for them.
+        allow_insecure_http: Send the key over plain http to a host that is not private.
+        hooks: Are told what happens to calls; see `Hook`.
+        http_client: Not supported: pass ``session``.
+
+    Raises:
+        ConfigurationError: If an option can't be used. A missing key is an error of the first call.
+    """
+
+    timeout: Timeout = _setting("timeout")
+    max_retries: int = _setting("max_retries")
+    retry: Retry = _setting("retry")
+    limits: Limits = _setting("limits")
+    strict: bool = _setting("strict")
+    validate: bool = _setting("validate")
+    on_bad_event: Literal["raise", "skip"] = _setting("on_bad_event")
+    default_headers: dict[str, Any] = _setting("default_headers")
+    default_query: dict[str, object] = _setting("default_query")
+    hooks: tuple[Hook, ...] = _setting("hooks")
+
+    @_conceal
+    def __init__(
+        self,
+        *,
+        model_access_key: str | None = None,
+        agent_access_key: str | None = None,
+        access_token: str | None = None,
+        api_key: str | None = None,
+        inference_endpoint: str | None = None,
+        agent_endpoint: str | None = None,
+        base_url: str | None = None,
+        timeout: Timeout | float | Any | None = NOT_GIVEN,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        retry: Retry | None = None,
+        max_connections: int = 1000,
+        limits: Limits | None = None,
+        strict: bool = False,
+        validate: bool = True,
+        on_bad_event: Literal["raise", "skip"] = "raise",
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        session: ClientSession | None = None,
+        trust_env: bool = False,
+        allow_insecure_http: bool = False,
+        hooks: Iterable[Hook] = (),
+        http_client: None = None,
+    ) -> None:
+        _refuse_http_client(http_client)
+        endpoint_options = _hide(
+            {
+                "model_access_key": model_access_key,
+                "agent_access_key": agent_access_key,
+                "access_token": access_token,
+                "api_key": api_key,
+                "inference_endpoint": inference_endpoint,
+                "agent_endpoint": agent_endpoint,
+                "base_url": base_url,
+            }
+        )
+        settings = Settings(
+            endpoint_options=endpoint_options,
+            endpoints=_resolve(endpoint_options, allow_insecure_http=allow_insecure_http),
+            allow_insecure_http=allow_insecure_http,
+        ).changed(
+            timeout=timeout,
+            max_retries=max_retries,
+            retry=retry,
+            limits=limits,
+            strict=strict,
+            validate=validate,
+            on_bad_event=on_bad_event,
+            default_headers=default_headers,
+            default_query=default_query,
+            hooks=hooks,
+        )
+        check_count("max_connections", max_connections, min_=1)
+        connections = Connections(session, max_connections, trust_env=trust_env, limits=settings.limits)
+        self._use(Core(settings, connections), is_copy=False)
+
+    def _use(self, core: Core, *, is_copy: bool) -> None:
+        """Take a core, and make the resources that use it."""
+        self._core = core
+        self._is_copy = is_copy
+        # Made once: code that replaces a method, such as a test with a mock, finds the same object again.
+        self._chat = Chat(Completions(core))
+        self._agents = Agents(core)
+        self._models = Models(core)
+        self._raw = RawClient(core)
+        self._streaming = StreamingClient(core)
+
+    # Resources. As plain properties of the class, `create_autospec(AsyncGradient)` knows them; it knows neither
+    # attributes of an instance nor what a cached property returns.
+
+    @property
+    def chat(self) -> Chat[Completions]:
+        """Completions of models."""
+        return self._chat
+
+    @property
+    def agents(self) -> Agents:
+        """Completions of the agent at ``agent_endpoint``."""
+        return self._agents
+
+    @property
+    def models(self) -> Models:
+        """The models that the key may use."""
+        return self._models
+
+    @property
+    def with_raw_response(self) -> RawClient:
+        """The same resources, whose calls return status, headers and body; ``await .parse()`` as usual."""
+        return self._raw
+
+    @property
+    def with_streaming_response(self) -> StreamingClient:
+        """The same for ``async with``, the body not read yet."""
+        return self._streaming
+
+    # Endpoints and keys
+
+    @property
+    def model_access_key(self) -> str | None:
+        """The key for inference, in the clear."""
+        key = self._core.settings.endpoints.model_key
+        return None if key is None else key.reveal()
+
+    @property
+    def agent_access_key(self) -> str | None:
+        """The key for the agent, in the clear."""
+        key = self._core.settings.endpoints.agent_key
+        return None if key is None else key.reveal()
+
+    @property
+    def base_url(self) -> str:
+        """The URL that the paths of inference are appended to."""
+        return self._core.settings.endpoints.inference_url
+
+    @property
+    def inference_endpoint(self) -> str:
+        """Where models are, without the version."""
+        return self._core.settings.endpoints.inference_url.removesuffix("/v1")
+
+    @property
+    def agent_endpoint(self) -> str:
+        """Where the agent is, without the version.
+
+        Raises:
+            ConfigurationError: If none is set.
+        """
+        return self._core.settings.agent_url.removesuffix("/api/v1")
+
+    # Copies
+
+    @_conceal
+    def with_options(
+        self,
+        *,
+        model_access_key: str | None = None,
+        agent_access_key: str | None = None,
+        access_token: str | None = None,
+        api_key: str | None = None,
+        inference_endpoint: str | None = None,
+        agent_endpoint: str | None = None,
+        base_url: str | None = None,
+        timeout: Timeout | float | Any | None = NOT_GIVEN,
+        max_retries: int | Any = NOT_GIVEN,
+        retry: Retry | None = None,
+        limits: Limits | None = None,
+        strict: bool | None = None,
+        validate: bool | None = None,
+        on_bad_event: Literal["raise", "skip"] | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        set_default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        set_default_query: Mapping[str, object] | None = None,
+        hooks: Iterable[Hook] | None = None,
+        http_client: None = None,
+    ) -> AsyncGradient:
+        """Return a copy with some options changed, which shares the connections.
+
+        Closing the copy closes nothing. ``default_headers`` and ``default_query`` are added to those
+        there are, ``set_default_headers`` and ``set_default_query`` replace them; the other options are
+        those of the constructor.
+
+        Raises:
+            ConfigurationError: If an option can't be used.
+        """
+        _refuse_http_client(http_client)
+        endpoint_options = {
+            "model_access_key": model_access_key,
+            "agent_access_key": agent_access_key,
+            "access_token": access_token,
+            "api_key": api_key,
+            "inference_endpoint": inference_endpoint,
+            "agent_endpoint": agent_endpoint,
+            "base_url": base_url,
+        }
+        settings = self._core.settings
+        changed_endpoints = {name: value for name, value in endpoint_options.items() if value is not None}
+        if changed_endpoints:
+            options = {**settings.endpoint_options, **_hide(changed_endpoints)}
+            settings = msgspec.structs.replace(
+                settings,
+                endpoint_options=options,
+                endpoints=_resolve(options, allow_insecure_http=settings.allow_insecure_http),
+            )
+        headers = settings.default_headers if set_default_headers is None else set_default_headers
+        query = settings.default_query if set_default_query is None else set_default_query
+        settings = settings.changed(
+            timeout=timeout,
+            max_retries=max_retries,
+            retry=retry,
+            limits=limits,
+            strict=strict,
+            validate=validate,
+            on_bad_event=on_bad_event,
+            # Never the dictionaries of this client, which may change in place.
+            default_headers={**headers, **(default_headers or {})},
+            default_query={**query, **(default_query or {})},
+            hooks=hooks,
+        )
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self))  # a subclass may have attributes of its own
+        copy._use(Core(settings, self._core.connections), is_copy=True)
+        return copy
+
+    copy = with_options
+
+    # Life
+
+    async def close(self) -> None:
+        """Close the connections and every open stream; of a copy, nothing."""
+        if not self._is_copy:
+            await self._core.connections.close()
+
+    aclose = close
+
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._core.connections.closed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        core = getattr(
+            self, "_core", None
+        )  # missing while __init__ runs, of which a traceback may show the locals
+        return f"<AsyncGradient {'unfinished' if core is None else core.settings.endpoints.inference_url}>"

@@ -1,0 +1,429 @@
+"""`client.chat.completions` and `client.agents.chat.completions`: await, stream, fan out, map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack, overload
+
+import msgspec
+
+from ..assembly import CompletionAssembler
+from ..errors import ConfigurationError
+from ..fanout import Fan, FanOut, MapResults, Pacer, Plan, Requests, Run, StopWhen
+from ..policy.pace import Pace
+from ..session.call import Permit
+from ..stream import ChatCompletionStream, StreamManager
+from ..types import (
+    NOT_GIVEN,
+    AgentCompletionCreate,
+    AgentFanOut,
+    ChatCompletion,
+    ChatCompletionCreate,
+    ChatFanOut,
+    NotGiven,
+)
+from .core import Core, Operation, check_choice, check_count, completion_of, read_reply
+from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
+
+# Finished results of `map` that may wait for their reader, for each request under way: so many that neither a
+# slow reader nor, where results are ordered, a slow request stops the others at once.
+_WINDOW = 4
+
+
+class _FanOutOptions(TypedDict, total=False):
+    """Keyword arguments of `fan_out` besides the parameters of its requests; see `Completions.fan_out`."""
+
+    n: Required[int]
+    max_concurrency: int | None
+    stream: bool
+    native: bool | Literal["auto"]
+    on_error: Literal["collect", "raise"]
+    stop_when: StopWhen | None
+    first: int | None
+    hedge_after: float | None
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    adaptive: bool
+
+
+class _ChatFanOut(_FanOutOptions, ChatFanOut, total=False):
+    pass
+
+
+class _AgentFanOut(_FanOutOptions, AgentFanOut, total=False):
+    pass
+
+
+def _ask_for_usage(arguments: dict[str, Any]) -> None:
+    """Ask a stream for usage, unless the caller gave ``stream_options``."""
+    if isinstance(arguments.get("stream_options", NOT_GIVEN), NotGiven):
+        arguments["stream_options"] = {"include_usage": True}
+
+
+class _Completions:
+    """What completions of models and of agents have in common: all but the types of their parameters."""
+
+    _operation: Operation
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    async def _create(
+        self, arguments: dict[str, Any], *, stream: bool | NotGiven | None
+    ) -> ChatCompletion | ChatCompletionStream:
+        reply = await self._core.send(self._operation, arguments, stream=stream)
+        if stream:
+            return self._core.open_stream(reply, arguments)
+        return await read_reply(reply, completion_of)
+
+    def _stream(self, arguments: dict[str, Any]) -> StreamManager:
+        if "stream" in arguments:
+            raise TypeError("stream() always streams: leave 'stream' out")
+        _ask_for_usage(arguments)
+
+        async def start() -> ChatCompletionStream:
+            reply = await self._core.send(self._operation, arguments, stream=True)
+            return self._core.open_stream(reply, arguments)
+
+        return StreamManager(start)
+
+    def map(
+        self,
+        requests: Requests,
+        *,
+        max_concurrency: int = 64,
+        ordered: bool = False,
+        on_error: Literal["collect", "raise"] = "collect",
+        window: int | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        adaptive: bool = False,
+        stream: bool = False,
+        **defaults: Any,
+    ) -> MapResults:
+        """Make many requests, a limited number at a time; iterate over the results as they finish.
+
+        Requests are taken from the iterable as they are needed, at most ``window`` ahead of the results that
+        were read: a million requests need little memory. The rate limits that replies tell are obeyed: where
+        nothing is left of a limit, new requests wait until it starts anew.
+
+        Args:
+            requests: Parameters of each request, or pairs of a key of yours and parameters; any iterable or
+                async iterable.
+            max_concurrency: Most requests under way at a time.
+            ordered: Return results in the order of the requests, not as they finish.
+            on_error: ``"collect"`` returns each error in the place of its result; ``"raise"`` cancels the
+                other requests at the first error, and raises once the results before the error are read.
+            window: Most requests under way, or finished and not read; 4 times ``max_concurrency`` if None.
+            requests_per_minute: Most requests in any minute, evenly spaced.
+            tokens_per_minute: Most tokens in a minute; estimated before a request, corrected by its usage.
+            adaptive: Adapt the number of requests under way to what the server sustains, at most
+                ``max_concurrency``: more while replies succeed, half as many when the server answers 429 or
+                stalls.
+            stream: Stream each reply, so that the limits on stalls apply and errors have a ``partial``.
+            **defaults: Parameters of every request that does not give its own.
+
+        Returns:
+            An async iterator of `MapResult`. Leaving the loop cancels the requests under way.
+
+        Raises:
+            ConfigurationError: If an option can't be used.
+            FanOutError: From iterating, with ``on_error="raise"``.
+        """
+        check_choice("on_error", on_error, "collect", "raise")
+        check_count("max_concurrency", max_concurrency, min_=1)
+        kind = type(requests)
+        if not hasattr(kind, "__iter__") and not hasattr(kind, "__aiter__"):
+            raise TypeError(f"requests: expected an iterable or an async iterable, not {kind.__name__}")
+        if issubclass(kind, (str, bytes, Mapping)):
+            raise TypeError(f"requests: expected several requests, not one {kind.__name__}")
+        core, operation = self._core, self._operation
+
+        async def perform(arguments: dict[str, Any], permit: Permit) -> ChatCompletion:
+            streamed = bool(arguments.pop("stream", stream))
+            if streamed:
+                _ask_for_usage(arguments)
+            reply = await core.send(operation, arguments, stream=streamed or None, permit=permit)
+            if not streamed:
+                return await read_reply(reply, completion_of)
+            async with core.open_stream(reply, arguments) as opened:
+                return await opened.completion()
+
+        return MapResults(
+            Run(
+                requests,
+                perform,
+                pacer=self._pacer(
+                    max_concurrency,
+                    requests_per_minute=requests_per_minute,
+                    tokens_per_minute=tokens_per_minute,
+                    adaptive=adaptive,
+                ),
+                most=max_concurrency,
+                window=_WINDOW * max_concurrency if window is None else check_count("window", window, min_=1),
+                ordered=ordered,
+                raising=on_error == "raise",
+                defaults=defaults,
+            )
+        )
+
+    def _fan_out(
+        self,
+        *,
+        n: int,
+        max_concurrency: int | None = None,
+        stream: bool = True,
+        native: bool | Literal["auto"] = False,
+        on_error: Literal["collect", "raise"] = "raise",
+        stop_when: StopWhen | None = None,
+        first: int | None = None,
+        hedge_after: float | None = None,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        adaptive: bool = False,
+        **params: Any,
+    ) -> FanOut:
+        check_count("n", n, min_=1)
+        check_choice("on_error", on_error, "collect", "raise")
+        if native not in {True, False, "auto"}:
+            raise ConfigurationError(f'native={native!r}: expected True, False or "auto"')
+        if first is not None and check_count("first", first, min_=1) > n:
+            raise ConfigurationError(f"first={first}: there are no more than n={n} choices")
+        if hedge_after is not None and not 0 < hedge_after < float("inf"):
+            raise ConfigurationError(
+                f"hedge_after={hedge_after!r} is not a positive number of seconds or None"
+            )
+        if max_concurrency is None:
+            max_concurrency = n
+        check_count("max_concurrency", max_concurrency, min_=1)
+        if stream:
+            _ask_for_usage(params)
+        limits = self._core.settings.limits
+        if limits.completion_bytes is not None:
+            # The limit is for one reply; the fan-out assembles n of them into one completion.
+            limits = msgspec.structs.replace(limits, completion_bytes=n * limits.completion_bytes)
+        assembler = CompletionAssembler(n=n, limits=limits)
+        plan = Plan(
+            n=n,
+            streamed=stream,
+            native=native,
+            raising=on_error == "raise",
+            stop_when=stop_when,
+            wanted=first if first is not None or stop_when is None else 1,
+            hedge_after=hedge_after,
+        )
+        pacer = self._pacer(
+            max_concurrency,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            adaptive=adaptive,
+        )
+        fan = Fan(plan, params, _Requester(self._core, self._operation, params), pacer, assembler)
+        return FanOut(fan, assembler, buffered=limits.buffered_bytes)
+
+    def _pacer(self, max_concurrency: int, **rates: Any) -> Callable[[], Pacer]:
+        """Check the rates; return a function that makes the pacer, in the event loop that runs by then."""
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            value = rates[name]
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
+                raise ConfigurationError(f"{name}={value!r} is not a positive number or None")
+        most_wait = self._core.settings.retry.budget
+        return lambda: Pacer(Pace(max_concurrency=max_concurrency, most_wait=most_wait, **rates))
+
+    @cached_property
+    def with_raw_response(self) -> RawCompletions:
+        """The same methods, which return status, headers and body; ``await .parse()`` as usual."""
+        return RawCompletions(self._core, self._operation)
+
+    @cached_property
+    def with_streaming_response(self) -> StreamingCompletions:
+        """The same for ``async with``, the body not read yet."""
+        return StreamingCompletions(self._core, self._operation)
+
+
+class _Requester:
+    """Makes the requests of a fan-out, all of the same parameters."""
+
+    def __init__(self, core: Core, operation: Operation, params: Mapping[str, Any]) -> None:
+        self._core = core
+        self._operation: Operation = operation
+        self._params = params
+
+    async def stream(self, n: int | None, expect: int, permit: Permit) -> ChatCompletionStream:
+        arguments = self._arguments(n)
+        reply = await self._core.send(self._operation, arguments, stream=True, permit=permit)
+        return self._core.open_stream(reply, arguments, n=expect)
+
+    async def fetch(self, n: int | None, permit: Permit) -> ChatCompletion:
+        reply = await self._core.send(self._operation, self._arguments(n), permit=permit)
+        return await read_reply(reply, completion_of)
+
+    def _arguments(self, n: int | None) -> dict[str, Any]:
+        return {**self._params} if n is None else {**self._params, "n": n}
+
+
+class Completions(_Completions):
+    """Chat completions of models."""
+
+    _operation = "chat"
+
+    @overload
+    async def create(
+        self, *, stream: Literal[False] | None = ..., **params: Unpack[ChatCompletionCreate]
+    ) -> ChatCompletion: ...
+    @overload
+    async def create(
+        self, *, stream: Literal[True], **params: Unpack[ChatCompletionCreate]
+    ) -> ChatCompletionStream: ...
+    @overload
+    async def create(
+        self, *, stream: bool, **params: Unpack[ChatCompletionCreate]
+    ) -> ChatCompletion | ChatCompletionStream: ...
+    async def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | ChatCompletionStream:
+        """Ask for a completion; sends exactly what is given.
+
+        Args:
+            stream: Whether to get the completion as it is generated.
+            **params: Parameters of the request, see `ChatCompletionParams`; and of its sending, see
+                `RequestOptions`.
+
+        Returns:
+            The completion; with ``stream=True``, the stream, whose headers have been read.
+
+        Raises:
+            TypeError: If a name is unknown or missing.
+            InvalidRequestError: If a value is outside its documented limit; nothing was sent.
+            ConfigurationError: If there is no key; nothing was sent.
+            APIStatusError: If the server answered with an error.
+            APIConnectionError: If no complete answer came.
+            APIResponseValidationError: If the answer is not a completion.
+        """
+        return await self._create(params, stream=stream)
+
+    def stream(self, **params: Unpack[ChatCompletionCreate]) -> StreamManager:
+        """Stream a completion: ``async with client.chat.completions.stream(...) as stream``.
+
+        Asks for usage as well, unless ``stream_options`` is given. The request is sent on entering, and
+        the stream is closed on leaving.
+
+        Args:
+            **params: As `create`.
+
+        Raises:
+            GradientError: On entering; as `create`.
+        """
+        return self._stream(dict(params))
+
+    def fan_out(self, **options: Unpack[_ChatFanOut]) -> FanOut:
+        """Generate n choices of one prompt, each by a request of its own, as one stream.
+
+        ``async with client.chat.completions.fan_out(n=8, ...) as fan`` is used like a stream: chunks of all
+        choices as they come, ``fan.choice(i)``, ``fan.snapshot``, ``await fan.completion()``. Asks for usage
+        as well, unless ``stream_options`` is given.
+
+        Args:
+            n (int): How many choices.
+            max_concurrency (int | None): Most requests under way at a time; all at once if None, the default.
+            stream (bool): Stream each reply, the default; otherwise each choice comes as one chunk.
+            native (bool | "auto"): Make one request with ``n`` in place of n requests. ``"auto"`` does so and
+                makes requests for the choices that do not come, for servers that ignore or refuse ``n``.
+                False by default.
+            on_error ("raise" | "collect"): ``"raise"``, the default, cancels the other requests at the first
+                error; ``"collect"`` lets them go on, and `FanOut.errors` has the errors.
+            stop_when (Callable[[Choice], bool | Awaitable[bool]] | None): Called with each finished `Choice`.
+                If it returns true, or an awaitable of true, the choice is a winner. Once there are as many
+                winners as ``first`` says, by default one, the other requests are cancelled and their
+                connections closed.
+            first (int | None): How many winners are enough. Without ``stop_when`` every finished choice is a
+                winner.
+            hedge_after (float | None): Seconds without content after which a second request is made for a
+                choice. The first of the two that brings content goes on, the other is cancelled. The second
+                request comes on top of ``max_concurrency``.
+            requests_per_minute (float | None): Most requests in any minute, evenly spaced.
+            tokens_per_minute (float | None): Most tokens in a minute; estimated before a request, corrected
+                by its usage.
+            adaptive (bool): Adapt the number of requests under way to what the server sustains.
+            **options: Parameters of each request, as `create` but for ``n`` and ``stream``.
+
+        Raises:
+            ConfigurationError: If an option can't be used.
+            FanOutError: From reading; see `FanOut`.
+        """
+        return self._fan_out(**options)
+
+
+class AgentCompletions(_Completions):
+    """Chat completions of an agent."""
+
+    _operation = "agent"
+
+    @overload
+    async def create(
+        self, *, stream: Literal[False] | None = ..., **params: Unpack[AgentCompletionCreate]
+    ) -> ChatCompletion: ...
+    @overload
+    async def create(
+        self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
+    ) -> ChatCompletionStream: ...
+    @overload
+    async def create(
+        self, *, stream: bool, **params: Unpack[AgentCompletionCreate]
+    ) -> ChatCompletion | ChatCompletionStream: ...
+    async def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | ChatCompletionStream:
+        """Ask the agent for a completion; as `Completions.create`, with the parameters of agents.
+
+        Args:
+            stream: Whether to get the completion as it is generated.
+            **params: Parameters of the request, see `AgentCompletionParams`; and of its sending, see
+                `RequestOptions`.
+
+        Raises:
+            GradientError: As `Completions.create`.
+        """
+        return await self._create(params, stream=stream)
+
+    def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
+        """Stream the agent's completion; as `Completions.stream`."""
+        return self._stream(dict(params))
+
+    def fan_out(self, **options: Unpack[_AgentFanOut]) -> FanOut:
+        """Generate n choices by the agent; as `Completions.fan_out`, with the parameters of agents."""
+        return self._fan_out(**options)
+
+
+C = TypeVar("C", bound=_Completions)
+
+
+class Chat(Generic[C]):
+    """`client.chat` and `client.agents.chat`."""
+
+    def __init__(self, completions: C) -> None:
+        self.completions = completions
+
+    @cached_property
+    def with_raw_response(self) -> ResponseChat[RawCompletions]:
+        """The same resources, whose calls return status, headers and body."""
+        return ResponseChat(self.completions.with_raw_response)
+
+    @cached_property
+    def with_streaming_response(self) -> ResponseChat[StreamingCompletions]:
+        """The same for ``async with``, the body not read yet."""
+        return ResponseChat(self.completions.with_streaming_response)
+
+
+class Agents:
+    """`client.agents`."""
+
+    def __init__(self, core: Core) -> None:
+        self.chat = Chat(AgentCompletions(core))
+
+    @cached_property
+    def with_raw_response(self) -> ResponseAgents[RawCompletions]:
+        """The same resources, whose calls return status, headers and body."""
+        return ResponseAgents(self.chat.with_raw_response)
+
+    @cached_property
+    def with_streaming_response(self) -> ResponseAgents[StreamingCompletions]:
+        """The same for ``async with``, the body not read yet."""
+        return ResponseAgents(self.chat.with_streaming_response)

@@ -1,0 +1,396 @@
+"""The client: its options, copies and life, and its resources."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import operator
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any
+from unittest.mock import MagicMock, create_autospec, patch
+
+import aiohttp
+import pytest
+from shell_calls import CALL, MESSAGES, Start, ask
+
+import gradient_async
+from gradient_async import (
+    AsyncGradient,
+    ChatCompletion,
+    ConfigurationError,
+    Limits,
+    Retry,
+    Timeout,
+)
+from gradient_async.client.client import set_up_log
+from gradient_async.testing import (
+    serve,
+)
+
+
+async def test_base_url_replaces_endpoint_and_version(start: Start) -> None:
+    server, client = await start()
+    other = client.with_options(base_url=server.url + "/")
+    await ask(other)
+    await other.agents.chat.completions.create(messages=MESSAGES)
+    assert ["/chat/completions"] * 2 == [request.path for request in server.requests]
+    assert {"agent": "true"} == server.requests[1].query
+
+
+async def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serve() as server:
+        monkeypatch.setenv("GRADIENT_INFERENCE_ENDPOINT", server.url)
+        monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", "from-the-environment")
+        async with AsyncGradient() as client:
+            await ask(client)
+        assert server.requests[0].headers["authorization"] == "Bearer from-the-environment"
+
+
+async def test_a_missing_key_or_agent_is_an_error_of_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GRADIENT_MODEL_ACCESS_KEY", "DIGITALOCEAN_ACCESS_TOKEN", "GRADIENT_AGENT_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    async with AsyncGradient() as client:
+        assert client.model_access_key is None
+        assert client.agent_access_key is None
+        with pytest.raises(ConfigurationError, match="GRADIENT_MODEL_ACCESS_KEY"):
+            await ask(client)
+        with pytest.raises(ConfigurationError, match="GRADIENT_AGENT_ACCESS_KEY"):
+            await client.agents.chat.completions.create(messages=MESSAGES)
+        other = client.with_options(agent_access_key="k")
+        with pytest.raises(ConfigurationError, match="GRADIENT_AGENT_ENDPOINT"):
+            await other.agents.chat.completions.create(messages=MESSAGES)
+        with pytest.raises(ConfigurationError, match="agent_endpoint"):
+            _ = client.agent_endpoint
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"hooks": [object()]}, ConfigurationError, "object is no Hook"),
+        ({"http_client": object()}, TypeError, "session="),
+        ({"max_retries": -1}, ConfigurationError, "max_retries=-1"),
+        ({"max_retries": True}, ConfigurationError, "max_retries=True"),
+        ({"max_connections": 0}, ConfigurationError, "max_connections=0"),
+        ({"on_bad_event": "ignore"}, ConfigurationError, "on_bad_event='ignore'"),
+        ({"timeout": "soon"}, ConfigurationError, "timeout='soon'"),
+        ({"inference_endpoint": "http://example.com"}, ConfigurationError, "plain http"),
+        ({"default_headers": {"x": "a\r\nb: c"}}, ConfigurationError, "line break"),
+        ({"model_access_key": "sé"}, ConfigurationError, "visible ASCII"),
+    ],
+)
+def test_options_that_can_not_be_used_are_refused(
+    options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        AsyncGradient(**options)
+    if "max_connections" not in options:
+        with pytest.raises(error, match=says):
+            AsyncGradient(model_access_key="k").with_options(**options)
+
+
+async def test_copies_share_connections_and_close_nothing(start: Start) -> None:
+    server, client = await start(default_headers={"x-a": "1"}, default_query={"q": 1})
+    copy = client.with_options(
+        timeout=3,
+        max_retries=5,
+        retry=Retry(budget=1),
+        limits=Limits(choices=2),
+        strict=True,
+        validate=False,
+        on_bad_event="skip",
+        default_headers={"x-b": "2"},
+        set_default_query={"r": 2},
+        api_key="another-key",
+    )
+    await ask(client)
+    await ask(copy)
+    await copy.close()
+    assert not copy.is_closed()
+    await client.copy(set_default_headers={"x-c": "3"}).chat.completions.create(model="m", messages=MESSAGES)
+    assert server.connections == 1
+    first, second, third = server.requests
+    assert (second.headers["x-a"], second.headers["x-b"], second.query) == ("1", "2", {"r": "2"})
+    assert ("x-a" in third.headers, third.headers["x-c"], first.query) == (False, "3", {"q": "1"})
+    assert copy.timeout == Timeout.of(3)
+    assert (copy.max_retries, copy.retry, copy.limits) == (5, Retry(budget=1), Limits(choices=2))
+    assert (copy.strict, copy.validate, copy.on_bad_event) == (True, False, "skip")
+    with pytest.raises(TypeError, match="session="):
+        client.with_options(http_client=object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the mistake
+
+
+async def test_a_closed_client_says_so(start: Start) -> None:
+    _, client = await start()
+    await ask(client)
+    await client.aclose()
+    assert client.is_closed()
+    with pytest.raises(ConfigurationError, match="has been closed"):
+        await ask(client)
+
+
+async def test_a_client_closed_before_its_first_call_says_so(start: Start) -> None:
+    server, client = await start()
+    copy = client.with_options(timeout=5)
+    await client.close()
+    for closed in (client, copy):
+        assert closed.is_closed()
+        with pytest.raises(ConfigurationError, match="has been closed"):
+            await ask(closed)
+    assert [] == server.requests
+
+
+async def test_a_copy_keeps_what_a_subclass_adds(start: Start) -> None:
+    """And has resources of its own, which use its settings."""
+
+    class Tenant(AsyncGradient):
+        name = "nobody"
+
+    server, _ = await start()
+    async with Tenant(inference_endpoint=server.url, model_access_key="k") as client:
+        client.name = "somebody"
+        await ask(client)
+        copy = client.with_options(default_headers={"x-a": "1"})
+        assert isinstance(copy, Tenant)
+        assert copy.name == "somebody"
+        await ask(copy)
+        await ask(client)
+    assert [None, "1", None] == [request.headers.get("x-a") for request in server.requests]
+
+
+def test_keys_do_not_show() -> None:
+    client = AsyncGradient(
+        model_access_key="model-key-0123", agent_access_key="agent-key-0123", access_token="tok-en-0123"
+    )
+    shown = repr(client) + repr(vars(client)) + repr(vars(client).values())
+    assert "0123" not in shown
+    assert (client.model_access_key, client.agent_access_key) == ("model-key-0123", "agent-key-0123")
+    assert client.base_url == "https://inference.do-ai.run/v1"
+    assert client.inference_endpoint == "https://inference.do-ai.run"
+
+
+async def test_the_callers_own_session_is_used_and_never_closed() -> None:
+    async with serve() as server, aiohttp.ClientSession() as session:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
+        await ask(client)
+        async with client.chat.completions.stream(**CALL) as stream:
+            assert (await stream.completion()).choices
+        await client.close()
+        assert not session.closed
+        closed = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
+        await session.close()
+        with pytest.raises(ConfigurationError, match="session given to this client"):
+            await ask(closed)
+
+
+def test_a_client_made_at_import_time_works_in_every_loop_and_may_be_left_open() -> None:
+    client = AsyncGradient(model_access_key="k")
+
+    async def once() -> str | None:
+        async with serve() as server:
+            got = await ask(client.with_options(inference_endpoint=server.url))  # noqa: F821  # deleted later
+            return got.choices[0].finish_reason
+
+    assert ["stop", "stop"] == [asyncio.run(once()) for _ in range(2)]
+    del client
+    gc.collect()
+
+
+RESOURCES = [
+    "chat",
+    "chat.completions",
+    "chat.completions.with_raw_response",
+    "chat.completions.with_streaming_response",
+    "chat.with_raw_response.completions",
+    "chat.with_streaming_response.completions",
+    "agents",
+    "agents.chat",
+    "agents.chat.completions",
+    "agents.chat.completions.with_raw_response",
+    "agents.chat.completions.with_streaming_response",
+    "agents.chat.with_raw_response.completions",
+    "agents.with_raw_response.chat.completions",
+    "agents.with_streaming_response.chat.completions",
+    "models",
+    "models.with_raw_response",
+    "with_raw_response.chat.completions",
+    "with_raw_response.agents.chat.completions",
+    "with_raw_response.models",
+    "with_streaming_response.chat.completions",
+    "with_streaming_response.agents.chat.completions",
+]
+
+
+def test_a_resource_is_the_same_object_at_each_access() -> None:
+    client = AsyncGradient(model_access_key="k")
+    copy = client.with_options()
+    for path in RESOURCES:
+        resource = operator.attrgetter(path)
+        assert resource(client) is resource(client), path
+        assert resource(client) is not resource(copy), path
+
+
+def test_a_mock_of_the_class_has_its_resources() -> None:
+    for mock in (create_autospec(AsyncGradient, instance=True), MagicMock(spec=AsyncGradient)):
+        assert mock.chat.completions.create
+        assert mock.with_raw_response.models.list
+        assert mock.timeout
+        with pytest.raises(AttributeError):
+            _ = mock.caht
+
+
+async def test_a_method_of_a_resource_can_be_replaced(start: Start) -> None:
+    """By ``patch.object``, as tests of applications do; of this client and of no copy."""
+    server, client = await start()
+    answer, models = ChatCompletion(), client.models.list()
+    with (
+        patch.object(client.chat.completions, "create", return_value=answer) as create,
+        patch.object(client.models, "list", return_value=models),
+    ):
+        assert answer is await client.chat.completions.create(model="m", messages=MESSAGES)
+        assert models is client.models.list()
+        assert (await ask(client.with_options())).choices
+    create.assert_awaited_once_with(model="m", messages=MESSAGES)
+    assert (await ask(client)).choices
+    assert len(server.requests) == 2
+
+
+Call = Callable[[AsyncGradient], Coroutine[Any, Any, Any]]
+
+
+async def enter(manager: Any) -> None:
+    """Read a stream or a fan-out to its end."""
+    async with manager as stream:
+        assert (await stream.completion()).choices
+
+
+async def iterate(results: Any) -> None:
+    """Read results, or models, to the end."""
+    assert [result async for result in results]
+
+
+# Each drops the client before it waits for anything: what it holds is a coroutine, or an object that a
+# resource made.
+ONE_LINERS: dict[str, Call] = {
+    "create": lambda client: client.chat.completions.create(model="m", messages=MESSAGES),
+    "raw": lambda client: client.with_raw_response.chat.completions.create(model="m", messages=MESSAGES),
+    "agents": lambda client: client.agents.chat.completions.create(messages=MESSAGES),
+    "stream": lambda client: enter(client.chat.completions.stream(**CALL)),
+    "fan_out": lambda client: enter(client.chat.completions.fan_out(n=2, **CALL)),
+    "map": lambda client: iterate(client.chat.completions.map([CALL, CALL])),
+    "models": lambda client: iterate(client.models.list()),
+}
+
+
+@pytest.mark.parametrize("call", ONE_LINERS.values(), ids=ONE_LINERS)
+async def test_a_call_keeps_its_connections_though_the_client_is_dropped(call: Call) -> None:
+    """``await AsyncGradient().chat.completions.create(...)`` works; afterwards its connections are closed."""
+    async with serve(delay=0.02) as server:
+        gc.disable()
+        try:
+            await call(
+                AsyncGradient(
+                    inference_endpoint=server.url,
+                    agent_endpoint=server.url,
+                    model_access_key="k",
+                    agent_access_key="k",
+                    max_retries=0,
+                )
+            )
+            assert server.requests
+            await server.wait_closed_connections()
+        finally:
+            gc.enable()
+        assert server.open_connections == 0
+
+
+async def test_a_client_dropped_in_a_running_loop_closes_its_connections() -> None:
+    async with serve() as server:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
+        await ask(client)
+        assert server.open_connections == 1
+        gc.disable()
+        try:
+            del client
+            await server.wait_closed_connections()
+        finally:
+            gc.enable()
+        assert server.open_connections == 0
+
+
+async def test_a_client_is_freed_without_the_garbage_collector() -> None:
+    """Whatever was used of it, and its copies: no resource refers back to it."""
+    async with serve() as server:
+        client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
+        copy = client.with_options(timeout=5)
+        for path in RESOURCES:
+            operator.attrgetter(path)(client)
+        await iterate(copy.chat.completions.map([CALL]))
+        await enter(client.chat.completions.fan_out(n=2, **CALL))
+        await (await client.with_raw_response.models.list()).parse()
+        parts = [weakref.ref(part) for part in (client, copy, client._core, client._core.connections)]
+        gc.disable()
+        try:
+            del client
+            assert [True, False, True, False] == [part() is None for part in parts]
+            del copy
+            assert [True] * 4 == [part() is None for part in parts]
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize(
+    "code", ["import gradient_async", "from gradient_async import AsyncGradient; AsyncGradient()"]
+)
+def test_importing_and_making_a_client_is_light(code: str) -> None:
+    """Neither aiohttp, nor what only tests, the command line or one integration need is loaded."""
+    heavy = {"aiohttp", "pydantic", "ray", "rich", "uvloop", "gradient_async.cli", "gradient_async.testing"}
+    look = f"print(sorted({heavy} & (set(sys.modules) - before)))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; before = set(sys.modules); {code}; {look}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_names_of_the_package() -> None:
+    assert all(hasattr(gradient_async, name) for name in gradient_async.__all__)
+    assert set(gradient_async.__all__) <= set(dir(gradient_async))
+    assert gradient_async.AsyncClient is AsyncGradient
+    with pytest.raises(AttributeError, match="no attribute 'Gradient'"):
+        _ = getattr(gradient_async, "Gradient")  # noqa: B009  # the checkers know that it is not there
+
+
+def test_a_log_that_is_set_up_is_left_as_it_is() -> None:
+    """Handlers of the program's own stay the only ones; the level is that of ``GRADIENT_LOG``."""
+    logger = logging.getLogger("gradient_async")
+    before, handlers = logger.level, list(logging.root.handlers)
+    try:
+        set_up_log({"GRADIENT_LOG": " info "})
+        assert (logging.INFO, handlers or logging.root.handlers) == (logger.level, logging.root.handlers)
+        set_up_log({})
+        assert logger.level == logging.INFO
+    finally:
+        logger.setLevel(before)
+        logging.root.handlers[:] = handlers
+
+
+@pytest.mark.parametrize(("value", "level"), [("debug", 10), ("Info", 20), ("", 0), ("loud", 0)])
+def test_the_environment_turns_the_log_on(value: str, level: int) -> None:
+    script = (
+        "import logging; from gradient_async import AsyncGradient; "
+        "print(logging.getLogger('gradient_async').level, len(logging.root.handlers))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"GRADIENT_LOG": value, "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == f"{level} {int(level > 0)}\n"

@@ -1,0 +1,182 @@
+"""The core that the resources of a client share: settings that change, and what is made of them once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from key_shown import KEY, MIDDLE, shown
+from shell_calls import CALL, MESSAGES, Start, ask, streamed
+
+from gradient_async import (
+    NOT_GIVEN,
+    APIError,
+    APIResponseValidationError,
+    APITimeoutError,
+    AsyncGradient,
+    CallInfo,
+    ConfigurationError,
+    Hook,
+    Limits,
+    OverloadedError,
+    Retry,
+    StreamTruncatedError,
+    Timeout,
+)
+from gradient_async.testing import HOLD, chunk, completion, head, reply_json, reply_sse, reply_writes
+
+
+async def test_headers_and_query_that_change_count_for_later_calls(start: Start) -> None:
+    """Set anew, or changed in place; for every kind of call."""
+    server, client = await start()
+
+    async def told() -> list[tuple[str | None, dict[str, str]]]:
+        server.requests.clear()
+        await ask(client)
+        await (await streamed(client)).completion()
+        await client.agents.chat.completions.create(messages=MESSAGES)
+        await client.models.list()
+        return [(request.headers.get("x-a"), request.query) for request in server.requests]
+
+    agent = {"agent": "true"}
+    assert [(None, {}), (None, {}), (None, agent), (None, {})] == await told()
+    headers = client.default_headers
+    headers["X-A"] = "1"
+    client.default_query["q"] = 2
+    assert [
+        ("1", {"q": "2"}),
+        ("1", {"q": "2"}),
+        ("1", {"q": "2"} | agent),
+        ("1", {"q": "2"}),
+    ] == await told()
+    client.timeout = Timeout(idle=9)
+    assert headers is client.default_headers  # another setting leaves it the dictionary that it was
+    headers["X-A"] = "2"
+    client.default_query = {}
+    assert [("2", {}), ("2", {}), ("2", agent), ("2", {})] == await told()
+    client.default_headers = {}
+    assert [(None, {}), (None, {}), (None, agent), (None, {})] == await told()
+
+
+async def test_settings_that_are_set_count_for_later_calls(start: Start) -> None:
+    busy = reply_json({"message": "busy"}, 503)
+    _, client = await start(
+        busy, busy, reply_writes([HOLD]), reply_json(completion("Hello")), reply_json(completion())
+    )
+    create = client.chat.completions.create  # bound before the settings change
+    with pytest.raises(OverloadedError):
+        await create(**CALL)
+    client.max_retries, client.retry = 1, Retry(max_backoff=0.01)
+    client.timeout = Timeout(response=0.1)
+    with pytest.raises(APITimeoutError):
+        await create(**CALL)
+    client.limits = Limits(body_bytes=10)
+    with pytest.raises(APIResponseValidationError, match="body_bytes=10"):
+        await create(**CALL)
+    client.limits = Limits()
+    ended: list[CallInfo] = []
+
+    class Notes(Hook):
+        def on_end(self, call: CallInfo) -> None:
+            ended.append(call)
+
+    client.hooks = (Notes(),)
+    client.validate = False
+    await create(**CALL, top_p=7)
+    assert [7] == [call.params["top_p"] for call in ended]
+
+
+async def test_settings_of_streams_that_are_set_count_for_later_calls(start: Start) -> None:
+    odd, open_ended = reply_sse(chunk("a"), "{bad", chunk(finish_reason="stop")), reply_sse(chunk("a"))
+    _, client = await start(odd, open_ended, open_ended)
+    client.on_bad_event = "skip"
+    assert (await (await streamed(client)).completion()).choices
+    assert (await (await streamed(client)).completion()).choices
+    client.strict = True
+    with pytest.raises(StreamTruncatedError):
+        await (await streamed(client)).completion()
+
+
+def test_a_setting_is_checked_when_it_is_set() -> None:
+    client = AsyncGradient(model_access_key="k")
+    client.timeout = 3  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # seconds, as openai takes
+    assert Timeout.of(3) == client.timeout
+    with pytest.raises(ConfigurationError, match="max_retries=-1"):
+        client.max_retries = -1
+    with pytest.raises(ConfigurationError, match="max_retries=None"):
+        client.with_options(max_retries=None)
+    assert client.with_options(max_retries=NOT_GIVEN).max_retries == 2
+    with pytest.raises(ConfigurationError, match='on_bad_event=\'ignore\': expected "raise" or "skip"'):
+        client.on_bad_event = "ignore"  # type: ignore[assignment]  # pyright: ignore[reportAttributeAccessIssue]  # the mistake
+    assert (client.max_retries, client.on_bad_event) == (2, "raise")
+
+
+def set_header(client: AsyncGradient) -> None:
+    client.default_headers = {"Authorization": KEY + "\n"}
+
+
+def change_header(client: AsyncGradient) -> None:
+    client.default_headers["Authorization"] = KEY + "\n"
+
+
+@pytest.mark.parametrize("change", [set_header, change_header])
+async def test_a_header_that_can_not_be_sent_is_refused_and_not_shown(
+    start: Start, change: Callable[[AsyncGradient], None]
+) -> None:
+    server, client = await start()
+    with pytest.raises(ConfigurationError, match="line break") as caught:
+        change(client)
+        await ask(client)
+    assert MIDDLE not in shown(caught.value)
+    assert [] == server.requests
+
+
+async def test_a_key_added_in_place_is_taken_out_of_errors(start: Start) -> None:
+    """As one that was given to the client: a server may echo it, and a traceback may show locals."""
+    refused = reply_json({"error": {"message": f"bad key {KEY}"}}, 401)
+    server, client = await start(refused, refused)
+    client.default_headers["Authorization"] = f"Bearer {KEY}"
+    extra: dict[str, Any]
+    for extra in ({}, {"extra_query": {"a": 1}}):
+        with pytest.raises(APIError) as caught:
+            await ask(client, **extra)
+        assert MIDDLE not in shown(caught.value)
+    assert [f"Bearer {KEY}"] * 2 == [request.headers["authorization"] for request in server.requests]
+
+
+async def test_what_calls_share_is_made_once(start: Start) -> None:
+    """A call of usual options takes over all but body, parameters and time limits from the one before."""
+    calls: list[Any] = []
+    _, client = await start()
+    manager = client._core.connections.manager
+    send = manager.send
+
+    async def noted(call: Any) -> Any:
+        calls.append(call)
+        return await send(call)
+
+    manager.send = noted  # type: ignore[method-assign]
+    await ask(client)
+    await ask(client, timeout=3)
+    await ask(client, extra_headers={"X-A": "1"})
+    await ask(client)
+    assert [True, True, False, True] == [call.headers is calls[0].headers for call in calls]
+    assert [Timeout(), Timeout.of(3), Timeout(), Timeout()] == [call.timeout for call in calls]
+
+
+async def test_a_call_cancelled_while_its_body_is_read_ends_as_cancelled(start: Start) -> None:
+    outcomes: list[Any] = []
+
+    class Notes(Hook):
+        def on_end(self, call: CallInfo) -> None:
+            outcomes.append(call.outcome)
+
+    _, client = await start(reply_writes([head(200, {"content-length": "9"}), b"{", HOLD]), hooks=[Notes()])
+    call = asyncio.create_task(ask(client))
+    await asyncio.sleep(0.05)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert ["cancelled"] == outcomes
