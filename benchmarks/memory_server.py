@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
+
+from gradient_async.session.aiohttp_internals import Connection, Connector, Response
 
 __all__ = ["session_of"]
 
@@ -59,15 +60,15 @@ class _Transport(asyncio.Transport):
         self.close()
 
 
-class _Connector(aiohttp.BaseConnector):
+class _Connector(Connector):
     """Connects to nothing."""
 
     def __init__(self, reads: Sequence[bytes]) -> None:
         super().__init__()
         self._reads = reads
 
-    async def _create_connection(self, *_request: Any, **_more: Any) -> ResponseHandler:
-        protocol = ResponseHandler(asyncio.get_running_loop())
+    async def _create_connection(self, *_request: Any, **_more: Any) -> Connection:
+        protocol = Connection(asyncio.get_running_loop())
         protocol.connection_made(_Transport(protocol, self._reads))
         return protocol
 
@@ -79,5 +80,5 @@ async def session_of(reads: Sequence[bytes]) -> AsyncGenerator[aiohttp.ClientSes
     Args:
         reads: What comes, a piece a read.
     """
-    async with aiohttp.ClientSession(connector=_Connector(reads)) as session:
+    async with aiohttp.ClientSession(connector=_Connector(reads), response_class=Response) as session:
         yield session

@@ -104,24 +104,33 @@ class Body:
             What to await, and then to call `finish_read`, or `cancel_read` if awaiting failed; None if `read` is to be
             called: something is there already or wrong, or the connection is one of aiohttp's own.
         """
-        connection = self._connection
-        if connection is None or self._since is not None or self._something_there():
+        connection, content, loop = self._connection, self._content, self._loop
+        if (
+            connection is None
+            or self._since is not None
+            or content.total_bytes != self._taken  # `_something_there`, without the call
+            or content.is_eof()
+            or content.exception() is not None
+            or asyncio.get_running_loop() is not loop
+        ):
             return None
-        if asyncio.get_running_loop() is not self._loop:
-            return None
-        self._since = self._loop.time()
+        self._since = loop.time()
         if self._timer is None:
             self._register()
-        waiter = connection.waiter = self._loop.create_future()
+        waiter = connection.waiter = loop.create_future()
         return waiter
 
     def finish_read(self) -> bytes:
         """Return what has arrived since `start_read`; b"" if `read` has to tell why nothing has."""
-        self.cancel_read()
+        self.read_at = now = self._loop.time()
+        if self._since is not None:
+            self.waited += now - self._since
+            self._since = None
+        content = self._content
         # aiohttp raises a stored exception before it hands out what it holds: `read` salvages that.
-        if self.expired is not None or self._content.exception() is not None:
+        if self.expired is not None or content.exception() is not None:
             return b""
-        data = self._content.read_nowait()
+        data = content.read_nowait()
         self._taken += len(data)
         return data
 

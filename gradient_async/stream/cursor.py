@@ -113,7 +113,9 @@ class Cursor:
                 except BaseException:
                     reader.body.cancel_read()
                     raise
-                chunks = reader.finish_read() or None
+                chunks = reader.finish_read()
+                if not chunks and not reader.received:
+                    chunks = None
             if chunks is None:
                 # How the stream ended is judged by what has been assembled.
                 self.assemble_read()
@@ -125,7 +127,12 @@ class Cursor:
                 self.waiters.wake_all()
         if chunks is None:
             return False
-        self.place(chunks)
+        batch = self._batch
+        if type(batch) is list and type(chunks) is list and len(batch) < _TOGETHER and self.queues is None:
+            batch += chunks  # `place`, without the call
+            self.ready = iter(chunks)
+        else:
+            self.place(chunks)
         if self.waiters is not None and self.waiters.all:
             self.waiters.wake_unqueued()
             if queue is None or queue or queue.overflowed:

@@ -154,6 +154,8 @@ class StreamReader:
             return self._take(data) if data else ()
         self._size += size
         self._read_at = body.read_at
+        if self.relaying:
+            self.received = data
         decoder = self.decoder
         try:
             chunks = decoder.feed(data)
@@ -269,7 +271,6 @@ class StreamReader:
                 self._read_at = now
         self.steady = (
             not self._awaiting_content
-            and not self.relaying  # each read is relayed by itself
             and self.decoder.settled
             and self.state is State.STREAMING
             and not self._body_over

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -220,5 +220,5 @@ class RawStream:
     def __aiter__(self) -> RawStream:
         return self
 
-    async def __anext__(self) -> bytes:
-        return await self._stream.next_raw()
+    def __anext__(self) -> Coroutine[Any, Any, bytes]:
+        return self._stream.next_raw()
