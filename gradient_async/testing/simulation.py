@@ -106,32 +106,18 @@ class Choice:
     finish_reason: str
 
     def message(self) -> dict[str, Any]:
-        """Return the message of a whole completion."""
-        calls = self.calls()
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": None if calls else self._text("content"),
-            "refusal": None,
-        }
-        if thoughts := self._text("reasoning_content"):
-            message["reasoning_content"] = thoughts
-        if calls:
-            message["tool_calls"] = calls
+        """Return the message of a whole completion: the deltas, joined."""
+        message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
+        for name, value in itertools.chain(*(piece.delta.items() for piece in self.pieces)):
+            if name != "tool_calls":
+                message[name] = message.get(name, "") + value
+            elif "id" in value[0]:
+                call = {key: value[0][key] for key in ("id", "type", "function")}
+                message.setdefault(name, []).append({**call, "function": {**call["function"]}})
+                message["content"] = None
+            else:
+                message[name][-1]["function"]["arguments"] += value[0]["function"]["arguments"]
         return message
-
-    def _text(self, field: str) -> str:
-        return "".join(piece.delta.get(field, "") for piece in self.pieces)
-
-    def calls(self) -> list[dict[str, Any]]:
-        """Return the tool calls, each with all of its arguments."""
-        calls: list[dict[str, Any]] = []
-        for piece in self.pieces:
-            for part in piece.delta.get("tool_calls", ()):
-                if "id" in part:
-                    calls.append({"id": part["id"], "type": part["type"], "function": {**part["function"]}})
-                else:
-                    calls[-1]["function"]["arguments"] += part["function"]["arguments"]
-        return calls
 
     def deltas(self) -> Iterator[dict[str, Any]]:
         """Yield the choice as it stands in each chunk of a stream."""
@@ -260,11 +246,10 @@ class Answer:
         """Return the information that only agents give, as far as the request asks for it."""
         page = f"A page that the simulated knowledge base holds on {self._prompt!r}."
         data = {"id": "doc-1", "index": "kb-1", "filename": "page.md", "page_content": page, "score": 0.9}
+        calls = self._choices[0].message().get("tool_calls", ())
         extras: dict[str, Any] = {
             "retrieval": {"retrieved_data": [data]},
-            "functions": {
-                "called_functions": [call["function"]["name"] for call in self._choices[0].calls()]
-            },
+            "functions": {"called_functions": [call["function"]["name"] for call in calls]},
             "guardrails": {"triggered_guardrails": []},
         }
         return {
