@@ -1,4 +1,4 @@
-"""What travels: chunks, completions, events, and the framing of HTTP, as a test would write them."""
+"""The bodies and frames that travel: chunks, completions, errors, events, and the framing of HTTP."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["CREATED", "chunk", "completion", "dump", "head", "http_chunk", "sse"]
-
 CREATED = 1_767_225_600
-"""The ``created`` of everything made here, in seconds since the epoch: fixed, so that replies never vary."""
+"""The ``created`` of every payload, in seconds since the epoch: fixed, so that replies never vary."""
 
-DEFAULT_USAGE: Mapping[str, Any] = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+_USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+_STATUSES = frozenset(http.HTTPStatus)
 
 
 def dump(value: object) -> bytes:
-    """Write JSON without white space, as UTF-8; text that UTF-8 cannot hold (lone surrogates) is escaped."""
+    """Encode JSON without white space, as UTF-8; text that UTF-8 cannot hold (lone surrogates) is escaped."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError:
@@ -39,7 +38,7 @@ def chunk(
 
     Args:
         content: Text of the delta; None leaves the field out, as with the delta's other fields.
-        index: Which choice it belongs to.
+        index: Index of the choice that the delta belongs to.
         role: Usually ``assistant``, in the first chunk of a choice.
         reasoning_content: Reasoning text of the delta.
         refusal: Refusal text of the delta.
@@ -47,10 +46,10 @@ def chunk(
         finish_reason: Why the choice ends; None while it goes on.
         logprobs: ``{"content": [...], "refusal": None}`` for the tokens of this delta.
         **extra: Fields of the chunk itself, to add or to replace: ``usage={...}, choices=[]`` makes the
-            usage chunk, ``model="m"`` or ``id=""`` replace what is made up here.
+            usage chunk, ``model="m"`` or ``id=""`` replace the defaults.
 
     Returns:
-        The chunk; change it as you please.
+        A new dict; change it as you please.
     """
     fields = {
         "role": role,
@@ -61,14 +60,7 @@ def chunk(
     }
     delta = {name: value for name, value in fields.items() if value is not None}
     choice = {"index": index, "delta": delta, "finish_reason": finish_reason, "logprobs": logprobs}
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion.chunk",
-        "created": CREATED,
-        "model": "simulated",
-        "choices": [choice],
-        **extra,
-    }
+    return {**_frame("chat.completion.chunk"), "choices": [choice], **extra}
 
 
 def completion(
@@ -94,7 +86,7 @@ def completion(
             ``choices=[...]``.
 
     Returns:
-        The completion; change it as you please.
+        A new dict; change it as you please.
     """
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": refusal}
     if reasoning_content is not None:
@@ -102,38 +94,45 @@ def completion(
     if tool_calls is not None:
         message["tool_calls"] = tool_calls
     choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": logprobs}
-    return {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": CREATED,
-        "model": "simulated",
-        "choices": [choice],
-        "usage": dict(DEFAULT_USAGE),
-        **extra,
-    }
+    return {**_frame("chat.completion"), "choices": [choice], "usage": dict(_USAGE), **extra}
+
+
+def _frame(kind: str) -> dict[str, Any]:
+    return {"id": "chatcmpl-1", "object": kind, "created": CREATED, "model": "simulated"}
+
+
+def digitalocean_error(name: str, message: str) -> dict[str, str]:
+    """Make the body of an error in the shape of DigitalOcean's API."""
+    return {"id": name, "message": message}
+
+
+def openai_error(
+    message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> dict[str, dict[str, str | None]]:
+    """Make the body of an error in the shape of OpenAI's API."""
+    return {"error": {"message": message, "type": kind, "code": code, "param": param}}
 
 
 def sse(*events: Mapping[str, Any] | str | bytes, done: bool = True) -> bytes:
-    """Write an event stream.
+    """Encode an event stream.
 
     Args:
-        *events: A mapping becomes the JSON of one event, a string its data; bytes are put in as they stand,
+        *events: A mapping becomes the JSON of one event, a string its data; bytes are inserted as they stand,
             for comments and broken events.
-        done: End with ``data: [DONE]``.
+        done: Whether to end with ``data: [DONE]``.
 
     Returns:
         The bytes of the stream, without HTTP's framing.
     """
-    return b"".join(frames(events, done=done))
+    return b"".join(frame_events(events, done=done))
 
 
-def frames(events: Sequence[Mapping[str, Any] | str | bytes], *, done: bool) -> list[bytes]:
-    """Frame each event by itself; see `sse`."""
-    written = [_frame(event) for event in events]
-    return [*written, b"data: [DONE]\n\n"] if done else written
+def frame_events(events: Sequence[Mapping[str, Any] | str | bytes], *, done: bool) -> list[bytes]:
+    """Encode each event by itself; see `sse`."""
+    return [_frame_event(event) for event in (*events, *(["[DONE]"] if done else []))]
 
 
-def _frame(event: Mapping[str, Any] | str | bytes) -> bytes:
+def _frame_event(event: Mapping[str, Any] | str | bytes) -> bytes:
     if isinstance(event, bytes):
         return event
     if isinstance(event, str):
@@ -142,30 +141,20 @@ def _frame(event: Mapping[str, Any] | str | bytes) -> bytes:
 
 
 def head(status: int = 200, headers: Mapping[str, str | None] | None = None) -> bytes:
-    r"""Write a status line and headers, blank line included.
+    r"""Encode a status line and headers, blank line included.
 
     Args:
-        status: Status code; one without a standard phrase gets "Unknown".
-        headers: Header fields; one whose value is None is left out.
+        status: Status code; a code without a standard phrase gets "Unknown".
+        headers: Header fields; a field whose value is None is left out.
 
     Returns:
         Bytes for `reply_writes`, for example ``head(200, {"transfer-encoding": "chunked"})``.
     """
-    phrase = http.HTTPStatus(status).phrase if status in _KNOWN else "Unknown"
+    phrase = http.HTTPStatus(status).phrase if status in _STATUSES else "Unknown"
     lines = [f"{name}: {value}" for name, value in (headers or {}).items() if value is not None]
     return "\r\n".join([f"HTTP/1.1 {status} {phrase}", *lines, "", ""]).encode("latin-1")
 
 
-_KNOWN = frozenset(int(status) for status in http.HTTPStatus)
-
-
 def http_chunk(data: bytes) -> bytes:
-    """Frame data as one HTTP chunk; no data makes the last one, which ends the body."""
+    """Frame data as one HTTP chunk; without data, the last chunk, which ends the body."""
     return b"%x\r\n%s\r\n" % (len(data), data)
-
-
-def merged(defaults: Mapping[str, str], headers: Mapping[str, str | None] | None) -> dict[str, str | None]:
-    """Lay headers over defaults, whatever the case of their names."""
-    given = {name.lower() for name in headers or {}}
-    kept = {name: value for name, value in defaults.items() if name not in given}
-    return {**kept, **(headers or {})}

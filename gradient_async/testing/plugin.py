@@ -1,19 +1,13 @@
-"""The pytest plugin: the fixture `gradient_server`.
-
-pytest imports this module before anything measures coverage, so it imports nothing of the package until a
-fixture is used.
-"""
+"""The pytest plugin: the fixture `gradient_server`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ._threaded import ThreadedServer
+from .server import ThreadedServer, serve
 
 
 @pytest.fixture
@@ -25,7 +19,5 @@ def gradient_server_options() -> dict[str, Any]:
 @pytest.fixture
 def gradient_server(gradient_server_options: dict[str, Any]) -> Iterator[ThreadedServer]:
     """A running server, for tests of any kind: its ``url``, its ``requests``, ``push(...)`` for replies."""
-    from .server import serve  # noqa: PLC0415  # see the module's docstring
-
     with serve(**gradient_server_options) as server:
         yield server

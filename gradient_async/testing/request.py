@@ -1,22 +1,38 @@
-"""Requests as the server received them."""
+"""Requests, and the strict parser of HTTP/1 that makes them. Pure: bytes in, requests out."""
 
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-__all__ = ["Headers", "Request"]
+MAX_HEAD = 64 * 1024  # bytes of request line and headers together, and of trailers
+MAX_BODY = 64 * 1024 * 1024  # bytes
+MAX_CHUNK_LINE = 1024  # bytes of the size of an HTTP chunk, extensions included
 
-_HIDDEN = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
+_REQUEST_LINE = re.compile(r"([A-Z]{1,20}) ([\x21-\x7e]+) HTTP/(1\.[01])")
+_FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\x00]*?)[ \t]*")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+_SECRET = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key", "cookie"})
+
+
+class BadRequestError(Exception):
+    """Something other than a clean request arrived; the server answers `status` and closes the connection."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status = status
+        self.reason = reason
 
 
 class Headers(Mapping[str, str]):
-    """Header fields, found by name in any case; a field that came several times is joined by commas.
+    """Header fields, found by name in any case. Values of a repeated field are joined by commas.
 
-    The repr hides what carries keys; reading a field gives every byte of it.
+    The repr hides values that carry keys; reading a field gives every byte of its value.
 
     Args:
         pairs: Names and values in the order received.
@@ -39,10 +55,10 @@ class Headers(Mapping[str, str]):
         return len(self._joined)
 
     def __repr__(self) -> str:
-        return repr({name: "(hidden)" if name in _HIDDEN else value for name, value in self.items()})
+        return repr({name: "(hidden)" if name in _SECRET else value for name, value in self.items()})
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Request:
     """One request.
 
@@ -51,11 +67,11 @@ class Request:
         target: Path and query as sent.
         version: ``1.1`` or ``1.0``.
         headers: Header fields.
-        body: The body, without its transfer encoding; empty if the reply came before it (`early`).
-        connection: Number of the connection it came on, from 1.
-        received_at: When it was read in full, in seconds of ``time.monotonic()``.
-        closed_at: When the peer was seen to close while the reply was still under way, in the same
-            seconds; None if it was not.
+        body: The body, without its transfer encoding; empty for a handler that answers `early`.
+        connection: Number of the connection that carried the request, counted from 1.
+        received_at: When the request was complete, in seconds of ``time.monotonic()``.
+        closed_at: When the client closed the connection before the reply was complete, in the same
+            seconds; None if the client stayed.
     """
 
     method: str
@@ -74,17 +90,64 @@ class Request:
 
     @property
     def query(self) -> dict[str, str]:
-        """Parameters of the query; of those given twice, the last."""
+        """Parameters of the query; the last value of a repeated parameter counts."""
         return dict(parse_qsl(self.target.partition("?")[2], keep_blank_values=True))
 
     @property
     def json(self) -> Any:
-        """The body, read as JSON.
+        """The body, decoded from JSON.
 
         Raises:
-            ValueError: If it is none.
+            ValueError: If the body is not JSON.
         """
         return json.loads(self.body)
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.path}, {len(self.body)} bytes, connection {self.connection}>"
+
+
+def parse_head(head: bytes, connection: int) -> Request:
+    """Parse request line and headers, blank line included; the request's body is still empty."""
+    first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
+    start = _REQUEST_LINE.fullmatch(first)
+    if start is None:
+        raise BadRequestError(400, "the request line is not HTTP/1")
+    pairs: list[tuple[str, str]] = []
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise BadRequestError(400, "a header line is malformed")
+        pairs.append((field[1], field[2]))
+    return Request(start[1], start[2], start[3], Headers(pairs), b"", connection, time.monotonic())
+
+
+def body_length(headers: Headers) -> int | None:
+    """Return how many bytes of body follow the headers; None means that the body is chunked."""
+    coding = headers.get("transfer-encoding")
+    length = headers.get("content-length")
+    if coding is not None:
+        # A proxy and a server that disagree on which of two lengths counts let a second request be smuggled in
+        # behind the first. No honest client sends both.
+        if length is not None or coding.lower() != "chunked":
+            raise BadRequestError(400, "Transfer-Encoding must be chunked, and stand without Content-Length")
+        return None
+    if length is None:
+        return 0
+    if not re.fullmatch(r"[0-9]{1,15}", length):
+        raise BadRequestError(400, "Content-Length must be one number")
+    return within_limit(int(length))
+
+
+def chunk_size(line: bytes | None) -> int:
+    """Return the size in the first line of an HTTP chunk; None stands for a line without an end."""
+    match = line and _CHUNK_LINE.fullmatch(line)
+    if not match:
+        raise BadRequestError(400, "a chunk size is malformed")
+    return int(match[1], 16)
+
+
+def within_limit(length: int) -> int:
+    """Return the length of a body, or raise if the server does not take bodies of that length."""
+    if length > MAX_BODY:
+        raise BadRequestError(413, f"the body exceeds {MAX_BODY} bytes")
+    return length

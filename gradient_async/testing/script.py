@@ -1,37 +1,19 @@
-"""Scripted replies: what to write, when, and how the connection ends."""
+"""Replies as data: the socket writes, the pauses between them, and how the connection ends."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from .payloads import dump, frames, head, http_chunk, merged
+from .connection import Connection
+from .payloads import dump, frame_events, head, http_chunk
 from .request import Request
-from .wire import Connection
-
-__all__ = [
-    "CLOSE",
-    "HALF_CLOSE",
-    "HOLD",
-    "RESET",
-    "Command",
-    "Early",
-    "Forever",
-    "Handler",
-    "Reply",
-    "early",
-    "forever",
-    "reply_bytes",
-    "reply_json",
-    "reply_sse",
-    "reply_writes",
-]
 
 
 class Command(enum.Enum):
-    """What a script may do besides writing and waiting."""
+    """Steps of a script other than writing and waiting."""
 
     CLOSE = "close"
     HALF_CLOSE = "half close"
@@ -40,19 +22,19 @@ class Command(enum.Enum):
 
 
 CLOSE = Command.CLOSE
-"""Close the connection: FIN after what was written."""
+"""Close the connection: FIN after everything written so far."""
 
 HALF_CLOSE = Command.HALF_CLOSE
-"""Send FIN, but go on reading what the peer sends; usually followed by `HOLD`."""
+"""Send FIN, but go on reading; usually followed by `HOLD`."""
 
 RESET = Command.RESET
 """Break the connection: RST."""
 
 HOLD = Command.HOLD
-"""Keep silent, with the connection open, until the peer closes."""
+"""Write nothing, with the connection open, until the peer closes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Forever:
     """Steps played again and again until the peer closes; see `forever`."""
 
@@ -63,22 +45,22 @@ Step: TypeAlias = "bytes | float | Command | Forever"
 Handler: TypeAlias = Callable[[Request, Connection], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reply:
     """One scripted reply: a handler that plays its steps.
 
     Attributes:
-        steps: Bytes are one socket write each, numbers are seconds of silence, the rest are commands.
+        steps: Each bytes object is one socket write, each number a pause in seconds, the rest are commands.
     """
 
     steps: tuple[Step, ...]
 
     async def __call__(
         self,
-        request: Request,  # noqa: ARG002  # a script does not care who asks
+        request: Request,  # noqa: ARG002  # a handler's signature
         connection: Connection,
     ) -> None:
-        """Play the steps; a handler of your own may call it to answer in part by script."""
+        """Play the steps; your own handler may await a reply as a part of its answer."""
         await play(self.steps, connection)
 
     @property
@@ -113,12 +95,12 @@ async def play(steps: Iterable[Step], connection: Connection) -> None:
 
 
 def reply_writes(steps: Iterable[Step]) -> Reply:
-    r"""Script a reply write by write, status line and all.
+    r"""Script a reply write by write, status line included.
 
     The connection stays open for the next request unless a step closes it.
 
     Args:
-        steps: Bytes, sent as they stand in one socket write each; seconds of silence; `CLOSE`, `RESET`,
+        steps: Bytes, sent as they stand in one socket write each; pauses in seconds; `CLOSE`, `RESET`,
             `HALF_CLOSE`, `HOLD`; or `forever`.
 
     Example:
@@ -134,16 +116,16 @@ def forever(*steps: Step) -> Forever:
         *steps: For example ``http_chunk(b": keep-alive\n\n"), 0.5``.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are no steps.
     """
     if not steps:
         raise ValueError("forever() needs at least one step to repeat")
     return Forever(steps)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Early:
-    """A handler that is called before the body is read; see `early`."""
+    """A handler that is called before the body of the request is read; see `early`."""
 
     handler: Handler
 
@@ -153,7 +135,7 @@ class Early:
 
 
 def early(handler: Handler) -> Early:
-    """Answer as soon as the headers of the request are read, its body left unread.
+    """Answer as soon as the headers of the request are read, and leave its body unread.
 
     The connection is closed afterwards. With a body larger than the socket's buffers the client is still
     sending when the reply arrives, as happens with 413.
@@ -175,19 +157,19 @@ def reply_bytes(
     Args:
         body: The body as it stands.
         status: Status code.
-        headers: Headers to add or replace; None as a value leaves one out. With ``connection: close`` the
+        headers: Headers to add or replace; None as a value leaves a header out. With ``connection: close`` the
             connection is closed after the reply.
-        content_type: Its media type.
+        content_type: Media type of the body.
     """
-    fields = merged({"content-type": content_type, "content-length": str(len(body))}, headers)
-    return Reply((head(status, fields) + body, *_ending(fields)))
+    fields = _merge({"content-type": content_type, "content-length": str(len(body))}, headers)
+    return Reply((head(status, fields) + body, *_announced_close(fields)))
 
 
 def reply_json(value: object, status: int = 200, headers: Mapping[str, str | None] | None = None) -> Reply:
     """Answer with JSON: a `completion`, or an error with its status.
 
     Args:
-        value: Anything that ``json.dumps`` takes.
+        value: Any value that ``json.dumps`` takes.
         status: Status code.
         headers: As for `reply_bytes`; for example ``{"retry-after": "1"}``.
 
@@ -209,13 +191,13 @@ def reply_sse(
 ) -> Reply:
     """Answer with an event stream.
 
-    The headers, each group of events, and the end of the body are socket writes of their own; for all in one
-    write: ``reply_writes([reply_sse(...).data])``.
+    The headers, each group of events, and the end of the body are separate socket writes. To send the whole reply
+    in one write: ``reply_writes([reply_sse(...).data])``.
 
     Args:
         *events: A mapping (see `chunk`) becomes the JSON of one event, a string its data; bytes are sent as
             they stand, for comments and broken events.
-        done: End with ``data: [DONE]``.
+        done: Whether to end with ``data: [DONE]``.
         status: Status code.
         headers: As for `reply_bytes`.
         framing: How HTTP marks the end of the body: by its last chunk, by ``Content-Length``, or by closing
@@ -229,33 +211,47 @@ def reply_sse(
     """
     if per_write < 1:
         raise ValueError(f"per_write={per_write}: a write holds at least 1 event")
-    single = frames(events, done=done)
+    single = frame_events(events, done=done)
     writes = [b"".join(single[i : i + per_write]) for i in range(0, len(single), per_write)]
-    defaults = {"content-type": "text/event-stream"}
-    if framing == "chunked":
-        defaults["transfer-encoding"] = "chunked"
-        writes = [http_chunk(data) for data in writes]
-    elif framing == "length":
-        defaults["content-length"] = str(sum(map(len, writes)))
-    else:
-        defaults["connection"] = "close"
-    fields = merged(defaults, headers)
+    framings = {
+        "chunked": {"transfer-encoding": "chunked"},
+        "length": {"content-length": str(sum(map(len, writes)))},
+        "eof": {"connection": "close"},
+    }
+    fields = _merge({"content-type": "text/event-stream", **framings[framing]}, headers)
     steps: list[Step] = [head(status, fields)]
     for number, data in enumerate(writes):
         if gap and number:
             steps.append(gap)
-        steps.append(data)
+        steps.append(http_chunk(data) if framing == "chunked" else data)
     if end_delay:
         steps.append(end_delay)
     if framing == "chunked":
         steps.append(http_chunk(b""))
-    return Reply((*steps, *(_ending(fields) if framing != "eof" else (CLOSE,))))
+    return Reply((*steps, *((CLOSE,) if framing == "eof" else _announced_close(fields))))
 
 
-def _ending(fields: Mapping[str, str | None]) -> tuple[Step, ...]:
-    # A server that announces the close has to carry it out.
+def start_stream(
+    writes: Iterable[bytes], headers: Mapping[str, str], *, chunked: bool, gap: float
+) -> Iterator[Step]:
+    """Yield the steps of an event stream up to its end, which the caller adds; each step is made when it is due."""
+    framing = {"transfer-encoding": "chunked"} if chunked else {"connection": "close"}
+    yield head(200, {**headers, "content-type": "text/event-stream", **framing})
+    for number, data in enumerate(writes):
+        if gap and number:
+            yield gap
+        yield http_chunk(data) if chunked else data
+
+
+def _merge(defaults: Mapping[str, str], headers: Mapping[str, str | None] | None) -> dict[str, str | None]:
+    """Put headers in place of defaults of the same name, in any case."""
+    replaced = {name.lower() for name in headers or {}}
+    return {name: value for name, value in defaults.items() if name not in replaced} | dict(headers or {})
+
+
+def _announced_close(fields: Mapping[str, str | None]) -> tuple[Step, ...]:
+    # A client that was told of a close may wait for it, so the close must come.
     announced = any(
-        name.lower() == "connection" and value is not None and value.lower() == "close"
-        for name, value in fields.items()
+        name.lower() == "connection" and (value or "").lower() == "close" for name, value in fields.items()
     )
     return (CLOSE,) if announced else ()

@@ -1,42 +1,47 @@
-"""The conversation on one connection: request after request, each answered by script or else."""
+"""The engine of a server: listens, and answers request after request on each connection."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from .parsing import BadRequestError, read_body, read_head
-from .request import Request
+from .connection import Connection, Signal
+from .payloads import digitalocean_error
+from .request import (
+    MAX_CHUNK_LINE,
+    MAX_HEAD,
+    BadRequestError,
+    Headers,
+    Request,
+    body_length,
+    chunk_size,
+    parse_head,
+    within_limit,
+)
 from .script import Command, Early, Handler, play, reply_json
-from .wire import Connection, Wire
-
-__all__ = ["OnAccept", "Service"]
 
 OnAccept: TypeAlias = "Command | Callable[[Connection], Awaitable[None]]"
 
 _LINGER = 1.0
-"""Seconds to let a refused client finish sending; it could not read the refusal otherwise."""
+"""Seconds to let a refused client finish sending. A client that is cut off while it sends cannot read the refusal."""
 
 
 class Service:
-    """What a server does with its connections.
-
-    Args:
-        replies: The script.
-        fallback: Answers what is not scripted.
-        repeat: Begin the script anew when it is used up.
-        on_accept: What to do to a new connection before its first request.
-        keep_alive: Seconds to wait for another request.
+    """Accepts connections, and answers requests by the script or, after it, by the fallback.
 
     Attributes:
         script: Replies to come.
         requests: Every request received, in order.
-        failures: What handlers raised.
-        changed: Set when a request was received, and by the server when a connection was closed.
+        failures: Exceptions that handlers raised.
+        accepted: How many connections were ever accepted.
+        open: The connections that are open now, in the order of accepting.
+        tasks: The tasks that serve connections.
+        changed: Set when a request was received, and when a connection was closed.
     """
 
     def __init__(
@@ -51,73 +56,121 @@ class Service:
         self.script = deque(replies)
         self.requests: list[Request] = []
         self.failures: list[Exception] = []
-        self.changed = asyncio.Event()
+        self.accepted = 0
+        self.open: dict[Connection, None] = {}
+        self.tasks: dict[asyncio.Task[None], Connection] = {}
+        self.changed = Signal()
         self._fallback = fallback
         self._repeat = repeat
         self._on_accept = on_accept
         self._keep_alive = keep_alive
+        self._listener: asyncio.Server | None = None
 
-    async def converse(self, wire: Wire, connection: Connection) -> None:
-        """Serve a connection until either side ends it."""
-        try:
-            await self._accepted(connection)
-            while not connection.closed and await self._exchange(wire, connection):
-                pass
-        except BadRequestError as error:
-            refusal = reply_json(
-                {"id": "bad_request", "message": error.reason}, error.status, {"connection": "close"}
-            )
-            wire.discard()
-            await connection.write(refusal.data)
-            wire.half_close()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LINGER):
-                    await connection.wait_closed()
-        except ConnectionError:
-            # The peer has gone, which is how most conversations end.
-            pass
+    @property
+    def port(self) -> int | None:
+        """The port that the service listens on; None if it does not."""
+        return self._listener.sockets[0].getsockname()[1] if self._listener else None
 
-    async def _accepted(self, connection: Connection) -> None:
-        if self._on_accept is None:
+    async def listen(self, host: str, port: int) -> None:
+        """Begin to accept connections."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        create_server = asyncio.get_running_loop().create_server
+        self._listener = await create_server(self._accept, host, port, family=family)
+
+    async def close(self) -> None:
+        """Close the listener and every connection, and wait until their tasks and transports have ended."""
+        if self._listener is None:
             return
-        if isinstance(self._on_accept, Command):
-            await play([self._on_accept], connection)
-        else:
-            await self._guarded(connection, self._on_accept(connection))
+        listener, self._listener = self._listener, None
+        # A socket accepted in this turn of the loop becomes a connection two turns later. If the listener is closed
+        # in between, asyncio drops the socket without closing it. So accepting has to stop some turns before.
+        with contextlib.suppress(NotImplementedError):  # Windows' loop has no readers
+            asyncio.get_running_loop().remove_reader(listener.sockets[0].fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        listener.close()
+        while self.tasks:
+            running = dict(self.tasks)
+            self.tasks.clear()
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            for connection in running.values():
+                # A task that is cancelled before its first step has closed nothing.
+                connection.transport.abort()
+                await connection.wait_lost()
+        await listener.wait_closed()
 
-    async def _exchange(self, wire: Wire, connection: Connection) -> bool:
-        """Serve one request.
+    def _accept(self) -> Connection:
+        self.accepted += 1
+        return Connection(self.accepted, self._opened, self._gone)
 
-        Returns:
-            Whether the connection may carry another.
-        """
-        # A client that has just connected may be slow, where a thousand do it at once.
+    def _opened(self, connection: Connection) -> None:
+        self.open[connection] = None
+        task = asyncio.get_running_loop().create_task(self._serve_connection(connection))
+        self.tasks[task] = connection
+        task.add_done_callback(lambda done: self.tasks.pop(done, None))
+
+    def _gone(self, connection: Connection) -> None:
+        del self.open[connection]
+        self.changed.set()
+
+    async def _serve_connection(self, connection: Connection) -> None:
+        # A ConnectionError means that the peer has gone: the usual end of a conversation.
+        with contextlib.suppress(ConnectionError):
+            try:
+                if isinstance(self._on_accept, Command):
+                    await play([self._on_accept], connection)
+                elif self._on_accept is not None:
+                    await self._guard(connection, self._on_accept, connection)
+                while not connection.closed and await self._answer_next(connection):
+                    pass
+            except BadRequestError as error:
+                await _refuse(connection, error)
+        connection.close()
+        await connection.wait_lost()
+
+    async def _answer_next(self, connection: Connection) -> bool:
+        """Answer one request; return whether the connection may carry another."""
+        # The first request has no deadline: of a thousand clients that connect at once, some are slow.
         patience = None if connection.request is None else self._keep_alive
         try:
             async with asyncio.timeout(patience):
-                request = await read_head(wire, connection.number)
+                head = await connection.read_until(b"\r\n\r\n", MAX_HEAD)
         except TimeoutError:
             return False
-        handler = self._take()
+        if head is None:
+            raise BadRequestError(431, f"the headers exceed {MAX_HEAD} bytes, or never end")
+        request = parse_head(head, connection.number)
+        handler = self._next_handler()
         if not isinstance(handler, Early):
-            request.body = await read_body(wire, request)
+            request.body = await _read_body(connection, request.headers)
             request.received_at = time.monotonic()
-        connection.begin(request)
         self.requests.append(request)
         self.changed.set()
-        fine = await self._guarded(connection, handler(request, connection))
-        connection.end()
+        connection.request = request
+        connection.sent = 0
+        connection.answering = True
+        succeeded = await self._guard(connection, handler, request, connection)
+        connection.answering = False
         options = [option.strip().lower() for option in request.headers.get("connection", "").split(",")]
-        return fine and request.version == "1.1" and "close" not in options and not isinstance(handler, Early)
+        reusable = request.version == "1.1" and "close" not in options and not isinstance(handler, Early)
+        return succeeded and reusable
 
-    async def _guarded(self, connection: Connection, answer: Awaitable[None]) -> bool:
-        """Await a handler; what it raises is kept, to be raised where the server's block is left.
+    def _next_handler(self) -> Handler:
+        if not self.script:
+            return self._fallback
+        handler = self.script.popleft()
+        if self._repeat:
+            self.script.append(handler)
+        return handler
 
-        Returns:
-            Whether it went well.
-        """
+    async def _guard(
+        self, connection: Connection, handler: Callable[..., Awaitable[None]], *arguments: object
+    ) -> bool:
+        """Call a handler; keep an exception, to be raised where the server's block is left, and return False."""
         try:
-            await answer
+            await handler(*arguments)
         except Exception as error:  # noqa: BLE001  # any handler, any error
             if connection.abandoned and isinstance(error, ConnectionError):
                 return False
@@ -126,19 +179,38 @@ class Service:
                 connection.reset()
             else:
                 message = f"a handler of the test server raised {error!r}"
-                refusal = reply_json(
-                    {"id": "server_error", "message": message},
-                    500,
-                    {"x-should-retry": "false", "connection": "close"},
+                headers = {"x-should-retry": "false", "connection": "close"}
+                await play(
+                    reply_json(digitalocean_error("server_error", message), 500, headers).steps, connection
                 )
-                await play(refusal.steps, connection)
             return False
         return True
 
-    def _take(self) -> Handler:
-        if not self.script:
-            return self._fallback
-        handler = self.script.popleft()
-        if self._repeat:
-            self.script.append(handler)
-        return handler
+
+async def _refuse(connection: Connection, error: BadRequestError) -> None:
+    body = digitalocean_error("bad_request", error.reason)
+    await connection.write(reply_json(body, error.status, {"connection": "close"}).data)
+    connection.half_close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER):
+            await connection.drop_input()
+
+
+async def _read_body(connection: Connection, headers: Headers) -> bytes:
+    length = body_length(headers)
+    if length is not None:
+        return await connection.read_exactly(length)
+    parts: list[bytes] = []
+    total = 0
+    while size := chunk_size(await connection.read_until(b"\r\n", MAX_CHUNK_LINE)):
+        total = within_limit(total + size)
+        data = await connection.read_exactly(size + 2)
+        if not data.endswith(b"\r\n"):
+            raise BadRequestError(400, "a chunk is longer than its size")
+        parts.append(data[:-2])
+    left = MAX_HEAD
+    while (line := await connection.read_until(b"\r\n", left)) != b"\r\n":  # trailers
+        if line is None:
+            raise BadRequestError(431, "the trailers never end")
+        left -= len(line)
+    return b"".join(parts)

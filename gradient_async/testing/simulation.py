@@ -1,50 +1,38 @@
-"""The simulated model: the same request always brings the same reply."""
+"""The simulated model: checks a request, plans the answer in full, and sends it whole or in chunks."""
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, TypedDict, cast
 
-from .answers import Answer
-from .payloads import head, http_chunk, sse
+import msgspec
+from msgspec import Meta
+
+from ..decoding import check_params, known_params
+from ..errors import InvalidRequestError
+from ..types import FunctionDefinition
+from .payloads import chunk, completion, digitalocean_error, dump, http_chunk, openai_error, sse
 from .request import Request
-from .routes import openai_error
-from .script import Reply, reply_json
-from .validation import find_fault
-from .wire import Connection
-
-__all__ = ["Simulation"]
+from .schemas import choose_calls, fill_schema
+from .script import HOLD, RESET, Step, reply_json, start_stream
+from .words import Piece, cut_text, digest, last_text, reasoning, reply_text, text_of, tokenize
 
 _NAMES = ("simulated", "error-429", "error-500", "error-503", "error-stream", "error-cut", "error-stall")
 _AGENT = "simulated-agent"
-_EVENTS_BEFORE_FAULT = 5
-_FAULT_NAMES = {
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not_found",
-    429: "too_many_requests",
-}
+_BREAKS = {"error-cut": RESET, "error-stall": HOLD}
+_CHUNKS_BEFORE_FAULT = 5
+_ERROR_NAMES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 429: "too_many_requests"}
+_ARGUMENTS_PER_PIECE = 6  # characters of a call's arguments in one delta
 
 
 class Simulation:
-    """A model that needs no model.
-
-    It honours ``n``, ``stop``, ``max_tokens`` and ``max_completion_tokens``, ``seed`` and ``temperature``
-    (which vary the words), ``logprobs`` and ``top_logprobs``, ``tools`` with ``tool_choice`` and
-    ``parallel_tool_calls``, ``reasoning_effort``, ``response_format``, ``stream`` and ``stream_options``,
-    and refuses what the API would refuse. Agents may also ask for ``include_retrieval_info``,
-    ``include_functions_info`` and ``include_guardrails_info``.
-
-    With tools, a message from the user is answered by calls (two places joined by "and" are two calls), and
-    results of tools by text. Otherwise the words of the last message decide: see `reply_text`.
-
-    Some names of models bring trouble: ``error-NNN`` that status, for any from 400 to 599;
-    ``error-stream`` an error event in mid-stream, ``error-cut`` a connection broken there, ``error-stall``
-    silence from there on.
+    """A backend that pretends to be a model; docs/testing.md describes its behaviour.
 
     Args:
-        models: Names it goes by; none means that any name will do.
+        models: Names to accept; an empty sequence accepts any name.
         delay: Seconds between two events of a stream.
     """
 
@@ -53,94 +41,279 @@ class Simulation:
         self._delay = delay
 
     def names(self) -> Sequence[str]:
-        """Names for the list of models."""
+        """Return the names for the list of models."""
         return self._models or _NAMES
 
-    async def answer(
-        self, request: Request, connection: Connection, headers: Mapping[str, str], *, agent: bool
-    ) -> None:
-        """Answer one request for a completion."""
-        refusal, body = self._read(request, headers, agent=agent)
-        if refusal is not None:
-            await refusal(request, connection)
-            return
-        model = _AGENT if agent else str(body["model"])
-        if body.get("stream"):
-            await self._stream(request, connection, headers, Answer(body, model, agent=agent))
-        elif model == "error-cut":
-            connection.reset()
-        elif model == "error-stall":
-            await connection.wait_closed()
-        else:
-            whole = Answer(body, model, agent=agent).completion()
-            await reply_json(whole, 200, headers)(request, connection)
-
-    def _read(
-        self, request: Request, headers: Mapping[str, str], *, agent: bool
-    ) -> tuple[Reply | None, dict[str, Any]]:
+    def answer(self, request: Request, headers: Mapping[str, str]) -> Iterable[Step]:
+        """Return the reply to one request for a completion."""
+        agent = request.path.startswith("/api/") or request.query.get("agent") == "true"
         try:
-            body = request.json
+            body = check_request(request.json, agent=agent)
+        except InvalidRequestError as refused:
+            return reply_json(openai_error(str(refused), param=refused.param), 400, headers).steps
         except ValueError:
-            return reply_json(openai_error("the body is not JSON", code="invalid_json"), 400, headers), {}
-        fault = find_fault(body, agent=agent)
-        if fault is not None:
-            return reply_json(openai_error(fault.message, param=fault.param), 400, headers), {}
-        model = "" if agent else str(body["model"])
-        status = _status(model, stream=bool(body.get("stream")))
-        if status is not None:
-            return _trouble(status, headers), {}
+            return reply_json(openai_error("the body is not JSON", code="invalid_json"), 400, headers).steps
+        model: str = _AGENT if agent else body["model"]
+        stream = bool(body.get("stream"))
+        if status := re.fullmatch(r"error-([45][0-9]{2})", model):
+            return _error_on_demand(int(status[1]), headers)
+        if not stream and model == "error-stream":
+            return _error_on_demand(500, headers)
+        if not stream and model in _BREAKS:
+            return (_BREAKS[model],)
         if self._models and not agent and model not in self._models and not model.startswith("error-"):
             error = openai_error(f"the model {model!r} does not exist", param="model", code="model_not_found")
-            return reply_json(error, 404, headers), {}
-        return None, body
+            return reply_json(error, 404, headers).steps
+        answer = Answer(body, model, agent=agent)
+        if stream:
+            return self._stream(answer, headers, chunked=request.version == "1.1")
+        return reply_json(answer.completion(), 200, headers).steps
 
-    async def _stream(
-        self, request: Request, connection: Connection, headers: Mapping[str, str], answer: Answer
-    ) -> None:
-        chunked = request.version == "1.1"
-        fields = {**headers, "content-type": "text/event-stream", "cache-control": "no-cache"}
-        fields |= {"transfer-encoding": "chunked"} if chunked else {"connection": "close"}
-        await connection.write(head(200, fields))
-        for number, event in enumerate(_troubled(answer.chunks(), answer.model)):
-            if number and self._delay:
-                await connection.sleep(self._delay)
-            if event is None:
-                if answer.model == "error-stall":
-                    await connection.wait_closed()
-                connection.reset()
-                return
-            data = sse(event, done=False)
-            await connection.write(http_chunk(data) if chunked else data)
-        done = sse(done=True)
-        await connection.write(http_chunk(done) if chunked else done)
+    def _stream(self, answer: Answer, headers: Mapping[str, str], *, chunked: bool) -> Iterator[Step]:
+        breaks = _BREAKS.get(answer.model)
+        fails = answer.model == "error-stream"
+        chunks = _CHUNKS_BEFORE_FAULT if breaks or fails else None
+        events: Iterator[Mapping[str, Any]] = itertools.islice(answer.chunks(), chunks)
+        if fails:
+            message = "this error was asked for by the name of the model"
+            error = openai_error(message, kind="server_error", code="overloaded")
+            events = itertools.chain(events, [error])
+        writes = (sse(event, done=False) for event in events)
+        headers = {**headers, "cache-control": "no-cache"}
+        yield from start_stream(writes, headers, chunked=chunked, gap=self._delay)
+        if breaks:
+            yield breaks
+            return
+        yield http_chunk(sse()) if chunked else sse()
         if chunked:
-            await connection.write(http_chunk(b""))
+            yield http_chunk(b"")
 
 
-def _status(model: str, *, stream: bool) -> int | None:
-    name, _, number = model.rpartition("-")
-    if name == "error" and number.isdecimal() and number[0] in "45" and len(number) == len("404"):
-        return int(number)
-    return 500 if model == "error-stream" and not stream else None
+def _error_on_demand(status: int, headers: Mapping[str, str]) -> Iterable[Step]:
+    name = _ERROR_NAMES.get(status, "server_error" if status >= 500 else "bad_request")  # noqa: PLR2004  # an HTTP status
+    if name == "too_many_requests":
+        headers = {**headers, "retry-after": "1", "x-ratelimit-remaining-requests": "0"}
+    message = f"this error {status} was asked for by the name of the model"
+    return reply_json(digitalocean_error(name, message), status, headers).steps
 
 
-def _trouble(status: int, headers: Mapping[str, str]) -> Reply:
-    name = _FAULT_NAMES.get(status, "server_error" if status >= 500 else "bad_request")  # noqa: PLR2004  # an HTTP status
-    fields = dict(headers)
-    if status == 429:  # noqa: PLR2004  # the number is the name
-        fields |= {"retry-after": "1", "x-ratelimit-remaining-requests": "0"}
-    return reply_json(
-        {"id": name, "message": f"this error {status} was asked for by the name of the model"}, status, fields
-    )
+@dataclass(frozen=True)
+class Choice:
+    """One choice of an answer: the pieces that a stream sends one by one."""
+
+    index: int
+    pieces: list[Piece]
+    finish_reason: str
+
+    def message(self) -> dict[str, Any]:
+        """Return the message of a whole completion: the deltas, joined."""
+        message: dict[str, Any] = {"role": "assistant", "content": "", "refusal": None}
+        for name, value in itertools.chain(*(piece.delta.items() for piece in self.pieces)):
+            if name != "tool_calls":
+                message[name] = message.get(name, "") + value
+            elif "id" in value[0]:
+                call = {key: value[0][key] for key in ("id", "type", "function")}
+                message.setdefault(name, []).append({**call, "function": {**call["function"]}})
+                message["content"] = None
+            else:
+                message[name][-1]["function"]["arguments"] += value[0]["function"]["arguments"]
+        return message
+
+    def deltas(self) -> Iterator[dict[str, Any]]:
+        """Yield the choice as it stands in each chunk of a stream."""
+        rest = {"index": self.index, "finish_reason": None, "logprobs": None}
+        calls = any("tool_calls" in piece.delta for piece in self.pieces)
+        yield {**rest, "delta": {"role": "assistant", "content": None if calls else ""}}
+        for piece in self.pieces:
+            yield {**rest, "delta": piece.delta, "logprobs": _logprobs([piece])}
+        yield {**rest, "delta": {}, "finish_reason": self.finish_reason}
 
 
-def _troubled(chunks: Iterable[dict[str, Any]], model: str) -> Iterator[dict[str, Any] | None]:
-    if model not in ("error-stream", "error-cut", "error-stall"):
-        yield from chunks
-        return
-    yield from itertools.islice(chunks, _EVENTS_BEFORE_FAULT)
-    if model == "error-stream":
-        message = "this error was asked for by the name of the model"
-        yield {"error": {"message": message, "type": "server_error", "code": "overloaded", "param": None}}
-    else:
-        yield None
+class Answer:
+    """The answer to one valid request, to be sent whole or in chunks."""
+
+    def __init__(self, body: Mapping[str, Any], model: str, *, agent: bool) -> None:
+        self.model = model
+        self._body = body
+        self._agent = agent
+        self._messages: list[dict[str, Any]] = body["messages"]
+        self._prompt = last_text(self._messages)
+        temperature = body.get("temperature")
+        # Greedy decoding has no use for a seed.
+        self._variant = ("greedy",) if temperature == 0 else (temperature, body.get("seed"))
+        self._choices = [self._plan(index) for index in range(body.get("n") or 1)]
+        self._id = f"chatcmpl-{digest(self._messages, self._variant, model):012x}"
+
+    def _plan(self, index: int) -> Choice:
+        effort = self._body.get("reasoning_effort")
+        thoughts = reasoning(self._prompt, effort) if effort not in (None, "none") else ""
+        pieces = cut_text(thoughts, "reasoning_content")
+        if self._wants_tools():
+            pieces += self._call_pieces(index)
+            finish_reason = "tool_calls"
+        else:
+            top = (self._body.get("top_logprobs") or 0) if self._body.get("logprobs") else None
+            pieces += cut_text(self._text(index), "content", top=top, variant=(self._variant, index))
+            finish_reason = "stop"
+        limit = self._body.get("max_completion_tokens") or self._body.get("max_tokens") or float("inf")
+        totals = itertools.accumulate(piece.tokens for piece in pieces)
+        kept = [piece for piece, total in zip(pieces, totals, strict=True) if total <= limit]
+        return Choice(index, kept, finish_reason if len(kept) == len(pieces) else "length")
+
+    def _wants_tools(self) -> bool:
+        choice = self._body.get("tool_choice")
+        if not self._body.get("tools") or choice == "none":
+            return False
+        # The result of a call is answered with text, unless the request demands another call.
+        return choice not in (None, "auto") or self._messages[-1]["role"] != "tool"
+
+    def _call_pieces(self, index: int) -> Iterator[Piece]:
+        """Cut calls into deltas: first id and name, then the arguments in several pieces."""
+        choice: Any = self._body.get("tool_choice")
+        calls = choose_calls(
+            self._body["tools"],
+            self._prompt,
+            named=None if isinstance(choice, str | None) else choice["function"]["name"],
+            parallel=self._body.get("parallel_tool_calls") is not False,
+        )
+        for number, (name, value) in enumerate(calls):
+            call_id = f"call_{digest(self._prompt, number, name, index):012x}"
+            function = {"name": name, "arguments": ""}
+            entry = {"index": number, "id": call_id, "type": "function", "function": function}
+            yield Piece({"tool_calls": [entry]})
+            arguments = dump(value).decode()
+            for start in range(0, len(arguments), _ARGUMENTS_PER_PIECE):
+                part = arguments[start : start + _ARGUMENTS_PER_PIECE]
+                yield Piece({"tool_calls": [{"index": number, "function": {"arguments": part}}]})
+
+    def _text(self, index: int) -> str:
+        wanted: dict[str, Any] = self._body.get("response_format") or {}
+        text = reply_text(self._messages, variant=self._variant, choice=index)
+        if wanted.get("type") == "json_object":
+            text = dump({"reply": text}).decode()
+        elif wanted.get("type") == "json_schema":
+            text = dump(fill_schema(wanted["json_schema"]["schema"], self._prompt)).decode()
+        stop: str | list[str] = self._body.get("stop") or []
+        for word in [stop] if isinstance(stop, str) else stop:
+            text = text.partition(word)[0]
+        return text
+
+    def completion(self) -> dict[str, Any]:
+        """Return the answer whole."""
+        choices = [
+            {
+                "index": choice.index,
+                "message": choice.message(),
+                "finish_reason": choice.finish_reason,
+                "logprobs": _logprobs(choice.pieces),
+            }
+            for choice in self._choices
+        ]
+        answer = completion(choices=choices, id=self._id, model=self.model, usage=self._usage())
+        return answer | self._extras()
+
+    def chunks(self) -> Iterator[dict[str, Any]]:
+        """Yield the answer as chunks, those of several choices in turn."""
+        frame: dict[str, Any] = chunk(id=self._id, model=self.model)
+        options: dict[str, Any] = self._body.get("stream_options") or {}
+        with_usage = options.get("include_usage")
+        if with_usage:
+            frame["usage"] = None
+        rounds = itertools.zip_longest(*(choice.deltas() for choice in self._choices))
+        deltas = [delta for one_round in rounds for delta in one_round if delta is not None]
+        for delta in deltas[:-1]:
+            yield {**frame, "choices": [delta]}
+        yield {**frame, "choices": deltas[-1:], **self._extras()}
+        if with_usage:
+            yield {**frame, "choices": [], "usage": self._usage()}
+
+    def _usage(self) -> dict[str, Any]:
+        prompt = sum(len(tokenize(text_of(message.get("content")))) + 4 for message in self._messages)
+        pieces = [piece for choice in self._choices for piece in choice.pieces]
+        total = sum(piece.tokens for piece in pieces)
+        thoughts = sum(piece.tokens for piece in pieces if "reasoning_content" in piece.delta)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": total,
+            "total_tokens": prompt + total,
+            "cache_created_input_tokens": 0,
+            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
+            "cache_read_input_tokens": 0,
+            "completion_tokens_details": {"reasoning_tokens": thoughts},
+        }
+
+    def _extras(self) -> dict[str, Any]:
+        """Return the information that only agents give, as far as the request asks for it."""
+        page = f"A page that the simulated knowledge base holds on {self._prompt!r}."
+        data = {"id": "doc-1", "index": "kb-1", "filename": "page.md", "page_content": page, "score": 0.9}
+        calls = self._choices[0].message().get("tool_calls", ())
+        extras: dict[str, Any] = {
+            "retrieval": {"retrieved_data": [data]},
+            "functions": {"called_functions": [call["function"]["name"] for call in calls]},
+            "guardrails": {"triggered_guardrails": []},
+        }
+        return {
+            name: value
+            for name, value in extras.items()
+            if self._agent and self._body.get(f"include_{name}_info")
+        }
+
+
+def _logprobs(pieces: Sequence[Piece]) -> dict[str, Any] | None:
+    entries = [piece.logprobs for piece in pieces if piece.logprobs is not None]
+    return {"content": list(itertools.chain(*entries)), "refusal": None} if entries else None
+
+
+class _Text(msgspec.Struct, tag_field="type", tag="text"): ...
+
+
+class _JSONObject(msgspec.Struct, tag_field="type", tag="json_object"): ...
+
+
+class _NamedSchema(TypedDict):
+    schema: dict[str, Any]
+
+
+class _JSONSchema(msgspec.Struct, tag_field="type", tag="json_schema"):
+    json_schema: _NamedSchema
+
+
+class _FunctionTool(TypedDict):
+    function: FunctionDefinition
+
+
+class _Limits(TypedDict, total=False):
+    """The limits that this server has beyond the documented ones."""
+
+    stream: bool | None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None
+    stop: Annotated[str, Meta(min_length=1)] | list[Annotated[str, Meta(min_length=1)]] | None
+    response_format: _Text | _JSONObject | _JSONSchema | None
+    tools: list[_FunctionTool] | None
+
+
+def check_request(body: object, *, agent: bool) -> dict[str, Any]:
+    """Return the body of a request for a completion; raise `InvalidRequestError` where the API answers 400."""
+    if not isinstance(body, dict):
+        raise InvalidRequestError("the body must be a JSON object")
+    request = cast("dict[str, Any]", body)
+    try:
+        msgspec.convert(request, _Limits)
+    except msgspec.ValidationError as error:
+        # Such as "Expected `object`, got `int` - at `$.tools[1].function`".
+        limit, _, path = str(error).partition(" - at `$.")
+        raise InvalidRequestError(f"{path[:-1]}: {limit}", param=path[:-1]) from None
+    known = known_params(agent=agent)
+    params = {"model": None, "messages": None} | {name: request[name] for name in request if name in known}
+    try:
+        check_params(params, stream=bool(request.get("stream")), agent=agent)
+    except InvalidRequestError as error:
+        # The rest of the message tells users of this library how to send the value all the same.
+        raise InvalidRequestError(str(error).partition("; validate=False")[0], param=error.param) from None
+    names = [tool["function"]["name"] for tool in request.get("tools") or ()]
+    choice = request.get("tool_choice")
+    if choice in ("auto", "required") and not names:
+        raise InvalidRequestError("tool_choice is allowed only with tools", param="tool_choice")
+    if isinstance(choice, dict) and cast("dict[str, Any]", choice)["function"]["name"] not in names:
+        raise InvalidRequestError(f"tool_choice must name one of the tools, {names}", param="tool_choice")
+    return request

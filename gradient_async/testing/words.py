@@ -1,14 +1,14 @@
-"""What the simulated model says: short, sensible, and the same every time."""
+"""The texts of the simulated model, the same for the same request, and the tokens that they are cut into."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
-
-from .tokens import digest
-
-__all__ = ["last_text", "reasoning", "reply_text", "text_of"]
 
 _OPENERS = (
     'You asked about "{topic}".',
@@ -59,14 +59,26 @@ _NUMBERS: list[str] = re.findall(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty",
 )
-_MOST_COUNT = 1000
-_MOST_WORDS = 20_000
-_MOST_TOPIC = 80
-_MOST_RESULT = 200
+_MAX_COUNT = 1000
+_MAX_WORDS = 20_000
+_MAX_TOPIC = 80  # characters of the prompt to repeat
+_MAX_RESULT = 200  # characters of a tool's result to repeat
+
+_TOKEN = re.compile(r"\s?[A-Za-z']+|\s?\d{1,3}|\s?[^\w\s]|\s|\w")
+_MAX_LETTERS = 10  # characters of a token made of letters
+_MAX_FOREIGN = 3  # bytes of a token outside ASCII: an emoji is cut, as byte-pair encodings do
+_OTHERS: list[bytes] = re.findall(
+    rb" [a-z]+", b" the a of and to in is it that for on with as at by we not this one or so be but"
+)
+
+
+def digest(*parts: object) -> int:
+    """Turn values into a number that is the same on every machine, unlike `hash`."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode("utf-8", "replace")).digest()[:6])
 
 
 def text_of(content: object) -> str:
-    """Text of a message's content: a string, a part, or a list of both."""
+    """Return the text of a message's content: a string, a part, or a list of both."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -78,96 +90,73 @@ def text_of(content: object) -> str:
 
 
 def last_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """Text of the last message from the user; empty if there is none."""
-    for message in reversed(messages):
-        if message.get("role") == "user":
-            return text_of(message.get("content"))
-    return ""
+    """Return the text of the user's last message; empty if there is none."""
+    users = [message for message in messages if message.get("role") == "user"]
+    return text_of(users[-1].get("content")) if users else ""
 
 
 def _topic(prompt: str) -> str:
     words = " ".join(prompt.split()).rstrip(" ?!.")
-    if len(words) <= _MOST_TOPIC:
+    if len(words) <= _MAX_TOPIC:
         return words or "nothing in particular"
-    return words[:_MOST_TOPIC].rsplit(" ", 1)[0] + " …"
+    return words[:_MAX_TOPIC].rsplit(" ", 1)[0] + " …"
 
 
-def reply_text(messages: Sequence[Mapping[str, Any]], *, flavour: object, choice: int) -> str:
-    """Write the reply to a conversation.
+def reply_text(messages: Sequence[Mapping[str, Any]], *, variant: object, choice: int) -> str:
+    """Write the reply to a conversation, varied by seed and temperature (``variant``) and by the index of the choice.
 
-    Args:
-        messages: The conversation.
-        flavour: Whatever else decides on the words, such as seed and temperature.
-        choice: Index of the choice; choices of one request differ.
-
-    Returns:
-        The text. After results of tools it tells them; else the last message of the user decides: "Say: …"
-        is echoed, "Count to …", "… story", "… emoji", "… 500 words" and greetings are understood, and
-        everything else is answered with a few sentences that name it.
+    Results of tools at the end of the conversation are repeated. Otherwise the last message of the user decides:
+    "Say: …" is echoed, "Count to …", "… story", "… emoji", "… 500 words" and greetings are understood, and every
+    other message is answered with a few sentences that repeat its topic.
     """
     prompt = last_text(messages)
-    results = _results(messages)
-    if results:
-        text = f"According to the tools: {'; '.join(results)}. That should answer your question."
-    else:
-        text = _known(prompt) or ""
+    text = _tool_results(messages) or _known_reply(prompt)
     if text:
         return f"{text} (version {choice + 1})" if choice else text
-    number = digest(prompt, flavour) + choice
+    number = digest(prompt, variant) + choice
     opener = _OPENERS[number % len(_OPENERS)].format(topic=_topic(prompt))
-    # The lengths have no common divisor, so that 385 choices in a row differ.
+    # The lengths of the tables have no common divisor, so that 385 choices in a row differ.
     return f"{opener} {_MIDDLES[number % len(_MIDDLES)]} {_CLOSERS[number % len(_CLOSERS)]}"
 
 
-def _results(messages: Sequence[Mapping[str, Any]]) -> list[str]:
-    found: list[str] = []
-    for message in reversed(messages):
-        if message.get("role") != "tool":
-            break
-        found.insert(0, text_of(message.get("content"))[:_MOST_RESULT])
-    return found
+def _tool_results(messages: Sequence[Mapping[str, Any]]) -> str:
+    last = list(itertools.takewhile(lambda message: message.get("role") == "tool", reversed(messages)))
+    results = [text_of(message.get("content"))[:_MAX_RESULT] for message in reversed(last)]
+    return (
+        f"According to the tools: {'; '.join(results)}. That should answer your question." if results else ""
+    )
 
 
-def _known(prompt: str) -> str | None:
-    echo = re.match(r"\s*(?:say|echo|repeat):\s*(.+)", prompt, re.IGNORECASE | re.DOTALL)
-    if echo:
+def _known_reply(prompt: str) -> str:
+    if echo := re.match(r"\s*(?:say|echo|repeat):\s*(.+)", prompt, re.IGNORECASE | re.DOTALL):
         return echo[1]
-    count = re.search(r"\bcount (?:from \w+ )?to (\w+)", prompt, re.IGNORECASE)
-    if count:
+    if count := re.search(r"\bcount (?:from \w+ )?to (\w+)", prompt, re.IGNORECASE):
         return _count(count[1].lower())
-    words = re.search(r"\b(\d{1,6}) words\b", prompt)
-    if words:
-        return _words(min(int(words[1]), _MOST_WORDS))
+    if words := re.search(r"\b(\d{1,6}) words\b", prompt):
+        supply = itertools.cycle(" ".join(_MIDDLES).split())
+        return " ".join(itertools.islice(supply, min(int(words[1]), _MAX_WORDS)))
     if re.search(r"\bstory\b", prompt, re.IGNORECASE):
         return " ".join(_STORY).format(topic=_topic(prompt))
     if re.search(r"\bemojis?\b", prompt, re.IGNORECASE):
         return "Gladly: 👋 🌍 🚀 🎉 and a flag, 🇩🇪. Other scripts too: naïve, Zürich, Ελλάδα, 日本語, 안녕."
     if re.match(r"\s*(?:hi|hello|hey)\b", prompt, re.IGNORECASE):
         return "Hello! I am a simulated model on your own machine. What would you like to try?"
-    return None
+    return ""
 
 
 def _count(end: str) -> str:
+    numbers: Sequence[str] = ()
     if end in _NUMBERS:
-        said = _NUMBERS[1 : _NUMBERS.index(end) + 1]
+        numbers = _NUMBERS[1 : _NUMBERS.index(end) + 1]
     elif end.isdecimal():
-        said = [str(number) for number in range(1, min(int(end), _MOST_COUNT) + 1)]
-    else:
-        said = []
-    return (
-        f"{', '.join(said)}.".capitalize()
-        if said
-        else "I can count to twenty in words, or to 1000 in digits."
-    )
-
-
-def _words(count: int) -> str:
-    supply = " ".join(_MIDDLES).split()
-    return " ".join(supply[number % len(supply)] for number in range(count))
+        numbers = [str(number) for number in range(1, min(int(end), _MAX_COUNT) + 1)]
+    if not numbers:
+        return "I can count to twenty in words, or to 1000 in digits."
+    return f"{', '.join(numbers)}.".capitalize()
 
 
 def reasoning(prompt: str, effort: str) -> str:
-    """Think aloud about a prompt, the longer the higher the effort."""
+    """Write thoughts about a prompt, the more the higher the effort."""
     thoughts = (
         f'The user writes "{_topic(prompt)}".',
         "I am a simulation, so a short and friendly reply will do.",
@@ -176,3 +165,70 @@ def reasoning(prompt: str, effort: str) -> str:
         "Yes, that is fine.",
     )
     return " ".join(thoughts[: {"minimal": 1, "low": 2, "medium": 3, "high": 4}.get(effort, len(thoughts))])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A delta of a choice, how many tokens it holds, and their logprobs where the request asked for them."""
+
+    delta: dict[str, Any]
+    tokens: int = 1
+    logprobs: list[dict[str, Any]] | None = None
+
+
+def tokenize(text: str) -> list[bytes]:
+    """Cut text into tokens; joined, they are the UTF-8 bytes of the text."""
+    tokens: list[bytes] = []
+    for match in _TOKEN.findall(text):
+        data = match.encode("utf-8", "replace")
+        size = _MAX_LETTERS if data.isascii() else _MAX_FOREIGN
+        tokens += [data[i : i + size] for i in range(0, len(data), size)]
+    return tokens
+
+
+def cut_text(text: str, field: str, *, top: int | None = None, variant: object = None) -> list[Piece]:
+    """Cut text into deltas of one token, or of several tokens that are whole characters only together.
+
+    ``top`` is how many candidates to list for each token; None makes no logprobs at all. ``variant`` varies the
+    probabilities.
+    """
+    pieces: list[Piece] = []
+    tokens: list[bytes] = []
+    entries: list[dict[str, Any]] = []
+    for place, token in enumerate(tokenize(text)):
+        tokens.append(token)
+        if top is not None:
+            entries.append(_token_logprob(token, top, digest(variant, place, token)))
+        try:
+            characters = b"".join(tokens).decode()
+        except UnicodeDecodeError:
+            continue
+        pieces.append(Piece({field: characters}, len(tokens), None if top is None else entries))
+        tokens, entries = [], []
+    return pieces
+
+
+def _token_logprob(token: bytes, top: int, number: int) -> dict[str, Any]:
+    """Return the logprobs entry of a sampled token, as `number` decides.
+
+    The most likely candidate has 35 to 99 %, each further candidate one half of the remainder. One token in
+    eight is not the most likely one, as happens with a real model.
+    """
+    likely = 0.35 + (number % 1000) / 1000 * 0.64
+    chances = [likely, *((1.0 - likely) / 2**rank for rank in range(1, 21))]
+    rank = 1 if top > 1 and number // 1000 % 8 == 0 else 0
+    others = [other for other in _OTHERS if other != token]
+    start = number % len(others)
+    ranked = [*others[start:], *others[:start]]
+    ranked.insert(rank, token)
+    candidates = [_candidate(*pair) for pair in zip(ranked, chances, strict=False)]
+    return {**candidates[rank], "top_logprobs": candidates[:top]}
+
+
+def _candidate(token: bytes, chance: float) -> dict[str, Any]:
+    try:
+        text = token.decode()
+    except UnicodeDecodeError:
+        # Part of a character has no text. OpenAI's API spells its bytes.
+        text = "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
+    return {"token": text, "logprob": round(math.log(chance), 6), "bytes": list(token)}

@@ -368,7 +368,7 @@ await client.close()
 """,
         {
             "error": {
-                "message": "temperature must be a number from 0 to 2",
+                "message": "temperature=9: expected `float` <= 2.0 (documented: 0 to 2)",
                 "type": "invalid_request_error",
                 "code": None,
                 "param": "temperature",

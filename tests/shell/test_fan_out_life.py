@@ -28,7 +28,7 @@ def speaking() -> Handler:
 
 def ours() -> set[asyncio.Task[Any]]:
     """The tasks that are not the server's."""
-    return {task for task in asyncio.all_tasks() if "Server._serve" not in repr(task.get_coro())}
+    return {task for task in asyncio.all_tasks() if "Service._serve" not in repr(task.get_coro())}
 
 
 async def test_nothing_is_sent_before_it_is_entered(start: Start) -> None:

@@ -52,7 +52,7 @@ async def later(requests: Iterable[Any]) -> AsyncIterator[Any]:
 
 def ours() -> set[asyncio.Task[Any]]:
     """The tasks that are not the server's."""
-    return {task for task in asyncio.all_tasks() if "Server._serve" not in repr(task.get_coro())}
+    return {task for task in asyncio.all_tasks() if "Service._serve" not in repr(task.get_coro())}
 
 
 class Counted:

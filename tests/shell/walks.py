@@ -247,7 +247,7 @@ def timers(server: Server) -> list[str]:
     scheduled: list[Any] = getattr(asyncio.get_running_loop(), "_scheduled", [])
     for timer in scheduled:
         owner: Any = getattr(timer._callback, "__self__", None)
-        serves = isinstance(owner, asyncio.Timeout) and getattr(owner, "_task", None) in server._tasks
+        serves = isinstance(owner, asyncio.Timeout) and getattr(owner, "_task", None) in server._service.tasks
         sweeps = "weakref_handle" in repr(timer)
         idles = isinstance(owner, DeadlineTimer) and not owner._timed
         if not (timer.cancelled() or serves or sweeps or idles):
@@ -322,7 +322,7 @@ async def walk_through(
 
 
 async def _walk_once(server: Server, client: AsyncGradient, work: Work, *, stop: int, how: How) -> bool:
-    tasks = asyncio.all_tasks() - set(server._tasks)
+    tasks = asyncio.all_tasks() - set(server._service.tasks)
 
     async def run() -> None:
         await work(client)
@@ -347,6 +347,6 @@ async def _walk_once(server: Server, client: AsyncGradient, work: Work, *, stop:
     # Who leaves a stream without closing it is told so; nobody else is.
     messages = {str(warning.message).partition("> ")[2].partition(";")[0] for warning in warned}
     assert messages <= ({"was dropped before its end"} if work is _abandoned else set())
-    assert tasks == asyncio.all_tasks() - set(server._tasks)
+    assert tasks == asyncio.all_tasks() - set(server._service.tasks)
     assert [] == timers(server)
     return finished

@@ -1,15 +1,12 @@
-"""Values fit their schemas, and tokens their text."""
+"""Values fit their schemas."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from gradient_async.testing.schemas import fitting, subject
-from gradient_async.testing.tokens import text_pieces, tokenize
+from gradient_async.testing.schemas import fill_schema, subject
 
 TREE = {"$defs": {"t": {"type": "object", "properties": {"t": {"$ref": "#/$defs/t"}}}}, "$ref": "#/$defs/t"}
 
@@ -50,14 +47,14 @@ TREE = {"$defs": {"t": {"type": "object", "properties": {"t": {"$ref": "#/$defs/
         (None, "New Delhi"),
     ],
 )
-def test_fitting(schema: object, expected: object) -> None:
+def test_fill_schema(schema: object, expected: object) -> None:
     """Each kind of schema gets a value that fits, from the words of the prompt where it can."""
-    assert expected == fitting(schema, "Is it hot for 3 people, 12 dogs and 2.5 cats in New Delhi today?")
+    assert expected == fill_schema(schema, "Is it hot for 3 people, 12 dogs and 2.5 cats in New Delhi today?")
 
 
 def test_recursive_schema() -> None:
-    """A schema that contains itself comes to an end."""
-    value: Any = fitting(TREE, "x")
+    """A schema that contains itself gives a value of limited depth."""
+    value: Any = fill_schema(TREE, "x")
     depth = 0
     while value is not None:
         value = value["t"]
@@ -78,19 +75,3 @@ def test_recursive_schema() -> None:
 def test_subject(prompt: str, expected: str) -> None:
     """A prompt is about the last name in it, else about its last word."""
     assert expected == subject(prompt)
-
-
-@given(st.text())
-def test_tokens(text: str) -> None:
-    """Tokens are the bytes of the text, cut, and pieces its characters, never half of one."""
-    whole = text.encode("utf-8", "replace")
-    assert whole == b"".join(tokenize(text))
-    pieces = text_pieces(text, "content", top=1)
-    assert whole.decode() == "".join(piece.delta["content"] for piece in pieces)
-    assert len(tokenize(text)) == sum(piece.tokens for piece in pieces)
-    assert all(piece.tokens == len(piece.logprobs or ()) for piece in pieces)
-
-
-def test_long_words_are_cut() -> None:
-    """Long words are several tokens, and an emoji is two."""
-    assert [b"incomprehe", b"nsible", b" \xf0\x9f", b"\x91\x8b"] == tokenize("incomprehensible 👋")

@@ -1,4 +1,4 @@
-"""A client of a few lines on bare sockets, so that what the server writes is seen as it is."""
+"""A small client on bare sockets: tests see each write of the server as the server made it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Peer:
         await self.writer.drain()
 
     async def ask(self, target: str = "/v1/chat/completions", body: object = None, **headers: str) -> Answer:
-        """Send a request, GET without a body, and read the reply."""
+        """Send a POST, or a GET if there is no body, and read the reply."""
         await self.send(request_bytes(target, body, **headers))
         return await self.answer()
 
@@ -66,7 +66,7 @@ class Peer:
         return Answer(status, headers, body)
 
     async def chunk(self) -> bytes:
-        """Read one HTTP chunk; empty for the last."""
+        """Read one HTTP chunk; the last chunk is empty."""
         size = int(await self.reader.readuntil(b"\r\n"), 16)
         return (await self.reader.readexactly(size + 2))[:-2]
 
@@ -82,7 +82,7 @@ class Peer:
 
 
 def request_bytes(target: str = "/v1/chat/completions", body: object = None, **headers: str) -> bytes:
-    """Write a request; names of headers have _ for -."""
+    """Encode a request; names of headers are given with _ in place of -."""
     fields: Mapping[str, str] = {"host": "test", **headers}
     lines = [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
     if body is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from test_testing_support import ask, connect, request_bytes
+from peer import ask, connect, request_bytes
 
 from gradient_async.testing import RESET, Connection, Request, reply_json, reply_sse, reply_writes, serve
 
@@ -40,7 +40,7 @@ class TestLife:
     @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
     @pytest.mark.parametrize("turns", range(6))
     def test_leaving_while_connections_arrive(self, turns: int, run: Callable[[Any], Any]) -> None:
-        """Connections that arrive in the last moment are closed as well."""
+        """Connections that arrive while the server stops are closed too."""
         peers: list[socket.socket] = []
 
         async def main() -> None:
@@ -59,7 +59,7 @@ class TestLife:
                     assert b"" == peer.recv(1)
 
     async def test_not_running(self) -> None:
-        """Outside its block a server has no address, and says so."""
+        """Outside its block a server has no address, and the error says so."""
         server = serve()
         assert "<Server not running, 0 requests, 0 open connections>" == repr(server)
         with pytest.raises(RuntimeError, match="not running"):
@@ -77,7 +77,7 @@ class TestLife:
             assert f"http://[::1]:{server.port}" == server.url
 
     async def test_given_port(self) -> None:
-        """A port can be asked for, and one that is taken is an error."""
+        """A port can be chosen; a taken port raises an error."""
         async with serve() as server:
             with pytest.raises(OSError, match="in use"):
                 await serve(port=server.port).start()
@@ -105,7 +105,7 @@ class TestLife:
 
 class TestFailures:
     async def test_handler_raises(self) -> None:
-        """What a handler raises is told to the client, and raised where the block is left."""
+        """The client gets the exception of a handler as a 500; leaving the block raises it."""
 
         async def broken(request: Request, connection: Connection) -> None:
             raise ValueError("no good")
@@ -117,8 +117,18 @@ class TestFailures:
                 assert "false" == answer.headers["x-should-retry"]
                 assert "ValueError('no good')" in answer.json["message"]
 
+    async def test_no_coroutine_function(self) -> None:
+        """A handler that is not a coroutine function, and raises, fails like any other."""
+
+        def broken(request: Request, connection: Connection) -> Any:
+            raise ValueError("no good")
+
+        with pytest.raises(ValueError, match="no good"):
+            async with serve(broken) as server:
+                assert 500 == (await ask(server)).status
+
     async def test_several_raise(self) -> None:
-        """Several failures come as a group; a reply begun is broken off."""
+        """Several failures are raised as a group; an unfinished reply ends with a reset."""
 
         async def broken(request: Request, connection: Connection) -> None:
             await connection.write(b"HTTP/1.1 200 OK\r\n")
@@ -143,7 +153,7 @@ class TestFailures:
         assert "write after close" in str(second)
 
     async def test_noted_on_other_errors(self) -> None:
-        """A failing test is not hidden by a failing handler, but told of it."""
+        """The exception of a handler becomes a note on the failure of the test."""
 
         async def broken(request: Request, connection: Connection) -> None:
             raise ValueError("no good")
@@ -155,7 +165,7 @@ class TestFailures:
         assert ["A handler of the test server failed too: ValueError('no good')"] == caught.value.__notes__
 
     async def test_broken_handler_at_accept(self) -> None:
-        """What fails at accept is raised as well."""
+        """The exception of an `on_accept` handler is raised too."""
 
         async def broken(connection: Connection) -> None:
             raise ValueError("no good")

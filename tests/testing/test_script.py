@@ -1,4 +1,4 @@
-"""Scripted replies: a test decides every write."""
+"""Scripted replies: a test controls every write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvloop
-from test_testing_support import USER, ask, connect, request_bytes
+from peer import USER, ask, connect, request_bytes
 
 from gradient_async.testing import (
     CLOSE,
@@ -21,17 +21,14 @@ from gradient_async.testing import (
     Connection,
     Request,
     chunk,
-    completion,
     early,
     forever,
-    head,
     http_chunk,
     reply_bytes,
     reply_json,
     reply_sse,
     reply_writes,
     serve,
-    sse,
 )
 
 
@@ -47,12 +44,12 @@ class TestOrder:
             assert "chat.completion" == answer.json["object"]
 
     async def test_repeat(self) -> None:
-        """A script may begin anew."""
+        """With `repeat`, the script starts again when it is used up."""
         async with serve(reply_json(1), reply_json(2), repeat=True) as server:
             assert [1, 2, 1, 2, 1] == [(await ask(server)).json for _ in range(5)]
 
     async def test_handler(self) -> None:
-        """A handler serves what is not scripted, knowing the request and the connection."""
+        """A handler answers requests that are not scripted; its connection knows the request."""
 
         async def handler(request: Request, connection: Connection) -> None:
             assert request is connection.request
@@ -67,14 +64,14 @@ class TestOrder:
 
 class TestWrites:
     async def test_as_they_stand(self) -> None:
-        """Bytes are sent as they stand, and the connection serves on."""
+        """Bytes are sent as they stand, and the connection stays open."""
         async with serve(reply_writes([b"any", b"thing"]), reply_json(1)) as server, connect(server) as peer:
             await peer.send(request_bytes())
             assert b"anything" == await peer.reader.readexactly(8)
             assert 1 == (await peer.ask()).json
 
     async def test_apart(self) -> None:
-        """Writes with silence between them arrive apart."""
+        """Writes with a pause between them arrive apart."""
         async with serve(reply_writes([b"a", 0.05, b"b", 0, CLOSE])) as server, connect(server) as peer:
             await peer.send(request_bytes())
             assert b"a" == await peer.reader.read(100)
@@ -89,7 +86,7 @@ class TestWrites:
         seen: list[int] = []
 
         async def handler(request: Request, connection: Connection) -> None:
-            sock = connection._wire.transport.get_extra_info("socket")
+            sock = connection.transport.get_extra_info("socket")
             seen.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             await reply_json(1)(request, connection)
 
@@ -116,7 +113,7 @@ class TestWrites:
             assert server.requests[0].closed_at is None
 
     async def test_reset(self) -> None:
-        """RESET breaks the connection, what was written before it still arrives."""
+        """RESET breaks the connection; bytes written before still arrive."""
         async with serve(reply_writes([b"abc", RESET])) as server, connect(server) as peer:
             await peer.send(request_bytes())
             assert b"abc" == await peer.reader.readexactly(3)
@@ -140,7 +137,7 @@ class TestWrites:
             await peer.rest()
 
     async def test_hold(self) -> None:
-        """HOLD keeps silent until the peer closes; what follows is dropped without a word."""
+        """HOLD writes nothing until the peer closes; later steps are dropped silently."""
         async with serve(reply_writes([b"a", HOLD, b"b"])) as server:
             async with connect(server) as peer:
                 await peer.send(request_bytes())
@@ -160,12 +157,12 @@ class TestWrites:
                 await server.wait_closed_connections()
 
     def test_forever_needs_steps(self) -> None:
-        """Nothing, for ever, would be a dead loop."""
+        """`forever()` without steps is refused: it would block the event loop."""
         with pytest.raises(ValueError, match="at least one step"):
             forever()
 
     async def test_sleep_ends_with_the_peer(self) -> None:
-        """No handler sleeps on when nobody is there."""
+        """A pause ends when the peer closes."""
         async with serve(reply_writes([b"a", 60])) as server:
             async with connect(server) as peer:
                 await peer.send(request_bytes())
@@ -173,7 +170,7 @@ class TestWrites:
             await server.wait_closed_connections(timeout=0.2)
 
     async def test_closed(self) -> None:
-        """A handler can ask whether the peer is there."""
+        """A handler can ask whether the peer has closed."""
         seen: list[object] = []
 
         async def handler(request: Request, connection: Connection) -> None:
@@ -210,13 +207,13 @@ class TestReplies:
 
     @pytest.mark.parametrize("make", [reply_bytes, reply_sse])
     async def test_announced_close(self, make: Any) -> None:
-        """Who announces to close does it."""
+        """A reply with `Connection: close` closes the connection."""
         async with serve(make(b"x", headers={"Connection": "Close"})) as server, connect(server) as peer:
             await peer.ask()
             assert b"" == await peer.rest()
 
     async def test_sse_chunked(self) -> None:
-        """Each event is an HTTP chunk of its own, and [DONE] the last."""
+        """Each event is an HTTP chunk of its own; [DONE] is the last event."""
         async with serve(reply_sse(chunk("a"), "b\nc", b": d\n\n")) as server, connect(server) as peer:
             await peer.send(request_bytes())
             status, headers = await peer.head()
@@ -234,7 +231,7 @@ class TestReplies:
         )
 
     def test_sse_empty_write(self) -> None:
-        """A write without events is an error in the test."""
+        """A write without events is refused."""
         with pytest.raises(ValueError, match="per_write=0"):
             reply_sse("a", per_write=0)
 
@@ -254,7 +251,7 @@ class TestReplies:
             assert (framing == "length") == ("content-length" in answer.headers)
 
     async def test_data(self) -> None:
-        """A reply can be taken as bytes, and cut."""
+        """`Reply.data` has all bytes of a reply, to be cut."""
         whole = reply_sse("a", gap=0.1).data
         assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
         assert whole.endswith(b"0\r\n\r\n")
@@ -267,54 +264,3 @@ class TestReplies:
         async with serve(early(reply_json({}, 413))) as server, connect(server) as peer:
             await peer.send(b"POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n")
             assert 413 == (await peer.answer()).status
-
-
-class TestPayloads:
-    def test_chunk(self) -> None:
-        """A chunk holds what was asked for and nothing else."""
-        made = chunk("a", index=2, role="assistant", finish_reason="stop", model="m", service_tier=None)
-        assert {"role": "assistant", "content": "a"} == made["choices"][0]["delta"]
-        assert (2, "stop", None) == tuple(
-            made["choices"][0][name] for name in ("index", "finish_reason", "logprobs")
-        )
-        assert ("m", None) == (made["model"], made["service_tier"])
-        assert {"reasoning_content": "r", "refusal": "f", "tool_calls": [{"index": 0}]} == (
-            chunk(reasoning_content="r", refusal="f", tool_calls=[{"index": 0}])["choices"][0]["delta"]
-        )
-        assert {} == chunk()["choices"][0]["delta"]
-        assert [] == chunk(choices=[], usage={"total_tokens": 1})["choices"]
-
-    def test_completion(self) -> None:
-        """A completion is whole by default, and every field can be replaced."""
-        made = completion("a")
-        assert {"role": "assistant", "content": "a", "refusal": None} == made["choices"][0]["message"]
-        assert 12 == made["usage"]["total_tokens"]
-        full = completion(None, reasoning_content="r", refusal="f", tool_calls=[], usage=None, id="x")
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": None,
-            "refusal": "f",
-            "reasoning_content": "r",
-            "tool_calls": [],
-        }
-        assert message == full["choices"][0]["message"]
-        assert (None, "x") == (full["usage"], full["id"])
-
-    def test_sse(self) -> None:
-        """An event stream is made of objects, strings and raw bytes."""
-        assert b'data: {"a":"\xc3\xa9"}\n\ndata: b\n\n:c\ndata: [DONE]\n\n' == sse({"a": "é"}, "b", b":c\n")
-        assert b"" == sse(done=False)
-
-    def test_lone_surrogate(self) -> None:
-        """Half a surrogate pair, which no UTF-8 can hold, is escaped."""
-        assert b'data: {"a":"\\ud83d"}\n\n' == sse({"a": "\ud83d"}, done=False)
-
-    def test_head(self) -> None:
-        """A status line has its phrase; unknown codes, which tests need too, have another."""
-        assert b"HTTP/1.1 404 Not Found\r\na: b\r\n\r\n" == head(404, {"a": "b", "c": None})
-        assert b"HTTP/1.1 529 Unknown\r\n\r\n" == head(529)
-
-    def test_http_chunk(self) -> None:
-        """An HTTP chunk has its size in hexadecimal; an empty one ends the body."""
-        assert b"10\r\n0123456789abcdef\r\n" == http_chunk(b"0123456789abcdef")
-        assert b"0\r\n\r\n" == http_chunk(b"")

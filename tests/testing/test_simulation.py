@@ -1,13 +1,14 @@
-"""The simulated model: every parameter it honours."""
+"""The simulated model: its parameters, refusals, and trouble on demand."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
 import pytest
-from test_testing_support import USER, Answer, ask, connect, request_bytes
+from peer import USER, Answer, ask, connect, request_bytes
 
 from gradient_async.testing import serve
 
@@ -24,7 +25,7 @@ CLOCK = {"type": "function", "function": {"name": "get_time", "parameters": PLAC
 
 
 async def model(prompt: str = "Hi", path: str = "/v1/chat/completions", **params: Any) -> Answer:
-    """Ask a fresh simulated model."""
+    """Ask a new simulated model."""
     body = {"model": "m", "messages": [{"role": "user", "content": prompt}], **params}
     async with serve() as server:
         return await ask(server, path, body)
@@ -37,7 +38,7 @@ async def content(prompt: str = "Hi", **params: Any) -> str:
 
 
 def assembled(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """Put a stream together: for each choice what a completion would hold."""
+    """Assemble a stream: return the content, calls and logprobs of each choice."""
     found: dict[int, dict[str, Any]] = {}
     for choice in (choice for chunk in chunks for choice in chunk["choices"]):
         message: dict[str, Any] = found.setdefault(
@@ -58,7 +59,7 @@ def assembled(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 class TestReplies:
     async def test_default(self) -> None:
-        """Any prompt is answered by a few sentences that name it, and the usage adds up."""
+        """Any prompt is answered by a few sentences that repeat it, and the usage adds up."""
         reply = (await model("What is love?")).json
         (choice,) = reply["choices"]
         assert "What is love" in choice["message"]["content"]
@@ -75,7 +76,7 @@ class TestReplies:
         assert 0 == usage["cache_creation"]["ephemeral_5m_input_tokens"]
 
     async def test_deterministic(self) -> None:
-        """The same request brings the same reply; seed and temperature vary it, a greedy one ignores the seed."""
+        """The same request brings the same reply; seed and temperature vary it; temperature 0 ignores the seed."""
         prompt = "What is love?"
         assert (await model(prompt)).body == (await model(prompt)).body
         assert 1 < len({await content(prompt, seed=seed) for seed in range(4)})
@@ -98,12 +99,12 @@ class TestReplies:
         assert expected == await content(prompt)
 
     async def test_length_on_demand(self) -> None:
-        """A number of words can be asked for, and a story is longer than a reply."""
+        """A prompt can ask for a number of words; a story is longer than other replies."""
         assert 500 == len((await content("Write 500 words")).split())
         assert 150 < (await model("Tell me a story")).json["usage"]["completion_tokens"] < 300
 
     async def test_odd_prompts(self) -> None:
-        """Long prompts are cut, and there may be no prompt at all."""
+        """A reply repeats the beginning of a long prompt, and can do without a prompt."""
         text = await content("word " * 50)
         assert " word …" in text
         assert 300 > len(text)
@@ -117,7 +118,7 @@ class TestReplies:
         assert "yes" == await content(messages=[{"role": "user", "content": {"text": "Say: yes"}}])
 
     async def test_agent(self) -> None:
-        """An agent needs no model, and adds what it is asked for."""
+        """An agent needs no model, and adds the information that the request asks for."""
         wanted = {f"include_{name}_info": True for name in ("retrieval", "functions", "guardrails")}
         body = {"messages": USER}
         async with serve() as server:
@@ -189,7 +190,7 @@ class TestStreams:
         assert ["One, two, three.", "One, two, three. (version 2)", "One, two, three. (version 3)"] == texts
 
     async def test_delay(self) -> None:
-        """Tokens can be paced."""
+        """`delay` keeps tokens apart."""
         async with serve(delay=0.01) as server:
             began = time.monotonic()
             body = {"model": "m", "messages": [{"role": "user", "content": "Say: a b c"}], "stream": True}
@@ -215,7 +216,7 @@ class TestParameters:
 
     @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
     async def test_length(self, name: str) -> None:
-        """No more tokens than asked for."""
+        """A reply has no more tokens than the limit."""
         params: dict[str, Any] = {name: 3}
         reply = (await model("Count to ten", **params)).json
         choice = reply["choices"][0]
@@ -230,7 +231,7 @@ class TestParameters:
 
     @pytest.mark.parametrize("top", [0, 1, 5, 20])
     async def test_logprobs(self, top: int) -> None:
-        """Each token has its bytes and its chance; the candidates are sorted, and the sampled one is among them."""
+        """Each token has its bytes and its probability; the sorted candidates include the sampled token."""
         choice = (await model("emoji", logprobs=True, top_logprobs=top)).json["choices"][0]
         entries = choice["logprobs"]["content"]
         data = b"".join(bytes(entry["bytes"]) for entry in entries)
@@ -248,13 +249,13 @@ class TestParameters:
         assert (top < 2) <= all(sampled_first)
 
     async def test_logprobs_without_candidates(self) -> None:
-        """Candidates are told only when asked for."""
+        """Without top_logprobs there are no candidates."""
         entries = (await model(logprobs=True)).json["choices"][0]["logprobs"]["content"]
         assert {0} == {len(entry["top_logprobs"]) for entry in entries}
 
     @pytest.mark.parametrize(("effort", "tokens"), [("none", 0), ("low", 1), ("high", 30)])
     async def test_reasoning(self, effort: str, tokens: int) -> None:
-        """Effort makes the model think aloud before it answers, the more the higher."""
+        """The model reasons before it answers, the longer the higher the effort."""
         reply = (await model(reasoning_effort=effort)).json
         thoughts = reply["choices"][0]["message"].get("reasoning_content", "")
         assert bool(tokens) == bool(thoughts)
@@ -307,8 +308,15 @@ class TestTools:
         single = await model(prompt, tools=[WEATHER], parallel_tool_calls=False)
         assert 1 == len(single.json["choices"][0]["message"]["tool_calls"])
 
+    @pytest.mark.parametrize("parameters", [None, {}])
+    async def test_no_parameters(self, parameters: Any) -> None:
+        """A tool without parameters is called with an empty object."""
+        tool = {"type": "function", "function": {"name": "get_time", "parameters": parameters}}
+        (call,) = (await model("What time is it?", tools=[tool])).json["choices"][0]["message"]["tool_calls"]
+        assert "{}" == call["function"]["arguments"]
+
     async def test_same_tool_twice(self) -> None:
-        """A thing without a word of its own goes to the tool of the whole question."""
+        """A part of the question that suits no tool goes to the tool of the whole question."""
         reply = await model("What is the weather in Paris and London?", tools=[CLOCK, WEATHER], n=2)
         first, second = (choice["message"]["tool_calls"] for choice in reply.json["choices"])
         assert [("get_weather", '{"city":"Paris"}'), ("get_weather", '{"city":"London"}')] == [
@@ -327,3 +335,127 @@ class TestTools:
         messages = [{"role": "tool", "tool_call_id": "1", "content": "x"}]
         reply = (await model(messages=messages, tools=[WEATHER], tool_choice="required")).json["choices"][0]
         assert "tool_calls" == reply["finish_reason"]
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("param", "value"),
+        [
+            ("model", None),
+            ("model", ""),
+            ("messages", None),
+            ("messages", []),
+            ("messages[0]", ["Hi"]),
+            ("messages[1].role", [*USER, {"role": "king"}]),
+            ("temperature", 2.1),
+            ("temperature", True),
+            ("top_p", "1"),
+            ("frequency_penalty", -3),
+            ("presence_penalty", 3),
+            ("n", 0),
+            ("n", 129),
+            ("n", True),
+            ("n", 1.5),
+            ("max_tokens", 0),
+            ("max_completion_tokens", -1),
+            ("top_logprobs", 21),
+            ("top_logprobs", 3),
+            ("logprobs", 1),
+            ("stream", "yes"),
+            ("parallel_tool_calls", 0),
+            ("seed", 2**63),
+            ("stop", []),
+            ("stop", ""),
+            ("stop", ["a"] * 5),
+            ("stop[0]", [1]),
+            ("stream_options", {"include_usage": True}),
+            ("stream_options", True),
+            ("reasoning_effort", 1),
+            ("response_format", "json"),
+            ("response_format.type", {"type": "xml"}),
+            ("response_format", {"type": "json_schema"}),
+            ("response_format.json_schema", {"type": "json_schema", "json_schema": {}}),
+            ("tools", {"a": 1}),
+            ("tools[0]", [1]),
+            ("tools[0]", [{"type": "function"}]),
+            ("tools[1].function.name", [WEATHER, {"type": "function", "function": {"name": "a b"}}]),
+            ("tool_choice", "auto"),
+        ],
+    )
+    async def test_invalid(self, param: str, value: Any) -> None:
+        """Invalid requests are refused as the API does, with an error in OpenAI's shape."""
+        answer = await model(**{re.split(r"[.\[]", param)[0]: value})
+        assert 400 == answer.status
+        error = answer.json["error"]
+        assert (param, "invalid_request_error", None) == (error["param"], error["type"], error["code"])
+        assert error["message"]
+
+    @pytest.mark.parametrize(
+        "choice",
+        ["any", {}, {"function": {"name": "other"}}, {"type": "function", "function": {"name": "other"}}],
+    )
+    async def test_invalid_tool_choice(self, choice: Any) -> None:
+        """A choice has to name a tool of the request."""
+        assert "tool_choice" == (await model(tools=[WEATHER], tool_choice=choice)).json["error"]["param"]
+
+    @pytest.mark.parametrize("body", [b"{", b"\xff", b"[1]"])
+    async def test_no_object(self, body: bytes) -> None:
+        """A body that is no JSON object is refused."""
+        async with serve() as server:
+            answer = await ask(server, body=body)
+            assert (400, None) == (answer.status, answer.json["error"]["param"])
+
+    async def test_tool_choice_none_without_tools(self) -> None:
+        """tool_choice none needs no tools."""
+        assert 200 == (await model(tool_choice="none")).status
+
+
+class TestTroubleOnDemand:
+    @pytest.mark.parametrize(
+        ("name", "status", "code"),
+        [
+            ("error-401", 401, "unauthorized"),
+            ("error-429", 429, "too_many_requests"),
+            ("error-418", 418, "bad_request"),
+            ("error-529", 529, "server_error"),
+            ("error-stream", 500, "server_error"),
+        ],
+    )
+    async def test_status(self, name: str, status: int, code: str) -> None:
+        """The name of the model asks for an error."""
+        answer = await model(model=name)
+        assert (status, code) == (answer.status, answer.json["id"])
+        assert ("1" if status == 429 else None) == answer.headers.get("retry-after")
+
+    @pytest.mark.parametrize("name", ["error-200", "error-4290", "error-", "my-error-429"])
+    async def test_other_names(self, name: str) -> None:
+        """Names that resemble these are ordinary names."""
+        assert 200 == (await model(model=name)).status
+
+    async def test_error_in_stream(self) -> None:
+        """An error event comes in the middle of a stream."""
+        *chunks, last = (await model(model="error-stream", stream=True)).chunks
+        assert 5 == len(chunks)
+        assert ("overloaded", "server_error") == (last["error"]["code"], last["error"]["type"])
+
+    async def test_cut(self) -> None:
+        """The connection breaks in the middle of a stream, or in place of a reply."""
+        for stream in (True, False):
+            with pytest.raises((ConnectionResetError, EOFError)):
+                await model(model="error-cut", stream=stream)
+
+    async def test_stall(self) -> None:
+        """The server falls silent in the middle of a stream, or in place of a reply."""
+        async with serve() as server:
+            for stream in (True, False):
+                async with connect(server) as peer:
+                    body = {"model": "error-stall", "messages": USER, "stream": stream}
+                    await peer.send(request_bytes(body=body))
+                    if stream:
+                        await peer.head()
+                        for _ in range(5):
+                            await peer.chunk()
+                    while not server.requests:
+                        await peer.send(b"")
+                    assert 1 == server.open_connections
+                await server.wait_closed_connections()

@@ -1,12 +1,13 @@
-"""Recorded streams come back byte for byte, in the writes asked for."""
+"""Keys, paths and headers of the API; recordings, replayed byte for byte."""
 
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
-from test_testing_support import USER, Peer, connect, request_bytes
+from peer import USER, Peer, ask, connect, request_bytes
 
 from gradient_async.testing import serve
 
@@ -43,14 +44,14 @@ async def test_by_name(folder: Path) -> None:
 
 
 async def test_in_turn(folder: Path) -> None:
-    """Any other model, or a body that is none, plays them in turn, sorted by name."""
+    """A request that names no recording, or is not JSON, plays the next recording, sorted by name."""
     async with serve(replay=folder) as server, connect(server) as peer:
         bodies: list[object] = [{"model": "x"}, {}, b"not JSON", [1]]
         assert [A, B, A, B] == [b"".join(await play(peer, body=body)) for body in bodies]
 
 
 async def test_event_by_event(folder: Path) -> None:
-    """One event a write, whatever its line endings, the unfinished one included."""
+    """Each write holds one event, whatever the line endings; an unfinished event is the last write."""
     async with serve(replay=str(folder)) as server, connect(server) as peer:
         assert [b": hello\r\n\r\n", b"data: 1\n\n", b"data: \xff\r\r", b"data: [DONE]"] == await play(
             peer, "a"
@@ -58,14 +59,14 @@ async def test_event_by_event(folder: Path) -> None:
 
 
 async def test_write_size(folder: Path) -> None:
-    """Writes of a size of one's own."""
+    """`write_size` sets the size of each write."""
     async with serve(replay=folder, write_size=16) as server, connect(server) as peer:
         assert [A[:16], A[16:32], A[32:]] == await play(peer, "a")
 
 
 @pytest.mark.parametrize("beside", [True, False])
 async def test_recorded_sizes(folder: Path, *, beside: bool) -> None:
-    """Where a manifest tells how a stream was read when it was recorded, it is written like that."""
+    """A stream whose manifest has the sizes of its reads is written in pieces of these sizes."""
     lines = [
         {"file": "bodies/x.json"},
         {"file": "streams/a.sse", "recorded_read_sizes": [3, 5]},
@@ -79,7 +80,7 @@ async def test_recorded_sizes(folder: Path, *, beside: bool) -> None:
 
 
 async def test_delay(folder: Path) -> None:
-    """Writes can be spread over time."""
+    """`delay` keeps writes apart."""
     async with serve(replay=folder, write_size=1, delay=0.001) as server, connect(server) as peer:
         assert B == b"".join(await play(peer, "b"))
 
@@ -92,7 +93,7 @@ async def test_http10(folder: Path) -> None:
 
 
 async def test_models_and_keys(folder: Path) -> None:
-    """The list of models has the recordings; keys are asked for as by the simulated model."""
+    """The list of models names the recordings; a wrong key is refused."""
     async with serve(replay=folder, keys="k") as server, connect(server) as peer:
         models = (await peer.ask("/v1/models", authorization="Bearer k")).json
         assert ["a", "b"] == [model["id"] for model in models["data"]]
@@ -100,7 +101,7 @@ async def test_models_and_keys(folder: Path) -> None:
 
 
 def test_nothing_to_replay(tmp_path: Path) -> None:
-    """A folder without recordings is an error that says what to do."""
+    """A folder without recordings raises an error that says what to do."""
     with pytest.raises(ValueError, match=r"has no \*\.sse file; give a folder of recorded streams"):
         serve(replay=tmp_path)
     with pytest.raises(ValueError, match="is not a folder"):
@@ -108,7 +109,7 @@ def test_nothing_to_replay(tmp_path: Path) -> None:
 
 
 def test_bad_write_size(folder: Path) -> None:
-    """A write holds something."""
+    """An empty write size is refused."""
     with pytest.raises(ValueError, match="write_size=0"):
         serve(replay=folder, write_size=0)
 
@@ -117,7 +118,56 @@ def test_bad_write_size(folder: Path) -> None:
     "line", ["{", "[]", '{"recorded_read_sizes": [1]}', '{"file": 1, "recorded_read_sizes": 1}']
 )
 def test_bad_manifest(folder: Path, line: str) -> None:
-    """A manifest that cannot be read is an error that names the line."""
+    """A manifest that cannot be read raises an error that names the line."""
     (folder / "manifest.jsonl").write_text("{}\n" + line)
     with pytest.raises(ValueError, match=r"manifest\.jsonl, line 2: not an object"):
         serve(replay=folder)
+
+
+class TestRoutes:
+    async def test_keys(self) -> None:
+        """A server with keys refuses any other key with an error in DigitalOcean's shape."""
+        body = {"model": "m", "messages": USER}
+        async with serve(keys=["k1", "k2"]) as server:
+            for key in ("Bearer k1", "bearer  k2"):
+                assert 200 == (await ask(server, body=body, authorization=key)).status
+            for key in ("Bearer k", "Basic k1", "k1"):
+                answer = await ask(server, body=body, authorization=key)
+                assert (401, "unauthorized") == (answer.status, answer.json["id"])
+            assert 401 == (await ask(server, "/v1/models")).status
+            assert 200 == (await ask(server, "/health")).status
+
+    async def test_models(self) -> None:
+        """Models are listed; a server with a list of models refuses any other model."""
+        async with serve() as server:
+            names = [entry["id"] for entry in (await ask(server, "/models")).json["data"]]
+            assert "simulated" in names
+        async with serve(models=["a", "b"]) as server:
+            listed = (await ask(server, "/v1/models")).json
+            assert ("list", ["a", "b"]) == (listed["object"], [entry["id"] for entry in listed["data"]])
+            assert 200 == (await ask(server, body={"model": "b", "messages": USER})).status
+            answer = await ask(server, body={"model": "c", "messages": USER})
+            assert (404, "model_not_found") == (answer.status, answer.json["error"]["code"])
+            assert 503 == (await ask(server, body={"model": "error-503", "messages": USER})).status
+
+    async def test_routes(self) -> None:
+        """Unknown paths and wrong methods are refused; the reply to HEAD has no body."""
+        async with serve() as server, connect(server) as peer:
+            assert {"status": "ok"} == (await peer.ask("/health")).json
+            answer = await peer.ask("/v2")
+            assert (404, "not_found") == (answer.status, answer.json["id"])
+            answer = await peer.ask("/v1/chat/completions")
+            assert (405, "POST") == (answer.status, answer.headers["allow"])
+            await peer.send(b"HEAD /v1/models HTTP/1.1\r\n\r\n")
+            assert (405, b"") == ((answer := await peer.answer()).status, answer.body)
+            assert 200 == (await peer.ask("/health")).status
+
+    async def test_headers(self) -> None:
+        """Replies are numbered, and their headers have rate limits that fall and start over."""
+        async with serve() as server, connect(server) as peer:
+            seen = [(await peer.ask("/health")).headers for _ in range(251)]
+            assert ["req-000001", "req-000002"] == [headers["x-request-id"] for headers in seen[:2]]
+            left = [int(headers["x-ratelimit-remaining-requests"]) for headers in seen]
+            assert [249, 248, 250, 249] == [*left[:2], *left[249:]]
+            assert "5000000" == seen[0]["x-ratelimit-limit-tokens-per-day"]
+            assert time.time() < int(seen[0]["x-ratelimit-reset-tokens-per-day"]) <= time.time() + 86_400

@@ -1,139 +1,31 @@
-"""The server itself: HTTP, limits, connections, and leaving nothing behind."""
+"""Connections: requests in sequence, early replies, and peers that leave."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import socket
 import time
 from typing import Any
 
 import pytest
-from test_testing_support import USER, ask, connect, request_bytes
+from peer import USER, ask, connect, request_bytes
 
 from gradient_async.testing import (
     CLOSE,
     HOLD,
     RESET,
     Connection,
-    Headers,
     Request,
+    connection,
     early,
     head,
-    parsing,
     reply_json,
     reply_writes,
     serve,
-    service,
-    wire,
 )
 
 OK = reply_json({"ok": True})
-
-
-async def hold(request: Request, connection: Connection) -> None:
-    await connection.wait_closed()
-
-
-class TestRequests:
-    async def test_recorded(self) -> None:
-        """A test finds everything the client sent, keys included."""
-        async with serve(OK) as server:
-            before = time.monotonic()
-            await ask(server, "/v1/chat/completions?a=1&b=", {"x": [1]}, authorization="Bearer k", X_Y="z")
-            (request,) = server.requests
-            assert ("POST", "/v1/chat/completions", {"a": "1", "b": ""}) == (
-                request.method,
-                request.path,
-                request.query,
-            )
-            assert "1.1" == request.version
-            assert "Bearer k" == request.headers["Authorization"]
-            assert "z" == request.headers["x-y"]
-            assert {"x": [1]} == request.json
-            assert b'{"x": [1]}' == request.body
-            assert 1 == request.connection
-            assert before <= request.received_at <= time.monotonic()
-            assert request.closed_at is None
-
-    async def test_repr_hides_keys(self) -> None:
-        """No repr that may end up in a log shows a key."""
-        async with serve(OK) as server:
-            await ask(server, "/x?token=secret", {"a": "secret"}, authorization="Bearer secret", accept="a/b")
-            (request,) = server.requests
-            assert "<Request POST /x, 15 bytes, connection 1>" == repr(request)
-            assert "secret" not in repr(request.headers)
-            assert "'accept': 'a/b'" in repr(request.headers)
-
-    def test_repeated_headers(self) -> None:
-        """A field that came several times is joined, and its parts are kept."""
-        headers = Headers([("A", "1"), ("b", "2"), ("a", "3")])
-        assert {"a": "1, 3", "b": "2"} == dict(headers)
-        assert (("A", "1"), ("b", "2"), ("a", "3")) == headers.pairs
-        assert 2 == len(headers)
-        assert "A" in headers
-        assert "c" not in headers
-
-    async def test_chunked_body(self) -> None:
-        """A chunked request is put together, extensions and trailers dropped."""
-        async with serve(OK) as server, connect(server) as peer:
-            await peer.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n\r\n3;a=b\r\nabc\r\n")
-            await peer.send(b"0A \r\n0123456789\r\n0\r\nX: y\r\n\r\n")
-            assert {"ok": True} == (await peer.answer()).json
-            assert b"abc0123456789" == server.requests[0].body
-
-    async def test_cut_everywhere(self) -> None:
-        """Where the network cuts a request does not matter."""
-        async with serve(OK) as server, connect(server) as peer:
-            for byte in request_bytes("/p", b"body"):
-                await peer.send(bytes([byte]))
-                await asyncio.sleep(0)
-            assert 200 == (await peer.answer()).status
-            assert b"body" == server.requests[0].body
-
-    async def test_large_body(self) -> None:
-        """A body beyond every buffer arrives whole."""
-        async with serve(OK) as server:
-            body = bytes(3 * wire._MOST_UNREAD)
-            assert 200 == (await ask(server, "/", body)).status
-            assert body == server.requests[0].body
-
-    @pytest.mark.parametrize(
-        ("data", "status"),
-        [
-            (b"SSH-2.0-x\r\n\r\n", 400),
-            (b"GET / HTTP/2.0\r\n\r\n", 400),
-            (b"GET / HTTP/1.1\r\nbad header\r\n\r\n", 400),
-            (b"GET / HTTP/1.1\r\n folded: x\r\n\r\n", 400),
-            (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-            (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
-            (b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", 413),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 400),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1" * 2000, 400),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n", 400),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFF\r\n", 413),
-            (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 20_000, 431),
-            (b"GET / HTTP/1.1\r\n" + b"a" * parsing.MOST_HEAD, 431),
-        ],
-    )
-    async def test_garbage(self, data: bytes, status: int) -> None:
-        """What is no clean HTTP is refused, and the connection closed; no handler sees it."""
-        async with serve(OK) as server, connect(server) as peer:
-            await peer.send(data)
-            answer = await peer.answer()
-            assert (status, "close") == (answer.status, answer.headers["connection"])
-            assert b"" == await peer.rest()
-            assert [] == server.requests
-
-    async def test_refusal_reaches_a_busy_client(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A client that is still sending can read why it was refused; one that never stops is closed."""
-        monkeypatch.setattr(service, "_LINGER", 0.05)
-        async with serve() as server, connect(server) as peer:
-            await peer.send(b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n")
-            for _ in range(8):
-                peer.writer.write(bytes(wire._MOST_UNREAD // 4))
-            assert 413 == (await peer.answer()).status
-            await server.wait_closed_connections()
 
 
 class TestConnections:
@@ -153,15 +45,15 @@ class TestConnections:
         [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: foo, Close\r\n\r\n"],
     )
     async def test_closed_on_request(self, data: bytes) -> None:
-        """HTTP/1.0, and whoever asks for it, gets the connection closed after the reply."""
+        """HTTP/1.0 and `Connection: close` close the connection after the reply."""
         async with serve(OK) as server, connect(server) as peer:
             await peer.send(data)
             assert (await peer.rest()).endswith(b'{"ok":true}')
             assert 1 == server.connections
 
     async def test_pipelined_beyond_the_bounds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Requests sent ahead are served one after the other, though reading pauses."""
-        monkeypatch.setattr(wire, "_MOST_UNREAD", 10)
+        """Pipelined requests are answered in order although reading pauses."""
+        monkeypatch.setattr(connection, "MAX_UNREAD", 10)
         async with serve(OK, repeat=True) as server, connect(server) as peer:
             for _ in range(2):
                 await peer.send(request_bytes("/") * 3)
@@ -241,7 +133,7 @@ class TestConnections:
             assert 1 == len(server.requests)
 
     async def test_peer_leaves_in_mid_request(self) -> None:
-        """Half a request is no request."""
+        """A request that breaks off is not recorded."""
         async with serve() as server:
             async with connect(server) as peer:
                 await peer.send(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")
@@ -250,7 +142,7 @@ class TestConnections:
 
     @pytest.mark.parametrize("action", [CLOSE, RESET])
     async def test_fault_at_accept(self, action: Any) -> None:
-        """A connection can be ended before it says anything."""
+        """A command can end a connection before its first request."""
         async with serve(on_accept=action) as server, connect(server) as peer:
             if action is CLOSE:
                 assert b"" == await peer.rest()
@@ -260,7 +152,7 @@ class TestConnections:
             assert (1, []) == (server.connections, server.requests)
 
     async def test_handler_at_accept(self) -> None:
-        """What happens at accept may depend on which connection it is."""
+        """An `on_accept` handler can tell connections by their number."""
 
         async def first_only(connection: Connection) -> None:
             if connection.number == 1:
@@ -286,3 +178,23 @@ class TestConnections:
             assert b"" == await peer.rest()
             assert b"" == server.requests[0].body
             assert seen == server.requests
+
+    async def test_refused_after_leaving(self) -> None:
+        """A peer that leaves before it is refused leaves neither task nor transport behind."""
+        errors: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+        tasks: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue()
+
+        async def note(connection: Connection) -> None:
+            tasks.put_nowait(asyncio.current_task())
+
+        async with serve(on_accept=note) as server:
+            with socket.create_connection(("127.0.0.1", server.port)) as peer:
+                peer.sendall(b"SSH-2.0-x\r\n\r\n")
+            serving = await tasks.get()
+            assert serving is not None
+            await asyncio.wait([serving], timeout=1)
+            assert serving.done()
+        del serving
+        gc.collect()
+        assert [] == errors
