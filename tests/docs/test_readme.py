@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from importlib import metadata
+from typing import Any
 
 from pages import ROOT
 
@@ -33,7 +34,7 @@ def test_links_lead_somewhere() -> None:
 
 def test_links_of_the_packages_page_lead_into_the_repository() -> None:
     """No link of the README is relative there, and each one names a file that is in the repository."""
-    package = metadata.metadata("gradient_async")
+    package: Any = metadata.metadata("gradient_async")
     homepage = dict(url.split(", ", 1) for url in package.get_all("Project-URL") or [])["Homepage"]
     links = re.findall(r"\]\(([^)]+)\)", str(package.get_payload()))
     ours = [link.removeprefix(f"{homepage}/blob/main/") for link in links if link.startswith(homepage)]
