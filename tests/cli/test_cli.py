@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -46,7 +47,7 @@ def test_interruption_and_a_closed_pipe_have_their_own_exits(
 
 def test_a_reader_that_leaves_is_no_trouble() -> None:
     """As ``gradient-async serve | head -1`` does."""
-    command = f"{sys.executable} -m gradient_async chat --local 'Write 2000 words' | head -c 10"
+    command = f"{shlex.quote(sys.executable)} -m gradient_async chat --local 'Write 2000 words' | head -c 10"
     began = time.monotonic()
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)  # noqa: S607  # whichever bash there is
     assert (done.returncode, done.stderr) == (0, "")

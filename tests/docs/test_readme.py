@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from importlib import metadata
-from typing import Any
 
 from pages import ROOT
 
@@ -34,9 +33,9 @@ def test_links_lead_somewhere() -> None:
 
 def test_links_of_the_packages_page_lead_into_the_repository() -> None:
     """No link of the README is relative there, and each one names a file that is in the repository."""
-    package: Any = metadata.metadata("gradient_async")
-    homepage = dict(url.split(", ", 1) for url in package.get_all("Project-URL") or [])["Homepage"]
-    links = re.findall(r"\]\(([^)]+)\)", str(package.get_payload()))
+    page = metadata.distribution("gradient_async").read_text("METADATA") or ""
+    (homepage,) = re.findall(r"^Project-URL: Homepage, (.+)$", page, re.MULTILINE)
+    links = re.findall(r"\]\(([^)]+)\)", page)
     ours = [link.removeprefix(f"{homepage}/blob/main/") for link in links if link.startswith(homepage)]
     assert [link for link in links if not link.startswith("https://")] == []
     assert sorted(re.findall(r"\]\((?!https?:)([^)#]+)", README)) == sorted(ours)

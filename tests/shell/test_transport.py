@@ -334,8 +334,8 @@ async def test_a_reply_that_nobody_asked_for_is_not_taken_for_the_next(
     server, client = await start(
         reply_writes([reply_json(whole("first")).data, gap, extra]), reply_json(whole("second"))
     )
-    answers: list[str | None] = []
-    for _ in range(2):
-        answers.append((await ask(client)).choices[0].message.content)
-        await asyncio.sleep(0.05)
-    assert (["first", "second"], 2) == (answers, server.connections)
+    first = await ask(client)
+    await server.wait_closed_connections()
+    second = await ask(client)
+    assert ["first", "second"] == [answer.choices[0].message.content for answer in (first, second)]
+    assert server.connections == 2
