@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from ..config import Limits
 from ..errors import StreamError, StreamLimitError, refused_choice
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Run
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
 from .choices import ChoiceState
 from .plain import copied, merge, weight
 
@@ -132,7 +132,7 @@ class CompletionAssembler:
             StreamProtocolError: If an index is negative.
             StreamLimitError: If there are more choices, calls or bytes than `Limits` allow.
         """
-        if type(chunks) is Run and chunks.texts:
+        if type(chunks) is TextBatch and chunks.texts:
             if chunks.choices is None:
                 self._add_run(chunks)
             else:
@@ -157,7 +157,7 @@ class CompletionAssembler:
         if self._size > self._most:
             self._refuse_size()
 
-    def _add_run(self, run: Run) -> None:
+    def _add_run(self, run: TextBatch) -> None:
         """Add chunks that differ in their text alone: after the first, there is nothing but text to add."""
         first = run[0]
         self._head(first)
@@ -175,7 +175,7 @@ class CompletionAssembler:
         if self._size > self._most:
             self._refuse_size()
 
-    def _add_runs(self, run: Run, choices: list[int]) -> None:
+    def _add_runs(self, run: TextBatch, choices: list[int]) -> None:
         """Add chunks that differ in text and choice: where all choices have begun, there is nothing but text to add."""
         first = run[0]
         role = first.choices[0].delta.role

@@ -17,10 +17,10 @@ from ..types import (
     ChatCompletionChunk,
     ChoiceDelta,
     ChunkChoice,
-    Field,
     FunctionDelta,
-    Make,
-    Run,
+    MakeChunks,
+    TextBatch,
+    TextField,
     ToolCallDelta,
 )
 from .normalize import REFUSED, settle
@@ -55,7 +55,14 @@ class Pattern:
     __slots__ = ("_after", "_before", "_choice", "_cut", "_field", "_gap", "_joint", "_make", "_rest")
 
     def __init__(
-        self, before: bytes, after: bytes, *, gap: bytes = b"", field: Field, choice: int, make: Make
+        self,
+        before: bytes,
+        after: bytes,
+        *,
+        gap: bytes = b"",
+        field: TextField,
+        choice: int,
+        make: MakeChunks,
     ) -> None:
         self._before = _HEAD + before
         self._after = after + _END
@@ -65,11 +72,11 @@ class Pattern:
         end = -len(self._joint) - 1
         self._cut = itemgetter(slice(0, end) if gap else slice(len(before), -len(after)))
         self._rest = itemgetter(slice(end, -1))
-        self._field: Field = field
+        self._field: TextField = field
         self._choice = choice
         self._make = make
 
-    def run(self, block: bytes) -> Run | None:
+    def run(self, block: bytes) -> TextBatch | None:
         """Take the texts out of a block of events; None if there is anything in it but such events.
 
         Args:
@@ -91,9 +98,13 @@ class Pattern:
             texts = _strings(pieces)
         except REFUSED:
             return None
-        return None if texts is None else Run(texts, field=self._field, choice=self._choice, make=self._make)
+        return (
+            None
+            if texts is None
+            else TextBatch(texts, field=self._field, choice=self._choice, make=self._make)
+        )
 
-    def _of_several(self, middle: bytes) -> Run | None:
+    def _of_several(self, middle: bytes) -> TextBatch | None:
         """Take texts and indices out of events."""
         first, *between = middle.split(self._gap)
         if not between:
@@ -109,7 +120,7 @@ class Pattern:
         texts = _strings([*map(self._cut, between), last])
         if texts is None:
             return None
-        return Run(texts, field=self._field, choice=choices, make=self._make)
+        return TextBatch(texts, field=self._field, choice=choices, make=self._make)
 
 
 def _strings(pieces: list[bytes]) -> list[str] | None:
@@ -167,21 +178,21 @@ def learn(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Pattern | No
     return None
 
 
-def _text_of(chunk: ChatCompletionChunk) -> tuple[Field, str] | None:
+def _text_of(chunk: ChatCompletionChunk) -> tuple[TextField, str] | None:
     """Return the text of a chunk, and which field it is; None if it has none, or several."""
     if len(chunk.choices) != 1:
         return None
     delta = chunk.choices[0].delta
-    fields: list[tuple[Field, str | None]] = [
+    fields: list[tuple[TextField, str | None]] = [
         ("content", delta.content),
         ("reasoning_content", delta.reasoning_content),
         *(("arguments", call.function.arguments) for call in delta.tool_calls or ()),
     ]
-    texts: list[tuple[Field, str]] = [(field, text) for field, text in fields if text]
+    texts: list[tuple[TextField, str]] = [(field, text) for field, text in fields if text]
     return texts[0] if len(texts) == 1 else None
 
 
-def _maker(chunk: ChatCompletionChunk, field: Field) -> Make:
+def _maker(chunk: ChatCompletionChunk, field: TextField) -> MakeChunks:
     """Return what makes chunks like this one, one of each text and the index beside it.
 
     They hold what a stream of text repeats in every chunk, and nothing else: to add one to a completion, after

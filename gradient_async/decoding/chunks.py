@@ -11,7 +11,7 @@ import msgspec
 from ..config import Limits
 from ..errors import StreamError, StreamLimitError
 from ..sse import EventDecoder, end_of_lines, plain_objects
-from ..types import ChatCompletionChunk, ChunkChoice, Run
+from ..types import ChatCompletionChunk, ChunkChoice, TextBatch
 from .batches import Pattern, learn
 from .bounds import refusal
 from .careful import CarefulDecoder, fit_choice, is_whole
@@ -270,7 +270,7 @@ class ChunkDecoder(CarefulDecoder):
                 self._finish()
         return chunks
 
-    def _run(self, block: bytes) -> Run | None:
+    def _run(self, block: bytes) -> TextBatch | None:
         """Take a block of chunks that differ from those before in their text alone."""
         pattern = self._pattern
         # Of long texts there are too few to gain by it.

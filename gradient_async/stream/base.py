@@ -11,7 +11,7 @@ from typing import Protocol, Self
 from ..assembly import CompletionAssembler
 from ..errors import APIError, StreamError, StreamLimitError
 from ..events import EventBuilder
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Run
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
 from .choices import Choices
 from .lanes import Lane
 from .views import ChoiceStream, CursorTextStream, EventStream, TextStream, text_of
@@ -159,7 +159,7 @@ class ChunkStream:
         """Put the cursor before these chunks."""
         self._assembled = 0
         self._batch = batch
-        if type(batch) is Run and batch.choice == 0 and batch.field == "content":
+        if type(batch) is TextBatch and batch.choice == 0 and batch.field == "content":
             # Chunks are made of the texts once somebody asks for chunks.
             self._cursor = self._texts = iter(batch.texts)
             self._ready = iter(())
@@ -198,7 +198,7 @@ class ChunkStream:
         try:
             if passed - start == 1:
                 self._assembler.add(batch[start])
-            elif type(batch) is Run:
+            elif type(batch) is TextBatch:
                 self._assembler.extend(batch[start:passed])
             else:
                 rest = iter(batch[start:passed])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from ..errors import StreamProtocolError, escape
-from ..types import ChatCompletionChunk, Run
+from ..types import ChatCompletionChunk, TextBatch
 
 __all__ = ["has_content", "is_event_stream", "what_is"]
 
@@ -71,7 +71,7 @@ def _kind(content_type: str) -> str:
 
 def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
     """Whether a model has spoken: text, reasoning, refusal, a tool call's piece, a finish_reason, usage."""
-    if type(chunks) is Run:
+    if type(chunks) is TextBatch:
         return chunks.field == "arguments" or any(chunks.texts)
     for chunk in chunks:
         for choice in chunk.choices:

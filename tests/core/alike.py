@@ -13,7 +13,7 @@ from wire import DONE, delta, event, raw
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamError
-from gradient_async.types import ChatCompletionChunk, Run
+from gradient_async.types import ChatCompletionChunk, TextBatch
 
 __all__ = ["FORMS", "TEXTS", "a_run", "any_stream", "by_itself", "outcome", "pulled", "same", "written"]
 
@@ -53,7 +53,7 @@ def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
             except StreamError as error:
                 errors.append(error)
                 break
-            runs += type(batch) is Run
+            runs += type(batch) is TextBatch
             found += batch
     try:
         found += decoder.close()
@@ -180,13 +180,13 @@ def any_stream(dice: random.Random) -> tuple[bytes, list[int], dict[str, Any]]:
     return wire, [dice.randrange(len(wire) + 1) for _ in range(dice.randrange(4))], options
 
 
-def a_run(*texts: str, name: str = "content", index: int = 0, **more: Any) -> Run:
+def a_run(*texts: str, name: str = "content", index: int = 0, **more: Any) -> TextBatch:
     """Decode a run of these texts."""
     first, *others = (event(delta(index, **more, **{name: content})) for content in ("a", *texts))
     decoder = ChunkDecoder()
     decoder.feed(first)
     decoder.push(b"".join(others))
     run = decoder.pull()
-    assert isinstance(run, Run)
+    assert isinstance(run, TextBatch)
     assert [*texts] == run.texts
     return run

@@ -15,7 +15,7 @@ from wire import DONE, delta, event, raw, text
 
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder, batches, chunks
-from gradient_async.types import ChatCompletionChunk, Run
+from gradient_async.types import ChatCompletionChunk, TextBatch
 
 FORM = FORMS[0]
 
@@ -27,7 +27,7 @@ def pulls(*pieces: bytes, **options: Any) -> list[list[str] | None]:
     for piece in pieces:
         decoder.push(piece)
         batch = decoder.pull()
-        told.append(batch.texts if isinstance(batch, Run) else None)
+        told.append(batch.texts if isinstance(batch, TextBatch) else None)
     return told
 
 
@@ -156,10 +156,10 @@ class TestLearn:
         monkeypatch.setattr(chunks, "learn", counted)
         for at in range(300):
             decoder.push(text("a", id=str(at)))
-            assert not isinstance(decoder.pull(), Run)
+            assert not isinstance(decoder.pull(), TextBatch)
         assert [0, 2, 6, 14, 30, 62, 126, 190, 254] == lessons
         decoder.push(text("b", id="254"))
-        assert isinstance(decoder.pull(), Run)
+        assert isinstance(decoder.pull(), TextBatch)
         for at in range(300, 303):
             decoder.push(text("a", id=str(at)))
             decoder.pull()
@@ -253,7 +253,7 @@ class TestRun:
         assert expected == list(run)
         assert (expected[0], expected[-1], 3) == (run[0], run[-1], len(run))
         assert expected[1:] == list(run[1:])
-        assert isinstance(run[1:], Run)
+        assert isinstance(run[1:], TextBatch)
         run[0].choices[0].delta.content = "x"
         next(iter(run)).choices.clear()
         assert expected == list(run)

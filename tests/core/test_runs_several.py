@@ -13,7 +13,7 @@ from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamError
-from gradient_async.types import ChatCompletionChunk, Run
+from gradient_async.types import ChatCompletionChunk, TextBatch
 
 
 def piece(arguments: str, **more: Any) -> bytes:
@@ -33,7 +33,7 @@ def compact(wire: bytes) -> bytes:
     )
 
 
-def run_of(*events: bytes, first: bytes = b"", **options: Any) -> Run | None:
+def run_of(*events: bytes, first: bytes = b"", **options: Any) -> TextBatch | None:
     """Decode a block twice; return the run it is the second time, if it is one."""
     decoder = ChunkDecoder(**options)
     decoder.feed(first or b"".join(events))
@@ -41,7 +41,7 @@ def run_of(*events: bytes, first: bytes = b"", **options: Any) -> Run | None:
     batch = decoder.pull()
     expected = ChunkDecoder(**options).feed(b"".join(by_itself(b"".join(events))))
     assert expected == list(batch)
-    return batch if isinstance(batch, Run) else None
+    return batch if isinstance(batch, TextBatch) else None
 
 
 class TestArguments:
@@ -148,7 +148,7 @@ class TestSeveral:
             decoder = ChunkDecoder(on_bad_event="skip")
             decoder.feed(b"".join(usual))
             decoder.push(wire)
-            assert not isinstance(decoder.pull(), Run)
+            assert not isinstance(decoder.pull(), TextBatch)
 
     @pytest.mark.parametrize(
         "events",
@@ -214,7 +214,7 @@ class TestSeveral:
         same_sums(ChunkDecoder().feed(of(0, "x") + of(1, "x")), run)
 
 
-def same_sums(before: list[ChatCompletionChunk], run: Run, **options: Any) -> None:
+def same_sums(before: list[ChatCompletionChunk], run: TextBatch, **options: Any) -> None:
     """Check that a run adds up to what its chunks do, and is refused where one of them is."""
     by_run, one_by_one = CompletionAssembler(**options), CompletionAssembler(**options)
     errors: list[list[str]] = []
