@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from ..errors import refused_call
+from ..errors import call_index_error
 from ..types import (
     ChatCompletionMessage,
     Choice,
@@ -135,7 +135,7 @@ class ChoiceState:
         if index is None:
             index = self._next_index
         if not 0 <= index < limit or len(self.calls) >= limit:
-            raise refused_call(self.index, index, limit)
+            raise call_index_error(self.index, index, limit)
         call = CallState(index)
         self.calls.append(call)
         self._latest[index] = self._latest[None] = call

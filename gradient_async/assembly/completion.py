@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from ..config import Limits
-from ..errors import StreamError, StreamLimitError, refused_choice
+from ..errors import StreamError, StreamLimitError, choice_index_error
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
 from .choices import ChoiceState
 from .plain import copied, merge, weight
@@ -264,7 +264,7 @@ class CompletionAssembler:
 
     def _open(self, index: int) -> ChoiceState:
         if not 0 <= index < self._max_choices:
-            raise refused_choice(index, self._max_choices)
+            raise choice_index_error(index, self._max_choices)
         state = self.choices[index] = ChoiceState(index)
         return state
 

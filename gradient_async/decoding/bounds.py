@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import StreamError, refused_call, refused_choice
+from ..errors import StreamError, call_index_error, choice_index_error
 from ..types import ChunkChoice
 
 __all__ = ["refusal"]
@@ -22,8 +22,8 @@ def refusal(choice: ChunkChoice, choices: range | None, calls: range) -> StreamE
     if choices is None:
         return None
     if choice.index not in choices:
-        return refused_choice(choice.index, len(choices))
+        return choice_index_error(choice.index, len(choices))
     for call in choice.delta.tool_calls or ():
         if call.index is not None and call.index not in calls:
-            return refused_call(choice.index, call.index, len(calls))
+            return call_index_error(choice.index, call.index, len(calls))
     return None
