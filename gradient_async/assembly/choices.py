@@ -16,7 +16,7 @@ from ..types import (
     ToolCall,
     ToolCallDelta,
 )
-from .plain import Pieces, copied, merge, weight
+from .plain import Pieces, copied, json_size, merge
 
 __all__ = ["CallState", "ChoiceState"]
 
@@ -195,7 +195,7 @@ class ChoiceState:
             size += call.custom.add(entry.custom)
         if entry.extra_content is not None:
             call.extra_content = merge(call.extra_content, entry.extra_content)
-            size += weight(entry.extra_content)
+            size += json_size(entry.extra_content)
         return size
 
     def add_logprobs(self, logprobs: ChoiceLogprobs) -> int:
@@ -254,7 +254,7 @@ class ChoiceState:
             items: list[Any] | None = getattr(delta, name)
             if items is not None:
                 rest.setdefault(name, []).extend(items)
-                size += weight(items)
+                size += json_size(items)
         if delta.function_call is not None:
             # The first entry is the name, those after it are pieces of the arguments.
             pieces = rest.setdefault("function_call", [""])
@@ -265,7 +265,7 @@ class ChoiceState:
             size += rest.setdefault("audio", Pieces("data", "transcript")).add(delta.audio)
         if delta.extra_content is not None:
             rest["extra_content"] = merge(rest.get("extra_content"), delta.extra_content)
-            size += weight(delta.extra_content)
+            size += json_size(delta.extra_content)
         return size
 
     def finished(self) -> Choice:

@@ -10,7 +10,7 @@ from ..config import Limits
 from ..errors import StreamError, StreamLimitError, choice_index_error
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
 from .choices import ChoiceState
-from .plain import copied, merge, weight
+from .plain import copied, json_size, merge
 
 __all__ = ["CompletionAssembler"]
 
@@ -280,4 +280,4 @@ class CompletionAssembler:
             piece = getattr(chunk, name)
             if piece is not None:
                 self._extras[name] = merge(self._extras.get(name), piece)
-                self._size += weight(piece)
+                self._size += json_size(piece)

@@ -8,7 +8,7 @@ import msgspec
 
 from ..errors import StreamProtocolError
 
-__all__ = ["Pieces", "copied", "merge", "weight"]
+__all__ = ["Pieces", "copied", "json_size", "merge"]
 
 _DEEPEST = 16  # levels of objects that are merged; below them the newer piece replaces the older
 
@@ -39,7 +39,7 @@ def copied(value: Any, depth: int = _DEEPEST) -> Any:
     return cast("Any", value)
 
 
-def weight(value: Any) -> int:
+def json_size(value: Any) -> int:
     """Return how many bytes of JSON a piece is.
 
     Raises:
@@ -70,13 +70,13 @@ class Pieces:
         """Add a piece; return how many bytes of JSON it is."""
         if not isinstance(piece, dict):
             self._other = piece
-            return weight(piece)
+            return json_size(piece)
         for name, value in cast("dict[str, Any]", piece).items():
             if name in self._names and isinstance(value, str):
                 self._fields.setdefault(name, []).append(value)
             elif value is not None and name not in self._names:
                 self._fields[name] = value
-        return weight(cast("Any", piece))
+        return json_size(cast("Any", piece))
 
     def joined(self) -> Any:
         """Return the object."""

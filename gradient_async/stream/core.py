@@ -11,7 +11,6 @@ from ..config import Limits, Timeout
 from ..errors import ResponseInfo, StreamLimitError
 from ..types import ChatCompletionChunk, Headers, RateLimits
 from .base import ChunkStream
-from .raw import undelivered
 from .source import Source
 from .timing import Timing
 from .views import RawStream
@@ -116,13 +115,17 @@ class ChatCompletionStream(ChunkStream):
 
     @property
     def raw(self) -> RawStream:
-        """The bytes as received, ``[DONE]`` included, to relay; shares the cursor, and assembles too."""
+        """The bytes as received, ``[DONE]`` included, to relay them; everything is assembled nevertheless.
+
+        Choose it before anything else is read.
+        """
         return RawStream(self)
 
     async def next_raw(self) -> bytes:
         """Return the next bytes.
 
         Raises:
+            TypeError: If chunks, text or events were read before.
             APIError: How the stream ended, if badly; after the bytes that tell it.
             StopAsyncIteration: At the end.
         """
@@ -130,13 +133,7 @@ class ChatCompletionStream(ChunkStream):
         while self._reading:
             await self.pump()
         if not self._relayed:
-            # Chunks were read before: bytes go on right after the last of them.
-            self._relayed = True
-            rest = b"" if source.was_buffered else undelivered(source.decoder, len(self._batch), self._cursor)
-            self._pass_all()
-            self._pass_pending()
-            if rest:
-                return rest
+            raise TypeError("stream.raw has to be chosen before anything else is read from the stream")
         source.received = b""
         self._reading = True
         try:

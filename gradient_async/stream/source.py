@@ -84,7 +84,7 @@ class Source(Ending):
         Returns:
             What to await, and then to call `take`, or `stop` if that failed; None if `advance` is to be called.
         """
-        if self._fresh or self._eof or self.error is not None or not self.decoder.settled:
+        if self._fresh or self._eof or self.error is not None or not self.decoder.idle:
             return None
         return self._body.begin()
 

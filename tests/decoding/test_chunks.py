@@ -7,6 +7,7 @@ from types import FrameType
 
 import pytest
 from feeding import feedings, one_by_one
+from sse_runs import held_bytes
 from wire import DONE, contents, decoded, delta, event, raw, refused, run, text
 
 from gradient_async.config import Limits
@@ -46,7 +47,7 @@ class TestUsual:
         chunks, decoder = decoded(b"")
         assert ([], False, 0) == (chunks, decoder.done, decoder.events)
         fresh = ChunkDecoder()
-        assert (b"", False, None, 0) == (fresh.block, fresh.torn, fresh.error, fresh.pending)
+        assert (False, None, 0) == (fresh.done, fresh.error, fresh.pending)
 
     def test_what_is_no_content_makes_no_chunk(self) -> None:
         """Comments, blocks without data, empty data and null are keep-alives."""
@@ -312,5 +313,5 @@ class TestLimits:
             decoder.feed(b": keep-alive\n")
         for _ in range(2000):
             decoder.feed(b":" + b"x" * 100)
-        assert len(decoder.unread()) < 20_000
+        assert len(decoder._tail) + held_bytes(decoder._events) < 20_000
         assert 1 == len(decoder.feed(b"\n" + text("a")))
