@@ -59,8 +59,8 @@ async def test_bytes_are_relayed_as_received_and_assembled_all_the_same(start: S
 
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n", b"\r"])
 @pytest.mark.parametrize("size", [7, 250, 4000, 10**6])
-async def test_switching_to_bytes_loses_and_repeats_nothing(start: Start, newline: bytes, size: int) -> None:
-    """After any number of chunks, bytes go on with the very next event; then chunks after the last byte."""
+async def test_text_goes_on_after_the_last_byte(start: Start, newline: bytes, size: int) -> None:
+    """After any number of pieces of bytes, the text is that of all events whose end is not among them."""
     wire = WIRE.replace(b"\n", newline)
 
     async def reply(_request: Request, connection: Connection) -> None:
@@ -73,22 +73,29 @@ async def test_switching_to_bytes_loses_and_repeats_nothing(start: Start, newlin
                 await asyncio.sleep(0)
 
     server, client = await start()
-    for chunks_first in range(0, 14, 1 if size > 100 else 5):
-        for pieces in (0, 1, 2, 10**6):
-            server.push(reply)
-            stream = await streamed(client)
-            text = ""
-            for _ in range(chunks_first):
-                try:
-                    text += (await anext(stream)).choices[0].delta.content or ""
-                except StopAsyncIteration:
-                    break
-            text += text_of(await take_raw(stream, pieces))
-            async for piece in stream.text:
-                text += piece
-            assert text == TEXT
-            assert stream.completed
-            assert stream.snapshot.choices[0].message.content == TEXT
+    for pieces in (0, 1, 2, 5, 10**6):
+        server.push(reply)
+        stream = await streamed(client)
+        text = text_of(await take_raw(stream, pieces))
+        async for piece in stream.text:
+            text += piece
+        assert text == TEXT
+        assert stream.completed
+        assert stream.snapshot.choices[0].message.content == TEXT
+
+
+@pytest.mark.parametrize("read", [anext, lambda s: anext(s.text), lambda s: anext(s.events())])
+async def test_bytes_are_refused_once_anything_else_was_read(start: Start, read: Any) -> None:
+    """The refusal takes nothing out of the stream."""
+    _, client = await start(reply_sse(*EVENTS, chunk(finish_reason="stop"), per_write=3))
+    stream = await streamed(client)
+    await read(stream)
+    for _ in range(2):
+        with pytest.raises(TypeError, match="before anything else is read"):
+            await anext(stream.raw)
+    assert TEXT == (await stream.completion()).choices[0].message.content
+    with pytest.raises(TypeError, match=r"stream\.raw"):
+        await anext(stream.raw)
 
 
 async def test_text_events_and_chunks_go_on_where_the_other_stopped(start: Start) -> None:
@@ -223,7 +230,7 @@ async def test_events_of_two_iterators_are_those_of_one_stream(start: Start) -> 
     assert first + second == ["chunk", "chunk", "content.delta", "content.done", "finish"]
 
 
-async def test_bytes_wait_for_whoever_reads_chunks(start: Start) -> None:
+async def test_bytes_are_refused_beside_a_reader_of_chunks(start: Start) -> None:
     async def reply(_request: Request, connection: Connection) -> None:
         await connection.write(
             head(200, {"content-type": "text/event-stream", "content-length": str(len(WIRE))})
@@ -234,11 +241,11 @@ async def test_bytes_wait_for_whoever_reads_chunks(start: Start) -> None:
     _, client = await start(reply)
     stream = await streamed(client)
 
-    async def text() -> str:
-        return (await anext(stream)).choices[0].delta.content or ""
-
-    first, rest = await asyncio.gather(text(), take_raw(stream, 10**6))
-    assert TEXT == first + text_of(rest)
+    first, refused = await asyncio.gather(anext(stream), anext(stream.raw), return_exceptions=True)
+    assert isinstance(refused, TypeError)
+    assert not isinstance(first, BaseException)
+    rest = "".join([piece async for piece in stream.text])
+    assert TEXT == (first.choices[0].delta.content or "") + rest
 
 
 async def test_what_goes_on_after_a_finish_reason_is_told_at_the_end(start: Start) -> None:

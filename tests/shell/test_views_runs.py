@@ -34,12 +34,6 @@ def reply(name: str = "content", index: int = 0) -> Handler:
     return reply_writes([HEAD + begin, 0.02, run, 0.02, sse(chunk(finish_reason="stop", index=index))])
 
 
-def text_of(data: bytes) -> str:
-    """The text in the bytes of whole events."""
-    chunks = ChunkDecoder().feed(data)
-    return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
-
-
 async def by_chunk(stream: ChatCompletionStream) -> str:
     return (await anext(stream)).choices[0].delta.content or ""
 
@@ -53,10 +47,6 @@ async def by_event(stream: ChatCompletionStream) -> str:
     event = await anext(stream.events())
     assert event.type == "chunk"
     return event.chunk.choices[0].delta.content or ""
-
-
-async def by_bytes(stream: ChatCompletionStream) -> str:
-    return text_of(await anext(stream.raw))
 
 
 def told(stream: ChatCompletionStream) -> str:
@@ -83,14 +73,14 @@ async def test_ways_to_read_change_in_the_middle_of_a_run(start: Start) -> None:
                 assert seen == told(stream)
         assert "first" + TEXT != seen
         assert stream.id
-        assert seen + text_of(b"".join([data async for data in stream.raw])) == "first" + TEXT == told(stream)
+        assert seen + "".join([piece async for piece in stream.text]) == "first" + TEXT == told(stream)
         assert stream.completed
 
 
 @pytest.mark.parametrize(("texts", "chunks"), [(0, 1), (1, 0), (1, 1), (3, 2), (47, 1), (48, 0)])
-@pytest.mark.parametrize("then", [by_bytes, by_text, by_chunk])
+@pytest.mark.parametrize("then", [by_text, by_chunk])
 async def test_whatever_was_read_before(start: Start, texts: int, chunks: int, then: Way) -> None:
-    """Text, then chunks of the same run, then bytes: they go on with the very next event."""
+    """Text, then chunks of the same run, then either: they go on with the very next event."""
     _, client = await start(reply())
     stream = await streamed(client)
     seen = await by_chunk(stream)

@@ -357,18 +357,6 @@ async def test_what_the_reader_of_a_choice_has_read_for_all_is_there_at_once(sta
 
 
 @pytest.mark.usefixtures("version")
-async def test_bytes_go_on_after_the_last_chunk_again_and_again(start: Start) -> None:
-    reads = [event("a"), event("b"), event("c", "d"), event("e")]
-    stream = await opened(start, *(step for data in reads for step in (http_chunk(data), 0.02)), HOLD)
-    async with asyncio.timeout(5), stream:
-        assert ["a"] == text_of([await anext(stream)])
-        assert event("b") == await anext(stream.raw)
-        assert ["c"] == text_of([await anext(stream)])
-        assert event("d") == await anext(stream.raw)
-        assert event("e") == await anext(stream.raw)
-
-
-@pytest.mark.usefixtures("version")
 async def test_who_read_bytes_and_waits_for_a_chunk_gets_it_beside_a_choice(start: Start) -> None:
     """Asked for meanwhile."""
     steps = [step for text in "ab" for step in (http_chunk(event(text)), 0.05)]
@@ -401,7 +389,7 @@ async def opened_by_turns(start: Start) -> tuple[ChatCompletionStream, asyncio.E
 async def test_who_waits_for_a_reader_of_bytes_reads_on_after_it(start: Start) -> None:
     """What the one has had is not given to the other."""
     stream, second, third = await opened_by_turns(start)
-    await anext(stream)
+    assert event("a") == await anext(stream.raw)
     relaying = asyncio.create_task(anext(stream.raw))
     await asyncio.sleep(0)
     reading = asyncio.create_task(anext(stream))
