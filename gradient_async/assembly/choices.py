@@ -73,6 +73,9 @@ class ChoiceState:
         rest: Fields that few servers send, by name.
     """
 
+    __slots__ = ("_by_id", "_latest", "_next_index", "calls", "content", "finish_reason", "has_logprobs", "index", "logprobs",
+                 "reasoning", "refusal", "refusal_logprobs", "rest", "role", "touched")  # fmt: skip
+
     def __init__(self, index: int) -> None:
         self.index = index
         self.role = ""

@@ -44,6 +44,11 @@ class CompletionAssembler:
         done: Whether ``[DONE]`` ended the stream.
     """
 
+    # 2 % of the time of a chunk, with those of `ChoiceState`.
+    __slots__ = ("_extras", "_head_complete", "_limits", "_max_calls", "_max_choices", "_max_size", "_n", "_size", "_strict",
+                 "choices", "created", "done", "id", "model", "seen", "service_tier", "system_fingerprint",
+                 "usage")  # fmt: skip
+
     def __init__(self, *, n: int = 1, limits: Limits = _DEFAULT_LIMITS, strict: bool = False) -> None:
         self._n = n
         self._limits = limits

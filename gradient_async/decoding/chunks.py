@@ -109,6 +109,11 @@ class ChunkDecoder:
         idle: Whether all bytes are decoded and the next byte begins an event.
     """
 
+    # 2 % of the time of a chunk, here and in the assembler.
+    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_high_surrogates", "_indices", "_max_block",
+                 "_max_single", "_max_tail", "_skip", "_strict", "_tail", "anomalies", "done", "error", "events", "idle",
+                 "pending")  # fmt: skip
+
     def __init__(
         self,
         *,
