@@ -20,7 +20,7 @@ Bytes wait in one of three places:
 - `_events`, the beginning of any other unfinished event. `EventDecoder` looks at no byte twice: a large event that
   arrives in many small reads costs linear time.
 
-Half a surrogate pair may wait in `_high_surrogates`. Four states follow:
+Half a surrogate pair may wait in `_surrogates`. Four states follow:
 
 =========  ==============================================================  ========================================
 idle       nothing waits, the next byte begins an event                    `idle`
@@ -51,19 +51,18 @@ from ..errors import (
     escape,
 )
 from ..sse import Event, EventDecoder, end_of_slice, plain_objects
-from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
+from ..types import ChatCompletionChunk, ChunkChoice
 from .batches import BatchDecoder
 from .error_bodies import describe_error, find_error, server_error
 from .normalize import (
     DECODE_ERRORS,
-    TEXT_FIELDS,
+    SurrogateJoiner,
     describe_decode_error,
     is_object,
     loads,
     loads_or_none,
     normalize_message,
     to_chunk,
-    well_formed,
 )
 
 _decoder = msgspec.json.Decoder(ChatCompletionChunk)
@@ -110,8 +109,8 @@ class ChunkDecoder:
     """
 
     # 2 % of the time of a chunk, here and in the assembler.
-    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_high_surrogates", "_indices", "_max_block",
-                 "_max_single", "_max_tail", "_skip", "_strict", "_tail", "anomalies", "done", "error", "events", "idle",
+    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_indices", "_max_block",
+                 "_max_single", "_max_tail", "_skip", "_strict", "_surrogates", "_tail", "anomalies", "done", "error", "events", "idle",
                  "pending")  # fmt: skip
 
     def __init__(
@@ -139,9 +138,7 @@ class ChunkDecoder:
         # order mark may come.
         self._aligned = False
         self.idle = False
-        # High surrogates at the end of a delta, by choice and field. Their other half is expected in the next delta of
-        # the same field, and deltas of other choices and fields may come between.
-        self._high_surrogates: dict[tuple[int, str], str] = {}
+        self._surrogates = SurrogateJoiner()
         self.error: StreamError | None = None
         self.done = False
         self.events = 0
@@ -208,7 +205,7 @@ class ChunkDecoder:
             tail, self._tail = self._tail, b""
             chunks += self._decode_events(tail, last=True)
             if self.error is None:
-                chunks += self._release_surrogates()
+                chunks += self._surrogates.release()
         if self.error is not None and not chunks:
             raise self.error
         return chunks
@@ -221,13 +218,13 @@ class ChunkDecoder:
         """
         if self.done or self.error is not None:
             return
-        if self.events == 0:
-            # Without this look the first block would take the tolerant path, and be the only one in a short stream.
-            self._events.check_bom(data)
-            self._aligned = self._events.idle
         self._buffer = self._buffer[-self.pending :] + data if self.pending else data
         self.pending = len(self._buffer)
         self.idle = False
+        if self.events == 0:
+            # Without this look the first block would take the tolerant path; a short stream has no other.
+            self._events.check_bom(self._buffer)
+            self._aligned = self._events.idle
 
     def pull(self) -> Sequence[ChatCompletionChunk]:
         """Decode the next slice of the bytes that were pushed; return its chunks, which may be none.
@@ -356,7 +353,7 @@ class ChunkDecoder:
         # The events came before the bytes that exceed the limit: behind [DONE] or an error the limit does not matter.
         if self._events.error is not None and not self.done:
             self._fail(self._events.error)
-        self._aligned = self._events.idle and not self._high_surrogates
+        self._aligned = self._events.idle and not self._surrogates.high
         return chunks
 
     def _decode_event(self, data: bytes, name: str) -> ChatCompletionChunk | None:
@@ -375,8 +372,8 @@ class ChunkDecoder:
                 raise server_error(error)
         for choice in chunk.choices:
             self._normalize(choice)
-        if self._high_surrogates:
-            self._join_surrogates(chunk)
+        if self._surrogates.high:
+            self._surrogates.join(chunk)
         return chunk
 
     def _decode_odd_event(self, data: bytes) -> ChatCompletionChunk | None:
@@ -397,7 +394,7 @@ class ChunkDecoder:
         else:
             for choice in chunk.choices:
                 self._normalize(choice)
-            self._join_surrogates(chunk)
+            self._surrogates.join(chunk)
             self.anomalies += 1
             return chunk
         if self._skip:
@@ -462,46 +459,13 @@ class ChunkDecoder:
             if call.index is not None and call.index not in self._call_indices:
                 raise call_index_error(choice.index, call.index, len(self._call_indices))
 
-    def _join_surrogates(self, chunk: ChatCompletionChunk) -> None:
-        r"""Join surrogate pairs that two deltas share; hold back a high surrogate at the end of a delta.
-
-        JSON may write a character as two escapes, ``\ud83d\ude00``, and some servers put the two into two events. The
-        typed decoder refuses half a pair, so that such events always come this way. Behind a finish_reason no other half
-        is expected.
-        """
-        for choice in chunk.choices:
-            delta = choice.delta
-            finished = choice.finish_reason is not None
-            for name in TEXT_FIELDS:
-                key = (choice.index, name)
-                text = getattr(delta, name)
-                if not text and not finished:
-                    continue
-                text = self._high_surrogates.pop(key, "") + (text or "")
-                if not text:
-                    continue
-                if "\ud800" <= text[-1] <= "\udbff" and not finished:
-                    self._high_surrogates[key] = text[-1]
-                    text = text[:-1]
-                setattr(delta, name, well_formed(text))
-
-    def _release_surrogates(self) -> list[ChatCompletionChunk]:
-        """Return chunks with U+FFFD for high surrogates whose other half never came."""
-        chunks: list[ChatCompletionChunk] = []
-        for index, name in self._high_surrogates:
-            delta = ChoiceDelta()
-            setattr(delta, name, "\ufffd")
-            chunks.append(ChatCompletionChunk(choices=[ChunkChoice(index=index, delta=delta)]))
-        self._high_surrogates.clear()
-        return chunks
-
     # The end
 
     def _finish(self) -> list[ChatCompletionChunk]:
         """End the stream because ``[DONE]`` came."""
         self.done = True
         self._drop()
-        return self._release_surrogates()
+        return self._surrogates.release()
 
     def _fail(self, error: StreamError) -> None:
         """End the stream with an error; the first counts, as a limit may be exceeded behind an error in one block."""

@@ -27,6 +27,7 @@ from ..types import (
     ChatCompletionMessage,
     ChoiceDelta,
     ChoiceLogprobs,
+    ChunkChoice,
     CompletionUsage,
 )
 
@@ -136,6 +137,49 @@ def normalize_message(message: ChatCompletionMessage | ChoiceDelta) -> None:
         message._reasoning = None
     if not message.tool_calls:
         message.tool_calls = None
+
+
+class SurrogateJoiner:
+    r"""Joins surrogate pairs that a server cut between two deltas.
+
+    JSON may write a character as two escapes, ``\ud83d\ude00``, and some servers put the two into two events. The typed
+    decoder refuses half a pair, so that such events always take the tolerant path.
+
+    Attributes:
+        high: High surrogates at the end of a delta, by choice and field. The other half is expected in the next delta of
+            the same field; deltas of other choices and fields may come between.
+    """
+
+    def __init__(self) -> None:
+        self.high: dict[tuple[int, str], str] = {}
+
+    def join(self, chunk: ChatCompletionChunk) -> None:
+        """Put the other half before the text of a delta, hold back a high surrogate at its end, replace lone ones."""
+        for choice in chunk.choices:
+            delta = choice.delta
+            finished = choice.finish_reason is not None  # then no other half is expected
+            for name in TEXT_FIELDS:
+                key = (choice.index, name)
+                text = getattr(delta, name)
+                if not text and not finished:
+                    continue
+                text = self.high.pop(key, "") + (text or "")
+                if not text:
+                    continue
+                if "\ud800" <= text[-1] <= "\udbff" and not finished:
+                    self.high[key] = text[-1]
+                    text = text[:-1]
+                setattr(delta, name, well_formed(text))
+
+    def release(self) -> list[ChatCompletionChunk]:
+        """Return chunks with U+FFFD for the high surrogates whose other half never came."""
+        chunks: list[ChatCompletionChunk] = []
+        for index, name in self.high:
+            delta = ChoiceDelta()
+            setattr(delta, name, "\ufffd")
+            chunks.append(ChatCompletionChunk(choices=[ChunkChoice(index=index, delta=delta)]))
+        self.high.clear()
+        return chunks
 
 
 # Repairs, in place

@@ -82,6 +82,12 @@ class TestSlices:
         assert 2 == len(chunks)
         assert 0 == decoder.pending
 
+    def test_a_byte_order_mark_that_was_pushed_in_pieces(self) -> None:
+        decoder = ChunkDecoder()
+        for data in (b"", b"\xef", b"\xbb", b"\xbf", text("a") + text("b")):
+            decoder.push(data)
+        assert 2 == len(pull_all(decoder)[0])
+
     def test_errors_wait_for_the_next_pull(self) -> None:
         decoder = ChunkDecoder()
         decoder.push(text("a") + raw('{"error":"x"}') + text("b"))
