@@ -328,6 +328,7 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
     504: GatewayTimeoutError,
     529: OverloadedError,
 }
+_BY_HUNDREDS: dict[int, type[APIStatusError]] = {3: UnexpectedRedirectError, 5: InternalServerError}
 
 # Codes and types in error events, which have no status; in lower case, without spaces, hyphens and underscores, because
 # servers differ in these.
@@ -356,14 +357,8 @@ def status_error_class(status: int, code: str | None = None) -> type[APIStatusEr
         status: HTTP status.
         code: The server's code of the error; it distinguishes a used-up quota from too many requests.
     """
-    if status == 429 and code in _QUOTA_CODES:  # noqa: PLR2004  # an HTTP status
-        return QuotaExceededError
-    known = _BY_STATUS.get(status)
-    if known is not None:
-        return known
-    if 300 <= status < 400:  # noqa: PLR2004  # HTTP statuses
-        return UnexpectedRedirectError
-    return InternalServerError if status >= 500 else APIStatusError  # noqa: PLR2004  # an HTTP status
+    kind = _BY_STATUS.get(status) or _BY_HUNDREDS.get(min(status // 100, 5), APIStatusError)
+    return QuotaExceededError if kind is RateLimitError and code in _QUOTA_CODES else kind
 
 
 def status_of_code(*codes: str | None) -> int:
@@ -371,7 +366,7 @@ def status_of_code(*codes: str | None) -> int:
     for code in codes:
         if code is None:
             continue
-        if code.isdecimal() and len(code) == 3:  # noqa: PLR2004  # an HTTP status as text
+        if re.fullmatch(r"\d{3}", code):  # some servers give the status as the code
             return int(code)
         status = _STATUS_OF_CODE.get(re.sub("[ _-]", "", code).lower())
         if status is not None:
