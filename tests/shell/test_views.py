@@ -10,7 +10,6 @@ from shell_calls import CALL, Start, streamed
 
 from gradient_async import ChatCompletionStream, StreamServerError
 from gradient_async.decoding import ChunkDecoder
-from gradient_async.events import parse_partial
 from gradient_async.testing import Connection, Request, chunk, head, reply_sse, sse
 
 # Text of one, two, three and four bytes; one event longer than a slice of the decoder, so that cuts hit it.
@@ -137,83 +136,6 @@ async def test_bytes_that_tell_an_error_come_before_it(start: Start) -> None:
     assert caught.value.partial.choices[0].message.content == EVENTS[0]["choices"][0]["delta"]["content"]
 
 
-def call(index: int, arguments: str | None, **more: Any) -> dict[str, Any]:
-    """A fragment of a tool call."""
-    function = {
-        key: value
-        for key, value in {"name": more.pop("name", None), "arguments": arguments}.items()
-        if value is not None
-    }
-    return {"index": index, "function": function, **more}
-
-
-def entry(token: str) -> dict[str, Any]:
-    """A token's log probability."""
-    return {"token": token, "logprob": -0.5, "bytes": None, "top_logprobs": []}
-
-
-async def test_events_tell_everything_and_name_their_choice(start: Start) -> None:
-    wire: list[dict[str, Any]] = [
-        chunk(role="assistant", reasoning_content="hm"),
-        chunk("Hel", logprobs={"content": [entry("Hel")], "refusal": None}),
-        chunk("lo", index=1),
-        chunk(refusal="no", index=2, logprobs={"content": None, "refusal": [entry("no")]}),
-        chunk(tool_calls=[call(0, "", id="a", name="f"), call(1, '{"x', id="b", name="g")]),
-        chunk(tool_calls=[call(1, '": 1'), call(1, "}"), call(0, None)]),
-        chunk("lo!", logprobs={"content": [entry("lo!")], "refusal": None}, finish_reason="tool_calls"),
-        chunk(finish_reason="stop", index=1),
-        chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}) | {"choices": []},
-    ]
-    _, client = await start(reply_sse(*wire))
-    async with client.chat.completions.stream(**CALL, n=3) as stream:
-        events = [event async for event in stream.events() if event.type != "chunk"]
-    told = [(event.type, event.choice) for event in events]
-    assert told == [
-        ("reasoning.delta", 0),
-        ("content.delta", 0),
-        ("logprobs.content.delta", 0),
-        ("content.delta", 1),
-        ("refusal.delta", 2),
-        ("logprobs.refusal.delta", 2),
-        ("tool_calls.start", 0),
-        ("tool_calls.start", 0),
-        ("tool_calls.function.arguments.delta", 0),
-        ("tool_calls.function.arguments.delta", 0),
-        ("tool_calls.function.arguments.delta", 0),
-        ("content.delta", 0),
-        ("logprobs.content.delta", 0),
-        ("reasoning.done", 0),
-        ("content.done", 0),
-        ("tool_calls.function.arguments.done", 0),
-        ("tool_calls.function.arguments.done", 0),
-        ("logprobs.content.done", 0),
-        ("finish", 0),
-        ("content.done", 1),
-        ("finish", 1),
-        ("usage", None),
-        ("refusal.done", 2),
-        ("logprobs.refusal.done", 2),
-    ]
-    # Snapshots are those of their moment, also when they are looked at later.
-    snapshots: list[Any] = [getattr(event, "snapshot", None) for event in events]
-    assert [snapshots[0], snapshots[1], snapshots[4], snapshots[11]] == ["hm", "Hel", "no", "Hello!"]
-    assert [len(snapshots[at]) for at in (2, 5, 12)] == [1, 1, 2]
-    deltas = [event for event in events if event.type == "tool_calls.function.arguments.delta"]
-    assert [(event.id, event.name, event.index, event.arguments) for event in deltas] == [
-        ("b", "g", 1, '{"x'),
-        ("b", "g", 1, '{"x": 1'),
-        ("b", "g", 1, '{"x": 1}'),
-    ]
-    assert [{}, {"x": 1}, {"x": 1}] == [event.parsed_arguments for event in deltas]
-    done = [event for event in events if event.type == "tool_calls.function.arguments.done"]
-    assert [(event.id, event.arguments, event.parsed_arguments) for event in done] == [
-        ("a", "", None),
-        ("b", '{"x": 1}', {"x": 1}),
-    ]
-    usage = next(event for event in events if event.type == "usage")
-    assert usage.usage.total_tokens == 3
-
-
 async def test_a_chunk_event_knows_the_completion_so_far(start: Start) -> None:
     _, client = await start(reply_sse(chunk("a"), chunk("b"), chunk(finish_reason="stop")))
     async with client.chat.completions.stream(**CALL) as stream:
@@ -257,29 +179,3 @@ async def test_what_goes_on_after_a_finish_reason_is_told_at_the_end(start: Star
         with pytest.raises(StopAsyncIteration):
             await anext(events)
     assert done == ["a", "ab"]
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ('{"a": 1}', {"a": 1}),
-        ("", None),
-        ("{", {}),
-        ('{"a', {}),
-        ('{"a"', {}),
-        ('{"a":', {}),
-        ('{"a": tr', {}),
-        ('{"a": 1, "b', {"a": 1}),
-        ('{"a": "x', {"a": "x"}),
-        ('{"a": "x\\', {"a": "x"}),
-        ('{"a": "x\\u00', {"a": "x"}),
-        ('{"a": "\\"', {"a": '"'}),
-        ('{"a": [1, 2', {"a": [1, 2]}),
-        ('{"a": [{"b": 1}, {"c', {"a": [{"b": 1}, {}]}),
-        ('{"a": {"b": 1}}', {"a": {"b": 1}}),
-        ("]", None),
-        ("nonsense", None),
-    ],
-)
-def test_arguments_are_read_as_far_as_they_go(text: str, value: Any) -> None:
-    assert value == parse_partial(text)
