@@ -109,3 +109,11 @@ def test_a_bucket_runs_dry_while_calls_fail_and_fills_while_they_succeed() -> No
     for _ in range(200):
         bucket.succeeded(0.0)
     assert bucket.tokens == 100.0
+
+
+def test_without_a_servers_wait_the_backoff_counts() -> None:
+    waits = [
+        wait_before_retry(status(500), Retry(), attempt=attempt, max_retries=3, spent=0.0, jitter=1.0)
+        for attempt in (1, 2, 3, 4)
+    ]
+    assert [0.5, 1.0, 2.0, None] == waits
