@@ -1,4 +1,4 @@
-"""Runs: events that are alike but for their text decode to what each of them decodes to by itself."""
+"""Batches: events that are alike but for their text decode to what each of them decodes to by itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 import pytest
-from alike import FORMS, TEXTS, a_run, any_stream, by_itself, outcome, pulled, same, written
+from alike import FORMS, TEXTS, a_batch, any_stream, by_itself, outcome, pulled, same, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import DONE, delta, event, raw, text
@@ -21,7 +21,7 @@ FORM = FORMS[0]
 
 
 def pulls(*pieces: bytes, **options: Any) -> list[list[str] | None]:
-    """Pull each piece; return the texts of those that are runs, None for those that are not."""
+    """Pull each piece; return the texts of those that are batches, None for those that are not."""
     decoder = ChunkDecoder(**options)
     told: list[list[str] | None] = []
     for piece in pieces:
@@ -36,10 +36,10 @@ class TestSameAsEachByItself:
 
     def test_in_streams_of_a_fixed_seed(self) -> None:
         dice = random.Random(8)
-        runs = sum(
+        count = sum(
             same(wire, cuts, **options) for wire, cuts, options in (any_stream(dice) for _ in range(1200))
         )
-        assert runs > 200, "a test of runs has runs"
+        assert count > 200, "a test of batches has batches"
 
     @settings(max_examples=100, deadline=None)
     @given(st.randoms(use_true_random=False))
@@ -80,13 +80,13 @@ class TestLearn:
         ],
     )
     @pytest.mark.parametrize("index", [0, 3])
-    def test_events_of_text_become_runs(self, name: str, more: dict[str, Any], index: int) -> None:
-        run = a_run("b", "", "é\u2028😀", name=name, index=index, **more)
+    def test_events_of_text_become_batches(self, name: str, more: dict[str, Any], index: int) -> None:
+        batch = a_batch("b", "", "é\u2028😀", name=name, index=index, **more)
         field = "content" if name == "content" else "reasoning_content"
-        assert (index, field, 3) == (run.choice, run.field, len(run))
+        assert (index, field, 3) == (batch.choice, batch.field, len(batch))
         rest = {key: value for key, value in more.items() if value not in (None, [])}
-        assert [{"index": index, "delta": {field: content} | rest} for content in run.texts] == [
-            chunk.to_dict()["choices"][0] for chunk in run
+        assert [{"index": index, "delta": {field: content} | rest} for content in batch.texts] == [
+            chunk.to_dict()["choices"][0] for chunk in batch
         ]
 
     @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ class TestLearn:
     def test_where_no_event_is_like_the_one_before_few_are_learned_from(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """After each lesson in vain the next waits for twice as many blocks, 63 at most; a run ends the wait."""
+        """After each lesson in vain the next waits for twice as many blocks, 63 at most; a batch ends the wait."""
         decoder = ChunkDecoder()
         lessons: list[int] = []
         at = 0
@@ -166,8 +166,8 @@ class TestLearn:
         assert [300, 302] == lessons[9:]
 
 
-class TestRun:
-    """A block is a run if it is nothing but events of the same form."""
+class TestBatch:
+    """A block is a batch if it is nothing but events of the same form."""
 
     @pytest.mark.parametrize(
         "texts", [["b"], ["b", "c"], ["", "", ""], ["data: ", "}", "é", "\x7f", "\ufdd0"]]
@@ -248,19 +248,19 @@ class TestRun:
 
     def test_it_makes_its_chunks_when_they_are_asked_for(self) -> None:
         """Each is a new object, which may be changed."""
-        run = a_run("b", "c", "d")
+        batch = a_batch("b", "c", "d")
         expected = [chunk for content in "bcd" for chunk in ChunkDecoder().feed(text(content))]
-        assert expected == list(run)
-        assert (expected[0], expected[-1], 3) == (run[0], run[-1], len(run))
-        assert expected[1:] == list(run[1:])
-        assert isinstance(run[1:], TextBatch)
-        run[0].choices[0].delta.content = "x"
-        next(iter(run)).choices.clear()
-        assert expected == list(run)
+        assert expected == list(batch)
+        assert (expected[0], expected[-1], 3) == (batch[0], batch[-1], len(batch))
+        assert expected[1:] == list(batch[1:])
+        assert isinstance(batch[1:], TextBatch)
+        batch[0].choices[0].delta.content = "x"
+        next(iter(batch)).choices.clear()
+        assert expected == list(batch)
         with pytest.raises(IndexError):
-            run[3]
+            batch[3]
 
-    def test_a_chunk_that_was_changed_is_no_pattern(self) -> None:
+    def test_a_chunk_that_was_changed_is_no_template(self) -> None:
         decoder = ChunkDecoder()
         chunk = decoder.feed(text("a"))[0]
         chunk.id = "other"
