@@ -1,7 +1,7 @@
 """Parameters to the JSON of a request; bytes of a stream to chunks; bodies of replies to completions and errors.
 
 Pure: no clock, no I/O. Data in the usual shape is decoded by a fast path of a few C calls, all other data by a tolerant
-path behind it, which counts each event as an anomaly.
+path behind it.
 """
 
 from .chunks import ChunkDecoder

@@ -102,16 +102,16 @@ class ChunkDecoder:
     Attributes:
         done: Whether ``[DONE]`` came. Bytes behind it are ignored.
         events: Number of events with data, ``[DONE]`` not counted.
-        anomalies: Number of events that only the tolerant path could decode, or that were skipped.
+        anomalies: Number of events that were repaired or skipped.
         error: The error that the next call raises, or None.
         pending: Number of bytes that were pushed and not yet decoded.
         idle: Whether all bytes are decoded and the next byte begins an event.
     """
 
     # 2 % of the time of a chunk, here and in the assembler.
-    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_indices", "_max_block",
-                 "_max_single", "_max_tail", "_skip", "_strict", "_surrogates", "_tail", "anomalies", "done", "error", "events", "idle",
-                 "pending")  # fmt: skip
+    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_indices", "_max_block", "_max_single",
+                 "_max_tail", "_skip", "_strict", "_surrogates", "_tail", "anomalies", "done", "error", "events",
+                 "idle", "pending")  # fmt: skip
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class ChunkDecoder:
         self._call_indices = range(limits.tool_calls)
         self._strict = strict
         self._skip = on_bad_event == "skip"
-        # The fast path does not count bytes. A block smaller than every limit can't have an event or a line above it.
+        # The fast path does not count bytes: in a block smaller than every limit, no event and no line exceeds one.
         self._max_block = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
         self._max_tail = min(_MAX_TAIL, self._max_block)
         self._max_single = min(_MAX_SINGLE, self._max_block)
