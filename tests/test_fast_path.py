@@ -22,9 +22,9 @@ from gradient_async.decoding import ChunkDecoder
 # others get their turn by the clock.
 BUDGETS = {
     "core, text, one event a read": (2.0, 6.0),
-    "core, text, 64 kB a read": (1.26, 2.375),
-    "core, tool call, 64 kB a read": (2.37, 2.5625),
-    "core, logprobs, 64 kB a read": (4.23, 6.1975),
+    "core, text, 64 kB a read": (1.2275, 2.3575),
+    "core, tool call, 64 kB a read": (2.325, 2.5375),
+    "core, logprobs, 64 kB a read": (4.205, 6.1875),
     "stream, chunks, one event a read": (9.0, 13.0),
     "stream, chunks, 64 kB a read": (1.7725, 0.8475),
     "stream, text, one event a read": (22.0, 14.0),

@@ -261,9 +261,11 @@ class ChunkDecoder:
     def _next_block(self) -> bytes:
         """Take a slice off the buffer, ending with an event if possible, and put the tail before it."""
         data = self._buffer
-        start = len(data) - self.pending
-        end = end_of_slice(data, start, start + _SLICE) if self.pending > _SLICE else len(data)
-        self.pending = len(data) - end
+        end = len(data)
+        start = end - self.pending
+        if self.pending > _SLICE:
+            end = end_of_slice(data, start, start + _SLICE)
+        self.pending -= end - start
         # A slice is a copy of its bytes, made once; a slice of the whole is the same object. Joining the tail to the
         # slice and not to the read copies 16 kB at most.
         block = data[start:end]
