@@ -1,6 +1,6 @@
 """Settings: endpoints, time limits, retries, limits on what a server may send.
 
-Pure: the environment comes in as a mapping, so that a test needs no environment.
+Pure: the environment is an argument.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Timeout(msgspec.Struct, frozen=True, kw_only=True):
     """Time limits in seconds; None is no limit.
 
     Attributes:
-        connect: To make a connection: name lookup, TCP and TLS.
-        first_token: Of a stream, from the request sent to the first content, headers included.
-        idle: Of a stream, between two pieces of content. What the consumer takes does not count.
-        response: Of an awaited call, from the request sent to the whole reply; for each attempt.
-        total: Of the whole call on the wall, with retries and waits; checked while we wait.
+        connect: For making a connection: name lookup, TCP and TLS.
+        first_token: For a stream, from the sent request to the first content; includes the wait for headers.
+        idle: For a stream, between two pieces of content. The time that the consumer takes does not count.
+        response: For an awaited call, from the sent request to the whole reply; applies to each attempt.
+        total: For the whole call by the wall clock, with retries and waits; checked while the call waits.
     """
 
     connect: float | None = 5.0
@@ -46,14 +46,14 @@ class Timeout(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, value: Any) -> Timeout:
-        """Read a timeout as users of other clients write it.
+        """Convert a timeout in any form that users of other clients know.
 
         Args:
-            value: A `Timeout`; seconds (connect at most 5, total unlimited, the others that long); None,
-                which turns all limits off; or an object with ``connect`` and ``read`` in seconds.
+            value: A `Timeout`; seconds, which apply to every limit but ``connect`` (5 at most) and ``total`` (None);
+                None, which turns all limits off; or an object with ``connect`` and ``read`` in seconds.
 
         Raises:
-            ConfigurationError: If it is none of these.
+            ConfigurationError: If the value has none of these forms.
         """
         if isinstance(value, cls):
             return value
@@ -76,13 +76,13 @@ DEFAULT_MAX_RETRIES = 2
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """When and how long to try again; how often is ``max_retries`` of the client.
+    """When to retry, and how long to wait before; ``max_retries`` of the client limits the number of retries.
 
     Attributes:
-        budget: Most seconds to spend on waits of one call; a longer wait is an error at once.
-        max_backoff: Longest wait of our own choice, in seconds; a server may ask for a longer one.
-        ambiguous: Try again also where the server may already have worked: no answer after the request
-            was sent, and 504. It may cost twice.
+        budget: Maximum number of seconds for all waits of one call; if a wait exceeds it, the call fails at once.
+        max_backoff: Longest wait where the server asks for none, in seconds.
+        ambiguous: Whether to retry if the server may have done the work: no reply after the request was sent, and
+            504. You may pay twice.
     """
 
     budget: float = 60.0
@@ -99,9 +99,9 @@ _MAY_BE_UNLIMITED = frozenset({"event_bytes", "line_bytes", "body_bytes", "compl
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Most that a server may send; what exceeds a limit is an error that names it.
+    """Maximum of everything that a server may send; the error for an exceeded limit names the limit.
 
-    None is no limit for the sizes of events, lines, bodies and completions.
+    The sizes of events, lines, bodies and completions may be None, which is no limit.
 
     Attributes:
         event_bytes: Data of one event of a stream, in bytes.
@@ -110,21 +110,22 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         error_body_bytes: Body of an error, in bytes; the rest is not read.
         error_body_seconds: Time to read the body of an error, in seconds.
         completion_bytes: Text, reasoning, refusals and arguments of an assembled completion, in characters.
-        buffered_bytes: What an iterator that lags behind may leave queued in one stream, in characters.
-        choices: Choices of a reply; a request's own n counts if it is larger.
+        buffered_bytes: Text queued for the iterators of one stream that lag behind, in characters.
+        choices: Choices of a reply; the n of a request counts if it is larger.
         tool_calls: Tool calls of one choice.
         drain_seconds: Time to wait for the end of the HTTP body after ``[DONE]``, in seconds.
-        drain_bytes: Bytes to read for the same.
-        decompression_ratio: Bytes that a compressed body may become for each byte received, once they are
-            more than 1 MiB.
-        gzip_members: Parts that a gzip body may consist of.
+        drain_bytes: Bytes to read of the HTTP body after ``[DONE]``.
+        decompression_ratio: Decompressed bytes of a body for each byte received; applies from 1 MiB on.
+        gzip_members: Members of a gzip body.
         headers: Headers of a reply.
         header_bytes: One header, name and value, in bytes.
         interim_responses: Interim (1xx) responses before a reply.
     """
 
     event_bytes: int | None = 16 * _MIB
-    line_bytes: int | None = 16 * _MIB + 1024  # the longest event fits on one line
+    line_bytes: int | None = (
+        16 * _MIB + 1024
+    )  # the longest event fits on one line, with the name of its field
     body_bytes: int | None = 64 * _MIB
     error_body_bytes: int = 64 * 1024
     error_body_seconds: float = 5.0
@@ -154,11 +155,11 @@ DEFAULT_INFERENCE_ENDPOINT = "https://inference.do-ai.run"
 
 
 class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
-    """Where requests go and with which key.
+    """URLs and keys of requests.
 
     Attributes:
-        inference_url: Base of the URLs for models and their completions; ends before ``/chat/completions``.
-        agent_url: The same for an agent; None if no agent is set.
+        inference_url: Base of the URLs for models and their completions, without ``/chat/completions``.
+        agent_url: Base of the URLs for an agent; None if no agent is set.
         model_key: Key for inference, or None.
         agent_key: Key for the agent, or None.
     """
@@ -186,13 +187,13 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
 
 
 def from_env(environ: Mapping[str, str]) -> dict[str, str]:
-    """Read the options that the environment sets.
+    """Read options from environment variables; of several variables for one option the first counts.
 
     Args:
         environ: Usually ``os.environ``. An empty value counts as unset.
 
     Returns:
-        Option name to value, only for those that are set.
+        Name to value, for the options that are set.
     """
     found: dict[str, str] = {}
     for option, names in _VARIABLES.items():
@@ -209,35 +210,37 @@ def resolve(
     """Combine arguments, environment and defaults, in that order of precedence.
 
     Args:
-        options: Constructor arguments: those of `from_env`, and ``api_key``. None and "" are unset.
+        options: Arguments of the constructor: the options of `from_env`, and ``api_key``. None and "" count as
+            unset.
         environ: Usually ``os.environ``.
-        allow_insecure_http: Accept plain http to a host that is neither loopback nor private.
+        allow_insecure_http: Whether to accept plain http to a host that is neither loopback nor private.
 
     Raises:
-        ConfigurationError: If a URL or a key can't be used.
+        ConfigurationError: If a URL or a key cannot be used.
     """
     problem: str
     try:
         return _resolve(options, environ, allow_insecure_http=allow_insecure_http)
     except ConfigurationError as error:
         problem = error.message
-    del options, environ  # a traceback that shows locals is not to show keys
+    # Raised anew, without the frames of `_resolve`: a traceback may show locals, and theirs hold keys.
+    del options, environ
     raise ConfigurationError(problem)
 
 
 def _resolve(
     options: Mapping[str, str | None], environ: Mapping[str, str], *, allow_insecure_http: bool
 ) -> Endpoints:
-    given = {name: value for name, value in options.items() if value}
+    arguments = {name: value for name, value in options.items() if value}
     env = from_env(environ)
 
     def pick(name: str) -> str | None:
-        return given.get(name) or env.get(name)
+        return arguments.get(name) or env.get(name)
 
-    # An endpoint given as an argument beats a base URL of the environment.
-    base = given.get("base_url")
-    model_base = base or (None if "inference_endpoint" in given else env.get("base_url"))
-    agent_base = base or (None if "agent_endpoint" in given else env.get("base_url"))
+    # A base URL from the environment must not replace an endpoint that is an argument.
+    base = arguments.get("base_url")
+    model_base = base or (None if "inference_endpoint" in arguments else env.get("base_url"))
+    agent_base = base or (None if "agent_endpoint" in arguments else env.get("base_url"))
 
     def url_of(option: str, value: str) -> str:
         return _check_url(option, value, allow_insecure_http=allow_insecure_http)
@@ -253,10 +256,10 @@ def _resolve(
         agent_url = url_of("base_url", agent_base)
     elif agent_endpoint:
         agent_url = url_of("agent_endpoint", agent_endpoint) + "/api/v1"
-    # A personal access token opens serverless inference as well; a key made for it comes first.
+    # A personal access token is accepted for inference as well; it comes last, since it permits much more than that.
     model_key = (
-        given.get("model_access_key")
-        or given.get("api_key")
+        arguments.get("model_access_key")
+        or arguments.get("api_key")
         or env.get("model_access_key")
         or pick("access_token")
     )
@@ -270,7 +273,7 @@ def _resolve(
 
 
 def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
-    """Return the URL without a slash at its end, with the scheme that is meant where it has none."""
+    """Return a URL without a slash at its end, and with https if it has no scheme."""
     text = value.strip()
     if "://" not in text:
         text = "https://" + text
@@ -284,7 +287,7 @@ def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
     if parts is None or not host:
         problem = "it has no host, or its port is not a number"
     elif parts.scheme not in {"http", "https"}:
-        problem = f"its scheme is {parts.scheme!r}; only https and http are spoken"
+        problem = f"its scheme is {parts.scheme!r}; only https and http are supported"
     elif parts.username is not None or parts.password is not None:
         problem = "it holds a user name or password; give the key as an argument"
     elif parts.query or parts.fragment:
@@ -307,8 +310,8 @@ def _is_private(host: str) -> bool:
     except ValueError:
         name = host.rstrip(".").lower()
         if re.fullmatch(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*", name):
-            return False  # resolvers read it as an address, such as 134744072 for 8.8.8.8
+            return False  # resolvers read such a name as an address: 134744072 is 8.8.8.8
         if not name.isascii():
-            return False  # other full stops than the usual one separate labels as well
+            return False  # in such a name other characters than a dot separate labels, too
         return "." not in name or name.endswith((".localhost", ".internal", ".local"))
     return address.is_private or address.is_loopback or address.is_link_local

@@ -5,21 +5,21 @@ GradientError
 ├── ConfigurationError (ValueError)         a setting is missing or wrong; nothing was sent
 ├── InvalidRequestError (ValueError)        a parameter is outside its limit; nothing was sent
 ├── FanOutError (ExceptionGroup)            some of several requests failed
-└── APIError                                a request was sent, or should have been
-    ├── APIConnectionError                  no reply, or the connection was lost
-    │   └── APITimeoutError (TimeoutError)  a time limit ran out
-    ├── APIResponseValidationError          a reply of status 2xx that is not what the API promises
-    ├── APIStatusError                      the server answered with an error: a class for each status
-    └── StreamError                         a stream that did not end as it should; `.partial` has the rest
+└── APIError                                a request failed
+    ├── APIConnectionError                  no connection, or the connection was lost
+    │   └── APITimeoutError (TimeoutError)  a time limit was exceeded
+    ├── APIResponseValidationError          a reply of status 2xx without the documented content
+    ├── APIStatusError                      the server answered with an error; one class for each status
+    └── StreamError                         a stream ended badly; `.partial` holds all that was received
         ├── StreamInterruptedError          (APIConnectionError) the connection was lost
-        ├── StreamTimeoutError              (APITimeoutError) no content came in time
-        ├── StreamTruncatedError            it ended in good order, but short
-        ├── StreamServerError               the server sent an error event
-        ├── StreamProtocolError             what came is no stream of chunks
-        └── StreamLimitError                it exceeds one of `Limits`
+        ├── StreamTimeoutError              (APITimeoutError) no content came within a time limit
+        ├── StreamTruncatedError            the stream ended in good order, but too early
+        ├── StreamServerError               the server sent an error inside the stream
+        ├── StreamProtocolError             the body is not a stream of chunks
+        └── StreamLimitError                the stream exceeds one of `Limits`
 ```
 
-Names and attributes are those of ``gradient`` and ``openai``; what they lack is added. All errors survive pickling.
+Names and attributes are those of ``gradient`` and ``openai``, with more attributes. All errors survive pickling.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .types import ChatCompletion, Headers, RateLimits
 
 Phase = Literal["connect", "send", "response", "body", "first_token", "idle", "total"]
 
-# C0, DEL and C1 controls, line and paragraph separators, the marks that turn text around, lone surrogates.
+# C0, DEL and C1 controls, line and paragraph separators, marks that change the direction of text, lone surrogates.
 _UNPRINTABLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -44,19 +44,19 @@ def escape(text: str, limit: int = 500) -> str:
     """Make text from a server safe to print and to log.
 
     Args:
-        text: What the server sent.
-        limit: Most characters to keep.
+        text: Text from a server.
+        limit: Number of characters to keep.
     """
     cut = text if len(text) <= limit else text[:limit] + "…"
     return _UNPRINTABLE.sub(lambda match: match.group().encode("unicode_escape").decode(), cut)
 
 
 class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The request an error belongs to.
+    """The request that failed.
 
     Attributes:
         method: HTTP method.
-        url: Where it went, without its query.
+        url: URL without its query.
     """
 
     method: str
@@ -64,13 +64,13 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResponseInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The reply an error belongs to.
+    """The reply to a request that failed.
 
     Attributes:
         status_code: HTTP status.
-        headers: The reply's headers.
-        request: What it answers.
-        content: As much of the body as was read, in bytes as received.
+        headers: Headers of the reply.
+        request: The request.
+        content: The body as received, as far as it was read.
     """
 
     status_code: int
@@ -80,23 +80,23 @@ class ResponseInfo(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def text(self) -> str:
-        """The body as text; bytes that are not UTF-8 are replaced."""
+        """The body as text; bytes that are not UTF-8 become U+FFFD."""
         return self.content.decode("utf-8", "replace")
 
     def json(self) -> Any:
         """Decode the body.
 
         Raises:
-            ValueError: If it is not JSON.
+            ValueError: If the body is not JSON.
         """
         return msgspec.json.decode(self.content)
 
 
 class GradientError(Exception):
-    """Root of everything the library raises.
+    """Base of all errors that the library raises.
 
     Attributes:
-        message: What happened, and what to do.
+        message: What happened, and what you can do.
     """
 
     message: str
@@ -106,11 +106,11 @@ class GradientError(Exception):
         self.message = message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are pickled as a call with their arguments, and some of ours need more than a message.
+        # By default pickle calls the class with `args`, the message alone; some classes require more arguments.
         return _restore, (type(self), self.args), self.__dict__
 
     def __str__(self) -> str:
-        # OSError, a base of the timeout errors, has a way of its own to print arguments.
+        # OSError, a base of the timeout errors, formats its arguments differently.
         return self.message
 
 
@@ -139,42 +139,28 @@ class InvalidRequestError(GradientError, ValueError):
 
 
 class APIError(GradientError):
-    """A request that went out did not bring what it should.
+    """A request failed.
 
     Attributes:
-        message: What happened, and what to do; text from the server is escaped and cut.
+        message: What happened, and what you can do; text from the server is escaped and cut.
         request: Method and URL.
-        response: Status, headers and body, where a reply came.
-        status_code: HTTP status, where a reply came.
-        headers: The reply's headers, where one came.
-        request_id: The server's name for the request.
-        body: The error as the server sent it: decoded JSON, or else the beginning of the text; all that was
-            read is in ``response.content``.
-        code: The server's code for the error; of ours, "tls" and "reply_begun" say why a lost connection is
-            not tried again.
-        type: The server's kind of the error.
-        param: The parameter the server complains of.
-        retry_after: Seconds to wait before another try, where the server said so.
-        rate_limits: What the reply's headers said of limits.
-        phase: What was under way: connect, send, response, body, first_token, idle, total.
-        ambiguous: Whether the server may have done the work all the same.
-        attempts: How many requests were made.
+        response: Status, headers and body of the reply, if one came.
+        status_code: HTTP status of the reply, if one came.
+        headers: Headers of the reply, if one came.
+        request_id: The server's id of the request.
+        body: The error as the server sent it: decoded JSON, or the beginning of the text; the whole body is in
+            ``response.content``.
+        code: The server's code of the error. The library's own codes "tls" and "reply_begun" mark a lost
+            connection after which no retry is made.
+        type: The server's type of the error.
+        param: The parameter that the server refused.
+        retry_after: Seconds to wait before a retry, if the server stated them.
+        rate_limits: Rate limits in the headers of the reply.
+        phase: The phase that failed: connect, send, response, body, first_token, idle, total.
+        ambiguous: Whether the server may have done the work nevertheless.
+        attempts: Number of requests that were made.
         elapsed: Seconds from the call to the error.
     """
-
-    request: RequestInfo | None
-    response: ResponseInfo | None
-    body: Any
-    code: str | None
-    type: str | None
-    param: str | None
-    request_id: str | None
-    retry_after: float | None
-    rate_limits: RateLimits | None
-    phase: Phase | None
-    ambiguous: bool
-    attempts: int
-    elapsed: float | None
 
     def __init__(
         self,
@@ -195,7 +181,9 @@ class APIError(GradientError):
         elapsed: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.request = request if request is not None or response is None else response.request
+        self.request: RequestInfo | None = (
+            request if request is not None or response is None else response.request
+        )
         self.response = response
         self.body = body
         self.code = code
@@ -221,30 +209,30 @@ class APIError(GradientError):
 
     @property
     def body_head(self) -> bytes:
-        """The first 200 bytes of the reply's body, as far as it was read."""
+        """The first 200 bytes of the body of the reply, as far as it was read."""
         return b"" if self.response is None else self.response.content[:200]
 
 
 class APIConnectionError(APIError):
-    """The connection could not be made, or was lost; ``phase`` says when."""
+    """No connection could be made, or the connection was lost; ``phase`` says when."""
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
-    """A time limit of `Timeout` ran out; ``phase`` says which."""
+    """A time limit of `Timeout` was exceeded; ``phase`` names it."""
 
 
 class APIResponseValidationError(APIError):
-    """A reply of status 2xx is not what the API promises; ``body_head`` shows how it begins."""
+    """A reply of status 2xx does not have the documented content; ``body_head`` shows its beginning."""
 
 
 class APIStatusError(APIError):
     """The server answered with an error.
 
     Args:
-        message: What happened, and what to do.
-        response: The answer; its status and headers are the error's.
-        body: The error as the server sent it: decoded JSON, or else text.
-        **details: Those of `APIError`.
+        message: What happened, and what you can do.
+        response: The reply; the error has its status and headers.
+        body: The error as the server sent it: decoded JSON, or text.
+        **details: Arguments of `APIError`.
     """
 
     response: ResponseInfo  # pyright: ignore[reportIncompatibleVariableOverride]  # never None here
@@ -261,7 +249,7 @@ class APIStatusError(APIError):
 
     @property
     def headers(self) -> Headers:
-        """The answer's headers."""
+        """Headers of the reply."""
         return self.response.headers
 
 
@@ -278,35 +266,35 @@ class PaymentRequiredError(APIStatusError):
 
 
 class PermissionDeniedError(APIStatusError):
-    """403: the key may not do this."""
+    """403: the key does not permit the request."""
 
 
 class NotFoundError(APIStatusError):
-    """404: there is no such model, agent or path."""
+    """404: the model, agent or path does not exist."""
 
 
 class RequestTimeoutError(APIStatusError):
-    """408: the server did not get the whole request in time."""
+    """408: the server did not receive the whole request in time."""
 
 
 class ConflictError(APIStatusError):
-    """409: the request contradicts the server's state."""
+    """409: the request conflicts with the server's state."""
 
 
 class RequestTooLargeError(APIStatusError):
-    """413: the request has more bytes than the server takes."""
+    """413: the request is larger than the server accepts."""
 
 
 class UnprocessableEntityError(APIStatusError):
-    """422: the request is well formed but can't be served."""
+    """422: the request is well formed, but cannot be processed."""
 
 
 class RateLimitError(APIStatusError):
-    """429: too many requests or tokens; ``retry_after`` says how long to wait, if the server did."""
+    """429: too many requests or tokens; ``retry_after`` has the wait, if the server stated one."""
 
 
 class QuotaExceededError(RateLimitError):
-    """429 that waiting does not mend: the account's quota is used up."""
+    """429 that no wait resolves: the account's quota is used up."""
 
 
 class InternalServerError(APIStatusError):
@@ -314,15 +302,15 @@ class InternalServerError(APIStatusError):
 
 
 class OverloadedError(InternalServerError):
-    """503 or 529: the server has no room now."""
+    """503 or 529: the server is overloaded."""
 
 
 class GatewayTimeoutError(InternalServerError):
-    """504: a gateway waited in vain; the model may have worked all the same."""
+    """504: a gateway stopped waiting; the model may have done the work nevertheless."""
 
 
 class UnexpectedRedirectError(APIStatusError):
-    """3xx: redirects are never followed, so that neither key nor prompt goes to another place."""
+    """3xx: a redirect. None is followed, so that key and prompt go to no other host."""
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {
@@ -340,89 +328,60 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
     504: GatewayTimeoutError,
     529: OverloadedError,
 }
+_BY_HUNDREDS: dict[int, type[APIStatusError]] = {3: UnexpectedRedirectError, 5: InternalServerError}
 
-# Codes and types that servers put into an error event, where no status tells what it is; without case,
-# spaces and underscores, in which servers differ.
-_STATUS_OF_WORD = {
-    "unauthorized": 401,
-    "unauthenticated": 401,
-    "authenticationerror": 401,
-    "invalidapikey": 401,
-    "invalidkey": 401,
-    "forbidden": 403,
-    "permissiondenied": 403,
-    "permissionerror": 403,
-    "notfound": 404,
-    "notfounderror": 404,
-    "modelnotfound": 404,
-    "toomanyrequests": 429,
-    "ratelimiterror": 429,
-    "ratelimitexceeded": 429,
-    "ratelimitreached": 429,
-    "resourceexhausted": 429,
-    "insufficientquota": 429,
-    "badrequest": 400,
-    "badrequesterror": 400,
-    "invalidargument": 400,
-    "invalidrequest": 400,
-    "invalidrequesterror": 400,
-    "overloaded": 503,
-    "overloadederror": 503,
-    "serviceunavailable": 503,
-    "unavailable": 503,
-    "servererror": 500,
-    "apierror": 500,
-    "internalerror": 500,
-    "internalservererror": 500,
-    "timeout": 504,
-    "timeouterror": 504,
+# Codes and types in error events, which have no status; in lower case, without spaces, hyphens and underscores, because
+# servers differ in these.
+_STATUS_OF_CODE = {
+    code: status
+    for status, codes in {
+        400: "badrequest badrequesterror invalidargument invalidrequest invalidrequesterror",
+        401: "unauthorized unauthenticated authenticationerror invalidapikey invalidkey",
+        403: "forbidden permissiondenied permissionerror",
+        404: "notfound notfounderror modelnotfound",
+        429: "toomanyrequests ratelimiterror ratelimitexceeded ratelimitreached resourceexhausted insufficientquota",
+        500: "servererror apierror internalerror internalservererror",
+        503: "overloaded overloadederror serviceunavailable unavailable",
+        504: "timeout timeouterror",
+    }.items()
+    for code in codes.split()
 }
 
 _QUOTA_CODES = frozenset({"insufficient_quota", "quota_exceeded", "billing_hard_limit_reached"})
 
 
 def status_error_class(status: int, code: str | None = None) -> type[APIStatusError]:
-    """Return the class of error that a status stands for.
+    """Return the class of error for a status.
 
     Args:
         status: HTTP status.
-        code: The server's code for the error, which tells a spent quota from a busy minute.
+        code: The server's code of the error; it distinguishes a used-up quota from too many requests.
     """
-    if status == 429 and code in _QUOTA_CODES:  # noqa: PLR2004  # an HTTP status
-        return QuotaExceededError
-    known = _BY_STATUS.get(status)
-    if known is not None:
-        return known
-    if 300 <= status < 400:  # noqa: PLR2004  # HTTP statuses
-        return UnexpectedRedirectError
-    return InternalServerError if status >= 500 else APIStatusError  # noqa: PLR2004  # an HTTP status
+    kind = _BY_STATUS.get(status) or _BY_HUNDREDS.get(min(status // 100, 5), APIStatusError)
+    return QuotaExceededError if kind is RateLimitError and code in _QUOTA_CODES else kind
 
 
-def status_of_words(*words: str | None) -> int:
-    """Return the status that a code or a type stands for; 0 if none."""
-    for word in words:
-        if word is None:
+def status_of_code(*codes: str | None) -> int:
+    """Return the HTTP status that corresponds to a server's code or type of an error; 0 if none does."""
+    for code in codes:
+        if code is None:
             continue
-        if word.isdecimal() and len(word) == 3:  # noqa: PLR2004  # an HTTP status as text
-            return int(word)
-        status = _STATUS_OF_WORD.get(re.sub("[ _-]", "", word).lower())
+        if re.fullmatch(r"\d{3}", code):  # some servers give the status as the code
+            return int(code)
+        status = _STATUS_OF_CODE.get(re.sub("[ _-]", "", code).lower())
         if status is not None:
             return status
     return 0
 
 
 class StreamError(APIError):
-    """A stream did not end as it should.
+    """A stream ended badly.
 
     Attributes:
-        partial: Everything received before, assembled.
-        events: How many events were received.
-        bytes_received: How many bytes of body were received.
+        partial: The completion, as far as it was received.
+        events: Number of events received.
+        bytes_received: Number of bytes received of the body.
     """
-
-    partial: ChatCompletion | None
-    events: int
-    bytes_received: int
 
     def __init__(
         self,
@@ -444,19 +403,19 @@ class StreamInterruptedError(StreamError, APIConnectionError):
 
 
 class StreamTruncatedError(StreamError):
-    """The stream ended cleanly, but short: neither ``[DONE]`` nor a finish_reason for every choice."""
+    """The stream ended in good order, but without ``[DONE]`` and without a finish_reason for every choice."""
 
 
 class StreamTimeoutError(StreamError, APITimeoutError):
-    """No content came within the limit; ``phase`` is first_token, idle or total."""
+    """No content came within a time limit; ``phase`` is first_token, idle or total."""
 
 
 class StreamProtocolError(StreamError):
-    """What came is not a stream of chat completion chunks."""
+    """The body is not a stream of chat completion chunks."""
 
 
 class StreamLimitError(StreamError):
-    """What came exceeds a limit of `Limits`; the message names it."""
+    """The stream exceeds one of `Limits`; the message names it."""
 
 
 class StreamServerError(StreamError):
@@ -464,8 +423,8 @@ class StreamServerError(StreamError):
 
     @property
     def status_class(self) -> type[APIStatusError]:
-        """The class that the same error would have as a status."""
-        return status_error_class(status_of_words(self.code, self.type), self.code)
+        """The class of the same error if the server had sent it as a status."""
+        return status_error_class(status_of_code(self.code, self.type), self.code)
 
     @property
     def retryable(self) -> bool:
@@ -475,48 +434,35 @@ class StreamServerError(StreamError):
         ) and not issubclass(self.status_class, QuotaExceededError)
 
 
-def refused_choice(index: int, most: int) -> StreamError:
-    """Make the error of a choice whose index is none, or that of too many.
-
-    Args:
-        index: Its index.
-        most: How many choices there may be.
-    """
+def choice_index_error(index: int, max_choices: int) -> StreamError:
+    """Return the error for a choice whose index is negative or beyond the limit."""
     if index < 0:
         return StreamProtocolError(f"a choice has the index {index}")
     return StreamLimitError(
-        f"a choice has the index {index}, and choices={most} are allowed; "
-        "raise Limits(choices=...) if that is meant"
+        f"a choice has the index {index}, and choices={max_choices} are allowed; "
+        "raise Limits(choices=...) to allow more"
     )
 
 
-def refused_call(choice: int, index: int, most: int) -> StreamError:
-    """Make the error of a tool call whose index is none, or that of too many.
-
-    Args:
-        choice: Index of its choice.
-        index: Its own.
-        most: How many tool calls a choice may have.
-    """
+def call_index_error(choice: int, index: int, max_calls: int) -> StreamError:
+    """Return the error for a tool call of a choice whose index is negative or beyond the limit."""
     if index < 0:
         return StreamProtocolError(f"a tool call of choice {choice} has the index {index}")
     return StreamLimitError(
-        f"choice {choice} has more than tool_calls={most} tool calls (index {index}); "
-        "raise Limits(tool_calls=...) if that is meant"
+        f"choice {choice} has more than tool_calls={max_calls} tool calls (index {index}); "
+        "raise Limits(tool_calls=...) to allow more"
     )
 
 
 class FanOutError(GradientError, ExceptionGroup[Exception]):  # pyright: ignore[reportIncompatibleVariableOverride]  # message is the group's, which can only be read
-    """Some of several requests failed, and the others were given up; the group holds every error.
+    """Some of several requests failed, and the others were cancelled; the group holds every error.
 
     Attributes:
-        message: How many failed, and the first of the errors.
-        errors: The errors, by the index of the choice or request they belong to.
-        partial: Everything received of all choices, assembled; None for requests that have nothing in common.
+        message: Number of failures, and the first error.
+        errors: The errors, by the index of their choice or request.
+        partial: The completion of all choices, as far as it was received; None if the requests are not choices
+            of one completion.
     """
-
-    errors: dict[int, Exception]
-    partial: ChatCompletion | None
 
     def __new__(
         cls,
@@ -526,7 +472,7 @@ class FanOutError(GradientError, ExceptionGroup[Exception]):  # pyright: ignore[
         errors: Mapping[int, Exception] | None = None,
         partial: ChatCompletion | None = None,
     ) -> Self:
-        """Make the group; it has to hold an error at least."""
+        """Make the group, which must hold at least one error."""
         del errors, partial
         return super().__new__(cls, message, exceptions)
 
@@ -538,12 +484,12 @@ class FanOutError(GradientError, ExceptionGroup[Exception]):  # pyright: ignore[
         errors: Mapping[int, Exception] | None = None,
         partial: ChatCompletion | None = None,
     ) -> None:
-        # The group keeps message and errors itself, and lets nobody set them.
+        # `ExceptionGroup.__new__` has set message and exceptions, which are read-only.
         Exception.__init__(self, message, exceptions)
         self.errors = dict(errors or {})
         self.partial = partial
 
     def derive(self, excs: Sequence[Any]) -> Any:
-        """Make the group of some of its errors, as ``except*`` and `split` need it."""
+        """Return a group of some of the errors; ``except*`` and `split` call this method."""
         kept = {index: error for index, error in self.errors.items() if error in excs}
         return FanOutError(self.message, excs, errors=kept, partial=self.partial)

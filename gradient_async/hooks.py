@@ -1,4 +1,4 @@
-"""What may watch calls from outside: for metrics, traces, budgets and logs of one's own."""
+"""Hooks, which observe the calls of a client: for metrics, traces, budgets and logs."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ import msgspec
 from .errors import APIError
 from .types import ChatCompletion, RateLimits
 
-__all__ = ["CallInfo", "Hook", "Outcome"]
-
 Outcome = Literal["completed", "failed", "left", "cancelled"]
+
+_FIRST_ERROR = 300  # redirects are errors, since none is followed
 
 
 class CallInfo(msgspec.Struct, kw_only=True, eq=False):
-    """One call as its hooks see it: the same object from the first attempt to the end.
+    """One call, as hooks see it: the same object from the first attempt to the end of the call.
 
     Attributes:
         operation: ``"chat"``, ``"agent"`` or ``"models"``.
         method: HTTP method.
-        url: Where it goes, without the query.
-        params: Parameters of the request, the messages among them: take care where you show them.
+        url: URL without its query.
+        params: Parameters of the request. They include the messages: take care where you show them.
         stream: Whether the reply is streamed.
-        attempts: How many requests have been made so far.
+        attempts: Number of requests made so far.
         elapsed: Seconds from the call to this event.
-        status_code: HTTP status of the latest reply, or None.
-        request_id: The server's name for the request, or None.
-        rate_limits: What the latest reply's headers said of limits, or None.
-        wait: Seconds until the next attempt, at ``on_retry``.
-        queued: Seconds waited for a free connection.
-        first_token: Of a stream, seconds from the request sent to the first content; None before.
-        outcome: How it ended; None before. ``"left"`` is a stream that its reader closed or dropped.
-        error: What made the last attempt or the call fail, or None.
-        completion: The completion, or what came of it; None before the end.
-        state: For the hook's own use; nothing of ours is in it.
+        status_code: HTTP status of the last reply, or None.
+        request_id: The server's id of the request, or None.
+        rate_limits: Rate limits in the headers of the last reply, or None.
+        wait: Seconds until the next attempt; set for ``on_retry``.
+        queued: Seconds that the call waited for a free connection.
+        first_token: For a stream, seconds from the sent request to the first content; None before.
+        outcome: How the call ended; None before. ``"left"`` is a stream that its reader closed or dropped.
+        error: The error of the last attempt or of the call, or None.
+        completion: The completion, as far as it was received; None before the end.
+        state: A dictionary for the hook's own use.
     """
 
     operation: str
@@ -58,29 +58,30 @@ class CallInfo(msgspec.Struct, kw_only=True, eq=False):
 
     @property
     def error_type(self) -> str | None:
-        """The status as text, or else the class of the error; None if there is none."""
+        """The status as text if the server answered with an error, else the class of the error; None without one."""
         error = self.error
         if error is None:
             return None
         status = error.status_code if isinstance(error, APIError) else None
-        return str(status) if status is not None and status >= 300 else type(error).__name__  # noqa: PLR2004  # HTTP
+        # A stream may fail behind a status of 200.
+        return type(error).__name__ if status is None or status < _FIRST_ERROR else str(status)
 
 
 class Hook:
-    """Watches calls; override what you need, and pass an instance in ``hooks=`` of the client.
+    """Observes calls. Override the methods that you need, and pass an instance in ``hooks=`` of the client.
 
-    The methods are called in the event loop and have to be quick. What they raise is logged, and changes
-    nothing for the call.
+    The methods are called in the event loop and must return quickly. An exception from them is logged and does not change
+    the call.
     """
 
     def on_request(self, call: CallInfo) -> None:
-        """A request is about to be sent; for each attempt."""
+        """Called before a request is sent, for each attempt."""
 
     def on_response(self, call: CallInfo) -> None:
-        """The headers of a reply came, of whatever status."""
+        """Called when the headers of a reply were received, whatever its status."""
 
     def on_retry(self, call: CallInfo) -> None:
-        """An attempt failed, and another will follow after ``call.wait`` seconds."""
+        """Called when an attempt failed and another follows after ``call.wait`` seconds."""
 
     def on_end(self, call: CallInfo) -> None:
-        """The call is over: ``call.outcome`` says how. Of a stream, when it ended or was left."""
+        """Called when the call has ended, or the stream has ended or was left; ``call.outcome`` says how."""

@@ -1,7 +1,7 @@
 """OpenTelemetry traces and metrics of calls, by the semantic conventions for generative AI.
 
-Needs the extra ``otel``. A span a call, from the first attempt to the end of the reply or stream, and three
-histograms; prompts and replies are not recorded.
+Requires the extra ``otel``. Records one span for each call, from the first attempt to the end of the reply or stream, and
+three histograms. Prompts and replies are not recorded.
 
     client = AsyncGradient(hooks=[OpenTelemetry()])
 
@@ -27,7 +27,7 @@ _PROVIDER = "digitalocean"
 _OPERATIONS = {"chat": "chat", "agent": "invoke_agent"}
 _SECONDS = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
 _TOKENS = [4**power for power in range(14)]
-# Parameters of a request that are numbers or names, and what the conventions call them.
+# Parameters of a request that are numbers or names, and their attributes in the conventions.
 _PARAMETERS = {
     "frequency_penalty": "gen_ai.request.frequency_penalty",
     "max_tokens": "gen_ai.request.max_tokens",
@@ -43,11 +43,11 @@ Attributes = dict[str, str | int | float | bool | Sequence[str]]
 
 
 class OpenTelemetry(Hook):
-    """Traces and metrics of every call of a client but listing models.
+    """A hook that records traces and metrics of every call but the listing of models.
 
     Args:
-        tracer_provider: Where spans go; None takes the global one.
-        meter_provider: Where measurements go; None takes the global one.
+        tracer_provider: Provider for spans; None uses the global one.
+        meter_provider: Provider for metrics; None uses the global one.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class OpenTelemetry(Hook):
         self._duration = meter.create_histogram(
             "gen_ai.client.operation.duration",
             unit="s",
-            description="From the call to its end",
+            description="Time from the call to its end",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self._first_chunk = meter.create_histogram(
             "gen_ai.client.operation.time_to_first_chunk",
             unit="s",
-            description="From the request sent to the first content of a stream",
+            description="Time from the sent request to the first content of a stream",
             explicit_bucket_boundaries_advisory=_SECONDS,
         )
         self._tokens = meter.create_histogram(
@@ -75,7 +75,7 @@ class OpenTelemetry(Hook):
         )
 
     def on_request(self, call: CallInfo) -> None:
-        """Begin the span at the first attempt."""
+        """Start the span at the first attempt."""
         operation = _OPERATIONS.get(call.operation)
         if operation is None or self in call.state:
             return
@@ -86,13 +86,13 @@ class OpenTelemetry(Hook):
         )
 
     def on_retry(self, call: CallInfo) -> None:
-        """Note the retry on the span."""
+        """Add the retry to the span."""
         span: Span | None = call.state.get(self)
         if span is not None:
             span.add_event("retry", {"wait": call.wait or 0.0, "error.type": call.error_type or ""})
 
     def on_end(self, call: CallInfo) -> None:
-        """End the span, and measure."""
+        """End the span, and record the metrics."""
         span: Span | None = call.state.pop(self, None)
         if span is None:
             return
@@ -100,9 +100,9 @@ class OpenTelemetry(Hook):
         if call.outcome in {"failed", "cancelled"}:
             span.set_status(Status(StatusCode.ERROR, str(call.error) or None))
         span.end()
-        self._measure(call)
+        self._record(call)
 
-    def _measure(self, call: CallInfo) -> None:
+    def _record(self, call: CallInfo) -> None:
         common: dict[str, Any] = {
             "gen_ai.operation.name": _OPERATIONS[call.operation],
             "gen_ai.provider.name": _PROVIDER,

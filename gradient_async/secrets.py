@@ -1,4 +1,4 @@
-"""Keys, headers that may hold one, and the redactor that takes them out of what servers say."""
+"""Keys, headers that may hold a key, and the redactor that removes keys from text of servers."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-auth-token"}
 )
 
-# Of `Authorization: Bearer KEY` only the key is secret. Keys may hold spaces, so any other first word may be a scheme
-# or the beginning of the key.
+# Of `Authorization: Bearer KEY` only the key is secret. Keys may hold spaces, so that any other first word may be a
+# scheme or the beginning of the key.
 _SCHEME = re.compile(r"^(?:apikey|basic|bearer|digest|token) +", re.IGNORECASE)
 
 
 class Secret:
-    """A key that does not show itself: not in repr, not in logs, not in a traceback's locals.
+    """A key that is not shown: not by repr, not in logs, not among the locals of a traceback.
 
     Args:
         value: The key; white space around it is dropped, single spaces inside are part of it.
-        name: What to call it in errors.
+        name: Name of the key in errors.
 
     Raises:
-        ConfigurationError: If it has a character that does not belong into a header.
+        ConfigurationError: If the key has a character that a header may not have.
     """
 
-    __slots__ = ("_value",)
+    __slots__ = ("_value",)  # without `__dict__`, in which a tool for debugging would look
 
     def __init__(self, value: str, name: str = "key") -> None:
         self._value = value.strip()
         if not re.fullmatch(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", self._value):
-            del value  # tracebacks may show locals
+            del value  # a traceback may show the locals of this frame
             raise ConfigurationError(
                 f"{name} may hold visible ASCII and single spaces only; copy it again, without line breaks"
             )
 
     def reveal(self) -> str:
-        """Return the key itself."""
+        """Return the key."""
         return self._value
 
     def __repr__(self) -> str:
@@ -56,7 +56,7 @@ class Secret:
 
 
 class _HeaderSecret(Secret):
-    """Part of a header that is sent as the caller gave it, whatever its characters are."""
+    """A key in a header that the caller gave; it may have any characters."""
 
     __slots__ = ()
 
@@ -65,7 +65,7 @@ class _HeaderSecret(Secret):
 
 
 class HiddenHeader(str):
-    """A header's value that a traceback with captured locals does not show."""
+    """The value of a header, not shown in tracebacks with locals: they print the repr."""
 
     __slots__ = ()
 
@@ -74,22 +74,24 @@ class HiddenHeader(str):
 
 
 def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return headers with names and values that can't end a header early.
+    """Return headers after checking that no name or value can end a header early.
 
     Args:
-        headers: Name to value; `NOT_GIVEN` as a value drops the header.
+        headers: Name to value; a value of `NOT_GIVEN` removes the header.
 
     Raises:
-        ConfigurationError: If a name or value can't be sent; the message never shows the value.
+        ConfigurationError: If a name or value cannot be sent; the message does not show the value.
     """
     checked: dict[str, Any] = {}
     for name, value in headers.items():
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ConfigurationError(f"header name {name!r} has characters that no header's name may have")
+            raise ConfigurationError(
+                f"header name {name!r} has characters that the name of a header may not have"
+            )
         if not isinstance(value, NotGiven):
-            value = str(value)  # noqa: PLW2901  # no second local to hold a key
+            value = str(value)  # noqa: PLW2901  # no second local that holds a key
             if re.search(r"[\r\n\0]", value):
-                del value, headers  # tracebacks may show locals
+                del value, headers  # a traceback may show the locals of this frame
                 raise ConfigurationError(f"header {name} has a line break or NUL in its value")
             if name.lower() in _SECRET_HEADERS:
                 value = HiddenHeader(value)  # noqa: PLW2901  # likewise
@@ -98,7 +100,7 @@ def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def hide_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return headers whose keys a traceback with captured locals does not show; unchecked.
+    """Return headers, unchecked, with keys that a traceback with locals does not show.
 
     Args:
         headers: Name to value, or None.
@@ -110,10 +112,10 @@ def hide_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def secrets_in(headers: Mapping[str, Any]) -> tuple[Secret, ...]:
-    """Return the keys that headers of the caller's own bring along.
+    """Return the keys in headers that the caller gave.
 
     Args:
-        headers: Checked headers.
+        headers: Headers from `check_headers`.
     """
     found: list[str] = []
     for name, value in headers.items():
@@ -129,11 +131,12 @@ def secrets_in(headers: Mapping[str, Any]) -> tuple[Secret, ...]:
     return tuple(_HeaderSecret(key) for key in found if key)
 
 
-# Keys made up for servers that need none may be as short as a letter; those are no secret.
-_SHORTEST = 8
-# From this length on a key's ends may show, so that its owner knows which one it was.
+# Shorter keys are not redacted. A server on the user's own machine needs no key, and users then give any letter, which
+# occurs in any text.
+_MIN_SECRET = 8
+# From this length on both ends of a key are shown, so that its owner recognizes it.
 _LONG = 12
-_ENDS = 3
+_SHOWN = 3
 
 
 class Redactor:
@@ -143,24 +146,23 @@ class Redactor:
         secrets: The keys.
     """
 
-    __slots__ = ("_pairs",)
-
     def __init__(self, secrets: tuple[Secret, ...]) -> None:
         pairs: dict[str, str] = {}
         for secret in secrets:
             key = secret.reveal()
-            if len(key) >= _SHORTEST:
-                shown = f"{key[:_ENDS]}…{key[-_ENDS:]}" if len(key) >= _LONG else "[key]"
-                pairs[key] = pairs[key.replace("/", "\\/")] = shown  # as some write it in JSON
-        # A key that holds another is replaced first.
+            if len(key) >= _MIN_SECRET:
+                shown = f"{key[:_SHOWN]}…{key[-_SHOWN:]}" if len(key) >= _LONG else "[key]"
+                pairs[key] = pairs[key.replace("/", "\\/")] = shown  # some servers escape the slash in JSON
+        # The longest first: a key may contain another key.
         self._pairs = sorted(pairs.items(), key=lambda pair: -len(pair[0]))
 
     def text(self, text: str) -> str:
-        """Return text without keys, nor beginnings of keys that were cut short."""
+        """Return text without keys, and without the beginnings of keys: a message may be cut inside a key."""
         for key, shown in self._pairs:
             text = text.replace(key, shown)
         for key, shown in self._pairs:
-            stub = key[: max(_SHORTEST, (len(key) + 1) // 2)]
+            # Half a key at least: keys of one provider begin alike, and a shorter beginning would show in any text.
+            stub = key[: max(_MIN_SECRET, (len(key) + 1) // 2)]
             start = text.find(stub)
             while start >= 0:
                 end = start + max(_common(text, start, other) for other, _ in self._pairs)
@@ -169,13 +171,13 @@ class Redactor:
         return text
 
     def data(self, data: bytes) -> bytes:
-        """Return bytes without keys; the same object where there are none."""
-        if not any(key[:_SHORTEST].encode() in data for key, _ in self._pairs):
+        """Return bytes without keys; the same object if there are none."""
+        if not any(key[:_MIN_SECRET].encode() in data for key, _ in self._pairs):
             return data
         return self.text(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
 
     def value(self, value: Any) -> Any:
-        """Return a JSON value without keys, in names as well as in values."""
+        """Return a JSON value without keys in its names and values."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, list):
@@ -187,7 +189,7 @@ class Redactor:
         return value
 
     def info(self, info: ResponseInfo) -> ResponseInfo:
-        """Return status, headers and body without keys."""
+        """Return a reply's status, headers and body without keys."""
         return msgspec.structs.replace(
             info,
             content=self.data(info.content),
@@ -195,7 +197,7 @@ class Redactor:
         )
 
     def clean(self, error: APIError) -> None:
-        """Take keys out of an error, wherever a server's words are in it."""
+        """Remove keys from every attribute of an error that holds text of a server."""
         if not self._pairs:
             return
         error.message = self.text(error.message)
@@ -208,7 +210,7 @@ class Redactor:
 
 
 def _common(text: str, start: int, key: str) -> int:
-    """How many characters from there on are the beginning of a key."""
+    """Return how many characters of the text, from there on, are the beginning of the key."""
     length = 0
     while length < len(key) and text[start + length : start + length + 1] == key[length]:
         length += 1

@@ -1,7 +1,7 @@
 """Chunks to a completion: text, reasoning, refusal, tool calls, logprobs, usage.
 
-Pure: no clock, no I/O. The work for a chunk depends on that chunk alone; pieces are joined when somebody
-asks for `CompletionAssembler.completion`.
+Pure: no clock, no I/O. The work for a chunk depends on that chunk alone; pieces are joined when
+`CompletionAssembler.completion` is read.
 """
 
 from .choices import CallState, ChoiceState

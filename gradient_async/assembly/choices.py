@@ -1,11 +1,11 @@
-"""One choice of an answer, and its tool calls, as far as they have come."""
+"""One choice of a completion and its tool calls, as far as they have been received."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, cast
 
-from ..errors import refused_call
+from ..errors import call_index_error
 from ..types import (
     ChatCompletionMessage,
     Choice,
@@ -16,28 +16,25 @@ from ..types import (
     ToolCall,
     ToolCallDelta,
 )
-from .plain import Pieces, copied, merge, weight
+from .pieces import ObjectPieces, copy_merged, json_size, merge
 
-__all__ = ["CallState", "ChoiceState"]
-
-# What one entry of logprobs counts for in `Limits.completion_bytes`: about what its JSON takes at least.
-_ENTRY = 16
+# The size of one entry of logprobs in `Limits.completion_bytes`: about the least that an entry takes as JSON. To measure
+# each entry would take longer than to decode it.
+_ENTRY_SIZE = 16
 
 
 class CallState:
-    """One tool call as far as it has come.
+    """One tool call, as far as it has been received.
 
     Attributes:
-        index: The index it was opened with.
-        id: First id that was not empty.
-        name: First name that was not empty.
-        type: First type that was not empty.
-        arguments: Pieces of its JSON text.
-        custom: Payload of a custom call; its input comes in pieces.
-        extra_content: What some servers want back.
+        index: The index in the fragment that opened the call.
+        id: The first id that is not empty.
+        name: The first name that is not empty.
+        type: The first type that is not empty.
+        arguments: Pieces of the JSON text.
+        custom: Payload of a custom call, whose input is received in pieces.
+        extra_content: Data that some servers require back.
     """
-
-    __slots__ = ("arguments", "custom", "extra_content", "id", "index", "name", "type")
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -45,54 +42,39 @@ class CallState:
         self.name = ""
         self.type = ""
         self.arguments: list[str] = []
-        self.custom: Pieces | None = None
+        self.custom: ObjectPieces | None = None
         self.extra_content: Any = None
 
-    def finished(self) -> ToolCall:
-        """Return it as a message has it."""
+    def to_tool_call(self) -> ToolCall:
+        """Return the call as a message holds it."""
         return ToolCall(
             id=self.id,
             type=self.type or "function",
             function=Function(name=self.name, arguments="".join(self.arguments)),
-            custom=None if self.custom is None else self.custom.joined(),
-            extra_content=copied(self.extra_content),
+            custom=None if self.custom is None else self.custom.join(),
+            extra_content=copy_merged(self.extra_content),
         )
 
 
 class ChoiceState:
-    """One choice as far as it has come; pieces in lists that only grow.
+    """One choice, as far as it has been received.
 
     Attributes:
-        index: Its index.
-        role: First role that was not empty.
-        content: Pieces of text; none if no string ever came.
-        reasoning: Pieces of reasoning, likewise.
-        refusal: Pieces of the refusal, likewise.
-        calls: Tool calls in the order they were opened.
-        finish_reason: The last one told.
-        logprobs: Entries for the text, or None if no list ever came.
-        refusal_logprobs: Entries for the refusal, likewise.
-        touched: The calls that the last chunk's fragments went to, in the fragments' order.
+        index: Index of the choice.
+        role: The first role that is not empty.
+        content: Pieces of the text; the list stays empty if no delta has any.
+        reasoning: Pieces of the reasoning.
+        refusal: Pieces of the refusal.
+        calls: Tool calls in the order in which they were opened.
+        finish_reason: The last finish_reason.
+        logprobs: Entries for the text; None if no chunk has such a list.
+        refusal_logprobs: Entries for the refusal; None if no chunk has such a list.
+        touched: The calls that the fragments of the last chunk belong to, in the order of the fragments.
         rest: Fields that few servers send, by name.
     """
 
-    __slots__ = (
-        "_by_id",
-        "_latest",
-        "_next_index",
-        "calls",
-        "content",
-        "finish_reason",
-        "has_logprobs",
-        "index",
-        "logprobs",
-        "reasoning",
-        "refusal",
-        "refusal_logprobs",
-        "rest",
-        "role",
-        "touched",
-    )
+    __slots__ = ("_by_id", "_latest", "_next_index", "calls", "content", "finish_reason", "has_logprobs", "index", "logprobs",
+                 "reasoning", "refusal", "refusal_logprobs", "rest", "role", "touched")  # fmt: skip
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -101,9 +83,13 @@ class ChoiceState:
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self.calls: list[CallState] = []
-        self._latest: dict[int | None, CallState] = {}  # opened last, by index, and under None of all
-        self._by_id: dict[tuple[int | None, str], CallState] = {}  # by index and id, and by id alone
-        self._next_index = 0  # of a call that the server gives none
+        # Where a fragment finds its call. Dicts, because an index of a billion must not allocate anything, and because a
+        # fragment must take constant time however many calls there are.
+        self._latest: dict[
+            int | None, CallState
+        ] = {}  # the call opened last, for each index; for None, of all
+        self._by_id: dict[tuple[int | None, str], CallState] = {}  # by index and id; by None and id
+        self._next_index = 0  # for a call without an index
         self.finish_reason: str | None = None
         self.has_logprobs = False
         self.logprobs: list[TokenLogprob] | None = None
@@ -112,15 +98,19 @@ class ChoiceState:
         self.touched: Sequence[CallState] = ()
 
     def call_for(self, entry: ToolCallDelta, limit: int) -> CallState:
-        """Return the call that a fragment belongs to; open one if it begins a new one.
+        """Return the call that a fragment belongs to, after opening it if the fragment begins a new call.
 
-        With an index: an unknown one opens a call; a known one goes to the call of that index with its
-        id; a new id with a name opens another call there; anything else continues the latest there.
-        Without: the call with its id; a new id opens a call; no id continues the call last opened.
+        A fragment with an index: an unknown index opens a call. With a known index, a known id continues its call; a
+        new id with a name opens another call; anything else continues the latest call of the index. A fragment
+        without an index: a known id continues its call; a new id opens a call; without an id, the fragment continues
+        the call opened last.
+
+        The index alone does not tell calls apart: some servers send every parallel call with index 0. A new id alone is
+        not the beginning of a call: only a beginning has a name.
 
         Raises:
             StreamProtocolError: If the index is negative.
-            StreamLimitError: If there are too many calls, or the index is that of too many.
+            StreamLimitError: If there are more calls than the limit, or the index is beyond the limit.
         """
         index, id_ = entry.index, entry.id
         latest = self._latest.get(index)
@@ -135,7 +125,7 @@ class ChoiceState:
         if index is None:
             index = self._next_index
         if not 0 <= index < limit or len(self.calls) >= limit:
-            raise refused_call(self.index, index, limit)
+            raise call_index_error(self.index, index, limit)
         call = CallState(index)
         self.calls.append(call)
         self._latest[index] = self._latest[None] = call
@@ -143,13 +133,14 @@ class ChoiceState:
         return call
 
     def add_calls(self, entries: list[ToolCallDelta], limit: int) -> int:
-        """Add fragments of tool calls; return how many characters of arguments they hold.
+        """Add fragments of tool calls; return the number of characters in them.
 
         Raises:
             StreamProtocolError: If an index is negative.
-            StreamLimitError: If there are more calls than ``limit``.
+            StreamLimitError: If there are more calls than the limit.
         """
-        # Nearly always it is one that continues a call: it says only its index, and goes on with the arguments.
+        # Nearly every chunk has one fragment, which holds an index and the next piece of the arguments. By `call_for`, such
+        # a fragment continues the latest call of its index.
         try:
             [entry] = entries
             call = self._latest[entry.index]
@@ -170,11 +161,10 @@ class ChoiceState:
                 call.arguments.append(arguments)
                 return len(arguments)
         touched: list[CallState] = []
-        self.touched = touched
+        self.touched = touched  # also if a fragment is refused: those before it have been added
         return sum(self._add_call(entry, limit, touched) for entry in entries)
 
     def _add_call(self, entry: ToolCallDelta, limit: int, touched: list[CallState]) -> int:
-        """Add a fragment of a tool call, and its call to those touched; return how many characters it holds."""
         size = 0
         call = self.call_for(entry, limit)
         touched.append(call)
@@ -191,15 +181,15 @@ class ChoiceState:
             size += len(function.arguments)
         if entry.custom is not None:
             if call.custom is None:
-                call.custom = Pieces("input")
+                call.custom = ObjectPieces("input")
             size += call.custom.add(entry.custom)
         if entry.extra_content is not None:
             call.extra_content = merge(call.extra_content, entry.extra_content)
-            size += weight(entry.extra_content)
+            size += json_size(entry.extra_content)
         return size
 
     def add_logprobs(self, logprobs: ChoiceLogprobs) -> int:
-        """Add the entries of a chunk's own tokens; return about how many characters they are."""
+        """Add the entries of a chunk; return about how many characters they are."""
         self.has_logprobs = True
         size = 0
         if logprobs.content is not None:
@@ -215,11 +205,11 @@ class ChoiceState:
         return size
 
     def add(self, delta: ChoiceDelta, limit: int) -> int:
-        """Add what a chunk holds; return how many characters that is.
+        """Add a delta; return the number of characters in it.
 
         Args:
-            delta: What a chunk adds.
-            limit: How many tool calls there may be.
+            delta: The delta of this choice in the next chunk.
+            limit: Maximum number of tool calls.
         """
         size = 0
         if delta.content is not None:
@@ -247,32 +237,33 @@ class ChoiceState:
         return size
 
     def add_rest(self, delta: ChoiceDelta) -> int:
-        """Add what few servers send; return how many characters of text it holds."""
+        """Add the fields that few servers send; return the number of characters in them."""
         size = 0
         rest = self.rest
         for name in ("annotations", "reasoning_details", "content_parts"):
             items: list[Any] | None = getattr(delta, name)
             if items is not None:
                 rest.setdefault(name, []).extend(items)
-                size += weight(items)
+                size += json_size(items)
         if delta.function_call is not None:
-            # The first entry is the name, those after it are pieces of the arguments.
+            # The name, then the pieces of the arguments.
             pieces = rest.setdefault("function_call", [""])
             pieces[0] = pieces[0] or delta.function_call.name or ""
             pieces.append(delta.function_call.arguments or "")
             size += len(pieces[-1])
         if delta.audio is not None:
-            size += rest.setdefault("audio", Pieces("data", "transcript")).add(delta.audio)
+            size += rest.setdefault("audio", ObjectPieces("data", "transcript")).add(delta.audio)
         if delta.extra_content is not None:
             rest["extra_content"] = merge(rest.get("extra_content"), delta.extra_content)
-            size += weight(delta.extra_content)
+            size += json_size(delta.extra_content)
         return size
 
-    def finished(self) -> Choice:
-        """Return it as a completion has it; pieces joined, calls ordered by index, then by opening."""
-        calls = [call.finished() for call in sorted(self.calls, key=_index_of)]
+    def to_choice(self) -> Choice:
+        """Return the choice as a completion holds it: pieces joined, calls ordered by index, then by opening."""
+        # `sorted` is stable, and `calls` is in the order of opening.
+        calls = [call.to_tool_call() for call in sorted(self.calls, key=_index_of)]
         function_call = cast("list[str] | None", self.rest.get("function_call"))
-        audio = cast("Pieces | None", self.rest.get("audio"))
+        audio = cast("ObjectPieces | None", self.rest.get("audio"))
         return Choice(
             index=self.index,
             message=ChatCompletionMessage(
@@ -285,9 +276,9 @@ class ChoiceState:
                 if function_call is None
                 else Function(name=function_call[0], arguments="".join(function_call[1:])),
                 annotations=_copy(self.rest.get("annotations")),
-                audio=None if audio is None else audio.joined(),
+                audio=None if audio is None else audio.join(),
                 reasoning_details=_copy(self.rest.get("reasoning_details")),
-                extra_content=copied(self.rest.get("extra_content")),
+                extra_content=copy_merged(self.rest.get("extra_content")),
                 content_parts=_copy(self.rest.get("content_parts")),
             ),
             finish_reason=self.finish_reason,
@@ -301,7 +292,7 @@ def _size(entries: list[TokenLogprob]) -> int:
     count = len(entries)
     for entry in entries:
         count += len(entry.top_logprobs)
-    return _ENTRY * count
+    return _ENTRY_SIZE * count
 
 
 def _join(pieces: list[str]) -> str | None:

@@ -1,11 +1,11 @@
-"""Requests to JSON bytes; event data to chunks; replies to completions or errors.
+"""Parameters to the JSON of a request; bytes of a stream to chunks; bodies of replies to completions and errors.
 
-Pure: no clock, no I/O. What servers usually send takes a fast path of a few C calls; what only some
-send takes a tolerant one behind it, and is counted as an anomaly.
+Pure: no clock, no I/O. Data in the usual shape is decoded by a fast path of a few C calls, all other data by a tolerant
+path behind it.
 """
 
 from .chunks import ChunkDecoder
-from .error_bodies import ErrorBody, find_error, parse_error, server_error
+from .error_bodies import ErrorBody, describe_error, find_error, parse_error, server_error
 from .replies import as_chunk, check_bounds, decode_completion, decode_models, reply_error
 from .requests import check_params, encode_request, known_params, message_to_dict
 
@@ -17,6 +17,7 @@ __all__ = [
     "check_params",
     "decode_completion",
     "decode_models",
+    "describe_error",
     "encode_request",
     "find_error",
     "known_params",

@@ -1,9 +1,20 @@
-"""Runs of text: events that are all alike but for their text, as most of a stream is.
+"""Blocks of events that are alike but for their text, decoded to a batch of texts.
 
-Once an event has been decoded, the bytes around its text are known. While events come that have the same bytes
-around other text, only the text is taken out of them: JSON that differs within one string decodes to the same
-chunk but for that string. Chunks are made of the texts when somebody asks for chunks. The index of the choice may
-differ as well, where several answers come at once.
+Theory of operation
+===================
+
+Most events of a stream have the same bytes but for one JSON string, the text. `learn_template` takes an event and the
+chunk that msgspec decoded from it, and finds the bytes before and after the text: the template. `Template.match` takes a
+block, checks that it consists of events with these bytes and nothing else, and decodes all texts with one call. JSON that
+differs within one string decodes to the same chunk but for that string, so the chunks are known; `TextBatch` makes them
+when a caller reads them.
+
+Where several choices take turns, their index differs as well. Such a template has two gaps: an index of one digit, and
+the text.
+
+A batch is exact for three reasons, each argued beside its code: the gap of a template is the text (`learn_template`);
+the block is nothing but events with the bytes of the template (`Template.match`); the bytes in each gap are one JSON
+string (`_decode_strings`). If any of this fails the block is decoded in another way.
 """
 
 from __future__ import annotations
@@ -17,183 +28,243 @@ from ..types import (
     ChatCompletionChunk,
     ChoiceDelta,
     ChunkChoice,
-    Field,
     FunctionDelta,
-    Make,
-    Run,
+    MakeChunks,
+    TextBatch,
+    TextField,
     ToolCallDelta,
 )
-from .normalize import REFUSED, settle
+from .normalize import DECODE_ERRORS, normalize_message
 
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
-_decode_strings = msgspec.json.Decoder(str).decode_lines
+_decode_lines = msgspec.json.Decoder(str).decode_lines
 
 _LF = 0x0A
 _HEAD = b"data: "
 _END = b"\n\n"
 _JOINT = _END + _HEAD
-# Before a text it makes another, as good as any. Where no text is due, no JSON goes on with it.
-_PROBE = "\ufdd0"
 _INDEX = b'"index":'
-_INDICES = {b"%d" % index: index for index in range(10)}
-_DIGITS = {digit[0]: index for digit, index in _INDICES.items()}
-_last = itemgetter(-1)
+_DIGITS = {b"%d" % index: index for index in range(10)}
+# A noncharacter, which is valid in a JSON string and which no server sends.
+_PROBE = "\ufdd0"
+
+# Bytes of an event from which on a template is not worth while: of long events there are few in a read.
+_MAX_EVENT = 2 * 1024
+# Bytes at the end of two events that have to be equal, for a template to be learned.
+_SAMPLE = 8
+# Blocks to pass over, at most, before another template is learned.
+_MAX_BACKOFF = 63
+_last = itemgetter(slice(-1, None))
 
 
-class Pattern:
-    """What the events of a run have in common: all bytes but those of a text, or of an index and a text behind it.
+class BatchDecoder:
+    """Decodes blocks by a template, and learns the template from the blocks that were decoded otherwise.
 
-    Args:
-        before: The payload's bytes up to the first of what differs.
-        after: Those behind the text.
-        gap: Those between an index of one digit and the text; none if only the text differs.
-        field: What the text is: a field of the delta, or the arguments of its only tool call.
-        choice: Which choice it is of, by its index, unless that differs.
-        make: Makes the chunks that such events decode to, of their texts and indices.
+    To learn takes as long as to decode several events. Where no event is like the one before, each template is learned
+    in vain; the decoder then passes over twice as many blocks as before the last template.
     """
 
-    __slots__ = ("_after", "_before", "_choice", "_cut", "_field", "_gap", "_joint", "_make", "_rest")
+    def __init__(self) -> None:
+        self._template: Template | None = None
+        self._backoff = 0
+        self._to_pass = 0  # blocks until a template is learned again
+
+    def decode(self, block: bytes) -> TextBatch | None:
+        """Decode a block of whole events if all of them fit the template; else return None."""
+        if self._template is None or block.find(b"\n") > _MAX_EVENT:
+            return None
+        batch = self._template.match(block)
+        if batch is not None:
+            self._to_pass = self._backoff = 0
+        return batch
+
+    def learn(self, block: bytes, chunks: Sequence[ChatCompletionChunk]) -> None:
+        """Learn the template of the last event in a block of one-line events.
+
+        Args:
+            block: The events.
+            chunks: The chunks that they were decoded to.
+        """
+        if self._to_pass:
+            self._to_pass -= 1
+            return
+        start = block.rfind(b"\n", 0, -len(_END)) + 1 + len(_HEAD)  # of the last payload
+        end = start - len(_JOINT)  # of the payload before
+        if end > _SAMPLE and block[end - _SAMPLE : end] != block[-len(_END) - _SAMPLE : -len(_END)]:
+            return  # a template of the last event would not even match the event before
+        self._to_pass = self._backoff = min(2 * self._backoff + 1, _MAX_BACKOFF)
+        short = len(block) - start <= _MAX_EVENT
+        self._template = learn_template(block[start : -len(_END)], chunks) if short else None
+
+
+class Template:
+    """The bytes that events have in common: all but a text, or all but an index of a choice and a text behind it.
+
+    Args:
+        before: Bytes of a payload before the first gap.
+        after: Bytes behind the text.
+        between: Bytes between an index of one digit and the text; empty if the text is the only gap.
+        field: Where the text stands: a field of the delta, or the arguments of its only tool call.
+        choice: Index of the choice, unless the index is a gap.
+        make: Makes the chunks of such events from their texts and indices.
+    """
 
     def __init__(
-        self, before: bytes, after: bytes, *, gap: bytes = b"", field: Field, choice: int, make: Make
+        self,
+        before: bytes,
+        after: bytes,
+        *,
+        between: bytes = b"",
+        field: TextField,
+        choice: int,
+        make: MakeChunks,
     ) -> None:
         self._before = _HEAD + before
         self._after = after + _END
-        self._joint = self._after + self._before
-        self._gap = gap
-        # A payload's text; or the text, and the rest, of what is between two gaps.
-        end = -len(self._joint) - 1
-        self._cut = itemgetter(slice(0, end) if gap else slice(len(before), -len(after)))
-        self._rest = itemgetter(slice(end, -1))
-        self._field: Field = field
+        self._joint = self._after + self._before  # from the text of one event to the first gap of the next
+        self._between = between
+        self._field: TextField = field
         self._choice = choice
         self._make = make
+        # One gap: the text in a payload. Two gaps: see `_match_choices`. An itemgetter cuts all pieces in one `map`.
+        tail = -len(self._joint) - 1
+        self._cut_text = itemgetter(slice(0, tail) if between else slice(len(before), -len(after)))
+        self._cut_joint = itemgetter(slice(tail, -1))
 
-    def run(self, block: bytes) -> Run | None:
-        """Take the texts out of a block of events; None if there is anything in it but such events.
+    def match(self, block: bytes) -> TextBatch | None:
+        """Take the texts out of a block; None if there is anything in the block but events of this template.
 
         Args:
             block: Bytes that begin and end at an event's boundary.
         """
         start, stop = len(self._before), len(block) - len(self._after)
         if not (block.startswith(self._before) and block.endswith(self._after)) or stop < start:
-            return None  # also if the bytes on both sides overlap
+            return None  # `stop < start`: the bytes before and after overlap
         middle = block[start:stop]
         try:
-            if self._gap:
-                return self._of_several(middle)
+            if self._between:
+                return self._match_choices(middle)
             pieces = [middle]
             if _LF in middle:
-                pieces = list(map(self._cut, block[len(_HEAD) : -len(_END)].split(_JOINT)))
-                # If each has these bytes on both sides, the block can be put together from the pieces.
+                pieces = list(map(self._cut_text, block[len(_HEAD) : -len(_END)].split(_JOINT)))
+                # The cut takes bytes off both ends of a payload without looking at them. If they are put back and the
+                # block is the same again, they were those of the template.
                 if self._joint.join(pieces) != middle:
                     return None
-            texts = _strings(pieces)
-        except REFUSED:
+            texts = _decode_strings(pieces)
+        except DECODE_ERRORS:
             return None
-        return None if texts is None else Run(texts, field=self._field, choice=self._choice, make=self._make)
+        return (
+            None
+            if texts is None
+            else TextBatch(texts, field=self._field, choice=self._choice, make=self._make)
+        )
 
-    def _of_several(self, middle: bytes) -> Run | None:
-        """Take texts and indices out of events."""
-        first, *between = middle.split(self._gap)
-        if not between:
+    def _match_choices(self, middle: bytes) -> TextBatch | None:
+        """Take texts and indices out of a block, without the bytes before the first index and behind the last text."""
+        first, *pieces = middle.split(self._between)
+        if not pieces:
             return None
-        last = between.pop()
-        # Between two gaps are a text, what is between two events, and the index of the next one.
-        if list(map(self._rest, between)).count(self._joint) != len(between):
+        last = pieces.pop()
+        # Each piece is a text, the joint to the next event, and the index of the next event.
+        if list(map(self._cut_joint, pieces)).count(self._joint) != len(pieces):
             return None
         try:
-            choices = [_INDICES[first], *map(_DIGITS.__getitem__, map(_last, between))]
+            choices = [_DIGITS[first], *map(_DIGITS.__getitem__, map(_last, pieces))]
         except KeyError:
             return None
-        texts = _strings([*map(self._cut, between), last])
-        if texts is None:
-            return None
-        return Run(texts, field=self._field, choice=choices, make=self._make)
+        texts = _decode_strings([*map(self._cut_text, pieces), last])
+        return None if texts is None else TextBatch(texts, field=self._field, choice=choices, make=self._make)
 
 
-def _strings(pieces: list[bytes]) -> list[str] | None:
-    """Decode what stands between the quotation marks of strings; None if that is not one string each.
+def _decode_strings(pieces: list[bytes]) -> list[str] | None:
+    """Decode the bytes between the quotation marks of JSON strings; None if a piece is not exactly one string.
 
-    Each piece begins on a line of its own, with a quotation mark, and no JSON string has a LF in it: with each piece
-    a string begins. So there are as many strings as pieces only if each piece is one.
+    Each piece is put on a line of its own, between quotation marks. No JSON string holds a LF, so that at least one string
+    begins with each piece: there are as many strings as pieces only if each piece is one string.
     """
-    strings = _decode_strings(b'"' + b'"\n"'.join(pieces) + b'"')
+    strings = _decode_lines(b'"' + b'"\n"'.join(pieces) + b'"')
     return strings if len(strings) == len(pieces) else None
 
 
-def learn(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Pattern | None:
-    """Find out what an event has around its text.
+def learn_template(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Template | None:
+    """Find the text of an event in its bytes.
 
     Args:
         payload: The event's data, on one line.
-        chunks: What it was decoded to, last, behind those of events before it.
+        chunks: The chunk that it was decoded to, behind those of the events before it.
 
     Returns:
-        The pattern of events that may follow, or None: if there is more to the chunk than a piece of text, or if its
-        text does not stand in the payload once, and as it is.
+        The template of the event; None if the chunk holds more than one piece of text, or if its text does not stand
+        in the payload exactly once.
     """
     chunk = chunks[-1]
-    found = _text_of(chunk)
+    found = _find_text(chunk)
     if found is None:
         return None
     field, text = found
     literal = msgspec.json.encode(text)
     if payload.count(literal) != 1:
         return None
-    make = _maker(chunk, field)
-    index = chunk.choices[0].index
     before, _, after = payload.partition(literal)
-    # Whether it is this string that is the text, and this number that is the index, others in their places show.
-    other = _PROBE + text
+    make = _make_chunks_like(chunk, field)
+    index = chunk.choices[0].index
+    probe = _PROBE + text
 
-    def holds(start: bytes, at: int) -> bool:
+    def is_template(start: bytes, index: int) -> bool:
+        # Are these bytes the text? The text may be written with escapes, and the same characters may stand elsewhere: as
+        # a key, as another field, or across the quotation marks of two strings. Therefore the payload is decoded once
+        # with a noncharacter put in front of the text. Inside a string this changes the string: if it is not the text,
+        # the chunk is not the expected one. Outside of a string it is invalid JSON.
         try:
-            probed = _decode(start + msgspec.json.encode(other) + after)
-        except REFUSED:
+            probed = _decode(start + msgspec.json.encode(probe) + after)
+        except DECODE_ERRORS:
             return False
         for choice in probed.choices:
-            settle(choice.delta)
-        return make([other], [at]) == [probed]
+            normalize_message(choice.delta)
+        # This also shows that the payload holds nothing that `make` leaves out.
+        return make([probe], [index]) == [probed]
 
-    after_text = b'"' + after
     if field != "arguments" and any(choice.index != index for each in chunks for choice in each.choices):
+        # Several choices take turns. Another index in the place of this one proves that this place is the index.
         head, name, rest = before.rpartition(_INDEX)
-        if holds(head + name + b"7" + rest[1:], 7):
-            gap = rest[1:] + b'"'
-            return Pattern(head + name, after_text, gap=gap, field=field, choice=index, make=make)
-    if holds(before, index):
-        return Pattern(before + b'"', after_text, field=field, choice=index, make=make)
+        if is_template(head + name + b"7" + rest[1:], 7):
+            return Template(
+                head + name, b'"' + after, between=rest[1:] + b'"', field=field, choice=index, make=make
+            )
+    if is_template(before, index):
+        return Template(before + b'"', b'"' + after, field=field, choice=index, make=make)
     return None
 
 
-def _text_of(chunk: ChatCompletionChunk) -> tuple[Field, str] | None:
-    """Return the text of a chunk, and which field it is; None if it has none, or several."""
+def _find_text(chunk: ChatCompletionChunk) -> tuple[TextField, str] | None:
+    """Return the text of a chunk and its field; None if the chunk has no text, or several."""
     if len(chunk.choices) != 1:
         return None
     delta = chunk.choices[0].delta
-    fields: list[tuple[Field, str | None]] = [
+    fields: list[tuple[TextField, str | None]] = [
         ("content", delta.content),
         ("reasoning_content", delta.reasoning_content),
         *(("arguments", call.function.arguments) for call in delta.tool_calls or ()),
     ]
-    texts: list[tuple[Field, str]] = [(field, text) for field, text in fields if text]
+    texts: list[tuple[TextField, str]] = [(field, text) for field, text in fields if text]
     return texts[0] if len(texts) == 1 else None
 
 
-def _maker(chunk: ChatCompletionChunk, field: Field) -> Make:
-    """Return what makes chunks like this one, one of each text and the index beside it.
+def _make_chunks_like(chunk: ChatCompletionChunk, field: TextField) -> MakeChunks:
+    """Return a function that makes chunks like this one, each with another text and index.
 
-    They hold what a stream of text repeats in every chunk, and nothing else: to add one to a completion, after
-    another of them of the same choice, adds its text alone.
+    The chunks hold only the fields that a stream repeats in every chunk. To add such a chunk to a completion, behind
+    another of the same choice, adds nothing but its text; `CompletionAssembler.extend` relies on that.
     """
+    # Copied now: the chunk belongs to the caller, who may change it.
     id_, created, model, object_ = chunk.id, chunk.created, chunk.model, chunk.object
     fingerprint, tier = chunk.system_fingerprint, chunk.service_tier
     delta = chunk.choices[0].delta
     role, content, reasoning = delta.role, delta.content, delta.reasoning_content
     call = delta.tool_calls[0].index if delta.tool_calls else None
 
-    def deltas(texts: Iterable[str]) -> Iterable[ChoiceDelta]:
+    def make_deltas(texts: Iterable[str]) -> list[ChoiceDelta]:
         if field == "content":
             return [ChoiceDelta(content=text, role=role, reasoning_content=reasoning) for text in texts]
         if field == "reasoning_content":
@@ -215,7 +286,7 @@ def _maker(chunk: ChatCompletionChunk, field: Field) -> Make:
                 service_tier=tier,
                 choices=[ChunkChoice(index=index, delta=delta)],
             )
-            for index, delta in zip(indices, deltas(texts), strict=False)  # one index may be for all
+            for index, delta in zip(indices, make_deltas(texts), strict=False)  # `indices` may be endless
         ]
 
     return make

@@ -1,4 +1,37 @@
-"""Bytes to chunks: the hot path."""
+"""Bytes to chunks: a fast path for usual streams, and behind it a tolerant path for all others.
+
+Theory of operation
+===================
+
+    push ──> _buffer ──> _next_block ──┬──> _decode_block   fast: a whole block with a few C calls
+                             │         │         │ None: something in the block is unusual
+                           _tail       └──> _decode_events  tolerant: `EventDecoder`, then event by event
+
+Nearly every event is one line, ``data: {...}``, and a blank line. The fast path decodes a block of such events at once.
+It decodes all of a block or nothing: if anything is unusual it returns None and has changed no state, and the tolerant
+path decodes the same bytes. So the tolerant path alone defines what a stream means, and the fast path only has to agree
+with it; the tests decode every stream both ways.
+
+Bytes wait in one of three places:
+
+- `_buffer`, pushed but not yet taken by `pull`. A large read is decoded in slices, just ahead of the consumer.
+- `_tail`, the beginning of an event that the network cut, if it is short and has no CR. The rest is joined to it, so that
+  the event takes the fast path nevertheless.
+- `_events`, the beginning of any other unfinished event. `EventDecoder` looks at no byte twice: a large event that
+  arrives in many small reads costs linear time.
+
+Half a surrogate pair may wait in `_surrogates`. Four states follow:
+
+=========  ==============================================================  ========================================
+idle       nothing waits, the next byte begins an event                    `idle`
+pending    `pull` has bytes to decode                                      `pending` > 0
+cut        part of an event or of a surrogate pair waits                   `_tail`, or `_aligned` is False
+ended      ``[DONE]`` came, or an error; all that follows is ignored       `done`, `error`
+=========  ==============================================================  ========================================
+
+Errors never overtake chunks. `_fail` only keeps the error, and ends the stream; `feed`, `pull` and `close` raise it once
+they have no chunk to return.
+"""
 
 from __future__ import annotations
 
@@ -9,67 +42,76 @@ from typing import Literal
 import msgspec
 
 from ..config import Limits
-from ..errors import StreamError, StreamLimitError
-from ..sse import EventDecoder, end_of_lines, plain_objects
-from ..types import ChatCompletionChunk, ChunkChoice, Run
-from .batches import Pattern, learn
-from .bounds import refusal
-from .careful import CarefulDecoder, fit_choice, is_whole
-from .normalize import REFUSED
-
-__all__ = ["ChunkDecoder"]
+from ..errors import (
+    StreamError,
+    StreamLimitError,
+    StreamProtocolError,
+    call_index_error,
+    choice_index_error,
+    escape,
+)
+from ..sse import Event, EventDecoder, end_of_slice, plain_objects
+from ..types import ChatCompletionChunk, ChunkChoice
+from .batches import BatchDecoder
+from .error_bodies import describe_error, find_error, server_error
+from .normalize import (
+    DECODE_ERRORS,
+    SurrogateJoiner,
+    describe_decode_error,
+    is_object,
+    loads,
+    loads_or_none,
+    normalize_message,
+    to_chunk,
+)
 
 _decoder = msgspec.json.Decoder(ChatCompletionChunk)
-_decode, _decode_all = _decoder.decode, _decoder.decode_lines
+_decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 
-# What the decoder refuses, and another number of choices than one.
-_UNUSUAL = (*REFUSED, ValueError)
 _CR = 0x0D
+_DONE = b"[DONE]"
 _DONE_EVENT = b"data: [DONE]\n\n"
 
-# Chunks are decoded just ahead of their consumer: a thousand objects made at once lie in cold memory.
+# Bytes of a slice. A 256 kB read decoded at once would make a thousand chunks before the consumer sees the first, and by
+# then they have left the CPU's cache: the whole stream takes half as long again.
 _SLICE = 16 * 1024
-# A cut event up to this size waits as bytes and is joined with what follows; a longer one goes into the
-# event decoder, which never looks at a byte twice.
-_LONGEST_TAIL = 8 * 1024
-# Events of this size are decoded one by one, even where they are alike.
-_LONG = 2 * 1024
-# An event up to this size that comes alone is looked at less closely before it is decoded.
-_LONGEST_SINGLE = 4 * 1024
+# Bytes up to which a cut event waits in `_tail`, to be copied once more.
+_MAX_TAIL = 8 * 1024
+# Bytes up to which an event that arrives alone takes the shortest path, which copies it twice. From there on a view costs
+# less, which is what the path of a block takes.
+_MAX_SINGLE = 4 * 1024
+_SHOWN = 200  # bytes of a bad event that the error shows
 
-# Bytes at the end of two events that tell whether there is anything to be learned from them.
-_TAIL = 8
-# Blocks that need not be learned from, at most.
-_LONGEST_PAUSE = 63
 _DEFAULT_LIMITS = Limits()
 
 
-class ChunkDecoder(CarefulDecoder):
+class ChunkDecoder:
     """Incremental decoder of one stream of chat completion chunks.
 
-    Use `feed` and `close`. Errors never overtake chunks: what was received before an error is returned
-    first, and the next call raises. Errors have ``partial=None``; who assembles fills it.
+    Call `feed` with each read and `close` at the end; or `push` a read, and `pull` until nothing is `pending`. Errors
+    never overtake chunks: all chunks received before an error are returned first, and the next call raises. Errors
+    have ``partial=None``; the caller knows what was assembled.
 
     Args:
-        limits: Sizes a server may send.
-        strict: Refuse bad UTF-8 instead of replacing it.
+        limits: Limits on what a server may send.
+        strict: Refuse invalid UTF-8; by default it is replaced by U+FFFD.
         on_bad_event: ``"raise"``, or ``"skip"`` for gateways that mix other text into the stream.
-        n: How many choices were asked for: a chunk of more choices or tool calls than ``limits`` allow is then
-            refused here, before anybody sees it. None leaves that to who assembles.
+        n: Number of choices that were asked for. A chunk with an index of a choice or tool call beyond ``limits`` is
+            then refused before the caller sees it. None leaves that to the assembler.
 
     Attributes:
-        done: Whether ``[DONE]`` came. What follows it is ignored.
-        events: How many events with data were received, ``[DONE]`` not counted.
-        anomalies: How many of them only the tolerant path understood, or were skipped.
-        error: What the next call raises, if something is wrong.
-        pending: Bytes pushed and not yet looked at by `pull`.
-        block: The bytes that the last `pull` decoded.
-        torn: Whether they begin inside an event.
-        settled: Whether the next byte begins an event, the last block began one, and nothing is held or over.
+        done: Whether ``[DONE]`` came. Bytes behind it are ignored.
+        events: Number of events with data, ``[DONE]`` not counted.
+        anomalies: Number of events that were repaired or skipped.
+        error: The error that the next call raises, or None.
+        pending: Number of bytes that were pushed and not yet decoded.
+        idle: Whether all bytes are decoded and the next byte begins an event.
     """
 
-    __slots__ = ("_buffer", "_events", "_idle", "_lesson", "_longest_single", "_longest_tail", "_pattern", "_pause",
-                 "_plain_limit", "_pos", "_tail", "block", "pending", "settled", "torn")  # fmt: skip
+    # 2 % of the time of a chunk, here and in the assembler.
+    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_indices", "_max_block", "_max_single",
+                 "_max_tail", "_skip", "_strict", "_surrogates", "_tail", "anomalies", "done", "error", "events",
+                 "idle", "pending")  # fmt: skip
 
     def __init__(
         self,
@@ -79,268 +121,366 @@ class ChunkDecoder(CarefulDecoder):
         on_bad_event: Literal["raise", "skip"] = "raise",
         n: int | None = None,
     ) -> None:
-        super().__init__(limits, strict=strict, on_bad_event=on_bad_event, n=n)
+        self._indices = None if n is None else range(max(n, limits.choices))
+        self._call_indices = range(limits.tool_calls)
+        self._strict = strict
+        self._skip = on_bad_event == "skip"
+        # The fast path does not count bytes: in a block smaller than every limit, no event and no line exceeds one.
+        self._max_block = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
+        self._max_tail = min(_MAX_TAIL, self._max_block)
+        self._max_single = min(_MAX_SINGLE, self._max_block)
         self._events = EventDecoder(max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes)
-        self._plain_limit = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
-        self._longest_tail = min(_LONGEST_TAIL, self._plain_limit)
-        self._longest_single = min(_LONGEST_SINGLE, self._plain_limit)
+        self._batches = BatchDecoder()
         self._buffer = b""
-        self._pos = 0
-        self.pending: int = 0
+        self.pending = 0  # the last bytes of the buffer
         self._tail = b""
-        self.block = b""
-        self.torn = False
-        self._idle = False  # whether the next byte begins an event
-        self.settled = False
-        self._pattern: Pattern | None = None
-        # Blocks that need not be learned from: where no event is like the one before, few are looked at.
-        self._pause = self._lesson = 0
+        # Whether the next block begins an event: only then may the fast path take it. False at first, because a byte
+        # order mark may come.
+        self._aligned = False
+        self.idle = False
+        self._surrogates = SurrogateJoiner()
+        self.error: StreamError | None = None
+        self.done = False
+        self.events = 0
+        self.anomalies = 0
 
     def feed(self, data: bytes) -> list[ChatCompletionChunk]:
-        """Take bytes off the wire; return the chunks they complete.
+        """Take bytes off the wire; return the chunks that they complete.
 
         Args:
             data: Any number of bytes, cut anywhere.
 
         Raises:
             StreamServerError: If the server sent an error inside the stream.
-            StreamProtocolError: If an event is no chunk.
+            StreamProtocolError: If an event is not a chunk.
             StreamLimitError: If a limit is exceeded.
         """
-        if self.settled and len(data) <= self._longest_single:
-            # The usual event, by itself: nothing to cut, nothing to hold.
+        if self.idle and len(data) <= self._max_single:
+            # Most reads bring one event, whole. The shortest path cuts nothing and holds nothing back. Two `partition`
+            # calls prove that the read is ``data: ``, one line and a blank line: the first LF is the last byte but one.
             line, _, rest = data.partition(b"\n")
             start, _, payload = line.partition(b"data: ")
             if rest == b"\n" and not start and _CR not in payload:
                 try:
                     chunk = _decode(payload)
-                    [choice] = chunk.choices
-                except _UNUSUAL:
+                    [choice] = chunk.choices  # ValueError if there are several, or none
+                except DECODE_ERRORS:
                     pass
                 else:
+                    # The same conditions as in `_normalize_all`; a call here would be one more for each chunk.
                     if (
-                        chunk._error is None  # noqa: SLF001  # private to the package
-                        and (delta := choice.delta)._reasoning is None  # noqa: SLF001  # likewise
+                        chunk._error is None
+                        and (delta := choice.delta)._reasoning is None
                         and choice.finish_reason is None
                         and (not choice.index or self._indices is None)
                         and (
                             (calls := delta.tool_calls) is None
-                            or (len(calls) == 1 and (self._indices is None or calls[0].index in self._calls))
+                            or (
+                                len(calls) == 1
+                                and (self._indices is None or calls[0].index in self._call_indices)
+                            )
                         )
-                    ) or self._fit((chunk,)):
-                        self.block = data
+                    ) or self._normalize_all((chunk,)):
                         self.events += 1
                         return [chunk]
         self.push(data)
-        chunks = list(self.pull())
-        while self._buffer:
-            try:
-                chunks += self.pull()
-            except StreamError:
-                if not chunks:
-                    raise
+        chunks = list(self._decode_slice())
+        while self.pending:
+            chunks += self._decode_slice()
+        if self.error is not None and not chunks:
+            raise self.error
         return chunks
 
     def close(self) -> list[ChatCompletionChunk]:
         """End the stream; return the chunk of a last event that lacks only its blank line.
 
-        What is left is dropped if its JSON is torn. Whether the completion is whole is not judged here:
+        A last event whose JSON is torn is dropped. Whether the completion is whole is not judged here:
         `CompletionAssembler.complete` tells.
 
         Raises:
-            StreamError: What `feed` could not raise yet.
+            StreamError: As `feed`.
         """
         chunks = self.feed(b"")
-        if self.error is not None:
-            return chunks
-        try:
-            if not self.done:
-                self.block, self.torn = self.unread(), False
-                last = self._events.feed(self._tail) + self._events.close()
-                self._tail = b""
-                chunks += self._each([event for event in last if is_whole(event)])
-        except StreamError as error:
-            self._fail(error)
-            if not chunks:
-                raise
-        return chunks + self._release()
+        if self.error is None and not self.done:
+            tail, self._tail = self._tail, b""
+            chunks += self._decode_events(tail, last=True)
+            if self.error is None:
+                chunks += self._surrogates.release()
+        if self.error is not None and not chunks:
+            raise self.error
+        return chunks
 
     def push(self, data: bytes) -> None:
-        """Take bytes off the wire, to be decoded by `pull` in slices.
+        """Take bytes off the wire; `pull` decodes them in slices.
 
         Args:
             data: Any number of bytes, cut anywhere.
         """
         if self.done or self.error is not None:
             return
+        self._buffer = self._buffer[-self.pending :] + data if self.pending else data
+        self.pending = len(self._buffer)
+        self.idle = False
         if self.events == 0:
-            self._events.expect(data)
-            self._idle = self._events.idle
-        if self._pos < len(self._buffer):
-            data = self._buffer[self._pos :] + data
-        self._buffer = data
-        self._pos = 0
-        self.pending = len(data)
-        self.settled = False
-
-    def unread(self, *, held: bool = True) -> bytes:
-        """Return the bytes pushed whose chunks no `pull` has returned.
-
-        Exact where events arrive whole; an event that was cut, and was too long to wait, as an equal one.
-
-        Args:
-            held: Whether to begin with what `pull` has looked at of an unfinished event.
-        """
-        return (self._events.held() if held else b"") + self._tail + self._buffer[self._pos :]
+            # Without this look the first block would take the tolerant path; a short stream has no other.
+            self._events.check_bom(self._buffer)
+            self._aligned = self._events.idle
 
     def pull(self) -> Sequence[ChatCompletionChunk]:
-        """Decode the next slice of what was pushed; return its chunks, which may be none.
+        """Decode the next slice of the bytes that were pushed; return its chunks, which may be none.
 
         Raises:
             StreamError: As `feed`.
         """
-        if self.error is not None:
+        chunks = self._decode_slice()
+        if self.error is not None and not chunks:
             raise self.error
-        block = self.block = self._next_slice()
-        chunks: Sequence[ChatCompletionChunk] = self._block(block) if block else []
-        self.settled = self._idle and not (
-            self.torn or self._buffer or self._tail or self._held or self.done or self.error is not None
-        )
         return chunks
 
-    def _block(self, block: bytes) -> Sequence[ChatCompletionChunk]:
-        self.torn = not self._idle
-        if self._idle and not self._held and len(block) <= self._plain_limit:
-            chunks = self._plain(block)
-            if chunks is not None:
-                return chunks
-        try:
-            events = self._events.feed(block)
-        except StreamLimitError as error:
-            self._fail(error)
-            raise
-        chunks = self._each(events)
-        self._idle = self._events.idle
-        if self._events.error is not None and not self.done:
-            self._fail(self._events.error)
+    def check(self, chunk: ChatCompletionChunk) -> None:
+        """Refuse a chunk with an index that is negative or beyond `Limits`; without ``n``, accept any.
+
+        Raises:
+            StreamProtocolError: If an index is negative.
+            StreamLimitError: If an index of a choice or tool call is beyond its limit.
+        """
+        for choice in chunk.choices:
+            self._check_indices(choice)
+
+    # Blocks
+
+    def _decode_slice(self) -> Sequence[ChatCompletionChunk]:
+        block = self._next_block()
+        chunks: Sequence[ChatCompletionChunk] = ()
+        if block:
+            usual = self._decode_block(block) if self._aligned and len(block) <= self._max_block else None
+            chunks = self._decode_events(block) if usual is None else usual
+        self.idle = self._aligned and not (self.pending or self._tail or self.done or self.error is not None)
         return chunks
 
-    def _next_slice(self) -> bytes:
-        """Cut the next slice off the buffer, if possible at the end of an event."""
+    def _next_block(self) -> bytes:
+        """Take a slice off the buffer, ending with an event if possible, and put the tail before it."""
         data = self._buffer
-        pos = self._pos
-        size = len(data)
-        if size - pos > _SLICE:
-            end = data.rfind(b"\n\n", pos, pos + _SLICE) + 2
-            if end == 1:
-                end = end_of_lines(data, pos, pos + _SLICE) or data.find(b"\n\n", pos + _SLICE - 1) + 2
-            if end != 1 and end < size:
-                self._pos = end
-                self.pending = size - end
-                return self._after_tail(data[pos:end])
-        self._buffer = b""
-        self._pos = self.pending = 0
-        block = self._after_tail(data[pos:] if pos else data)
-        if self._idle and not block.endswith(b"\n\n"):
-            end = block.rfind(b"\n\n") + 2
-            cut = end if end != 1 else 0
-            if len(block) - cut <= self._longest_tail and _CR not in block:
-                self._tail = block[cut:]
-                return block[:cut]
-        return block
-
-    def _after_tail(self, block: bytes) -> bytes:
-        """Put before a block what was held of its first event: a slice is copied for that, not a whole read."""
+        end = len(data)
+        start = end - self.pending
+        if self.pending > _SLICE:
+            end = end_of_slice(data, start, start + _SLICE)
+        self.pending -= end - start
+        # A slice is a copy of its bytes, made once; a slice of the whole is the same object. Joining the tail to the
+        # slice and not to the read copies 16 kB at most.
+        block = data[start:end]
         if self._tail:
             block = self._tail + block
             self._tail = b""
+        if self.pending:
+            return block
+        self._buffer = b""
+        if self._aligned and not block.endswith(b"\n\n"):
+            cut = block.rfind(b"\n\n")
+            cut = cut + 2 if cut >= 0 else 0
+            # Where lines end in CR, a blank line may be there without LF LF: `EventDecoder` has to dispatch the event.
+            if len(block) - cut <= self._max_tail and _CR not in block:
+                self._tail = block[cut:]
+                block = block[:cut]
         return block
 
-    def _plain(self, block: bytes) -> Sequence[ChatCompletionChunk] | None:
-        """Decode a block of nothing but usual chunks; None if it is anything else."""
+    def _decode_block(self, block: bytes) -> Sequence[ChatCompletionChunk] | None:
+        """Decode a block of usual events: the fast path. Return None, and change nothing, if any is unusual."""
         done = block.endswith(_DONE_EVENT)
         if done:
             block = block[: -len(_DONE_EVENT)]
             if not block:
                 return self._finish()
-        chunks = self._run(block) or self._usual(block)
+        chunks: Sequence[ChatCompletionChunk] | None
+        batch = self._batches.decode(block)
+        if batch is None:
+            chunks = self._decode_objects(block)
+        elif batch.choices is None or self._indices is None or max(batch.choices) in self._indices:
+            chunks = batch
+        else:
+            return None
         if chunks is not None:
             self.events += len(chunks)
             if done:
                 self._finish()
         return chunks
 
-    def _run(self, block: bytes) -> Run | None:
-        """Take a block of chunks that differ from those before in their text alone."""
-        pattern = self._pattern
-        # Of long texts there are too few to gain by it.
-        run = None if pattern is None or block.find(b"\n") > _LONG else pattern.run(block)
-        if run is not None and run.choices is not None and self._indices is not None:
-            run = run if max(run.choices) in self._indices else None
-        if run is not None:
-            self._pause = self._lesson = 0
-        return run
-
-    def _usual(self, block: bytes) -> list[ChatCompletionChunk] | None:
-        """Decode a block of one-line events; None if one needs a closer look."""
-        plain = plain_objects(block)
-        if plain is None:
+    def _decode_objects(self, block: bytes) -> list[ChatCompletionChunk] | None:
+        """Decode a block of one-line events; None if one of them is not a usual chunk."""
+        objects = plain_objects(block)
+        if objects is None:
             return None
-        payloads, count = plain
+        lines, count = objects
         try:
-            chunks = _decode_all(payloads)
-        except REFUSED:
+            chunks = _decode_lines(lines)
+        except DECODE_ERRORS:
             return None
-        if len(chunks) != count or not self._fit(chunks):
+        if len(chunks) != count or not self._normalize_all(chunks):
             return None
-        if self._pause:
-            self._pause -= 1
-            return chunks
-        last = block.rfind(b"\n", 0, -2) + 7  # behind its "data: "
-        if last > _TAIL + 8 and block[last - 8 - _TAIL : last - 8] != block[-2 - _TAIL : -2]:
-            return chunks  # the two last events end in different ways: nothing to learn
-        self._pause = self._lesson = min(2 * self._lesson + 1, _LONGEST_PAUSE)
-        self._pattern = learn(block[last:-2], chunks) if len(block) - last <= _LONG else None
+        self._batches.learn(block, chunks)
         return chunks
 
-    def _fit(self, chunks: Iterable[ChatCompletionChunk]) -> bool:
-        """Bring chunks to their documented shape; False if one has to be looked at closely, for an error most likely."""
-        indices = self._indices
-        for chunk in chunks:
+    # Events
+
+    def _decode_events(self, block: bytes, *, last: bool = False) -> list[ChatCompletionChunk]:
+        """Decode bytes of any form, cut anywhere: the tolerant path.
+
+        Args:
+            block: The next bytes.
+            last: Whether the stream ends with them; an unfinished event then counts if it is whole.
+        """
+        try:
+            events = self._events.feed(block)
+            if last:
+                events += filter(_is_whole, self._events.close())
+        except StreamLimitError:
+            events = []
+        chunks: list[ChatCompletionChunk] = []
+        for event in events:
+            data = event.data.strip()
+            if event.type != "error":  # an event of this type is an error, whatever its data
+                if not data:
+                    continue  # a keep-alive
+                if data == _DONE:
+                    chunks += self._finish()
+                    break
+            self.events += 1
             try:
-                [choice] = chunk.choices
-            except ValueError:
-                if not (chunk.choices and all(map(self._fit_choice, chunk.choices))):
+                chunk = self._decode_event(data, event.type)
+            except StreamError as error:
+                self._fail(error)
+                break
+            if chunk is not None:
+                chunks.append(chunk)
+        # The events came before the bytes that exceed the limit: behind [DONE] or an error the limit does not matter.
+        if self._events.error is not None and not self.done:
+            self._fail(self._events.error)
+        self._aligned = self._events.idle and not self._surrogates.high
+        return chunks
+
+    def _decode_event(self, data: bytes, name: str) -> ChatCompletionChunk | None:
+        """Decode one event; None if it is a keep-alive, or skipped."""
+        if name == "error":
+            body = loads_or_none(data)
+            raise server_error(describe_error(data.decode("utf-8", "replace") if body is None else body))
+        try:
+            chunk = _decode(data)
+        except DECODE_ERRORS:
+            return self._decode_odd_event(data)
+        # The typed decoder drops unknown fields, in which the error may be: the choices are missing then.
+        if chunk._error is not None or not chunk.choices:
+            error = find_error(loads_or_none(data))
+            if error is not None:
+                raise server_error(error)
+        for choice in chunk.choices:
+            self._normalize(choice)
+        if self._surrogates.high:
+            self._surrogates.join(chunk)
+        return chunk
+
+    def _decode_odd_event(self, data: bytes) -> ChatCompletionChunk | None:
+        """Decode an event that the typed decoder refuses."""
+        if data == b"null":
+            return None  # a keep-alive
+        problem: str
+        try:
+            if self._strict:
+                data.decode()
+            body = loads(data)
+            error = find_error(body)
+            if error is not None:
+                raise server_error(error)
+            chunk = to_chunk(body)
+        except DECODE_ERRORS as refused:
+            problem = describe_decode_error(refused)
+        else:
+            for choice in chunk.choices:
+                self._normalize(choice)
+            self._surrogates.join(chunk)
+            self.anomalies += 1
+            return chunk
+        if self._skip:
+            self.anomalies += 1
+            return None
+        beginning = data[:_SHOWN].decode("utf-8", "replace")
+        raise StreamProtocolError(
+            f"event {self.events} of the stream is not a chat completion chunk: {escape(problem)}; "
+            f"it begins with {escape(beginning)!r}",
+            body=beginning,
+        )
+
+    # Chunks
+
+    def _normalize_all(self, chunks: Iterable[ChatCompletionChunk]) -> bool:
+        """Normalize chunks of the fast path; return False if the tolerant path has to decode them.
+
+        The loop makes no call for a usual chunk.
+        """
+        indices = self._indices
+        try:
+            for chunk in chunks:
+                try:
+                    [choice] = chunk.choices
+                except ValueError:
+                    if not chunk.choices:
+                        return False  # usage; or an error, which `find_error` recognizes
+                    for choice in chunk.choices:
+                        self._normalize(choice)
+                else:
+                    delta = choice.delta
+                    if (
+                        delta._reasoning is not None
+                        or choice.finish_reason is not None
+                        or (
+                            (calls := delta.tool_calls) is not None
+                            and not (
+                                len(calls) == 1 and (indices is None or calls[0].index in self._call_indices)
+                            )
+                        )
+                        or (choice.index and indices is not None and choice.index not in indices)
+                    ):
+                        self._normalize(choice)
+                if chunk._error is not None:
                     return False
-            else:
-                delta = choice.delta
-                if (
-                    delta._reasoning is not None  # noqa: SLF001  # private to the package
-                    or choice.finish_reason is not None
-                    or (
-                        (calls := delta.tool_calls) is not None
-                        and not (len(calls) == 1 and (indices is None or calls[0].index in self._calls))
-                    )
-                    or (choice.index and indices is not None and choice.index not in indices)
-                ) and not self._fit_choice(choice):
-                    return False
-            if chunk._error is not None:  # noqa: SLF001  # likewise
-                return False
+        except StreamError:
+            return False  # the tolerant path raises it again, behind the chunks that come before
         return True
 
-    def _fit_choice(self, choice: ChunkChoice) -> bool:
-        fit_choice(choice)
-        return refusal(choice, self._indices, self._calls) is None
+    def _normalize(self, choice: ChunkChoice) -> None:
+        """Bring a choice to its documented shape; refuse indices beyond the limits."""
+        normalize_message(choice.delta)
+        choice.finish_reason = choice.finish_reason or None
+        self._check_indices(choice)
+
+    def _check_indices(self, choice: ChunkChoice) -> None:
+        if self._indices is None:
+            return
+        if choice.index not in self._indices:
+            raise choice_index_error(choice.index, len(self._indices))
+        for call in choice.delta.tool_calls or ():
+            if call.index is not None and call.index not in self._call_indices:
+                raise call_index_error(choice.index, call.index, len(self._call_indices))
+
+    # The end
 
     def _finish(self) -> list[ChatCompletionChunk]:
+        """End the stream because ``[DONE]`` came."""
+        self.done = True
         self._drop()
-        return super()._finish()
+        return self._surrogates.release()
 
     def _fail(self, error: StreamError) -> None:
+        """End the stream with an error; the first counts, as a limit may be exceeded behind an error in one block."""
+        if self.error is None:
+            error.events = self.events
+            self.error = error
         self._drop()
-        super()._fail(error)
 
     def _drop(self) -> None:
-        """Forget what was pushed: nothing behind the end or an error counts."""
         self._buffer = self._tail = b""
-        self._pos = self.pending = 0
+        self.pending = 0
+
+
+def _is_whole(event: Event) -> bool:
+    """Whether an event without its blank line is whole; the JSON of a torn event does not parse."""
+    return event.type == "error" or event.data.strip() == _DONE or is_object(loads_or_none(event.data))

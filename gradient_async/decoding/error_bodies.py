@@ -1,4 +1,12 @@
-"""Error bodies, in the four shapes that servers use, alone or as an event of a stream."""
+"""Errors in the bodies of replies and in events, in the four shapes that servers use.
+
+=============  ==================================================================
+DigitalOcean   ``{"id": "unauthorized", "message": "...", "request_id": "..."}``
+OpenAI         ``{"error": {"message", "type", "code", "param"}}``, ``{"error": "text"}``
+Anthropic      ``{"type": "error", "error": {"type", "message"}}``
+FastAPI        ``{"detail": "text"}``, ``{"detail": [{"loc", "msg", "type"}]}``
+=============  ==================================================================
+"""
 
 from __future__ import annotations
 
@@ -7,22 +15,23 @@ from typing import Any, cast
 import msgspec
 
 from ..errors import StreamServerError, escape
-from .normalize import is_object, loads
+from .normalize import DECODE_ERRORS, is_object, loads
 
-_LONGEST_NAME = 200  # characters of a code, a type or an id
-_LONGEST_PAGE = 2048  # characters of a body that is no JSON
+_MAX_NAME = 200  # characters of a code, a type or an id
+_MAX_TEXT = 2048  # characters to keep of a body that is not JSON
+_MAX_DEPTH = 3  # levels of objects and lists in which a message is looked for
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server said of an error.
+    """An error as the server described it.
 
     Attributes:
-        message: Its words, escaped and cut; empty if it had none.
-        code: Its code for the error, or DigitalOcean's id.
-        type: Its kind of the error.
-        param: The parameter it complains of.
-        request_id: Its name for the request.
-        body: All of it: decoded JSON, or else its first 2,048 characters.
+        message: The server's message, escaped and cut; empty if there is none.
+        code: The server's code of the error, or DigitalOcean's id.
+        type: The server's type of the error.
+        param: The parameter that the server refused.
+        request_id: The server's id of the request.
+        body: The whole body: decoded JSON, or the first 2,048 characters of a body that is not JSON.
     """
 
     message: str
@@ -34,70 +43,72 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_error(content: bytes) -> ErrorBody:
-    """Understand the body of an error reply, whatever it is.
+    """Read the body of an error reply.
 
     Args:
-        content: The body; JSON in one of four shapes, or HTML, or text, or nothing.
+        content: The body: JSON in one of the four shapes, HTML, text, or nothing.
     """
     try:
-        body: Any = loads(content)
-    except (ValueError, RecursionError):
+        body = loads(content)
+    except DECODE_ERRORS:
         text = content.decode("utf-8", "replace")
-        return ErrorBody(message=escape(_without_tags(text)), body=text[:_LONGEST_PAGE] or None)
-    return find_error(body, named=True) or ErrorBody(message="", body=body)
+        return ErrorBody(message=escape(_without_tags(text)), body=text[:_MAX_TEXT] or None)
+    return describe_error(body)
 
 
-def find_error(body: Any, *, named: bool = False) -> ErrorBody | None:
-    """Return the error that a decoded JSON value holds, or None if it holds none.
-
-    Without an ``error``, an object without choices that speaks of a message, a detail or a code is no
-    chunk but an error.
+def find_error(body: Any) -> ErrorBody | None:
+    """Return the error in the payload of an event or in the body of a 2xx reply; None if there is none.
 
     Args:
-        body: An event's payload or a reply's body.
-        named: Whether something else says already that it is an error: the status, or the event's name.
+        body: Decoded JSON. Without a field ``error``, an object that has no choices but a message, a detail or a
+            code is an error as well.
     """
-    whole = body
-    if isinstance(body, list) and named and body:
-        body = cast("list[Any]", body)[0]  # some gateways send a list of one error
-    if not is_object(body):
-        return ErrorBody(message=escape(_words(whole)), body=whole) if named else None
-    error = body.get("error")
-    if not error:
-        if not named and not _speaks_of_error(body):
-            return None
-        error = body
-    fields: dict[str, Any] = error if is_object(error) else body
-    words = fields.get("message") or fields.get("detail") if is_object(error) else error
-    kind = fields.get("type") or fields.get("error_type")
-    code = fields.get("code")
-    if code is None and error is body and not body.get("object"):
-        code = body.get("id")  # DigitalOcean's shape: the id names the kind of error
+    return describe_error(body) if is_object(body) and _is_error(body) else None
+
+
+def describe_error(body: Any) -> ErrorBody:
+    """Read a decoded JSON value that is an error by the status of its reply, or by the type of its event."""
+    outer = body
+    if isinstance(body, list) and body:
+        outer = cast("list[Any]", body)[0]  # some gateways send a list with one error
+    if not is_object(outer):
+        return ErrorBody(message=escape(_message_of(body)), body=body)
+    error = outer.get("error") or outer
+    details: dict[str, Any] = error if is_object(error) else outer
+    message = details.get("message") or details.get("detail") if is_object(error) else error
+    kind = details.get("type") or details.get("error_type")
+    code = details.get("code")
+    if code is None and error is outer and not outer.get("object"):
+        code = outer.get(
+            "id"
+        )  # DigitalOcean's shape: the id names the kind of error, and is not that of a completion
     return ErrorBody(
-        message=escape(_words(words) or _words(kind)),
-        code=_text(code),
-        type=_text(kind),
-        param=_text(fields.get("param")),
-        request_id=_text(body.get("request_id") or fields.get("request_id")),
-        body=whole,
+        message=escape(_message_of(message) or _message_of(kind)),
+        code=_name(code),
+        type=_name(kind),
+        param=_name(details.get("param")),
+        request_id=_name(outer.get("request_id") or details.get("request_id")),
+        body=body,
     )
 
 
-def _speaks_of_error(body: dict[str, Any]) -> bool:
+def _is_error(body: dict[str, Any]) -> bool:
+    error = body.get("error")
+    if error:
+        return True
     if isinstance(body.get("choices"), list):
         return False
-    said = body.get("error")
-    # An error without words is one all the same; false and 0 say that there is none.
-    if said is not None and said is not False and said != 0:
+    # An error without content is an error; null, false and 0 say that there is none.
+    if error is not None and error != 0:
         return True
-    return any(body.get(key) for key in ("message", "detail", "code"))
+    return any(body.get(name) for name in ("message", "detail", "code"))
 
 
 def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamServerError:
-    """Make the exception of an error that came with a status of 2xx."""
-    named = f" ({error.code or error.type})" if error.code or error.type else ""
+    """Return the exception for an error in a reply of status 2xx."""
+    name = f" ({error.code or error.type})" if error.code or error.type else ""
     return StreamServerError(
-        f"the server sent an error {where}: {error.message or 'no message'}{named}",
+        f"the server sent an error {where}: {error.message or 'no message'}{name}",
         body=error.body,
         code=error.code,
         type=error.type,
@@ -106,27 +117,27 @@ def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamSe
     )
 
 
-def _words(value: Any, depth: int = 3) -> str:
-    """Bring an error's message to one line; FastAPI sends a list of what is wrong where."""
+def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
+    """Return the message in a value on one line; FastAPI sends a list of problems, each with its place."""
     if is_object(value):
         inner = value.get("message") or value.get("detail") or value.get("msg") or value.get("type")
-        what = _words(inner, depth - 1) if depth else ""
+        message = _message_of(inner, depth - 1) if depth else ""
         steps = value.get("loc")
-        where = (
-            ".".join(_words(step, 0) for step in cast("list[Any]", steps)) if isinstance(steps, list) else ""
-        )
-        return f"{where}: {what}" if where else what
+        place = ""
+        if isinstance(steps, list):
+            place = ".".join(_message_of(step, 0) for step in cast("list[Any]", steps))
+        return f"{place}: {message}" if place else message
     if isinstance(value, list):
-        return "; ".join(_words(item, depth - 1) for item in cast("list[Any]", value)) if depth else ""
+        return "; ".join(_message_of(item, depth - 1) for item in cast("list[Any]", value)) if depth else ""
     return "" if value is None else str(value)
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None or isinstance(value, (dict, list)) else escape(str(value), _LONGEST_NAME)
+def _name(value: Any) -> str | None:
+    return None if value is None or isinstance(value, (dict, list)) else escape(str(value), _MAX_NAME)
 
 
 def _without_tags(text: str) -> str:
-    """The words of a gateway's HTML page, roughly: what stands between tags, white space folded."""
+    """Return the text of a gateway's HTML page, roughly: all text outside of tags, white space folded."""
     words: list[str] = []
     for piece in text[:4096].split("<"):
         tag, closed, rest = piece.partition(">")

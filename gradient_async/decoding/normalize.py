@@ -1,4 +1,16 @@
-"""JSON as servers write it, to plain data."""
+"""Messages in the shapes that servers send, brought to the documented shape.
+
+Theory of operation
+===================
+
+The typed decoder of msgspec refuses a message if any known field has the wrong type. Servers send many such fields that
+do no harm: an id that is a number, counts that are null, content as a list of parts. The message is then decoded once
+more, to plain data, by `loads`; the plain data is repaired in place; and `msgspec.convert` has the last word.
+
+The repairs cover shapes that servers are known to send. A field on which nothing depends is dropped if it cannot be
+repaired. A field on which the completion depends, such as an index or the text, is left as it is, so that `convert`
+refuses the message.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +27,25 @@ from ..types import (
     ChatCompletionMessage,
     ChoiceDelta,
     ChoiceLogprobs,
+    ChunkChoice,
     CompletionUsage,
 )
 
+# What decoding raises if data is not what it should be: msgspec's errors, JSONDecodeError and UnicodeDecodeError are
+# ValueErrors; both decoders of JSON let RecursionError through.
+DECODE_ERRORS = (ValueError, RecursionError)
+
+# Fields of a delta that are text.
+TEXT_FIELDS = ("content", "reasoning_content", "refusal")
+
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_LONGEST_INT = 18  # digits: what fits 64 bits; longer ones are nobody's index or count
+_MAX_DIGITS = 18  # of a whole number; every number of so many digits fits 64 bits
+_VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
+
+
+def describe_decode_error(error: ValueError | RecursionError) -> str:
+    """Say what one of `DECODE_ERRORS` found; the text of a RecursionError speaks of Python, not of the data."""
+    return "nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
 def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
@@ -28,60 +54,64 @@ def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def well_formed(text: str) -> str:
-    """Join surrogate pairs; replace lone surrogates by U+FFFD, so that the text encodes to UTF-8."""
+    """Join surrogate pairs, and replace lone surrogates by U+FFFD, so that the text can be encoded."""
     if _SURROGATES.search(text) is None:
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _int(digits: str) -> float:
-    return int(digits) if len(digits) <= _LONGEST_INT else math.inf
+    # `int` refuses more than 4,300 digits, and takes quadratic time up to there.
+    return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
 def _constant(_name: str) -> float:
-    return math.inf  # NaN and the infinities are not JSON
+    return math.inf  # NaN, Infinity, -Infinity
 
 
 def loads(data: bytes) -> Any:
-    """Decode JSON as servers write it: bad UTF-8 is replaced.
+    """Decode JSON as servers write it, to plain data. Invalid UTF-8 becomes U+FFFD.
 
-    What is no number for JSON, or none that anything counts with, becomes an infinity: NaN, Infinity,
-    1e999, whole numbers of more than 18 digits.
+    Numbers that JSON does not have, or that nothing counts with, become infinite: NaN, Infinity, 1e999, whole numbers of
+    more than 18 digits. `clean` turns them into None; until then a repair can tell them from null.
 
     Raises:
-        ValueError: If it is not JSON.
-        RecursionError: If it is nested too deep.
+        ValueError: If the data is not JSON.
+        RecursionError: If the data is nested too deep.
     """
     return json.loads(data.decode("utf-8", "replace"), parse_int=_int, parse_constant=_constant)
 
 
-# What a typed decoder raises; msgspec lets the last two through.
-REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-# A surrogate pair may be cut between two deltas: these are left for who sees both.
-_PIECES = ("content", "reasoning_content", "refusal")
-_VERY_UNLIKELY = -9999.0  # the API's own way to write a log probability of minus infinity
+def loads_or_none(data: bytes) -> Any:
+    """Decode JSON as `loads` does; None if the data is not JSON."""
+    try:
+        return loads(data)
+    except DECODE_ERRORS:
+        return None
 
 
 def to_completion(body: Any) -> ChatCompletion:
-    """Convert a decoded completion, with repairs.
+    """Convert plain data to a completion; the data is changed.
 
     Raises:
-        msgspec.ValidationError: If it is none.
+        msgspec.ValidationError: If the data is not a completion.
     """
     _repair(body, "message")
     known = clean(body)
     if is_object(known):
+        # The encoded names of fields that only the session sets.
         for name in ("@request_id", "@rate_limits", "@attempts"):
-            known.pop(name, None)  # the session's own names for its fields
+            known.pop(name, None)
     return msgspec.convert(known, ChatCompletion, strict=False)
 
 
 def to_chunk(body: Any) -> ChatCompletionChunk:
-    """Convert a decoded chunk, with repairs; surrogates in text are left to the caller.
+    """Convert plain data to a chunk; the data is changed. The caller normalizes its choices.
+
+    The text of deltas keeps its surrogates: a pair may be cut between two deltas, and only the caller sees both.
 
     Raises:
-        msgspec.ValidationError: If it is none.
+        msgspec.ValidationError: If the data is not a chunk.
     """
     _repair(body, "delta")
     texts = [_take_texts(choice) for choice in _choices(body)]
@@ -89,8 +119,6 @@ def to_chunk(body: Any) -> ChatCompletionChunk:
     for choice, kept in zip(chunk.choices, texts, strict=True):
         for name, text in kept.items():
             setattr(choice.delta, name, text)
-        settle(choice.delta)
-        choice.finish_reason = choice.finish_reason or None
     return chunk
 
 
@@ -98,21 +126,66 @@ def _take_texts(choice: Any) -> dict[str, str]:
     delta = choice.get("delta") if is_object(choice) else None
     if not is_object(delta):
         return {}
-    return {name: delta.pop(name) for name in _PIECES if isinstance(delta.get(name), str)}
+    return {name: delta.pop(name) for name in TEXT_FIELDS if isinstance(delta.get(name), str)}
 
 
-def settle(message: ChatCompletionMessage | ChoiceDelta) -> None:
-    """Bring reasoning to one name, and an empty list of tool calls to None."""
-    if message._reasoning is not None:  # noqa: SLF001  # private to the package
+def normalize_message(message: ChatCompletionMessage | ChoiceDelta) -> None:
+    """Move reasoning to the field ``reasoning_content``, and replace an empty list of tool calls by None."""
+    if message._reasoning is not None:
         if message.reasoning_content is None:
-            message.reasoning_content = message._reasoning  # noqa: SLF001  # likewise
-        message._reasoning = None  # noqa: SLF001  # likewise
+            message.reasoning_content = message._reasoning
+        message._reasoning = None
     if not message.tool_calls:
         message.tool_calls = None
 
 
+class SurrogateJoiner:
+    r"""Joins surrogate pairs that a server cut between two deltas.
+
+    JSON may write a character as two escapes, ``\ud83d\ude00``, and some servers put the two into two events. The typed
+    decoder refuses half a pair, so that such events always take the tolerant path.
+
+    Attributes:
+        high: High surrogates at the end of a delta, by choice and field. The other half is expected in the next delta of
+            the same field; deltas of other choices and fields may come between.
+    """
+
+    def __init__(self) -> None:
+        self.high: dict[tuple[int, str], str] = {}
+
+    def join(self, chunk: ChatCompletionChunk) -> None:
+        """Put the other half before the text of a delta, hold back a high surrogate at its end, replace lone ones."""
+        for choice in chunk.choices:
+            delta = choice.delta
+            finished = choice.finish_reason is not None  # then no other half is expected
+            for name in TEXT_FIELDS:
+                key = (choice.index, name)
+                text = getattr(delta, name)
+                if not text and not finished:
+                    continue
+                text = self.high.pop(key, "") + (text or "")
+                if not text:
+                    continue
+                if "\ud800" <= text[-1] <= "\udbff" and not finished:
+                    self.high[key] = text[-1]
+                    text = text[:-1]
+                setattr(delta, name, well_formed(text))
+
+    def release(self) -> list[ChatCompletionChunk]:
+        """Return chunks with U+FFFD for the high surrogates whose other half never came."""
+        chunks: list[ChatCompletionChunk] = []
+        for index, name in self.high:
+            delta = ChoiceDelta()
+            setattr(delta, name, "\ufffd")
+            chunks.append(ChatCompletionChunk(choices=[ChunkChoice(index=index, delta=delta)]))
+        self.high.clear()
+        return chunks
+
+
+# Repairs, in place
+
+
 def _repair(body: Any, part: str) -> None:
-    """Bring a reply to its documented shape, in place: only what is known to occur."""
     if not is_object(body):
         return
     for name in ("id", "model", "object", "system_fingerprint", "service_tier"):
@@ -148,7 +221,7 @@ def _repaired_logprobs(logprobs: Any) -> ChoiceLogprobs | None:
     try:
         return msgspec.convert(logprobs, ChoiceLogprobs | None, strict=False)
     except msgspec.ValidationError:
-        return None  # other shapes, of servers with an API of their own
+        return None  # the shape of another API
 
 
 def _repair_entries(entries: Any) -> None:
@@ -185,9 +258,9 @@ def _repair_message(message: dict[str, Any]) -> None:
 
 
 def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
-    """Keep content that is a list as it came, and its text where text is looked for."""
+    """Keep a list of parts in ``content_parts``, and put its text into ``content`` and ``reasoning_content``."""
     text: list[str] = []
-    thoughts: list[str] = []
+    reasoning: list[str] = []
     for part in parts:
         if isinstance(part, str):
             text.append(part)
@@ -196,14 +269,14 @@ def _join_parts(message: dict[str, Any], parts: list[Any]) -> None:
                 text.append(part["text"])
             thinking = part.get("thinking")
             if isinstance(thinking, str):
-                thoughts.append(thinking)
+                reasoning.append(thinking)
             elif isinstance(thinking, list):
                 inner = cast("list[Any]", thinking)
-                thoughts.extend(p["text"] for p in inner if is_object(p) and isinstance(p.get("text"), str))
+                reasoning.extend(p["text"] for p in inner if is_object(p) and isinstance(p.get("text"), str))
     message["content_parts"] = parts
     message["content"] = "".join(text) if text else None
-    if thoughts and message.get("reasoning_content") is None:
-        message["reasoning_content"] = "".join(thoughts)
+    if reasoning and message.get("reasoning_content") is None:
+        message["reasoning_content"] = "".join(reasoning)
 
 
 def _repair_call(call: dict[str, Any]) -> None:
@@ -229,18 +302,18 @@ def _repair_usage(body: dict[str, Any]) -> None:
     if not is_object(usage):
         body.pop("usage", None)
         return
-    for details in (usage, usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")):
-        if not is_object(details):
+    for counts in (usage, usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")):
+        if not is_object(counts):
             continue
-        if math.inf in details.values():
-            body["usage"] = None  # a count that is no number makes the others doubtful
+        if math.inf in counts.values():
+            body["usage"] = None  # a count that is not a number makes the other counts doubtful
             return
-        for name in [name for name, value in details.items() if value is None]:
-            del details[name]
+        for name in [name for name, value in counts.items() if value is None]:
+            del counts[name]
     try:
         body["usage"] = msgspec.convert(usage, CompletionUsage, strict=False)
     except msgspec.ValidationError:
-        # Other shapes: keep the counts that are numbers.
+        # An unknown shape: keep the counts at its top.
         kept = {name: value for name, value in usage.items() if type(value) is int}
         body["usage"] = msgspec.convert(kept, CompletionUsage) if kept else None
 
@@ -250,11 +323,12 @@ def _keep_index(body: dict[str, Any]) -> None:
     if index is None:
         body.pop("index", None)
     elif index == math.inf:
-        raise msgspec.ValidationError("an index is no number of 64 bits")
+        # `clean` would make None of it, and the text would go to choice 0.
+        raise msgspec.ValidationError("an index is not a number of 64 bits")
 
 
 def keep_text(body: dict[str, Any], name: str) -> None:
-    """Make a field text, in place; drop it if it is null or has an inside."""
+    """Turn a field into text, in place; drop it if it is null, an object or a list."""
     value = body.get(name)
     if value is None or isinstance(value, (dict, list)):
         body.pop(name, None)
@@ -263,7 +337,7 @@ def keep_text(body: dict[str, Any], name: str) -> None:
 
 
 def keep_number(body: dict[str, Any], name: str) -> None:
-    """Make a field a whole number, in place; drop it if it is none."""
+    """Turn a field into a whole number, in place; drop it if that is not possible."""
     value = body.get(name)
     if (isinstance(value, float) and math.isfinite(value)) or (
         isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value)
@@ -274,7 +348,7 @@ def keep_number(body: dict[str, Any], name: str) -> None:
 
 
 def clean(value: Any) -> Any:
-    """Make every string of decoded JSON well formed, and every number finite or None."""
+    """Return decoded JSON with well formed strings, and None for numbers that are not finite."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, float):

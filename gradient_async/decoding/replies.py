@@ -1,4 +1,4 @@
-"""Whole replies to messages: the typed decoder first, and behind it the repairs."""
+"""Bodies of awaited replies to completions and lists of models: the typed decoder first, then the repairs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,20 @@ from ..types import (
     ToolCallDelta,
 )
 from .error_bodies import ErrorBody, find_error
-from .normalize import REFUSED, clean, is_object, keep_number, keep_text, loads, settle, to_completion
+from .normalize import (
+    DECODE_ERRORS,
+    clean,
+    describe_decode_error,
+    is_object,
+    keep_number,
+    keep_text,
+    loads,
+    loads_or_none,
+    normalize_message,
+    to_completion,
+)
 
-__all__ = ["as_chunk", "check_bounds", "decode_completion", "decode_models", "reply_error"]
-
-_completion_decoder = msgspec.json.Decoder(ChatCompletion)
+_decode = msgspec.json.Decoder(ChatCompletion).decode
 
 
 def decode_completion(content: bytes) -> ChatCompletion:
@@ -34,40 +43,40 @@ def decode_completion(content: bytes) -> ChatCompletion:
         content: The whole body.
 
     Raises:
-        APIResponseValidationError: If it is not a completion; the message says where.
+        APIResponseValidationError: If the body is not a completion; the message says why.
     """
     problem: str
     try:
-        completion = _completion_decoder.decode(content)
-        if completion.choices and completion._error is None:  # noqa: SLF001  # private to the package
-            return _own(completion)
-    except REFUSED:
+        completion = _decode(content)
+        if completion.choices and completion._error is None:
+            return _finish(completion)
+    except DECODE_ERRORS:
         pass
     try:
         body = loads(content)
         error = find_error(body)
-        completion = _own(to_completion(body))
+        completion = _finish(to_completion(body))
         if error is not None:
             problem = f"it is an error: {error.message}"
         elif isinstance(body.get("choices"), list):
             return completion
         else:
             problem = "it has no choices"
-    except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-        problem = "nested too deep" if isinstance(error, RecursionError) else str(error)
+    except DECODE_ERRORS as refused:
+        problem = describe_decode_error(refused)
     raise APIResponseValidationError(f"the reply is not a chat completion: {problem}")
 
 
 def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -> None:
-    """Refuse a completion with more in it than a stream may bring.
+    """Refuse a completion that exceeds the limits on choices and tool calls, as a stream of it would be refused.
 
     Args:
         completion: A whole reply.
-        choices: Most choices; their indices are smaller.
-        tool_calls: Most tool calls of a choice.
+        choices: Maximum number of choices; every index is smaller.
+        tool_calls: Maximum number of tool calls of one choice.
 
     Raises:
-        APIResponseValidationError: If there is more; the message names the limit.
+        APIResponseValidationError: If a limit is exceeded; the message names it.
     """
     for choice in completion.choices:
         index, calls = choice.index, choice.message.tool_calls
@@ -76,34 +85,32 @@ def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -
         if index >= choices or len(completion.choices) > choices:
             raise APIResponseValidationError(
                 f"the reply has more choices, or a higher index, than choices={choices} allows; "
-                "raise Limits(choices=...) if that is meant"
+                "raise Limits(choices=...) to allow more"
             )
         if calls is not None and len(calls) > tool_calls:
             raise APIResponseValidationError(
                 f"choice {index} has more than tool_calls={tool_calls} tool calls; "
-                "raise Limits(tool_calls=...) if that is meant"
+                "raise Limits(tool_calls=...) to allow more"
             )
 
 
 def reply_error(content: bytes) -> ErrorBody | None:
-    """Return the error that the body of a 2xx reply holds, or None if it holds none."""
-    try:
-        return find_error(loads(content))
-    except (ValueError, RecursionError):
-        return None
+    """Return the error in the body of a 2xx reply; None if there is none."""
+    return find_error(loads_or_none(content))
 
 
-def _own(completion: ChatCompletion) -> ChatCompletion:
-    """Reset the fields that are the session's to set, should a body have dared to name them."""
+def _finish(completion: ChatCompletion) -> ChatCompletion:
+    """Normalize messages, order the choices, and reset the fields that only the session sets."""
+    # A body may name these fields by their encoded names.
     completion.request_id = None
     completion.rate_limits = None
     completion.attempts = 1
-    for choice in completion.choices:
-        settle(choice.message)
     choices = completion.choices
+    for choice in choices:
+        normalize_message(choice.message)
     if len(choices) > 1:
         if len({choice.index for choice in choices}) < len(choices):
-            # Servers that number none of them, or all alike.
+            # Some servers give no index, or the same to all choices.
             for index, choice in enumerate(choices):
                 choice.index = index
         choices.sort(key=_index_of)
@@ -118,7 +125,7 @@ def decode_models(content: bytes) -> ModelList:
     """Decode the list of models.
 
     Raises:
-        APIResponseValidationError: If the body is none.
+        APIResponseValidationError: If the body is not a list of models.
     """
     problem: str
     try:
@@ -131,15 +138,15 @@ def decode_models(content: bytes) -> ModelList:
                 keep_number(entry, "created")
             return ModelList(data=msgspec.convert(clean(entries), list[ModelInfo], strict=False))
         problem = "it has no list named data"
-    except (ValueError, RecursionError) as error:
-        problem = "nested too deep" if isinstance(error, RecursionError) else str(error)
+    except DECODE_ERRORS as refused:
+        problem = describe_decode_error(refused)
     raise APIResponseValidationError(f"the reply is not a list of models: {problem}")
 
 
 def as_chunk(completion: ChatCompletion) -> ChatCompletionChunk:
-    """Turn a whole completion into the one chunk that a stream of it would add up to.
+    """Turn a completion into one chunk that assembles to the same completion.
 
-    Some servers ignore ``stream=True`` and answer at once.
+    Some servers ignore ``stream=True`` and send a whole completion.
     """
     return ChatCompletionChunk(
         id=completion.id,

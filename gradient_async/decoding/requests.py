@@ -1,7 +1,8 @@
-"""Parameters to JSON bytes: checked before anything is sent, so that a typo costs no round trip."""
+"""Parameters to the JSON of a request, checked before anything is sent: a misspelt name costs no round trip."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -10,9 +11,7 @@ import msgspec
 
 from ..errors import InvalidRequestError, escape
 from ..types import AgentCompletionParams, ChatCompletionMessage, ChatCompletionParams, Model, NotGiven
-from .normalize import is_object
-
-__all__ = ["check_params", "encode_request", "known_params", "message_to_dict"]
+from .normalize import DECODE_ERRORS, describe_decode_error, is_object
 
 _CHAT = frozenset(ChatCompletionParams.__annotations__)
 _AGENT = frozenset(AgentCompletionParams.__annotations__)
@@ -32,52 +31,52 @@ _DOCUMENTED = {
     "top_logprobs": "0 to 20",
     "top_p": "0 to 1",
 }
-_LONGEST_VALUE = 80  # characters of a refused value to show
-_WAY_ROUND = "validate=False or extra_body={...} sends it all the same"
+_MAX_SHOWN = 80  # characters of a refused value
+_WAY_ROUND = "validate=False or extra_body={...} sends it nevertheless"
 
 
 def known_params(*, agent: bool = False) -> frozenset[str]:
-    """Return the names of all documented parameters, ``stream`` not among them."""
+    """Return the names of all documented parameters but ``stream``."""
     return _AGENT if agent else _CHAT
 
 
 def check_params(
     params: Mapping[str, Any], *, stream: bool, agent: bool = False, validate: bool = True
 ) -> dict[str, Any]:
-    """Check keyword arguments; return those that were given, with iterables made lists.
+    """Check keyword arguments; return those that go into the request, with iterables converted to lists.
 
     Args:
-        params: Keyword arguments. `NOT_GIVEN` counts as absent.
-        stream: Whether a stream is asked for.
-        agent: Whether an agent is asked.
+        params: Keyword arguments. An argument of `NOT_GIVEN` counts as absent.
+        stream: Whether the request asks for a stream.
+        agent: Whether the request goes to an agent.
         validate: Whether to check values; names are always checked.
 
     Raises:
         TypeError: If a name is unknown, or ``messages`` or ``model`` is missing.
         InvalidRequestError: If a value is outside its documented limit.
     """
-    given = {name: value for name, value in params.items() if not isinstance(value, NotGiven)}
-    known = _AGENT if agent else _CHAT
-    if not given.keys() <= known:
-        _refuse_name(next(name for name in given if name not in known), known)
+    arguments = {name: value for name, value in params.items() if not isinstance(value, NotGiven)}
+    known = known_params(agent=agent)
+    if not arguments.keys() <= known:
+        raise _unknown_name(next(name for name in arguments if name not in known), known)
     for name in ("messages", "tools", "stop"):
-        value = given.get(name)
+        value = arguments.get(name)
         if value is not None and not isinstance(value, (list, str, Mapping)) and isinstance(value, Iterable):
-            given[name] = list(cast("Iterable[Any]", value))
+            arguments[name] = list(cast("Iterable[Any]", value))
     if validate:
-        _validate(given, stream=stream, agent=agent)
-    return given
+        _validate(arguments, stream=stream, agent=agent)
+    return arguments
 
 
 def encode_request(
     params: Mapping[str, Any], *, stream: bool | None, extra_body: Mapping[str, Any] | None = None
 ) -> bytes:
-    """Encode a request's body.
+    """Encode the body of a request.
 
     Args:
-        params: What `check_params` returned.
-        stream: The value of ``stream`` to send; None leaves it out.
-        extra_body: More fields; they win over parameters of the same name.
+        params: The result of `check_params`.
+        stream: The value of ``stream`` to send; None sends no such field.
+        extra_body: Additional fields; they override parameters of the same name.
 
     Raises:
         InvalidRequestError: If a value has no JSON form.
@@ -93,17 +92,19 @@ def encode_request(
     problem: str
     try:
         return msgspec.json.encode(body, enc_hook=_plain)
-    except (TypeError, ValueError, RecursionError) as error:
-        problem = "nested too deep" if isinstance(error, RecursionError) else str(error)
+    except TypeError as error:
+        problem = str(error)
+    except DECODE_ERRORS as error:
+        problem = describe_decode_error(error)
     raise InvalidRequestError(f"the request can't be written as JSON: {problem}")
 
 
 def _message(message: Any) -> Any:
     if isinstance(message, ChatCompletionMessage):
         return message_to_dict(message)
-    if isinstance(message, (dict, Mapping)):  # a dictionary is told sooner
+    if isinstance(message, (dict, Mapping)):  # `dict` first: `isinstance` with an ABC is slow
         entry = cast("Mapping[str, Any]", message)
-        # Parts of a reply may stand in a dictionary: `{"role": "assistant", "tool_calls": reply.tool_calls}`.
+        # A dictionary may hold parts of a reply: `{"role": "assistant", "tool_calls": reply.tool_calls}`.
         return {
             name: value if isinstance(value, str) else _part(value)
             for name, value in entry.items()
@@ -116,16 +117,16 @@ def _part(value: Any) -> Any:
     if isinstance(value, Model):
         data = value.to_dict()
         if "custom" in data:
-            data.pop("function", None)  # empty beside it, and refused
+            data.pop("function", None)  # a custom call has none; servers refuse the empty one
         return data
     return [_part(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
-    """Turn a reply's message into a message of the next request.
+    """Convert the message of a reply to a message of the next request.
 
-    The role stays, fields that are None go, ``content`` stays null beside tool calls. Content that came
-    as parts goes back as parts; text that came beside them is one more.
+    The role is always sent, and fields that are None are not, except for ``content`` beside tool calls. Content that
+    was received as parts is sent as parts; text that was received beside the parts becomes another part.
     """
     data = {name: value for name, value in message.to_dict().items() if name != "role"}
     if message.tool_calls is not None:
@@ -134,17 +135,17 @@ def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
     if parts:
         data["content"] = _with_text(parts, message.content)
         if any(is_object(part) and "thinking" in part for part in parts):
-            data.pop("reasoning_content", None)  # it is in the parts
+            data.pop("reasoning_content", None)  # the parts hold it
     elif "tool_calls" in data or "function_call" in data:
         data.setdefault("content", None)
     audio = data.get("audio")
     if isinstance(audio, dict) and "id" in audio:
-        data["audio"] = {"id": cast("dict[str, Any]", audio)["id"]}  # the API takes back its name only
+        data["audio"] = {"id": cast("dict[str, Any]", audio)["id"]}  # the API accepts nothing but the id
     return {"role": message.role, **data}
 
 
 def _with_text(parts: list[Any], content: str | None) -> list[Any]:
-    """Return the parts of a message with all of its text: servers mix parts and plain strings."""
+    """Return the parts of a message with all of its text: some deltas bring parts, and others plain text."""
     texts: list[str] = []
     others: list[Any] = []
     for part in parts:
@@ -159,7 +160,7 @@ def _with_text(parts: list[Any], content: str | None) -> list[Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Encode what is not JSON by itself: other libraries' messages, and any mapping or iterable."""
+    """Convert an object that msgspec cannot encode: a message of another library, a mapping or an iterable."""
     for name in ("model_dump", "to_dict"):
         dump = getattr(value, name, None)
         if callable(dump):
@@ -171,43 +172,40 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def _refuse_name(name: str, known: frozenset[str]) -> None:
-    import difflib  # noqa: PLC0415  # only an error needs it
-
+def _unknown_name(name: str, known: frozenset[str]) -> TypeError:
     close = difflib.get_close_matches(name, [*known, "stream", "timeout", "extra_body", "extra_headers"], n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise TypeError(
+    return TypeError(
         f"unexpected keyword argument {name!r}.{hint} "
-        "Parameters this library does not know go into extra_body={...}."
+        "Parameters that this library does not know go into extra_body={...}."
     )
 
 
-def _validate(given: dict[str, Any], *, stream: bool, agent: bool) -> None:
-    required = ("messages",) if agent else ("messages", "model")
-    missing = [name for name in required if name not in given]
-    if missing:
-        raise TypeError(f"missing required keyword argument {missing[0]!r}")
-    refused: msgspec.ValidationError
+def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
+    for name in ("messages",) if agent else ("messages", "model"):
+        if name not in arguments:
+            raise TypeError(f"missing required keyword argument {name!r}")
+    message: str
     try:
-        msgspec.convert(given, AgentCompletionParams if agent else ChatCompletionParams)
+        msgspec.convert(arguments, AgentCompletionParams if agent else ChatCompletionParams)
     except msgspec.ValidationError as error:
-        refused = error
+        message = str(error)
     else:
-        _validate_messages(given["messages"])
-        if given.get("top_logprobs") is not None and given.get("logprobs") is not True:
-            raise _invalid("top_logprobs", given["top_logprobs"], "it goes only with logprobs=True")
-        if given.get("stream_options") is not None and not stream:
-            raise _invalid("stream_options", given["stream_options"], "it goes only with stream=True")
+        _validate_messages(arguments["messages"])
+        if arguments.get("top_logprobs") is not None and arguments.get("logprobs") is not True:
+            raise _invalid("top_logprobs", arguments["top_logprobs"], "it requires logprobs=True")
+        if arguments.get("stream_options") is not None and not stream:
+            raise _invalid("stream_options", arguments["stream_options"], "it requires stream=True")
         return
-    # Such as "Expected `int` <= 128 - at `$.n`", or "... - at `key` in `$.metadata`".
-    what, _, where = str(refused).rpartition(" - at ")
-    path = where.rpartition("$.")[2].rstrip("`")
+    # msgspec says "Expected `int` <= 128 - at `$.n`", or "... - at `key` in `$.metadata`".
+    problem, _, place = message.rpartition(" - at ")
+    path = place.rpartition("$.")[2].rstrip("`")
     name = re.split(r"[.\[]", path, maxsplit=1)[0]
     inside = "" if path == name else f" at {path}"
-    if where.startswith("`key`"):
+    if place.startswith("`key`"):
         inside = f" as a key{inside}"
     documented = f" (documented: {_DOCUMENTED[name]})" if name in _DOCUMENTED else ""
-    raise _invalid(name, given.get(name), f"{what[:1].lower()}{what[1:]}{inside}{documented}")
+    raise _invalid(name, arguments.get(name), f"{problem[:1].lower()}{problem[1:]}{inside}{documented}")
 
 
 def _validate_messages(messages: Any) -> None:
@@ -216,13 +214,13 @@ def _validate_messages(messages: Any) -> None:
     if not messages:
         raise _invalid("messages", messages, "expected at least 1 message")
     for index, message in enumerate(cast("list[Any]", messages)):
-        if not isinstance(message, (dict, Mapping)):  # a dictionary is told sooner
+        if not isinstance(message, (dict, Mapping)):  # `dict` first: `isinstance` with an ABC is slow
             if (
                 isinstance(message, msgspec.Struct)
                 or hasattr(message, "model_dump")
                 or hasattr(message, "to_dict")
             ):
-                continue  # a reply of ours, or of another library
+                continue  # the message of a reply, or an object of another library
             raise _invalid(f"messages[{index}]", message, "expected a dictionary or a reply's message")
         entry = cast("Mapping[str, Any]", message)
         role = entry.get("role")
@@ -240,5 +238,5 @@ def _validate_messages(messages: Any) -> None:
 
 
 def _invalid(param: str, value: Any, limit: str) -> InvalidRequestError:
-    shown = escape(repr(value), _LONGEST_VALUE)
+    shown = escape(repr(value), _MAX_SHOWN)
     return InvalidRequestError(f"{param}={shown}: {limit}; {_WAY_ROUND}", param=param)

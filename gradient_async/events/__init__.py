@@ -1,8 +1,4 @@
-"""Typed events of a stream: those of ``openai``'s ``chat.completions.stream()``, and more.
-
-Each event names its choice. Snapshots are joined when they are looked at, so that an event costs the
-same however much came before.
-"""
+"""Chunks to typed events: those of ``openai``'s ``chat.completions.stream()``, and more."""
 
 from .builder import EventBuilder
 from .partial import parse_partial

@@ -18,7 +18,7 @@ from .types import (
     LogprobsContentDoneEvent,
     LogprobsRefusalDeltaEvent,
     LogprobsRefusalDoneEvent,
-    Pieces,
+    Prefix,
     ReasoningDeltaEvent,
     ReasoningDoneEvent,
     RefusalDeltaEvent,
@@ -27,25 +27,15 @@ from .types import (
     UsageEvent,
 )
 
-__all__ = ["EventBuilder"]
 
-
-class _Told:
-    """How much of a choice has been told as started or done."""
-
-    __slots__ = (
-        "calls_done",
-        "calls_started",
-        "content",
-        "logprobs",
-        "reasoning",
-        "refusal",
-        "refusal_logprobs",
-    )
+class _Progress:
+    """How much of a choice the events have reported: lengths of the lists in `ChoiceState`."""
 
     def __init__(self) -> None:
         self.calls_started = 0
-        self.calls_done: dict[int, int] = {}
+        self.calls_done: dict[
+            int, int
+        ] = {}  # pieces of arguments, by the place of the call in the order of opening
         self.content = 0
         self.reasoning = 0
         self.refusal = 0
@@ -54,20 +44,22 @@ class _Told:
 
 
 class EventBuilder:
-    """Tells what each chunk brought.
+    """Makes events of chunks.
 
-    Nothing is final before a finish_reason or the end: only these bring the done events.
+    Nothing is final before a finish_reason or the end of the stream: arguments that parse may still be the beginning of
+    longer ones. Therefore only a finish_reason and the end bring done events. A choice that goes on after its
+    finish_reason gets further done events at the end, with everything that it has then.
 
     Args:
-        assembler: What the chunks were added to, before they are given here.
+        assembler: The assembler that chunks are added to before they are passed to `add`.
     """
 
     def __init__(self, assembler: CompletionAssembler) -> None:
         self._assembler = assembler
-        self._told: dict[int, _Told] = {}
+        self._progress: dict[int, _Progress] = {}
 
     def add(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent]:
-        """Return the events of a chunk that the assembler has just added."""
+        """Return the events of the chunk that was added to the assembler last."""
         yield ChunkEvent(chunk=chunk, _assembler=self._assembler)
         for choice in chunk.choices:
             state = self._assembler.choices[choice.index]
@@ -79,7 +71,7 @@ class EventBuilder:
             yield UsageEvent(usage=chunk.usage)
 
     def end(self) -> Iterator[ChatCompletionStreamEvent]:
-        """Return the done events of choices that never had a finish_reason, or went on after it."""
+        """Return the done events of choices that had no finish_reason, or went on after it."""
         for index in sorted(self._assembler.choices):
             yield from self._done(self._assembler.choices[index])
 
@@ -90,15 +82,15 @@ class EventBuilder:
             yield ReasoningDeltaEvent(
                 choice=index,
                 delta=delta.reasoning_content,
-                _pieces=Pieces(state.reasoning, len(state.reasoning)),
+                _prefix=Prefix(state.reasoning, len(state.reasoning)),
             )
         if delta.content:
             yield ContentDeltaEvent(
-                choice=index, delta=delta.content, _pieces=Pieces(state.content, len(state.content))
+                choice=index, delta=delta.content, _prefix=Prefix(state.content, len(state.content))
             )
         if delta.refusal:
             yield RefusalDeltaEvent(
-                choice=index, delta=delta.refusal, _pieces=Pieces(state.refusal, len(state.refusal))
+                choice=index, delta=delta.refusal, _prefix=Prefix(state.refusal, len(state.refusal))
             )
         if delta.tool_calls is not None:
             yield from self._calls(delta.tool_calls, state)
@@ -108,20 +100,21 @@ class EventBuilder:
                 yield LogprobsContentDeltaEvent(
                     choice=index,
                     content=logprobs.content,
-                    _pieces=Pieces(state.logprobs, len(state.logprobs)),
+                    _prefix=Prefix(state.logprobs, len(state.logprobs)),
                 )
             if logprobs.refusal and state.refusal_logprobs is not None:
                 yield LogprobsRefusalDeltaEvent(
                     choice=index,
                     refusal=logprobs.refusal,
-                    _pieces=Pieces(state.refusal_logprobs, len(state.refusal_logprobs)),
+                    _prefix=Prefix(state.refusal_logprobs, len(state.refusal_logprobs)),
                 )
 
     def _calls(self, entries: list[ToolCallDelta], state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
-        told = self._told.setdefault(state.index, _Told())
-        started = state.calls[told.calls_started :]
-        told.calls_started = len(state.calls)
-        # A call may be touched twice in one chunk: count its pieces from where they were.
+        progress = self._progress.setdefault(state.index, _Progress())
+        started = state.calls[progress.calls_started :]
+        progress.calls_started = len(state.calls)
+        # Two fragments of one chunk may belong to the same call. Both pieces are in its list by now; the prefix of the first
+        # fragment ends before the piece of the second.
         counts: dict[int, int] = {}
         for entry, call in zip(entries, state.touched, strict=True):
             if entry.function.arguments is not None:
@@ -141,30 +134,30 @@ class EventBuilder:
                     id=call.id,
                     name=call.name,
                     arguments_delta=arguments,
-                    _pieces=Pieces(call.arguments, len(call.arguments) - counts[id(call)]),
+                    _prefix=Prefix(call.arguments, len(call.arguments) - counts[id(call)]),
                 )
 
     def _done(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
-        told = self._told.setdefault(state.index, _Told())
+        progress = self._progress.setdefault(state.index, _Progress())
         index = state.index
-        if len(state.reasoning) > told.reasoning:
-            told.reasoning = len(state.reasoning)
+        if len(state.reasoning) > progress.reasoning:
+            progress.reasoning = len(state.reasoning)
             yield ReasoningDoneEvent(choice=index, reasoning="".join(state.reasoning))
-        if len(state.content) > told.content:
-            told.content = len(state.content)
+        if len(state.content) > progress.content:
+            progress.content = len(state.content)
             yield ContentDoneEvent(choice=index, content="".join(state.content))
-        if len(state.refusal) > told.refusal:
-            told.refusal = len(state.refusal)
+        if len(state.refusal) > progress.refusal:
+            progress.refusal = len(state.refusal)
             yield RefusalDoneEvent(choice=index, refusal="".join(state.refusal))
         for ordinal, call in enumerate(state.calls):
-            if len(call.arguments) > told.calls_done.get(ordinal, -1):
-                told.calls_done[ordinal] = len(call.arguments)
+            if len(call.arguments) > progress.calls_done.get(ordinal, -1):
+                progress.calls_done[ordinal] = len(call.arguments)
                 yield _call_done(index, call)
-        if state.logprobs is not None and len(state.logprobs) > told.logprobs:
-            told.logprobs = len(state.logprobs)
+        if state.logprobs is not None and len(state.logprobs) > progress.logprobs:
+            progress.logprobs = len(state.logprobs)
             yield LogprobsContentDoneEvent(choice=index, content=list(state.logprobs))
-        if state.refusal_logprobs is not None and len(state.refusal_logprobs) > told.refusal_logprobs:
-            told.refusal_logprobs = len(state.refusal_logprobs)
+        if state.refusal_logprobs is not None and len(state.refusal_logprobs) > progress.refusal_logprobs:
+            progress.refusal_logprobs = len(state.refusal_logprobs)
             yield LogprobsRefusalDoneEvent(choice=index, refusal=list(state.refusal_logprobs))
 
 

@@ -1,4 +1,4 @@
-"""JSON that is not whole yet, read as far as it goes."""
+"""JSON that is not whole yet, read as far as possible."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["parse_partial"]
-
 
 def parse_partial(text: str) -> Any:
     """Read the beginning of a JSON text.
 
-    Open strings, arrays and objects are closed where the text stops; a key without its value, and a
-    number or word that may go on, are left out.
+    Open strings, arrays and objects are closed where the text stops. A key without its value, and a number or word that
+    may go on, are left out.
 
     Args:
         text: The beginning of a JSON text.
 
     Returns:
-        The value, or None if nothing can be told yet.
+        The value, or None if the text does not show one yet.
     """
     closers: list[str] = []
     in_string = False
     escaped = False
-    # Ends of the text at which what is open can be closed, with what closes it.
+    # The last two places at which the text can be cut and closed: behind a bracket, and before a comma. In the beginning of
+    # valid JSON the last one always works; the other one works if the model wrote one invalid member.
     stops: list[tuple[int, str]] = []
     for position, character in enumerate(text):
         if in_string:
@@ -45,10 +44,11 @@ def parse_partial(text: str) -> Any:
         elif character == ",":
             stops.append((position, "".join(reversed(closers))))
         del stops[:-2]
-    candidates = [(text, "".join(reversed(closers)))]
+    closing = "".join(reversed(closers))
+    candidates = [(text, closing)]
     if in_string:
-        # The string itself may go on; an escape cut in half goes.
-        candidates = [(text[: len(text) - cut], '"' + "".join(reversed(closers))) for cut in range(7)]
+        # The string is closed where it stops; up to six characters less, if an escape such as \u00e9 was cut.
+        candidates = [(text[: len(text) - cut], '"' + closing) for cut in range(7)]
     for head, tail in (*candidates, *((text[:end], tail) for end, tail in reversed(stops))):
         try:
             return msgspec.json.decode(head + tail)

@@ -1,7 +1,7 @@
-"""What the events of a stream are: those of ``openai``'s ``chat.completions.stream()``, and more.
+"""The events of a stream: those of ``openai``'s ``chat.completions.stream()``, and more.
 
-Each event names its choice. Snapshots are joined when they are looked at, so that an event costs the
-same however much came before.
+Each event names its choice. A snapshot is joined when it is read, so that the cost of an event does not depend on how much
+came before.
 """
 
 from __future__ import annotations
@@ -14,48 +14,27 @@ from ..assembly import CompletionAssembler
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TokenLogprob
 from .partial import parse_partial
 
-__all__ = [
-    "ChatCompletionStreamEvent",
-    "ChunkEvent",
-    "ContentDeltaEvent",
-    "ContentDoneEvent",
-    "FinishEvent",
-    "FunctionToolCallArgumentsDeltaEvent",
-    "FunctionToolCallArgumentsDoneEvent",
-    "LogprobsContentDeltaEvent",
-    "LogprobsContentDoneEvent",
-    "LogprobsRefusalDeltaEvent",
-    "LogprobsRefusalDoneEvent",
-    "Pieces",
-    "ReasoningDeltaEvent",
-    "ReasoningDoneEvent",
-    "RefusalDeltaEvent",
-    "RefusalDoneEvent",
-    "ToolCallStartEvent",
-    "UsageEvent",
-]
 
-
-class Pieces(msgspec.Struct, frozen=True):
-    """The first so many items of a list that only grows."""
+class Prefix(msgspec.Struct, frozen=True):
+    """The first items of a list that only grows: the state of an assembler at the moment of an event."""
 
     items: list[Any]
     count: int
 
     def text(self) -> str:
-        """Join them."""
+        """Join the items."""
         return "".join(self.items[: self.count])
 
     def list(self) -> list[Any]:
-        """Copy them."""
+        """Copy the items."""
         return self.items[: self.count]
 
 
 class ChunkEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A chunk came; comes before the events made of it.
+    """A chunk was received. This event comes before those made of the chunk.
 
     Attributes:
-        choice: None: a chunk may speak of several choices.
+        choice: None, because a chunk may hold several choices.
         chunk: The chunk.
     """
 
@@ -66,38 +45,38 @@ class ChunkEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def snapshot(self) -> ChatCompletion:
-        """The completion so far, as of now."""
+        """The completion as far as it has been received by now."""
         return self._assembler.completion
 
 
 class ContentDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of text came.
+    """A piece of text was received.
 
     Attributes:
-        choice: Which choice.
+        choice: Index of the choice.
         delta: The piece.
-        parsed: Always None; there for compatibility.
+        parsed: Always None; exists for compatibility.
     """
 
     type: Literal["content.delta"] = "content.delta"
     choice: int
     delta: str
     parsed: None = None
-    _pieces: Pieces
+    _prefix: Prefix
 
     @property
     def snapshot(self) -> str:
-        """The text up to and with this piece."""
-        return self._pieces.text()
+        """The text including this piece."""
+        return self._prefix.text()
 
 
 class ContentDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The text is whole.
 
     Attributes:
-        choice: Which choice.
+        choice: Index of the choice.
         content: The text.
-        parsed: Always None; there for compatibility.
+        parsed: Always None; exists for compatibility.
     """
 
     type: Literal["content.done"] = "content.done"
@@ -107,29 +86,29 @@ class ContentDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReasoningDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of reasoning came.
+    """A piece of reasoning was received.
 
     Attributes:
-        choice: Which choice.
+        choice: Index of the choice.
         delta: The piece.
     """
 
     type: Literal["reasoning.delta"] = "reasoning.delta"
     choice: int
     delta: str
-    _pieces: Pieces
+    _prefix: Prefix
 
     @property
     def snapshot(self) -> str:
-        """The reasoning up to and with this piece."""
-        return self._pieces.text()
+        """The reasoning including this piece."""
+        return self._prefix.text()
 
 
 class ReasoningDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The reasoning is whole.
 
     Attributes:
-        choice: Which choice.
+        choice: Index of the choice.
         reasoning: The reasoning.
     """
 
@@ -139,29 +118,29 @@ class ReasoningDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RefusalDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of a refusal came.
+    """A piece of a refusal was received.
 
     Attributes:
-        choice: Which choice.
+        choice: Index of the choice.
         delta: The piece.
     """
 
     type: Literal["refusal.delta"] = "refusal.delta"
     choice: int
     delta: str
-    _pieces: Pieces
+    _prefix: Prefix
 
     @property
     def snapshot(self) -> str:
-        """The refusal up to and with this piece."""
-        return self._pieces.text()
+        """The refusal including this piece."""
+        return self._prefix.text()
 
 
 class RefusalDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The refusal is whole.
 
     Attributes:
-        choice: Which choice.
+        choice: Index of the choice.
         refusal: The refusal.
     """
 
@@ -171,13 +150,13 @@ class RefusalDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCallStartEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool call began.
+    """A tool call has begun.
 
     Attributes:
-        choice: Which choice.
-        index: The call's index.
-        id: The call's id; empty if the server gave none yet.
-        name: The function's name; empty if the server gave none yet.
+        choice: Index of the choice.
+        index: Index of the call.
+        id: Id of the call; empty if the server has given none yet.
+        name: Name of the function; empty if the server has given none yet.
     """
 
     type: Literal["tool_calls.start"] = "tool_calls.start"
@@ -188,13 +167,13 @@ class ToolCallStartEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FunctionToolCallArgumentsDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of a tool call's arguments came.
+    """A piece of the arguments of a tool call was received.
 
     Attributes:
-        choice: Which choice.
-        index: The call's index.
-        id: The call's id.
-        name: The function's name.
+        choice: Index of the choice.
+        index: Index of the call.
+        id: Id of the call.
+        name: Name of the function.
         arguments_delta: The piece of JSON text.
     """
 
@@ -204,16 +183,16 @@ class FunctionToolCallArgumentsDeltaEvent(msgspec.Struct, frozen=True, kw_only=T
     id: str
     name: str
     arguments_delta: str
-    _pieces: Pieces
+    _prefix: Prefix
 
     @property
     def arguments(self) -> str:
-        """The JSON text up to and with this piece."""
-        return self._pieces.text()
+        """The JSON text including this piece."""
+        return self._prefix.text()
 
     @property
     def parsed_arguments(self) -> Any:
-        """The arguments as far as they can be read already; None if not at all."""
+        """The value of the arguments as far as `parse_partial` can read it; None if it cannot read any."""
         return parse_partial(self.arguments)
 
 
@@ -221,11 +200,11 @@ class FunctionToolCallArgumentsDoneEvent(msgspec.Struct, frozen=True, kw_only=Tr
     """A tool call is whole.
 
     Attributes:
-        choice: Which choice.
-        index: The call's index.
-        id: The call's id.
-        name: The function's name.
-        arguments: The JSON text; it may be cut short or not be JSON at all.
+        choice: Index of the choice.
+        index: Index of the call.
+        id: Id of the call.
+        name: Name of the function.
+        arguments: The JSON text; it may be cut short or not be JSON.
     """
 
     type: Literal["tool_calls.function.arguments.done"] = "tool_calls.function.arguments.done"
@@ -237,7 +216,7 @@ class FunctionToolCallArgumentsDoneEvent(msgspec.Struct, frozen=True, kw_only=Tr
 
     @property
     def parsed_arguments(self) -> Any:
-        """The arguments, or None if they are not JSON."""
+        """The value of the arguments, or None if they are not JSON."""
         try:
             return msgspec.json.decode(self.arguments)
         except (msgspec.DecodeError, RecursionError):
@@ -245,30 +224,30 @@ class FunctionToolCallArgumentsDoneEvent(msgspec.Struct, frozen=True, kw_only=Tr
 
 
 class LogprobsContentDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Log probabilities of some tokens of the text came.
+    """Log probabilities of tokens of the text were received.
 
     Attributes:
-        choice: Which choice.
-        content: An entry a token.
+        choice: Index of the choice.
+        content: One entry for each token.
     """
 
     type: Literal["logprobs.content.delta"] = "logprobs.content.delta"
     choice: int
     content: list[TokenLogprob]
-    _pieces: Pieces
+    _prefix: Prefix
 
     @property
     def snapshot(self) -> list[TokenLogprob]:
-        """All entries so far."""
-        return self._pieces.list()
+        """All entries including these."""
+        return self._prefix.list()
 
 
 class LogprobsContentDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """All log probabilities of the text are there.
+    """The log probabilities of the text are whole.
 
     Attributes:
-        choice: Which choice.
-        content: An entry a token.
+        choice: Index of the choice.
+        content: One entry for each token.
     """
 
     type: Literal["logprobs.content.done"] = "logprobs.content.done"
@@ -277,30 +256,30 @@ class LogprobsContentDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogprobsRefusalDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """Log probabilities of some tokens of the refusal came.
+    """Log probabilities of tokens of the refusal were received.
 
     Attributes:
-        choice: Which choice.
-        refusal: An entry a token.
+        choice: Index of the choice.
+        refusal: One entry for each token.
     """
 
     type: Literal["logprobs.refusal.delta"] = "logprobs.refusal.delta"
     choice: int
     refusal: list[TokenLogprob]
-    _pieces: Pieces
+    _prefix: Prefix
 
     @property
     def snapshot(self) -> list[TokenLogprob]:
-        """All entries so far."""
-        return self._pieces.list()
+        """All entries including these."""
+        return self._prefix.list()
 
 
 class LogprobsRefusalDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """All log probabilities of the refusal are there.
+    """The log probabilities of the refusal are whole.
 
     Attributes:
-        choice: Which choice.
-        refusal: An entry a token.
+        choice: Index of the choice.
+        refusal: One entry for each token.
     """
 
     type: Literal["logprobs.refusal.done"] = "logprobs.refusal.done"
@@ -309,11 +288,11 @@ class LogprobsRefusalDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FinishEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A choice ended; comes after its done events.
+    """A choice has ended. This event comes after the done events of the choice.
 
     Attributes:
-        choice: Which choice.
-        finish_reason: Why.
+        choice: Index of the choice.
+        finish_reason: Why the choice ended.
     """
 
     type: Literal["finish"] = "finish"
@@ -322,11 +301,11 @@ class FinishEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """The server told what the request took.
+    """The server reported the usage.
 
     Attributes:
-        choice: None: usage is of all choices together.
-        usage: The tokens.
+        choice: None, because usage is that of all choices together.
+        usage: Tokens used so far or in all.
     """
 
     type: Literal["usage"] = "usage"

@@ -1,4 +1,4 @@
-"""What headers say of limits and waits, as pure functions of headers, clock readings and dice."""
+"""Rate limits and waits in headers, as pure functions of headers, clock readings and a random number."""
 
 from __future__ import annotations
 
@@ -17,23 +17,25 @@ _KINDS = {
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
 _PIECE = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-# A Unix time in seconds; a smaller number is a number of seconds from now.
+# A reset from this number on is a Unix time in seconds; a smaller one is a number of seconds from now.
 _OLDEST_EPOCH = 1_000_000_000
-_LEAST_WAIT = 1.0
+_MIN_WAIT = 1.0  # seconds
+_TOO_MANY_REQUESTS = 429
 
 
 def rate_limits(headers: Mapping[str, str], now: float) -> RateLimits | None:
-    """Read the limits that a reply's headers tell.
+    """Read the rate limits in the headers of a reply.
 
     Args:
-        headers: The reply's headers, names compared without case.
+        headers: Headers of the reply, with names compared without case.
         now: Unix time in seconds, for resets given as durations.
 
     Returns:
-        The limits, or None if the headers tell none.
+        The limits, or None if no header states one.
     """
+    # Most replies state none: one search is cheaper than the twelve look-ups below.
     if "ratelimit" not in "\n".join(headers).lower():
-        return None  # as most servers have it
+        return None
     found = {
         name: limit
         for name, kind in _KINDS.items()
@@ -76,26 +78,26 @@ def _reset(text: str | None, now: float) -> float | None:
 
 
 def parse_duration(text: str) -> float | None:
-    """Read a duration such as ``17ms`` or ``1m30s``; return seconds, or None if it is none."""
+    """Read a duration such as ``17ms`` or ``1m30s``; return seconds, or None if the text is not a duration."""
     if not _DURATION.fullmatch(text.strip()):
         return None
     return sum(float(number) * _UNITS[unit] for number, unit in _PIECE.findall(text))
 
 
 def retry_after(headers: Mapping[str, str], *, status: int, now: float, jitter: float) -> float | None:
-    """Read how long a server asks to wait.
+    """Read the wait that a server asks for.
 
-    ``retry-after-ms`` and ``Retry-After`` win. Without them a 429 waits by DigitalOcean's rule: until the
-    soonest reset that is not 0, at least a second, and a quarter to half a second more.
+    ``retry-after-ms`` and ``Retry-After`` come first. Without them DigitalOcean's rule applies to a 429: wait until the
+    soonest reset that is not 0, but at least a second, and a quarter to half a second more.
 
     Args:
-        headers: The reply's headers, names compared without case.
+        headers: Headers of the reply, with names compared without case.
         status: HTTP status.
         now: Unix time in seconds.
-        jitter: A random number of 0 to 1.
+        jitter: A random number from 0 to 1.
 
     Returns:
-        Seconds, or None if the server said nothing that can be understood.
+        Seconds, or None if the headers state no wait.
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
@@ -104,21 +106,21 @@ def retry_after(headers: Mapping[str, str], *, status: int, now: float, jitter: 
     if text is not None:
         seconds = _number(text)
         return seconds if seconds is not None else _until(text, headers.get("date"), now)
-    limits = rate_limits(headers, now) if status == 429 else None  # noqa: PLR2004  # an HTTP status
+    limits = rate_limits(headers, now) if status == _TOO_MANY_REQUESTS else None
     if limits is None:
         return None
     resets = [
         limit.reset
         for limit in (limits.requests, limits.tokens_per_minute, limits.tokens_per_day)
-        if limit.reset  # neither absent nor 0
+        if limit.reset  # neither None nor 0, which means that the time is not known
     ]
     if not resets:
         return None
-    return max(_LEAST_WAIT, min(resets) - now) + 0.25 + 0.25 * jitter
+    return max(_MIN_WAIT, min(resets) - now) + 0.25 + 0.25 * jitter
 
 
 def _until(text: str, date: str | None, now: float) -> float | None:
-    """Seconds until an HTTP date, by the server's own clock where it tells the time."""
+    """Return the seconds until an HTTP date, by the server's own clock if there is a ``Date`` header."""
     then = _timestamp(text)
     if then is None:
         return None

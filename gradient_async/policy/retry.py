@@ -1,4 +1,4 @@
-"""Whether to try again and when, as a pure function of the error, the attempt and the dice."""
+"""Whether and when to retry, as pure functions of the error, the attempt and a random number."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from ..errors import (
     StreamError,
 )
 
-_FIRST_BACKOFF = 0.5
+_FIRST_BACKOFF = 0.5  # seconds
+# Statuses with which the server has not done the work.
+_RETRIED = frozenset({408, 429, 500, 502, 503, 529})
+# Statuses with which the model may have done the work.
+_AMBIGUOUS = frozenset({504})
+# The library's own codes of lost connections: TLS would fail again, and a server that has begun to reply has done the work.
+_FINAL = frozenset({"tls", "reply_begun"})
+
+# Tokens of `TokenBucket`: 20 retries in a row empty it.
 _TOKENS = 100.0
 _COST = 5.0
 _COST_AFTER_TIMEOUT = 10.0
 _REWARD = 1.0
-_RETRIED = frozenset({408, 429, 500, 502, 503, 529})
-_AMBIGUOUS = frozenset({504})
-# Codes of our own: TLS would fail again, and a server that has begun to answer has done the work.
-_FINAL = frozenset({"tls", "reply_begun"})
 
 
 def may_retry(error: APIError, policy: Retry) -> bool:
     """Whether the same request may be sent again after this error.
 
     Args:
-        error: How the attempt ended.
+        error: The error of the attempt.
         policy: The caller's settings.
     """
     if isinstance(error, StreamError):
-        return False  # a 2xx came: what follows is paid for
+        return False  # a status of 2xx came: the request is paid for
     if isinstance(error, APIStatusError):
-        said = error.headers.get("x-should-retry", "").strip().lower()
-        if said in {"true", "false"}:
-            return said == "true"
+        header = error.headers.get("x-should-retry", "").strip().lower()
+        if header in {"true", "false"}:
+            return header == "true"
         if isinstance(error, QuotaExceededError):
             return False
         status = error.status_code
@@ -48,69 +52,69 @@ def may_retry(error: APIError, policy: Retry) -> bool:
 
 
 def backoff(attempt: int, policy: Retry, jitter: float) -> float:
-    """Return a wait of our own choice, in seconds: full jitter over a doubling bound.
+    """Return the wait where the server asks for none, in seconds: full jitter below a bound that doubles.
 
     Args:
-        attempt: How many attempts have been made.
+        attempt: Number of attempts made.
         policy: The caller's settings.
-        jitter: A random number of 0 to 1.
+        jitter: A random number from 0 to 1.
     """
+    # 2.0**1024 overflows; 2.0**16 half seconds are nine hours.
     return jitter * min(_FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16), policy.max_backoff)
 
 
 def wait_before_retry(
     error: APIError, policy: Retry, *, attempt: int, max_retries: int, spent: float, jitter: float
 ) -> float | None:
-    """Return how long to wait before the next attempt, in seconds; None if there is to be none.
+    """Return the wait before the next attempt, in seconds; None if no attempt may follow.
 
     Args:
-        error: How the attempt ended.
+        error: The error of the last attempt.
         policy: The caller's settings.
-        attempt: How many attempts have been made.
-        max_retries: How many may follow the first.
-        spent: Seconds waited before, of the policy's budget.
-        jitter: A random number of 0 to 1.
+        attempt: Number of attempts made.
+        max_retries: Number of attempts that may follow the first.
+        spent: Seconds of the budget that earlier waits have used.
+        jitter: A random number from 0 to 1.
     """
     if attempt > max_retries or not may_retry(error, policy):
         return None
     wait = backoff(attempt, policy, jitter)
     asked = error.retry_after
     if asked is not None:
-        # What a server asks for is never cut short, only stretched, and that no further than the budget.
+        # The server's wait is never shortened. It is stretched, but not beyond the budget: within the budget a retry is
+        # better than an error.
         wait = max(wait, asked, min(spread(asked, jitter), policy.budget - spent))
     return wait if spent + wait <= policy.budget else None
 
 
 def spread(seconds: float, jitter: float) -> float:
-    """Stretch a wait that a server asked of many, so that they do not all come back at the same moment.
+    """Stretch a wait that a server asks of many clients, so that they do not all return at the same moment.
 
     Args:
-        seconds: What was asked for.
-        jitter: A random number of 0 to 1.
+        seconds: The server's wait.
+        jitter: A random number from 0 to 1.
 
     Returns:
-        Seconds: at most a quarter more, and at most one second more.
+        Seconds: up to a quarter more, and up to one second more.
     """
     return seconds + jitter * min(1.0, seconds / 4)
 
 
 class TokenBucket:
-    """Keeps many calls that fail at once from multiplying the load on a server in trouble.
+    """Limits the retries of all calls together, so that they do not multiply the load on a failing server.
 
-    Every retry takes tokens, and gives them back if it succeeds. While most calls fail the bucket runs dry,
-    and calls fail at once in place of being tried again; those that succeed fill it up.
+    Every retry takes tokens, and returns them if it succeeds. While most calls fail the bucket becomes empty, and calls
+    fail without a retry; calls that succeed fill it again.
     """
-
-    __slots__ = ("tokens",)
 
     def __init__(self) -> None:
         self.tokens = _TOKENS
 
     def take(self, error: APIError) -> float:
-        """Pay for trying again after an error; return the price, or 0 if there is not enough.
+        """Take the tokens for a retry; return their number, or 0 if there are too few.
 
         Args:
-            error: How the attempt ended; what a timeout kept waiting costs more.
+            error: The error of the attempt. A retry after a timeout costs more.
         """
         price = _COST_AFTER_TIMEOUT if isinstance(error, APITimeoutError) else _COST
         if price > self.tokens:
@@ -119,9 +123,9 @@ class TokenBucket:
         return price
 
     def succeeded(self, paid: float) -> None:
-        """Note that a call succeeded.
+        """Return the tokens of a call that succeeded.
 
         Args:
-            paid: What its retries had cost.
+            paid: The tokens that its retries took. A call without a retry returns one.
         """
         self.tokens = min(_TOKENS, self.tokens + (paid or _REWARD))

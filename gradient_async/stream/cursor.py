@@ -21,7 +21,7 @@ from typing import Protocol, Self
 from ..assembly import CompletionAssembler
 from ..errors import APIError, StreamError, StreamLimitError
 from ..events import ChatCompletionStreamEvent, EventBuilder
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Run
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
 from .queues import ChoiceQueues, ChunkQueue, Waiters
 from .reader import StreamReader
 
@@ -150,7 +150,7 @@ class Cursor:
         if self.queues is not None:
             self.queues.put(chunks)
             self.pass_all()
-        elif type(chunks) is Run and chunks.choice == 0 and chunks.field == "content":
+        elif type(chunks) is TextBatch and chunks.choice == 0 and chunks.field == "content":
             self.texts = iter(chunks.texts)
             self.ready = iter(())
         else:
@@ -182,7 +182,7 @@ class Cursor:
         read = batch[:passed] if self._batch else batch
         rest: Iterable[ChatCompletionChunk] = ()
         try:
-            if type(read) is Run:
+            if type(read) is TextBatch:
                 self._assembler.extend(read)
             else:
                 rest = iter(read)

@@ -39,7 +39,7 @@ from ..errors import (
     StreamTruncatedError,
 )
 from ..hooks import Outcome
-from ..types import ChatCompletion, ChatCompletionChunk, Run
+from ..types import ChatCompletion, ChatCompletionChunk, TextBatch
 from .sniff import is_event_stream, what_is
 from .timing import ReadTimes, Timing
 
@@ -166,7 +166,7 @@ class StreamReader:
         if (chunks and (choices := chunks[0].choices) and choices[0].delta.content) or has_content(chunks):
             self._times.content_at.append(self._read_at)
             body.waited = 0.0
-            self.steady = decoder.settled
+            self.steady = decoder.idle
         else:
             # Until there is content, `next_chunks` counts decoding time against the limit.
             self._awaiting_content = True
@@ -271,7 +271,7 @@ class StreamReader:
                 self._read_at = now
         self.steady = (
             not self._awaiting_content
-            and self.decoder.settled
+            and self.decoder.idle
             and self.state is State.STREAMING
             and not self._body_over
         )
@@ -458,7 +458,7 @@ class StreamReader:
 
 def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
     """Whether a model has spoken: text, reasoning, refusal, a tool call's piece, a finish_reason, usage."""
-    if type(chunks) is Run:
+    if type(chunks) is TextBatch:
         return chunks.field == "arguments" or any(chunks.texts)
     for chunk in chunks:
         for choice in chunk.choices:

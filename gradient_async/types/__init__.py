@@ -1,7 +1,6 @@
-"""Every message of the API: request parameters, completions, chunks, usage, models, rate limits."""
+"""The messages of the API: request parameters, completions, chunks, usage, models, headers."""
 
-from .batch import Field, Make, Run
-from .headers import RateLimit, RateLimits
+from .headers import Headers, RateLimit, RateLimits
 from .messages import (
     CacheCreation,
     ChatCompletion,
@@ -15,17 +14,21 @@ from .messages import (
     CompletionUsage,
     Function,
     FunctionDelta,
+    MakeChunks,
     ModelInfo,
     ModelList,
     PromptTokensDetails,
+    TextBatch,
+    TextField,
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
     TopLogprob,
     sum_usage,
 )
-from .model import NOT_GIVEN, Headers, Model, NotGiven, omit
+from .model import Model
 from .params import (
+    NOT_GIVEN,
     AgentCompletionCreate,
     AgentCompletionParams,
     AgentFanOut,
@@ -44,6 +47,7 @@ from .params import (
     MessageParam,
     NamedFunction,
     NamedToolChoice,
+    NotGiven,
     RequestOptions,
     StreamOptions,
     SystemMessage,
@@ -54,6 +58,7 @@ from .params import (
     UserMessage,
     VideoPart,
     VideoURL,
+    omit,
 )
 
 __all__ = [
@@ -78,7 +83,6 @@ __all__ = [
     "CompletionUsage",
     "ContentPart",
     "DeveloperMessage",
-    "Field",
     "Function",
     "FunctionCall",
     "FunctionDefinition",
@@ -87,7 +91,7 @@ __all__ = [
     "Headers",
     "ImagePart",
     "ImageURL",
-    "Make",
+    "MakeChunks",
     "MessageParam",
     "Model",
     "ModelInfo",
@@ -99,9 +103,10 @@ __all__ = [
     "RateLimit",
     "RateLimits",
     "RequestOptions",
-    "Run",
     "StreamOptions",
     "SystemMessage",
+    "TextBatch",
+    "TextField",
     "TextPart",
     "TokenLogprob",
     "ToolCall",

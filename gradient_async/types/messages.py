@@ -1,8 +1,10 @@
-"""What a request took."""
+"""The messages that a server sends: completions, chunks of a stream, usage, log probabilities, models."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
 
 import msgspec
 
@@ -11,7 +13,7 @@ from .model import Model
 
 
 class CacheCreation(Model, gc=False, kw_only=True):
-    """Tokens written to the prompt cache, by how long they stay.
+    """Tokens written to the prompt cache, by lifetime.
 
     Attributes:
         ephemeral_5m_input_tokens: Tokens kept for five minutes.
@@ -23,7 +25,7 @@ class CacheCreation(Model, gc=False, kw_only=True):
 
 
 class PromptTokensDetails(Model, gc=False, kw_only=True):
-    """Of the prompt's tokens, how many were of a kind."""
+    """Tokens of the prompt, by kind."""
 
     cached_tokens: int | None = None
     audio_tokens: int | None = None
@@ -34,7 +36,7 @@ class PromptTokensDetails(Model, gc=False, kw_only=True):
 
 
 class CompletionTokensDetails(Model, gc=False, kw_only=True):
-    """Of the completion's tokens, how many were of a kind."""
+    """Tokens of the completion, by kind."""
 
     reasoning_tokens: int | None = None
     audio_tokens: int | None = None
@@ -45,17 +47,17 @@ class CompletionTokensDetails(Model, gc=False, kw_only=True):
 
 
 class CompletionUsage(Model, gc=False, kw_only=True):
-    """Tokens that a request took.
+    """Tokens that a request used.
 
     Attributes:
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens of all choices together.
-        total_tokens: Both together.
+        total_tokens: Tokens of prompt and choices together.
         cache_created_input_tokens: Prompt tokens written to the cache (Gradient).
-        cache_creation: The same by how long they stay (Gradient).
+        cache_creation: Prompt tokens written to the cache, by lifetime (Gradient).
         cache_read_input_tokens: Prompt tokens read from the cache (Gradient).
-        prompt_tokens_details: Kinds of prompt tokens (other servers).
-        completion_tokens_details: Kinds of completion tokens (other servers).
+        prompt_tokens_details: Prompt tokens by kind (other servers).
+        completion_tokens_details: Completion tokens by kind (other servers).
 
     Source: ``ChatCompletionUsage``, Gradient OpenAPI specification.
     """
@@ -74,22 +76,22 @@ U = TypeVar("U", bound=Model)
 
 
 def sum_usage(usage: U | None, more: U, *, less: U | None = None) -> U:
-    """Add what another request took, kind by kind; a kind that nobody told stays None.
+    """Add the usage of another request, field by field; a field that no request reported stays None.
 
     Args:
-        usage: What others took together, or None.
-        more: What this one took.
-        less: What it had told before, which ``usage`` has in it; or None.
+        usage: Usage of the other requests together, or None.
+        more: Usage of this request.
+        less: The usage that this request reported earlier and ``usage`` already includes, or None.
     """
     sums: dict[str, Any] = {}
     for name in more.__struct_fields__:
-        values = [None if part is None else getattr(part, name) for part in (usage, more, less)]
+        values = [None if each is None else getattr(each, name) for each in (usage, more, less)]
         known = next((value for value in values if value is not None), None)
-        if known is None or isinstance(known, Model):
-            parts = cast("list[Model | None]", values)
-            sums[name] = (
-                None if known is None else sum_usage(parts[0], parts[1] or type(known)(), less=parts[2])
-            )
+        if known is None:
+            sums[name] = None
+        elif isinstance(known, Model):
+            details = cast("list[Model | None]", values)
+            sums[name] = sum_usage(details[0], details[1] or type(known)(), less=details[2])
         else:
             sums[name] = (values[0] or 0) + (values[1] or 0) - (values[2] or 0)
     return type(more)(**sums)
@@ -99,9 +101,9 @@ class TopLogprob(Model, gc=False, kw_only=True):
     """One of the likeliest tokens at a position.
 
     Attributes:
-        token: The token as text; may be half a character.
+        token: The token as text; a token may be part of a character.
         logprob: Natural log probability, at most 0; -9999.0 stands for "very unlikely".
-        bytes: UTF-8 bytes of the token, or None if it has no byte form.
+        bytes: UTF-8 bytes of the token, or None if the token has no byte form.
 
     Source: ``ChatCompletionTokenLogprob.top_logprobs``, Gradient OpenAPI specification.
     """
@@ -112,12 +114,12 @@ class TopLogprob(Model, gc=False, kw_only=True):
 
 
 class TokenLogprob(Model, gc=False, kw_only=True):
-    """One sampled token and how likely the model held it to be.
+    """One sampled token and its log probability.
 
     Attributes:
-        token: The token as text; may be half a character.
+        token: The token as text; a token may be part of a character.
         logprob: Natural log probability, at most 0; -9999.0 stands for "very unlikely".
-        bytes: UTF-8 bytes of the token, or None if it has no byte form.
+        bytes: UTF-8 bytes of the token, or None if the token has no byte form.
         top_logprobs: The likeliest tokens at this position, at most 20, likeliest first.
 
     Source: ``ChatCompletionTokenLogprob``, Gradient OpenAPI specification.
@@ -133,8 +135,8 @@ class ChoiceLogprobs(Model, gc=False, kw_only=True):
     """Log probabilities of a choice's tokens; in a chunk, of that chunk's tokens only.
 
     Attributes:
-        content: One entry a token of the text, or None.
-        refusal: One entry a token of the refusal, or None.
+        content: One entry for each token of the text, or None.
+        refusal: One entry for each token of the refusal, or None.
     """
 
     content: list[TokenLogprob] | None = None
@@ -146,7 +148,7 @@ class Function(Model, gc=False, kw_only=True):
 
     Attributes:
         name: Name of the function.
-        arguments: JSON text as the model wrote it: it may be cut short or not be JSON at all.
+        arguments: JSON text as the model wrote it; the text may be cut short or not be JSON.
     """
 
     name: str = ""
@@ -157,8 +159,8 @@ class FunctionDelta(Model, gc=False, kw_only=True):
     """A fragment of a function call.
 
     Attributes:
-        name: Name of the function, usually only in the first fragment.
-        arguments: The next piece of the arguments' JSON text.
+        name: Name of the function, usually in the first fragment only.
+        arguments: The next piece of the JSON text of the arguments.
     """
 
     name: str | None = None
@@ -169,11 +171,11 @@ class ToolCall(Model, gc=False, kw_only=True):
     """One finished tool call of a message.
 
     Attributes:
-        id: What the ``tool_call_id`` of the result refers to; empty if the server gave none.
-        type: ``function``, or what other kind the server names.
-        function: Name and arguments; empty for calls of another kind.
-        custom: Payload of a call of type ``custom``, as it came.
-        extra_content: What some servers want back with the call, as it came.
+        id: Id to give as ``tool_call_id`` with the result; empty if the server gave none.
+        type: ``function``, or another kind of tool.
+        function: Name and arguments; empty for tools of another kind.
+        custom: Payload of a call of type ``custom``, unchanged.
+        extra_content: Data that some servers require back with the call, unchanged.
     """
 
     id: str = ""
@@ -187,12 +189,12 @@ class ToolCallDelta(Model, gc=False, kw_only=True):
     """A fragment of a tool call.
 
     Attributes:
-        index: Which of the choice's calls the fragment belongs to, or None where the server says nothing.
-        id: Id of the call, usually only in the first fragment.
-        type: Kind of the call, usually only in the first fragment.
+        index: Index of the call among the choice's calls, or None if the server gave none.
+        id: Id of the call, usually in the first fragment only.
+        type: Kind of the call, usually in the first fragment only.
         function: Name and the next piece of the arguments.
-        custom: Payload of a call of type ``custom``, as it came.
-        extra_content: What some servers want back with the call, as it came.
+        custom: Payload of a call of type ``custom``, unchanged.
+        extra_content: Data that some servers require back with the call, unchanged.
     """
 
     index: int | None = None
@@ -204,20 +206,20 @@ class ToolCallDelta(Model, gc=False, kw_only=True):
 
 
 class ChatCompletionMessage(Model, gc=False, kw_only=True):
-    """What the model said; valid as a message of the next request as it is.
+    """The model's message. You can pass it back in the next request unchanged.
 
     Attributes:
         role: ``assistant``.
         content: The text, or None beside tool calls and refusals.
-        refusal: Why the model refused, if it did.
-        reasoning_content: What the model thought, if the server tells (``reasoning`` on some servers).
-        tool_calls: Calls the model wants made, or None if there are none.
+        refusal: The model's refusal, or None.
+        reasoning_content: The model's reasoning, if the server sends it (some name the field ``reasoning``).
+        tool_calls: Calls that the model requests, or None if there are none.
         function_call: The older form of a single call.
-        annotations: Citations and the like, as they came.
-        audio: Spoken reply, as it came.
-        reasoning_details: Reasoning in the form some servers want back, as it came.
-        extra_content: What some servers want back, as it came.
-        content_parts: The content as a list of parts, where the server sent one; ``content`` has its text.
+        annotations: Citations and similar data, unchanged.
+        audio: Spoken reply, unchanged.
+        reasoning_details: Reasoning in the form that some servers require back, unchanged.
+        extra_content: Data that some servers require back, unchanged.
+        content_parts: The content as a list of parts, if the server sent a list; ``content`` has the text.
     """
 
     role: str = "assistant"
@@ -235,20 +237,20 @@ class ChatCompletionMessage(Model, gc=False, kw_only=True):
 
 
 class ChoiceDelta(Model, gc=False, kw_only=True):
-    """What a chunk adds to one choice; the fields are those of the message.
+    """The part of a choice's message that one chunk brings.
 
     Attributes:
         content: The next piece of the text.
-        role: Role of the message, usually only in the first chunk.
+        role: Role of the message, usually in the first chunk only.
         tool_calls: Fragments of tool calls, or None if there are none.
-        reasoning_content: The next piece of what the model thinks (``reasoning`` on some servers).
+        reasoning_content: The next piece of the reasoning (some servers name the field ``reasoning``).
         refusal: The next piece of the refusal.
         function_call: A fragment of the older form of a single call.
-        annotations: Citations and the like, as they came.
-        audio: The next piece of a spoken reply, as it came.
-        reasoning_details: Reasoning in the form some servers want back, as it came.
-        extra_content: What some servers want back, as it came.
-        content_parts: Content that came as a list of parts; ``content`` has its text.
+        annotations: Citations and similar data, unchanged.
+        audio: The next piece of a spoken reply, unchanged.
+        reasoning_details: Reasoning in the form that some servers require back, unchanged.
+        extra_content: Data that some servers require back, unchanged.
+        content_parts: The content as a list of parts, if the server sent a list; ``content`` has the text.
     """
 
     content: str | None = None
@@ -269,11 +271,11 @@ class Choice(Model, gc=False, kw_only=True):
     """One of the n answers.
 
     Attributes:
-        index: Which of the choices this is, from 0.
-        message: What the model said.
-        finish_reason: ``stop``, ``length``, ``tool_calls``, ``content_filter`` or another; None while
-            unfinished, and for good with servers that never send one.
-        logprobs: Log probabilities of the tokens, if they were asked for.
+        index: Index of the choice, from 0.
+        message: The model's message.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, ``content_filter`` or another; None while the
+            choice is unfinished, and if the server never sends a finish_reason.
+        logprobs: Log probabilities of the tokens, if the request asked for them.
     """
 
     index: int = 0
@@ -283,12 +285,12 @@ class Choice(Model, gc=False, kw_only=True):
 
 
 class ChunkChoice(Model, gc=False, kw_only=True):
-    """What a chunk says of one choice.
+    """One choice in a chunk.
 
     Attributes:
-        index: Which of the choices, from 0.
-        delta: What is added to the message.
-        finish_reason: Why the choice ended, in its last chunk.
+        index: Index of the choice, from 0.
+        delta: The next part of the message.
+        finish_reason: Why the choice ended; in the last chunk of the choice.
         logprobs: Log probabilities of this chunk's tokens.
     """
 
@@ -299,23 +301,23 @@ class ChunkChoice(Model, gc=False, kw_only=True):
 
 
 class ChatCompletion(Model, gc=False, kw_only=True):
-    """A whole answer.
+    """A whole completion.
 
     Attributes:
-        id: The server's name for the answer; empty if it gave none.
-        choices: The answers, ordered by index.
+        id: Id of the completion; empty if the server gave none.
+        choices: The choices, ordered by index.
         created: Unix time in seconds; 0 if the server gave none.
-        model: Model that answered; empty if the server did not say.
+        model: Model that answered; empty if the server did not name it.
         object: ``chat.completion``.
-        usage: Tokens taken, if the server told.
-        system_fingerprint: Configuration of the server, if it told.
-        service_tier: Tier that served the request, if the server told.
-        retrieval: What an agent retrieved, as it came.
-        functions: What functions an agent called, as it came.
-        guardrails: What guardrails an agent triggered, as it came.
-        request_id: The server's name for the request; set by the session.
-        rate_limits: What the reply's headers said of limits; set by the session.
-        attempts: How many requests it took; set by the session.
+        usage: Tokens used, or None if the server did not report them.
+        system_fingerprint: Configuration of the server, or None.
+        service_tier: Tier that served the request, or None.
+        retrieval: Passages that an agent retrieved, unchanged.
+        functions: Functions that an agent called, unchanged.
+        guardrails: Guardrails that were triggered, unchanged.
+        request_id: Id of the request; set by the session.
+        rate_limits: Rate limits in the reply's headers; set by the session.
+        attempts: Number of requests that were made; set by the session.
 
     Source: ``ChatCompletion``, Gradient OpenAPI specification.
     """
@@ -341,17 +343,17 @@ class ChatCompletionChunk(Model, gc=False, kw_only=True):
     """One event of a stream.
 
     Attributes:
-        id: The same in all chunks of most servers; empty if the server gave none.
-        choices: What is added to which choice; empty in chunks that only tell usage.
+        id: Id of the completion, with most servers the same in all chunks; empty if the server gave none.
+        choices: The choices that the chunk adds to; empty in a chunk that only reports usage.
         created: Unix time in seconds; 0 if the server gave none.
-        model: Model that answers; empty if the server did not say.
+        model: Model that answers; empty if the server did not name it.
         object: ``chat.completion.chunk``.
-        usage: Tokens taken so far or in all, usually only in the last chunk.
-        system_fingerprint: Configuration of the server, if it told.
-        service_tier: Tier that serves the request, if the server told.
-        retrieval: What an agent retrieved, as it came.
-        functions: What functions an agent called, as it came.
-        guardrails: What guardrails an agent triggered, as it came.
+        usage: Tokens used so far or in all, usually in the last chunk only.
+        system_fingerprint: Configuration of the server, or None.
+        service_tier: Tier that serves the request, or None.
+        retrieval: Passages that an agent retrieved, unchanged.
+        functions: Functions that an agent called, unchanged.
+        guardrails: Guardrails that were triggered, unchanged.
 
     Source: ``ChatCompletionChunk``, Gradient OpenAPI specification.
     """
@@ -370,6 +372,56 @@ class ChatCompletionChunk(Model, gc=False, kw_only=True):
     _error: Any = msgspec.field(default=None, name="error")
 
 
+TextField: TypeAlias = Literal["content", "reasoning_content", "arguments"]
+MakeChunks: TypeAlias = Callable[[Iterable[str], Iterable[int]], list[ChatCompletionChunk]]
+
+
+class TextBatch(Sequence[ChatCompletionChunk]):
+    """Chunks that differ in their text alone, or in text and choice; each chunk is made when it is read.
+
+    Most of a stream consists of such chunks. A reader of `texts` takes the text without any chunk object.
+
+    Args:
+        texts: The text of each chunk.
+        field: Where the text stands: a field of the delta, or the arguments of its only tool call.
+        choice: Index of the choice that all chunks belong to, or a list with the index for each chunk.
+        make: Makes chunks from texts and indices of choices.
+
+    Attributes:
+        choice: Index of the choice that all chunks belong to; -1 if they belong to several.
+        choices: Index of the choice for each chunk; None if all chunks belong to one choice.
+    """
+
+    __slots__ = ("_make", "choice", "choices", "field", "texts")  # one object for each read
+
+    def __init__(
+        self, texts: list[str], *, field: TextField, choice: int | list[int], make: MakeChunks
+    ) -> None:
+        self.texts = texts
+        self.field: TextField = field
+        self.choice: int = choice if isinstance(choice, int) else -1
+        self.choices: list[int] | None = None if isinstance(choice, int) else choice
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Iterator[ChatCompletionChunk]:
+        # One call makes all chunks: a call for each chunk would take longer than the chunk itself.
+        return iter(self._make(self.texts, repeat(self.choice) if self.choices is None else self.choices))
+
+    @overload
+    def __getitem__(self, index: int) -> ChatCompletionChunk: ...
+    @overload
+    def __getitem__(self, index: slice) -> TextBatch: ...
+    def __getitem__(self, index: int | slice) -> ChatCompletionChunk | TextBatch:
+        choices = self.choices
+        if isinstance(index, slice):
+            choice = self.choice if choices is None else choices[index]
+            return TextBatch(self.texts[index], field=self.field, choice=choice, make=self._make)
+        return self._make([self.texts[index]], [self.choice if choices is None else choices[index]])[0]
+
+
 class ModelInfo(Model, gc=False, kw_only=True):
     """A model that the key may use.
 
@@ -377,7 +429,7 @@ class ModelInfo(Model, gc=False, kw_only=True):
         id: Name to give as ``model``.
         object: ``model``.
         created: Unix time in seconds; 0 if the server gave none.
-        owned_by: Who made it.
+        owned_by: Maker of the model.
     """
 
     id: str = ""

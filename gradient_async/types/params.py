@@ -1,60 +1,50 @@
-"""What a request may hold, once: keyword arguments, validation and documentation read the same types.
+"""The parameters of a request, defined once for keyword arguments, validation and documentation.
 
 Source of every limit: the reference of "Create chat completion", the Gradient OpenAPI specification and
-DigitalOcean's documentation. Values of None are sent as null, as they are given.
+DigitalOcean's documentation. A value of None is sent as null.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypeAlias, TypedDict, final
 
 from msgspec import Meta
 
 if TYPE_CHECKING:
     from .messages import ChatCompletionMessage
 
-__all__ = [
-    "AgentCompletionCreate",
-    "AgentCompletionParams",
-    "AgentFanOut",
-    "AssistantMessage",
-    "CacheControl",
-    "ChatCompletionCreate",
-    "ChatCompletionParams",
-    "ChatFanOut",
-    "ContentPart",
-    "DeveloperMessage",
-    "FunctionCall",
-    "FunctionDefinition",
-    "FunctionMessage",
-    "ImagePart",
-    "ImageURL",
-    "MessageParam",
-    "NamedFunction",
-    "NamedToolChoice",
-    "RequestOptions",
-    "StreamOptions",
-    "SystemMessage",
-    "TextPart",
-    "ToolCallParam",
-    "ToolMessage",
-    "ToolParam",
-    "UserMessage",
-    "VideoPart",
-    "VideoURL",
-]
+
+@final
+class NotGiven:
+    """The type of `NOT_GIVEN` and `omit`: an argument with this value is left out of the request."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def __repr__(self) -> str:
+        return "NOT_GIVEN"
+
+    def __reduce__(self) -> str:
+        return "NOT_GIVEN"
+
+
+# The declared type is Any, so that a type checker accepts `temperature=NOT_GIVEN` for every parameter.
+NOT_GIVEN: Any = NotGiven()
+omit: Any = NOT_GIVEN
 
 
 class CacheControl(TypedDict, total=False):
-    """Asks for the prompt up to this part to be cached: ``ttl`` is ``5m`` or ``1h``."""
+    """Asks the server to cache the prompt up to this part; ``ttl`` is ``5m`` or ``1h``."""
 
     type: Required[Literal["ephemeral"]]
     ttl: Literal["5m", "1h"]
 
 
 class TextPart(TypedDict, total=False):
-    """A part of a message that is text."""
+    """A text part of a message."""
 
     type: Required[Literal["text"]]
     text: Required[str]
@@ -62,27 +52,27 @@ class TextPart(TypedDict, total=False):
 
 
 class ImageURL(TypedDict, total=False):
-    """Where an image is: a URL or a data URL; ``detail`` is ``auto``, ``low`` or ``high``."""
+    """Location of an image: a URL or a data URL; ``detail`` is ``auto``, ``low`` or ``high``."""
 
     url: Required[str]
     detail: str
 
 
 class ImagePart(TypedDict):
-    """A part of a user's message that is an image."""
+    """An image in a user's message."""
 
     type: Literal["image_url"]
     image_url: ImageURL
 
 
 class VideoURL(TypedDict):
-    """Where a video is."""
+    """Location of a video."""
 
     url: str
 
 
 class VideoPart(TypedDict):
-    """A part of a user's message that is a video."""
+    """A video in a user's message."""
 
     type: Literal["video_url"]
     video_url: VideoURL
@@ -93,21 +83,21 @@ _Text: TypeAlias = str | TextPart | Sequence[str | TextPart]
 
 
 class SystemMessage(TypedDict):
-    """Instructions of the application."""
+    """Instructions from the application."""
 
     role: Literal["system"]
     content: _Text
 
 
 class DeveloperMessage(TypedDict):
-    """Instructions of the application, for models that name them so."""
+    """Instructions from the application, for models that use the role ``developer``."""
 
     role: Literal["developer"]
     content: _Text
 
 
 class UserMessage(TypedDict, total=False):
-    """What the user says, with images and videos."""
+    """A message of the user, with images and videos."""
 
     role: Required[Literal["user"]]
     content: Required[str | ContentPart | Sequence[str | ContentPart]]
@@ -115,14 +105,14 @@ class UserMessage(TypedDict, total=False):
 
 
 class FunctionCall(TypedDict):
-    """Name and JSON arguments of a call."""
+    """Name of a function, and JSON text of the arguments."""
 
     name: str
     arguments: str
 
 
 class ToolCallParam(TypedDict, total=False):
-    """A tool call of an earlier reply."""
+    """A tool call in an earlier reply."""
 
     id: Required[str]
     type: Required[str]
@@ -130,7 +120,7 @@ class ToolCallParam(TypedDict, total=False):
 
 
 class AssistantMessage(TypedDict, total=False):
-    """An earlier reply; ``completion.choices[0].message`` serves as it is."""
+    """An earlier reply; you can pass ``completion.choices[0].message`` unchanged."""
 
     role: Required[Literal["assistant"]]
     content: _Text | None
@@ -149,7 +139,7 @@ class ToolMessage(TypedDict):
 
 
 class FunctionMessage(TypedDict):
-    """The result of a call of the older form."""
+    """The result of a function call in the older form."""
 
     role: Literal["function"]
     content: str | None
@@ -162,7 +152,7 @@ MessageParam: TypeAlias = (
 
 
 class FunctionDefinition(TypedDict, total=False):
-    """A function the model may call; ``parameters`` is a JSON schema."""
+    """A function that the model may call; ``parameters`` is a JSON schema."""
 
     name: Required[Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]]
     description: str | None
@@ -171,33 +161,33 @@ class FunctionDefinition(TypedDict, total=False):
 
 
 class ToolParam(TypedDict, total=False):
-    """A tool the model may call."""
+    """A tool that the model may call."""
 
     type: Required[str]
     function: FunctionDefinition
 
 
 class NamedFunction(TypedDict):
-    """A function by its name."""
+    """Name of a function."""
 
     name: str
 
 
 class NamedToolChoice(TypedDict):
-    """Makes the model call this function."""
+    """Requires the model to call this function."""
 
     type: Literal["function"]
     function: NamedFunction
 
 
 class StreamOptions(TypedDict, total=False):
-    """Options of a stream: ``include_usage`` asks for a last chunk with the usage."""
+    """Options of a stream; ``include_usage`` asks for a last chunk with the usage."""
 
     include_usage: bool
 
 
-# Messages are checked one by one by `decoding`, since a list may mix dictionaries and replies.
-# Tool lists, too, may be any iterable for the checker; at run time they are lists by then.
+# A type checker accepts more than `msgspec.convert` can check. Messages may mix dictionaries and replies, so `decoding`
+# checks them one by one. Tools may be any iterable; `decoding` has made a list of them before the conversion.
 if TYPE_CHECKING:
     Messages: TypeAlias = Iterable[MessageParam | ChatCompletionMessage | Mapping[str, Any]]
     Tools: TypeAlias = Iterable[ToolParam | Mapping[str, Any]]
@@ -213,18 +203,18 @@ else:
 
 
 class _Params(TypedDict, total=False):
-    """Parameters that models and agents share."""
+    """Parameters of models and agents."""
 
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None
-    """Lowers the odds of tokens by how often they came; -2.0 to 2.0."""
+    """Makes tokens less likely the more often they have occurred; -2.0 to 2.0."""
     logit_bias: LogitBias | None
-    """Token id to bias, -100 to 100."""
+    """Bias for each token id; -100 to 100."""
     logprobs: bool | None
-    """Return log probabilities of the tokens."""
+    """Whether to return log probabilities of the tokens."""
     max_completion_tokens: Annotated[int, Meta(ge=1)] | None
-    """Most tokens to generate, reasoning included; at least 1."""
+    """Maximum number of tokens to generate, reasoning included; at least 1."""
     max_tokens: Annotated[int, Meta(ge=1)] | None
-    """Most tokens to generate; at least 1."""
+    """Maximum number of tokens to generate; at least 1."""
     metadata: (
         Annotated[
             dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
@@ -232,17 +222,17 @@ class _Params(TypedDict, total=False):
         ]
         | None
     )
-    """At most 16 pairs of strings; keys of at most 64 characters, values of at most 512."""
+    """Up to 16 pairs of strings; keys of up to 64 characters, values of up to 512."""
     parallel_tool_calls: bool | None
-    """Whether the model may make several calls at once."""
+    """Whether the model may request several calls at once."""
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None
-    """Lowers the odds of tokens that came before; -2.0 to 2.0."""
+    """Makes tokens less likely that have occurred; -2.0 to 2.0."""
     prompt_cache_key: str | None
-    """Groups requests that share a prefix, for the prompt cache."""
+    """Groups requests with a common prefix for the prompt cache."""
     prompt_cache_retention: str | None
     """How long the prompt cache keeps the prefix."""
     reasoning: dict[str, Any] | None
-    """Reasoning settings, as the model's documentation gives them."""
+    """Reasoning settings; see the documentation of the model."""
     reasoning_effort: str | None
     """``none``, ``minimal``, ``low``, ``medium``, ``high``, ``xhigh`` or ``max``."""
     response_format: dict[str, Any] | None
@@ -250,7 +240,7 @@ class _Params(TypedDict, total=False):
     seed: int | None
     """Asks for repeatable sampling."""
     stop: Stop | None
-    """One string, or 1 to 4 strings, at which the text ends."""
+    """One string, or 1 to 4 strings, that end the text."""
     stream_options: StreamOptions | None
     """Only with ``stream=True``."""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None
@@ -258,20 +248,20 @@ class _Params(TypedDict, total=False):
     tool_choice: ToolChoice | None
     """``none``, ``auto``, ``required``, or a named function."""
     tools: Tools | None
-    """Functions the model may call; names of at most 64 of a-z A-Z 0-9 _ -."""
+    """Tools that the model may call; names have 1 to 64 characters of a-z A-Z 0-9 _ -."""
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None
-    """Likeliest tokens to return at each position; 0 to 20, only with ``logprobs=True``."""
+    """Number of likeliest tokens to return at each position; 0 to 20, only with ``logprobs=True``."""
     top_p: Annotated[float, Meta(ge=0, le=1)] | None
-    """Share of the probability to sample from; 0 to 1."""
+    """Fraction of the probability mass to sample from; 0 to 1."""
     user: str | None
-    """Names the end user, for abuse reports."""
+    """Identifies the end user in abuse reports."""
 
 
 class _Choices(TypedDict, total=False):
-    """What `fan_out` has another use for."""
+    """The parameter ``n``, which `fan_out` takes as its own argument."""
 
     n: Annotated[int, Meta(ge=1, le=128)] | None
-    """How many choices to generate; 1 to 128. Some models ignore or refuse more than one."""
+    """Number of choices to generate; 1 to 128. Some models ignore or refuse more than one."""
 
 
 class _ChatParams(_Params, total=False):
@@ -295,21 +285,21 @@ class _AgentParams(_Params, total=False):
     model: str | None
     """Ignored by agents."""
     k: Annotated[int, Meta(ge=0)] | None
-    """How many passages to retrieve."""
+    """Number of passages to retrieve."""
     kb_filters: list[Any] | dict[str, Any] | None
     """Filters on the knowledge bases."""
     filter_kb_content_by_query_metadata: bool | None
-    """Filter passages by metadata found in the query."""
+    """Whether to filter passages by metadata in the query."""
     instruction_override: str | None
     """Replaces the agent's instruction for this request."""
     include_functions_info: bool | None
-    """Tell in the reply which functions were called."""
+    """Whether the reply lists the functions that were called."""
     include_retrieval_info: bool | None
-    """Tell in the reply what was retrieved."""
+    """Whether the reply holds the passages that were retrieved."""
     include_guardrails_info: bool | None
-    """Tell in the reply which guardrails were triggered."""
+    """Whether the reply lists the guardrails that were triggered."""
     provide_citations: bool | None
-    """Cite sources."""
+    """Whether to cite sources."""
     retrieval_method: str | None
     """``rewrite``, ``step_back``, ``sub_queries`` or ``none``."""
 
@@ -319,16 +309,16 @@ class AgentCompletionParams(_AgentParams, _Choices, total=False):
 
 
 class RequestOptions(TypedDict, total=False):
-    """How to send one request; none of it is part of the body's parameters."""
+    """Options for sending one request; they are not parameters of the API."""
 
     extra_headers: Mapping[str, Any] | None
-    """More headers; they win over everything, ``Authorization`` included."""
+    """Additional headers; they override all others, ``Authorization`` included."""
     extra_query: Mapping[str, Any] | None
-    """More parameters of the URL's query."""
+    """Additional parameters for the query of the URL."""
     extra_body: Mapping[str, Any] | None
-    """More fields of the body, unchecked; they win over parameters of the same name."""
+    """Additional fields for the body, unchecked; they override parameters of the same name."""
     timeout: Any
-    """A `Timeout`, seconds, or None; the client's own if absent."""
+    """A `Timeout`, seconds, or None; the default is the timeout of the client."""
 
 
 class ChatCompletionCreate(ChatCompletionParams, RequestOptions, total=False):

@@ -32,7 +32,8 @@ def _events(*feeds: bytes) -> tuple[list[Event], str | None]:
     try:
         for data in feeds:
             events += decoder.feed(data)
-            assert len(decoder.held()) <= 3 * 4096
+            held = (*decoder._blocks, *decoder._data, *decoder._line)
+            assert sum(map(len, held)) <= 3 * 4096
         events += decoder.close()
     except StreamError as error:
         return events, str(error)

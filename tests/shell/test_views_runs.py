@@ -14,7 +14,7 @@ from gradient_async import ChatCompletionStream, Limits, StreamLimitError
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.stream import has_content
 from gradient_async.testing import Handler, chunk, head, reply_writes, sse
-from gradient_async.types import Run
+from gradient_async.types import TextBatch
 
 TEXTS = [f"<{n}>" if n % 5 else "" for n in range(60)]
 TEXT = "".join(TEXTS)
@@ -29,7 +29,7 @@ def reply(name: str = "content", index: int = 0) -> Handler:
     decoder = ChunkDecoder()
     decoder.feed(begin)
     decoder.push(run)
-    assert isinstance(decoder.pull(), Run)
+    assert isinstance(decoder.pull(), TextBatch)
     assert len(run) > 8000
     return reply_writes([HEAD + begin, 0.02, run, 0.02, sse(chunk(finish_reason="stop", index=index))])
 
@@ -207,5 +207,5 @@ def test_a_run_is_a_sign_of_life_where_its_chunks_are(called: bool) -> None:
     decoder.feed(sse(piece("a"), done=False))
     decoder.push(sse(piece(""), piece(""), done=False))
     run = decoder.pull()
-    assert isinstance(run, Run)
+    assert isinstance(run, TextBatch)
     assert (called, called) == (has_content(run), has_content(list(run)))

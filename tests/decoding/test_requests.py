@@ -102,7 +102,7 @@ class TestLimits:
         error = raised.value
         assert name == error.param
         assert error.message.startswith(f"{name}={value!r}"[:60])
-        assert error.message.endswith("; validate=False or extra_body={...} sends it all the same")
+        assert error.message.endswith("; validate=False or extra_body={...} sends it nevertheless")
         assert isinstance(error, ValueError)
         assert value is checked(**{name: value}, validate=False)[name]
 
@@ -145,7 +145,7 @@ class TestLimits:
     def test_top_logprobs_go_only_with_logprobs(self, value: int) -> None:
         assert value == checked(top_logprobs=value, logprobs=True)["top_logprobs"]
         for logprobs in (False, None, NOT_GIVEN):
-            with pytest.raises(InvalidRequestError, match="only with logprobs=True") as raised:
+            with pytest.raises(InvalidRequestError, match="it requires logprobs=True") as raised:
                 checked(top_logprobs=value, logprobs=logprobs)
             assert "top_logprobs" == raised.value.param
         assert None is checked(top_logprobs=None)["top_logprobs"]
@@ -159,7 +159,7 @@ class TestLimits:
         options = {"include_usage": True}
         assert options == checked(stream=True, stream_options=options)["stream_options"]
         assert None is checked(stream_options=None)["stream_options"]
-        with pytest.raises(InvalidRequestError, match="only with stream=True"):
+        with pytest.raises(InvalidRequestError, match="it requires stream=True"):
             checked(stream_options=options)
         with pytest.raises(InvalidRequestError, match="stream_options"):
             checked(stream=True, stream_options={"include_usage": "yes"})
@@ -213,7 +213,7 @@ class TestNames:
 
     def test_one_without_a_near_name(self) -> None:
         with pytest.raises(
-            TypeError, match=r"'qqqq'. Parameters this library does not know go into extra_body"
+            TypeError, match=r"'qqqq'. Parameters that this library does not know go into extra_body"
         ):
             checked(qqqq=1)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gradient_async.assembly import CompletionAssembler
-from gradient_async.decoding import as_chunk, decode_completion, decode_models
+from gradient_async.decoding import as_chunk, check_bounds, decode_completion, decode_models
 from gradient_async.errors import APIResponseValidationError
 from gradient_async.types import (
     ChatCompletion,
@@ -271,7 +271,7 @@ class TestRefusals:
             (b'{"detail":"no"}', "it is an error: no"),
             (b'{"error":{"message":"busy"},"choices":[{"message":{"content":"a"}}]}', "it is an error: busy"),
             (b"[" * 200_000, "nested too deep"),
-            (b'{"choices":[{"index":1e999}]}', "an index is no number"),
+            (b'{"choices":[{"index":1e999}]}', "an index is not a number"),
         ],
     )
     def test_of_what_is_no_completion(self, body: bytes, words: str) -> None:
@@ -311,3 +311,25 @@ class TestModels:
         with pytest.raises(APIResponseValidationError, match="the reply is not a list of models") as raised:
             decode_models(body)
         assert words in raised.value.message
+
+
+class TestBounds:
+    """A completion is refused where a stream of it would be."""
+
+    def test_within_them_nothing_is_said(self) -> None:
+        body = b'{"choices":[{"index":3,"message":{"tool_calls":[{"id":"a"},{"id":"b"}]}}]}'
+        check_bounds(decode_completion(body), choices=4, tool_calls=2)
+
+    @pytest.mark.parametrize(
+        ("choices", "words"),
+        [
+            ('{"index":-1}', "a choice of index -1"),
+            ('{"index":4}', "choices=4"),
+            ("{},{},{},{},{}", "choices=4"),
+            ('{"message":{"tool_calls":[{},{},{}]}}', "tool_calls=2"),
+        ],
+    )
+    def test_beyond_them_the_limit_is_named(self, choices: str, words: str) -> None:
+        completion = decode_completion(f'{{"choices":[{choices}]}}'.encode())
+        with pytest.raises(APIResponseValidationError, match=words):
+            check_bounds(completion, choices=4, tool_calls=2)

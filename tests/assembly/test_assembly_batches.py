@@ -1,4 +1,4 @@
-"""Runs of text add up to what their chunks add up to."""
+"""Batches of text add up to what their chunks add up to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from alike import a_run
+from alike import a_batch
 from wire import delta, event, text
 
 from gradient_async.assembly import CompletionAssembler
@@ -16,7 +16,7 @@ from gradient_async.errors import StreamLimitError, StreamProtocolError
 
 
 class TestAssembled:
-    """To add a run is to add each of its chunks, wherever it is cut."""
+    """To add a batch is to add each of its chunks, wherever it is cut."""
 
     @pytest.mark.parametrize(
         ("name", "more"),
@@ -30,21 +30,21 @@ class TestAssembled:
     @pytest.mark.parametrize("index", [0, 2])
     @pytest.mark.parametrize("most", [None, 1, 2, 5, 6])
     def test_wherever_it_is_cut(self, name: str, more: dict[str, Any], index: int, most: int | None) -> None:
-        run = a_run("b", "", "cd", "efg", name=name, index=index, **more)
+        batch = a_batch("b", "", "cd", "efg", name=name, index=index, **more)
         limits = Limits(completion_bytes=most)
         one_by_one = CompletionAssembler(limits=limits)
         refusals = 0
-        for chunk in run:
+        for chunk in batch:
             try:
                 one_by_one.add(chunk)
             except StreamLimitError:
                 refusals += 1
         assert (most is not None and most < 6) == bool(refusals)
-        for first in range(len(run) + 1):
-            for second in range(first, len(run) + 1):
+        for first in range(len(batch) + 1):
+            for second in range(first, len(batch) + 1):
                 assembler = CompletionAssembler(limits=limits)
                 refused: list[str] = []
-                for part in (run[:first], run[first:second], run[second:]):
+                for part in (batch[:first], batch[first:second], batch[second:]):
                     try:
                         assembler.extend(part)
                     except StreamLimitError as error:
@@ -62,28 +62,28 @@ class TestAssembled:
             + event(delta(tool_calls=[{"index": 0, "id": "c"}]))
             + event(delta(content="f") | {"finish_reason": "stop"})
         )
-        runs = [
-            a_run("b", "c"),
-            a_run("d", "e", index=1),
-            a_run("g", "h", name="reasoning_content"),
-            a_run(""),
+        batches = [
+            a_batch("b", "c"),
+            a_batch("d", "e", index=1),
+            a_batch("g", "h", name="reasoning_content"),
+            a_batch(""),
         ]
         dice = random.Random(3)
         for _ in range(60):
-            parts: list[Any] = [dice.choice([*runs, [dice.choice(others)]]) for _ in range(8)]
-            by_runs, one_by_one = CompletionAssembler(n=2), CompletionAssembler(n=2)
+            parts: list[Any] = [dice.choice([*batches, [dice.choice(others)]]) for _ in range(8)]
+            by_batch, one_by_one = CompletionAssembler(n=2), CompletionAssembler(n=2)
             for part in parts:
-                by_runs.extend(part)
+                by_batch.extend(part)
                 for chunk in part:
                     one_by_one.add(chunk)
-            assert one_by_one.completion == by_runs.completion
-            assert one_by_one.complete == by_runs.complete
+            assert one_by_one.completion == by_batch.completion
+            assert one_by_one.complete == by_batch.complete
 
     @pytest.mark.parametrize(("index", "kind"), [(-1, StreamProtocolError), (999, StreamLimitError)])
     def test_a_choice_that_is_refused_is_refused_as_such(self, index: int, kind: type[Exception]) -> None:
         assembler = CompletionAssembler()
         with pytest.raises(kind):
-            assembler.extend(a_run("b", "c", index=index))
+            assembler.extend(a_batch("b", "c", index=index))
         assert (True, "c-1", []) == (assembler.seen, assembler.id, assembler.completion.choices)
 
     @pytest.mark.parametrize("reason", ["not begun", "", "stop"])

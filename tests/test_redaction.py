@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gradient_async import BadRequestError, Headers
+from gradient_async import APIError, BadRequestError, Headers
 from gradient_async.errors import ResponseInfo
-from gradient_async.secrets import Redactor, Secret, check_headers, secrets_in
+from gradient_async.secrets import Redactor, Secret, check_headers, hide_headers, secrets_in
 
 KEY = "sk-do-0123456789/abcdefKEY"
 SHOWN = "sk-…KEY"
@@ -92,3 +92,21 @@ def test_keys_in_headers_of_the_callers_own(headers: dict[str, str], keys: list[
     assert keys == [secret.reveal() for secret in secrets_in(checked)]
     assert not any(key in repr(checked) for key in keys)
     assert headers == checked
+
+
+def test_headers_with_keys_are_hidden_from_tracebacks() -> None:
+    hidden = hide_headers({"Authorization": f"Bearer {KEY}", "Accept": "a", "X-Api-Key": None})
+    assert KEY not in repr(hidden)
+    assert {"Authorization": f"Bearer {KEY}", "Accept": "a", "X-Api-Key": None} == hidden
+    assert {} == hide_headers(None)
+
+
+def test_bytes_without_keys_stay_the_same_object() -> None:
+    data = b"nothing of the kind"
+    assert data is redactor().data(data)
+
+
+def test_an_error_without_a_reply_is_cleaned() -> None:
+    error = APIError(f"said {KEY}")
+    redactor().clean(error)
+    assert (f"said {SHOWN}", None) == (error.message, error.response)

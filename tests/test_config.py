@@ -289,6 +289,8 @@ class TestURLs:
         [
             "example.com",
             "8.8.8.8",
+            "134744072",
+            "0x8.0x8.2056",
             "[2001:4860:4860::8888]",
             "internal.example.com",
             "example\u3002com",

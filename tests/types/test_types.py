@@ -20,6 +20,8 @@ from gradient_async.types import (
     Choice,
     ChoiceDelta,
     ChunkChoice,
+    CompletionTokensDetails,
+    CompletionUsage,
     Function,
     Headers,
     Model,
@@ -29,6 +31,7 @@ from gradient_async.types import (
     ToolCall,
     ToolCallDelta,
     omit,
+    sum_usage,
 )
 
 COMPLETION = ChatCompletion(
@@ -201,3 +204,39 @@ class TestHeaders:
         assert "Headers({'x-request-id': '1', 'set-cookie': 'b'})" == repr(self.HEADERS)
         assert self.HEADERS == pickle.loads(pickle.dumps(self.HEADERS))  # noqa: S301  # our own
         assert {} == Headers()
+
+
+class TestSumUsage:
+    """What several requests used together, field by field."""
+
+    def test_counts_add_up(self) -> None:
+        first = CompletionUsage(
+            prompt_tokens=1, completion_tokens=2, total_tokens=3, cache_read_input_tokens=4
+        )
+        second = CompletionUsage(prompt_tokens=10, completion_tokens=20, total_tokens=30)
+        assert first == sum_usage(None, first)
+        assert CompletionUsage(
+            prompt_tokens=11, completion_tokens=22, total_tokens=33, cache_read_input_tokens=4
+        ) == sum_usage(first, second)
+
+    def test_details_add_up_and_a_field_that_nobody_reported_stays_none(self) -> None:
+        details = CompletionTokensDetails(reasoning_tokens=5)
+        first = CompletionUsage(completion_tokens_details=details)
+        assert first == sum_usage(CompletionUsage(), first) == sum_usage(first, CompletionUsage())
+        both = sum_usage(first, first).completion_tokens_details
+        assert CompletionTokensDetails(reasoning_tokens=10) == both
+
+    def test_what_a_request_reported_before_is_replaced(self) -> None:
+        """Usage of some servers grows from chunk to chunk."""
+        before = CompletionUsage(
+            completion_tokens=2, completion_tokens_details=CompletionTokensDetails(reasoning_tokens=1)
+        )
+        after = CompletionUsage(
+            completion_tokens=3, completion_tokens_details=CompletionTokensDetails(reasoning_tokens=2)
+        )
+        others = CompletionUsage(completion_tokens=10)
+        total = sum_usage(sum_usage(others, before), after, less=before)
+        assert (13, CompletionTokensDetails(reasoning_tokens=2)) == (
+            total.completion_tokens,
+            total.completion_tokens_details,
+        )

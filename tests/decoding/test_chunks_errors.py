@@ -12,6 +12,7 @@ from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamError, StreamLimitError, StreamProtocolError, StreamServerError
+from gradient_async.types import ChatCompletionChunk, ChoiceDelta, ChunkChoice, ToolCallDelta
 
 ERRORS: dict[str, tuple[bytes, str, str | None, str | None, str | None]] = {
     "OpenAI": (raw('{"error":{"message":"busy","type":"server_error","code":"overloaded","param":"n"}}'), "busy", "overloaded", "server_error", "n"),
@@ -213,3 +214,20 @@ def test_the_first_of_two_errors_is_the_one_told() -> None:
     assert ["a"] == [choice.delta.content for chunk in decoder.feed(wire) for choice in chunk.choices]
     with pytest.raises(StreamServerError, match="boom"):
         decoder.feed(b"")
+
+
+@pytest.mark.parametrize(
+    ("index", "call", "kind"),
+    [(3, 0, StreamLimitError), (-1, 0, StreamProtocolError), (0, 2, StreamLimitError)],
+)
+def test_a_chunk_that_was_decoded_otherwise_is_checked_as_well(
+    index: int, call: int, kind: type[StreamError]
+) -> None:
+    """A whole completion in place of a stream, say; and only where n is known."""
+    chunk = ChatCompletionChunk(
+        choices=[ChunkChoice(index=index, delta=ChoiceDelta(tool_calls=[ToolCallDelta(index=call)]))]
+    )
+    with pytest.raises(kind):
+        ChunkDecoder(n=3, limits=Limits(choices=1, tool_calls=2)).check(chunk)
+    ChunkDecoder(n=4, limits=Limits(tool_calls=3)).check(ChatCompletionChunk(choices=[ChunkChoice(index=3)]))
+    ChunkDecoder(limits=Limits(choices=1, tool_calls=2)).check(chunk)

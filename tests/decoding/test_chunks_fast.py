@@ -1,14 +1,17 @@
-"""Events that come one a read, as most do."""
+"""The fast path: a read of one event, and a block of one-line events; each decodes to the same as by itself."""
 
 from __future__ import annotations
+
+from itertools import product
 
 import pytest
 from alike import by_itself, outcome
 from wire import DONE, contents, delta, event, raw, text
 
 from gradient_async.config import Limits
-from gradient_async.decoding import ChunkDecoder
+from gradient_async.decoding import ChunkDecoder, batches
 from gradient_async.errors import StreamServerError
+from gradient_async.types import ChatCompletionChunk
 
 
 class TestAlone:
@@ -44,16 +47,6 @@ class TestAlone:
         for n in (None, 1, 4):
             wire = text("a") + second + text("c")
             assert outcome(by_itself(wire), n=n) == outcome([text("a"), second, text("c")], n=n)
-
-    def test_it_is_the_block_that_was_decoded_last(self) -> None:
-        decoder = ChunkDecoder()
-        decoder.feed(b"data:\r")
-        decoder.feed(b"\n\r\n" + text("a"))
-        assert decoder.torn
-        decoder.feed(b"")
-        for events, alone in enumerate((text("b"), text("c"), event(delta(content="d", tool_calls=[]))), 2):
-            decoder.feed(alone)
-            assert (alone, False, events) == (decoder.block, decoder.torn, decoder.events)
 
     @pytest.mark.parametrize(
         "before",
@@ -96,3 +89,76 @@ class TestAlone:
         pieces = [text("a"), text("b"), text("cc"), text("d")]
         assert outcome(by_itself(b"".join(pieces)), limits=limits) == outcome(pieces, limits=limits)
         assert ["a", "b"] == [chunk.choices[0].delta.content for chunk in outcome(pieces, limits=limits)[0]]
+
+
+ONE = '{"choices":[{}]}'
+# Payloads that begin and end as objects do; some only with the next event would be one, and some are several.
+PAYLOADS = [
+    ONE,
+    ONE + ONE,
+    f"{ONE} {ONE}",
+    f"{ONE}null",
+    "{}",
+    '{"choices":[{}],"x":"}',
+    '{"}',
+    '{"choices":[{}],"x":[{}',
+    "{}]}",
+    '{"choices":[{"delta":{}',
+    '{"choices":[{}],"x":"}       {"}',
+    '{"choices":[{}],"x":"}\\n\\ndata: {"}',
+]
+
+
+@pytest.mark.parametrize("first", PAYLOADS)
+@pytest.mark.parametrize("mode", ["raise", "skip"])
+def test_no_value_goes_on_from_one_event_into_the_next(first: str, mode: str) -> None:
+    """Where one event has two values, and two events share one, there are as many values as events."""
+    for others in product(PAYLOADS, repeat=2):
+        wire = b"".join(map(raw, (first, *others)))
+        assert outcome(by_itself(wire), on_bad_event=mode) == outcome([wire], on_bad_event=mode)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        event(delta(content="b", tool_calls=[])),
+        event(delta(content="b", tool_calls=[{"index": 1}, {"index": 999}])),
+        event(delta(content="b", tool_calls=[{"index": 999}])),
+        event(delta(content="b", tool_calls=[{}])),
+        event(delta(content="b", tool_calls=[{"index": 127}])),
+        event(delta(reasoning="b")),
+        event(delta(content="b") | {"finish_reason": ""}),
+        event(delta(content="b") | {"finish_reason": "stop"}),
+        event(delta(3, content="b")),
+        event(delta(999, content="b")),
+        event(delta(-1, content="b")),
+        event(delta(content="b"), delta(1, content="c", tool_calls=[], reasoning="d")),
+        event(delta(content="b"), delta(999, content="c")),
+        event(delta(content="b"), error={"message": "e"}),
+        event(delta(content="b"), delta(1, content="b"), error={"message": "e"}),
+        event(),
+    ],
+)
+@pytest.mark.parametrize("n", [None, 1])
+def test_an_event_that_needs_a_closer_look_gets_it(odd: bytes, n: int | None) -> None:
+    for wire in (odd + text("a"), text("a") + odd + text("c"), text("a") * 2 + odd + DONE):
+        assert outcome(by_itself(wire), n=n) == outcome([wire], n=n)
+    assert outcome(by_itself(text("a") + odd), n=n) == outcome([text("a"), odd], n=n)
+
+
+def test_the_last_event_of_a_block_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its field's name and its end, and unless it is long."""
+    learned: list[bytes] = []
+
+    def learn(payload: bytes, _decoded: list[ChatCompletionChunk]) -> None:
+        learned.append(payload)
+
+    monkeypatch.setattr(batches, "learn_template", learn)
+    for block in (
+        text("a"),
+        text("a") + text("bc"),
+        text("a") + text("x" * 3000),
+        text("x" * 3000) + text("d"),
+    ):
+        ChunkDecoder().feed(block)
+    assert [text("a")[6:-2], text("bc")[6:-2], text("d")[6:-2]] == learned

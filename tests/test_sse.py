@@ -196,24 +196,3 @@ def test_equals_the_standard(wire: bytes, cuts: list[int]) -> None:
         found, error = run(decoder, pieces)
         assert (events, None) == ([(e.data.decode("utf-8", "replace"), e.type, e.id) for e in found], error)
         assert retry == decoder.retry
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(FRAGMENTS[:-1]), max_size=20).map(b"".join), st.integers(0, 60))
-@example(b"data: a\r\ndata: b\r\n\r\n", 8)
-@example(b"event: e\r\ndata: a\r\n\r\n", 9)
-@example(b"\xef\xbb\xbfdata: a\n\n", 1)
-@example(b"\xef\xbb\xbfdata: a\n\n", 2)
-def test_held_is_the_unfinished_event(wire: bytes, cut: int) -> None:
-    """What is held, and the bytes to come, make a new decoder see the same data and types."""
-    first = EventDecoder()
-    before = first.feed(wire[:cut])
-    second = EventDecoder()
-    if cut >= 3:
-        second.expect(b"x")
-    held = first.held()
-    after, _ = run(second, [held, wire[cut:]])
-    expected, _ = run(EventDecoder(), [wire])
-    assert [(event.data, event.type) for event in expected] == [
-        (event.data, event.type) for event in before + after
-    ]

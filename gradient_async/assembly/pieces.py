@@ -1,4 +1,4 @@
-"""Plain data that comes in pieces: JSON that is passed on as it came."""
+"""JSON values that are passed on unchanged, received in pieces: merged, and measured."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ import msgspec
 
 from ..errors import StreamProtocolError
 
-__all__ = ["Pieces", "copied", "merge", "weight"]
-
-_DEEPEST = 16  # levels of objects that are merged; below them the newer piece replaces the older
+_MAX_DEPTH = 16  # levels of objects that are merged; below, the newer piece replaces the older
 
 
-def merge(old: Any, new: Any, depth: int = _DEEPEST) -> Any:
-    """Combine two pieces: objects by key, anything else by the newer.
+def merge(old: Any, new: Any, depth: int = _MAX_DEPTH) -> Any:
+    """Combine two pieces: objects key by key; of any other values the newer counts.
 
     Args:
-        old: What came before, made by this function: it is changed, so that the work depends on the new
+        old: The result of this function for the pieces before. It is changed, so that the work depends on the new
             piece alone.
-        new: The next piece; never changed.
-        depth: How many levels to go down.
+        new: The next piece, which is not changed.
+        depth: How many levels to merge.
     """
     if new is None:
         return old
@@ -32,18 +30,18 @@ def merge(old: Any, new: Any, depth: int = _DEEPEST) -> Any:
     return merged
 
 
-def copied(value: Any, depth: int = _DEEPEST) -> Any:
-    """Copy what `merge` may still change."""
+def copy_merged(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """Copy the objects that `merge` may still change."""
     if isinstance(value, dict) and depth:
-        return {name: copied(item, depth - 1) for name, item in cast("dict[str, Any]", value).items()}
+        return {name: copy_merged(item, depth - 1) for name, item in cast("dict[str, Any]", value).items()}
     return cast("Any", value)
 
 
-def weight(value: Any) -> int:
-    """Return how many bytes of JSON a piece is.
+def json_size(value: Any) -> int:
+    """Return the number of bytes of a value as JSON.
 
     Raises:
-        StreamProtocolError: If it is nested too deep.
+        StreamProtocolError: If the value is nested too deep.
     """
     try:
         return len(msgspec.json.encode(value))
@@ -52,33 +50,31 @@ def weight(value: Any) -> int:
     raise StreamProtocolError("a field of a chunk is nested too deep")
 
 
-class Pieces:
-    """An object some of whose fields are strings that come in pieces.
+class ObjectPieces:
+    """An object of which some fields are strings that are received in pieces.
 
     Args:
-        *names: The fields to join; of any other the last counts.
+        *names: The fields whose pieces are joined; of every other field the last value counts.
     """
-
-    __slots__ = ("_fields", "_names", "_other")
 
     def __init__(self, *names: str) -> None:
         self._names = names
         self._fields: dict[str, Any] = {}
-        self._other: Any = None  # what came was no object
+        self._other: Any = None  # the last piece that was not an object
 
     def add(self, piece: Any) -> int:
-        """Add a piece; return how many bytes of JSON it is."""
+        """Add a piece; return its size as JSON in bytes."""
         if not isinstance(piece, dict):
             self._other = piece
-            return weight(piece)
+            return json_size(piece)
         for name, value in cast("dict[str, Any]", piece).items():
             if name in self._names and isinstance(value, str):
                 self._fields.setdefault(name, []).append(value)
             elif value is not None and name not in self._names:
                 self._fields[name] = value
-        return weight(cast("Any", piece))
+        return json_size(cast("Any", piece))
 
-    def joined(self) -> Any:
+    def join(self) -> Any:
         """Return the object."""
         if not self._fields:
             return self._other

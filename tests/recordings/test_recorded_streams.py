@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from corpus import CORPUS, STREAMS, expected_of, needs_corpus, reads_of
 from feeding import one_by_one
 from oracle import DIFFERENCES, actual_choice, by_index, differences, expected_choice, expected_usage
-from recordings import CORPUS, STREAMS, expected_of, needs_corpus, reads_of
 
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder

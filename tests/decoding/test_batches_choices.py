@@ -1,4 +1,4 @@
-"""Runs of a tool call's arguments, and of the text of several choices that take turns."""
+"""Batches of a tool call's arguments, and of the text of several choices that take turns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamError
-from gradient_async.types import ChatCompletionChunk, Run
+from gradient_async.types import ChatCompletionChunk, TextBatch
 
 
 def piece(arguments: str, **more: Any) -> bytes:
@@ -33,22 +33,22 @@ def compact(wire: bytes) -> bytes:
     )
 
 
-def run_of(*events: bytes, first: bytes = b"", **options: Any) -> Run | None:
-    """Decode a block twice; return the run it is the second time, if it is one."""
+def batch_of(*events: bytes, first: bytes = b"", **options: Any) -> TextBatch | None:
+    """Decode a block twice; return the batch it is the second time, if it is one."""
     decoder = ChunkDecoder(**options)
     decoder.feed(first or b"".join(events))
     decoder.push(b"".join(events))
     batch = decoder.pull()
     expected = ChunkDecoder(**options).feed(b"".join(by_itself(b"".join(events))))
     assert expected == list(batch)
-    return batch if isinstance(batch, Run) else None
+    return batch if isinstance(batch, TextBatch) else None
 
 
 class TestArguments:
-    def test_pieces_of_arguments_are_a_run(self) -> None:
-        run = run_of(piece("a"), piece('{"b": "'), piece(""), piece("c"))
-        assert run is not None
-        assert ("arguments", 0, ["a", '{"b": "', "", "c"]) == (run.field, run.choice, run.texts)
+    def test_pieces_of_arguments_are_a_batch(self) -> None:
+        batch = batch_of(piece("a"), piece('{"b": "'), piece(""), piece("c"))
+        assert batch is not None
+        assert ("arguments", 0, ["a", '{"b": "', "", "c"]) == (batch.field, batch.choice, batch.texts)
 
     @pytest.mark.parametrize(
         "more",
@@ -61,7 +61,7 @@ class TestArguments:
     )
     def test_a_call_that_says_more_is_none(self, more: dict[str, Any]) -> None:
         call = more | {"function": {"arguments": "a"}}
-        assert None is run_of(event(delta(tool_calls=[call])), event(delta(tool_calls=[call])))
+        assert None is batch_of(event(delta(tool_calls=[call])), event(delta(tool_calls=[call])))
 
     def test_nor_one_that_has_a_name_or_company(self) -> None:
         named = event(delta(tool_calls=[{"index": 0, "function": {"name": "f", "arguments": "a"}}]))
@@ -75,42 +75,42 @@ class TestArguments:
         )
         both = event(delta(tool_calls=[{"index": 0, "function": {"arguments": "a"}}, {"index": 0}]))
         for odd in (named, two, both, piece("a", content="b"), piece("a", reasoning_content="b")):
-            assert None is run_of(odd, odd)
+            assert None is batch_of(odd, odd)
 
     @pytest.mark.parametrize("most", [None, 1, 3])
     @pytest.mark.parametrize("opened", [True, False])
     def test_they_add_up_to_what_each_does(self, most: int | None, opened: bool) -> None:
-        run = run_of(piece("a"), piece("bc"), piece("d"))
-        assert run is not None
+        batch = batch_of(piece("a"), piece("bc"), piece("d"))
+        assert batch is not None
         first = event(
             delta(tool_calls=[{"index": 1, "id": "c", "function": {"name": "f", "arguments": "x"}}])
         )
-        same_sums(ChunkDecoder().feed(first) if opened else [], run, limits=Limits(completion_bytes=most))
+        same_sums(ChunkDecoder().feed(first) if opened else [], batch, limits=Limits(completion_bytes=most))
 
     def test_those_of_a_call_too_many_are_refused(self) -> None:
-        run = run_of(piece("a"), piece("b"))
-        assert run is not None
-        same_sums([], run, limits=Limits(tool_calls=1))
+        batch = batch_of(piece("a"), piece("b"))
+        assert batch is not None
+        same_sums([], batch, limits=Limits(tool_calls=1))
 
 
 class TestSeveral:
     @pytest.mark.parametrize("name", ["content", "reasoning_content"])
-    def test_choices_that_take_turns_are_a_run(self, name: str) -> None:
+    def test_choices_that_take_turns_are_a_batch(self, name: str) -> None:
         events = [
             of(index, content, name)
             for index, content in zip([3, 0, 9, 9, 1], ["a", "\n", "", "b", "c"], strict=True)
         ]
-        run = run_of(*events)
-        assert run is not None
+        batch = batch_of(*events)
+        assert batch is not None
         assert ([3, 0, 9, 9, 1], ["a", "\n", "", "b", "c"], -1, name) == (
-            run.choices,
-            run.texts,
-            run.choice,
-            run.field,
+            batch.choices,
+            batch.texts,
+            batch.choice,
+            batch.field,
         )
-        assert list(run)[1:3] == list(run[1:3])
-        assert list(run)[1] == run[1]
-        alone = run_of(events[0], first=b"".join(events))
+        assert list(batch)[1:3] == list(batch[1:3])
+        assert list(batch)[1] == batch[1]
+        alone = batch_of(events[0], first=b"".join(events))
         assert alone is not None
         assert [3] == alone.choices
 
@@ -148,7 +148,7 @@ class TestSeveral:
             decoder = ChunkDecoder(on_bad_event="skip")
             decoder.feed(b"".join(usual))
             decoder.push(wire)
-            assert not isinstance(decoder.pull(), Run)
+            assert not isinstance(decoder.pull(), TextBatch)
 
     @pytest.mark.parametrize(
         "events",
@@ -167,11 +167,11 @@ class TestSeveral:
         ],
     )  # fmt: skip
     def test_only_the_index_itself_is_taken_for_it(self, events: list[bytes]) -> None:
-        run = run_of(*events)
-        assert run is None or run.choices == [0, 1]
-        if run is not None:
-            same_sums([], run)
-            same_sums(list(run), run)
+        batch = batch_of(*events)
+        assert batch is None or batch.choices == [0, 1]
+        if batch is not None:
+            same_sums([], batch)
+            same_sums(list(batch), batch)
 
     @pytest.mark.parametrize(
         ("n", "limit", "good"), [(None, 1, True), (1, 4, True), (3, 1, True), (1, 3, False)]
@@ -199,26 +199,26 @@ class TestSeveral:
         events = [
             of(index, content, name, **more) for index, content in ((0, "a"), (1, "bc"), (2, "d"), (0, "ef"))
         ]
-        run = run_of(*events)
-        assert run is not None
-        assert run.choices is not None
+        batch = batch_of(*events)
+        assert batch is not None
+        assert batch.choices is not None
         role = {"role": "r"} if most is None else {}
         before = [chunk for index in begun for chunk in ChunkDecoder().feed(of(index, "x", **role))]
-        same_sums(before, run, limits=Limits(completion_bytes=most, choices=choices))
+        same_sums(before, batch, limits=Limits(completion_bytes=most, choices=choices))
 
     @pytest.mark.parametrize("name", ["system_fingerprint", "service_tier"])
     def test_what_stands_beside_text_counts_as_well(self, name: str) -> None:
         events = [compact(event(delta(index, content="a"), **{name: "f"})) for index in (0, 1, 0)]
-        run = run_of(*events)
-        assert run is not None
-        same_sums(ChunkDecoder().feed(of(0, "x") + of(1, "x")), run)
+        batch = batch_of(*events)
+        assert batch is not None
+        same_sums(ChunkDecoder().feed(of(0, "x") + of(1, "x")), batch)
 
 
-def same_sums(before: list[ChatCompletionChunk], run: Run, **options: Any) -> None:
-    """Check that a run adds up to what its chunks do, and is refused where one of them is."""
-    by_run, one_by_one = CompletionAssembler(**options), CompletionAssembler(**options)
+def same_sums(before: list[ChatCompletionChunk], batch: TextBatch, **options: Any) -> None:
+    """Check that a batch adds up to what its chunks do, and is refused where one of them is."""
+    by_batch, one_by_one = CompletionAssembler(**options), CompletionAssembler(**options)
     errors: list[list[str]] = []
-    for assembler, parts in ((by_run, [run]), (one_by_one, [[chunk] for chunk in run])):
+    for assembler, parts in ((by_batch, [batch]), (one_by_one, [[chunk] for chunk in batch])):
         errors.append([])
         for part in [before, *parts]:
             try:
@@ -226,4 +226,4 @@ def same_sums(before: list[ChatCompletionChunk], run: Run, **options: Any) -> No
             except StreamError as error:
                 errors[-1].append(error.message)
     assert errors[1][:1] == errors[0][:1]
-    assert one_by_one.completion == by_run.completion
+    assert one_by_one.completion == by_batch.completion

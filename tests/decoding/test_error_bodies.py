@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gradient_async.decoding import find_error, parse_error, reply_error, server_error
+from gradient_async.decoding import describe_error, find_error, parse_error, reply_error, server_error
 
 SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ({"id": "unauthorized", "message": "Unable", "request_id": "r"}, "Unable", {"code": "unauthorized", "request_id": "r"}),
@@ -91,6 +91,6 @@ class TestErrors:
 
     def test_of_a_list_only_where_it_is_named(self) -> None:
         assert None is find_error([{"error": "x"}])
-        found = find_error([{"error": "x"}], named=True)
+        found = describe_error([{"error": "x"}])
         assert found is not None
         assert "x" == found.message

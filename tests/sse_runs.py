@@ -5,7 +5,7 @@ from __future__ import annotations
 from gradient_async.errors import StreamLimitError
 from gradient_async.sse import Event, EventDecoder
 
-__all__ = ["FRAGMENTS", "run"]
+__all__ = ["FRAGMENTS", "held_bytes", "run"]
 
 FRAGMENTS = [
     b"data", b"data:", b"data: ", b"event", b"event: ", b"id", b"id:", b"retry: 5", b"re", b":", b" ", b"\n", b"\n\n",
@@ -23,3 +23,8 @@ def run(decoder: EventDecoder, pieces: list[bytes]) -> tuple[list[Event], str | 
     except StreamLimitError as error:
         return events, error.message
     return events, None
+
+
+def held_bytes(decoder: EventDecoder) -> int:
+    """Count the bytes that a decoder keeps of an unfinished event."""
+    return sum(map(len, (*decoder._blocks, *decoder._data, *decoder._line)))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from corpus import BODIES, ERRORS, body_of, error_of, needs_corpus
 from oracle import expected_call, expected_logprobs, expected_usage
-from recordings import BODIES, ERRORS, body_of, error_of, needs_corpus
 
 from gradient_async.decoding import decode_completion, parse_error, reply_error
 from gradient_async.errors import APIResponseValidationError, escape

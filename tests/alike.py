@@ -13,9 +13,9 @@ from wire import DONE, delta, event, raw
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamError
-from gradient_async.types import ChatCompletionChunk, Run
+from gradient_async.types import ChatCompletionChunk, TextBatch
 
-__all__ = ["FORMS", "TEXTS", "a_run", "any_stream", "by_itself", "outcome", "pulled", "same", "written"]
+__all__ = ["FORMS", "TEXTS", "a_batch", "any_stream", "by_itself", "outcome", "pulled", "same", "written"]
 
 Outcome = tuple[list[ChatCompletionChunk], str, int, bool, int, int]
 
@@ -40,11 +40,11 @@ def outcome(pieces: Iterable[bytes], **options: Any) -> Outcome:
 
 
 def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
-    """The same by slices; count the runs among them as well."""
+    """The same by slices; count the batches among them as well."""
     decoder = ChunkDecoder(**options)
     found: list[ChatCompletionChunk] = []
     errors: list[StreamError] = []
-    runs = 0
+    batches = 0
     for piece in pieces:
         decoder.push(piece)
         while decoder.pending:
@@ -53,41 +53,41 @@ def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
             except StreamError as error:
                 errors.append(error)
                 break
-            runs += type(batch) is Run
+            batches += type(batch) is TextBatch
             found += batch
     try:
         found += decoder.close()
     except StreamError as error:
         errors.append(error)
     told, events = (str(errors[0]), errors[0].events) if errors else ("", 0)
-    return (found, told, events, decoder.done, decoder.events, decoder.anomalies), runs
+    return (found, told, events, decoder.done, decoder.events, decoder.anomalies), batches
 
 
 def by_itself(wire: bytes) -> list[bytes]:
-    """Cut a stream into its events, with a comment before each, and before data: they take the careful path."""
-    *events, rest = wire.replace(b"\ndata: ", b"\n: careful\ndata: ").split(b"\n\n")
+    """Cut a stream into its events, with a comment before each, and before data: they take the tolerant path."""
+    *events, rest = wire.replace(b"\ndata: ", b"\n: tolerant\ndata: ").split(b"\n\n")
     first, *others = [*(block + b"\n\n" for block in events), rest]
-    comment = b"" if first.startswith(b"\xef") else b": careful\n"  # nothing comes before a byte order mark
-    return [comment + first, *(b": careful\n" + other for other in others)]
+    comment = b"" if first.startswith(b"\xef") else b": tolerant\n"  # nothing comes before a byte order mark
+    return [comment + first, *(b": tolerant\n" + other for other in others)]
 
 
 def same(wire: bytes, cuts: Iterable[int] = (), **options: Any) -> int:
-    """Check a stream, whole and cut, against its events by themselves; return how many runs there were."""
+    """Check a stream, whole and cut, against its events by themselves; return how many batches there were."""
     expected = outcome(by_itself(wire), **options)
     assert expected == outcome([wire], **options)
     assert expected == outcome(one_by_one(wire), **options)
     at = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
     pieces = [wire[a:b] for a, b in pairwise(at)]
     assert expected == outcome(pieces, **options)
-    cut, runs = pulled(pieces, **options)
+    cut, batches = pulled(pieces, **options)
     assert expected == cut
-    # Whole events a read, two at a time, so that runs are short and many.
+    # Whole events a read, two at a time, so that batches are short and many.
     ends = wire.split(b"\n\n")
     pairs = [b"\n\n".join(ends[n : n + 2]) + b"\n\n" * (n + 2 < len(ends)) for n in range(0, len(ends), 2)]
     assert wire == b"".join(pairs)
     paired, more = pulled(pairs, **options)
     assert expected == paired
-    return runs + more
+    return batches + more
 
 
 # What is put where the text is, as bytes between the quotes of a JSON string, or in place of it.
@@ -153,7 +153,7 @@ def written(form: tuple[bytes, bytes], content: bytes, ending: int = 0) -> bytes
 
 
 def any_stream(dice: random.Random) -> tuple[bytes, list[int], dict[str, Any]]:
-    """Make a stream that has runs and everything else in it, places to cut it, and options."""
+    """Make a stream that has batches and everything else in it, places to cut it, and options."""
     # One form, or that of several choices that take turns.
     usual = [[dice.choice(FORMS)], FORMS[:1], FORMS[1:4]][dice.randrange(3)]
     odd = dice.choice([0.02, 0.2, 0.5])
@@ -180,13 +180,13 @@ def any_stream(dice: random.Random) -> tuple[bytes, list[int], dict[str, Any]]:
     return wire, [dice.randrange(len(wire) + 1) for _ in range(dice.randrange(4))], options
 
 
-def a_run(*texts: str, name: str = "content", index: int = 0, **more: Any) -> Run:
-    """Decode a run of these texts."""
+def a_batch(*texts: str, name: str = "content", index: int = 0, **more: Any) -> TextBatch:
+    """Decode a batch of these texts."""
     first, *others = (event(delta(index, **more, **{name: content})) for content in ("a", *texts))
     decoder = ChunkDecoder()
     decoder.feed(first)
     decoder.push(b"".join(others))
-    run = decoder.pull()
-    assert isinstance(run, Run)
-    assert [*texts] == run.texts
-    return run
+    batch = decoder.pull()
+    assert isinstance(batch, TextBatch)
+    assert [*texts] == batch.texts
+    return batch
