@@ -53,9 +53,8 @@ class Scenario:
     """What the server does to a request, and how the call has to end."""
 
     reply: Reply  # to the first request of an id; later requests get a healthy reply
-    errors: tuple[
-        type[errors.GradientError], ...
-    ] = ()  # one of them is raised; if there are none, the call succeeds
+    # One of these is raised. If there are none, the call succeeds.
+    errors: tuple[type[errors.GradientError], ...] = ()
     partial: int | None = None  # tokens in the error's partial completion
     posts: int = 1  # most requests of one id
     commits: bool = True  # whether the first reply has a status of 2xx, after which no request may follow
