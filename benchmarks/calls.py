@@ -1,8 +1,9 @@
-"""Counts, not times: calls that the library makes for each chunk, and bytes that it allocates for each received.
+"""Counts calls that the library makes for each chunk, and bytes that it allocates for each byte received.
 
-Counted are calls of the library's functions (a coroutine that goes on counts as called again), calls of C functions
-from them, and memory that single instructions of theirs take. All of this is the same in every run, so that one call
-more for each chunk shows, however busy the machine is. ``python -m benchmarks.calls CASE`` names the calls of a case.
+Three things are counted: calls of the library's functions (each resumption of a coroutine is a call), calls
+of C functions from them, and the memory that their single instructions allocate. Unlike times, the counts are
+the same in every run on any machine, so a single additional call for each chunk is visible.
+``python -m benchmarks.calls CASE`` names the calls of a case.
 """
 
 from __future__ import annotations
@@ -19,41 +20,42 @@ from types import CodeType, FrameType
 from typing import Any, TypeAlias
 
 import gradient_async
+from gradient_async import AsyncGradient
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder
 
-from .data import chunk_event, logprob_stream, text_stream, tool_stream
-from .memory_server import session_of
+from .clients import CALL
+from .data import chunk, cut, event, logprob_stream, text_stream, tool_stream
+from .harness import Row, counted
 
-__all__ = ["CASES", "COUNTED", "MORE", "allocated", "calls", "named", "run"]
-
-COUNTED = (str(Path(gradient_async.__file__).parent),)  # files whose names begin so are the library's
-_FEW, MORE = 400, 400  # chunks; what more of them take is their own, not the request's
+COUNTED = (str(Path(gradient_async.__file__).parent),)  # prefixes of the names of the library's files
+_FEW, MORE = 400, 400  # chunks; what `MORE` of them add to `_FEW` is not the request's
 _READ = 64 * 1024
-_LARGE = 4_000  # characters of an event whose bytes are counted, so that all else about it is small
-_NOTED = 1_000  # bytes that an instruction takes, from which they count
+_LARGE = 4_000  # characters of text in an event; the rest of the event is small beside them
+_NOTED = 1_000  # bytes; smaller allocations are ignored
 
-Calls: TypeAlias = Counter[tuple[str, str]]  # by kind and name
+Calls: TypeAlias = Counter[tuple[str, str]]
+"""Numbers of calls by kind ("call" or "c_call") and name."""
 
 
 @contextmanager
-def _counting(counts: Calls) -> Generator[None, None, None]:
-    """Count calls within the package, and from it."""
+def counting(counts: Calls, files: Counter[str] | None = None) -> Generator[None]:
+    """Count calls of the package's functions, also by their files, and calls of C functions from them."""
     ours: dict[CodeType, bool] = {}
 
-    def note(frame: FrameType, event: str, argument: Any) -> None:
+    def note(frame: FrameType, kind: str, argument: Any) -> None:
         code = frame.f_code
         if code not in ours:
             ours[code] = code.co_filename.startswith(COUNTED)
-        if not ours[code]:
-            return
-        if event == "call":
-            counts["call", code.co_qualname] += 1
-        elif event == "c_call":
-            counts["c_call", f"{argument.__qualname__} from {code.co_qualname}"] += 1
+        if ours[code] and kind == "call":
+            counts[kind, code.co_qualname] += 1
+            if files is not None:
+                files[code.co_filename] += 1
+        elif ours[code] and kind == "c_call":
+            counts[kind, f"{argument.__qualname__} from {code.co_qualname}"] += 1
 
     before = sys.getprofile()
-    gc.disable()  # finalisers of others may call us
+    gc.disable()  # finalisers of other objects may call the package
     sys.setprofile(note)
     try:
         yield
@@ -62,36 +64,84 @@ def _counting(counts: Calls) -> Generator[None, None, None]:
         gc.enable()
 
 
-def _core(reads: Sequence[bytes], counts: Calls) -> None:
+class _Transport(asyncio.Transport):
+    """Answers a request with a stream that arrives in the given reads, one in a turn of the event loop."""
+
+    def __init__(self, protocol: asyncio.Protocol, reads: Sequence[bytes]) -> None:
+        super().__init__({"peername": ("localhost", 80)})
+        self._protocol = protocol
+        self._reads = reads
+        self._answer: asyncio.Task[None] | None = None
+
+    def write(self, data: bytes | bytearray | memoryview[int]) -> None:
+        assert data
+        if self._answer is None:
+            self._answer = asyncio.create_task(self._send())
+
+    async def _send(self) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for piece in (head, *(b"%x\r\n%s\r\n" % (len(data), data) for data in self._reads), b"0\r\n\r\n"):
+            # The reading task is woken in the next turn of the loop, and reads in the turn after that.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            self._protocol.data_received(piece)
+
+    def is_closing(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._protocol.connection_lost(None)
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop whose connections lead to servers in memory."""
+
+    def __init__(self, reads: Sequence[bytes]) -> None:
+        super().__init__()
+        self._reads = reads
+
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        """Connect to nothing."""
+
+    async def create_connection(self, protocol_factory: Any, *_to: Any, sock: Any, **_options: Any) -> Any:
+        sock.close()
+        protocol = protocol_factory()
+        transport = _Transport(protocol, self._reads)
+        protocol.connection_made(transport)
+        return transport, protocol
+
+
+def _decode(reads: Sequence[bytes]) -> None:
     """Decode and assemble."""
     decoder, assembler = ChunkDecoder(), CompletionAssembler()
-    with _counting(counts):
-        for data in reads:
-            for chunk in decoder.feed(data):
-                assembler.add(chunk)
+    for data in reads:
+        for each in decoder.feed(data):
+            assembler.add(each)
     assert decoder.done
+
+
+def _core(reads: Sequence[bytes], counts: Calls) -> None:
+    with counting(counts):
+        _decode(reads)
 
 
 def _streamed(view: str) -> Callable[[Sequence[bytes], Calls], None]:
     """Read a stream through a client, one read after the other."""
 
-    async def work(reads: Sequence[bytes], counts: Calls) -> None:
-        async with (
-            session_of(reads) as session,
-            gradient_async.AsyncGradient(
-                base_url="http://localhost/v1", model_access_key="any", session=session
-            ) as client,
-        ):
-            stream: Any = await client.chat.completions.create(
-                model="m", messages=[{"role": "user", "content": "Hello"}], stream=True
-            )
+    async def work(counts: Calls) -> None:
+        async with AsyncGradient(base_url="http://127.0.0.1/v1", model_access_key="any") as client:
+            stream: Any = await client.chat.completions.create(**CALL, stream=True)
             source = stream if view == "chunks" else getattr(stream, view)
-            with _counting(counts):
+            with counting(counts):
                 async for _each in source:
                     pass
             assert stream.completed
 
-    return lambda reads, counts: asyncio.run(work(reads, counts))
+    def run(reads: Sequence[bytes], counts: Calls) -> None:
+        with asyncio.Runner(loop_factory=lambda: _Loop(reads)) as runner:
+            runner.run(work(counts))
+
+    return run
 
 
 CASES: dict[str, tuple[Callable[[int], list[bytes]], int, Callable[[Sequence[bytes], Calls], None]]] = {
@@ -99,77 +149,53 @@ CASES: dict[str, tuple[Callable[[int], list[bytes]], int, Callable[[Sequence[byt
     "core, text, 64 kB a read": (text_stream, _READ, _core),
     "core, tool call, 64 kB a read": (tool_stream, _READ, _core),
     "core, logprobs, 64 kB a read": (logprob_stream, _READ, _core),
-    "stream, chunks, one event a read": (text_stream, 0, _streamed("chunks")),
-    "stream, chunks, 64 kB a read": (text_stream, _READ, _streamed("chunks")),
-    "stream, text, one event a read": (text_stream, 0, _streamed("text")),
-    "stream, text, 64 kB a read": (text_stream, _READ, _streamed("text")),
-    "stream, raw, one event a read": (text_stream, 0, _streamed("raw")),
-    "stream, raw, 64 kB a read": (text_stream, _READ, _streamed("raw")),
+    **{
+        f"stream, {view}, {name} a read": (text_stream, read, _streamed(view))
+        for view in ("chunks", "text", "raw")
+        for name, read in (("one event", 0), ("64 kB", _READ))
+    },
 }
 
 
-def _cut(events: list[bytes], read: int) -> list[bytes]:
-    if not read:
-        return events
-    wire = b"".join(events)
-    return [wire[at : at + read] for at in range(0, len(wire), read)]
-
-
 def named(case: str) -> Calls:
-    """Count what more chunks take, by kind and name of the calls, for so many of them as `MORE` says.
-
-    Args:
-        case: One of `CASES`.
-    """
+    """Count what `MORE` further chunks take, by kind and name of the calls."""
     make, read, work = CASES[case]
     short: Calls = Counter()
     long: Calls = Counter()
-    work(_cut(make(_FEW), read), short)
-    work(_cut(make(_FEW + MORE), read), long)
+    work(cut(make(_FEW), read), short)
+    work(cut(make(_FEW + MORE), read), long)
     long.subtract(short)
     return long
 
 
 def calls(case: str) -> tuple[float, float]:
-    """Return how many calls each further chunk takes: of our functions, and of C functions from them.
-
-    Args:
-        case: One of `CASES`.
-    """
+    """Return the calls for each further chunk: of the library's functions, and of C functions from them."""
     totals: Counter[str] = Counter()
-    for (kind, _name), count in named(case).items():
-        totals[kind] += count
+    for (kind, _name), number in named(case).items():
+        totals[kind] += number
     return totals["call"] / MORE, totals["c_call"] / MORE
 
 
 def allocated(read: int) -> float:
-    """Return how many bytes are allocated for each byte received, to decode and assemble large pieces of text.
+    """Return the bytes allocated for each byte received, to decode and assemble large pieces of text.
 
-    One is what the decoded text itself takes; the others are copies of what was received.
+    One of them is the decoded text itself, the others are copies of what was received.
 
     Args:
         read: Bytes of a read; 0 is one event.
     """
-    events = [chunk_event("a" * _LARGE) for _ in range(64)]
-    reads = _cut(events, read)
-
-    def once() -> None:
-        decoder, assembler = ChunkDecoder(), CompletionAssembler()
-        for data in reads:
-            for chunk in decoder.feed(data):
-                assembler.add(chunk)
-        assert decoder.events == len(events)
-
+    events = [event(chunk(0, {"content": "a" * _LARGE})) for _ in range(64)]
+    reads = cut([*events, b"data: [DONE]\n\n"], read)
     with _allocating() as noted:
-        once()  # code is seen instruction by instruction only after it has run so once
+        _decode(reads)  # code is traced by the instruction from its second run on
         noted.clear()
-        once()
+        _decode(reads)
     return sum(noted) / sum(map(len, events))
 
 
 @contextmanager
 def _allocating() -> Generator[list[int], None, None]:
-    """Note what each single instruction of the package allocates, if that is much."""
+    """Note the larger allocations of single instructions of the package."""
     noted: list[int] = []
     last = 0
 
@@ -197,21 +223,21 @@ def _allocating() -> Generator[list[int], None, None]:
         tracemalloc.stop()
 
 
-def run(_rounds: int) -> list[dict[str, Any]]:
-    """Count; return a row a case."""
-    rows: list[dict[str, Any]] = []
-    for case in CASES:
-        ours, c = calls(case)
-        rows.append({"case": case, "calls": ours, "c_calls": c})
+def count(_rounds: int) -> list[Row]:
+    """Calls for each further chunk, and copies of each byte received."""
+    found = {case: calls(case) for case in CASES}
+    rows = [counted("calls", case, ours) for case, (ours, _) in found.items()]
+    rows += [counted("C calls", case, c) for case, (_, c) in found.items()]
     for name, read in (("one event", 0), ("64 kB", _READ)):
-        rows.append({"case": f"core, large text, {name} a read", "bytes_per_byte": round(allocated(read), 2)})
+        case = f"core, large text, {name} a read"
+        rows.append(counted("bytes allocated for each received", case, round(allocated(read), 2)))
     return rows
 
 
 def _main(case: str) -> None:
-    for (kind, name), count in named(case).most_common():
-        if count >= MORE / 100:
-            print(f"{count / MORE:6.2f}  {'C ' if kind == 'c_call' else '  '}{name}")
+    for (kind, name), number in named(case).most_common():
+        if number >= MORE / 100:
+            print(f"{number / MORE:6.2f}  {'C ' if kind == 'c_call' else '  '}{name}")
 
 
 if __name__ == "__main__":

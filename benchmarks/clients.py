@@ -1,149 +1,150 @@
-"""The contenders: this library, no library, and other clients, behind one interface."""
+"""The contenders over HTTP: this library, no library, and other clients, behind one interface."""
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import importlib
+import itertools
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Self
 
 import aiohttp
 import msgspec
 
-__all__ = ["Client", "make"]
+from gradient_async import AsyncGradient, ChatCompletion, ChatCompletionChunk
 
-_MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
-_CALL: dict[str, Any] = {"model": "m", "messages": _MESSAGES}
+MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
+CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES}
 _DONE = b"data: [DONE]"
-_LIMIT = 1100  # connections
+_CONNECTIONS = 1100
 
 
-class Client(Protocol):
-    """What is measured."""
+class Client:
+    """A contender with the methods of `openai`: this library and `gradient` have them as well."""
 
-    count: int
-    """How many chunks, or pieces of text or bytes, have come, of all streams."""
+    _failures: type[Exception] = Exception
 
-    async def open(self) -> Any:
-        """Send the request of a stream; return what there is once its headers have come."""
-        ...
-
-    async def first(self, opened: Any) -> object:
-        """Return the first chunk, or the first bytes, of what was opened."""
-        ...
-
-    async def read(self, opened: Any) -> None:
-        """Read what was opened to its end."""
-        ...
-
-    async def stream(self) -> None:
-        """Open a stream, and read it to its end."""
-        ...
-
-    async def leave(self, opened: Any) -> None:
-        """Give up what was opened."""
-        ...
-
-    async def complete(self) -> int:
-        """Await a completion; return the length of its text."""
-        ...
-
-    async def close(self) -> None:
-        """Close connections."""
-        ...
-
-
-class Ours:
-    """This library: chunks iterated, and the completion they add up to."""
-
-    def __init__(self, url: str) -> None:
-        from gradient_async import AsyncGradient  # noqa: PLC0415  # loaded by who takes part only
-
-        self._client = AsyncGradient(base_url=url, model_access_key="any", max_connections=_LIMIT)
-        self._completions = self._client.chat.completions
-        self.count = 0
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.count = 0  # chunks, texts or reads of bytes received, over all streams
 
     async def open(self) -> Any:
-        """Open a stream."""
-        return await self._completions.create(model="m", messages=_MESSAGES, stream=True)
+        """Send the request of a stream; return once its headers have come."""
+        return await self._client.chat.completions.create(**CALL, stream=True)
 
-    async def first(self, opened: Any) -> object:
-        """Return the first chunk."""
+    async def first(self, opened: Any) -> Any:
+        """Return the next chunk of a stream, or the next bytes."""
         return await anext(opened)
 
     async def read(self, opened: Any) -> None:
-        """Iterate over chunks; end with the completion."""
+        """Read a stream to its end."""
         async for _chunk in opened:
             self.count += 1
-        assert (await opened.completion()).choices
-
-    async def leave(self, opened: Any) -> None:
-        """Close the stream."""
-        await opened.close()
 
     async def stream(self) -> None:
         """Open a stream, and read it to its end."""
         await self.read(await self.open())
 
-    async def complete(self) -> int:
-        """Await a completion."""
-        completion = await self._completions.create(model="m", messages=_MESSAGES)
-        return len(completion.choices[0].message.content or "")
+    async def choices(self, n: int) -> None:
+        """Read so many streams at once, in a task each."""
+        await asyncio.gather(*(self.stream() for _ in range(n)))
 
-    async def close(self) -> None:
-        """Close connections."""
+    async def leave(self, opened: Any) -> None:
+        """Give up a stream."""
+        await opened.close()
+
+    async def complete(self) -> int:
+        """Await a completion; return the length of its text."""
+        completion = await self._client.chat.completions.create(**CALL)
+        return len(completion.choices[0].message.content)
+
+    async def many(self, count: int, at_once: int) -> int:
+        """Await so many completions, in tasks that share them; return how many came without an error."""
+        left = iter(range(count))
+        came = 0
+
+        async def work() -> None:
+            nonlocal came
+            for _ in left:
+                try:
+                    await self.complete()
+                    came += 1
+                except self._failures:
+                    pass
+
+        await asyncio.gather(*(work() for _ in range(at_once)))
+        return came
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
         await self._client.close()
 
 
-class OursText(Ours):
-    """This library: pieces of text."""
+class _Ours(Client):
+    """This library: chunks and then the completion, or another view (which is assembled as well)."""
+
+    def __init__(self, url: str, view: str = "") -> None:
+        super().__init__(AsyncGradient(base_url=url, model_access_key="any", max_connections=_CONNECTIONS))
+        self._view = view
 
     async def read(self, opened: Any) -> None:
-        """Iterate over text."""
-        async for _text in opened.text:
+        async for _ in getattr(opened, self._view) if self._view else opened:
             self.count += 1
+        if not self._view:
+            assert (await opened.completion()).choices
 
 
-class OursRaw(Ours):
-    """This library: bytes to relay, assembled all the same."""
+class _OursWhole(_Ours):
+    """This library: the completion, without its chunks."""
 
     async def read(self, opened: Any) -> None:
-        """Iterate over bytes."""
-        async for _data in opened.raw:
-            self.count += 1
+        assert (await opened.completion()).choices
 
 
-class Naive:
-    """No library: aiohttp, a split on blank lines, msgspec into a Struct. No checks, no assembly."""
+class _OursFannedOut(_Ours):
+    """This library: several choices by its `fan_out`."""
+
+    async def choices(self, n: int) -> None:
+        completion = await self._client.chat.completions.fan_out(n=n, **CALL).completion()
+        assert n == len(completion.choices)
+
+
+class _OursMapped(_Ours):
+    """This library: many completions by its `map`."""
+
+    async def many(self, count: int, at_once: int) -> int:
+        came = 0
+        results = self._client.chat.completions.map(itertools.repeat(CALL, count), max_concurrency=at_once)
+        async for result in results:
+            came += result.completion is not None
+        return came
+
+
+class _Naive(Client):
+    """No library: aiohttp, a split on blank lines, msgspec into a Struct; no checks, no assembly."""
 
     def __init__(self, url: str) -> None:
-        from gradient_async.types import (  # noqa: PLC0415  # loaded by who takes part only
-            ChatCompletion,
-            ChatCompletionChunk,
-        )
-
+        super().__init__(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_CONNECTIONS)))
         self._url = f"{url}/chat/completions"
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=_LIMIT))
-        self._chunk: Callable[[bytes], Any] = msgspec.json.Decoder(ChatCompletionChunk).decode
-        self._completion: Callable[[bytes], Any] = msgspec.json.Decoder(ChatCompletion).decode
-        self.count = 0
+        self._chunk = msgspec.json.Decoder(ChatCompletionChunk).decode
+        self._completion = msgspec.json.Decoder(ChatCompletion).decode
 
-    def _post(self, *, stream: bool) -> Any:
-        body = msgspec.json.encode({**_CALL, "stream": True} if stream else _CALL)
+    def _post(self, **more: bool) -> Any:
         headers = {"Authorization": "Bearer any", "Content-Type": "application/json"}
-        return self._session.post(self._url, data=body, headers=headers)
+        return self._client.post(self._url, data=msgspec.json.encode(CALL | more), headers=headers)
 
     async def open(self) -> Any:
-        """Await the headers."""
         return await self._post(stream=True)
 
-    async def first(self, opened: Any) -> object:
-        """Decode the first chunk."""
+    async def first(self, opened: Any) -> Any:
         *events, _rest = (await opened.content.readany()).split(b"\n\n")
         return self._chunk(events[0][6:])
 
     async def read(self, opened: Any) -> None:
-        """Decode chunks."""
         rest = b""
         async with opened:
             async for data in opened.content.iter_any():
@@ -155,53 +156,38 @@ class Naive:
                     self.count += 1
 
     async def leave(self, opened: Any) -> None:
-        """Close the reply."""
         opened.close()
 
-    async def stream(self) -> None:
-        """Open a stream, and read it to its end."""
-        await self.read(await self.open())
-
     async def complete(self) -> int:
-        """Decode a completion."""
-        async with self._post(stream=False) as reply:
-            return len(self._completion(await reply.read()).choices[0].message.content)
-
-    async def close(self) -> None:
-        """Close connections."""
-        await self._session.close()
+        async with self._post() as reply:
+            return len(self._completion(await reply.read()).choices[0].message.content or "")
 
 
-class Drained(Naive):
+class _Drained(_Naive):
     """Aiohttp alone: bytes are read and thrown away."""
 
-    async def first(self, opened: Any) -> object:
-        """Read bytes."""
+    async def first(self, opened: Any) -> Any:
         return await opened.content.readany()
 
     async def read(self, opened: Any) -> None:
-        """Read bytes."""
         async with opened:
             async for _data in opened.content.iter_any():
                 self.count += 1
 
     async def complete(self) -> int:
-        """Read bytes."""
-        async with self._post(stream=False) as reply:
+        async with self._post() as reply:
             return len(await reply.read())
 
 
-class SseClient(Naive):
+class _SseClient(_Naive):
     """aiohttp-sse-client, and json."""
 
     async def stream(self) -> None:
-        """Parse events, line by line."""
-        library: Any = importlib.import_module("aiohttp_sse_client.client")
-        source = library.EventSource(
+        source = importlib.import_module("aiohttp_sse_client.client").EventSource(
             self._url,
-            session=self._session,
+            session=self._client,
             option={"method": "POST"},
-            json={**_CALL, "stream": True},
+            json=CALL | {"stream": True},
             headers={"Authorization": "Bearer any"},
         )
         async with source:
@@ -212,65 +198,39 @@ class SseClient(Naive):
                 self.count += 1
 
 
-class Sdk:
-    """A generated client: the same names, another library."""
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self.count = 0
-
-    async def open(self) -> Any:
-        """Open a stream."""
-        return await self._client.chat.completions.create(**_CALL, stream=True)
-
-    async def first(self, opened: Any) -> object:
-        """Return the first chunk."""
-        return await anext(opened)
-
-    async def read(self, opened: Any) -> None:
-        """Iterate over chunks."""
-        async for _chunk in opened:
-            self.count += 1
-
-    async def leave(self, opened: Any) -> None:
-        """Close the stream."""
-        await opened.close()
-
-    async def stream(self) -> None:
-        """Open a stream, and read it to its end."""
-        await self.read(await self.open())
-
-    async def complete(self) -> int:
-        """Await a completion."""
-        completion = await self._client.chat.completions.create(**_CALL)
-        return len(completion.choices[0].message.content)
-
-    async def close(self) -> None:
-        """Close connections."""
-        await self._client.close()
+def _documented(url: str) -> Client:
+    """Make a client of this library that uses only what aiohttp documents."""
+    try:
+        importlib.import_module("gradient_async.session.aiohttp_internals").disable()
+    except AttributeError as missing:
+        raise ImportError(missing) from None
+    return _Ours(url)
 
 
-def _openai(url: str) -> Client:
-    return Sdk(importlib.import_module("openai").AsyncOpenAI(base_url=url, api_key="any"))
+def _openai(url: str, **options: Any) -> Client:
+    return Client(importlib.import_module("openai").AsyncOpenAI(base_url=url, api_key="any", **options))
 
 
 def _openai_aiohttp(url: str) -> Client:
-    library: Any = importlib.import_module("openai")
-    return Sdk(library.AsyncOpenAI(base_url=url, api_key="any", http_client=library.DefaultAioHttpClient()))
+    return _openai(url, http_client=importlib.import_module("openai").DefaultAioHttpClient())
 
 
 def _gradient(url: str) -> Client:
     library: Any = importlib.import_module("gradient")
-    return Sdk(library.AsyncGradient(base_url=url, model_access_key="any", agent_endpoint=url))
+    return Client(library.AsyncGradient(base_url=url, model_access_key="any", agent_endpoint=url))
 
 
 _MAKERS: dict[str, Callable[[str], Client]] = {
-    "ours": Ours,
-    "ours, text": OursText,
-    "ours, raw": OursRaw,
-    "naive": Naive,
-    "drained": Drained,
-    "sse-client": SseClient,
+    "ours": _Ours,
+    "ours, text": functools.partial(_Ours, view="text"),
+    "ours, raw": functools.partial(_Ours, view="raw"),
+    "ours, internals off": _documented,
+    "tasks": _OursWhole,
+    "fan_out": _OursFannedOut,
+    "map": _OursMapped,
+    "naive": _Naive,
+    "drained": _Drained,
+    "sse-client": _SseClient,
     "openai": _openai,
     "openai, aiohttp": _openai_aiohttp,
     "gradient": _gradient,
@@ -281,6 +241,6 @@ def make(name: str, url: str) -> Client:
     """Make a contender.
 
     Raises:
-        ImportError: If its library is not installed.
+        ImportError: If its library is not installed, or this library has no switch for aiohttp's internals.
     """
     return _MAKERS[name](url)

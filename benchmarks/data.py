@@ -1,45 +1,22 @@
-"""Seeded streams of chunks to decode: the same bytes in every run."""
+"""Seeded streams and completions in the shape and size that servers send: the same bytes in every run."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 WORDS = [
-    "",
-    "the",
-    "of",
-    "and",
-    "a",
-    "to",
-    "in",
-    "is",
-    "you",
-    "that",
-    "it",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "as",
-    "with",
-    "his",
-    "they",
-    "I",
-    "at",
-    "be",
-    "this",
-    "have",
-    "from",
-    "or",
-]
+    "", "the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on",
+    "are", "as", "with", "his", "they", "I", "at", "be", "this", "have", "from", "or",
+]  # fmt: skip
+_OPENING = {"role": "assistant", "content": ""}
 
 
 def chunk(index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """Make a chunk of one choice, in the shape and size that servers send."""
+    """Make a chunk of one choice."""
     return {
         "id": "chatcmpl-0f3c9f6e5b7a4d21",
         "object": "chat.completion.chunk",
@@ -49,96 +26,39 @@ def chunk(index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
     }
 
 
-def text_stream(tokens: int, choices: int = 1) -> list[bytes]:
-    """Make the events of a stream of text.
+def event(body: dict[str, Any]) -> bytes:
+    """Make an event of a chunk."""
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
-    Args:
-        tokens: How many chunks with text, over all choices.
-        choices: Among how many choices they go round.
 
-    Returns:
-        One event a chunk, the finishing ones and ``[DONE]`` last.
+def _stream(bodies: list[dict[str, Any]]) -> list[bytes]:
+    return [*map(event, bodies), b"data: [DONE]\n\n"]
+
+
+def cut(events: Sequence[bytes], size: int) -> list[bytes]:
+    """Cut a stream into reads of so many bytes; 0 is a read for each event."""
+    if not size:
+        return [*events]
+    wire = b"".join(events)
+    return [wire[start : start + size] for start in range(0, len(wire), size)]
+
+
+def text_stream(tokens: int, choices: int = 1, *, padded: bool = False) -> list[bytes]:
+    """Make the events of a stream of text, a token in each chunk, dealt to the choices in turn.
+
+    With random padding in each chunk no two events are alike but for their text.
     """
     dice = random.Random(tokens * 31 + choices)
-    bodies = [chunk(index, {"role": "assistant", "content": ""}) for index in range(choices)]
+    bodies = [chunk(index, _OPENING) for index in range(choices)]
     bodies += [chunk(turn % choices, {"content": " " + dice.choice(WORDS)}) for turn in range(tokens)]
     bodies += [chunk(index, {}, finish_reason="stop") for index in range(choices)]
-    return _events(bodies)
-
-
-def padded_stream(tokens: int) -> list[bytes]:
-    """Make the events of a stream of text that is padded, as some servers do: no event is like another.
-
-    Args:
-        tokens: How many chunks with text.
-    """
-    dice = random.Random(tokens * 41)
-    padding = ("".join(dice.choices("abcdefgh0123", k=dice.randint(4, 16))) for _ in range(tokens + 2))
-    bodies = [chunk(0, {"role": "assistant", "content": ""})]
-    bodies += [chunk(0, {"content": " " + dice.choice(WORDS)}) for _ in range(tokens)]
-    bodies += [chunk(0, {}, finish_reason="stop")]
-    return _events([body | {"obfuscation": pad} for body, pad in zip(bodies, padding, strict=True)])
-
-
-def _entry(dice: random.Random, top: int) -> dict[str, Any]:
-    def told() -> dict[str, Any]:
-        token = " " + dice.choice(WORDS)
-        return {"token": token, "logprob": -20 * dice.random(), "bytes": list(token.encode())}
-
-    return {**told(), "top_logprobs": [told() for _ in range(top)]}
-
-
-def logprob_stream(tokens: int, top: int = 20) -> list[bytes]:
-    """Make the events of a stream of text with log probabilities.
-
-    Args:
-        tokens: How many chunks with text.
-        top: Alternatives told of each token.
-    """
-    dice = random.Random(tokens * 31 + top)
-    bodies = [chunk(0, {"role": "assistant", "content": ""})]
-    for _ in range(tokens):
-        entry = _entry(dice, top)
-        bodies.append(chunk(0, {"content": entry["token"]}, logprobs={"content": [entry], "refusal": None}))
-    bodies.append(chunk(0, {}, finish_reason="stop"))
-    return _events(bodies)
-
-
-def chunk_event(text: str) -> bytes:
-    """Make the event of a chunk of one choice with a text."""
-    return _events([chunk(0, {"content": text})])[0]
-
-
-def time_event(now: int) -> bytes:
-    """Make the first event of a stream, whose text is the time.
-
-    Args:
-        now: Nanoseconds of a clock that all processes share.
-    """
-    return chunk_event(str(now))
-
-
-def large_completion(tokens: int, top: int = 20) -> bytes:
-    """Make a whole completion of so many tokens with log probabilities, as JSON."""
-    dice = random.Random(tokens * 37 + top)
-    entries = [_entry(dice, top) for _ in range(tokens)]
-    choice = {
-        "index": 0,
-        "message": {"role": "assistant", "content": "".join(entry["token"] for entry in entries)},
-        "logprobs": {"content": entries, "refusal": None},
-        "finish_reason": "stop",
-    }
-    usage = {"prompt_tokens": 12, "completion_tokens": tokens, "total_tokens": tokens + 12}
-    frame = chunk(0, {}) | {"object": "chat.completion"}
-    return msgspec.json.encode(frame | {"choices": [choice], "usage": usage})
-
-
-def _events(bodies: list[dict[str, Any]]) -> list[bytes]:
-    return [b"data: " + msgspec.json.encode(body) + b"\n\n" for body in bodies] + [b"data: [DONE]\n\n"]
+    for body in bodies if padded else ():
+        body["obfuscation"] = "".join(dice.choices("abcdefgh0123", k=dice.randint(4, 16)))
+    return _stream(bodies)
 
 
 def tool_stream(tokens: int) -> list[bytes]:
-    """Make the events of a stream of one tool call, an argument fragment a chunk."""
+    """Make the events of a stream of one tool call, a fragment of its arguments in each chunk."""
 
     def call(**function: str) -> dict[str, Any]:
         return {"tool_calls": [{"index": 0, "function": function}]}
@@ -148,4 +68,46 @@ def tool_stream(tokens: int) -> list[bytes]:
     bodies = [chunk(0, first), chunk(0, call(arguments='{"text": "'))]
     bodies += [chunk(0, call(arguments="ab ")) for _ in range(tokens)]
     bodies += [chunk(0, call(arguments='"}')), chunk(0, {}, finish_reason="tool_calls")]
-    return _events(bodies)
+    return _stream(bodies)
+
+
+def logprob_stream(tokens: int, top: int = 20) -> list[bytes]:
+    """Make the events of a stream of text with log probabilities of each token and of the likeliest ones."""
+    dice = random.Random(tokens * 31 + top)
+    bodies = [chunk(0, _OPENING)]
+    for _ in range(tokens):
+        entry = _logprob(dice, top)
+        bodies.append(chunk(0, {"content": entry["token"]}, logprobs={"content": [entry], "refusal": None}))
+    bodies.append(chunk(0, {}, finish_reason="stop"))
+    return _stream(bodies)
+
+
+def _logprob(dice: random.Random, top: int) -> dict[str, Any]:
+    def entry() -> dict[str, Any]:
+        token = " " + dice.choice(WORDS)
+        return {"token": token, "logprob": -20 * dice.random(), "bytes": list(token.encode())}
+
+    return {**entry(), "top_logprobs": [entry() for _ in range(top)]}
+
+
+def _completion(text: str, tokens: int, **choice: Any) -> bytes:
+    message = {"role": "assistant", "content": text}
+    body = chunk(0, {}) | {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, **choice, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 12, "completion_tokens": tokens, "total_tokens": tokens + 12},
+    }
+    return msgspec.json.encode(body)
+
+
+def small_completion(size: int) -> bytes:
+    """Make a completion, as JSON, of at least so many bytes."""
+    return _completion("a" * max(0, size - len(_completion("", 9))), 9)
+
+
+def large_completion(tokens: int, top: int = 20) -> bytes:
+    """Make a completion, as JSON, with the log probabilities of every token."""
+    dice = random.Random(tokens * 37 + top)
+    entries = [_logprob(dice, top) for _ in range(tokens)]
+    text = "".join(entry["token"] for entry in entries)
+    return _completion(text, tokens, logprobs={"content": entries, "refusal": None})

@@ -1,4 +1,4 @@
-"""Fuzzed replies over real HTTP: whatever a server sends, only errors of ours come out, and nothing hangs."""
+"""Sends fuzzed replies over real HTTP: no call may hang, or raise anything but the library's own errors."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-from gradient_async import AsyncGradient, GradientError, Limits, Timeout
+from gradient_async import AsyncGradient, ChatCompletionStream, GradientError, Limits, Timeout
 from gradient_async.testing import Connection, Request, chunk, completion, head, http_chunk, serve, sse
 
-from .mutate import mutate
+from .clients import CALL
+from .soak.worker import call, drain, read_choices
 
-__all__ = ["fuzz", "main"]
-
-HANG = 5.0  # seconds that no call takes
-PARAMS: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
-USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
-CALL = [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-LOGPROBS = {"content": [{"token": "t", "logprob": -0.5, "bytes": [116], "top_logprobs": []}], "refusal": None}
+_HANG = 5.0  # seconds that no call takes
+_CALLS = [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+_LOGPROBS = {
+    "content": [{"token": "t", "logprob": -0.5, "bytes": [116], "top_logprobs": []}],
+    "refusal": None,
+}
 
 STREAMS = [
-    sse(chunk("Hello"), chunk(" you"), chunk(finish_reason="stop", usage=USAGE)),
-    sse(chunk(tool_calls=CALL), chunk(finish_reason="tool_calls"), chunk("x", index=1, logprobs=LOGPROBS)),
+    sse(
+        chunk("Hello"),
+        chunk(" you"),
+        chunk(finish_reason="stop", usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}),
+    ),
+    sse(chunk(tool_calls=_CALLS), chunk(finish_reason="tool_calls"), chunk("x", index=1, logprobs=_LOGPROBS)),
     sse(chunk("a", reasoning_content="b", refusal="c"), {"error": {"message": "no", "code": 1}}),
     b": hi\r\n\r\nid: 1\nevent: error\nretry: 5\n" + sse({"message": "no"}).replace(b"\n", b"\r"),
 ]
 BODIES = [
     json.dumps(body).encode()
     for body in (
-        completion("Hello", tool_calls=CALL, logprobs=LOGPROBS),
+        completion("Hello", tool_calls=_CALLS, logprobs=_LOGPROBS),
         {"error": {"message": "no", "type": "t", "code": "c", "param": None}},
         {"id": "too_many_requests", "message": "slow", "request_id": "r"},
         {"detail": [{"loc": ["a", 1], "msg": "m", "type": "t"}]},
@@ -50,40 +54,50 @@ HEADERS = [
     {"content-encoding": "gzip"},
     {"set-cookie": "a=b; Max-Age=1"},
 ]
-STATUSES = [200] * 60 + [
-    201,
-    204,
-    206,
-    301,
-    307,
-    400,
-    401,
-    404,
-    408,
-    409,
-    413,
-    422,
-    429,
-    500,
-    503,
-    504,
-    529,
-    999,
-    101,
-    103,
-]
+_STATUSES = [
+    *[200] * 60, 101, 103, 201, 204, 206, 301, 307,
+    400, 401, 404, 408, 409, 413, 422, 429, 500, 503, 504, 529, 999,
+]  # fmt: skip
+# Input that breaks parsers.
+_TOKENS = [
+    b"null", b"true", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-0", b"1" + b"0" * 400,
+    b"9223372036854775808", b'"\\ud83d"', b'"\\u0000"', b"\xff\xfe", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"[]",
+    b"{}", b"[" * 500, b'{"a":' * 200, b'""', b"\r", b"\n", b"\r\n", b"\n\n", b"\x00", b"data:", b"data: [DONE]\n\n",
+    b"event: error\n", b"id: \x00\n", b":", b'"choices":null,', b'"error":', b'"index":-1',
+    b'"index":1000000000', b'"delta":null', b",", b"}", b"]", b'"', b"0\r\n\r\n", b"ffffffffffffffff\r\n", b"zz\r\n",
+    b"HTTP/1.1 200 OK\r\n", b"Content-Length: 5\r\n", b"\x1f\x8b\x08", b"Transfer-Encoding: chunked\r\n",
+]  # fmt: skip
 
 
-class Mill:
-    """Makes replies.
+def mutate(data: bytes, dice: random.Random) -> bytes:
+    """Change bytes as bugs, proxies and attackers do: flip, drop, double or move some, or insert tokens."""
+    changed = bytearray(data)
+    for _ in range(1 + int(dice.expovariate(0.5))):
+        at = dice.randrange(len(changed) + 1)
+        size = 1 + int(dice.expovariate(0.1))
+        match dice.randrange(6):
+            case 0:
+                changed[at : at + 1] = bytes([dice.randrange(256)])
+            case 1:
+                del changed[at : at + size]
+            case 2:
+                changed[at:at] = changed[at : at + size]
+            case 3:
+                start = dice.randrange(len(changed) + 1)
+                changed[at:at] = changed[start : start + size]
+            case 4:
+                changed[at:at] = dice.choice(_TOKENS)
+            case _:
+                changed[at : at + size] = dice.choice(_TOKENS)
+    return bytes(changed)
 
-    Args:
-        dice: What to choose by.
-    """
+
+class _Mill:
+    """The server's handler: makes fuzzed replies."""
 
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
-        self.bytes = 0
+        self.bytes = 0  # sent so far
 
     def _reply(self, *, stream: bool) -> bytes:
         dice = self._dice
@@ -105,11 +119,11 @@ class Mill:
             headers["content-length"] = str(len(body) + dice.choice([0] * 20 + [-3, 3]))
         else:
             headers["connection"] = "close"
-        wire = head(dice.choice(STATUSES), headers) + body
+        wire = head(dice.choice(_STATUSES), headers) + body
         return mutate(wire, dice) if dice.random() < 0.1 else wire
 
-    async def answer(self, request: Request, connection: Connection) -> None:
-        """Write one reply, in pieces or whole, and then close, reset or keep the connection."""
+    async def __call__(self, request: Request, connection: Connection) -> None:
+        """Write a reply in one or two pieces; then close, reset or keep the connection."""
         dice = self._dice
         wire = self._reply(stream=b'"stream":true' in request.body)
         self.bytes += len(wire)
@@ -128,83 +142,60 @@ class Mill:
             await connection.wait_closed()
 
 
-async def _await(client: AsyncGradient) -> None:
-    await client.chat.completions.create(**PARAMS)
+_Way: TypeAlias = Callable[[AsyncGradient], Awaitable[object]]
 
 
-async def _models(client: AsyncGradient) -> None:
-    await client.models.list()
+def _streamed(read: Callable[[ChatCompletionStream], Awaitable[object]], **params: Any) -> _Way:
+    async def way(client: AsyncGradient) -> None:
+        async with client.chat.completions.stream(**CALL, **params) as stream:
+            await read(stream)
+
+    return way
 
 
-async def _raw_reply(client: AsyncGradient) -> None:
+async def _read_chunks(stream: ChatCompletionStream) -> None:
+    async for _ in stream:
+        assert stream.snapshot.to_json()
+
+
+async def _read_text(stream: ChatCompletionStream) -> None:
+    async for text in stream.text:
+        text.encode()
+
+
+async def _read_whole(stream: ChatCompletionStream) -> None:
+    (await stream.completion()).to_json()
+
+
+async def _parse_raw(client: AsyncGradient) -> None:
     completions: Any = client.chat.completions
-    response = await completions.with_raw_response.create(**PARAMS)
-    await response.parse()
+    await (await completions.with_raw_response.create(**CALL)).parse()
 
 
-async def _chunks(client: AsyncGradient) -> None:
-    async with client.chat.completions.stream(**PARAMS) as stream:
-        async for _ in stream:
-            assert stream.snapshot.to_json()
-
-
-async def _text(client: AsyncGradient) -> None:
-    async with client.chat.completions.stream(**PARAMS) as stream:
-        async for text in stream.text:
-            text.encode()
-
-
-async def _events(client: AsyncGradient) -> None:
-    async with client.chat.completions.stream(**PARAMS) as stream:
-        async for _ in stream.events():
-            pass
-
-
-async def _raw(client: AsyncGradient) -> None:
-    async with client.chat.completions.stream(**PARAMS) as stream:
-        async for _ in stream.raw:
-            pass
-
-
-async def _choices(client: AsyncGradient) -> None:
-    async with client.chat.completions.stream(n=2, **PARAMS) as stream:
-
-        async def read(index: int) -> None:
-            async for _ in stream.choice(index):
-                pass
-
-        results = await asyncio.gather(read(0), read(1), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-
-async def _whole(client: AsyncGradient) -> None:
-    async with client.chat.completions.stream(**PARAMS) as stream:
-        (await stream.completion()).to_json()
-
-
-WAYS: list[Callable[[AsyncGradient], Awaitable[None]]] = [
-    _await, _models, _raw_reply, _chunks, _text, _events, _raw, _choices, _whole
-]  # fmt: skip
+_WAYS: dict[str, _Way] = {
+    "create": lambda client: call(client, CALL),
+    "models": lambda client: client.models.list(),
+    "raw response": _parse_raw,
+    "chunks": _streamed(_read_chunks),
+    "text": _streamed(_read_text),
+    "events": _streamed(lambda stream: drain(stream.events())),
+    "raw": _streamed(lambda stream: drain(stream.raw)),
+    "choices": _streamed(read_choices, n=2),
+    "completion": _streamed(_read_whole),
+}
 
 
 async def fuzz(megabytes: float, seed: int, *, workers: int = 16) -> dict[str, Any]:
-    """Call a server that sends fuzzed replies until it has sent so many.
-
-    Args:
-        megabytes: How many millions of bytes.
-        seed: What chance begins with.
-        workers: How many calls at a time.
+    """Call a server of fuzzed replies until it has sent so many millions of bytes.
 
     Returns:
-        What was seen; ``faults`` is empty if all was well.
+        A report, whose ``faults`` are empty if every call behaved.
     """
-    mill = Mill(random.Random(seed))
+    mill = _Mill(random.Random(seed))
     outcomes: Counter[str] = Counter()
     faults: list[str] = []
     tasks = asyncio.all_tasks()
-    async with serve(handler=mill.answer) as server:
+    async with serve(handler=mill) as server:
         clients = [
             AsyncGradient(
                 inference_endpoint=server.url,
@@ -219,27 +210,25 @@ async def fuzz(megabytes: float, seed: int, *, workers: int = 16) -> dict[str, A
 
         async def work(number: int) -> None:
             while mill.bytes < megabytes * 1e6:
-                # A server's word to wait is meant for one key.
-                way = WAYS[(outcomes.total() + number) % len(WAYS)]
+                name = [*_WAYS][(outcomes.total() + number) % len(_WAYS)]
+                # Each call has its own key: the client obeys `Retry-After` for all calls of a key.
                 client = clients[number % 2].with_options(
                     model_access_key=f"sk-0123456789-{outcomes.total()}"
                 )
+                outcome = "ok"
                 try:
-                    async with asyncio.timeout(HANG):
-                        await way(client)
-                    outcomes["ok"] += 1
-                except TimeoutError as error:
-                    outcomes[type(error).__name__] += 1
-                    if not isinstance(error, GradientError):
-                        faults.append(f"{way.__name__}: hangs")
+                    async with asyncio.timeout(_HANG):
+                        await _WAYS[name](client)
                 except GradientError as error:
-                    outcomes[type(error).__name__] += 1
+                    outcome = type(error).__name__
                     str(error).encode()
-                except Exception as error:  # noqa: BLE001  # just what is looked for
-                    faults.append(f"{way.__name__}: {error!r}")
+                except Exception as error:  # noqa: BLE001  # no other error may escape
+                    outcome = "fault"
+                    faults.append(f"{name}: {'hangs' if type(error) is TimeoutError else repr(error)}")
+                outcomes[outcome] += 1
                 server.requests.clear()
 
-        await asyncio.gather(*(work(number) for number in range(workers)))
+        await asyncio.gather(*map(work, range(workers)))
         for client in clients:
             await client.close()
         try:

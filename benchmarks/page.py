@@ -1,292 +1,253 @@
-"""Writes the tables and charts of ``docs/performance.md`` from saved results."""
+"""Writes ``docs/performance.md``: keeps the results of runs, makes tables of them, and draws charts."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.metadata
+import os
+import platform
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from .results import Results
-from .svg import Bar, Group, bars
+import msgspec
 
-__all__ = ["CHARTS", "RESULTS", "TABLES", "write"]
+from .harness import Row, Spread
 
 RESULTS = Path("performance", "results.json")  # in the folder of the documentation
-
-Row: TypeAlias = Mapping[str, Any]
-
-_BASES = frozenset({"naive", "drained", "msgspec", "asyncio, msgspec", "aiohttp"})
-_OWN = frozenset({"ours", "ours, text", "ours, raw", "ours, assembled", "fan_out"})
+_PACKAGES = ("aiohttp", "msgspec", "uvloop", "openai", "gradient", "aiohttp-sse-client")
+_ACROSS = 6  # columns that fit on a page; a table with more is transposed
 
 
-@dataclass(frozen=True)
-class Table:
-    """How rows become a table: contenders down, cases across.
+class Results(msgspec.Struct, kw_only=True):
+    """What the page is written from."""
 
-    Attributes:
-        figure: Key of the figure.
-        case: Says a row's case.
-        to: Key of the ratio.
-    """
-
-    figure: str
-    case: Callable[[Row], str]
-    to: str = "to_ours"
+    surroundings: dict[str, str] = {}  # versions and CPU
+    rows: dict[str, list[Row]] = {}  # by benchmark
 
 
-@dataclass(frozen=True)
-class Chart:
-    """How rows become a chart.
-
-    Attributes:
-        benchmark: Whose rows.
-        title: What is shown.
-        unit: Of the axis.
-        figure: Key of the figure.
-        group: Says a row's group, or None to leave it out.
-        scale: What a figure is multiplied by.
-    """
-
-    benchmark: str
-    title: str
-    unit: str
-    figure: str
-    group: Callable[[Row], str | None]
-    scale: float = 1.0
+def surroundings() -> dict[str, str]:
+    """Return what the figures depend on: CPU, Python, packages; nothing that identifies a machine."""
+    try:
+        cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        cpu = None
+    told = {
+        "CPU": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
+        "system": platform.system(),
+        "Python": platform.python_version(),
+    }
+    for package in _PACKAGES:
+        try:
+            told[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return told
 
 
-class Headline(NamedTuple):
-    """A line of the first table.
-
-    Attributes:
-        label: What is measured.
-        benchmark: Whose rows.
-        case: What its rows have.
-        by_hand: The contender that is no client library.
-        to: Key of the ratio.
-        suffix: What the other contenders are called beside their library's name.
-    """
-
-    label: str
-    benchmark: str
-    case: Row
-    by_hand: str
-    to: str = "to_ours"
-    suffix: str = ""
+def load(docs: Path) -> Results:
+    """Read the results kept in a folder of documentation; there may be none."""
+    path = docs / RESULTS
+    return msgspec.json.decode(path.read_bytes(), type=Results) if path.exists() else Results()
 
 
-def _plural(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
-
-
-TABLES: dict[str, Table] = {
-    "bulk": Table(
-        "cpu_us",
-        lambda row: f"{_plural(row['events_per_chunk'], 'event')} a chunk, {row['tokens']:,} tokens",
-    ),
-    "paced": Table("cpu_us", lambda row: f"{row['loop']}, {row['streams']} streams"),
-    "small": Table(
-        "cpu_us",
-        lambda row: f"{row['completion']}, {row['at_once']} at a time, {row['completions']} in a turn",
-    ),
-    "start": Table("cpu_ms", lambda _row: "CPU, ms"),
-    "first": Table("us", lambda row: f"{row['figure'].partition('_')[0]}, {row['at_once']} at once"),
-    "memory": Table("bytes", lambda row: f"{row['counted']}, {_plural(row['streams'], 'stream')}", "to_drained"),
-    "decode": Table(
-        "cpu_us", lambda row: f"{row['stream']}, {row['tokens']:,}, {row['read']} a read", "to_msgspec"
-    ),
-}  # fmt: skip
-
-CHARTS: dict[str, Chart] = {
-    "bulk": Chart(
-        "bulk",
-        "One stream over loopback, 8,000 tokens",
-        "µs of CPU a token",
-        "cpu_us",
-        lambda row: (
-            _plural(row["events_per_chunk"], "event") + " in an HTTP chunk"
-            if row["tokens"] == 8_000
-            else None
-        ),
-    ),
-    "decode": Chart(
-        "decode",
-        "Bytes in memory, 64 kB a read",
-        "µs of CPU a chunk",
-        "cpu_us",
-        lambda row: row["stream"] if row["tokens"] == 1_000 and row["read"] == "64 kB" else None,
-    ),
-    "paced": Chart(
-        "paced",
-        "Many streams at once, an event at a time",
-        "µs of CPU a token",
-        "cpu_us",
-        lambda row: f"{row['streams']} streams, {row['loop']}",
-    ),
-    "small": Chart(
-        "small",
-        "Awaited completions",
-        "µs of CPU each",
-        "cpu_us",
-        lambda row: (
-            f"{row['completion']}, {row['at_once']} at a time" if row["completions"] in {1, 512} else None
-        ),
-    ),
-    "start": Chart(
-        "start", "Importing a client and making one", "ms of CPU", "cpu_ms", lambda _row: "in a new process"
-    ),
-    "memory": Chart(
-        "memory",
-        "An open stream that waits, one of 1,000",
-        "kB",
-        "bytes",
-        lambda row: row["counted"] if row["streams"] == 1_000 else None,
-        1 / 1024,
-    ),
-}
-
-HEADLINES = (
-    Headline("one stream, 1 event in an HTTP chunk", "bulk", {"events_per_chunk": 1, "tokens": 8_000}, "naive"),
-    Headline("one stream, 32 events in an HTTP chunk", "bulk", {"events_per_chunk": 32, "tokens": 8_000}, "naive"),
-    Headline(
-        "decoding and assembling text in memory, 64 kB a read", "decode",
-        {"stream": "text", "tokens": 1_000, "read": "64 kB"}, "msgspec", "to_ours, assembled", ", assembled",
-    ),
-    Headline(
-        "the same with the 20 likeliest tokens told at each place", "decode",
-        {"stream": "logprobs", "tokens": 1_000, "read": "64 kB"}, "msgspec", "to_ours, assembled", ", assembled",
-    ),
-    Headline("100 streams at once, asyncio", "paced", {"streams": 100, "loop": "asyncio"}, "naive"),
-    Headline("100 streams at once, uvloop", "paced", {"streams": 100, "loop": "uvloop"}, "naive"),
-    Headline("a completion of 300 bytes", "small", {"at_once": 1, "completions": 512}, "naive"),
-    Headline("the same, 64 at a time", "small", {"at_once": 64, "completions": 512}, "naive"),
-    Headline(
-        "a completion of 4,000 tokens, the 20 likeliest told at each", "small",
-        {"completion": "4,000 tokens, top 20"}, "naive",
-    ),
-    Headline("from the first event's write to its reader", "first", {"at_once": 1, "figure": "cpu_us"}, "naive"),
-    Headline("import and construction", "start", {}, "asyncio, msgspec"),
-    Headline("memory of an open stream, of 1,000", "memory", {"streams": 1_000, "counted": "heap"}, "drained"),
-)  # fmt: skip
+def save(results: Results, docs: Path) -> None:
+    """Keep results, a row in each line."""
+    text = msgspec.json.encode(results).decode().replace('{"column"', '\n{"column"').replace("]}]}", "]}]}\n")
+    (docs / RESULTS).parent.mkdir(parents=True, exist_ok=True)
+    (docs / RESULTS).write_text(text, "utf-8")
 
 
 def write(results: Results, docs: Path) -> None:
-    """Fill in the page's tables, and draw its charts.
+    """Fill in the page's tables and draw its charts, as far as there are results.
 
-    Args:
-        results: Of all benchmarks, or of some: what there is nothing of stays as it is.
-        docs: The folder of the documentation.
+    Raises:
+        ImportError: If there is something to draw, and matplotlib is not installed.
     """
     page = docs / "performance.md"
     text = page.read_text("utf-8")
-    for name, table in _tables(results):
-        text = _filled(text, name, table)
+    tables = {name: table(rows) for name, rows in results.rows.items()}
+    if results.rows:
+        tables["headlines"] = _headlines(results)
+        tables["surroundings"] = _markdown(["", ""], [*map(list, results.surroundings.items())])
+    for name, filling in tables.items():
+        text = _filled(text, name, filling)
     page.write_text(text, "utf-8")
     for name, chart in CHARTS.items():
-        groups = _groups(chart, results.rows.get(chart.benchmark, []))
+        groups = _groups(chart, results.rows.get(name, []))
         if groups:
-            drawn = bars(chart.title, chart.unit, groups)
-            (docs / "performance" / f"{name}.svg").write_text(drawn, "utf-8")
+            _draw(chart, groups, docs / "performance" / f"{name}.svg")
 
 
 def _filled(text: str, name: str, table: str) -> str:
-    """Put a table between its marks; a table that has none is left out.
+    """Put a table between its marks, if the page has them.
 
     Raises:
         ValueError: If the mark of the end is missing.
     """
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    if begin not in text:
-        return text
-    if end not in text:
+    before, found, rest = text.partition(begin)
+    if found and end not in rest:
         raise ValueError(f"performance.md has no end of {name!r}")
-    before, _, rest = text.partition(begin)
-    return f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}"
+    return f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}" if found else text
 
 
-def _tables(results: Results) -> Iterator[tuple[str, str]]:
-    if results.rows:
-        yield "headlines", _headlines(results)
-        yield (
-            "surroundings",
-            _markdown(["", ""], [[key, value] for key, value in results.surroundings.items()]),
-        )
-    for name, rows in results.rows.items():
-        yield name, _table(TABLES[name], rows) if name in TABLES else _plain(rows)
+def table(rows: Sequence[Row]) -> str:
+    """Make a table with a line for each contender; with a line for each column if there are many columns."""
+    columns = list(dict.fromkeys(row.column for row in rows))
+    contenders = list(dict.fromkeys(row.contender for row in rows))
+    cells = {(row.contender, row.column): _cell(row) for row in rows}
+    if len(columns) <= _ACROSS:
+        lines = [[name, *(cells.get((name, column), "") for column in columns)] for name in contenders]
+        return _markdown(["", *columns], lines)
+    lines = [[column, *(cells.get((name, column), "") for name in contenders)] for column in columns]
+    return _markdown(["", *contenders], lines)
+
+
+def _cell(row: Row) -> str:
+    ratios = [f", **{_figure(ratio.median)}**" for ratio in row.ratios.values()]
+    return _spread(row.value) + "".join(ratios[:1])
+
+
+def _markdown(head: list[str], lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+
+
+def _spread(value: Spread) -> str:
+    median, low, high = map(_figure, value)
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+def _figure(value: float) -> str:
+    """Write a figure with three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+class Headline(NamedTuple):
+    """A line of the first table."""
+
+    label: str
+    benchmark: str  # whose rows
+    column: str  # of these rows
+    by_hand: str = "naive"  # the contender that is no client library
+    suffix: str = ""  # what the contenders' names have beside the name of their library
+
+
+HEADLINES = (
+    Headline("one stream, 1 event in an HTTP chunk", "bulk", "1 event a chunk, 8,000 tokens"),
+    Headline("one stream, 32 events in an HTTP chunk", "bulk", "32 events a chunk, 8,000 tokens"),
+    Headline("decoding and assembling text in memory, 64 kB a read", "decode", "text, 1,000, 64 kB a read",
+             "msgspec", ", assembled"),
+    Headline("the same with the 20 likeliest tokens at each place", "decode", "logprobs, 1,000, 64 kB a read",
+             "msgspec", ", assembled"),
+    Headline("100 streams opened at once, 50 tokens a second, asyncio", "chat", "asyncio, 100 streams"),
+    Headline("100 streams opened at once, 50 tokens a second, uvloop", "chat", "uvloop, 100 streams"),
+    Headline("in the midst of 100 streams, asyncio", "paced", "asyncio, 100 streams"),
+    Headline("in the midst of 100 streams, uvloop", "paced", "uvloop, 100 streams"),
+    Headline("a completion of 300 bytes", "small", "300 bytes, 1 at a time, 512 in a turn"),
+    Headline("the same, 64 at a time", "small", "300 bytes, 64 at a time, 512 in a turn"),
+    Headline("a completion of 4,000 tokens, the 20 likeliest at each place", "small", "4,000 tokens, top 20"),
+    Headline("from the first event's write to its reader", "first", "1 at once, CPU"),
+    Headline("import and construction", "start", "CPU, ms", "asyncio, msgspec"),
+    Headline("memory of an open stream, of 1,000", "memory", "heap, 1,000 streams", "drained"),
+)  # fmt: skip
 
 
 def _headlines(results: Results) -> str:
     lines: list[list[str]] = []
     for line in HEADLINES:
         rows = {
-            row["contender"]: row
-            for row in results.rows.get(line.benchmark, [])
-            if all(row[key] == value for key, value in line.case.items())
+            row.contender: row for row in results.rows.get(line.benchmark, []) if row.column == line.column
         }
-        others = [line.by_hand, f"openai{line.suffix}", f"gradient{line.suffix}"]
-        lines.append([line.label, *(_ratio(rows.get(name), line.to) for name in others)])
+        if rows:
+            names = [line.by_hand, f"openai{line.suffix}", f"gradient{line.suffix}"]
+            lines.append([line.label, *(_ratio(rows.get(name), f"ours{line.suffix}") for name in names)])
     return _markdown(["", "by hand", "openai", "gradient"], lines)
 
 
-def _ratio(row: Row | None, to: str) -> str:
+def _ratio(row: Row | None, base: str) -> str:
     if row is None:
         return ""
-    low, high = re.findall(r"[\d.]+(?:e[+-]?\d+)?", row[f"{to}_spread"])
-    return f"**{_said(row[to])}** ({_said(float(low))} to {_said(float(high))})"
+    median, *spread = _spread(row.ratios[base]).partition(" ")
+    return f"**{median}**{''.join(spread)}"
 
 
-def _table(table: Table, rows: Sequence[Row]) -> str:
-    cases = list(dict.fromkeys(table.case(row) for row in rows))
-    contenders = list(dict.fromkeys(row["contender"] for row in rows))
-    cells = {(table.case(row), row["contender"]): row for row in rows}
-    across = len(cases) <= 6
-    lines = [
-        [name, *(_cell(cells.get((name, other) if not across else (other, name)), table) for other in others)]
-        for name, others in (
-            ((name, cases) for name in contenders) if across else ((name, contenders) for name in cases)
-        )
-    ]
-    return _markdown(["", *(cases if across else contenders)], lines)
+class Chart(NamedTuple):
+    """How the rows of a benchmark become a chart."""
+
+    title: str
+    unit: str  # of the axis
+    columns: str  # a pattern of the columns that are shown; its group names them in the chart
+    scale: float = 1.0  # what a figure is multiplied by
 
 
-def _cell(row: Row | None, table: Table) -> str:
-    if row is None:
-        return ""
-    figures = f"{_said(row[table.figure])} ({_said(row['low'])} to {_said(row['high'])})"
-    return f"{figures}, **{_said(row[table.to])}**"
+CHARTS = {
+    "bulk": Chart("One stream, 8,000 tokens", "µs of CPU a token", r"(.* a chunk), 8,000 tokens"),
+    "decode": Chart("Bytes in memory, 64 kB a read", "µs of CPU a chunk", r"(.*), 1,000, 64 kB a read"),
+    "paced": Chart("Many streams at once, an event at a time", "µs of CPU a token", r"(.*)"),
+    "small": Chart("Awaited completions", "µs of CPU each", r"(.* time|.* top 20)(?:, 512 in a turn)?"),
+    "start": Chart("Importing a client and making one", "ms of CPU", r"(CPU), ms"),
+    "memory": Chart("One of 1,000 open streams", "kB", r"(.*), 1,000 streams", 1 / 1024),
+}  # fmt: skip
+
+Groups: TypeAlias = dict[str, dict[str, Spread]]
+"""The bars of each group, by contender."""
+
+# An image does not know the background of its page. So the charts are transparent, and their colours are of
+# medium lightness: text has a contrast of 4 to 1 on white pages and on dark ones.
+_BLUE, _GREY, _AMBER = "#2f81f7", "#7a7f87", "#bf8700"
+_OURS = ("ours", "fan_out")
+_NO_LIBRARY = ("naive", "drained", "msgspec", "asyncio, msgspec", "aiohttp")
 
 
-def _plain(rows: Sequence[Row]) -> str:
-    """Write rows as they are."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    return _markdown(
-        [key.replace("_", " ") for key in keys], [[str(row.get(key, "")) for key in keys] for row in rows]
-    )
-
-
-def _markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    table = [head, ["---"] * len(head), *lines]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-
-
-def _groups(chart: Chart, rows: Sequence[Row]) -> list[Group]:
-    groups: dict[str, list[Bar]] = {}
+def _groups(chart: Chart, rows: Sequence[Row]) -> Groups:
+    groups: Groups = {}
     for row in rows:
-        group = chart.group(row)
-        if group is not None:
-            median, low, high = (row[key] * chart.scale for key in (chart.figure, "low", "high"))
-            groups.setdefault(group, []).append(
-                Bar(row["contender"], median, low, high, _kind(row["contender"]))
-            )
-    return [Group(title, found) for title, found in groups.items()]
+        found = re.fullmatch(chart.columns, row.column)
+        if found:
+            value = Spread(*(figure * chart.scale for figure in row.value))
+            groups.setdefault(found[1], {})[row.contender] = value
+    return groups
 
 
-def _kind(contender: str) -> str:
-    return "own" if contender in _OWN else "base" if contender in _BASES else "other"
-
-
-def _said(value: float) -> str:
-    """Write a figure with three digits that count."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _draw(chart: Chart, groups: Groups, path: Path) -> None:
+    """Draw groups of bars over one axis, a logarithmic one if the figures lie far apart."""
+    matplotlib: Any = importlib.import_module("matplotlib")
+    make_figure: Any = importlib.import_module("matplotlib.figure").Figure
+    lines = [line for group, bars in groups.items() for line in ((group, None), *bars.items())]
+    values = [value for _, value in lines if value is not None]
+    style = {
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": chart.title,  # the same results give the same file
+        "font.sans-serif": ["DejaVu Sans"],  # the longer list of the defaults would stand beside each word
+        "font.size": 9,
+        "text.color": _GREY,
+        "axes.labelcolor": _GREY,
+        "xtick.color": _GREY,
+        "ytick.color": _GREY,
+    }
+    with matplotlib.rc_context(style):
+        figure = make_figure(figsize=(7.6, 0.7 + 0.21 * len(lines)), layout="constrained")
+        axes = figure.subplots()
+        for place, (name, value) in enumerate(lines):
+            if value is not None:
+                median, low, high = value
+                colour = _BLUE if name.startswith(_OURS) else _GREY if name in _NO_LIBRARY else _AMBER
+                axes.barh(place, median, color=colour, xerr=[[median - low], [high - median]], ecolor=_GREY)
+                axes.annotate(_figure(median), (high, place), (4, 0), textcoords="offset points", va="center")
+        if max(value.high for value in values) > 20 * min(value.low for value in values):
+            axes.set_xscale("log")
+        axes.margins(x=0.12)
+        axes.set_ylim(len(lines) - 0.5, -0.5)
+        axes.set_yticks(range(len(lines)), [name for name, _ in lines])
+        for label, (_, value) in zip(axes.get_yticklabels(), lines, strict=True):
+            label.set_fontweight("bold" if value is None else "normal")
+        axes.tick_params(which="both", length=0)
+        axes.grid(axis="x", color=_GREY, alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.spines[:].set_visible(False)
+        axes.set_xlabel(chart.unit)
+        axes.set_title(chart.title, loc="left", weight="bold")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -1,36 +1,43 @@
 """The server of the benchmarks, in a process of its own: canned replies, as fast as Python sends them.
 
-The first part of the path says what to send: ``/text-1000-32/chat/completions`` streams 1,000 tokens of text,
-32 events in each HTTP chunk; ``/paced-50-10-100/...`` sends 50 events, one every 10 ms, and does so for 100 streams,
-no two at a time; ``/first-5/...`` tells the time after 5 ms, and ends; ``/idle/...`` sends one event and falls silent;
-``/small-300/...`` is a completion of about 300 bytes; ``/large-4000/...`` one of 4,000 tokens with log probabilities.
+The first part of a request's path names the reply, such as ``/text-1000-32/chat/completions``:
+
+=================== ======================================================================================
+text-TOKENS-EVENTS  a stream of TOKENS tokens, EVENTS events in each HTTP chunk
+chat-TOKENS-MS      a stream with an event every MS milliseconds, at the same moment for all such streams
+paced-TOKENS-MS-N   the same, but N such streams have their events at evenly spread moments
+first-MS            a stream whose first event comes after MS milliseconds; its text is the time of its write
+broken-MS           a stream with an error event after MS milliseconds
+idle                a stream that falls silent after its first event
+small-BYTES         a completion of BYTES bytes
+large-TOKENS        a completion of TOKENS tokens with log probabilities
+status-STATUS       an error with the status STATUS
+=================== ======================================================================================
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import resource
+import selectors
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-import msgspec
+from .data import chunk, event, large_completion, small_completion, text_stream
 
-from .data import large_completion, text_stream, time_event
-from .pacer import Paced, Pacer
-
-__all__ = ["allow_connections", "running_server"]
-
-_LINE = b"\r\n"
+_ERROR = b'{"error":{"message":"not today","type":"invalid_request_error","code":"not_today"}}'
+_END = b"0\r\n\r\n"
 
 
-def _head(kind: str, framing: str) -> bytes:
-    return f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode()
+def _head(kind: str, framing: str, status: int = 200) -> bytes:
+    return f"HTTP/1.1 {status} Any\r\nContent-Type: {kind}\r\n{framing}\r\n\r\n".encode()
 
 
 _STREAM_HEAD = _head("text/event-stream", "Transfer-Encoding: chunked")
@@ -41,70 +48,67 @@ def _chunked(data: bytes) -> bytes:
 
 
 @functools.lru_cache
-def reply(workload: str) -> bytes:
-    """Make a whole reply.
-
-    Args:
-        workload: ``text-TOKENS-EVENTS``: a stream, so many events in an HTTP chunk. ``small-BYTES``: a
-            completion. ``large-TOKENS``: a completion with log probabilities.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    kind, *numbers = workload.split("-")
-    if kind == "text":
-        tokens, together = map(int, numbers)
-        return b"".join(pieces(tokens, together))
-    if kind == "small":
-        (size,) = map(int, numbers)
-        return _whole(small(size))
-    if kind == "large":
-        (tokens,) = map(int, numbers)
-        return _whole(large_completion(tokens))
-    raise ValueError(f"{workload!r} is no workload")
-
-
-@functools.lru_cache
-def pieces(tokens: int, together: int) -> list[bytes]:
-    """Make a streamed reply of HTTP chunks: the head comes with the first, the end with the last.
-
-    Args:
-        tokens: How many tokens of text.
-        together: Events in an HTTP chunk.
-    """
+def pieces(tokens: int, together: int = 1) -> list[bytes]:
+    """Make the HTTP chunks of a stream, the first with the head, the last with the end of the body."""
     events = text_stream(tokens)
-    groups = [b"".join(events[at : at + together]) for at in range(0, len(events), together)]
-    chunks = [_chunked(group) for group in groups]
+    groups = [b"".join(events[start : start + together]) for start in range(0, len(events), together)]
+    chunks = [*map(_chunked, groups)]
     chunks[0] = _STREAM_HEAD + chunks[0]
-    chunks[-1] += b"0\r\n\r\n"
+    chunks[-1] += _END
     return chunks
 
 
-def small(size: int) -> bytes:
-    """Make a completion of at least so many bytes."""
-    body = {
-        "id": "chatcmpl-0f3c9f6e5b7a4d21",
-        "object": "chat.completion",
-        "created": 1_767_225_600,
-        "model": "llama3.3-70b-instruct",
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"},
-        ],
-        "usage": {"prompt_tokens": 12, "completion_tokens": 9, "total_tokens": 21},
-    }
-    empty = len(msgspec.json.encode(body))
-    body["choices"] = [
-        {
-            "index": 0,
-            "message": {"role": "assistant", "content": "a" * max(0, size - empty)},
-            "finish_reason": "stop",
-        }
-    ]
-    return msgspec.json.encode(body)
+@functools.lru_cache
+def reply(kind: str, *numbers: int) -> bytes:
+    """Make a whole reply.
+
+    Raises:
+        ValueError: If there is no reply of that kind.
+    """
+    status = 200
+    if kind == "text":
+        return b"".join(pieces(*numbers))
+    if kind == "small":
+        body = small_completion(*numbers)
+    elif kind == "large":
+        body = large_completion(*numbers)
+    elif kind == "status":
+        status, body = numbers[0], _ERROR
+    else:
+        raise ValueError(f"{kind!r} is no reply of this server")
+    return _head("application/json", f"Content-Length: {len(body)}", status) + body
 
 
-def _whole(body: bytes) -> bytes:
-    return _head("application/json", f"Content-Length: {len(body)}") + body
+class _Clock:
+    """Sends the next chunk of each of its replies at every tick."""
+
+    def __init__(self, gap: float, phase: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._gap = gap
+        self._due = (self._loop.time() // gap + 1 + phase) * gap
+        self._loop.call_at(self._due, self._tick)
+        self.replies: dict[asyncio.Transport, Iterator[bytes]] = {}
+
+    def _tick(self) -> None:
+        for transport, chunks in [*self.replies.items()]:
+            data = next(chunks, None)
+            if data is None or transport.is_closing():
+                del self.replies[transport]
+            else:
+                transport.write(data)
+        self._due += self._gap
+        self._loop.call_at(self._due, self._tick)
+
+
+class _Selector(selectors.DefaultSelector):
+    """Makes the loop's timers exact: epoll alone waits for whole milliseconds, rounded up."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout > 0:
+            if timeout < 0.001:
+                time.sleep(timeout)
+            timeout = timeout // 0.001 * 0.001
+        return super().select(timeout)
 
 
 class _Connection(asyncio.Protocol):
@@ -112,64 +116,49 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, pacer: Pacer) -> None:
+    def __init__(self, clock: Callable[[float, float], _Clock], numbers: Iterator[int]) -> None:
         self._received = b""
-        self._pacer = pacer
+        self._clock = clock
+        self._numbers = numbers
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        while True:
-            end = self._received.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = self._received[:end]
-            lines = head.split(_LINE)
+        while (end := self._received.find(b"\r\n\r\n")) >= 0:
+            lines = self._received[:end].split(b"\r\n")
             length = next((int(line[15:]) for line in lines if line[:15].lower() == b"content-length:"), 0)
             if len(self._received) < end + 4 + length:
                 return
             self._received = self._received[end + 4 + length :]
-            workload = lines[0].split(b" ", 2)[1].split(b"/")[1].decode()
-            kind, *numbers = workload.split("-")
-            if kind == "paced":
-                self._pace(*map(int, numbers))
-            elif kind == "first":
-                self._tell_time(*map(int, numbers))
-            elif kind == "idle":
-                self.transport.write(pieces(1, 1)[0])
-            else:
-                self.transport.write(reply(workload))
+            kind, *numbers = lines[0].split(b"/")[1].decode().split("-")
+            self._answer(kind, *map(int, numbers))
 
-    def _pace(self, events: int, gap: int, streams: int) -> None:
-        """Send events one by one.
-
-        Args:
-            events: How many.
-            gap: Milliseconds between them.
-            streams: Among how many streams the gap is shared.
-        """
-        head, *chunks = pieces(events, 1)
-        self.transport.write(head)
-        self._pacer.add(Paced(self.transport, chunks), gap / 1000, streams)
-
-    def _tell_time(self, milliseconds: int) -> None:
-        """Send the head; then an event that is the time, and then the end.
-
-        Args:
-            milliseconds: Before the event, and after it.
-        """
-        pause = milliseconds / 1000
-        loop = asyncio.get_running_loop()
-        self.transport.write(_STREAM_HEAD)
-        loop.call_later(pause, self._write_time)
-        loop.call_later(
-            2 * pause, self.transport.write, _chunked(b"".join(text_stream(1)[2:])) + b"0\r\n\r\n"
-        )
-
-    def _write_time(self) -> None:
-        self.transport.write(_chunked(time_event(time.monotonic_ns())))
+    def _answer(self, kind: str, *numbers: int) -> None:
+        write = self.transport.write
+        later = asyncio.get_running_loop().call_later
+        if kind == "chat":
+            tokens, gap = numbers
+            self._clock(gap / 1000, 0.0).replies[self.transport] = iter(pieces(tokens))
+        elif kind == "paced":
+            tokens, gap, streams = numbers
+            phase = next(self._numbers) % streams / streams
+            first, *chunks = pieces(tokens)
+            write(first)
+            self._clock(gap / 1000, phase).replies[self.transport] = iter(chunks)
+        elif kind == "first":
+            pause = numbers[0] / 1000
+            write(_STREAM_HEAD)
+            later(pause, lambda: write(_chunked(event(chunk(0, {"content": str(time.monotonic_ns())})))))
+            later(2 * pause, write, _chunked(b"".join(text_stream(1)[2:])) + _END)
+        elif kind == "broken":
+            write(pieces(1)[0])
+            later(numbers[0] / 1000, write, _chunked(b"data: " + _ERROR + b"\n\n"))
+        elif kind == "idle":
+            write(pieces(1)[0])
+        else:
+            write(reply(kind, *numbers))
 
 
 def allow_connections() -> None:
@@ -181,17 +170,21 @@ def allow_connections() -> None:
 async def _serve() -> None:
     allow_connections()
     loop = asyncio.get_running_loop()
-    pacer = Pacer()
-    server = await loop.create_server(lambda: _Connection(pacer), "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await loop.run_in_executor(None, sys.stdin.read)  # until who started it is gone
+    clock, numbers = functools.lru_cache(maxsize=None)(_Clock), itertools.count()
+    server = await loop.create_server(lambda: _Connection(clock, numbers), "127.0.0.1", 0, backlog=1024)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+    await loop.run_in_executor(None, sys.stdin.read)  # ends with the process that started this one
 
 
 @contextmanager
-def running_server() -> Generator[str, None, None]:
-    """Run the server; give its URL, without the workload."""
+def running_server(module: str = __name__) -> Generator[str]:
+    """Run a server in a process of its own; give its URL, which is the first line that the module prints.
+
+    Raises:
+        RuntimeError: If it fails.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", __name__ if __name__ != "__main__" else "benchmarks.server"],
+        [sys.executable, "-m", module],
         cwd=Path(__file__).parents[1],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -199,10 +192,16 @@ def running_server() -> Generator[str, None, None]:
     )
     try:
         assert process.stdout is not None
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        yield process.stdout.readline().strip()
     finally:
-        process.communicate(timeout=10)
+        try:
+            process.communicate(timeout=10)  # closes its standard input, at which it ends
+        except subprocess.TimeoutExpired:
+            process.kill()
+    if process.wait():
+        raise RuntimeError(f"{module} exited with {process.returncode}")
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_Selector())) as runner:
+        runner.run(_serve())

@@ -1,32 +1,25 @@
-"""What the server does to a request, told by the name of its model, and what has to come of it."""
+"""The scenarios of the soak: what the server does, and how the call has to end. As a program, the server.
+
+The model of a request names its scenario. The server counts the requests of each id. A GET returns the counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import sys
+import time
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
-from gradient_async.errors import (
-    APIConnectionError,
-    APIResponseValidationError,
-    APITimeoutError,
-    BadRequestError,
-    GatewayTimeoutError,
-    GradientError,
-    InternalServerError,
-    OverloadedError,
-    RateLimitError,
-    StreamInterruptedError,
-    StreamLimitError,
-    StreamProtocolError,
-    StreamServerError,
-    StreamTimeoutError,
-    StreamTruncatedError,
-)
+from gradient_async import errors
 from gradient_async.testing import (
     CLOSE,
     HOLD,
     RESET,
+    Connection,
     Reply,
+    Request,
     chunk,
     completion,
     forever,
@@ -36,221 +29,219 @@ from gradient_async.testing import (
     reply_json,
     reply_sse,
     reply_writes,
+    serve,
     sse,
-)
-from gradient_async.testing.script import Step
+)  # fmt: skip
 
-__all__ = ["CALLS", "LIMIT", "SCENARIOS", "STREAMS", "Scenario", "healthy", "text_of"]
-
-TOKENS = 12
-HALF = 5  # tokens that come before a fault
 LIMIT = 4000  # bytes of an event that the client allows
-USAGE = {"prompt_tokens": 1, "completion_tokens": TOKENS, "total_tokens": TOKENS + 1}
-SSE = {"content-type": "text/event-stream"}
-NO_ROOM = {"message": "no room"}
+_TOKENS = 12
+_HALF = 5  # tokens that come before a fault
+_REMEMBERED = 120.0  # seconds
 
 
-def text_of(count: int = TOKENS, choice: int = 0) -> str:
-    """The text that a choice has after so many tokens."""
+def text_of(count: int = _TOKENS, choice: int = 0) -> str:
+    """Return the text that a choice has after so many tokens."""
     return "".join(f"{choice}.{number} " for number in range(count))
 
 
-def _tokens(count: int = TOKENS, choice: int = 0) -> list[dict[str, object]]:
-    return [chunk(f"{choice}.{number} ", index=choice) for number in range(count)]
+def _tokens(count: int = _TOKENS, choice: int = 0, **more: Any) -> list[dict[str, object]]:
+    return [chunk(f"{choice}.{number} ", index=choice, **more) for number in range(count)]
 
 
-FINISH = chunk(finish_reason="stop", usage=USAGE)
-WHOLE = [*_tokens(), FINISH]
-THREE = [
-    *(
-        piece
-        for group in zip(*(_tokens(choice=choice) for choice in range(3)), strict=True)
-        for piece in group
-    ),
-    *(chunk(finish_reason="stop", index=choice) for choice in range(3)),
-]
-CALLING = [
-    chunk(
-        tool_calls=[{"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}]
-    ),
-    *(chunk(tool_calls=[{"index": 0, "function": {"arguments": f"{number} "}}]) for number in range(TOKENS)),
-    chunk(finish_reason="tool_calls"),
-]
-LOGPROBS = [
-    chunk(
-        f"0.{number} ",
-        logprobs={
-            "content": [{"token": "t", "logprob": -0.5, "bytes": [116], "top_logprobs": []}],
-            "refusal": None,
-        },
-    )
-    for number in range(TOKENS)
-]
-
-
-def _begun(count: int = HALF) -> list[Step]:
-    """The writes of a stream that has come so far."""
-    return list(reply_sse(*_tokens(count), done=False).steps[:-1])
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scenario:
-    """One thing that may happen.
+    """What the server does to a request, and how the call has to end."""
 
-    Attributes:
-        reply: Makes the server's answer to the first request of that id; later ones get a healthy one.
-        errors: Classes that may be raised; none means that the call succeeds.
-        partial: How many tokens have come before the error.
-        posts: How many requests of one id are right at most.
-        commits: Whether the first answer has a status of 2xx, after which nobody may ask again.
-        recovers: Whether the call may succeed as well, with the healthy answer that a second request gets.
-        weight: How often it is chosen.
-    """
-
-    reply: Callable[[], Reply]
-    errors: tuple[type[GradientError], ...] = ()
-    partial: int | None = None
-    posts: int = 1
-    commits: bool = True
-    recovers: bool = False
-    weight: int = 2
+    reply: Reply  # to the first request of an id; later requests get a healthy reply
+    # One of these is raised. If there are none, the call succeeds.
+    errors: tuple[type[errors.GradientError], ...] = ()
+    partial: int | None = None  # tokens in the error's partial completion
+    posts: int = 1  # most requests of one id
+    commits: bool = True  # whether the first reply has a status of 2xx, after which no request may follow
+    recovers: bool = False  # whether the call may also succeed, with the healthy reply
+    weight: int = 2  # how often the scenario is chosen
 
 
-def _refused(status: int, headers: dict[str, str | None] | None = None) -> Callable[[], Reply]:
-    return lambda: reply_json(NO_ROOM, status, headers)
-
-
-CALL_BODY = reply_json(completion(text_of())).data
-_HEADERS, _, _BODY = CALL_BODY.partition(b"\r\n\r\n")
+def _broken(error: type[errors.GradientError], *steps: Any, tokens: int = _HALF) -> Scenario:
+    """A fault inside a stream, after so many tokens."""
+    return Scenario(reply_writes(steps), (error,), tokens)
 
 
 def _before(
-    reply: Callable[[], Reply], error: type[GradientError], *, posts: int = 1, recovers: bool = False
+    error: type[errors.GradientError], *steps: Any, posts: int = 1, recovers: bool = False
 ) -> Scenario:
-    return Scenario(reply, (error,), posts=posts, commits=False, recovers=recovers)
+    """A fault before a status of 2xx."""
+    return Scenario(reply_writes(steps), (error,), posts=posts, commits=False, recovers=recovers)
 
 
-# What happens before a status of 2xx is the same for both ways of asking. A call that is not tried again because
-# too many others fail raises what the attempt failed with; a pooled connection that is lost is replaced once.
-BEFORE: dict[str, Scenario] = {
-    "status_400": _before(_refused(400), BadRequestError),
-    "status_503_then_ok": _before(_refused(503), OverloadedError, posts=3, recovers=True),
-    "status_500_no_retry": _before(_refused(500, {"x-should-retry": "false"}), InternalServerError),
+def _refused(status: int, headers: dict[str, str | None] | None = None) -> bytes:
+    return reply_json({"message": "no room"}, status, headers).data
+
+
+# fmt: off
+_FINISH = chunk(finish_reason="stop", usage={"prompt_tokens": 1, "completion_tokens": 12, "total_tokens": 13})
+_WHOLE = [*_tokens(), _FINISH]
+_STREAM = reply_sse(*_WHOLE)
+_UNENDED = _STREAM.steps[:-1]  # `[DONE]` has come, the end of the HTTP body has not
+_BEGUN = reply_sse(*_tokens(_HALF), done=False).steps[:-1]
+_CALL = reply_json(completion(text_of())).data
+_BODY = _CALL.find(b"\r\n\r\n") + 4  # where it begins
+_CUT = _BODY + 50
+_THREE = [
+    *(_tokens(number + 1, choice)[-1] for number in range(_TOKENS) for choice in range(3)),
+    *(chunk(finish_reason="stop", index=choice) for choice in range(3)),
+]
+_CALLING = [
+    chunk(tool_calls=[
+        {"index": 0, "id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    ]),
+    *(chunk(tool_calls=[{"index": 0, "function": {"arguments": f"{number} "}}]) for number in range(_TOKENS)),
+    chunk(finish_reason="tool_calls"),
+]
+_LOGPROB = {"token": "t", "logprob": -0.5, "bytes": [116], "top_logprobs": []}
+_LOGPROBS = {"content": [_LOGPROB], "refusal": None}
+_SSE: dict[str, str | None] = {"content-type": "text/event-stream", "content-length": "9999"}
+
+# Faults before a status of 2xx are the same for streams and for awaited calls. A call that is not retried,
+# because too many other calls fail, raises the error of its attempt. A lost pooled connection is replaced once.
+_BEFORE = {
+    "status_400": _before(errors.BadRequestError, _refused(400)),
+    "status_503_then_ok": _before(errors.OverloadedError, _refused(503), posts=3, recovers=True),
+    "status_500_no_retry": _before(errors.InternalServerError, _refused(500, {"x-should-retry": "false"})),
     "status_429_then_ok": _before(
-        _refused(429, {"retry-after-ms": "20"}), RateLimitError, posts=3, recovers=True
+        errors.RateLimitError, _refused(429, {"retry-after-ms": "20"}), posts=3, recovers=True
     ),
-    "status_429_absurd": _before(_refused(429, {"retry-after": "99999"}), RateLimitError),
+    "status_429_absurd": _before(errors.RateLimitError, _refused(429, {"retry-after": "99999"})),
     "status_400_stall_body": _before(
-        lambda: reply_writes([head(400, {"content-length": "99"}), b'{"mess', HOLD]), BadRequestError
+        errors.BadRequestError, head(400, {"content-length": "99"}), b'{"mess', HOLD
     ),
-    "close_no_response": _before(
-        lambda: reply_writes([0.01, CLOSE]), APIConnectionError, posts=2, recovers=True
-    ),
-    "rst_no_response": _before(
-        lambda: reply_writes([0.01, RESET]), APIConnectionError, posts=2, recovers=True
-    ),
-    "partial_headers": _before(
-        lambda: reply_writes([b"HTTP/1.1 200 OK\r\ncont", 0.01, CLOSE]), APIConnectionError
-    ),
-    "partial_headers_rst": _before(lambda: reply_writes([b"HTTP/1.1 2", 0.01, RESET]), APIConnectionError),
-    "stall_headers": _before(lambda: reply_writes([HOLD]), APITimeoutError),
-    "drip_headers": _before(
-        lambda: reply_writes([b"HTTP/1.1 200 OK\r\nx: ", forever(b"x", 0.05)]), APITimeoutError
-    ),
-    "interim_forever": _before(
-        lambda: reply_writes([forever(b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.002)]), APITimeoutError
-    ),
-    "status_504": _before(_refused(504), GatewayTimeoutError),
-    "not_http": _before(lambda: reply_writes([b"SSH-2.0-x\r\n", CLOSE]), APIConnectionError),
+    "close_no_response": _before(errors.APIConnectionError, 0.01, CLOSE, posts=2, recovers=True),
+    "rst_no_response": _before(errors.APIConnectionError, 0.01, RESET, posts=2, recovers=True),
+    "partial_headers": _before(errors.APIConnectionError, b"HTTP/1.1 200 OK\r\ncont", 0.01, CLOSE),
+    "partial_headers_rst": _before(errors.APIConnectionError, b"HTTP/1.1 2", 0.01, RESET),
+    "stall_headers": _before(errors.APITimeoutError, HOLD),
+    "drip_headers": _before(errors.APITimeoutError, b"HTTP/1.1 200 OK\r\nx: ", forever(b"x", 0.05)),
+    "interim_forever": _before(errors.APITimeoutError, forever(b"HTTP/1.1 103 Early Hints\r\n\r\n", 0.002)),
+    "status_504": _before(errors.GatewayTimeoutError, _refused(504)),
+    "not_http": _before(errors.APIConnectionError, b"SSH-2.0-x\r\n", CLOSE),
 }
 
-STREAMS: dict[str, Scenario] = {
-    **BEFORE,
-    "ok": Scenario(lambda: reply_sse(*WHOLE), weight=40),
-    "ok_one_write": Scenario(lambda: reply_writes([reply_sse(*WHOLE).data]), weight=10),
-    "ok_slow": Scenario(lambda: reply_sse(*WHOLE, gap=0.01), weight=10),
-    "ok_late_end": Scenario(lambda: reply_sse(*WHOLE, end_delay=0.02), weight=10),
-    "ok_eof_framed": Scenario(lambda: reply_sse(*WHOLE, framing="eof"), weight=4),
-    "ok_then_fin": Scenario(lambda: reply_writes([*reply_sse(*WHOLE).steps, 0.01, CLOSE]), weight=4),
+STREAMS = {
+    **_BEFORE,
+    "ok": Scenario(_STREAM, weight=40),
+    "ok_one_write": Scenario(reply_writes([_STREAM.data]), weight=10),
+    "ok_slow": Scenario(reply_sse(*_WHOLE, gap=0.01), weight=10),
+    "ok_late_end": Scenario(reply_sse(*_WHOLE, end_delay=0.02), weight=10),
+    "ok_eof_framed": Scenario(reply_sse(*_WHOLE, framing="eof"), weight=4),
+    "ok_then_fin": Scenario(reply_writes([*_STREAM.steps, 0.01, CLOSE]), weight=4),
     # In one write: a reset also loses what the kernel holds back until earlier segments are acknowledged.
-    "ok_then_rst": Scenario(lambda: reply_writes([reply_sse(*WHOLE).data, 0.01, RESET]), weight=4),
-    "ok_no_done": Scenario(lambda: reply_sse(*WHOLE, done=False)),
-    "ok_three": Scenario(lambda: reply_sse(*THREE), weight=10),
-    "ok_calling": Scenario(lambda: reply_sse(*CALLING), weight=10),
-    "ok_logprobs": Scenario(lambda: reply_sse(*LOGPROBS, FINISH), weight=10),
-    "ok_buffered": Scenario(lambda: reply_json(completion(text_of()))),
-    "garbage_after_done": Scenario(
-        lambda: reply_writes([*reply_sse(*WHOLE).steps[:-1], forever(http_chunk(b": x\n" * 250))])
+    "ok_then_rst": Scenario(reply_writes([_STREAM.data, 0.01, RESET]), weight=4),
+    "ok_no_done": Scenario(reply_sse(*_WHOLE, done=False)),
+    "ok_three": Scenario(reply_sse(*_THREE), weight=10),
+    "ok_calling": Scenario(reply_sse(*_CALLING), weight=10),
+    "ok_logprobs": Scenario(reply_sse(*_tokens(logprobs=_LOGPROBS), _FINISH), weight=10),
+    "ok_buffered": Scenario(reply_json(completion(text_of()))),
+    "garbage_after_done": Scenario(reply_writes([*_UNENDED, forever(http_chunk(b": x\n" * 250))])),
+    "open_after_done": Scenario(reply_writes([*_UNENDED, HOLD])),
+    "rst_mid_stream": _broken(errors.StreamInterruptedError, *_BEGUN, 0.01, RESET),
+    "burst_then_rst": _broken(
+        errors.StreamInterruptedError, reply_sse(*_tokens(_HALF), done=False).data[:-5], 0.01, RESET
     ),
-    "open_after_done": Scenario(lambda: reply_writes([*reply_sse(*WHOLE).steps[:-1], HOLD])),
-    "rst_mid_stream": Scenario(
-        lambda: reply_writes([*_begun(), 0.01, RESET]), (StreamInterruptedError,), HALF
+    "fin_mid_http_chunk": _broken(errors.StreamInterruptedError, *_BEGUN, b"99\r\ndata: {", CLOSE),
+    "bad_chunk_size": _broken(errors.StreamInterruptedError, *_BEGUN, b"zz\r\n", HOLD),
+    "cut_clean": _broken(errors.StreamTruncatedError, *_BEGUN, http_chunk(b"")),
+    "cut_mid_event": _broken(
+        errors.StreamTruncatedError,
+        *reply_sse(*_tokens(_HALF), b'data: {"choices', done=False, framing="eof").steps,
     ),
-    "burst_then_rst": Scenario(
-        lambda: reply_writes([reply_sse(*_tokens(HALF), done=False).data[:-5], 0.01, RESET]),
-        (StreamInterruptedError,),
-        HALF,
+    "length_short": _broken(
+        errors.StreamInterruptedError, head(200, _SSE), sse(*_tokens(_HALF), done=False), CLOSE
     ),
-    "fin_mid_http_chunk": Scenario(
-        lambda: reply_writes([*_begun(), b"99\r\ndata: {", CLOSE]), (StreamInterruptedError,), HALF
+    "done_first": _broken(errors.StreamTruncatedError, *reply_sse().steps, tokens=0),
+    "stall_first_event": _broken(errors.StreamTimeoutError, _BEGUN[0], HOLD, tokens=0),
+    "stall_mid_stream": _broken(errors.StreamTimeoutError, *_BEGUN, HOLD),
+    "comments_forever": _broken(errors.StreamTimeoutError, *_BEGUN, forever(http_chunk(b": x\n\n"), 0.02)),
+    "error_event": _broken(
+        errors.StreamServerError,
+        *reply_sse(*_tokens(_HALF), {"error": {"message": "no room", "code": "overloaded"}}).steps,
     ),
-    "bad_chunk_size": Scenario(
-        lambda: reply_writes([*_begun(), b"zz\r\n", HOLD]), (StreamInterruptedError,), HALF
-    ),
-    "cut_clean": Scenario(lambda: reply_sse(*_tokens(HALF), done=False), (StreamTruncatedError,), HALF),
-    "cut_mid_event": Scenario(
-        lambda: reply_sse(*_tokens(HALF), b'data: {"choices', done=False, framing="eof"),
-        (StreamTruncatedError,),
-        HALF,
-    ),
-    "length_short": Scenario(
-        lambda: reply_writes(
-            [head(200, SSE | {"content-length": "9999"}), sse(*_tokens(HALF), done=False), CLOSE]
-        ),
-        (StreamInterruptedError,),
-        HALF,
-    ),
-    "done_first": Scenario(reply_sse, (StreamTruncatedError,), 0),
-    "stall_first_event": Scenario(lambda: reply_writes([*_begun(0), HOLD]), (StreamTimeoutError,), 0),
-    "stall_mid_stream": Scenario(lambda: reply_writes([*_begun(), HOLD]), (StreamTimeoutError,), HALF),
-    "comments_forever": Scenario(
-        lambda: reply_writes([*_begun(), forever(http_chunk(b": x\n\n"), 0.02)]), (StreamTimeoutError,), HALF
-    ),
-    "error_event": Scenario(
-        lambda: reply_sse(*_tokens(HALF), {"error": {"message": "no room", "code": "overloaded"}}),
-        (StreamServerError,),
-        HALF,
-    ),
-    "bad_json": Scenario(lambda: reply_sse(*_tokens(HALF), "{bad", *WHOLE), (StreamProtocolError,), HALF),
-    "too_large": Scenario(lambda: reply_sse(*_tokens(HALF), "x" * 2 * LIMIT), (StreamLimitError,), HALF),
-    "html": Scenario(
-        lambda: reply_bytes(b"<html>", 200, {"content-type": "text/html"}), (StreamProtocolError,)
-    ),
+    "bad_json": _broken(errors.StreamProtocolError, *reply_sse(*_tokens(_HALF), "{bad", *_WHOLE).steps),
+    "too_large": _broken(errors.StreamLimitError, *reply_sse(*_tokens(_HALF), "x" * 2 * LIMIT).steps),
+    "html": Scenario(reply_bytes(b"<html>", content_type="text/html"), (errors.StreamProtocolError,)),
 }
 
-CALLS: dict[str, Scenario] = {
-    **BEFORE,
-    "call_ok": Scenario(lambda: reply_json(completion(text_of())), weight=60),
+CALLS = {
+    **_BEFORE,
+    "call_ok": Scenario(reply_writes([_CALL]), weight=60),
     "call_ok_slow": Scenario(
-        lambda: reply_writes([_HEADERS + b"\r\n\r\n", 0.01, _BODY[:50], 0.01, _BODY[50:]]), weight=10
+        reply_writes([_CALL[:_BODY], 0.01, _CALL[_BODY:_CUT], 0.01, _CALL[_CUT:]]), weight=10
     ),
-    "call_ok_then_fin": Scenario(lambda: reply_writes([CALL_BODY, 0.01, CLOSE]), weight=4),
-    "call_stray": Scenario(
-        lambda: reply_writes([CALL_BODY + reply_json(completion("stray")).data]), weight=5
-    ),
-    "call_rst_mid_body": Scenario(
-        lambda: reply_writes([_HEADERS + b"\r\n\r\n" + _BODY[:50], 0.01, RESET]), (APIConnectionError,)
-    ),
-    "call_stall_body": Scenario(
-        lambda: reply_writes([_HEADERS + b"\r\n\r\n" + _BODY[:50], HOLD]), (APITimeoutError,)
-    ),
-    "call_short": Scenario(lambda: reply_bytes(_BODY[:50], 200), (APIResponseValidationError,)),
-    "call_wrong_shape": Scenario(lambda: reply_json({"choices": 1}), (APIResponseValidationError,)),
+    "call_ok_then_fin": Scenario(reply_writes([_CALL, 0.01, CLOSE]), weight=4),
+    "call_stray": Scenario(reply_writes([_CALL + reply_json(completion("stray")).data]), weight=5),
+    "call_rst_mid_body": Scenario(reply_writes([_CALL[:_CUT], 0.01, RESET]), (errors.APIConnectionError,)),
+    "call_stall_body": Scenario(reply_writes([_CALL[:_CUT], HOLD]), (errors.APITimeoutError,)),
+    "call_short": Scenario(reply_bytes(_CALL[_BODY:_CUT]), (errors.APIResponseValidationError,)),
+    "call_wrong_shape": Scenario(reply_json({"choices": 1}), (errors.APIResponseValidationError,)),
 }
+# fmt: on
 
 SCENARIOS = STREAMS | CALLS
 
 
+class Ledger:
+    """Counts the requests of each id, and finds those that should not have been sent."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, tuple[int, bool, float]] = {}
+        self.faults: Counter[str] = Counter()  # by kind
+        self.requests = 0
+
+    def note(self, key: str, name: str) -> int:
+        """Note a request of an id and its scenario; return how often the id has asked before."""
+        self.requests += 1
+        now = time.monotonic()
+        scenario = SCENARIOS[name]
+        before, answered, _ = self._asked.pop(key, (0, False, now))
+        if answered:
+            self.faults[f"{name}: asked again after a status of 2xx"] += 1
+        elif before >= scenario.posts:
+            self.faults[f"{name}: asked {before + 1} times"] += 1
+        self._asked[key] = (before + 1, before > 0 or scenario.commits, now)
+        while now - next(iter(self._asked.values()))[2] > _REMEMBERED:
+            del self._asked[next(iter(self._asked))]
+        return before
+
+
 def healthy(*, stream: bool) -> Reply:
-    """What a second request of an id gets."""
-    return reply_sse(*WHOLE) if stream else reply_json(completion(text_of()))
+    """Return the reply to the second request of an id."""
+    return _STREAM if stream else reply_writes([_CALL])
+
+
+async def _serve() -> None:
+    ledger = Ledger()
+
+    async def answer(request: Request, connection: Connection) -> None:
+        if request.method == "GET":
+            report = {
+                "open": server.open_connections - 1,  # without the one that asks
+                "accepted": server.connections - 1,
+                "requests": ledger.requests,
+                "faults": dict(ledger.faults),
+            }
+            await reply_json(report)(request, connection)
+            return
+        params: dict[str, Any] = request.json
+        again = ledger.note(request.headers["x-soak-id"], params["model"])
+        reply = healthy(stream=params.get("stream", False)) if again else SCENARIOS[params["model"]].reply
+        await reply(request, connection)
+        if len(server.requests) > 1000:
+            server.requests.clear()
+
+    async with serve(handler=answer) as server:
+        print(server.url, flush=True)
+        # Standard input ends when the process that started this one is gone.
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())

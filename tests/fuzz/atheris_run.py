@@ -20,7 +20,7 @@ def main() -> None:
     fuzzer: Any = importlib.import_module("atheris")
     with fuzzer.instrument_imports(include=["gradient_async"]):
         from fuzz_targets import TARGETS  # noqa: PLC0415  # loaded inside, to be instrumented
-    from benchmarks.mutate import mutate  # noqa: PLC0415  # found by the path set above
+    from benchmarks.fuzz import mutate  # noqa: PLC0415  # found by the path set above
 
     target = TARGETS[sys.argv[1]]
 

@@ -11,8 +11,7 @@ from fuzz_targets import TARGETS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.fuzz import BODIES, HEADERS, STREAMS, fuzz
-from benchmarks.mutate import mutate
+from benchmarks.fuzz import BODIES, HEADERS, STREAMS, fuzz, mutate
 
 SEEDS = {
     "events": STREAMS,

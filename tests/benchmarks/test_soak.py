@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.soak.__main__ import growth, left_over, show
-from benchmarks.soak.scenarios import SCENARIOS, STREAMS, healthy
-from benchmarks.soak.server import Ledger
-from benchmarks.soak.worker import Tally, Worker
+from benchmarks.soak.__main__ import existing, growth, show
+from benchmarks.soak.scenarios import SCENARIOS, STREAMS, Ledger, healthy
+from benchmarks.soak.worker import Tally, Worker, call
 from gradient_async import AsyncGradient, Timeout
 from gradient_async.testing import CLOSE, Handler, reply_writes, serve
 
@@ -27,7 +26,7 @@ def test_a_short_soak_finds_nothing_wrong() -> None:
     """Every exchange comes out as promised, nothing is asked twice, and nothing is left over."""
     command = [sys.executable, "-m", "benchmarks.soak", "0.03", "--streams", "20", "--seed", "7", "--json"]
     ran = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=60, check=False
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=60, check=False
     )
     assert (0, "") == (ran.returncode, ran.stderr), ran.stdout
     report = json.loads(ran.stdout)
@@ -53,8 +52,8 @@ async def working(*replies: Handler) -> AsyncGenerator[tuple[Worker, Tally, Asyn
         yield Worker(client, tally, random.Random(1), 1), tally, client
 
 
-def params(name: str) -> dict[str, Any]:
-    return {"model": name, "messages": [{"role": "user", "content": "Hello"}]}
+def params(name: str, *, stream: bool = True) -> dict[str, Any]:
+    return {"model": name, "messages": [{"role": "user", "content": "Hello"}], "stream": stream}
 
 
 @pytest.mark.parametrize(
@@ -75,16 +74,14 @@ def params(name: str) -> dict[str, Any]:
 )
 async def test_the_soak_tells_what_came_from_what_should(expected: str, played: str, blamed: str) -> None:
     """Text, partial text and class of the error are those of the scenario, or the outcome is blamed."""
-    async with working(SCENARIOS[played].reply()) as (worker, tally, client):
-        await worker._whole(
-            client, expected, SCENARIOS[expected], params(expected), streamed=expected in STREAMS
-        )
+    async with working(SCENARIOS[played].reply) as (worker, tally, client):
+        await worker._whole(client, expected, params(expected, stream=expected in STREAMS))
     assert ([blamed] if blamed else []) == list(tally.wrong)
     assert tally.outcomes.total() == 1
 
 
 async def test_the_soak_counts_streams_that_are_dropped() -> None:
-    async with working(SCENARIOS["ok_slow"].reply()) as (worker, tally, client):
+    async with working(SCENARIOS["ok_slow"].reply) as (worker, tally, client):
         with pytest.warns(ResourceWarning, match="dropped before its end"):
             await worker._left(client, params("ok_slow"), dropped=True)
     assert tally.dropped == 1
@@ -93,8 +90,8 @@ async def test_the_soak_counts_streams_that_are_dropped() -> None:
 async def test_the_soak_cancels_and_closes_at_any_moment() -> None:
     """Calls that are cancelled, hurried or closed under way end, and are no faults."""
     async with working(*[reply_writes([0.3, CLOSE])] * 5) as (worker, tally, client):
-        await worker._cancelled(client, params("x"), streamed=True)
-        await worker._hurried(client, params("x"), streamed=False)
+        await worker._cancelled(client, params("x"))
+        await worker._hurried(client, params("x", stream=False))
         await worker._closing(client, params("x") | {"extra_headers": {"x-soak-id": "1"}})
     assert {"cancelled": 1, "hurried": 1, "closed": 3} == tally.outcomes
     assert not tally.wrong
@@ -106,7 +103,7 @@ async def test_a_loss_is_excused_while_the_loop_is_late(late: bool) -> None:
     async with working(reply_writes([CLOSE])) as (worker, tally, client):
         watching = asyncio.create_task(tally.watch_loop())
         await asyncio.sleep(0)
-        whole = asyncio.create_task(worker._whole(client, "ok", SCENARIOS["ok"], params("ok"), streamed=True))
+        whole = asyncio.create_task(worker._whole(client, "ok", params("ok")))
         await asyncio.sleep(0)
         time.sleep(0.6 if late else 0.0)  # noqa: ASYNC251  # nobody gets a turn
         await whole
@@ -137,13 +134,13 @@ def test_the_server_of_the_soak_counts_requests_of_an_id(name: str, times: int, 
 
 async def test_the_soak_counts_what_is_left_over() -> None:
     """Objects of ours, tasks and timers that outlive the work are told."""
-    before = asyncio.all_tasks()
-    assert {} == left_over(before)
+    before = existing()
+    assert {} == existing() - before
     waiting = asyncio.create_task(asyncio.sleep(60))
     await asyncio.sleep(0)
     async with working(healthy(stream=True)) as (_, _, client):
-        stream = await client.chat.completions.create(stream=True, **params("ok"))
-        left = left_over(before)
+        stream = await call(client, params("ok"))
+        left = existing() - before
         await stream.aclose()
     assert (1, 1) == (left["ChatCompletionStream"], left["Body"])
     assert left["tasks"] >= 1
@@ -163,6 +160,7 @@ def test_a_report_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     rest = [{"seconds": 5, "exchanges": 1200, "MiB": 50.5, "left": {"Body": 1}}]
     show({"outcomes": {"whole": 7}, "at rest": rest, "faults": {}, "examples": ["hang: ok: 1"], "seconds": 5})
     said = capsys.readouterr().out
-    assert "1,200    50.5  {'Body': 1}" in said
+    assert "seconds 5, exchanges 1200, MiB 50.5, left {'Body': 1}" in said
+    assert "        7  whole" in said
     assert "faults: none" in said
     assert "hang: ok: 1" in said
