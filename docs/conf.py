@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,14 @@ def _signature(*details: Any) -> tuple[str, str] | None:
     return ("", returns) if made_here and not obj.__module__.startswith("gradient_async.config") else None
 
 
+def _copy_pictures(app: Sphinx, error: Exception | None) -> None:
+    """Copy the pictures that pages show by ``<picture>``: Sphinx does not look into HTML of a page."""
+    if error is None:
+        shutil.copytree(app.srcdir / "architecture", app.outdir / "architecture", dirs_exist_ok=True)
+
+
 def setup(app: Sphinx) -> None:
     """Register what the pages use beside the extensions."""
     app.add_directive("parameters", Parameters)
     app.connect("autodoc-process-signature", _signature)
+    app.connect("build-finished", _copy_pictures)
