@@ -1,0 +1,73 @@
+"""Every field of a reply survives a stream: a field that the assembler forgets would vanish without an error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from gradient_async.assembly import CompletionAssembler
+from gradient_async.decoding import as_chunk
+from gradient_async.types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessage,
+    Choice,
+    ChoiceDelta,
+    ChunkChoice,
+    CompletionUsage,
+    Function,
+    ToolCall,
+)
+
+# All but constants, fields that the session sets, and fields that decoding uses up.
+_OF_A_COMPLETION = set(ChatCompletion.__struct_fields__) - {
+    "choices", "object", "request_id", "rate_limits", "attempts", "_error",
+}  # fmt: skip
+_OF_A_MESSAGE = set(ChatCompletionMessage.__struct_fields__) - {"_reasoning"}
+_CALL = ToolCall(id="c", function=Function(name="f", arguments="{}"))
+_EXAMPLES: dict[str, Any] = {
+    "role": "assistant",
+    "created": 7,
+    "usage": CompletionUsage(total_tokens=3),
+    "tool_calls": [_CALL],
+    "function_call": Function(name="f", arguments="{}"),
+    "audio": {"id": "a", "data": "x"},
+}
+# After this chunk the assembler knows the head of the completion, and takes its fast path.
+_FIRST = ChatCompletionChunk(
+    id="x", model="x", created=7, choices=[ChunkChoice(delta=ChoiceDelta(role="assistant"))]
+)
+
+
+def example(kind: type[msgspec.Struct], name: str) -> Any:
+    """Return a value that fits the field."""
+    if name in _EXAMPLES:
+        return _EXAMPLES[name]
+    (field,) = (field for field in msgspec.structs.fields(kind) if field.name == name)
+    return "x" if "str" in str(field.type) else [{"a": 1}] if "list" in str(field.type) else {"a": 1}
+
+
+def streamed(completion: ChatCompletion, *before: ChatCompletionChunk) -> ChatCompletion:
+    """Assemble the completion from chunks: these, and one with all that the completion holds."""
+    assembler = CompletionAssembler()
+    for chunk in (*before, as_chunk(completion)):
+        assembler.add(chunk)
+    return assembler.completion
+
+
+@pytest.mark.parametrize("before", [[], [_FIRST]], ids=["first chunk", "later chunk"])
+@pytest.mark.parametrize("name", sorted(_OF_A_COMPLETION))
+def test_of_a_completion(name: str, before: list[ChatCompletionChunk]) -> None:
+    value = example(ChatCompletion, name)
+    completion = ChatCompletion(**{name: value}, choices=[Choice()])
+    assert value == getattr(streamed(completion, *before), name)
+
+
+@pytest.mark.parametrize("before", [[], [_FIRST]], ids=["first chunk", "later chunk"])
+@pytest.mark.parametrize("name", sorted(_OF_A_MESSAGE))
+def test_of_a_message(name: str, before: list[ChatCompletionChunk]) -> None:
+    value = example(ChatCompletionMessage, name)
+    completion = ChatCompletion(choices=[Choice(message=ChatCompletionMessage(**{name: value}))])
+    assert value == getattr(streamed(completion, *before).choices[0].message, name)
