@@ -49,7 +49,7 @@ html_title = f"gradient_async {release}"
 
 
 def _plain(annotation: ast.expr) -> str:
-    """Write a parameter's type without its limits, which its description tells."""
+    """Return a parameter's type without its bounds, which are in its description."""
 
     class Strip(ast.NodeTransformer):
         def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
@@ -62,7 +62,7 @@ def _plain(annotation: ast.expr) -> str:
 
 
 def _fields(name: str) -> list[tuple[str, str, str]]:
-    """Read names, types and descriptions of a class's fields, bases of the same module first."""
+    """Return name, type and description of each field of a class, fields of its bases first."""
     source = Path(params.__file__).read_text("utf-8")
     classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
     found: list[tuple[str, str, str]] = []
@@ -83,7 +83,7 @@ class Parameters(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Write the table in Markdown, and let the page's parser read it."""
+        """Write the table in Markdown; the parser of the page reads it."""
         rows = ["| parameter | type | |", "|---|---|---|"]
         for name, kind, text in sorted(_fields(self.arguments[0])):
             shown = kind.replace("|", "\\|")
@@ -92,20 +92,20 @@ class Parameters(SphinxDirective):
 
 
 def _signature(*details: Any) -> tuple[str, str] | None:
-    """Leave out the signatures of what nobody but the library makes."""
+    """Omit the signatures of classes that only the library constructs."""
     _, _, _, obj, _, _, returns = details
     made_here = isinstance(obj, type) and issubclass(obj, (msgspec.Struct, BaseException))
     return ("", returns) if made_here and not obj.__module__.startswith("gradient_async.config") else None
 
 
 def _copy_pictures(app: Sphinx, error: Exception | None) -> None:
-    """Copy the pictures that pages show by ``<picture>``: Sphinx does not look into HTML of a page."""
+    """Copy the pictures that pages show by ``<picture>``: Sphinx copies no files for HTML in a page."""
     if error is None:
         shutil.copytree(app.srcdir / "architecture", app.outdir / "architecture", dirs_exist_ok=True)
 
 
 def setup(app: Sphinx) -> None:
-    """Register what the pages use beside the extensions."""
+    """Register the directive and the handlers that the pages need."""
     app.add_directive("parameters", Parameters)
     app.connect("autodoc-process-signature", _signature)
     app.connect("build-finished", _copy_pictures)

@@ -1,8 +1,8 @@
 """A service that streams answers to browsers and picks one of several answers, with aiohttp.
 
 Run it with ``python aiohttp_service.py`` and open http://127.0.0.1:8000. The key comes from
-``GRADIENT_MODEL_ACCESS_KEY``; ``gradient-async serve`` and ``GRADIENT_INFERENCE_ENDPOINT`` give a model to try
-it with.
+``GRADIENT_MODEL_ACCESS_KEY``. To try the service without a key, start ``gradient-async serve`` and set
+``GRADIENT_INFERENCE_ENDPOINT`` to its URL.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ async def page(request: web.Request) -> web.Response:
 async def ask(request: web.Request) -> web.StreamResponse:
     """Stream an answer as plain text.
 
-    When the browser leaves, aiohttp cancels this handler; leaving ``async with`` then closes the connection to
-    the model, which stops generating.
+    When the browser leaves, aiohttp cancels this handler. ``async with`` then closes the connection to the
+    model, and the model stops.
     """
     question = (await request.json())["question"]
     response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
     async with request.app[CLIENT].chat.completions.stream(
         model=MODEL, messages=[{"role": "user", "content": question}]
     ) as stream:
-        # Errors before this line become a status; later ones can only end the text.
+        # An error before this line becomes a status; a later error can only end the text.
         await response.prepare(request)
         async for text in stream.text:
             await response.write(text.encode())
@@ -59,7 +59,7 @@ async def ask(request: web.Request) -> web.StreamResponse:
 
 
 async def relay(request: web.Request) -> web.StreamResponse:
-    """Pass the model's own events on as they are, for a client that reads them itself."""
+    """Relay the model's events unchanged, for a client that decodes them itself."""
     question = (await request.json())["question"]
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     async with request.app[CLIENT].chat.completions.stream(
@@ -81,7 +81,7 @@ def is_json(choice: Choice) -> bool:
 
 
 async def pick(request: web.Request) -> web.Response:
-    """Generate four answers, and return the first that is JSON; the others are given up at once."""
+    """Generate four answers, and return the first that is JSON; the others are cancelled at once."""
     question = (await request.json())["question"]
     async with request.app[CLIENT].chat.completions.fan_out(
         n=4,
@@ -98,7 +98,7 @@ async def pick(request: web.Request) -> web.Response:
 
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell the browser what went wrong, where nothing was sent yet."""
+    """Return an error as JSON, if no part of the reply was sent before."""
     try:
         return await handler(request)
     except GradientError as error:
@@ -106,7 +106,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
 
 
 async def one_client(app: web.Application) -> AsyncIterator[None]:
-    """One client for the life of the service: it keeps the connections."""
+    """Make one client for the life of the service, so that connections are reused."""
     async with AsyncGradient() as app[CLIENT]:
         yield
 
@@ -122,5 +122,5 @@ def make_app() -> web.Application:
 
 
 if __name__ == "__main__":
-    # Without handler_cancellation a handler learns that the browser left only when it next writes.
+    # Without handler_cancellation, a handler notices that the browser left only at its next write.
     web.run_app(make_app(), host="127.0.0.1", port=8000, handler_cancellation=True)

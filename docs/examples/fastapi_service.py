@@ -1,7 +1,7 @@
 """A service that streams answers to browsers and picks one of several answers, with FastAPI.
 
-Run it with ``uvicorn fastapi_service:app``. The key comes from ``GRADIENT_MODEL_ACCESS_KEY``;
-``gradient-async serve`` and ``GRADIENT_INFERENCE_ENDPOINT`` give a model to try it with.
+Run it with ``uvicorn fastapi_service:app``. The key comes from ``GRADIENT_MODEL_ACCESS_KEY``. To try the service
+without a key, start ``gradient-async serve`` and set ``GRADIENT_INFERENCE_ENDPOINT`` to its URL.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def one_client(app: FastAPI) -> AsyncGenerator[None]:
-    """One client for the life of the service: it keeps the connections."""
+    """Make one client for the life of the service, so that connections are reused."""
     async with AsyncGradient() as app.state.client:
         yield
 
@@ -33,14 +33,14 @@ app = FastAPI(lifespan=one_client)
 
 
 class Question(BaseModel):
-    """What to ask."""
+    """The body of a request."""
 
     question: str
 
 
 @app.exception_handler(GradientError)
 async def as_json(request: Request, error: GradientError) -> JSONResponse:
-    """Tell the browser what went wrong, where nothing was sent yet."""
+    """Return an error as JSON, if no part of the reply was sent before."""
     return JSONResponse({"error": error.message}, status_code=502)
 
 
@@ -48,7 +48,7 @@ async def as_json(request: Request, error: GradientError) -> JSONResponse:
 async def ask(request: Request, asked: Question) -> StreamingResponse:
     """Stream an answer as plain text.
 
-    The request is sent before the response begins, so that an error of the model has a status of its own.
+    The request is sent before the response begins, so that an error of the model can become a status.
     """
     client: AsyncGradient = request.app.state.client
     stream = await client.chat.completions.create(
@@ -56,8 +56,8 @@ async def ask(request: Request, asked: Question) -> StreamingResponse:
     )
 
     async def texts() -> AsyncIterator[str]:
-        # Cancelled when the browser leaves: leaving ``async with`` closes the connection to the model, which
-        # stops generating.
+        # When the browser leaves, this generator is cancelled. ``async with`` then closes the connection to
+        # the model, and the model stops.
         async with stream:
             async for text in stream.text:
                 yield text
@@ -76,7 +76,7 @@ def is_json(choice: Choice) -> bool:
 
 @app.post("/pick")
 async def pick(request: Request, asked: Question) -> Any:
-    """Generate four answers, and return the first that is JSON; the others are given up at once."""
+    """Generate four answers, and return the first that is JSON; the others are cancelled at once."""
     client: AsyncGradient = request.app.state.client
     fan = client.chat.completions.fan_out(
         n=4,
@@ -92,9 +92,9 @@ async def pick(request: Request, asked: Question) -> Any:
 
 
 async def unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await work, and cancel it if the browser leaves; FastAPI itself would let it go on."""
+    """Await work, and cancel it if the browser leaves; FastAPI itself would let it continue."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())  # the body was read: what comes next is the end
+    gone = asyncio.ensure_future(request.receive())  # the body is read: next comes the disconnect
     try:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
