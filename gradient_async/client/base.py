@@ -13,7 +13,7 @@ from .replies import fetch, finish_completion
 
 if TYPE_CHECKING:
     from ..fanout import FanOut, MapResults, Requests
-    from ..session.call import Permit
+    from ..session.call import Lease
     from ..session.reply import Reply
     from .core import AsyncGradient
 
@@ -40,14 +40,14 @@ class CompletionsBase:
         arguments: dict[str, Any],
         *,
         stream: bool | None,
-        permit: Permit | None = None,
+        lease: Lease | None = None,
     ) -> tuple[Reply, int]:
         """Check the arguments and send the request.
 
         Args:
             arguments: Keyword arguments but for ``stream``.
             stream: Value of ``stream``; None leaves it out.
-            permit: Who lets its attempts go, or None.
+            lease: The lease of a rate limiter, or None.
 
         Returns:
             The reply, its body unread, and how many choices were asked for.
@@ -77,7 +77,7 @@ class CompletionsBase:
             stream=bool(stream),
             options=options,
             params=params,
-            permit=permit,
+            lease=lease,
         )
         n = (extra or params).get("n", params.get("n"))
         return await client._send(call), n if isinstance(n, int) and n > 0 else 1  # noqa: SLF001  # one package

@@ -11,7 +11,7 @@ from ..config import Limits, Retry, Timeout, resolve
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..secrets import Secret, check_headers
-from ..session.call import Call, Permit
+from ..session.call import Call, Lease
 from ..types import NOT_GIVEN, NotGiven
 from .options import check_hooks, conceal, count, hide, refuse_http_client, set_up_log
 from .shared import Shared
@@ -294,7 +294,7 @@ class AsyncGradient:
         stream: bool = False,
         options: Mapping[str, Any],
         params: Mapping[str, Any],
-        permit: Permit | None = None,
+        lease: Lease | None = None,
     ) -> Call:
         timeout = options.get("timeout", NOT_GIVEN)
         target = self._target(agent=agent, stream=stream, has_body=body is not None, options=options)
@@ -314,7 +314,7 @@ class AsyncGradient:
             operation="models" if body is None else "agent" if agent else "chat",
             params=params,
             hooks=self.hooks,
-            permit=permit,
+            lease=lease,
         )
 
     def _target(self, *, agent: bool, stream: bool, has_body: bool, options: Mapping[str, Any]) -> Target:

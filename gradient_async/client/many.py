@@ -9,9 +9,9 @@ import msgspec
 
 from ..assembly import CompletionAssembler
 from ..errors import ConfigurationError
-from ..fanout import Fan, FanOut, MapResults, Pacer, Plan, Requests, Run, StopWhen
-from ..policy.pace import Pace
-from ..session.call import Permit
+from ..fanout import Fan, FanOut, MapResults, Plan, RateLimiter, Requests, Run, StopWhen
+from ..policy.pace import Schedule
+from ..session.call import Lease
 from ..stream import ChatCompletionStream
 from ..types import NOT_GIVEN, ChatCompletion, NotGiven
 from .options import count
@@ -52,12 +52,12 @@ def make_map(
     if issubclass(kind, (str, bytes, Mapping)):
         raise TypeError(f"requests: expected several requests, not one {kind.__name__}")
 
-    async def perform(params: dict[str, Any], permit: Permit) -> ChatCompletion:
+    async def perform(params: dict[str, Any], lease: Lease) -> ChatCompletion:
         streamed = params.pop("stream", stream)
         streamed = streamed is not NOT_GIVEN and bool(streamed)
         if streamed and isinstance(params.get("stream_options", NOT_GIVEN), NotGiven):
             params["stream_options"] = {"include_usage": True}
-        reply, n = await completions.send(params, stream=True if streamed else None, permit=permit)
+        reply, n = await completions.send(params, stream=True if streamed else None, lease=lease)
         if not streamed:
             return await fetch(reply, completions.client.limits, finish_completion)
         async with completions.open_stream(reply, n, params.get("timeout", NOT_GIVEN)) as opened:
@@ -66,7 +66,7 @@ def make_map(
     run = Run(
         requests,
         perform,
-        pacer=make_pacer(completions, most, pace),
+        rate_limiter=make_rate_limiter(completions, most, pace),
         most=most,
         window=_WINDOW * most if window is None else count("window", window, least=1),
         ordered=ordered,
@@ -120,7 +120,9 @@ def make_fan(
         wanted=first if first is not None or stop_when is None else 1,
         hedge_after=hedge_after,
     )
-    fan = Fan(plan, params, Senders(completions, params), make_pacer(completions, most, pace), assembler)
+    fan = Fan(
+        plan, params, Senders(completions, params), make_rate_limiter(completions, most, pace), assembler
+    )
     return FanOut(fan, assembler, buffered=limits.buffered_bytes)
 
 
@@ -139,14 +141,14 @@ class Senders:
     def _arguments(self, n: int | None) -> dict[str, Any]:
         return {**self._params} if n is None else {**self._params, "n": n}
 
-    async def stream(self, n: int | None, expect: int, permit: Permit) -> ChatCompletionStream:
+    async def stream(self, n: int | None, expect: int, lease: Lease) -> ChatCompletionStream:
         """Make a streamed request."""
-        reply, _ = await self._completions.send(self._arguments(n), stream=True, permit=permit)
+        reply, _ = await self._completions.send(self._arguments(n), stream=True, lease=lease)
         return self._completions.open_stream(reply, expect, self._params.get("timeout", NOT_GIVEN))
 
-    async def fetch(self, n: int | None, permit: Permit) -> ChatCompletion:
+    async def fetch(self, n: int | None, lease: Lease) -> ChatCompletion:
         """Make an awaited request."""
-        reply, _ = await self._completions.send(self._arguments(n), stream=None, permit=permit)
+        reply, _ = await self._completions.send(self._arguments(n), stream=None, lease=lease)
         return await fetch(reply, self._completions.client.limits, finish_completion)
 
 
@@ -156,7 +158,9 @@ def check_on_error(on_error: str) -> None:
         raise ConfigurationError(f'on_error={on_error!r}: expected "collect" or "raise"')
 
 
-def make_pacer(completions: CompletionsBase, most: int, pace: Mapping[str, Any]) -> Callable[[], Pacer]:
+def make_rate_limiter(
+    completions: CompletionsBase, most: int, pace: Mapping[str, Any]
+) -> Callable[[], RateLimiter]:
     """Return what makes a pacer, once a loop runs.
 
     Args:
@@ -171,5 +175,5 @@ def make_pacer(completions: CompletionsBase, most: int, pace: Mapping[str, Any])
         value = pace[name]
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
             raise ConfigurationError(f"{name}={value!r} is not a positive number or None")
-    most_wait = completions.client.retry.budget
-    return lambda: Pacer(Pace(max_concurrency=most, most_wait=most_wait, **pace))
+    max_wait = completions.client.retry.budget
+    return lambda: RateLimiter(Schedule(max_concurrency=most, max_wait=max_wait, **pace))

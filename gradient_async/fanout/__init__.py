@@ -3,8 +3,8 @@
 from .core import FanOut
 from .fan import Fan
 from .many import MapResult, Requests, Run
-from .pacer import Pacer
 from .plan import FanOutResult, Plan, State, StopWhen
+from .rate_limiter import RateLimiter
 from .results import MapResults
 
 __all__ = [
@@ -13,8 +13,8 @@ __all__ = [
     "FanOutResult",
     "MapResult",
     "MapResults",
-    "Pacer",
     "Plan",
+    "RateLimiter",
     "Requests",
     "Run",
     "State",

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from ..decoding import as_chunk
-from ..session.call import Permit
+from ..session.call import Lease
 from ..stream import ChatCompletionStream, has_content
 from ..types import ChatCompletion, ChatCompletionChunk
 from .merged import Merged
-from .pacer import Pacer
+from .rate_limiter import RateLimiter
 
 __all__ = ["Branch", "Senders"]
 
@@ -19,17 +19,17 @@ __all__ = ["Branch", "Senders"]
 class Senders(Protocol):
     """How requests are made."""
 
-    async def stream(self, n: int | None, expect: int, permit: Permit) -> ChatCompletionStream:
+    async def stream(self, n: int | None, expect: int, lease: Lease) -> ChatCompletionStream:
         """Make a streamed request.
 
         Args:
             n: Value of ``n`` to send, or None.
             expect: How many choices the stream is incomplete without.
-            permit: Lets its attempts go.
+            lease: Lets its attempts go.
         """
         ...
 
-    async def fetch(self, n: int | None, permit: Permit) -> ChatCompletion:
+    async def fetch(self, n: int | None, lease: Lease) -> ChatCompletion:
         """Make an awaited request."""
         ...
 
@@ -40,7 +40,7 @@ class Branch:
     Args:
         senders: How to make it.
         merged: Where its chunks go.
-        pacer: When it may go.
+        rate_limiter: When it may go.
         params: Its parameters, to tell how much it will take.
         streamed: Whether to stream it.
         first: Index of its first choice in the whole.
@@ -58,7 +58,7 @@ class Branch:
         self,
         senders: Senders,
         merged: Merged,
-        pacer: Pacer,
+        rate_limiter: RateLimiter,
         params: dict[str, Any],
         *,
         streamed: bool,
@@ -68,7 +68,7 @@ class Branch:
     ) -> None:
         self._senders = senders
         self._merged = merged
-        self._pacer = pacer
+        self._rate_limiter = rate_limiter
         self._params = params
         self._streamed = streamed
         self._first = first
@@ -92,7 +92,7 @@ class Branch:
         Raises:
             GradientError: If it failed.
         """
-        turn = await self._pacer.acquire(self._params)
+        turn = await self._rate_limiter.acquire(self._params)
         error: BaseException | None = asyncio.CancelledError()
         try:
             if hedge_after is None:
@@ -117,19 +117,19 @@ class Branch:
         """What it brought, as far as it has come, with the indices that the server gave; None before."""
         return self._fetched if self._stream is None else self._stream.snapshot
 
-    async def _attempt(self, permit: Permit) -> None:
+    async def _attempt(self, lease: Lease) -> None:
         """Make one request; what one brings that loses the race is dropped."""
         self.requests += 1
         self.on_begin(self)
         if self._streamed:
-            stream = await self._senders.stream(self._n, self._expect, permit)
+            stream = await self._senders.stream(self._n, self._expect, lease)
             self._merged.opened(stream)
             try:
                 await self._read(stream)
             finally:
                 self._merged.closed(stream)
             return
-        completion = await self._senders.fetch(self._n, permit)
+        completion = await self._senders.fetch(self._n, lease)
         self._merged.answered(completion.request_id, completion.rate_limits, completion.attempts)
         self._claim()
         self._fetched = completion
@@ -181,14 +181,14 @@ class Branch:
 
     # A race
 
-    async def _race(self, permit: Permit, hedge_after: float) -> None:
+    async def _race(self, lease: Lease, hedge_after: float) -> None:
         """Make a second request if the first does not speak in time; the first of both to speak goes on."""
         racers = self._racers
-        racers.append(asyncio.ensure_future(self._attempt(permit)))
+        racers.append(asyncio.ensure_future(self._attempt(lease)))
         try:
             await asyncio.wait(racers, timeout=hedge_after)
             if self._winner is None and not racers[0].done():
-                racers.append(asyncio.ensure_future(self._attempt(permit)))
+                racers.append(asyncio.ensure_future(self._attempt(lease)))
             await self._finish()
         finally:
             for racer in racers:

@@ -24,8 +24,8 @@ from ..errors import (
 from ..types import Choice
 from .branch import Branch, Senders
 from .merged import Merged
-from .pacer import Pacer
 from .plan import FanOutResult, Plan
+from .rate_limiter import RateLimiter
 
 __all__ = ["Fan"]
 
@@ -40,7 +40,7 @@ class Fan:
         plan: What to do.
         params: Parameters of the request.
         senders: How requests are made.
-        pacer: Makes the pacer, in the loop that runs.
+        rate_limiter: Makes the pacer, in the loop that runs.
         assembler: Where the reader adds the chunks.
 
     Attributes:
@@ -54,13 +54,13 @@ class Fan:
         plan: Plan,
         params: dict[str, Any],
         senders: Senders,
-        pacer: Callable[[], Pacer],
+        rate_limiter: Callable[[], RateLimiter],
         assembler: CompletionAssembler,
     ) -> None:
         self._plan = plan
         self._params = params
         self._senders = senders
-        self._make_pacer = pacer
+        self._make_rate_limiter = rate_limiter
         self.merged = Merged(assembler, self._give_up)
         self.results = [FanOutResult(index=index) for index in range(plan.n)]
         self.winners: list[int] = []
@@ -81,7 +81,7 @@ class Fan:
         if self._main is not None:
             raise TypeError("a fan-out can be entered once: make another for the next time")
         self._loop = asyncio.get_running_loop()
-        self._pacer = self._make_pacer()
+        self._rate_limiter = self._make_rate_limiter()
         self.merged.start()
         self._main = asyncio.create_task(self._run())
 
@@ -182,7 +182,7 @@ class Fan:
         """Make the request of one choice."""
         plan, result = self._plan, self.results[index]
         branch = Branch(
-            self._senders, self.merged, self._pacer, self._params, streamed=plan.streamed, first=index
+            self._senders, self.merged, self._rate_limiter, self._params, streamed=plan.streamed, first=index
         )
         branch.on_begin = partial(self._mark, result)
         try:
@@ -217,7 +217,7 @@ class Fan:
         branch = Branch(
             self._senders,
             self.merged,
-            self._pacer,
+            self._rate_limiter,
             self._params,
             streamed=plan.streamed,
             n=n,

@@ -20,9 +20,9 @@ from typing import Any, TypeAlias, cast
 import msgspec
 
 from ..errors import FanOutError, GradientError, InvalidRequestError
-from ..session.call import Permit
+from ..session.call import Lease
 from ..types import ChatCompletion
-from .pacer import Pacer, Turn
+from .rate_limiter import RateLimiter, RequestLease
 
 __all__ = ["MapResult", "Perform", "Requests", "Run"]
 
@@ -33,7 +33,7 @@ _END = object()
 _FIRST = 64
 _MORE = 8
 
-Perform: TypeAlias = Callable[[dict[str, Any], Permit], Awaitable[ChatCompletion]]
+Perform: TypeAlias = Callable[[dict[str, Any], Lease], Awaitable[ChatCompletion]]
 
 
 class MapResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +70,7 @@ class Run:
     Args:
         requests: Parameters of each request, or pairs of a key and parameters.
         perform: Makes a request.
-        pacer: Makes the pacer, in the loop that runs.
+        rate_limiter: Makes the pacer, in the loop that runs.
         most: How many to have under way at most.
         window: How many may be under way or finished and not yet taken.
         ordered: Give results in the order of the requests.
@@ -83,7 +83,7 @@ class Run:
         requests: Requests,
         perform: Perform,
         *,
-        pacer: Callable[[], Pacer],
+        rate_limiter: Callable[[], RateLimiter],
         most: int,
         window: int,
         ordered: bool,
@@ -98,7 +98,7 @@ class Run:
             self._now = iter(requests)
         self._first = len(requests) if isinstance(requests, Sized) else _FIRST
         self._perform = perform
-        self._make_pacer = pacer
+        self._make_rate_limiter = rate_limiter
         self._most = most
         self._window = window
         self._ordered = ordered
@@ -106,7 +106,7 @@ class Run:
         self._defaults = defaults
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: set[asyncio.Task[None]] = set()
-        self._turns: dict[asyncio.Task[Any] | None, Turn] = {}  # of the workers that have one
+        self._turns: dict[asyncio.Task[Any] | None, RequestLease] = {}  # of the workers that have one
         self._pulling = asyncio.Lock()
         self._pulled = 0
         self._taken = 0
@@ -146,7 +146,7 @@ class Run:
         if self._loop is not None:
             raise GradientError("these results belong to another event loop: read them where you began")
         self._loop = loop
-        self._pacer = self._make_pacer()
+        self._rate_limiter = self._make_rate_limiter()
         self._hire(self._first)
 
     def _end(self) -> None:
@@ -247,7 +247,7 @@ class Run:
             )
         else:
             params = {**self._defaults, **request}
-            turn = await self._pacer.acquire(params)
+            turn = await self._rate_limiter.acquire(params)
             me = asyncio.current_task()
             self._turns[me] = turn
             error: BaseException | None = asyncio.CancelledError()  # unless it comes to more
@@ -310,10 +310,10 @@ class Run:
         self._exhausted = self._stopping = True
         if self._loop is None:
             return
-        self._pacer.drained = True
+        self._rate_limiter.draining = True
         for worker in self._workers:
             turn = self._turns.get(worker)
-            if turn is None or not turn.sent:
+            if turn is None or turn.awaiting_retry:
                 worker.cancel()
 
     def stop(self) -> None:

@@ -11,9 +11,9 @@ from gradient_async import ChatCompletion, StreamLimitError
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
-from gradient_async.fanout import Fan, Pacer, Plan
+from gradient_async.fanout import Fan, Plan, RateLimiter
 from gradient_async.fanout.merged import Merged
-from gradient_async.policy.pace import Pace
+from gradient_async.policy.pace import Schedule
 from gradient_async.stream import ChatCompletionStream, ChunkStream
 from gradient_async.testing import chunk, sse
 from gradient_async.types import ChatCompletionChunk
@@ -175,11 +175,11 @@ async def test_a_writer_that_is_cancelled_leaves_what_it_brought() -> None:
 class Silent:
     """Makes requests that are never answered."""
 
-    async def stream(self, n: int | None, expect: int, permit: Any) -> ChatCompletionStream:
+    async def stream(self, n: int | None, expect: int, lease: Any) -> ChatCompletionStream:
         """Wait for ever."""
         raise await asyncio.get_running_loop().create_future()
 
-    async def fetch(self, n: int | None, permit: Any) -> ChatCompletion:
+    async def fetch(self, n: int | None, lease: Any) -> ChatCompletion:
         """Wait for ever."""
         raise await asyncio.get_running_loop().create_future()
 
@@ -191,7 +191,7 @@ def test_there_is_nothing_to_give_up_once_the_loop_is_gone(streamed: bool) -> No
         n=2, streamed=streamed, native=False, raising=True, stop_when=None, wanted=None, hedge_after=None
     )
     assembler = CompletionAssembler(n=2)
-    fan = Fan(plan, {}, Silent(), lambda: Pacer(Pace(max_concurrency=2)), assembler)
+    fan = Fan(plan, {}, Silent(), lambda: RateLimiter(Schedule(max_concurrency=2)), assembler)
     fan.abandon()  # nothing was begun
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda loop, context: None)  # noqa: ARG005  # tasks that nobody waited for
