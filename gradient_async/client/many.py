@@ -9,7 +9,7 @@ import msgspec
 
 from ..assembly import CompletionAssembler
 from ..errors import ConfigurationError
-from ..fanout import Fan, FanOut, MapResults, Plan, RateLimiter, Requests, Run, StopWhen
+from ..fanout import Fan, FanOut, MapResults, MapWorkers, Plan, RateLimiter, Requests, StopWhen
 from ..policy.pace import Schedule
 from ..session.call import Lease
 from ..stream import ChatCompletionStream
@@ -63,17 +63,17 @@ def make_map(
         async with completions.open_stream(reply, n, params.get("timeout", NOT_GIVEN)) as opened:
             return await opened.completion()
 
-    run = Run(
+    workers = MapWorkers(
         requests,
         perform,
         rate_limiter=make_rate_limiter(completions, most, pace),
-        most=most,
+        max_concurrency=most,
         window=_WINDOW * most if window is None else count("window", window, least=1),
         ordered=ordered,
-        raising=on_error == "raise",
+        raise_errors=on_error == "raise",
         defaults=defaults,
     )
-    return MapResults(run)
+    return MapResults(workers)
 
 
 def make_fan(

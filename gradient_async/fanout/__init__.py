@@ -2,10 +2,9 @@
 
 from .core import FanOut
 from .fan import Fan
-from .many import MapResult, Requests, Run
+from .map import MapResult, MapResults, MapWorkers, Requests
 from .plan import FanOutResult, Plan, State, StopWhen
 from .rate_limiter import RateLimiter
-from .results import MapResults
 
 __all__ = [
     "Fan",
@@ -13,10 +12,10 @@ __all__ = [
     "FanOutResult",
     "MapResult",
     "MapResults",
+    "MapWorkers",
     "Plan",
     "RateLimiter",
     "Requests",
-    "Run",
     "State",
     "StopWhen",
 ]
