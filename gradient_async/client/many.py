@@ -9,10 +9,20 @@ import msgspec
 
 from ..assembly import CompletionAssembler
 from ..errors import ConfigurationError
-from ..fanout import Fan, FanOut, MapResults, MapWorkers, Plan, RateLimiter, Requests, StopWhen
+from ..fanout import (
+    FanOut,
+    FanOutOptions,
+    FanOutRunner,
+    MapResults,
+    MapWorkers,
+    RateLimiter,
+    Requests,
+    StopWhen,
+    StreamedReply,
+)
 from ..policy.pace import Schedule
 from ..session.call import Lease
-from ..stream import ChatCompletionStream
+from ..stream import Source
 from ..types import NOT_GIVEN, ChatCompletion, NotGiven
 from .options import count
 from .replies import fetch, finish_completion
@@ -111,26 +121,25 @@ def make_fan(
         # What one request may bring, each of them may.
         limits = msgspec.structs.replace(limits, completion_bytes=n * limits.completion_bytes)
     assembler = CompletionAssembler(n=n, limits=limits)
-    plan = Plan(
+    options = FanOutOptions(
         n=n,
-        streamed=stream,
+        stream=stream,
         native=native,
-        raising=on_error == "raise",
+        raise_errors=on_error == "raise",
         stop_when=stop_when,
-        wanted=first if first is not None or stop_when is None else 1,
+        first=first if first is not None or stop_when is None else 1,
         hedge_after=hedge_after,
     )
-    fan = Fan(
-        plan, params, Senders(completions, params), make_rate_limiter(completions, most, pace), assembler
-    )
-    return FanOut(fan, assembler, buffered=limits.buffered_bytes)
+    requester = FanOutRequester(completions, params)
+    runner = FanOutRunner(options, params, requester, make_rate_limiter(completions, most, pace), assembler)
+    return FanOut(runner, assembler, buffered=limits.buffered_bytes)
 
 
-class Senders:
-    """How the requests of a fan-out are made.
+class FanOutRequester:
+    """Sends the requests of a fan-out.
 
     Args:
-        completions: Who makes them.
+        completions: The resource whose client sends them.
         params: Parameters of each.
     """
 
@@ -141,13 +150,25 @@ class Senders:
     def _arguments(self, n: int | None) -> dict[str, Any]:
         return {**self._params} if n is None else {**self._params, "n": n}
 
-    async def stream(self, n: int | None, expect: int, lease: Lease) -> ChatCompletionStream:
-        """Make a streamed request."""
+    async def stream(self, n: int | None, expect: int, lease: Lease) -> StreamedReply:
+        """Send a streamed request."""
+        client = self._completions.client
         reply, _ = await self._completions.send(self._arguments(n), stream=True, lease=lease)
-        return self._completions.open_stream(reply, expect, self._params.get("timeout", NOT_GIVEN))
+        timeout = self._params.get("timeout", NOT_GIVEN)
+        assembler = CompletionAssembler(n=expect, limits=client.limits, strict=client.strict)
+        reader = Source(
+            reply,
+            assembler,
+            n=expect,
+            timeout=client.timeout if isinstance(timeout, NotGiven) else type(client.timeout).of(timeout),
+            limits=client.limits,
+            strict=client.strict,
+            on_bad_event=client.on_bad_event,
+        )
+        return StreamedReply(reply, reader, assembler)
 
     async def fetch(self, n: int | None, lease: Lease) -> ChatCompletion:
-        """Make an awaited request."""
+        """Send an awaited request."""
         reply, _ = await self._completions.send(self._arguments(n), stream=None, lease=lease)
         return await fetch(reply, self._completions.client.limits, finish_completion)
 
@@ -159,21 +180,21 @@ def check_on_error(on_error: str) -> None:
 
 
 def make_rate_limiter(
-    completions: CompletionsBase, most: int, pace: Mapping[str, Any]
+    completions: CompletionsBase, max_concurrency: int, pace: Mapping[str, Any]
 ) -> Callable[[], RateLimiter]:
-    """Return what makes a pacer, once a loop runs.
+    """Return what makes a rate limiter, once a loop runs.
 
     Args:
-        completions: Whose client's settings to use.
-        most: Requests under way at most.
+        completions: The resource whose client's settings to use.
+        max_concurrency: Most requests in flight.
         pace: ``requests_per_minute``, ``tokens_per_minute`` and ``adaptive``.
 
     Raises:
-        ConfigurationError: If a rate is none.
+        ConfigurationError: If a rate is not positive.
     """
     for name in ("requests_per_minute", "tokens_per_minute"):
         value = pace[name]
         if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
             raise ConfigurationError(f"{name}={value!r} is not a positive number or None")
     max_wait = completions.client.retry.budget
-    return lambda: RateLimiter(Schedule(max_concurrency=most, max_wait=max_wait, **pace))
+    return lambda: RateLimiter(Schedule(max_concurrency=max_concurrency, max_wait=max_wait, **pace))

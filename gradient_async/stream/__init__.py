@@ -4,6 +4,7 @@ from .base import ChunkStream
 from .core import ChatCompletionStream
 from .manager import StreamManager
 from .sniff import has_content
+from .source import Source
 from .timing import Pace, Timing
 from .views import ChoiceStream, EventStream, RawStream, TextStream
 
@@ -14,6 +15,7 @@ __all__ = [
     "EventStream",
     "Pace",
     "RawStream",
+    "Source",
     "StreamManager",
     "TextStream",
     "Timing",

@@ -14,10 +14,10 @@ from shell_calls import CALL, Start
 
 from gradient_async import AsyncGradient, FanOut, FanOutError, GradientError, StreamInterruptedError
 from gradient_async.assembly import CompletionAssembler
-from gradient_async.fanout import Fan
+from gradient_async.fanout import FanOutRunner
 from gradient_async.fanout.branch import Branch
-from gradient_async.fanout.merged import Merged
-from gradient_async.stream import ChatCompletionStream
+from gradient_async.fanout.merge import MergedChunks
+from gradient_async.stream import Source
 from gradient_async.testing import HOLD, Handler, Server, chunk, reply_sse, reply_writes, serve
 
 
@@ -120,10 +120,10 @@ async def test_a_request_that_somebody_else_cancels_is_an_error(start: Start) ->
     before = ours()
     async with client.chat.completions.fan_out(n=2, **CALL) as fan:
         await server.wait_requests(2)
-        one = next(task for task in ours() - before if "_one" in repr(task.get_coro()))
+        one = next(task for task in ours() - before if "_request_one" in repr(task.get_coro()))
         one.cancel()
         await asyncio.sleep(0.01)
-        rest = [task for task in ours() - before if "_one" in repr(task.get_coro())]
+        rest = [task for task in ours() - before if "_request_one" in repr(task.get_coro())]
         for task in rest:
             task.cancel()
         with pytest.raises(GradientError, match="cancelled, and not by its fan-out"):
@@ -168,7 +168,7 @@ async def test_cancelled_twice_it_is_closed_all_the_same(start: Start, options: 
 
 def kept() -> list[object]:
     """What of fan-outs and their streams is in memory."""
-    kinds = {Branch, ChatCompletionStream, CompletionAssembler, Fan, Merged}
+    kinds = {Branch, CompletionAssembler, FanOutRunner, MergedChunks, Source}
     return [thing for thing in gc.get_objects() if type(thing) in kinds]
 
 

@@ -1,4 +1,4 @@
-"""The parts of a fan-out by themselves: what collects chunks, and what is left when a loop is gone."""
+"""What merges the chunks of several requests: its readers and writers, and how often a chunk is assembled."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import asyncio
 from typing import Any
 
 import pytest
+from shell_calls import CALL, Start
 
-from gradient_async import ChatCompletion, StreamLimitError
+from gradient_async import ChatCompletion, FanOut, StreamLimitError
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
-from gradient_async.fanout import Fan, Plan, RateLimiter
-from gradient_async.fanout.merged import Merged
+from gradient_async.fanout import FanOutOptions, FanOutRunner, RateLimiter, StreamedReply
+from gradient_async.fanout.merge import MergedChunks
 from gradient_async.policy.pace import Schedule
-from gradient_async.stream import ChatCompletionStream, ChunkStream
-from gradient_async.testing import chunk, sse
+from gradient_async.stream import ChunkStream
+from gradient_async.testing import Handler, chunk, completion, reply_json, reply_sse, reply_writes, sse
 from gradient_async.types import ChatCompletionChunk
 
 
@@ -24,7 +25,7 @@ def decoded(*events: Any) -> list[ChatCompletionChunk]:
 
 
 class Given:
-    """A `Merged` with a stream that reads it.
+    """A `MergedChunks` with a stream that reads it.
 
     Attributes:
         given_up: How often it gave up what was under way.
@@ -33,7 +34,7 @@ class Given:
     def __init__(self, **limits: int) -> None:
         self.given_up = 0
         assembler = CompletionAssembler(n=2, limits=Limits(**limits))
-        self.merged = Merged(assembler, self._give_up)
+        self.merged = MergedChunks(assembler, self._give_up)
         self.merged.start()
         self.stream = ChunkStream(self.merged, assembler, buffered=1 << 20)
 
@@ -175,7 +176,7 @@ async def test_a_writer_that_is_cancelled_leaves_what_it_brought() -> None:
 class Silent:
     """Makes requests that are never answered."""
 
-    async def stream(self, n: int | None, expect: int, lease: Any) -> ChatCompletionStream:
+    async def stream(self, n: int | None, expect: int, lease: Any) -> StreamedReply:
         """Wait for ever."""
         raise await asyncio.get_running_loop().create_future()
 
@@ -184,14 +185,14 @@ class Silent:
         raise await asyncio.get_running_loop().create_future()
 
 
-@pytest.mark.parametrize("streamed", [True, False])
-def test_there_is_nothing_to_give_up_once_the_loop_is_gone(streamed: bool) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_there_is_nothing_to_give_up_once_the_loop_is_gone(stream: bool) -> None:
     """A loop that is closed runs nothing; nobody may call into it."""
-    plan = Plan(
-        n=2, streamed=streamed, native=False, raising=True, stop_when=None, wanted=None, hedge_after=None
+    options = FanOutOptions(
+        n=2, stream=stream, native=False, raise_errors=True, stop_when=None, first=None, hedge_after=None
     )
     assembler = CompletionAssembler(n=2)
-    fan = Fan(plan, {}, Silent(), lambda: RateLimiter(Schedule(max_concurrency=2)), assembler)
+    fan = FanOutRunner(options, {}, Silent(), lambda: RateLimiter(Schedule(max_concurrency=2)), assembler)
     fan.abandon()  # nothing was begun
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda loop, context: None)  # noqa: ARG005  # tasks that nobody waited for
@@ -205,3 +206,155 @@ def test_there_is_nothing_to_give_up_once_the_loop_is_gone(streamed: bool) -> No
     loop.close()
     fan.abandon()
     assert fan.merged.open
+
+
+# The whole, awaited
+
+
+def answer(text: str) -> Handler:
+    """A stream in which each character comes alone, with usage at its end."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    events = [chunk(character, id=f"id-{text}") for character in text]
+    return reply_sse(*events, chunk(finish_reason="stop", id=f"id-{text}", usage=usage), gap=0.01)
+
+
+def texts(found: Any) -> dict[int, str | None]:
+    return {choice.index: choice.message.content for choice in found.choices}
+
+
+async def test_who_awaits_the_whole_has_each_chunk_assembled_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one more for each reply: the stream gets it as one chunk."""
+    added: list[ChatCompletionChunk] = []
+    add = CompletionAssembler.add
+
+    def counted(self: CompletionAssembler, piece: ChatCompletionChunk) -> None:
+        added.append(piece)
+        add(self, piece)
+
+    monkeypatch.setattr(CompletionAssembler, "add", counted)
+    _, client = await start(answer("zero"), answer("one"))
+    fan = client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL)
+    found = await fan.completion()
+    assert {0: "zero", 1: "one"} == texts(found) == texts(fan.snapshot)
+    assert len("zero") + 1 + len("one") + 1 + 2 == len(added)
+    assert found.usage is not None
+    assert 10 == found.usage.total_tokens
+    assert "id-zero" == found.id == fan.id
+
+
+PEEKS: dict[str, Any] = {
+    "snapshot": lambda fan: texts(fan.snapshot) == {0: "z"},
+    "id": lambda fan: fan.id == "id-zero",
+    "usage": lambda fan: fan.usage is None,
+    "events": lambda fan: fan.events() is not None,
+    "choice": lambda fan: fan.choice(1) is not None,
+}
+
+
+@pytest.mark.parametrize("peek", PEEKS)
+async def test_who_looks_while_another_awaits_the_whole_sees_what_came(start: Start, peek: str) -> None:
+    """And the one who awaits gets all of it."""
+    _, client = await start(answer("zero"), answer("one"))
+    async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
+        whole = asyncio.create_task(fan.completion())
+        while fan.timing.first_token is None:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.001)
+        assert PEEKS[peek](fan)
+        assert {0: "zero", 1: "one"} == texts(await whole)
+        assert fan.usage is not None
+        assert 10 == fan.usage.total_tokens
+
+
+async def test_a_choice_that_is_asked_for_while_another_awaits_the_whole(start: Start) -> None:
+    """It begins with what comes from then on, as a choice of any stream does."""
+    _, client = await start(answer("zero"), answer("one"))
+    async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
+        whole = asyncio.create_task(fan.completion())
+        while fan.timing.first_token is None:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.001)
+        choices = [fan.choice(index) for index in (0, 1)]
+        assert ["ero", "one"] == ["".join([text async for text in choice.text]) for choice in choices]
+        assert {0: "zero", 1: "one"} == texts(await whole)
+
+
+async def test_events_after_the_whole_tell_what_is_done(start: Start) -> None:
+    _, client = await start(answer("zero"), answer("one"))
+    async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
+        await fan.completion()
+        done = {event.choice: event.content async for event in fan.events() if event.type == "content.done"}
+    assert {0: "zero", 1: "one"} == done
+
+
+async def stop_waiting(fan: FanOut) -> None:
+    """Await the whole, and give that up once the first reply has begun."""
+    whole = asyncio.create_task(fan.completion())
+    while fan.timing.first_token is None:  # noqa: ASYNC110  # nobody tells
+        await asyncio.sleep(0.001)
+    whole.cancel()
+    await asyncio.wait([whole])
+
+
+async def test_who_gives_up_waiting_reads_on_from_there(start: Start) -> None:
+    _, client = await start(answer("zero"), answer("one"))
+    async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
+        await stop_waiting(fan)
+        assert {0: "z"} == texts(fan.snapshot)
+        rest = [choice.delta.content async for piece in fan for choice in piece.choices]
+        assert [*"ero", None, *"one", None] == rest
+        assert {0: "zero", 1: "one"} == texts(await fan.completion())
+
+
+async def test_tool_calls_go_on_where_waiting_was_given_up(start: Start) -> None:
+    """Also under indices with gaps, by which their later pieces find them."""
+
+    def fragments(*calls: dict[str, Any]) -> dict[str, Any]:
+        return chunk(tool_calls=calls, id="x")
+
+    first = fragments(
+        {"index": 5, "id": "b", "function": {"name": "g", "arguments": "{"}},
+        {"index": 2, "id": "a", "function": {"name": "f", "arguments": "["}},
+    )
+    rest = fragments(
+        {"index": 5, "function": {"arguments": "}"}}, {"index": 2, "function": {"arguments": "]"}}
+    )
+    events = reply_sse(first, rest, chunk(finish_reason="tool_calls"), gap=0.05)
+    _, client = await start(events)
+    async with client.chat.completions.fan_out(n=1, **CALL) as fan:
+        await stop_waiting(fan)
+        found = await fan.completion()
+    calls = found.choices[0].message.tool_calls or []
+    assert [("a", "f", "[]"), ("b", "g", "{}")] == [
+        (call.id, call.function.name, call.function.arguments) for call in calls
+    ]
+
+
+@pytest.mark.parametrize("read", [True, False], ids=["read", "awaited"])
+async def test_awaited_replies_that_are_too_much_together_end_all(start: Start, read: bool) -> None:
+    """Each was accepted alone; what the stream assembles has a limit too."""
+    whole = reply_json(completion("x" * 300))
+    _, client = await start(whole, whole, limits=Limits(completion_bytes=200))
+    call: dict[str, Any] = {"n": 2, "stream": False, "on_error": "collect", **CALL}
+    async with client.chat.completions.fan_out(**call) as fan:
+        with pytest.raises(StreamLimitError, match="completion_bytes=400") as caught:
+            if read:
+                async for _ in fan:
+                    pass
+            await fan.completion()
+        with pytest.raises(StreamLimitError) as again:
+            await fan.completion()
+    assert again.value is caught.value
+    assert caught.value.partial is not None
+    assert 600 == sum(len(text or "") for text in texts(caught.value.partial).values())
+
+
+async def test_nobody_waits_for_room_while_the_whole_is_awaited(start: Start) -> None:
+    """What had waited to be read is dropped, and those who brought it go on."""
+    many = reply_writes([reply_sse(*[chunk("x") for _ in range(3000)], chunk(finish_reason="stop")).data])
+    _, client = await start(many, many)
+    async with client.chat.completions.fan_out(n=2, **CALL) as fan:
+        while fan._runner.merged._waiting_count < 1024:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.001)
+        assert ["running", "running"] == [result.state for result in fan.results]
+        assert dict.fromkeys(range(2), "x" * 3000) == texts(await fan.completion())
