@@ -1,4 +1,4 @@
-"""One request of a fan-out: what it does with chunks before they are merged with those of other requests."""
+"""`fanout.branch`: what a request does with its chunks before they are merged with those of others."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def texts(found: Any) -> dict[int, str | None]:
 
 
 def in_one_read(*events: Any) -> Handler:
-    """Events alike but for their text are decoded as one batch, if they arrive together."""
+    """Send events in one write: those that differ in their text alone are then decoded as one batch."""
     return reply_writes([reply_sse(*events).data])
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["awaited", "read"])
-async def test_batches_of_text_get_the_index_of_their_request(start: Start, whole: bool) -> None:
-    """No chunk is made of a batch before it has its index."""
+async def test_batches_of_text_get_the_index_of_their_choice(start: Start, whole: bool) -> None:
+    """Also where chunks are made of a batch after it was renumbered."""
     replies = [in_one_read(*[chunk(text) for text in "abc" * 200], FINISH) for _ in range(3)]
     _, client = await start(*replies)
     seen: dict[int, str] = dict.fromkeys(range(3), "")
@@ -39,8 +39,8 @@ async def test_batches_of_text_get_the_index_of_their_request(start: Start, whol
     assert dict.fromkeys(range(3), "abc" * 200) == texts(found)
 
 
-async def test_batches_with_choices_that_nobody_asked_for(start: Start) -> None:
-    """Their text belongs to no choice of the fan-out."""
+async def test_batches_with_surplus_choices(start: Start) -> None:
+    """The text of surplus choices gets into no choice of the fan-out."""
     both = [chunk(text, index=index) for text in "abc" * 100 for index in (0, 1)]
     ends = [FINISH, chunk(finish_reason="stop", index=1)]
     _, client = await start(*[in_one_read(chunk("-"), chunk("-", index=1), *both, *ends)] * 2)
@@ -54,7 +54,7 @@ async def test_batches_with_choices_that_nobody_asked_for(start: Start) -> None:
 async def test_a_reply_over_a_limit_is_an_error_of_its_choice(
     start: Start, together: int, alike: bool, whole: bool
 ) -> None:
-    """The other choice goes on, and what was received of the one is in the error."""
+    """The other choice goes on. The error's partial completion has everything received."""
     long = [chunk("x", created=1 if alike else number) for number in range(1, 401)]
     _, client = await start(
         reply_sse(*long, FINISH, per_write=together),
@@ -74,13 +74,13 @@ async def test_a_reply_over_a_limit_is_an_error_of_its_choice(
     (partial,) = error.partial.choices
     assert partial.message.content is not None
     assert set(partial.message.content) == {"x"}
-    # All that was decoded together was received, also behind the chunk that is too much.
+    # Chunks behind the one that exceeds the limit, decoded together with it, count as received.
     assert (301 == len(partial.message.content)) is (together == 1)
     assert 301 <= len(partial.message.content) <= 400
     assert {0: partial.message.content, 1: "short"} == texts(fan.snapshot)
 
 
-async def test_the_error_of_a_reply_over_a_limit_ends_a_fan_out_that_raises(start: Start) -> None:
+async def test_a_reply_over_a_limit_ends_a_fan_out_that_raises(start: Start) -> None:
     _, client = await start(
         *[reply_sse(*[chunk("x" * 50) for _ in range(10)], FINISH)] * 2, limits=Limits(completion_bytes=300)
     )

@@ -1,4 +1,4 @@
-"""What merges the chunks of several requests: its readers and writers, and how often a chunk is assembled."""
+"""`fanout.merge`: readers and writers of merged chunks, and how often a chunk is assembled."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ class Given:
     """A `MergedChunks` with a stream that reads it.
 
     Attributes:
-        given_up: How often it gave up what was under way.
+        cancelled: How often it cancelled the requests.
     """
 
     def __init__(self, **limits: int) -> None:
-        self.given_up = 0
+        self.cancelled = 0
         assembler = CompletionAssembler(n=2, limits=Limits(**limits))
-        self.merged = MergedChunks(assembler, self._give_up)
+        self.merged = MergedChunks(assembler, self._cancel)
         self.merged.start()
         self.stream = ChunkStream(self.merged, assembler, buffered=1 << 20)
 
-    def _give_up(self) -> None:
-        self.given_up += 1
+    def _cancel(self) -> None:
+        self.cancelled += 1
 
 
-async def test_what_can_not_be_assembled_ends_all() -> None:
-    """Once the chunk was handed out that is too much; what waits behind it is not."""
+async def test_a_chunk_that_can_not_be_assembled_ends_everything() -> None:
+    """The chunk that exceeds the limit is handed out before the error; chunks that wait behind it are not."""
     given = Given(completion_bytes=4)
     await given.merged.put("a", decoded(chunk("123"), chunk("456")))
     assert "123" == (await anext(given.stream)).choices[0].delta.content
@@ -51,26 +51,26 @@ async def test_what_can_not_be_assembled_ends_all() -> None:
     await given.merged.put("a", decoded(chunk("789")))
     with pytest.raises(StreamLimitError) as caught:
         await anext(given.stream)
-    assert 1 == given.given_up
+    assert 1 == given.cancelled
     assert not given.merged.open
-    given.merged.finish()  # what was given up ends after that
+    given.merged.finish()  # the runner calls this after everything was cancelled
     with pytest.raises(StreamLimitError) as again:
         await anext(given.stream)
     assert again.value is caught.value is given.merged.fail(ValueError("too late"))
     partial: Any = caught.value.partial
-    assert "123456" == partial.choices[0].message.content  # what was handed out
+    assert "123456" == partial.choices[0].message.content  # the chunks that were handed out
 
 
-async def test_closing_the_stream_gives_up_what_is_under_way() -> None:
+async def test_closing_the_stream_cancels_the_requests() -> None:
     given = Given()
     async with given.stream:
         pass
     await given.stream.aclose()
     await given.stream.close()
-    assert 3 == given.given_up
+    assert 3 == given.cancelled
 
 
-async def test_who_brings_more_than_is_read_has_to_wait() -> None:
+async def test_requests_that_bring_more_than_is_read_wait() -> None:
     given = Given()
     many = decoded(*(chunk("x") for _ in range(1500)))
     writers = [asyncio.create_task(given.merged.put(name, many[:1000])) for name in "ab"]
@@ -96,10 +96,10 @@ async def turns(count: int = 5) -> None:
 
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("readers", [2, 8, 64])
-async def test_a_chunk_wakes_its_own_reader_and_one_who_reads_on(
+async def test_a_chunk_wakes_its_own_reader_and_one_that_reads_on(
     monkeypatch: pytest.MonkeyPatch, readers: int, whole: bool
 ) -> None:
-    """So that it costs the same, however many choices are read, also while somebody waits for the whole."""
+    """So the cost of a chunk does not grow with the number of choices that are read."""
     given = Given()
     woken = 0
     pump = given.stream.pump
@@ -128,13 +128,13 @@ async def test_a_chunk_wakes_its_own_reader_and_one_who_reads_on(
     await asyncio.gather(*others)
 
 
-async def test_who_is_to_read_on_and_is_cancelled_passes_that_on() -> None:
+async def test_a_reader_woken_to_read_on_and_cancelled_wakes_the_next() -> None:
     given = Given()
 
     async def read(index: int) -> str | None:
         piece = await anext(given.stream.choice(index))
         if index == 0:
-            assert readers[1].cancel()  # it has been woken to read on, and has not had its turn yet
+            assert readers[1].cancel()  # it was woken to read on, and has not run yet
         return piece.choices[0].delta.content
 
     readers = [asyncio.create_task(read(index)) for index in range(3)]
@@ -148,12 +148,12 @@ async def test_who_is_to_read_on_and_is_cancelled_passes_that_on() -> None:
     given.merged.finish()
 
 
-async def test_a_reader_of_a_choice_that_is_cancelled_leaves_the_others_theirs() -> None:
+async def test_a_cancelled_reader_of_a_choice_takes_nothing_from_the_others() -> None:
     given = Given()
     readers = [asyncio.create_task(anext(given.stream.choice(index))) for index in range(3)]
     await turns()
-    assert readers[2].cancel()  # it waits
-    assert readers[0].cancel()  # it reads for all
+    assert readers[2].cancel()  # waits for the reader
+    assert readers[0].cancel()  # reads for all
     await turns()
     await given.merged.put("a", decoded(chunk("x", index=1)))
     async with asyncio.timeout(1):
@@ -162,7 +162,7 @@ async def test_a_reader_of_a_choice_that_is_cancelled_leaves_the_others_theirs()
     given.merged.finish()
 
 
-async def test_a_writer_that_is_cancelled_leaves_what_it_brought() -> None:
+async def test_chunks_of_a_cancelled_writer_stay() -> None:
     given = Given()
     many = decoded(*(chunk("x") for _ in range(1100)))
     writer = asyncio.create_task(given.merged.put("a", many))
@@ -174,28 +174,28 @@ async def test_a_writer_that_is_cancelled_leaves_what_it_brought() -> None:
 
 
 class Silent:
-    """Makes requests that are never answered."""
+    """A requester whose requests are never answered."""
 
     async def stream(self, n: int | None, expect: int, lease: Any) -> StreamedReply:
-        """Wait for ever."""
+        """Never return."""
         raise await asyncio.get_running_loop().create_future()
 
     async def fetch(self, n: int | None, lease: Any) -> ChatCompletion:
-        """Wait for ever."""
+        """Never return."""
         raise await asyncio.get_running_loop().create_future()
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_there_is_nothing_to_give_up_once_the_loop_is_gone(stream: bool) -> None:
-    """A loop that is closed runs nothing; nobody may call into it."""
+def test_abandoning_a_fan_out_after_its_loop_has_closed(stream: bool) -> None:
+    """A closed loop must not be called."""
     options = FanOutOptions(
         n=2, stream=stream, native=False, raise_errors=True, stop_when=None, first=None, hedge_after=None
     )
     assembler = CompletionAssembler(n=2)
     fan = FanOutRunner(options, {}, Silent(), lambda: RateLimiter(Schedule(max_concurrency=2)), assembler)
-    fan.abandon()  # nothing was begun
+    fan.abandon()  # without effect before the start
     loop = asyncio.new_event_loop()
-    loop.set_exception_handler(lambda loop, context: None)  # noqa: ARG005  # tasks that nobody waited for
+    loop.set_exception_handler(lambda loop, context: None)  # noqa: ARG005  # tasks were destroyed while pending
 
     async def begin() -> None:
         fan.start()
@@ -208,11 +208,11 @@ def test_there_is_nothing_to_give_up_once_the_loop_is_gone(stream: bool) -> None
     assert fan.merged.open
 
 
-# The whole, awaited
+# Awaiting the completion
 
 
 def answer(text: str) -> Handler:
-    """A stream in which each character comes alone, with usage at its end."""
+    """Stream each character in a write of its own; usage comes with the last chunk."""
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     events = [chunk(character, id=f"id-{text}") for character in text]
     return reply_sse(*events, chunk(finish_reason="stop", id=f"id-{text}", usage=usage), gap=0.01)
@@ -222,10 +222,10 @@ def texts(found: Any) -> dict[int, str | None]:
     return {choice.index: choice.message.content for choice in found.choices}
 
 
-async def test_who_awaits_the_whole_has_each_chunk_assembled_once(
+async def test_chunks_are_assembled_once_where_the_completion_is_awaited(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And one more for each reply: the stream gets it as one chunk."""
+    """Besides, each whole reply is added to the stream's assembler as one chunk."""
     added: list[ChatCompletionChunk] = []
     add = CompletionAssembler.add
 
@@ -254,12 +254,12 @@ PEEKS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("peek", PEEKS)
-async def test_who_looks_while_another_awaits_the_whole_sees_what_came(start: Start, peek: str) -> None:
-    """And the one who awaits gets all of it."""
+async def test_looking_at_a_fan_out_while_another_task_awaits_it(start: Start, peek: str) -> None:
+    """The waiting task gets the whole completion nevertheless."""
     _, client = await start(answer("zero"), answer("one"))
     async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
         whole = asyncio.create_task(fan.completion())
-        while fan.timing.first_token is None:  # noqa: ASYNC110  # nobody tells
+        while fan.timing.first_token is None:  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.001)
         assert PEEKS[peek](fan)
         assert {0: "zero", 1: "one"} == texts(await whole)
@@ -267,19 +267,19 @@ async def test_who_looks_while_another_awaits_the_whole_sees_what_came(start: St
         assert 10 == fan.usage.total_tokens
 
 
-async def test_a_choice_that_is_asked_for_while_another_awaits_the_whole(start: Start) -> None:
-    """It begins with what comes from then on, as a choice of any stream does."""
+async def test_reading_a_choice_while_another_task_awaits_the_completion(start: Start) -> None:
+    """The reader gets what comes from then on, as with any stream."""
     _, client = await start(answer("zero"), answer("one"))
     async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
         whole = asyncio.create_task(fan.completion())
-        while fan.timing.first_token is None:  # noqa: ASYNC110  # nobody tells
+        while fan.timing.first_token is None:  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.001)
         choices = [fan.choice(index) for index in (0, 1)]
         assert ["ero", "one"] == ["".join([text async for text in choice.text]) for choice in choices]
         assert {0: "zero", 1: "one"} == texts(await whole)
 
 
-async def test_events_after_the_whole_tell_what_is_done(start: Start) -> None:
+async def test_events_after_the_completion_was_awaited(start: Start) -> None:
     _, client = await start(answer("zero"), answer("one"))
     async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
         await fan.completion()
@@ -288,15 +288,15 @@ async def test_events_after_the_whole_tell_what_is_done(start: Start) -> None:
 
 
 async def stop_waiting(fan: FanOut) -> None:
-    """Await the whole, and give that up once the first reply has begun."""
+    """Await the completion, and cancel that once the first reply has begun."""
     whole = asyncio.create_task(fan.completion())
-    while fan.timing.first_token is None:  # noqa: ASYNC110  # nobody tells
+    while fan.timing.first_token is None:  # noqa: ASYNC110  # there is no event to wait for
         await asyncio.sleep(0.001)
     whole.cancel()
     await asyncio.wait([whole])
 
 
-async def test_who_gives_up_waiting_reads_on_from_there(start: Start) -> None:
+async def test_reading_on_after_waiting_was_cancelled(start: Start) -> None:
     _, client = await start(answer("zero"), answer("one"))
     async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
         await stop_waiting(fan)
@@ -306,8 +306,8 @@ async def test_who_gives_up_waiting_reads_on_from_there(start: Start) -> None:
         assert {0: "zero", 1: "one"} == texts(await fan.completion())
 
 
-async def test_tool_calls_go_on_where_waiting_was_given_up(start: Start) -> None:
-    """Also under indices with gaps, by which their later pieces find them."""
+async def test_tool_calls_go_on_after_waiting_was_cancelled(start: Start) -> None:
+    """Later fragments find their call by its index, also where indices have gaps."""
 
     def fragments(*calls: dict[str, Any]) -> dict[str, Any]:
         return chunk(tool_calls=calls, id="x")
@@ -331,8 +331,8 @@ async def test_tool_calls_go_on_where_waiting_was_given_up(start: Start) -> None
 
 
 @pytest.mark.parametrize("read", [True, False], ids=["read", "awaited"])
-async def test_awaited_replies_that_are_too_much_together_end_all(start: Start, read: bool) -> None:
-    """Each was accepted alone; what the stream assembles has a limit too."""
+async def test_awaited_replies_that_together_exceed_the_limit(start: Start, read: bool) -> None:
+    """Each reply alone was accepted; the limit of the fan-out is that of n choices."""
     whole = reply_json(completion("x" * 300))
     _, client = await start(whole, whole, limits=Limits(completion_bytes=200))
     call: dict[str, Any] = {"n": 2, "stream": False, "on_error": "collect", **CALL}
@@ -349,12 +349,12 @@ async def test_awaited_replies_that_are_too_much_together_end_all(start: Start, 
     assert 600 == sum(len(text or "") for text in texts(caught.value.partial).values())
 
 
-async def test_nobody_waits_for_room_while_the_whole_is_awaited(start: Start) -> None:
-    """What had waited to be read is dropped, and those who brought it go on."""
+async def test_requests_wait_for_no_room_while_the_completion_is_awaited(start: Start) -> None:
+    """Chunks that waited to be read are dropped, and their requests go on."""
     many = reply_writes([reply_sse(*[chunk("x") for _ in range(3000)], chunk(finish_reason="stop")).data])
     _, client = await start(many, many)
     async with client.chat.completions.fan_out(n=2, **CALL) as fan:
-        while fan._runner.merged._waiting_count < 1024:  # noqa: ASYNC110  # nobody tells
+        while fan._runner.merged._waiting_count < 1024:  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.001)
         assert ["running", "running"] == [result.state for result in fan.results]
         assert dict.fromkeys(range(2), "x" * 3000) == texts(await fan.completion())

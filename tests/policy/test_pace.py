@@ -1,4 +1,4 @@
-"""How fast many requests go: rates, windows told by servers, concurrency, in virtual time."""
+"""`policy.pace`: rates, quotas and concurrency, in virtual time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def usage(total: int) -> CompletionUsage:
 
 class TestEvenRate:
     @pytest.mark.parametrize("rate", [1, 7, 60, 600, 12_000])
-    def test_no_minute_sees_more_and_little_is_lost(self, rate: int) -> None:
-        """Whoever comes, at whatever times; and who comes at once is served at nearly the rate."""
+    def test_no_minute_sees_more_than_the_rate_and_little_is_lost(self, rate: int) -> None:
+        """Whenever amounts are spent. Spent without pauses they pass at nearly the rate."""
         dice = random.Random(rate)
         even = EvenRate(rate)
         now = 0.0
@@ -43,7 +43,7 @@ class TestEvenRate:
             steady.spend(now)
         assert now < 300 * 1.03
 
-    def test_what_was_thought_too_little_is_put_right(self) -> None:
+    def test_estimates_are_corrected(self) -> None:
         even = EvenRate(600)
         even.spend(0.0, 100)
         before = even.delay(0.0)
@@ -59,17 +59,17 @@ def respond(quota: Quota, remaining: int | None, reset: float | None, *, sent: f
 
 
 class TestQuota:
-    def test_holds_once_nothing_is_left(self) -> None:
+    def test_waits_for_the_reset_once_nothing_remains(self) -> None:
         quota = Quota(60.0)
         assert 0 == quota.delay(0.0, 10_000, 0.5)
         respond(quota, 3, WALL + 5, sent=10, now=1.0)
         assert 0 == quota.delay(1.0, 12, 0.5)
         assert 4.25 <= quota.delay(1.0, 13, 0.0) <= 4.5
         assert 4.5 == quota.delay(1.0, 13, 1.0)
-        assert 0 == quota.delay(5.3, 13, 0.0)  # the next quota, of as many
+        assert 0 == quota.delay(5.3, 13, 0.0)  # after the reset the whole limit may be sent again
         assert 0 == quota.delay(5.3, 212, 0.0)
 
-    def test_replies_out_of_order_leave_the_least(self) -> None:
+    def test_replies_out_of_order_leave_the_smallest_bound(self) -> None:
         quota = Quota(60.0)
         respond(quota, 8, WALL + 5, sent=2, now=0.1)
         respond(quota, 3, WALL + 5, sent=6, now=0.2)
@@ -77,31 +77,31 @@ class TestQuota:
         assert 0 == quota.delay(0.3, 8, 0.0)
         assert quota.delay(0.3, 9, 0.0) > 0
 
-    def test_an_older_window_is_past(self) -> None:
+    def test_an_older_reset_is_ignored(self) -> None:
         quota = Quota(60.0)
         respond(quota, 50, WALL + 10, sent=1, now=5.0)
         respond(quota, 0, WALL + 4, sent=2, now=5.1)
         assert 0 == quota.delay(5.1, 20, 0.0)
 
-    def test_rolling_resets_count_anew(self) -> None:
+    def test_a_later_reset_sets_a_new_bound(self) -> None:
         quota = Quota(60.0)
         respond(quota, 0, WALL + 1, sent=1, now=0.0)
         respond(quota, 9, WALL + 2, sent=2, now=0.5)
         assert 0 == quota.delay(0.5, 9, 0.0)
 
     @pytest.mark.parametrize(("remaining", "reset"), [(None, WALL + 5), (0, None), (0, 0.0)])
-    def test_what_tells_no_time_holds_nobody(self, remaining: int | None, reset: float | None) -> None:
+    def test_without_a_time_nothing_waits(self, remaining: int | None, reset: float | None) -> None:
         quota = Quota(60.0)
         respond(quota, remaining, reset, sent=1, now=0.0)
         assert 0 == quota.delay(0.0, 10, 0.0)
 
-    def test_a_reset_cut_to_whole_seconds_is_waited_out(self) -> None:
-        """Told again when it is past: by DigitalOcean's rule a second at least."""
+    def test_a_reset_cut_to_whole_seconds(self) -> None:
+        """A reset in the past, by DigitalOcean's rule, is a wait of a second at least."""
         quota = Quota(60.0)
         respond(quota, 0, WALL + 5, sent=1, now=5.4)
         assert 1.25 <= quota.delay(5.4, 1, 0.0) <= 1.5
 
-    def test_a_wait_that_is_too_long_is_left_to_fail(self) -> None:
+    def test_a_wait_that_is_too_long_is_not_waited(self) -> None:
         quota = Quota(60.0)
         quota.on_response(RateLimit(remaining=0, reset=WALL + 7200), sent=1, now=0.0, wall=WALL)
         assert 0 == quota.delay(0.0, 1, 0.0)
@@ -109,14 +109,14 @@ class TestQuota:
 
 
 class TestConcurrency:
-    def test_a_fixed_one_stays(self) -> None:
+    def test_a_fixed_limit_stays(self) -> None:
         fixed = Concurrency(40, adaptive=False)
         fixed.overloaded(1, 1)
         fixed.succeeded(1)
         assert (40, None) == (fixed.allowed(0.0), fixed.next_step(0.0))
 
-    def test_very_many_begin_one_after_the_other(self) -> None:
-        """Where nothing is known of a server, 64 go at once, then one for each step and reply."""
+    def test_a_high_limit_begins_with_a_ramp(self) -> None:
+        """64 requests go at once, then one more for each step and each reply."""
         many = Concurrency(500, adaptive=False)
         assert 64 == many.allowed(10.0)
         assert 66 == many.allowed(10.0101)
@@ -126,7 +126,7 @@ class TestConcurrency:
         assert 500 == many.allowed(20.0)
         assert many.next_step(20.0) is None
 
-    def test_after_a_wait_one_goes_ahead(self) -> None:
+    def test_after_a_wait_one_request_goes_ahead(self) -> None:
         fixed = Concurrency(8, adaptive=False)
         fixed.restart(5.0, sent=20)
         fixed.succeeded(20)  # sent before the wait
@@ -136,19 +136,19 @@ class TestConcurrency:
         assert 3 == fixed.allowed(5.0251)
         assert 8 == fixed.allowed(6.0)
 
-    def test_an_adaptive_one_grows_and_halves(self) -> None:
+    def test_an_adaptive_limit_grows_and_halves(self) -> None:
         found = Concurrency(100, adaptive=True)
         assert 8 == found.allowed(0.0)
         for number in range(1, 9):
             found.succeeded(number)
-        assert 16 == found.allowed(0.0)  # twice as many with each round, until there is trouble
+        assert 16 == found.allowed(0.0)  # doubles with each round until the first overload
         found.overloaded(9, 24)
         assert 8 == found.allowed(0.0)
-        found.overloaded(24, 24)  # of the same round
+        found.overloaded(24, 24)  # sent before the cut
         assert 8 == found.allowed(0.0)
         for number in range(25, 34):
             found.succeeded(number)
-        assert 9 == found.allowed(0.0)  # one more with each round
+        assert 9 == found.allowed(0.0)  # one more for each round
         for number in range(40, 50):
             found.overloaded(number * 100, number * 100)
         assert 1 == found.allowed(0.0)
@@ -159,16 +159,18 @@ class TestSchedule:
         schedule = Schedule(max_concurrency=10, requests_per_minute=60, tokens_per_minute=6000)
         admission = schedule.admit(0.0, {**PARAMS, "max_tokens": 500})
         assert 600 == admission.tokens
-        assert 5.0 <= (schedule.delay(0.0, 0.0) or 0) <= 5.2  # 600 of 6000 in a minute, and a second ahead
+        assert (
+            5.0 <= (schedule.delay(0.0, 0.0) or 0) <= 5.2
+        )  # 600 tokens are 6 s of the rate, less a burst of 1 s
         schedule.finish(admission, succeeded=True, usage=usage(100))
         assert 0.0 <= (schedule.delay(0.0, 0.0) or 0) <= 0.1
         guessed = schedule.admit(10.0, PARAMS)
-        assert 150 == guessed.tokens  # 100 of the prompt, and completions as they were
+        assert 150 == guessed.tokens  # 100 of the prompt, and the mean completion
         schedule.finish(guessed, succeeded=True, usage=usage(200))
         assert 0 == schedule.in_flight
         assert 10 == schedule.limit
 
-    def test_a_window_of_tokens_counts_what_requests_take(self) -> None:
+    def test_a_quota_of_tokens(self) -> None:
         schedule = Schedule(max_concurrency=10)
         admission = schedule.admit(0.0, PARAMS)
         schedule.finish(admission, succeeded=True, usage=usage(100))
@@ -184,7 +186,7 @@ class TestSchedule:
         schedule.admit(0.0, PARAMS)
         assert 30 <= (schedule.delay(0.0, 0.0) or 0) <= 31
 
-    def test_no_more_than_allowed_are_under_way(self) -> None:
+    def test_no_more_than_allowed_are_in_flight(self) -> None:
         schedule = Schedule(max_concurrency=2)
         first = schedule.admit(0.0, PARAMS)
         schedule.admit(0.0, PARAMS)
@@ -198,8 +200,8 @@ class TestSchedule:
         schedule.finish(first, succeeded=False, usage=None)
         assert 1 == schedule.in_flight
 
-    def test_the_quick_answer_agrees_with_the_long_one(self) -> None:
-        """Where nothing has to wait it says so; else, and where a rate was asked for, it leaves that to `delay`."""
+    def test_ready_agrees_with_delay(self) -> None:
+        """`ready` is True where `delay` is 0; with a rate it is always False."""
         schedule = Schedule(max_concurrency=2)
         assert (True, 0.0) == (schedule.ready(0.0), schedule.delay(0.0, 0.0))
         admission = schedule.admit(0.0, PARAMS)
@@ -224,8 +226,8 @@ class TestSchedule:
             schedule = Schedule(max_concurrency=2, requests_per_minute=requests, tokens_per_minute=tokens)
             assert (False, 0.0) == (schedule.ready(0.0), schedule.delay(0.0, 0.0))
 
-    def test_two_that_race_share_one_place(self) -> None:
-        """Both may be refused and sent again; a place that was counted twice would never be free."""
+    def test_two_requests_that_race_share_one_place(self) -> None:
+        """Both may be refused and sent again. A place counted twice would never become free."""
         schedule = Schedule(max_concurrency=1)
         shared = schedule.admit(0.0, PARAMS)
         schedule.suspend(shared)
@@ -237,7 +239,7 @@ class TestSchedule:
         assert (0, 0.0) == (schedule.in_flight, schedule.delay(0.0, 0.0))
 
     @pytest.mark.parametrize(("wait", "held"), [(2.0, True), (61.0, False), (0.0, False), (None, False)])
-    def test_a_wait_that_a_server_asks_for_holds_all(self, wait: float | None, held: bool) -> None:
+    def test_a_wait_that_a_server_asks_for(self, wait: float | None, held: bool) -> None:
         schedule = Schedule(max_concurrency=2, requests_per_minute=6000)
         admission = schedule.admit(0.0, PARAMS)
         schedule.on_response(admission, rate_limits=None, wait=wait, overloaded=True, now=0.0, wall=WALL)
@@ -246,7 +248,7 @@ class TestSchedule:
 
 
 def simulate(*, most: int, adaptive: bool, latency: float, seed: int) -> tuple[int, int, float]:
-    """Send 500 requests to a server that allows 200 in 5 s; return answers 200, answers 429, and the seconds."""
+    """Send 500 requests to a server that allows 200 in 5 s; return how many were answered 200 and 429, and the time."""
     dice = random.Random(seed)
     schedule = Schedule(max_concurrency=most, adaptive=adaptive)
     now = dice.random()
@@ -292,7 +294,7 @@ def simulate(*, most: int, adaptive: bool, latency: float, seed: int) -> tuple[i
 @pytest.mark.parametrize("latency", [0.005, 0.3, 3.0])
 @pytest.mark.parametrize("most", [16, 64, 500])
 def test_a_server_that_allows_200_in_5_seconds_refuses_few(most: int, latency: float, adaptive: bool) -> None:
-    """At most one answer of twenty is 429, with resets in whole seconds, whenever the windows begin."""
+    """At most one answer of twenty is a 429, though resets are in whole seconds and windows begin at any fraction."""
     for seed in range(2):
         fine, refused, _ = simulate(most=most, adaptive=adaptive, latency=latency, seed=seed)
         assert refused <= 0.05 * (fine + refused), (seed, refused)
@@ -304,7 +306,7 @@ def test_characters_of_all_text_count() -> None:
     assert len("assistant") + 2 == count_characters([ChatCompletionMessage(content="hi")])
 
 
-def test_a_window_that_tells_no_limit_is_open_once_it_starts_anew() -> None:
+def test_a_quota_without_a_limit_is_open_after_the_reset() -> None:
     quota = Quota(60.0)
     quota.on_response(RateLimit(remaining=0, reset=WALL + 5), sent=1, now=0.0, wall=WALL)
     assert quota.delay(0.0, 1, 0.0) > 0
@@ -312,8 +314,8 @@ def test_a_window_that_tells_no_limit_is_open_once_it_starts_anew() -> None:
     assert 0 == quota.delay(5.3, 1_000_000, 0.0)
 
 
-def test_a_step_is_never_too_short_for_a_clock_to_see() -> None:
-    """Rounding may leave the next step nearly 0 seconds away; who asks then must not ask for ever."""
+def test_a_step_of_the_ramp_is_never_too_short_for_a_clock() -> None:
+    """Rounding may put the next step nearly 0 seconds ahead: a timer set for that would fire without end."""
     ramp = Concurrency(500, adaptive=False)
     ramp.restart(0.0, sent=0)
     steps = [ramp.next_step(millis / 1000) for millis in range(10_000)]
