@@ -158,7 +158,9 @@ def tabulate(load: Workload, case: Case, found: Race) -> list[Row]:
             ratios={
                 base: _rounded(ratio(found, name, base, figure))
                 for base in load.to
-                if all(each[figure] for each in found.get(base, [{figure: 0.0}]))  # nothing is a ratio to nothing
+                if all(
+                    each[figure] for each in found.get(base, [{figure: 0.0}])
+                )  # nothing is a ratio to nothing
             },
         )
         for figure, title in load.figures.items()

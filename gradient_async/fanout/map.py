@@ -241,13 +241,14 @@ class MapWorkers:
             key, request = pair
         completion: ChatCompletion | None = None
         failure: GradientError | None = None
-        if not isinstance(request, (dict, Mapping)):  # `dict` first: a Mapping's test is slow
+        arguments: Any = request
+        if not isinstance(arguments, (dict, Mapping)):  # `dict` first: a Mapping's test is slow
             failure = InvalidRequestError(
-                f"request {index} is a {type(request).__name__}: "
+                f"request {index} is a {type(arguments).__name__}: "
                 "expected its parameters as a dict, or a pair of a key and such a dict"
             )
         else:
-            params = {**self._defaults, **cast("Mapping[str, Any]", request)}
+            params = {**self._defaults, **cast("Mapping[str, Any]", arguments)}
             lease = await self._rate_limiter.acquire(params)
             task = asyncio.current_task()
             self._leases[task] = lease
