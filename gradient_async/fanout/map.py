@@ -266,14 +266,14 @@ class MapWorkers:
             raise
         except TypeError as problem:
             # An unknown parameter, such as a misspelt one in a file: an error of this request alone.
-            error = InvalidRequestError(f"request {index}: {problem}")
+            error = invalid = InvalidRequestError(f"request {index}: {problem}")
         else:
             error, usage = None, completion.usage
             return completion
         finally:
             del self._leases[task]
             lease.release(error=error, usage=usage)
-        raise error  # here, so that the TypeError and its frames are not its context
+        raise invalid  # here, so that the TypeError and its frames are not its context
 
     def _put(self, result: MapResult) -> None:
         if result.error is not None and self._raise_errors:
