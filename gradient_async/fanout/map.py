@@ -22,7 +22,7 @@ import msgspec
 
 from ..errors import FanOutError, GradientError, InvalidRequestError
 from ..session.call import Lease
-from ..types import ChatCompletion
+from ..types import ChatCompletion, CompletionUsage
 from .rate_limiter import RateLimiter, RequestLease
 
 Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
@@ -241,35 +241,39 @@ class MapWorkers:
             key, request = pair
         completion: ChatCompletion | None = None
         failure: GradientError | None = None
-        arguments: Any = request
-        if not isinstance(arguments, (dict, Mapping)):  # `dict` first: a Mapping's test is slow
-            failure = InvalidRequestError(
-                f"request {index} is a {type(arguments).__name__}: "
+        try:
+            completion = await self._get_completion(index, request)
+        except GradientError as error:
+            failure = error.with_traceback(None)  # its frames hold the reply as long as the result is kept
+        self._put(MapResult(index=index, key=key, request=request, completion=completion, error=failure))
+
+    async def _get_completion(self, index: int, request: Any) -> ChatCompletion:
+        if not isinstance(request, (dict, Mapping)):  # `dict` first: the test of a Mapping is slow
+            raise InvalidRequestError(
+                f"request {index} is a {type(request).__name__}: "
                 "expected its parameters as a dict, or a pair of a key and such a dict"
             )
+        params = {**self._defaults, **cast("Mapping[str, Any]", request)}
+        lease = await self._rate_limiter.acquire(params)
+        task = asyncio.current_task()
+        self._leases[task] = lease
+        error: BaseException | None = asyncio.CancelledError()  # what ends the request, if nothing else does
+        usage: CompletionUsage | None = None
+        try:
+            completion = await self._perform(params, lease)
+        except GradientError as problem:
+            error = problem
+            raise
+        except TypeError as problem:
+            # An unknown parameter, such as a misspelt one in a file: an error of this request alone.
+            error = invalid = InvalidRequestError(f"request {index}: {problem}")
         else:
-            params = {**self._defaults, **cast("Mapping[str, Any]", arguments)}
-            lease = await self._rate_limiter.acquire(params)
-            task = asyncio.current_task()
-            self._leases[task] = lease
-            error: BaseException | None = (
-                asyncio.CancelledError()
-            )  # what ends the request, if nothing else does
-            try:
-                completion = await self._perform(params, lease)
-                error = None
-            except GradientError as problem:
-                error = failure = problem
-            except TypeError as problem:
-                # An unknown parameter, such as a misspelt one in a file: an error of this request alone.
-                error = failure = InvalidRequestError(f"request {index}: {problem}")
-            finally:
-                del self._leases[task]
-                usage = None if completion is None else completion.usage
-                lease.release(error=error, usage=usage)
-            if failure is not None:
-                failure.with_traceback(None)  # its frames hold the reply as long as the result is kept
-        self._put(MapResult(index=index, key=key, request=request, completion=completion, error=failure))
+            error, usage = None, completion.usage
+            return completion
+        finally:
+            del self._leases[task]
+            lease.release(error=error, usage=usage)
+        raise invalid  # here, so that the TypeError and its frames are not its context
 
     def _put(self, result: MapResult) -> None:
         if result.error is not None and self._raise_errors:
