@@ -103,7 +103,9 @@ class _Loop(asyncio.SelectorEventLoop):
     async def sock_connect(self, sock: Any, address: Any) -> None:
         """Connect to nothing."""
 
-    async def create_connection(self, protocol_factory: Any, *_to: Any, sock: Any, **_options: Any) -> Any:
+    async def create_connection(
+        self, protocol_factory: Any, *_to: Any, sock: Any = None, **_options: Any
+    ) -> Any:
         sock.close()
         protocol = protocol_factory()
         transport = _Transport(protocol, self._reads)

@@ -155,7 +155,13 @@ def tabulate(load: Workload, case: Case, found: Race) -> list[Row]:
             column=", ".join(filter(None, [case.label, title])),
             contender=name,
             value=_rounded(spread([each[figure] for each in rounds])),
-            ratios={base: _rounded(ratio(found, name, base, figure)) for base in load.to if base in found},
+            ratios={
+                base: _rounded(ratio(found, name, base, figure))
+                for base in load.to
+                if all(
+                    each[figure] for each in found.get(base, [{figure: 0.0}])
+                )  # nothing is a ratio to nothing
+            },
         )
         for figure, title in load.figures.items()
         for name, rounds in found.items()

@@ -123,9 +123,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     event_bytes: int | None = 16 * _MIB
-    line_bytes: int | None = (
-        16 * _MIB + 1024
-    )  # the longest event fits on one line, with the name of its field
+    line_bytes: int | None = 16 * _MIB + 1024  # the longest event, and the name of its field
     body_bytes: int | None = 64 * _MIB
     error_body_bytes: int = 64 * 1024
     error_body_seconds: float = 5.0

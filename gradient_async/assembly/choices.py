@@ -18,8 +18,8 @@ from ..types import (
 )
 from .pieces import ObjectPieces, copy_merged, json_size, merge
 
-# The size of one entry of logprobs in `Limits.completion_bytes`: about the least that an entry takes as JSON. To measure
-# each entry would take longer than to decode it.
+# The size of one entry of logprobs in `Limits.completion_bytes`: about the least that an entry takes as JSON. An exact size
+# would require each entry to be encoded again.
 _ENTRY_SIZE = 16
 
 

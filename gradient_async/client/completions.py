@@ -10,9 +10,19 @@ import msgspec
 
 from ..assembly import CompletionAssembler
 from ..errors import ConfigurationError
-from ..fanout import Fan, FanOut, MapResults, Pacer, Plan, Requests, Run, StopWhen
-from ..policy.pace import Pace
-from ..session.call import Permit
+from ..fanout import (
+    FanOut,
+    FanOutOptions,
+    FanOutRunner,
+    MapResults,
+    MapWorkers,
+    RateLimiter,
+    Requests,
+    StopWhen,
+    StreamedReply,
+)
+from ..policy.pace import Schedule
+from ..session.call import Lease
 from ..stream import ChatCompletionStream, StreamManager
 from ..types import (
     NOT_GIVEN,
@@ -140,30 +150,30 @@ class _Completions:
             raise TypeError(f"requests: expected several requests, not one {kind.__name__}")
         core, operation = self._core, self._operation
 
-        async def perform(arguments: dict[str, Any], permit: Permit) -> ChatCompletion:
+        async def perform(arguments: dict[str, Any], lease: Lease) -> ChatCompletion:
             streamed = bool(arguments.pop("stream", stream))
             if streamed:
                 _ask_for_usage(arguments)
-            reply = await core.send(operation, arguments, stream=streamed or None, permit=permit)
+            reply = await core.send(operation, arguments, stream=streamed or None, lease=lease)
             if not streamed:
                 return await read_reply(reply, completion_of)
             async with core.open_stream(reply, arguments) as opened:
                 return await opened.completion()
 
         return MapResults(
-            Run(
+            MapWorkers(
                 requests,
                 perform,
-                pacer=self._pacer(
+                rate_limiter=self._rate_limiter(
                     max_concurrency,
                     requests_per_minute=requests_per_minute,
                     tokens_per_minute=tokens_per_minute,
                     adaptive=adaptive,
                 ),
-                most=max_concurrency,
+                max_concurrency=max_concurrency,
                 window=_WINDOW * max_concurrency if window is None else check_count("window", window, min_=1),
                 ordered=ordered,
-                raising=on_error == "raise",
+                raise_errors=on_error == "raise",
                 defaults=defaults,
             )
         )
@@ -204,32 +214,33 @@ class _Completions:
             # The limit is for one reply; the fan-out assembles n of them into one completion.
             limits = msgspec.structs.replace(limits, completion_bytes=n * limits.completion_bytes)
         assembler = CompletionAssembler(n=n, limits=limits)
-        plan = Plan(
+        options = FanOutOptions(
             n=n,
-            streamed=stream,
+            stream=stream,
             native=native,
-            raising=on_error == "raise",
+            raise_errors=on_error == "raise",
             stop_when=stop_when,
-            wanted=first if first is not None or stop_when is None else 1,
+            first=first if first is not None or stop_when is None else 1,
             hedge_after=hedge_after,
         )
-        pacer = self._pacer(
+        rate_limiter = self._rate_limiter(
             max_concurrency,
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
             adaptive=adaptive,
         )
-        fan = Fan(plan, params, _Requester(self._core, self._operation, params), pacer, assembler)
-        return FanOut(fan, assembler, buffered=limits.buffered_bytes)
+        requester = _Requester(self._core, self._operation, params)
+        runner = FanOutRunner(options, params, requester, rate_limiter, assembler)
+        return FanOut(runner, assembler, buffered=limits.buffered_bytes)
 
-    def _pacer(self, max_concurrency: int, **rates: Any) -> Callable[[], Pacer]:
-        """Check the rates; return a function that makes the pacer, in the event loop that runs by then."""
+    def _rate_limiter(self, max_concurrency: int, **rates: Any) -> Callable[[], RateLimiter]:
+        """Check the rates; return a function that makes the rate limiter, in the event loop that runs by then."""
         for name in ("requests_per_minute", "tokens_per_minute"):
             value = rates[name]
             if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
                 raise ConfigurationError(f"{name}={value!r} is not a positive number or None")
-        most_wait = self._core.settings.retry.budget
-        return lambda: Pacer(Pace(max_concurrency=max_concurrency, most_wait=most_wait, **rates))
+        max_wait = self._core.settings.retry.budget
+        return lambda: RateLimiter(Schedule(max_concurrency=max_concurrency, max_wait=max_wait, **rates))
 
     @cached_property
     def with_raw_response(self) -> RawCompletions:
@@ -250,13 +261,13 @@ class _Requester:
         self._operation: Operation = operation
         self._params = params
 
-    async def stream(self, n: int | None, expect: int, permit: Permit) -> ChatCompletionStream:
+    async def stream(self, n: int | None, expect: int, lease: Lease) -> StreamedReply:
         arguments = self._arguments(n)
-        reply = await self._core.send(self._operation, arguments, stream=True, permit=permit)
-        return self._core.open_stream(reply, arguments, n=expect)
+        reply = await self._core.send(self._operation, arguments, stream=True, lease=lease)
+        return StreamedReply(reply, *self._core.open_reader(reply, arguments, n=expect))
 
-    async def fetch(self, n: int | None, permit: Permit) -> ChatCompletion:
-        reply = await self._core.send(self._operation, self._arguments(n), permit=permit)
+    async def fetch(self, n: int | None, lease: Lease) -> ChatCompletion:
+        reply = await self._core.send(self._operation, self._arguments(n), lease=lease)
         return await read_reply(reply, completion_of)
 
     def _arguments(self, n: int | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import msgspec
 
 from .._version import __version__
+from ..assembly import CompletionAssembler
 from ..config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Endpoints, Limits, Retry, Timeout
 from ..decoding import (
     check_bounds,
@@ -26,8 +27,8 @@ from ..decoding import (
 from ..errors import APIError, APIResponseValidationError, APIStatusError, ConfigurationError
 from ..hooks import Hook
 from ..secrets import Secret, check_headers, hide_headers, secrets_in
-from ..session.call import Call, Permit
-from ..stream import ChatCompletionStream
+from ..session.call import Call, Lease
+from ..stream import ChatCompletionStream, StreamReader
 from ..types import NOT_GIVEN, ChatCompletion, ModelList, NotGiven
 
 if TYPE_CHECKING:
@@ -310,7 +311,7 @@ class Core:
         arguments: dict[str, Any],
         *,
         stream: Any = None,
-        permit: Permit | None = None,
+        lease: Lease | None = None,
     ) -> Reply:
         """Check the arguments of a completion, and send its request.
 
@@ -318,7 +319,7 @@ class Core:
             operation: ``"chat"`` or ``"agent"``.
             arguments: Keyword arguments of ``create``, but for ``stream``.
             stream: Value of ``stream``; None or `NOT_GIVEN` leaves it out of the request.
-            permit: Is told the outcome of each attempt, and lets the next one go; or None.
+            lease: Is told the outcome of each attempt, and lets the next one go; or None.
 
         Returns:
             The reply, its body unread.
@@ -345,7 +346,7 @@ class Core:
             params, stream=None if isinstance(stream, NotGiven) else stream, extra_body=extra_body
         )
         call = self._template(operation, arguments, stream=bool(stream))
-        call = msgspec.structs.replace(call, body=body, params=params, permit=permit)
+        call = msgspec.structs.replace(call, body=body, params=params, lease=lease)
         return await self.connections.manager.send(call)
 
     async def send_models(self, options: dict[str, Any]) -> Reply:
@@ -366,29 +367,31 @@ class Core:
             return template.call
         return msgspec.structs.replace(template.call, timeout=Timeout.of(timeout))
 
-    def open_stream(
-        self, reply: Reply, arguments: Mapping[str, Any], *, n: int | None = None
-    ) -> ChatCompletionStream:
-        """Make the stream of a reply.
-
-        Args:
-            reply: The reply, its body unread.
-            arguments: Keyword arguments that the request was made of.
-            n: How many choices the stream is incomplete without; as many as the arguments ask for if None.
-        """
-        settings = self.settings
-        if n is None:
-            extra_body: Mapping[str, Any] = arguments.get("extra_body") or {}
-            n = extra_body.get("n", arguments.get("n"))
-        timeout = arguments.get("timeout", NOT_GIVEN)
+    def open_stream(self, reply: Reply, arguments: Mapping[str, Any]) -> ChatCompletionStream:
+        """Make the stream of a reply, its body unread."""
+        extra_body: Mapping[str, Any] = arguments.get("extra_body") or {}
+        n = extra_body.get("n", arguments.get("n"))
         return ChatCompletionStream(
-            reply,
-            n=n if isinstance(n, int) and n > 0 else 1,
-            timeout=settings.timeout if isinstance(timeout, NotGiven) else Timeout.of(timeout),
-            limits=settings.limits,
-            strict=settings.strict,
-            on_bad_event=settings.on_bad_event,
+            reply, n=n if isinstance(n, int) and n > 0 else 1, **self._stream_options(arguments)
         )
+
+    def open_reader(
+        self, reply: Reply, arguments: Mapping[str, Any], *, n: int
+    ) -> tuple[StreamReader, CompletionAssembler]:
+        """Make the reader of a reply, and the assembler by which the reader judges whether n choices are whole."""
+        settings = self.settings
+        assembler = CompletionAssembler(n=n, limits=settings.limits, strict=settings.strict)
+        return StreamReader(reply, assembler, n=n, **self._stream_options(arguments)), assembler
+
+    def _stream_options(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        settings = self.settings
+        timeout = arguments.get("timeout", NOT_GIVEN)
+        return {
+            "timeout": settings.timeout if isinstance(timeout, NotGiven) else Timeout.of(timeout),
+            "limits": settings.limits,
+            "strict": settings.strict,
+            "on_bad_event": settings.on_bad_event,
+        }
 
 
 # Replies

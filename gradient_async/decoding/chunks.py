@@ -77,8 +77,8 @@ _DONE_EVENT = b"data: [DONE]\n\n"
 _SLICE = 16 * 1024
 # Bytes up to which a cut event waits in `_tail`, to be copied once more.
 _MAX_TAIL = 8 * 1024
-# Bytes up to which an event that arrives alone takes the shortest path, which copies it twice. From there on a view costs
-# less, which is what the path of a block takes.
+# Bytes up to which an event that arrives alone takes the shortest path, which copies the event twice. For a larger event
+# the copies cost more than the view that `plain_objects` makes.
 _MAX_SINGLE = 4 * 1024
 _SHOWN = 200  # bytes of a bad event that the error shows
 

@@ -31,8 +31,8 @@ from ..types import (
     CompletionUsage,
 )
 
-# What decoding raises if data is not what it should be: msgspec's errors, JSONDecodeError and UnicodeDecodeError are
-# ValueErrors; both decoders of JSON let RecursionError through.
+# The errors of decoding. Those of msgspec, JSONDecodeError and UnicodeDecodeError are ValueErrors; both decoders of JSON
+# raise RecursionError as well.
 DECODE_ERRORS = (ValueError, RecursionError)
 
 # Fields of a delta that are text.

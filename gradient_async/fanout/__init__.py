@@ -1,22 +1,22 @@
-"""n choices and many requests at once, bounded and paced."""
+"""Several requests at once: n choices of one prompt, and many requests, at the pace that servers allow."""
 
-from .core import FanOut
-from .fan import Fan
-from .many import MapResult, Requests, Run
-from .pacer import Pacer
-from .plan import FanOutResult, Plan, State, StopWhen
-from .results import MapResults
+from .branch import Requester, StreamedReply
+from .fan_out import FanOut
+from .map import MapResult, MapResults, MapWorkers, Requests
+from .rate_limiter import RateLimiter
+from .runner import FanOutOptions, FanOutResult, FanOutRunner, StopWhen
 
 __all__ = [
-    "Fan",
     "FanOut",
+    "FanOutOptions",
     "FanOutResult",
+    "FanOutRunner",
     "MapResult",
     "MapResults",
-    "Pacer",
-    "Plan",
+    "MapWorkers",
+    "RateLimiter",
+    "Requester",
     "Requests",
-    "Run",
-    "State",
     "StopWhen",
+    "StreamedReply",
 ]

@@ -1,36 +1,49 @@
-"""One request of a fan-out: streamed or awaited, its choices renumbered, maybe raced by a second one."""
+"""One request of a fan-out: streamed or awaited, its choices renumbered, perhaps raced by a second one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from ..assembly import CompletionAssembler
 from ..decoding import as_chunk
-from ..session.call import Permit
-from ..stream import ChatCompletionStream, has_content
-from ..types import ChatCompletion, ChatCompletionChunk
-from .merged import Merged
-from .pacer import Pacer
+from ..errors import StreamError
+from ..session.call import Lease
+from ..stream import StreamReader, has_content
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
+from .merge import Chunks, MergedChunks
+from .rate_limiter import RateLimiter
 
-__all__ = ["Branch", "Senders"]
+if TYPE_CHECKING:
+    from ..session.reply import Reply
 
 
-class Senders(Protocol):
-    """How requests are made."""
+class StreamedReply(NamedTuple):
+    """A streamed reply: its headers, the reader of its body, and the assembler that the reader judges its end by."""
 
-    async def stream(self, n: int | None, expect: int, permit: Permit) -> ChatCompletionStream:
-        """Make a streamed request.
+    reply: Reply
+    reader: StreamReader
+    assembler: CompletionAssembler
+
+
+class Requester(Protocol):
+    """How requests are sent."""
+
+    async def stream(self, n: int | None, expect: int, lease: Lease) -> StreamedReply:
+        """Send a streamed request.
 
         Args:
             n: Value of ``n`` to send, or None.
             expect: How many choices the stream is incomplete without.
-            permit: Lets its attempts go.
+            lease: Asked before each attempt but the first.
         """
         ...
 
-    async def fetch(self, n: int | None, permit: Permit) -> ChatCompletion:
-        """Make an awaited request."""
+    async def fetch(self, n: int | None, lease: Lease) -> ChatCompletion:
+        """Send an awaited request."""
         ...
 
 
@@ -38,53 +51,54 @@ class Branch:
     """One request.
 
     Args:
-        senders: How to make it.
-        merged: Where its chunks go.
-        pacer: When it may go.
-        params: Its parameters, to tell how much it will take.
+        requester: Sends it.
+        merged: Gets its chunks.
+        rate_limiter: Says when it may be sent.
+        params: Its parameters, to estimate its tokens.
         streamed: Whether to stream it.
-        first: Index of its first choice in the whole.
+        index: Index that its only choice gets; None if it asks for several, which keep the server's indices.
         n: Value of ``n`` to send; None for a single choice.
         expect: How many choices it is incomplete without.
 
     Attributes:
-        requests: How many requests were made: two, if a second one raced the first.
-        on_begin: Is called with this branch whenever one is made.
-        on_finish: Is awaited when a choice has its finish_reason, with this branch and the choice's index, or
-            None; if it returns true, the rest is given up.
+        requests: How many requests were sent: two, if a second one raced the first.
+        on_request: Is called with this branch whenever a request is sent.
+        on_finish: Is awaited with this branch and a choice's index when that choice has its finish_reason. If it
+            returns True, the rest of the reply is given up.
     """
 
     def __init__(
         self,
-        senders: Senders,
-        merged: Merged,
-        pacer: Pacer,
-        params: dict[str, Any],
+        requester: Requester,
+        merged: MergedChunks,
+        rate_limiter: RateLimiter,
+        params: Mapping[str, Any],
         *,
         streamed: bool,
-        first: int = 0,
+        index: int | None = None,
         n: int | None = None,
         expect: int = 1,
     ) -> None:
-        self._senders = senders
+        self._requester = requester
         self._merged = merged
-        self._pacer = pacer
+        self._rate_limiter = rate_limiter
         self._params = params
         self._streamed = streamed
-        self._first = first
+        self._index = index
         self._n = n
         self._expect = expect
-        self._who = object()  # its name in the whole, which would keep the branch itself to the end
+        # Identifies this branch in `MergedChunks`; holding `self` there would keep the branch alive.
+        self._token = object()
         self._winner: asyncio.Task[Any] | None = None
         self._racers: list[asyncio.Task[None]] = []
-        self._stream: ChatCompletionStream | None = None
+        self._reply: StreamedReply | None = None
         self._fetched: ChatCompletion | None = None
         self.requests = 0
-        self.on_begin: Callable[[Branch], None] = _nothing
+        self.on_request: Callable[[Branch], None] | None = None
         self.on_finish: Callable[[Branch, int], Awaitable[bool]] | None = None
 
     async def run(self, *, hedge_after: float | None) -> None:
-        """Make the request and bring its chunks.
+        """Send the request and bring its chunks.
 
         Args:
             hedge_after: Seconds without content after which a second request races the first, or None.
@@ -92,87 +106,105 @@ class Branch:
         Raises:
             GradientError: If it failed.
         """
-        turn = await self._pacer.acquire(self._params)
-        error: BaseException | None = asyncio.CancelledError()
+        lease = await self._rate_limiter.acquire(self._params)
+        error: BaseException | None = asyncio.CancelledError()  # what ends the request, if nothing else does
         try:
             if hedge_after is None:
-                await self._attempt(turn)
+                await self._attempt(lease)
             else:
-                await self._race(turn, hedge_after)
+                await self._race(lease, hedge_after)
             error = None
         except Exception as failure:
             error = failure
             raise
         finally:
-            source = self.source
-            turn.release(error=error, usage=None if source is None else source.usage)
+            lease.release(error=error, usage=self.usage)
+
+    # The reply that won the race, or the only one
 
     @property
-    def source(self) -> ChatCompletion | ChatCompletionStream | None:
-        """The reply that counts: it has an id, a request id and usage; None before."""
-        return self._fetched if self._stream is None else self._stream
+    def id(self) -> str:
+        """The id of the completion, "" before it is known."""
+        if self._fetched is not None:
+            return self._fetched.id
+        return "" if self._reply is None else self._reply.assembler.id
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id of the request, None before it is known."""
+        if self._fetched is not None:
+            return self._fetched.request_id
+        return None if self._reply is None else self._reply.reply.request_id
+
+    @property
+    def usage(self) -> CompletionUsage | None:
+        """What the request took, None before it is told."""
+        if self._fetched is not None:
+            return self._fetched.usage
+        return None if self._reply is None else self._reply.assembler.usage
 
     @property
     def completion(self) -> ChatCompletion | None:
-        """What it brought, as far as it has come, with the indices that the server gave; None before."""
-        return self._fetched if self._stream is None else self._stream.snapshot
+        """What has been received, under the indices that the server gave; None before anything was."""
+        return self._fetched if self._reply is None else self._reply.reader.completion()
 
-    async def _attempt(self, permit: Permit) -> None:
-        """Make one request; what one brings that loses the race is dropped."""
+    async def _attempt(self, lease: Lease) -> None:
+        """Send one request and bring its chunks, unless another one wins the race."""
         self.requests += 1
-        self.on_begin(self)
+        if self.on_request is not None:
+            self.on_request(self)
         if self._streamed:
-            stream = await self._senders.stream(self._n, self._expect, permit)
-            self._merged.opened(stream)
-            try:
-                await self._read(stream)
-            finally:
-                self._merged.closed(stream)
+            await self._read(await self._requester.stream(self._n, self._expect, lease))
             return
-        completion = await self._senders.fetch(self._n, permit)
-        self._merged.answered(completion.request_id, completion.rate_limits, completion.attempts)
-        self._claim()
+        completion = await self._requester.fetch(self._n, lease)
+        self._merged.on_response(completion.request_id, completion.rate_limits, completion.attempts)
+        chunk = as_chunk(completion)
+        self._win(lambda: chunk)
         self._fetched = completion
-        await self._put([as_chunk(completion)])
+        await self._put([chunk])
 
-    async def _read(self, stream: ChatCompletionStream) -> None:
-        early: list[ChatCompletionChunk] = []  # without content: the model has not spoken yet
-        async with stream:
-            while chunks := await stream.take():
-                if self._stream is None:
-                    early += chunks
+    async def _read(self, streamed: StreamedReply) -> None:
+        reply, reader, assembler = streamed
+        self._merged.on_response(reply.request_id, reply.rate_limits, reply.attempts)
+        self._merged.on_open(reader)
+        early: list[ChatCompletionChunk] = []  # without content: they win no race
+        try:
+            while (chunks := await reader.next_chunks()) is not None:
+                _assemble(chunks, reader, assembler)
+                if self._reply is None:
                     if not has_content(chunks):
+                        early += chunks
                         continue
-                    self._claim()
-                    self._stream = stream
-                    chunks, early = early, []
+                    self._win_with(streamed)
+                    if early:
+                        chunks = [*early, *chunks]
                 if await self._put(chunks):
                     return
-            if self._stream is None:
-                self._claim()
-                self._stream = stream
+            if self._reply is None:
+                self._win_with(streamed)
                 await self._put(early)
+        finally:
+            reader.close()
+            self._merged.on_close(reader)
 
-    def _claim(self) -> None:
-        """Win the race, as the first to speak."""
+    def _win_with(self, streamed: StreamedReply) -> None:
+        self._reply = streamed
+        self._win(partial(_received, streamed.assembler, self._index))
+
+    def _win(self, received: Callable[[], ChatCompletionChunk]) -> None:
+        """Win the race: the first content decides it."""
+        self._merged.add_reply(received)
         self._winner = asyncio.current_task()
         for racer in self._racers:
             if racer is not self._winner:
                 racer.cancel()
 
-    async def _put(self, chunks: list[ChatCompletionChunk]) -> bool:
-        """Bring chunks; return whether that is enough."""
-        first = self._first
-        if self._n is None:
-            for chunk in chunks:
-                choices = chunk.choices
-                if len(choices) > 1 or (choices and choices[0].index != 0):
-                    # Nobody asked for more than one, and there is no place for them.
-                    choices = chunk.choices = [choice for choice in choices if choice.index == 0]
-                for choice in choices:
-                    choice.index = first
-        await self._merged.put(self._who, chunks)
-        if self.on_finish is not None:
+    async def _put(self, chunks: Chunks) -> bool:
+        """Bring chunks; return whether the rest of the reply is to be given up."""
+        if self._index is not None:
+            chunks = _renumber(chunks, self._index)
+        await self._merged.put(self._token, chunks)
+        if self.on_finish is not None and type(chunks) is not TextBatch:  # a batch has no finish_reason
             for chunk in chunks:
                 for choice in chunk.choices:
                     if choice.finish_reason is not None and await self.on_finish(self, choice.index):
@@ -181,25 +213,25 @@ class Branch:
 
     # A race
 
-    async def _race(self, permit: Permit, hedge_after: float) -> None:
-        """Make a second request if the first does not speak in time; the first of both to speak goes on."""
+    async def _race(self, lease: Lease, hedge_after: float) -> None:
+        """Send a second request if no content of the first comes in time."""
         racers = self._racers
-        racers.append(asyncio.ensure_future(self._attempt(permit)))
+        racers.append(asyncio.ensure_future(self._attempt(lease)))
         try:
             await asyncio.wait(racers, timeout=hedge_after)
             if self._winner is None and not racers[0].done():
-                racers.append(asyncio.ensure_future(self._attempt(permit)))
-            await self._finish()
+                racers.append(asyncio.ensure_future(self._attempt(lease)))
+            await self._wait_for_winner()
         finally:
             for racer in racers:
                 racer.cancel()
             await asyncio.wait(racers)
 
-    async def _finish(self) -> None:
-        """Wait for the one that counts; as long as none has spoken, for both.
+    async def _wait_for_winner(self) -> None:
+        """Wait until the winner ends; until there is one, for both.
 
         Raises:
-            GradientError: Of the one that counts, or of the first that failed if none does.
+            GradientError: The winner's error; or the first error, if both failed before they had won.
         """
         pending = set(self._racers)
         failures: list[BaseException] = []
@@ -216,5 +248,43 @@ class Branch:
         raise failures[0] if failures else asyncio.CancelledError
 
 
-def _nothing(_branch: Branch) -> None:
-    """Nobody wants to know."""
+def _assemble(chunks: Chunks, reader: StreamReader, assembler: CompletionAssembler) -> None:
+    """Add chunks; if one is refused, the reader's next read raises the error."""
+    rest = chunks if type(chunks) is TextBatch else iter(chunks)
+    try:
+        assembler.extend(rest)
+    except StreamError as error:
+        if rest is not chunks:
+            # Those behind it have been received as well, and belong into the error's ``.partial``.
+            for chunk in rest:
+                with contextlib.suppress(StreamError):
+                    assembler.add(chunk)
+        reader.fail(error)
+
+
+def _renumber(chunks: Chunks, index: int) -> Chunks:
+    """Give the only choice of a reply another index, in place."""
+    if type(chunks) is TextBatch:
+        if chunks.choice == 0:
+            chunks.choice = index  # its chunks are made later, with this index
+            return chunks
+        chunks = list(chunks)
+    for chunk in chunks:
+        choices = chunk.choices
+        if len(choices) > 1 or (choices and choices[0].index != 0):
+            # Choices that were not asked for: under any index they would end up in another request's choice.
+            choices = chunk.choices = [choice for choice in choices if choice.index == 0]
+        for choice in choices:
+            choice.index = index
+    return chunks
+
+
+def _received(assembler: CompletionAssembler, index: int | None) -> ChatCompletionChunk:
+    """Return everything that a stream has brought as one chunk, so that another assembler can go on from there."""
+    chunk = as_chunk(assembler.completion)
+    for choice in chunk.choices:
+        # A completion does not tell the indices of its tool calls, by which later fragments find their call.
+        calls = sorted(assembler.choices[choice.index].calls, key=lambda call: call.index)
+        for fragment, call in zip(choice.delta.tool_calls or (), calls, strict=True):
+            fragment.index = call.index
+    return chunk if index is None else _renumber([chunk], index)[0]

@@ -1,1 +1,1 @@
-"""When to send and when to send again: pure functions of clock readings, dice and headers."""
+"""When to send and when to send again: pure functions of clock readings, random numbers and headers."""

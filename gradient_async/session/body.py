@@ -123,9 +123,8 @@ class Body:
     def finish_read(self) -> bytes:
         """Return what has arrived since `start_read`; b"" if `read` has to tell why nothing has."""
         self.read_at = now = self._loop.time()
-        if self._since is not None:
-            self.waited += now - self._since
-            self._since = None
+        self.waited += now - (self._since or now)
+        self._since = None
         content = self._content
         # aiohttp raises a stored exception before it hands out what it holds: `read` salvages that.
         if self.expired is not None or content.exception() is not None:
@@ -349,7 +348,7 @@ class Body:
             return
         if runs_here(self._loop):
             self.close()
-        elif not self._response.closed:
+        else:
             self._loop.call_soon_threadsafe(self._response.close)
 
     def __del__(self) -> None:

@@ -12,15 +12,15 @@ from ..hooks import Hook
 from ..secrets import Secret
 
 
-class Permit(Protocol):
-    """Lets a call go that is one of many."""
+class Lease(Protocol):
+    """The right of a call to send requests, given by the rate limiter that the call shares with others."""
 
-    def told(self, outcome: Any) -> None:
-        """Note how an attempt was answered: by a reply or an error, both with attempts and rate limits."""
+    def on_response(self, outcome: Any) -> None:
+        """Note the `Reply` or the `APIError` that an attempt came to, with its rate limits."""
         ...
 
-    async def again(self) -> None:
-        """Wait until another attempt may be made."""
+    async def reacquire(self) -> None:
+        """Wait until another attempt may be sent."""
         ...
 
 
@@ -43,7 +43,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         operation: What kind of call it is, for hooks.
         params: Parameters of the request, for hooks.
         hooks: Who is told what happens.
-        permit: Who is told how attempts are answered, and lets further ones go; or None.
+        lease: The call's lease from a rate limiter, asked before each further attempt; or None.
     """
 
     method: str
@@ -61,4 +61,4 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     operation: str = "chat"
     params: Mapping[str, Any] = {}
     hooks: tuple[Hook, ...] = ()
-    permit: Permit | None = None
+    lease: Lease | None = None

@@ -17,7 +17,7 @@ from ..errors import APIError, APIStatusError, QuotaExceededError, RequestInfo
 from ..policy.retry import TokenBucket, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
-from .call import Call, Permit
+from .call import Call, Lease
 from .pool import Pool
 from .reply import Reply
 from .trace import Trace, log
@@ -125,8 +125,8 @@ class SessionManager:
             again = isinstance(outcome, APIError) and attempt.died_idle
             outcome = await attempt.send(new_connection=True) if again else outcome
             outcome.attempts = attempts
-            if call.permit is not None:
-                call.permit.told(outcome)
+            if call.lease is not None:
+                call.lease.on_response(outcome)
             if isinstance(outcome, Reply):
                 bucket.succeeded(paid)
                 outcome.body.keep_alive_ref = self.pool
@@ -155,8 +155,8 @@ class SessionManager:
             if trace is not None:
                 trace.retry(outcome, wait)
             await asyncio.sleep(wait)
-            if call.permit is not None:
-                await _take_turn(call.permit, deadline, outcome, started)
+            if call.lease is not None:
+                await _reacquire(call.lease, deadline, outcome, started)
 
     def _start_cooldown(self, call: Call, origin: str, error: APIError) -> None:
         """Hold new requests of this key while the server said to wait.
@@ -206,12 +206,12 @@ class SessionManager:
         await self.pool.close()
 
 
-async def _take_turn(permit: Permit, deadline: float | None, error: APIError, started: float) -> None:
-    """Wait until another attempt may be made; raise the error of the last if the call has to be over before."""
+async def _reacquire(lease: Lease, deadline: float | None, error: APIError, started: float) -> None:
+    """Wait until another attempt may be sent; raise the last attempt's error if the call's deadline comes first."""
     late = False
     try:
         async with asyncio.timeout_at(deadline):
-            await permit.again()
+            await lease.reacquire()
     except TimeoutError:
         late = True
     if late:

@@ -67,7 +67,7 @@ class Cursor:
     """
 
     __slots__ = (
-        "_assembler", "_batch", "_reader", "_source", "filling", "queues", "read_whole", "ready", "refused", "texts", "waiters",
+        "_assembler", "_batch", "_pending", "_reader", "_source", "filling", "queues", "read_whole", "ready", "refused", "texts", "waiters",
     )  # fmt: skip
 
     def __init__(
@@ -76,8 +76,9 @@ class Cursor:
         self._source = source
         self._reader = reader  # the source, if it is the reader of one reply, which has a quicker way
         self._assembler = assembler
-        # Chunks that are not assembled. Those before the cursor have been read, by whichever view.
-        self._batch: Sequence[ChatCompletionChunk] = []
+        # Chunks that are not assembled, either a few together or one batch. Those before the cursor have been read.
+        self._pending: list[ChatCompletionChunk] = []
+        self._batch: TextBatch | None = None
         self.read_whole = False  # whether chunks of all choices have been asked for
         self.ready: Iterator[ChatCompletionChunk] = iter(())
         self.texts: Iterator[str] | None = None
@@ -127,9 +128,9 @@ class Cursor:
                 self.waiters.wake_all()
         if chunks is None:
             return False
-        batch = self._batch
-        if type(batch) is list and type(chunks) is list and len(batch) < _TOGETHER and self.queues is None:
-            batch += chunks  # `place`, without the call
+        few = len(self._pending) < _TOGETHER and self._batch is None and self.queues is None
+        if few and type(chunks) is not TextBatch:
+            self._pending += chunks  # `place`, without the call
             self.ready = iter(chunks)
         else:
             self.place(chunks)
@@ -141,12 +142,13 @@ class Cursor:
 
     def place(self, chunks: Sequence[ChatCompletionChunk]) -> None:
         """Put chunks behind the cursor, which has passed all before; or into queues, once there are any."""
-        batch = self._batch
-        if type(batch) is list and type(chunks) is list and len(batch) < _TOGETHER:
-            batch += chunks
-        else:
+        if type(chunks) is TextBatch:
             self.assemble_read()
             self._batch = chunks
+        else:
+            if self._batch is not None or len(self._pending) >= _TOGETHER:
+                self.assemble_read()
+            self._pending += chunks
         if self.queues is not None:
             self.queues.put(chunks)
             self.pass_all()
@@ -169,17 +171,21 @@ class Cursor:
     def make_chunks(self) -> None:
         """Make the chunks of a `TextBatch` that was being read as text, from the cursor on."""
         self.assemble_read()
-        self.ready = iter(self._batch)
+        self.ready = iter(self._batch or ())
         self.texts = None
 
     def assemble_read(self) -> None:
         """Assemble what the cursor has passed."""
-        batch = self._batch
-        passed = len(batch) - length_hint(self.ready if self.texts is None else self.texts)
+        left = length_hint(self.ready if self.texts is None else self.texts)
+        batch: Sequence[ChatCompletionChunk] = self._pending if self._batch is None else self._batch
+        passed = len(batch) - left
         if not passed:
             return
-        self._batch = batch[passed:]
-        read = batch[:passed] if self._batch else batch
+        read = batch[:passed] if left else batch
+        if self._batch is not None:
+            self._batch = self._batch[passed:] if left else None
+        else:
+            self._pending = self._pending[passed:]
         rest: Iterable[ChatCompletionChunk] = ()
         try:
             if type(read) is TextBatch:

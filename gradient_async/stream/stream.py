@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
 from ..errors import ResponseInfo, StreamLimitError
-from ..types import ChatCompletionChunk, Headers, RateLimits
+from ..types import Headers, RateLimits
 from .cursor import ChunkStream
 from .reader import State, StreamReader
 from .timing import Timing
@@ -66,22 +66,6 @@ class ChatCompletionStream(ChunkStream):
         error.attempts = self.attempts
         error.request_id = self.request_id
         return error
-
-    async def take(self) -> list[ChatCompletionChunk]:
-        """Read on; return every chunk that this brought, assembled, and none at the end.
-
-        Raises:
-            APIError: How the stream ended, if badly.
-        """
-        cursor = self._cursor
-        while await cursor.fill():
-            if cursor.texts is not None:
-                cursor.make_chunks()
-            chunks = list(cursor.ready)
-            if chunks:
-                cursor.assemble_read()
-                return chunks
-        return []
 
     @property
     def raw(self) -> RawStream:

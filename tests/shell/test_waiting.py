@@ -73,7 +73,7 @@ async def test_a_read_waits_on_one_future_only_on_internals(start: Start, *, int
     await stream.aclose()
 
 
-@pytest.mark.parametrize("what", ["a reader", "an error", "no connection", "data", "the end"])
+@pytest.mark.parametrize("what", ["a reader", "an error", "close", "abort", "data", "the end"])
 async def test_a_read_that_would_not_wait_is_not_started(start: Start, what: str) -> None:
     """Its future would never be resolved, or another reader's would not."""
     stream = await opened(start, http_chunk(event("a")), HOLD)
@@ -88,8 +88,8 @@ async def test_a_read_that_would_not_wait_is_not_started(start: Start, what: str
         body._since = 0.0
     elif what == "an error":
         content.set_exception(aiohttp.ClientPayloadError())
-    elif what == "no connection":
-        protocol.close()
+    elif what in {"close", "abort"}:
+        getattr(protocol, what)()
         await asyncio.sleep(0)
     elif what == "data":
         content.feed_data(b"data")
@@ -97,6 +97,13 @@ async def test_a_read_that_would_not_wait_is_not_started(start: Start, what: str
         content.feed_eof()
     assert body.start_read() is None
     await stream.aclose()
+
+
+async def test_without_limits_a_read_waits_all_the_same(start: Start) -> None:
+    """It is watched for a connection that is gone."""
+    stream = await opened(start, http_chunk(event("a")), 0.05, http_chunk(event("b")), HOLD, timeout=None)
+    async with stream:
+        assert ["a", "b"] == text_of([await anext(stream), await anext(stream)])
 
 
 @pytest.mark.usefixtures("internals")

@@ -1,4 +1,4 @@
-"""How a map of many requests ends: drained, closed with what its requests come from, or by what breaks it."""
+"""How a `map` ends: drained, closed together with its async generator, or by an error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ async def texts_of(results: MapResults) -> list[str | None]:
 # What an async iterable has to give
 
 
-async def test_no_more_is_pulled_of_an_async_iterable_than_the_window_holds(start: Start) -> None:
-    """Not even by workers that wait for their turn to pull when others fill the window."""
+async def test_no_more_is_pulled_from_an_async_iterable_than_the_window_holds(start: Start) -> None:
+    """Also where workers wait to pull while others fill the window."""
     _, client = await start(handler=Echo())
     gate = asyncio.Event()
     pulled = 0
@@ -42,10 +42,10 @@ async def test_no_more_is_pulled_of_an_async_iterable_than_the_window_holds(star
         for _ in range(7):
             await anext(results)
         assert 8 == pulled
-        await asyncio.sleep(0.01)  # eight workers wait to pull
+        await asyncio.sleep(0.01)  # all eight workers wait to pull now
         gate.set()
         async with asyncio.timeout(5):
-            while pulled < 8 + 9:  # noqa: ASYNC110  # nobody tells
+            while pulled < 8 + 9:  # noqa: ASYNC110  # there is no event to wait for
                 await asyncio.sleep(0.005)
         await asyncio.sleep(0.03)
         assert 8 + 9 == pulled
@@ -54,7 +54,7 @@ async def test_no_more_is_pulled_of_an_async_iterable_than_the_window_holds(star
 @pytest.mark.parametrize("way", ["with", "aclose", "close"])
 @pytest.mark.parametrize("waits", [False, True], ids=["between two requests", "while it waits"])
 async def test_an_async_generator_is_closed_with_its_results(start: Start, way: str, waits: bool) -> None:
-    """What it holds, such as a cursor, is let go by then."""
+    """Its resources, such as a database cursor, are released by then."""
     _, client = await start(handler=Echo())
     closed: list[bool] = []
 
@@ -80,12 +80,12 @@ async def test_an_async_generator_is_closed_with_its_results(start: Start, way: 
     await results.aclose()
 
 
-async def test_who_only_gives_requests_one_by_one_is_not_closed(start: Start) -> None:
-    """An iterator that is no generator may have more to give to others."""
+async def test_an_async_iterator_that_is_no_generator_is_not_closed(start: Start) -> None:
+    """Other code may go on reading an iterator that is no generator."""
     _, client = await start(handler=Echo())
 
     class Queue:
-        """Gives requests, and could be closed."""
+        """An async iterator that has `aclose` and is no generator."""
 
         closed = False
         given = 0
@@ -111,7 +111,7 @@ async def test_who_only_gives_requests_one_by_one_is_not_closed(start: Start) ->
 
 
 class Broken(Mapping[str, Any]):
-    """Parameters that can't be read."""
+    """A mapping whose keys can't be read."""
 
     def __getitem__(self, key: str) -> Any:
         raise KeyError(key)
@@ -124,8 +124,8 @@ class Broken(Mapping[str, Any]):
 
 
 @pytest.mark.parametrize("window", [1, 2, None])
-async def test_parameters_that_can_not_be_read_hold_nobody(start: Start, window: int | None) -> None:
-    """The error comes out, also where other workers wait for room that will never be."""
+async def test_an_error_of_the_callers_mapping(start: Start, window: int | None) -> None:
+    """The error is raised, also where other workers wait for room in the window."""
     _, client = await start(handler=Echo())
     requests: list[Any] = [Broken(), *prompts(5)]
     async with asyncio.timeout(5), client.chat.completions.map(requests, window=window) as results:
@@ -138,8 +138,8 @@ async def test_parameters_that_can_not_be_read_hold_nobody(start: Start, window:
 
 
 @pytest.mark.parametrize("ordered", [False, True], ids=["as they finish", "ordered"])
-async def test_drained_it_sends_nothing_more(start: Start, ordered: bool) -> None:
-    """What is under way is waited for; what waits for its turn is given up."""
+async def test_drain_sends_nothing_more(start: Start, ordered: bool) -> None:
+    """Results of requests in flight come; requests that wait to be sent are dropped."""
     server, client = await start(handler=Echo(pause=0.2))
     results = client.chat.completions.map(  # two go at once, and the third nearly a second later
         prompts(50), max_concurrency=10, requests_per_minute=65, ordered=ordered
@@ -155,8 +155,8 @@ async def test_drained_it_sends_nothing_more(start: Start, ordered: bool) -> Non
 
 
 @pytest.mark.parametrize("after", [0.0, 0.3], ids=["refused before", "refused later"])
-async def test_drained_it_waits_for_no_second_attempt(start: Start, after: float) -> None:
-    """A request that was refused is not paid: it is given up, and not sent again."""
+async def test_drain_waits_for_no_second_attempt(start: Start, after: float) -> None:
+    """A refused request cost nothing: it is dropped, and not sent again."""
     refusal: Handler = reply_writes([after, *reply_json(SLOW_DOWN, 503, {"retry-after": "20"}).steps])
     slow: Handler = reply_writes([0.6, *reply_json(completion("slow")).steps])
     server, client = await start(slow, refusal, refusal, max_retries=5)
@@ -170,8 +170,8 @@ async def test_drained_it_waits_for_no_second_attempt(start: Start, after: float
     assert 3 == len(server.requests)
 
 
-async def test_drained_it_still_tells_errors_that_are_final(start: Start) -> None:
-    """They are results, and answer what had been sent."""
+async def test_drain_keeps_errors_that_are_final(start: Start) -> None:
+    """An error that is not retried is a result."""
     refusal: Handler = reply_writes([0.2, *reply_json({"error": {"message": "no"}}, 400).steps])
     server, client = await start(refusal, refusal)
     results = client.chat.completions.map(prompts(9), max_concurrency=2)
@@ -183,7 +183,7 @@ async def test_drained_it_still_tells_errors_that_are_final(start: Start) -> Non
     assert 2 == len(server.requests)
 
 
-async def test_drained_it_waits_for_what_was_sent_again(start: Start) -> None:
+async def test_drain_waits_for_a_retry_that_was_sent(start: Start) -> None:
     refusal = reply_json(SLOW_DOWN, 503, {"retry-after-ms": "10"})
     slow: Handler = reply_writes([0.3, *reply_json(completion("slow")).steps])
     server, client = await start(refusal, slow, max_retries=5)
@@ -195,7 +195,7 @@ async def test_drained_it_waits_for_what_was_sent_again(start: Start) -> None:
     assert 2 == len(server.requests)
 
 
-async def test_drained_it_waits_for_streams_that_have_begun(start: Start) -> None:
+async def test_drain_waits_for_streams_that_have_begun(start: Start) -> None:
     events = reply_sse(chunk("a"), chunk("b"), chunk(finish_reason="stop"), gap=0.1)
     server, client = await start(events)
     results = client.chat.completions.map(prompts(9), max_concurrency=1, stream=True)
@@ -207,7 +207,7 @@ async def test_drained_it_waits_for_streams_that_have_begun(start: Start) -> Non
     assert 1 == len(server.requests)
 
 
-async def test_drained_it_waits_for_no_further_request_of_the_caller(start: Start) -> None:
+async def test_drain_does_not_wait_for_the_iterable(start: Start) -> None:
     _, client = await start(handler=Echo())
 
     async def requests() -> AsyncGenerator[dict[str, Any]]:
@@ -220,7 +220,7 @@ async def test_drained_it_waits_for_no_further_request_of_the_caller(start: Star
     assert [] == await texts_of(results)
 
 
-async def test_drained_before_it_began_it_ends(start: Start) -> None:
+async def test_drain_before_the_first_read(start: Start) -> None:
     server, client = await start()
     results = client.chat.completions.map(prompts(3))
     results.drain()

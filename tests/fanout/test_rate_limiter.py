@@ -1,4 +1,4 @@
-"""How fast many requests go: rates, the server's limits, and what it sustains, over loopback."""
+"""`RateLimiter` in `map` and `fan_out`: rates, quotas and adaptive concurrency, with a server on loopback."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SLOW_DOWN = {"id": "too_many_requests", "message": "slow down"}
 
 
 async def count(results: MapResults) -> int:
-    """Take all results; none may be an error."""
+    """Count the results; none may be an error."""
     done = 0
     async for result in results:
         result.unwrap()
@@ -36,25 +36,25 @@ async def count(results: MapResults) -> int:
 
 
 class Capacity:
-    """Works on so many requests at once, and refuses what comes on top.
+    """Works on a number of requests at once, and refuses others.
 
     Attributes:
         refused: How many it refused.
-        under_way: How many it is working on.
-        history: How many it was working on, at each request.
+        in_flight: How many it is working on.
+        history: How many it was working on when each request came.
     """
 
     def __init__(self, capacity: int, *, pause: float, stall: bool = False) -> None:
         self._capacity = capacity
         self._pause = pause
         self._stall = stall
-        self.refused = self.under_way = 0
+        self.refused = self.in_flight = 0
         self.history: list[int] = []
 
     async def __call__(self, request: Request, connection: Connection) -> None:
         """Answer."""
-        self.history.append(self.under_way)
-        if self.under_way >= self._capacity:
+        self.history.append(self.in_flight)
+        if self.in_flight >= self._capacity:
             self.refused += 1
             refusal: Handler = reply_json(SLOW_DOWN, 429)
             if self._stall:
@@ -62,11 +62,11 @@ class Capacity:
                 refusal = reply_writes([*begun, HOLD])
             await refusal(request, connection)
             return
-        self.under_way += 1
+        self.in_flight += 1
         try:
             await connection.sleep(self._pause)
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
         whole: Handler = reply_json(completion("hi", usage=USAGE))
         if self._stall:
             whole = reply_sse(chunk("Hello"), chunk(finish_reason="stop"))
@@ -83,10 +83,10 @@ class Capacity:
         pytest.param(60, 2.0, 130, {"max_concurrency": 100, "adaptive": True}, id="60 in 2 s, adaptive"),
     ],
 )
-async def test_what_a_server_allows_in_a_time_is_kept_to(
+async def test_the_quota_of_a_server_is_kept(
     start: Start, allowed: int, seconds: float, requests: int, options: dict[str, Any]
 ) -> None:
-    """All come through, and at most one answer in twenty is 429."""
+    """All requests succeed, and at most one answer in twenty is a 429."""
     windows = Windows(allowed, seconds, pause=0.01)
     _, client = await start(handler=windows, max_retries=2)
     assert requests == await count(client.chat.completions.map(prompts(requests), **options))
@@ -94,8 +94,8 @@ async def test_what_a_server_allows_in_a_time_is_kept_to(
     assert windows.answers[429] <= 0.05 * sum(windows.answers.values())
 
 
-async def test_nobody_is_sent_while_the_server_says_to_wait(start: Start) -> None:
-    """Then one goes ahead, and the others follow as it is answered."""
+async def test_no_request_is_sent_while_the_server_asks_to_wait(start: Start) -> None:
+    """After the wait one request goes ahead, and the others follow when it is answered."""
     times: list[float] = []
 
     async def refuse_once(request: Request, connection: Connection) -> None:
@@ -113,8 +113,8 @@ async def test_nobody_is_sent_while_the_server_says_to_wait(start: Start) -> Non
     assert after[1] > after[0]
 
 
-async def test_one_request_at_a_time_takes_its_turn_again(start: Start) -> None:
-    """Who has to be sent again goes before those that have not been sent."""
+async def test_a_retry_with_one_request_at_a_time(start: Start) -> None:
+    """A retry goes before requests that have not been sent."""
     echo = Echo()
     refusal = reply_json(SLOW_DOWN, 503, {"retry-after": "0.05"})
     _, client = await start(refusal, handler=echo, max_retries=1)
@@ -123,8 +123,8 @@ async def test_one_request_at_a_time_takes_its_turn_again(start: Start) -> None:
     assert ["0", "1", "2"] == echo.prompts
 
 
-async def test_a_turn_that_does_not_come_in_time_is_an_error(start: Start) -> None:
-    """The one of the request that failed, and of nothing but that; it tells how long the call took in all."""
+async def test_a_lease_that_does_not_come_in_time_is_an_error(start: Start) -> None:
+    """It is the error of the attempt that failed, without context; its `elapsed` covers the whole call."""
     refusal = reply_json(SLOW_DOWN, 429, {"retry-after": "0.01"})
     quick: dict[str, Any] = {"max_retries": 1, "retry": Retry(max_backoff=0.02)}
     server, client = await start(refusal, handler=Echo(), timeout=Timeout(total=0.3), **quick)
@@ -142,7 +142,7 @@ async def test_a_turn_that_does_not_come_in_time_is_an_error(start: Start) -> No
 
 
 async def test_requests_per_minute(start: Start) -> None:
-    """A second's worth goes at once, the others evenly."""
+    """One second's worth goes at once, the others are evenly spaced."""
     server, client = await start(handler=Echo())
     assert 20 == await count(client.chat.completions.map(prompts(20), requests_per_minute=600))
     times = [request.received_at for request in server.requests]
@@ -152,26 +152,26 @@ async def test_requests_per_minute(start: Start) -> None:
 
 
 async def test_tokens_per_minute(start: Start) -> None:
-    """What a request takes is guessed, and put right by its usage."""
+    """The tokens of a request are estimated, and corrected by its usage."""
     server, client = await start(handler=Echo())
-    requests = [ask_for("x" * 396, max_tokens=300)] * 8  # 401 tokens as it seems, 5 in fact
+    requests = [ask_for("x" * 396, max_tokens=300)] * 8  # estimated at 400 tokens, in fact 5
     began = time.monotonic()
     results = client.chat.completions.map(requests, max_concurrency=1, tokens_per_minute=60 * 100)
     assert 8 == await count(results)
     assert time.monotonic() - began < 1.0
     assert 8 == len(server.requests)
-    # Those that are sent before any is answered count as they seem.
+    # Estimates count until usage is known.
     slow = Echo(pause=0.3)
     other, client = await start(handler=slow)
     results = client.chat.completions.map(requests[:3], max_concurrency=3, tokens_per_minute=60 * 400)
     assert 3 == await count(results)
     times = [request.received_at for request in other.requests]
     assert times[2] - times[0] > 0.25
-    assert slow.most == 2
+    assert slow.max_in_flight == 2
 
 
-async def test_requests_that_leave_while_they_wait_hold_nobody(start: Start) -> None:
-    """Not the next in the queue either."""
+async def test_requests_cancelled_while_they_wait(start: Start) -> None:
+    """A cancelled request does not hold up the queue behind it."""
     server, client = await start(handler=Echo())
     fan = client.chat.completions.fan_out(n=5, requests_per_minute=60, first=1, **ask_for("x"))
     async with asyncio.timeout(1), fan:
@@ -183,8 +183,8 @@ async def test_requests_that_leave_while_they_wait_hold_nobody(start: Start) -> 
 # What a server sustains
 
 
-async def test_an_adaptive_map_finds_what_a_server_sustains(start: Start) -> None:
-    """It begins with few, doubles with each round, and comes down where the server refuses."""
+async def test_adaptive_concurrency_finds_the_capacity_of_a_server(start: Start) -> None:
+    """It begins with 8, doubles with each round, and halves where the server refuses."""
     capacity = Capacity(20, pause=0.02)
     _, client = await start(handler=capacity, max_retries=6, retry=Retry(max_backoff=0.05))
     async with asyncio.timeout(20):
@@ -193,14 +193,14 @@ async def test_an_adaptive_map_finds_what_a_server_sustains(start: Start) -> Non
     history = capacity.history
     assert max(history[:8]) <= 8
     assert max(history) == 20
-    # It stays near what goes. On a busy machine requests come in bursts, of which each sees those before it: the last
-    # of a burst tells how many were dared. (What comes after the last refill is the end, when few are left.)
+    # It stays near the capacity. On a busy machine requests come in bursts, and the last of a burst sees how many were
+    # sent; so the maximum of each 40 requests counts. The last requests are left out: few are in flight by then.
     bursts = [max(history[start : start + 40]) for start in range(200, len(history) - 40, 40)]
     assert len(bursts) >= 9
     assert min(bursts) > 8
     adaptive = capacity.refused / len(history)
     assert adaptive < 0.15
-    # Without, a fixed number refused again and again.
+    # A fixed concurrency of 200 is refused again and again.
     fixed = Capacity(20, pause=0.02)
     _, client = await start(handler=fixed, max_retries=30, retry=Retry(max_backoff=0.05))
     async with asyncio.timeout(20):
@@ -209,7 +209,7 @@ async def test_an_adaptive_map_finds_what_a_server_sustains(start: Start) -> Non
     assert fixed.refused / len(fixed.history) > 2 * adaptive
 
 
-async def test_stalls_halve_it_too(start: Start) -> None:
+async def test_stalls_halve_adaptive_concurrency(start: Start) -> None:
     capacity = Capacity(4, pause=0.01, stall=True)
     _, client = await start(handler=capacity, timeout=Timeout(idle=0.15))
     kinds: dict[type[Any], int] = {}
@@ -221,12 +221,12 @@ async def test_stalls_halve_it_too(start: Start) -> None:
     assert kinds[StreamTimeoutError] == capacity.refused
     assert max(capacity.history) <= 4
     assert sum(kinds.values()) == 200
-    # Half at most were refused, where 100 at once would have been nearly all.
+    # At most half were refused; with 100 at once nearly all would have been.
     assert capacity.refused < 100
 
 
-async def test_no_answer_halves_it(start: Start) -> None:
-    """Eight go, none is answered; the next four go one after the other as they fail."""
+async def test_timeouts_halve_adaptive_concurrency(start: Start) -> None:
+    """Eight requests go, none is answered; no more than four are in flight after that."""
     server, client = await start(handler=reply_writes([HOLD]), timeout=Timeout(response=0.1))
     results = client.chat.completions.map(prompts(16), max_concurrency=64, adaptive=True)
     sizes: list[int] = []
@@ -241,8 +241,8 @@ async def test_no_answer_halves_it(start: Start) -> None:
     assert max(together[8:]) <= 4
 
 
-async def test_very_many_do_not_begin_at_once(start: Start) -> None:
-    """Nothing is known of the server: 64 go, then one for each reply or a few milliseconds."""
+async def test_high_concurrency_begins_with_a_ramp(start: Start) -> None:
+    """64 requests go at once, then one more for each reply and each step of the ramp."""
     server, client = await start(handler=Echo(pause=0.4))
     began = time.monotonic()
     results = client.chat.completions.map(prompts(300), max_concurrency=300)

@@ -1,4 +1,4 @@
-"""The life of a fan-out: entered once, left at any moment, and nothing remains."""
+"""The life of a `FanOut`: entered once, left at any moment, and no task, connection or memory remains."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from shell_calls import CALL, Start
 
 from gradient_async import AsyncGradient, FanOut, FanOutError, GradientError, StreamInterruptedError
 from gradient_async.assembly import CompletionAssembler
-from gradient_async.fanout import Fan
+from gradient_async.fanout import FanOutRunner
 from gradient_async.fanout.branch import Branch
-from gradient_async.fanout.merged import Merged
-from gradient_async.stream import ChatCompletionStream
+from gradient_async.fanout.merge import MergedChunks
+from gradient_async.stream import StreamReader
 from gradient_async.testing import HOLD, Handler, Server, chunk, reply_sse, reply_writes, serve
 
 
 def speaking() -> Handler:
-    """A model that has begun to speak and goes on without end."""
+    """Answer with a first chunk, and never end."""
     return reply_writes([*reply_sse(chunk("Hel"), done=False).steps[:-1], HOLD])
 
 
 def ours() -> set[asyncio.Task[Any]]:
-    """The tasks that are not the server's."""
+    """Return the tasks that are not the server's."""
     return {task for task in asyncio.all_tasks() if "Service._serve" not in repr(task.get_coro())}
 
 
@@ -54,8 +54,8 @@ async def test_it_is_entered_once(start: Start) -> None:
 
 @pytest.mark.parametrize("way", ["leave", "aclose", "close", "error", "cancel", "timeout"])
 @pytest.mark.parametrize("options", [{}, {"hedge_after": 0.02}, {"native": True}, {"max_concurrency": 2}])
-async def test_leaving_gives_up_what_is_under_way(start: Start, way: str, options: dict[str, Any]) -> None:
-    """All connections are closed within 100 ms, seen by the server, and no task is left."""
+async def test_leaving_cancels_requests_in_flight(start: Start, way: str, options: dict[str, Any]) -> None:
+    """The server sees all connections closed within 100 ms, and no task is left."""
     server, client = await start(*[speaking()] * 8)
     before = ours()
     expected = {"hedge_after": 4, "native": 1, "max_concurrency": 2}.get(next(iter(options), ""), 4)
@@ -100,7 +100,7 @@ async def test_leaving_gives_up_what_is_under_way(start: Start, way: str, option
     assert ours() == before
 
 
-async def test_what_came_is_still_given_out_after_leaving(start: Start) -> None:
+async def test_what_was_received_can_be_read_after_leaving(start: Start) -> None:
     _, client = await start(speaking(), speaking())
     async with client.chat.completions.fan_out(n=2, **CALL) as fan:
         await asyncio.sleep(0.1)
@@ -114,16 +114,16 @@ async def test_what_came_is_still_given_out_after_leaving(start: Start) -> None:
     assert ["stopped", "stopped"] == [result.state for result in fan.results]
 
 
-async def test_a_request_that_somebody_else_cancels_is_an_error(start: Start) -> None:
-    """To end as if all were well would lose a choice in silence."""
+async def test_a_request_that_other_code_cancels_is_an_error(start: Start) -> None:
+    """An ordinary end would hide that a choice is lost."""
     server, client = await start(speaking(), speaking())
     before = ours()
     async with client.chat.completions.fan_out(n=2, **CALL) as fan:
         await server.wait_requests(2)
-        one = next(task for task in ours() - before if "_one" in repr(task.get_coro()))
+        one = next(task for task in ours() - before if "_request_one" in repr(task.get_coro()))
         one.cancel()
         await asyncio.sleep(0.01)
-        rest = [task for task in ours() - before if "_one" in repr(task.get_coro())]
+        rest = [task for task in ours() - before if "_request_one" in repr(task.get_coro())]
         for task in rest:
             task.cancel()
         with pytest.raises(GradientError, match="cancelled, and not by its fan-out"):
@@ -131,7 +131,7 @@ async def test_a_request_that_somebody_else_cancels_is_an_error(start: Start) ->
                 await anext(fan)
 
 
-async def test_a_race_that_somebody_else_cancels(start: Start) -> None:
+async def test_a_race_that_other_code_cancels(start: Start) -> None:
     server, client = await start(speaking())
     before = ours()
     async with client.chat.completions.fan_out(n=1, hedge_after=5, **CALL) as fan:
@@ -145,8 +145,8 @@ async def test_a_race_that_somebody_else_cancels(start: Start) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"hedge_after": 0.02}, {"native": True}, {"stream": False}])
-async def test_cancelled_twice_it_is_closed_all_the_same(start: Start, options: dict[str, Any]) -> None:
-    """And nobody warns of what was dropped, since it was left."""
+async def test_cancelled_twice_it_is_closed(start: Start, options: dict[str, Any]) -> None:
+    """Without a ResourceWarning: it was closed, not dropped."""
     held = speaking() if options.get("stream", True) else reply_writes([HOLD])
     server, client = await start(*[held] * 6)
     before = ours()
@@ -161,14 +161,14 @@ async def test_cancelled_twice_it_is_closed_all_the_same(start: Start, options: 
         await task
     del task
     await closed_within(server.requests, since)
-    gc.collect()  # after that: of a large process it takes as long as that may
+    gc.collect()  # after the timed part: in a large process it takes long
     await asyncio.sleep(0)
     assert ours() == before
 
 
 def kept() -> list[object]:
-    """What of fan-outs and their streams is in memory."""
-    kinds = {Branch, ChatCompletionStream, CompletionAssembler, Fan, Merged}
+    """Return the parts of fan-outs that are in memory."""
+    kinds = {Branch, CompletionAssembler, FanOutRunner, MergedChunks, StreamReader}
     return [thing for thing in gc.get_objects() if type(thing) in kinds]
 
 
@@ -185,10 +185,10 @@ def kept() -> list[object]:
     ids=str,
 )
 @pytest.mark.parametrize("at_once", [True, False])
-async def test_what_came_is_not_left_to_the_collector(
+async def test_nothing_is_left_to_the_garbage_collector(
     start: Start, options: dict[str, Any], at_once: bool
 ) -> None:
-    """In a cycle it would stay in memory long after its last reader is gone, beside that of the next."""
+    """A reference cycle would keep everything received in memory until a garbage collection."""
     _, client = await start()
     params: dict[str, Any] = {**CALL, "n": 3, **options}
 
@@ -221,7 +221,7 @@ async def dropped(server: Server, client: AsyncGradient) -> list[FanOut]:
     return [fan]
 
 
-async def test_dropped_it_closes_its_connections_and_warns(start: Start) -> None:
+async def test_dropping_a_fan_out_closes_its_connections_and_warns(start: Start) -> None:
     server, client = await start(speaking(), speaking())
     before = ours()
     kept = await dropped(server, client)
@@ -233,20 +233,20 @@ async def test_dropped_it_closes_its_connections_and_warns(start: Start) -> None
 
 
 @pytest.mark.filterwarnings("ignore:.*dropped before its end:ResourceWarning")
-async def test_dropped_in_another_thread(start: Start) -> None:
+async def test_a_fan_out_dropped_in_another_thread(start: Start) -> None:
     server, client = await start(speaking(), speaking())
     before = ours()
     kept = await dropped(server, client)
     since = time.monotonic()
     thread = threading.Thread(target=kept.clear)
     thread.start()
-    while thread.is_alive():  # noqa: ASYNC110  # threads tell nobody
+    while thread.is_alive():  # noqa: ASYNC110  # there is no event to wait for
         await asyncio.sleep(0.001)
     await closed_within(server.requests, since)
     assert ours() == before
 
 
-def test_dropped_when_its_loop_is_gone() -> None:
+def test_a_fan_out_dropped_after_its_loop_has_closed() -> None:
     kept: list[FanOut] = []
 
     async def begin() -> None:
@@ -261,7 +261,7 @@ def test_dropped_when_its_loop_is_gone() -> None:
     gc.collect()
 
 
-async def test_an_unused_one_is_dropped_without_a_word(start: Start) -> None:
+async def test_an_unused_fan_out_is_dropped_without_warning(start: Start) -> None:
     _, client = await start()
     fan = client.chat.completions.fan_out(n=2, **CALL)
     del fan
@@ -275,7 +275,7 @@ async def test_an_unused_one_is_dropped_without_a_word(start: Start) -> None:
     gc.collect()
 
 
-async def test_waiting_for_its_turn_it_can_be_left(start: Start) -> None:
+async def test_leaving_while_requests_wait_to_be_sent(start: Start) -> None:
     server, client = await start(speaking())
     before = ours()
     async with client.chat.completions.fan_out(n=64, max_concurrency=1, **CALL) as fan:
@@ -286,7 +286,7 @@ async def test_waiting_for_its_turn_it_can_be_left(start: Start) -> None:
     assert ["stopped"] * 64 == [result.state for result in fan.results]
 
 
-async def test_two_tasks_may_await_the_whole(start: Start) -> None:
+async def test_two_tasks_may_await_the_completion(start: Start) -> None:
     _, client = await start(delay=0.001)
     async with client.chat.completions.fan_out(n=3, **CALL) as fan:
         first, second = await asyncio.gather(fan.completion(), fan.completion())
@@ -294,7 +294,7 @@ async def test_two_tasks_may_await_the_whole(start: Start) -> None:
     assert first == second
 
 
-async def test_a_task_that_stops_waiting_for_the_whole_leaves_it_to_others(start: Start) -> None:
+async def test_one_of_two_tasks_that_await_the_completion_is_cancelled(start: Start) -> None:
     _, client = await start(delay=0.005)
     async with client.chat.completions.fan_out(n=3, **CALL) as fan:
         first = asyncio.create_task(fan.completion())
@@ -307,7 +307,7 @@ async def test_a_task_that_stops_waiting_for_the_whole_leaves_it_to_others(start
     assert all(choice.finish_reason == "stop" for choice in found.choices)
 
 
-async def test_in_a_task_group_with_others(start: Start) -> None:
+async def test_fan_outs_in_a_task_group(start: Start) -> None:
     _, client = await start()
 
     async def ask() -> int:
@@ -318,7 +318,7 @@ async def test_in_a_task_group_with_others(start: Start) -> None:
     assert [4] * 10 == [task.result() for task in tasks]
 
 
-async def test_a_client_that_is_closed_says_so(start: Start) -> None:
+async def test_fan_outs_of_a_closed_client(start: Start) -> None:
     server, client = await start(speaking(), speaking())
     async with client.chat.completions.fan_out(n=2, **CALL) as fan:
         await server.wait_requests(2)

@@ -1,4 +1,4 @@
-"""When a fan-out ends before all choices are whole: errors, winners, races."""
+"""`FanOutRunner`: errors, ``stop_when`` and ``first``, and races with ``hedge_after``."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def whole(text: str, *, after: float = 0.0) -> Handler:
 
 
 def streaming(text: str) -> Handler:
-    """A model that has begun to speak and goes on without end."""
+    """Answer with a first chunk, and never end."""
     return reply_writes([*reply_sse(chunk(text), done=False).steps[:-1], HOLD])
 
 
@@ -66,8 +66,8 @@ def texts(found: Any) -> dict[int, str | None]:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "awaited"])
-async def test_the_first_error_gives_up_the_others(start: Start, stream: bool) -> None:
-    """Once what came before it was given out; and it has that too."""
+async def test_the_first_error_cancels_the_others(start: Start, stream: bool) -> None:
+    """It is raised after everything received has been read, and its partial completion has that too."""
     first = answer("zero") if stream else whole("zero")
     third = streaming("two") if stream else reply_writes([HOLD])
     failing: Handler = reply_writes([0.1, *FAILURE.steps])
@@ -101,7 +101,7 @@ async def test_the_first_error_gives_up_the_others(start: Start, stream: bool) -
     assert again.value is error
 
 
-async def test_errors_may_be_taken_apart(start: Start) -> None:
+async def test_errors_can_be_caught_by_their_type(start: Start) -> None:
     _, client = await start(FAILURE)
     caught: list[BaseException] = []
     try:
@@ -113,8 +113,8 @@ async def test_errors_may_be_taken_apart(start: Start) -> None:
     assert [0] == list(error.errors)
 
 
-async def test_each_error_may_have_its_place(start: Start) -> None:
-    """With on_error="collect" the others go on, and partial answers keep their index."""
+async def test_errors_may_be_collected(start: Start) -> None:
+    """With on_error="collect" the others go on, and partial completions have the index of their choice."""
     cut = reply_writes([*BEGUN, CLOSE])
     truncated = reply_sse(chunk("Hel"), done=False)
     _, client = await start(FAILURE, answer("one"), cut, truncated, REFUSAL, answer("five"))
@@ -136,10 +136,10 @@ async def test_each_error_may_have_its_place(start: Start) -> None:
         r.state for r in fan.results
     ]
     assert fan.completed
-    assert error.__traceback__ is None  # its frames would hold what came
+    assert error.__traceback__ is None  # its frames would hold what was received
 
 
-async def test_all_may_fail(start: Start) -> None:
+async def test_all_choices_fail(start: Start) -> None:
     _, client = await start(FAILURE, FAILURE)
     async with client.chat.completions.fan_out(n=2, on_error="collect", **CALL) as fan:
         assert [] == [piece async for piece in fan]
@@ -148,7 +148,7 @@ async def test_all_may_fail(start: Start) -> None:
     assert {0, 1} == set(fan.errors)
 
 
-async def test_requests_are_tried_again_like_any(start: Start) -> None:
+async def test_requests_are_retried(start: Start) -> None:
     server, client = await start(FAILURE, REFUSAL, max_retries=2, retry=Retry(max_backoff=0.02))
     async with client.chat.completions.fan_out(n=3, **CALL) as fan:
         found = await fan.completion()
@@ -156,8 +156,8 @@ async def test_requests_are_tried_again_like_any(start: Start) -> None:
     assert 5 == len(server.requests) == fan.attempts == found.attempts
 
 
-async def test_what_can_not_be_assembled_ends_it(start: Start) -> None:
-    """A limit on what may come holds for each choice."""
+async def test_choices_that_exceed_the_limit(start: Start) -> None:
+    """The limit on a completion's size holds for each choice."""
     long = reply_sse(*[chunk("x" * 50) for _ in range(10)], chunk(finish_reason="stop"))
     _, client = await start(long, long, limits=Limits(completion_bytes=300))
     with pytest.raises((FanOutError, StreamLimitError), match="completion_bytes"):
@@ -182,10 +182,10 @@ async def accepts_later(choice: Choice) -> bool:
 
 @pytest.mark.parametrize("stop_when", [accepts("good"), accepts_later], ids=["function", "coroutine"])
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "awaited"])
-async def test_the_first_that_is_good_enough_ends_it(
+async def test_the_first_accepted_choice_ends_everything(
     start: Start, stop_when: Callable[[Choice], bool | Awaitable[bool]], stream: bool
 ) -> None:
-    """The losers' connections are closed at once, seen by the server."""
+    """The server sees the connections of the other requests closed at once."""
     make = answer if stream else whole
     slow = streaming("...") if stream else reply_writes([HOLD])
     server, client = await start(make("bad"), slow, make("good", after=0.1), slow, slow)
@@ -205,7 +205,7 @@ async def test_the_first_that_is_good_enough_ends_it(
     assert {} == fan.errors
 
 
-async def test_none_may_be_good_enough(start: Start) -> None:
+async def test_no_choice_is_accepted(start: Start) -> None:
     _, client = await start(answer("a"), answer("b"))
     async with client.chat.completions.fan_out(n=2, max_concurrency=1, stop_when=accepts("x"), **CALL) as fan:
         found = await fan.completion()
@@ -213,8 +213,8 @@ async def test_none_may_be_good_enough(start: Start) -> None:
     assert {0: "a", 1: "b"} == texts(found)
 
 
-async def test_so_many_may_be_wanted(start: Start) -> None:
-    """The first that finish, or the first that are accepted."""
+async def test_two_choices_are_asked_for(start: Start) -> None:
+    """``first=2`` without and with ``stop_when``."""
     server, client = await start(answer("a"), answer("b"), answer("c"), answer("d"))
     async with client.chat.completions.fan_out(n=4, max_concurrency=1, first=2, **CALL) as fan:
         found = await fan.completion()
@@ -229,8 +229,8 @@ async def test_so_many_may_be_wanted(start: Start) -> None:
     assert ["completed", "completed", "completed", "stopped"] == [result.state for result in fan.results]
 
 
-async def test_verdicts_that_come_too_late_change_nothing(start: Start) -> None:
-    """Two finish at once; both are asked about, and one wins."""
+async def test_choices_accepted_too_late_change_nothing(start: Start) -> None:
+    """All finish together, `stop_when` is asked about each, and one wins."""
     asked: list[str | None] = []
 
     async def slow(choice: Choice) -> bool:
@@ -246,7 +246,7 @@ async def test_verdicts_that_come_too_late_change_nothing(start: Start) -> None:
     assert 1 == len(fan.winners) == len(found.choices)
 
 
-async def test_a_predicate_that_will_not_be_cancelled_changes_nothing(start: Start) -> None:
+async def test_a_predicate_that_ignores_cancellation_changes_nothing(start: Start) -> None:
     async def stubborn(choice: Choice) -> bool:
         try:
             await asyncio.sleep(0.05 if choice.message.content == "a" else 10)
@@ -261,8 +261,8 @@ async def test_a_predicate_that_will_not_be_cancelled_changes_nothing(start: Sta
     assert 1 == len(fan.winners)
 
 
-async def test_an_error_after_the_winner_is_none(start: Start) -> None:
-    """And one before it ends all, unless errors are collected."""
+async def test_an_error_after_the_winner_is_ignored(start: Start) -> None:
+    """An error before the winner ends everything, unless errors are collected."""
     _, client = await start(answer("good"), FAILURE)
     fan = client.chat.completions.fan_out(n=2, max_concurrency=1, first=1, **CALL)
     assert {0: "good"} == texts(await fan.completion())
@@ -277,7 +277,7 @@ async def test_an_error_after_the_winner_is_none(start: Start) -> None:
 
 
 async def test_an_error_while_a_winner_is_judged(start: Start) -> None:
-    """The winner counts: the error came when the verdict was on its way."""
+    """The winner counts if the error came while ``stop_when`` was awaited."""
 
     async def slow(choice: Choice) -> bool:
         del choice
@@ -292,8 +292,8 @@ async def test_an_error_while_a_winner_is_judged(start: Start) -> None:
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["function", "coroutine"])
-async def test_a_predicate_that_fails_is_the_callers(start: Start, later: bool) -> None:
-    """Its own error comes out, and nothing goes on behind it."""
+async def test_an_error_of_the_predicate(start: Start, later: bool) -> None:
+    """The error of ``stop_when`` is raised unchanged, and the other requests are cancelled."""
 
     def bad(choice: Choice) -> bool:
         raise LookupError(f"no test for {choice.message.content}")
@@ -310,11 +310,11 @@ async def test_a_predicate_that_fails_is_the_callers(start: Start, later: bool) 
 
 
 class Alarm(BaseException):
-    """No `Exception`: as those of test tools, which nothing but themselves may catch."""
+    """A BaseException, like those that test tools raise."""
 
 
-async def test_what_a_predicate_raises_comes_out_whatever_it_is(start: Start) -> None:
-    """To end as if all were well would be a lie."""
+async def test_a_base_exception_of_the_predicate(start: Start) -> None:
+    """An ordinary end would hide it."""
 
     def bad(choice: Choice) -> bool:
         raise Alarm(choice.message.content)
@@ -329,7 +329,7 @@ async def test_what_a_predicate_raises_comes_out_whatever_it_is(start: Start) ->
 
 @pytest.mark.parametrize("native", [True, "auto"])
 async def test_winners_of_one_request(start: Start, native: bool | Literal["auto"]) -> None:
-    """A choice that is good enough ends the request in which others still come."""
+    """An accepted choice ends the request while other choices of it still come."""
     steps = [
         chunk("bad"),
         chunk("go", index=1),
@@ -351,14 +351,14 @@ async def test_winners_of_one_request(start: Start, native: bool | Literal["auto
     assert 1 == len(server.requests)
 
 
-async def test_winners_of_one_request_that_is_whole(start: Start) -> None:
-    """Choices in a reply that is awaited, or finished together, are judged in their order."""
+async def test_winners_of_one_awaited_request(start: Start) -> None:
+    """Choices that finish together are judged in the order of their indices."""
     _, client = await start()
     call: dict[str, Any] = {"n": 3, "native": True, "first": 2, "stream": False, **CALL}
     fan = client.chat.completions.fan_out(**call)
     found = await fan.completion()
     assert [0, 1] == fan.winners == [choice.index for choice in found.choices]
-    # A server that ignores n gives the first, the second is asked for, and the third is not.
+    # A server that ignores n gives one choice. Another one is requested, and then two are enough.
     server, client = await start(whole("a"), whole("b"), whole("c"))
     call |= {"native": "auto", "max_concurrency": 1}
     fan = client.chat.completions.fan_out(**call)
@@ -369,8 +369,8 @@ async def test_winners_of_one_request_that_is_whole(start: Start) -> None:
 # Races
 
 
-async def test_a_second_request_races_one_that_does_not_speak(start: Start) -> None:
-    """The first of both to speak goes on; the other is closed at once."""
+async def test_a_second_request_races_one_without_content(start: Start) -> None:
+    """The first request with content goes on; the other is closed at once."""
     role = http_chunk(sse(chunk("", role="assistant"), done=False))
     opened = head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
     silent = reply_writes([opened, role, HOLD])
@@ -386,7 +386,7 @@ async def test_a_second_request_races_one_that_does_not_speak(start: Start) -> N
     assert server.requests[0].json == server.requests[1].json
 
 
-async def test_the_first_may_win_after_all(start: Start) -> None:
+async def test_the_first_request_may_win_the_race(start: Start) -> None:
     server, client = await start(answer("first", after=0.15), reply_writes([HOLD]))
     async with client.chat.completions.fan_out(n=1, hedge_after=0.05, **CALL) as fan:
         found = await fan.completion()
@@ -398,7 +398,7 @@ async def test_the_first_may_win_after_all(start: Start) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "awaited"])
-async def test_who_speaks_in_time_is_not_raced(start: Start, stream: bool) -> None:
+async def test_a_request_with_content_in_time_is_not_raced(start: Start, stream: bool) -> None:
     server, client = await start(*[answer("a") if stream else whole("a")] * 2)
     call: dict[str, Any] = {"n": 2, "hedge_after": 5.0, "stream": stream, **CALL}
     async with client.chat.completions.fan_out(**call) as fan:
@@ -408,7 +408,7 @@ async def test_who_speaks_in_time_is_not_raced(start: Start, stream: bool) -> No
     assert [1, 1] == [result.requests for result in fan.results]
 
 
-async def test_a_long_answer_that_has_begun_is_not_raced(start: Start) -> None:
+async def test_a_long_answer_with_content_in_time_is_not_raced(start: Start) -> None:
     steps = reply_sse(chunk("a"), chunk("b"), chunk(finish_reason="stop"), gap=0.1)
     server, client = await start(steps)
     fan = client.chat.completions.fan_out(n=1, hedge_after=0.05, **CALL)
@@ -423,7 +423,7 @@ async def test_awaited_replies_race_too(start: Start) -> None:
     await server.wait_closed_connections(1)
 
 
-async def test_one_that_fails_leaves_the_race_to_the_other(start: Start) -> None:
+async def test_one_of_two_racers_fails(start: Start) -> None:
     failing = reply_writes([0.15, *FAILURE.steps])
     _, client = await start(failing, answer("second", after=0.2))
     fan = client.chat.completions.fan_out(n=1, hedge_after=0.05, **CALL)
@@ -433,23 +433,23 @@ async def test_one_that_fails_leaves_the_race_to_the_other(start: Start) -> None
     assert {0: "first"} == texts(await fan.completion())
 
 
-async def test_both_may_fail(start: Start) -> None:
-    """The first error is told."""
+async def test_both_racers_fail(start: Start) -> None:
+    """The first error is raised."""
     _, client = await start(reply_writes([0.1, *FAILURE.steps]), reply_writes([0.3, RESET]))
     with pytest.raises(FanOutError) as caught:
         await client.chat.completions.fan_out(n=1, hedge_after=0.05, **CALL).completion()
     assert isinstance(caught.value.errors[0], InternalServerError)
 
 
-async def test_one_that_fails_in_time_is_not_raced(start: Start) -> None:
+async def test_a_request_that_fails_in_time_is_not_raced(start: Start) -> None:
     server, client = await start(FAILURE)
     with pytest.raises(FanOutError):
         await client.chat.completions.fan_out(n=1, hedge_after=5, **CALL).completion()
     assert 1 == len(server.requests)
 
 
-async def test_a_winner_that_breaks_is_an_error(start: Start) -> None:
-    """It has spoken: the loser was given up, and what came can not be taken back."""
+async def test_a_winner_that_breaks_off_is_an_error(start: Start) -> None:
+    """The other request was cancelled by then, and the chunks have been handed out."""
     broken = reply_writes([0.1, *BEGUN, 0.02, CLOSE])
     _, client = await start(broken, reply_writes([HOLD]))
     with pytest.raises(FanOutError) as caught:
@@ -460,8 +460,8 @@ async def test_a_winner_that_breaks_is_an_error(start: Start) -> None:
     assert {0: "Hello"} == texts(error.partial)
 
 
-async def test_an_empty_answer_is_one_too(start: Start) -> None:
-    """A stream that ends without a word counts, once it has ended."""
+async def test_an_answer_without_content_wins_too(start: Start) -> None:
+    """A stream without content wins once it has ended."""
     empty = reply_sse(chunk("", role="assistant"), chunk(finish_reason="stop"))
     _, client = await start(empty)
     fan = client.chat.completions.fan_out(n=1, hedge_after=1, **CALL)
@@ -469,8 +469,8 @@ async def test_an_empty_answer_is_one_too(start: Start) -> None:
     assert ["stop"] == [choice.finish_reason for choice in found.choices]
 
 
-async def test_an_answer_without_a_word_is_one_too(start: Start) -> None:
-    """It counts once it has ended, also without a finish_reason."""
+async def test_an_answer_without_content_and_finish_reason_wins_too(start: Start) -> None:
+    """Also without a finish_reason."""
     _, client = await start(reply_sse(chunk("", role="assistant")))
     fan = client.chat.completions.fan_out(n=1, hedge_after=1, **CALL)
     assert {0: ""} == texts(await fan.completion())

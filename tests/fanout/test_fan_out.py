@@ -1,4 +1,4 @@
-"""n choices of one prompt: read in every way that one stream is read, by n requests and by one."""
+"""`FanOut`: n choices by n requests or by one, read in every way that a stream can be read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def usage(prompt: int, generated: int, **details: Any) -> dict[str, Any]:
 
 
 def answer(text: str, **extra: Any) -> Handler:
-    """One choice, streamed in three pieces."""
+    """Stream one choice in three pieces."""
     middle = len(text) // 2
     fields: dict[str, Any] = {"id": f"id-{text}", **extra}
     last: dict[str, Any] = {"usage": usage(3, 2), **fields, "choices": []}
@@ -90,7 +90,7 @@ def texts_of(fan: FanOut) -> dict[int, str | None]:
 
 
 @pytest.mark.parametrize("stream", WAYS)
-async def test_chunks_of_all_come_under_their_own_index(start: Start, stream: bool) -> None:
+async def test_chunks_have_the_index_of_their_choice(start: Start, stream: bool) -> None:
     server, client = await start(*both("zero", "one", "two", stream=stream))
     seen: dict[int, str] = {0: "", 1: "", 2: ""}
     ids: dict[int, set[str]] = {0: set(), 1: set(), 2: set()}
@@ -137,7 +137,7 @@ async def test_chunks_of_all_come_under_their_own_index(start: Start, stream: bo
 
 
 @pytest.mark.parametrize("stream", WAYS)
-async def test_the_whole_can_be_awaited_at_once(start: Start, stream: bool) -> None:
+async def test_the_completion_can_be_awaited_without_entering(start: Start, stream: bool) -> None:
     _, client = await start(*both("zero", "one", stream=stream))
     fan = client.chat.completions.fan_out(n=2, max_concurrency=1, stream=stream, **CALL)
     found = await fan.completion()
@@ -145,14 +145,14 @@ async def test_the_whole_can_be_awaited_at_once(start: Start, stream: bool) -> N
     assert found == await fan.completion() == await fan.get_final_completion()
 
 
-async def test_agents_have_it_too(start: Start) -> None:
+async def test_agents_have_fan_out_too(start: Start) -> None:
     server, client = await start(*both("zero", "one", stream=True))
     fan = client.agents.chat.completions.fan_out(n=2, messages=CALL["messages"])
     assert 2 == len((await fan.completion()).choices)
     assert server.requests[1].headers["authorization"] == "Bearer agent-key-0123"
 
 
-async def test_text_is_that_of_choice_0_and_of_each(start: Start) -> None:
+async def test_text_of_choice_0_and_of_single_choices(start: Start) -> None:
     _, client = await start(*both("zero", "one", "two", stream=True))
     async with client.chat.completions.fan_out(n=3, max_concurrency=1, **CALL) as fan:
         assert "zero" == "".join([text async for text in fan.text])
@@ -166,7 +166,7 @@ async def test_text_is_that_of_choice_0_and_of_each(start: Start) -> None:
         assert 3 == len((await fan.completion()).choices)
 
 
-async def test_readers_of_choices_go_on_while_the_whole_is_awaited(start: Start) -> None:
+async def test_readers_of_choices_go_on_while_the_completion_is_awaited(start: Start) -> None:
     _, client = await start(*both("zero", "one", stream=True))
     async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
 
@@ -180,7 +180,7 @@ async def test_readers_of_choices_go_on_while_the_whole_is_awaited(start: Start)
     assert ["zero", "one"] == [choice.message.content for choice in found.choices]
 
 
-async def test_events_tell_of_all_choices(start: Start) -> None:
+async def test_events_of_all_choices(start: Start) -> None:
     _, client = await start(*both("zero", "one", stream=True))
     done: dict[int, str | None] = {}
     kinds: list[str] = []
@@ -194,7 +194,7 @@ async def test_events_tell_of_all_choices(start: Start) -> None:
 
 
 async def test_usage_grows_with_each_request(start: Start) -> None:
-    """What a chunk says is what all requests have taken so far, also where a request tells it more than once."""
+    """A chunk's usage is the sum over all requests so far, also where a request tells its usage several times."""
     details: dict[str, Any] = {"completion_tokens_details": {"reasoning_tokens": 1}}
     first = reply_sse(
         chunk("a", usage=usage(3, 1)),
@@ -214,7 +214,7 @@ async def test_usage_grows_with_each_request(start: Start) -> None:
     assert {"include_usage": False} == server.requests[0].json["stream_options"]
 
 
-async def test_limits_of_the_latest_reply(start: Start) -> None:
+async def test_rate_limits_are_those_of_the_latest_reply(start: Start) -> None:
     def limited(left: int) -> Handler:
         return reply_sse(
             chunk("x"), chunk(finish_reason="stop"), headers={"x-ratelimit-remaining-requests": str(left)}
@@ -228,8 +228,8 @@ async def test_limits_of_the_latest_reply(start: Start) -> None:
     assert found.rate_limits == fan.rate_limits
 
 
-async def test_odd_events_are_those_of_all_replies(start: Start) -> None:
-    """Of replies that are whole and of one that still comes, also once that is left; those of one reply once."""
+async def test_anomalies_are_counted_over_all_replies(start: Start) -> None:
+    """The count covers finished replies, a reply in progress, and that reply after it was cancelled."""
     odd = reply_sse("no JSON", chunk("x"), "nor this", chunk(finish_reason="stop"))
     begun = reply_writes([*reply_sse("no JSON", chunk("y"), done=False).steps[:-1], HOLD])
     server, client = await start(odd, begun, odd, whole("z"), on_bad_event="skip")
@@ -247,7 +247,7 @@ async def test_odd_events_are_those_of_all_replies(start: Start) -> None:
     assert 4 == len(server.requests)
 
 
-async def test_how_long_it_took(start: Start) -> None:
+async def test_timing(start: Start) -> None:
     _, client = await start(handler=Echo(pause=0.05))
     fan = client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL)
     assert fan.timing.first_token is None
@@ -259,28 +259,27 @@ async def test_how_long_it_took(start: Start) -> None:
     assert timing == fan.timing
 
 
-async def test_no_more_than_allowed_are_under_way(start: Start) -> None:
+async def test_max_concurrency(start: Start) -> None:
     echo = Echo(pause=0.02)
     _, client = await start(handler=echo)
     assert 9 == len(
         (await client.chat.completions.fan_out(n=9, max_concurrency=4, **CALL).completion()).choices
     )
-    assert 4 == echo.most
-    echo.most = 0
+    assert 4 == echo.max_in_flight
+    echo.max_in_flight = 0
     assert 9 == len((await client.chat.completions.fan_out(n=9, **CALL).completion()).choices)
-    assert 9 == echo.most
+    assert 9 == echo.max_in_flight
 
 
-async def test_a_reader_who_is_slow_holds_the_server(start: Start) -> None:
-    """Chunks do not pile up: those who bring them wait, and what was held comes through."""
+async def test_a_slow_reader_slows_the_server(start: Start) -> None:
+    """Chunks do not pile up: requests wait for the reader, and nothing is lost."""
     many = [chunk(str(number % 10), id="x") for number in range(5000)]
     long = reply_sse(*many, chunk(finish_reason="stop"), per_write=100)
     _, client = await start(long, long)
     async with client.chat.completions.fan_out(n=2, **CALL) as fan:
         await anext(fan)
         await asyncio.sleep(0.1)
-        waiting = fan._fan.merged._waiting
-        assert 0 < len(waiting) < 1024 + 2 * 1000
+        assert 0 < fan._runner.merged._waiting_count < 1024 + 2 * 1000
         found = await fan.completion()
     assert [5000, 5000] == [len(choice.message.content or "") for choice in found.choices]
 
@@ -290,7 +289,9 @@ async def test_a_reader_who_is_slow_holds_the_server(start: Start) -> None:
 
 @pytest.mark.parametrize("native", [True, "auto"])
 @pytest.mark.parametrize("stream", WAYS)
-async def test_one_request_may_bring_all(start: Start, native: bool | Literal["auto"], stream: bool) -> None:
+async def test_native_gets_all_choices_by_one_request(
+    start: Start, native: bool | Literal["auto"], stream: bool
+) -> None:
     server, client = await start()
     call: dict[str, Any] = {**CALL, "temperature": 1.0}
     async with client.chat.completions.fan_out(n=3, native=native, stream=stream, **call) as fan:
@@ -305,8 +306,8 @@ async def test_one_request_may_bring_all(start: Start, native: bool | Literal["a
     assert ["completed"] * 3 == [result.state for result in fan.results]
 
 
-async def test_more_than_one_request_may_ask_for_are_asked_for_in_turn(start: Start) -> None:
-    """The documented limit of n is 128; what is left has requests of its own."""
+async def test_native_auto_beyond_the_limit_of_n(start: Start) -> None:
+    """The documented limit of n is 128. Each choice beyond it has a request."""
     server, client = await start()
     fan = client.chat.completions.fan_out(n=130, native="auto", stream=False, **CALL)
     found = await fan.completion()
@@ -315,8 +316,8 @@ async def test_more_than_one_request_may_ask_for_are_asked_for_in_turn(start: St
 
 
 @pytest.mark.parametrize("native", [True, "auto"])
-async def test_choices_that_the_server_did_not_number(start: Start, native: bool | Literal["auto"]) -> None:
-    """Each has the index of its place in the reply."""
+async def test_choices_without_indices_of_their_own(start: Start, native: bool | Literal["auto"]) -> None:
+    """Each choice gets the index of its place in the reply."""
     unnumbered = [{**choice, "index": 0} for choice in choices("zero", "one", "two")]
     server, client = await start(reply_json(completion(choices=unnumbered)))
     fan = client.chat.completions.fan_out(n=3, native=native, stream=False, **CALL)
@@ -326,14 +327,14 @@ async def test_choices_that_the_server_did_not_number(start: Start, native: bool
     assert 1 == len(server.requests)
 
 
-async def test_one_choice_needs_no_n(start: Start) -> None:
+async def test_n_is_not_sent_for_one_choice(start: Start) -> None:
     server, client = await start()
     await client.chat.completions.fan_out(n=1, native=True, **CALL).completion()
     assert "n" not in server.requests[0].json
 
 
 @pytest.mark.parametrize("stream", WAYS)
-async def test_a_server_that_ignores_n_is_asked_again(start: Start, stream: bool) -> None:
+async def test_native_auto_with_a_server_that_ignores_n(start: Start, stream: bool) -> None:
     server, client = await start(*both("zero", "one", "two", stream=stream))
     fan = client.chat.completions.fan_out(n=3, native="auto", max_concurrency=1, stream=stream, **CALL)
     found = await fan.completion()
@@ -346,7 +347,7 @@ async def test_a_server_that_ignores_n_is_asked_again(start: Start, stream: bool
 
 @pytest.mark.parametrize("stream", WAYS)
 @pytest.mark.parametrize("status", [400, 422])
-async def test_a_server_that_refuses_n_is_asked_for_each(start: Start, stream: bool, status: int) -> None:
+async def test_native_auto_with_a_server_that_refuses_n(start: Start, stream: bool, status: int) -> None:
     refusal = reply_json({"error": {"message": "n must be 1"}}, status)
     server, client = await start(refusal, *both("zero", "one", stream=stream))
     fan = client.chat.completions.fan_out(n=2, native="auto", max_concurrency=1, stream=stream, **CALL)
@@ -365,7 +366,7 @@ async def test_a_server_that_refuses_n_is_asked_for_each(start: Start, stream: b
         ("auto", 500, InternalServerError),
     ],
 )
-async def test_other_refusals_are_errors_of_all(
+async def test_other_errors_of_one_request_are_errors_of_all_choices(
     start: Start, native: bool | Literal["auto"], status: int, kind: type[Exception]
 ) -> None:
     server, client = await start(reply_json({"error": {"message": "no"}}, status))
@@ -376,7 +377,7 @@ async def test_other_refusals_are_errors_of_all(
 
 
 @pytest.mark.parametrize("stream", WAYS)
-async def test_fewer_than_asked_for_is_an_error_unless_the_rest_is_fetched(
+async def test_missing_choices_are_errors_with_native_and_requested_with_auto(
     start: Start, stream: bool
 ) -> None:
     one = reply_json(completion(choices=choices("zero", "one")))
@@ -388,7 +389,7 @@ async def test_fewer_than_asked_for_is_an_error_unless_the_rest_is_fetched(
     found = await fan.completion()
     assert ["zero", "one"] == [choice.message.content for choice in found.choices]
     assert [2] == list(fan.errors)
-    # Each way of asking has its own name for it.
+    # Streamed and awaited replies have different errors for it.
     assert stream == isinstance(fan.errors[2], StreamTruncatedError)
     server, client = await start(two if stream else one, *both("two", stream=stream))
     fan = client.chat.completions.fan_out(n=3, native="auto", stream=stream, **CALL)
@@ -397,8 +398,8 @@ async def test_fewer_than_asked_for_is_an_error_unless_the_rest_is_fetched(
     assert 2 == len(server.requests)
 
 
-async def test_what_was_whole_when_one_request_broke_is_kept(start: Start) -> None:
-    """The others have its error; nothing is asked for again that was paid already."""
+async def test_finished_choices_of_a_broken_reply_are_kept(start: Start) -> None:
+    """The other choices have the error of the request. No choice is requested again: it was paid for."""
     broken = reply_sse(chunk("zero"), chunk("on", index=1), chunk(finish_reason="stop"), done=False).steps[
         :-1
     ]
@@ -415,8 +416,8 @@ async def test_what_was_whole_when_one_request_broke_is_kept(start: Start) -> No
 
 
 @pytest.mark.parametrize("stream", WAYS)
-async def test_more_than_asked_for_is_left_out(start: Start, stream: bool) -> None:
-    """A choice that nobody asked for has no place: it must not land on another."""
+async def test_surplus_choices_are_left_out(start: Start, stream: bool) -> None:
+    """A surplus choice must not get into another request's choice."""
     extra = reply_sse(
         chunk("zero"),
         chunk("surplus", index=1),
@@ -429,7 +430,7 @@ async def test_more_than_asked_for_is_left_out(start: Start, stream: bool) -> No
     fan = client.chat.completions.fan_out(n=2, max_concurrency=1, stream=stream, **CALL)
     found = await fan.completion()
     assert ["zero!", "one"] == [choice.message.content for choice in found.choices]
-    # And of one request for two, the third.
+    # The same for the third choice where one request asked for two.
     three_streamed = reply_sse(
         *(chunk(text, index=i) for i, text in enumerate(["zero!", "one", "surplus"])),
         *(chunk(finish_reason="stop", index=i) for i in range(3)),
@@ -467,14 +468,14 @@ async def test_a_reply_without_any_choice_is_an_error(start: Start) -> None:
         ({"n": 2, "requests_per_minute": -1}, "requests_per_minute=-1"),
     ],
 )
-async def test_options_that_can_not_be(start: Start, options: Mapping[str, Any], says: str) -> None:
+async def test_invalid_options_of_fan_out(start: Start, options: Mapping[str, Any], says: str) -> None:
     _, client = await start()
     with pytest.raises(ConfigurationError, match=says):
         client.chat.completions.fan_out(**{**options, **CALL})
 
 
-async def test_parameters_that_can_not_be(start: Start) -> None:
-    """They are told once, and nothing is sent."""
+async def test_invalid_parameters(start: Start) -> None:
+    """The error is raised once, and nothing is sent."""
     server, client = await start()
     call: Any = {**CALL, "temperature": 9}
     with pytest.raises(FanOutError, match="temperature"):

@@ -1,4 +1,4 @@
-"""Servers for many requests at once, and what they saw."""
+"""Test servers that count the requests they work on at once, and helpers for requests."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
 
 def ask_for(text: str, **params: Any) -> dict[str, Any]:
-    """Parameters of a request with this prompt."""
+    """Return parameters of a request with this prompt."""
     return {"model": "m", "messages": [{"role": "user", "content": text}], **params}
 
 
 def prompts(count: int) -> list[dict[str, Any]]:
-    """So many requests with prompts "0", "1", ..."""
+    """Return parameters of requests with the prompts "0", "1", ..."""
     return [ask_for(str(number)) for number in range(count)]
 
 
 class Echo:
-    """Answers with the prompt.
+    """Answers each request with its prompt.
 
     Args:
-        special: Replies to prompts that are not to be echoed.
-        seconds: How long it takes, for each prompt that takes time.
-        pause: How long it takes for the others.
+        special: Other replies, by prompt.
+        seconds: How long an answer takes, by prompt.
+        pause: How long an answer to any other prompt takes.
 
     Attributes:
-        under_way: Requests it is working on.
-        most: Most that ever were.
-        prompts: In the order they came.
+        in_flight: How many requests it is working on.
+        max_in_flight: The largest number so far.
+        prompts: All prompts, in the order of arrival.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Echo:
         self._special = special or {}
         self._seconds = seconds or {}
         self._pause = pause
-        self.under_way = self.most = 0
+        self.in_flight = self.max_in_flight = 0
         self.prompts: list[str] = []
 
     async def __call__(self, request: Request, connection: Connection) -> None:
@@ -57,13 +57,13 @@ class Echo:
         body = request.json
         text = body["messages"][-1]["content"]
         self.prompts.append(text)
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             await connection.sleep(self._seconds.get(text, self._pause))
             await self._reply(text, stream=body.get("stream", False))(request, connection)
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
 
     def _reply(self, text: str, *, stream: bool) -> Handler:
         if text in self._special:
@@ -74,14 +74,14 @@ class Echo:
 
 
 class Windows:
-    """Allows so many requests in each window of so many seconds, and tells so by DigitalOcean's rule.
+    """Allows a number of requests in each window of time, and says so in DigitalOcean's headers.
 
-    A window begins with the first request that comes when the one before is over; resets are whole seconds of
-    Unix time.
+    A window begins with the first request after the end of the one before. Resets are in whole seconds of Unix
+    time, as DigitalOcean sends them.
 
     Attributes:
-        answers: How many requests were answered with each status.
-        most: Most requests it was working on at once.
+        answers: How many requests it answered, by status.
+        max_in_flight: Most requests it was working on at once.
     """
 
     def __init__(self, allowed: int, seconds: float, *, pause: float = 0.0) -> None:
@@ -89,7 +89,7 @@ class Windows:
         self._seconds = seconds
         self._pause = pause
         self._start = float("-inf")
-        self._count = self._under_way = self.most = 0
+        self._count = self._in_flight = self.max_in_flight = 0
         self.answers: Counter[int] = Counter()
 
     async def __call__(self, request: Request, connection: Connection) -> None:
@@ -109,25 +109,25 @@ class Windows:
             await reply(request, connection)
             return
         self.answers[200] += 1
-        self._under_way += 1
-        self.most = max(self.most, self._under_way)
+        self._in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self._in_flight)
         try:
             await connection.sleep(self._pause)
             await reply_json(completion("hi", usage=USAGE), headers=headers)(request, connection)
         finally:
-            self._under_way -= 1
+            self._in_flight -= 1
 
 
 async def closed_within(requests: list[Request], since: float, seconds: float = 0.1) -> None:
-    """Expect the client to have closed under all of these replies soon after a moment.
+    """Assert that the client closed the connections of these requests soon after a moment.
 
     Args:
-        requests: As the server saw them.
+        requests: The requests, as the server saw them.
         since: The moment, by ``time.monotonic()``.
         seconds: How soon.
     """
     async with asyncio.timeout(seconds + 0.5):
-        while any(request.closed_at is None for request in requests):  # noqa: ASYNC110  # the server tells nobody
+        while any(request.closed_at is None for request in requests):  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.005)
     latest = max(request.closed_at or 0.0 for request in requests)
     assert latest - since < seconds

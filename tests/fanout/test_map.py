@@ -1,4 +1,4 @@
-"""Many requests: each result in its place, pulled as they are needed, and given up at once."""
+"""`map`: results and their order, how requests are pulled, and how leaving cancels them."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ async def later(requests: Iterable[Any]) -> AsyncIterator[Any]:
 
 
 def ours() -> set[asyncio.Task[Any]]:
-    """The tasks that are not the server's."""
+    """Return the tasks that are not the server's."""
     return {task for task in asyncio.all_tasks() if "Service._serve" not in repr(task.get_coro())}
 
 
 class Counted:
-    """Requests "0", "1", ... without end, that know how many were pulled."""
+    """An endless iterable of requests "0", "1", ... that counts how many were pulled."""
 
     def __init__(self) -> None:
         self.pulled = 0
@@ -103,12 +103,12 @@ async def test_each_request_has_its_result(
         assert 5 == completion.usage.total_tokens
     assert {str(number) for number in range(50)} == set(echo.prompts)
     assert 50 == len(server.requests) == len(found)
-    assert echo.most <= 7
+    assert echo.max_in_flight <= 7
     assert all(bool(request.json.get("stream")) == stream for request in server.requests)
 
 
 async def test_a_request_may_have_a_key_of_the_caller(start: Start) -> None:
-    """Anything at all, the same for several too."""
+    """A key may be of any type, and several requests may have the same."""
     _, client = await start(handler=Echo())
     keys: list[Any] = ["a", ("b", 2), None, {"c": 3}, "a"]
     pairs = list(zip(keys, prompts(5), strict=True))
@@ -124,7 +124,7 @@ async def test_results_come_as_they_finish_or_in_order(start: Start) -> None:
     assert [0, 1, 2] == [result.index for result in await all_of(completions.map(prompts(3), ordered=True))]
 
 
-async def test_what_is_given_for_all_counts_where_a_request_does_not_say(start: Start) -> None:
+async def test_defaults_count_where_a_request_does_not_give_its_own(start: Start) -> None:
     server, client = await start(handler=Echo())
     requests: list[Any] = [
         {"messages": [{"role": "user", "content": "0"}]},
@@ -147,7 +147,7 @@ async def test_what_is_given_for_all_counts_where_a_request_does_not_say(start: 
     assert ["7"] * 4 == [request.headers["x-batch"] for request in server.requests]
 
 
-async def test_agents_have_it_too(start: Start) -> None:
+async def test_agents_have_map_too(start: Start) -> None:
     server, client = await start(handler=Echo())
     messages = [{"role": "user", "content": "0"}]
     found = await all_of(client.agents.chat.completions.map([{"messages": messages}], stream=True))
@@ -179,7 +179,7 @@ async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> N
         result.index: text_of(result) for result in found if result.error is None
     }
     kinds = {result.index: type(result.error) for result in found if result.completion is None}
-    # The frames of a traceback would hold what came, as long as somebody keeps the result.
+    # The frames of a traceback would hold the reply as long as the result is kept.
     assert all(result.error is None or result.error.__traceback__ is None for result in found)
     broke = kinds.pop(3)
     assert issubclass(broke, GradientError)
@@ -207,12 +207,12 @@ async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> N
     assert caught.value is found[1].error
 
 
-def test_a_result_without_anything_says_so() -> None:
+def test_unwrap_without_completion_and_error() -> None:
     with pytest.raises(GradientError, match="neither completion nor error"):
         MapResult(index=0, request={}).unwrap()
 
 
-async def test_nothing_comes_of_nothing(start: Start) -> None:
+async def test_no_requests_have_no_results(start: Start) -> None:
     server, client = await start()
     nothing: list[Any] = []
     for requests in (nothing, iter(nothing), later(nothing)):
@@ -235,7 +235,7 @@ async def test_nothing_comes_of_nothing(start: Start) -> None:
         (ask_for("0"), "not one dict"),
     ],
 )
-async def test_requests_that_are_none(start: Start, requests: Any, says: str) -> None:
+async def test_requests_of_a_wrong_type(start: Start, requests: Any, says: str) -> None:
     _, client = await start()
     with pytest.raises(TypeError, match=says):
         client.chat.completions.map(requests)
@@ -253,7 +253,7 @@ async def test_requests_that_are_none(start: Start, requests: Any, says: str) ->
         ({"tokens_per_minute": "many"}, "tokens_per_minute='many'"),
     ],
 )
-async def test_options_that_can_not_be(start: Start, options: dict[str, Any], says: str) -> None:
+async def test_invalid_options_of_map(start: Start, options: dict[str, Any], says: str) -> None:
     _, client = await start()
     with pytest.raises(ConfigurationError, match=says):
         client.chat.completions.map([], **options)
@@ -276,8 +276,8 @@ async def test_nothing_is_pulled_before_it_is_read(start: Start) -> None:
 async def test_no_more_is_pulled_than_the_window_holds(
     start: Start, ordered: bool, options: dict[str, Any], window: int
 ) -> None:
-    """A reader who is slow holds the requests."""
-    echo = Echo(seconds={"3": 0.1})  # what comes after it has to wait, in order
+    """A slow reader holds up the pulling of requests."""
+    echo = Echo(seconds={"3": 0.1})  # holds up the results behind it, if they are ordered
     _, client = await start(handler=echo)
     requests = Counted()
     results = client.chat.completions.map(requests, max_concurrency=3, ordered=ordered, **options)
@@ -290,14 +290,14 @@ async def test_no_more_is_pulled_than_the_window_holds(
         assert requests.pulled - taken <= window
         if taken == 30:
             break
-    assert echo.most <= 3
+    assert echo.max_in_flight <= 3
     assert requests.pulled >= 30 + window - 1
     await results.aclose()
 
 
 @pytest.mark.parametrize("form", [iter, later], ids=["sync", "async"])
 @pytest.mark.parametrize("ordered", [False, True], ids=["as they finish", "ordered"])
-async def test_an_iterable_that_breaks_ends_it_once_all_is_delivered(
+async def test_an_error_of_the_iterable_is_raised_after_all_results(
     start: Start, form: Callable[[Any], Any], ordered: bool
 ) -> None:
     def broken() -> Iterator[dict[str, Any]]:
@@ -314,8 +314,8 @@ async def test_an_iterable_that_breaks_ends_it_once_all_is_delivered(
     assert [] == await all_of(results)
 
 
-async def test_an_iterable_that_waits_holds_nothing_up(start: Start) -> None:
-    """What finished is given out while the next request is waited for."""
+async def test_an_iterable_that_waits_holds_up_no_result(start: Start) -> None:
+    """Results can be read while the iterable waits for its next request."""
     _, client = await start(handler=Echo())
     gate = asyncio.Event()
 
@@ -330,7 +330,7 @@ async def test_an_iterable_that_waits_holds_nothing_up(start: Start) -> None:
         assert ["1"] == [text_of(result) for result in await all_of(results)]
 
 
-async def test_several_may_read(start: Start) -> None:
+async def test_several_tasks_may_read(start: Start) -> None:
     _, client = await start(handler=Echo(pause=0.001))
     results = client.chat.completions.map(prompts(60), max_concurrency=4, window=4)
 
@@ -349,8 +349,8 @@ async def test_several_may_read(start: Start) -> None:
 # Ending
 
 
-async def test_the_first_error_may_end_it(start: Start) -> None:
-    """Results before it are given out; what is under way is given up, and the server sees that."""
+async def test_the_first_error_may_end_everything(start: Start) -> None:
+    """Results before the error can be read. The server sees requests in flight cancelled."""
     special = {"2": reply_json(SLOW_DOWN, 429)}
     seconds = {"2": 0.05, "3": 30.0, "4": 30.0}
     server, client = await start(handler=Echo(special, seconds=seconds))
@@ -373,7 +373,7 @@ async def test_the_first_error_may_end_it(start: Start) -> None:
     assert [] == await all_of(results)
 
 
-async def test_errors_that_come_at_once_are_all_told(start: Start) -> None:
+async def test_errors_that_come_together_are_raised_together(start: Start) -> None:
     _, client = await start()
     requests = [{"model": "m", "prompt": "x"}] * 3
     with pytest.raises(FanOutError) as caught:
@@ -384,7 +384,7 @@ async def test_errors_that_come_at_once_are_all_told(start: Start) -> None:
 
 @pytest.mark.parametrize("ordered", [False, True], ids=["as they finish", "ordered"])
 @pytest.mark.parametrize("way", ["break", "aclose", "close", "with", "cancel", "error", "drop"])
-async def test_leaving_gives_up_what_is_under_way(start: Start, way: str, ordered: bool) -> None:
+async def test_leaving_map_cancels_requests_in_flight(start: Start, way: str, ordered: bool) -> None:
     hold = {str(number): reply_writes([HOLD]) for number in range(1, 9)}
     server, client = await start(handler=Echo(hold))
     before = ours()
@@ -435,11 +435,11 @@ async def test_leaving_gives_up_what_is_under_way(start: Start, way: str, ordere
     assert ours() == before
 
 
-async def test_nothing_comes_once_it_is_closed(start: Start) -> None:
+async def test_no_results_after_closing(start: Start) -> None:
     _, client = await start(handler=Echo())
     results = client.chat.completions.map(Counted(), max_concurrency=2)
     await anext(results)
-    await asyncio.sleep(0.05)  # others are finished, and were not taken
+    await asyncio.sleep(0.05)  # other results are ready and not taken
     await results.aclose()
     assert [] == await all_of(results)
     await results.aclose()
@@ -448,7 +448,7 @@ async def test_nothing_comes_once_it_is_closed(start: Start) -> None:
     assert [] == await all_of(unread)
 
 
-async def test_a_reader_that_waits_ends_when_another_closes(start: Start) -> None:
+async def test_a_waiting_reader_ends_when_another_task_closes(start: Start) -> None:
     _, client = await start(handler=Echo(pause=30))
     results = client.chat.completions.map(prompts(3))
     reader = asyncio.create_task(all_of(results))
@@ -457,7 +457,7 @@ async def test_a_reader_that_waits_ends_when_another_closes(start: Start) -> Non
     assert [] == await reader
 
 
-async def test_dropped_in_another_thread(start: Start) -> None:
+async def test_results_dropped_in_another_thread(start: Start) -> None:
     hold = {"1": reply_writes([HOLD])}
     server, client = await start(handler=Echo(hold))
     before = ours()
@@ -467,14 +467,14 @@ async def test_dropped_in_another_thread(start: Start) -> None:
     since = time.monotonic()
     thread = threading.Thread(target=kept.clear)
     thread.start()
-    while thread.is_alive():  # noqa: ASYNC110  # threads tell nobody
+    while thread.is_alive():  # noqa: ASYNC110  # there is no event to wait for
         await asyncio.sleep(0.001)
     await closed_within([server.requests[1]], since)
     assert ours() == before
 
 
-def test_dropped_when_its_loop_is_gone() -> None:
-    """Nothing is left to be closed, and nothing complains."""
+def test_results_dropped_after_their_loop_has_closed() -> None:
+    """There is nothing to close any more, and no warning."""
 
     async def begin() -> MapResults:
         async with (
@@ -496,13 +496,13 @@ def test_dropped_when_its_loop_is_gone() -> None:
     gc.collect()
 
 
-def test_what_was_never_made_is_dropped_without_a_word() -> None:
+def test_results_whose_init_failed_are_dropped_without_warning() -> None:
     broken = [object.__new__(MapResults)]
     broken.clear()
 
 
-async def test_a_request_that_somebody_else_cancels_is_an_error(start: Start) -> None:
-    """It has no result, and to end as if all were well would lose it in silence."""
+async def test_a_worker_that_other_code_cancels_is_an_error(start: Start) -> None:
+    """An ordinary end would hide that its result is lost."""
     server, client = await start(handler=Echo(seconds={"1": 30}))
     before = ours()
     results = client.chat.completions.map(prompts(3), max_concurrency=3)
@@ -516,12 +516,12 @@ async def test_a_request_that_somebody_else_cancels_is_an_error(start: Start) ->
 
 
 async def test_memory_stays_flat(start: Start) -> None:
-    """What was taken and dropped by the reader is kept by nobody."""
+    """Requests and results that the reader has dropped are not kept."""
     _, client = await start(handler=Echo())
     refs: list[weakref.ref[Any]] = []
 
     class Params(dict[str, Any]):
-        """A dict that can be watched."""
+        """A dict that weak references can refer to."""
 
     def requests() -> Iterator[dict[str, Any]]:
         for number in range(300):

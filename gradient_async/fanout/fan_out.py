@@ -1,0 +1,192 @@
+"""`FanOut`: n choices of one prompt, read as one stream."""
+
+from __future__ import annotations
+
+import warnings
+from types import TracebackType
+from typing import Self
+
+from ..assembly import CompletionAssembler
+from ..errors import GradientError
+from ..stream import ChoiceStream, ChunkStream, EventStream, Timing
+from ..types import ChatCompletion, CompletionUsage, RateLimits
+from .merge import Chunks
+from .runner import FanOutResult, FanOutRunner
+
+
+class FanOut(ChunkStream):
+    """n choices of one prompt as one stream: chunks of all as they come, their choices numbered 0 to n - 1.
+
+    Requests are sent on entering ``async with``, and those in flight are cancelled on leaving. Chunks keep the id of
+    the completion that they came in; usage in a chunk is that of all requests so far. A fan-out has several replies,
+    so it has no bytes, status and headers; `results` has the request id of each choice.
+
+    Args:
+        runner: Runs the requests.
+        assembler: Where chunks are added once they have been read.
+        buffered: Most that a reader may fall behind, in characters.
+
+    Raises:
+        FanOutError: From iterating, unless errors are collected: choices failed and the others were cancelled.
+            Raised after everything received has been read.
+        StreamLimitError: From iterating: the replies together exceed what `Limits` allow n choices.
+    """
+
+    def __init__(self, runner: FanOutRunner, assembler: CompletionAssembler, *, buffered: int) -> None:
+        super().__init__(runner.merged, assembler, buffered=buffered)
+        self._runner = runner
+        self._merged = runner.merged
+
+    async def completion(self) -> ChatCompletion:
+        """Read to the end; return one completion with the choices that are whole, under their own indices.
+
+        With ``stop_when`` or ``first`` these are the accepted choices, if there are enough of them. Sends the
+        requests if that was not done.
+
+        Raises:
+            FanOutError: If choices failed, unless errors are collected.
+        """
+        runner, merged = self._runner, self._merged
+        if not runner.started:
+            async with self:
+                return await self.completion()
+        if (
+            not self._cursor.filling
+        ):  # otherwise another task waits for chunks, and would get none before the end
+            merged.on_chunks = self._read_chunks
+            if self._cursor.queues is None:
+                merged.skip()
+        try:
+            completion = await super().completion()
+        finally:
+            merged.on_chunks = None
+            merged.stop_skipping()
+        if runner.has_enough():
+            kept = runner.winners
+        else:
+            kept = [result.index for result in runner.results if result.choice is not None]
+        completion.choices = [choice for choice in completion.choices if choice.index in kept]
+        return completion
+
+    def _read_chunks(self, chunks: Chunks) -> None:
+        """Read chunks for the task that awaits the completion, and pass them to the readers of single choices."""
+        self._cursor.take(chunks)
+
+    @property
+    def n(self) -> int:
+        """How many choices were asked for."""
+        return len(self._runner.results)
+
+    @property
+    def results(self) -> list[FanOutResult]:
+        """The result of each choice so far, by index."""
+        return list(self._runner.results)
+
+    @property
+    def errors(self) -> dict[int, GradientError]:
+        """The errors so far, by index of the choice."""
+        return {result.index: result.error for result in self._runner.results if result.error is not None}
+
+    @property
+    def winners(self) -> list[int]:
+        """Indices of the choices accepted by ``stop_when`` and ``first``, in the order in which they finished."""
+        return list(self._runner.winners)
+
+    @property
+    def winner(self) -> int | None:
+        """The first of the winners, or None."""
+        return self._runner.winners[0] if self._runner.winners else None
+
+    # Uses of the stream's assembler, which has to have everything that was received by then
+
+    def events(self) -> EventStream:
+        """The stream as typed events; shares the cursor."""
+        self._merged.stop_skipping()
+        return super().events()
+
+    def choice(self, index: int) -> ChoiceStream:
+        """The chunks of one choice; several tasks may read several choices.
+
+        Args:
+            index: Which choice, from 0. One that never comes ends empty.
+        """
+        self._merged.stop_skipping()
+        return super().choice(index)
+
+    @property
+    def id(self) -> str:
+        """The id of the completion that came first, "" before it is known."""
+        self._merged.stop_skipping()
+        return super().id
+
+    @property
+    def usage(self) -> CompletionUsage | None:
+        """What all requests took as far as they told, None before any did."""
+        self._merged.stop_skipping()
+        return super().usage
+
+    # What is known of the replies
+
+    @property
+    def request_id(self) -> str | None:
+        """The server's id of the request that was answered first."""
+        return self._merged.request_id
+
+    @property
+    def request_ids(self) -> list[str | None]:
+        """The server's ids of the requests, by index of the choice."""
+        return [result.request_id for result in self._runner.results]
+
+    @property
+    def rate_limits(self) -> RateLimits | None:
+        """What the headers of the latest reply say of limits."""
+        return self._merged.rate_limits
+
+    @property
+    def attempts(self) -> int:
+        """How many requests were sent, of those that were answered."""
+        return self._merged.attempts
+
+    @property
+    def anomalies(self) -> int:
+        """How many events of all replies only the tolerant path decoded, or were skipped."""
+        return self._merged.anomalies
+
+    @property
+    def timing(self) -> Timing:
+        """How long things took, in seconds, from the start of all requests."""
+        return self._merged.timing
+
+    # Leaving
+
+    async def aclose(self) -> None:
+        """Cancel the requests in flight; their connections are closed at once."""
+        await self._runner.close()
+
+    async def close(self) -> None:
+        """The same as `aclose`."""
+        await self._runner.close()
+
+    async def __aenter__(self) -> Self:
+        self._runner.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._runner.close()
+
+    def __repr__(self) -> str:
+        done = sum(result.state not in {"waiting", "running"} for result in self._runner.results)
+        return f"<FanOut {done} of {self.n} choices done>"
+
+    def __del__(self) -> None:
+        runner = getattr(self, "_runner", None)  # None if __init__ failed
+        if runner is not None and runner.abandoned:
+            runner.abandon()
+            warnings.warn(
+                f"{self!r} was dropped before its end; use 'async with', or call aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )

@@ -1,0 +1,412 @@
+"""Many requests, so many at a time: `MapResults`, which users iterate over, and the workers that send them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sized,
+)
+from types import TracebackType
+from typing import Any, Self, TypeAlias, cast
+
+import msgspec
+
+from ..errors import FanOutError, GradientError, InvalidRequestError
+from ..session.call import Lease
+from ..types import ChatCompletion, CompletionUsage
+from .rate_limiter import RateLimiter, RequestLease
+
+Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
+Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
+Perform: TypeAlias = Callable[[dict[str, Any], Lease], Awaitable[ChatCompletion]]
+
+_END = object()
+# Workers to begin with where the number of requests is unknown. Each worker that pulls a request starts some more, so
+# that a short iterable does not get a thousand tasks and a long one soon has all of them.
+_FIRST_WORKERS = 64
+_MORE_WORKERS = 8
+
+
+class MapResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of one of many requests.
+
+    Attributes:
+        index: The request's number, counted from 0 in the order of pulling.
+        key: The key that the caller gave it, or None.
+        request: Its parameters, as given.
+        completion: The completion, or None if it failed.
+        error: The error, or None.
+    """
+
+    index: int
+    request: Mapping[str, Any]
+    key: Any = None
+    completion: ChatCompletion | None = None
+    error: GradientError | None = None
+
+    def unwrap(self) -> ChatCompletion:
+        """Return the completion.
+
+        Raises:
+            GradientError: The error, if the request failed.
+        """
+        if self.completion is None:
+            raise self.error or GradientError("neither completion nor error")
+        return self.completion
+
+
+class MapWorkers:
+    """Tasks that pull requests, send them and queue the results.
+
+    Args:
+        requests: Parameters of each request, or pairs of a key and parameters.
+        perform: Sends a request.
+        rate_limiter: Makes the rate limiter, in the running loop.
+        max_concurrency: Most workers.
+        window: Most requests that have been pulled and whose results have not been taken.
+        ordered: Whether results come in the order of the requests.
+        raise_errors: Whether the first error ends everything.
+        defaults: Parameters of every request that does not give its own.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        perform: Perform,
+        *,
+        rate_limiter: Callable[[], RateLimiter],
+        max_concurrency: int,
+        window: int,
+        ordered: bool,
+        raise_errors: bool,
+        defaults: Mapping[str, Any],
+    ) -> None:
+        self._async_requests: AsyncIterator[Request] | None = None
+        self._requests: Iterator[Request] | None = None
+        if isinstance(requests, AsyncIterable):
+            self._async_requests = aiter(requests)
+        else:
+            self._requests = iter(requests)
+        self._first_workers = len(requests) if isinstance(requests, Sized) else _FIRST_WORKERS
+        self._perform = perform
+        self._make_rate_limiter = rate_limiter
+        self._max_concurrency = max_concurrency
+        self._window = window
+        self._ordered = ordered
+        self._raise_errors = raise_errors
+        self._defaults = defaults
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._workers: set[asyncio.Task[None]] = set()
+        self._leases: dict[asyncio.Task[Any] | None, RequestLease] = {}  # of the workers that have one
+        self._pulling = asyncio.Lock()  # an async iterator may not be asked twice at once
+        self._pulled = 0
+        self._taken = 0
+        self._exhausted = False  # no further request is to be pulled
+        self._ready: deque[MapResult] = deque()
+        self._early: dict[
+            int, MapResult
+        ] = {}  # results that an earlier request holds up, where order matters
+        self._next_index = 0  # of the request whose result is due, where order matters
+        self._errors: dict[int, GradientError] = {}  # that are to be raised
+        self._failure: BaseException | None = None  # of the caller's iterable, or of a worker
+        self._readers: deque[asyncio.Future[None]] = deque()  # wait for a result
+        self._stalled: deque[asyncio.Future[None]] = deque()  # workers that wait for room in the window
+        self._stopping = False  # workers are cancelled on purpose
+
+    # The reader's side
+
+    async def next(self) -> MapResult:
+        """Return the next result.
+
+        Raises:
+            FanOutError: If a request failed and errors are to be raised.
+            StopAsyncIteration: At the end.
+        """
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._start(loop)
+        while not self._ready:
+            if not self._workers:
+                self._raise_end()
+            await _wait(self._readers)
+        self._taken += 1
+        if self._stalled:
+            _wake_one(self._stalled)
+        return self._ready.popleft()
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is not None:
+            raise GradientError("these results belong to another event loop: read them where you began")
+        self._loop = loop
+        self._rate_limiter = self._make_rate_limiter()
+        self._start_workers(self._first_workers)
+
+    def _raise_end(self) -> None:
+        """Raise how everything ended: an error once, then StopAsyncIteration."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        errors, self._errors = self._errors, {}
+        if errors:
+            first = next(iter(errors.values()))
+            count = "a request" if len(errors) == 1 else f"{len(errors)} requests"
+            raise FanOutError(
+                f"{count} failed, and the others were given up: {first}",
+                list(errors.values()),
+                errors=errors,
+            ) from first
+        raise StopAsyncIteration
+
+    # The workers' side
+
+    def _start_workers(self, max_: int) -> None:
+        """Start more workers, if there may be requests for them."""
+        if self._exhausted:
+            return
+        for _ in range(min(max_, self._max_concurrency - len(self._workers))):
+            worker = asyncio.ensure_future(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._worker_done)
+
+    def _worker_done(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not worker.cancelled():
+            error = worker.exception()
+        elif self._stopping:
+            error = None
+        else:
+            # Its request has no result: an ordinary end would hide that.
+            error = GradientError("a request was cancelled, and not by the reader of these results")
+        if error is not None:
+            self._fail(error)
+        if not self._workers:
+            # Results behind a request that has none are not held up any longer.
+            self._ready.extend(self._early.pop(index) for index in sorted(self._early))
+            _wake_all(self._readers)
+
+    def _fail(self, error: BaseException) -> None:
+        self._exhausted = True
+        if self._failure is None:
+            self._failure = error
+        _wake_all(self._stalled)
+
+    async def _work(self) -> None:
+        while (item := await self._pull()) is not _END:
+            index = self._pulled
+            self._pulled += 1
+            if len(self._workers) < self._max_concurrency:
+                self._start_workers(_MORE_WORKERS)
+            await self._send(index, item)
+
+    async def _pull(self) -> Any:
+        """Return the caller's next request, or `_END`. An error of the caller's iterable ends the pulling."""
+        try:
+            if self._requests is not None:
+                # The test of `_has_room`, here as well: there usually is room, and then nothing is awaited.
+                if (not self._exhausted and self._pulled - self._taken < self._window) or (
+                    await self._has_room()
+                ):
+                    return next(self._requests)
+            else:
+                async with self._pulling:  # tests for room inside: other workers pull while this one waits
+                    if await self._has_room():
+                        return await anext(cast("AsyncIterator[Request]", self._async_requests))
+        except (StopIteration, StopAsyncIteration):
+            self._exhausted = True
+        except Exception as error:  # noqa: BLE001  # the caller's own error, raised to the reader after all results
+            self._fail(error)
+        _wake_all(self._stalled)
+        return _END
+
+    async def _has_room(self) -> bool:
+        """Wait for room in the window; return False if no further request is to be pulled."""
+        while not self._exhausted and self._pulled - self._taken >= self._window:
+            await _wait(self._stalled)
+        return not self._exhausted
+
+    async def _send(self, index: int, item: Any) -> None:
+        """Send a request and queue its result."""
+        key: Any = None
+        request: Any = item
+        if type(item) is tuple and len(pair := cast("tuple[Any, ...]", item)) == 2:  # noqa: PLR2004  # a pair
+            key, request = pair
+        completion: ChatCompletion | None = None
+        failure: GradientError | None = None
+        try:
+            completion = await self._get_completion(index, request)
+        except GradientError as error:
+            failure = error.with_traceback(None)  # its frames hold the reply as long as the result is kept
+        self._put(MapResult(index=index, key=key, request=request, completion=completion, error=failure))
+
+    async def _get_completion(self, index: int, request: Any) -> ChatCompletion:
+        if not isinstance(request, (dict, Mapping)):  # `dict` first: the test of a Mapping is slow
+            raise InvalidRequestError(
+                f"request {index} is a {type(request).__name__}: "
+                "expected its parameters as a dict, or a pair of a key and such a dict"
+            )
+        params = {**self._defaults, **cast("Mapping[str, Any]", request)}
+        lease = await self._rate_limiter.acquire(params)
+        task = asyncio.current_task()
+        self._leases[task] = lease
+        error: BaseException | None = asyncio.CancelledError()  # what ends the request, if nothing else does
+        usage: CompletionUsage | None = None
+        try:
+            completion = await self._perform(params, lease)
+        except GradientError as problem:
+            error = problem
+            raise
+        except TypeError as problem:
+            # An unknown parameter, such as a misspelt one in a file: an error of this request alone.
+            error = invalid = InvalidRequestError(f"request {index}: {problem}")
+        else:
+            error, usage = None, completion.usage
+            return completion
+        finally:
+            del self._leases[task]
+            lease.release(error=error, usage=usage)
+        raise invalid  # here, so that the TypeError and its frames are not its context
+
+    def _put(self, result: MapResult) -> None:
+        if result.error is not None and self._raise_errors:
+            self._errors[result.index] = result.error
+            self._exhausted = True
+            self._cancel(but=asyncio.current_task())
+            return
+        if self._ordered:
+            self._early[result.index] = result
+            while self._next_index in self._early:
+                self._ready.append(self._early.pop(self._next_index))
+                self._next_index += 1
+        else:
+            self._ready.append(result)
+        if self._ready:
+            _wake_all(self._readers)
+
+    # The end
+
+    def _cancel(self, *, but: asyncio.Task[Any] | None = None) -> None:
+        self._stopping = True
+        for worker in self._workers:
+            if worker is not but:
+                worker.cancel()
+
+    def drain(self) -> None:
+        """Send nothing more: cancel the workers whose request waits to be sent, for the first time or again."""
+        self._exhausted = self._stopping = True
+        if self._loop is None:
+            return
+        self._rate_limiter.draining = True
+        for worker in self._workers:
+            lease = self._leases.get(worker)
+            if lease is None or lease.awaiting_retry:
+                worker.cancel()
+
+    def stop(self) -> None:
+        """Cancel everything and drop what is queued."""
+        self._exhausted = True
+        self._ready.clear()
+        self._cancel()
+
+    async def close(self) -> None:
+        """Cancel everything and wait until the workers are gone."""
+        self.stop()
+        if self._workers:
+            await asyncio.wait(self._workers)
+        iterator, self._requests, self._async_requests = self._async_requests, None, None
+        if isinstance(iterator, AsyncGenerator):
+            # Its resources, such as a database cursor, are released now and not at a garbage collection. Another
+            # kind of iterator stays open: the caller may go on reading it.
+            await cast("AsyncGenerator[Request]", iterator).aclose()
+
+    def abandon(self) -> None:
+        """Cancel everything from a finaliser, which may run in any thread."""
+        if self._loop is None or self._loop.is_closed() or not self._workers:
+            return
+        try:
+            in_loop = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            in_loop = False
+        if in_loop:
+            self.stop()
+        else:
+            self._loop.call_soon_threadsafe(self.stop)
+
+
+class MapResults:
+    """Results of many requests: an async iterator.
+
+    When the last reference is dropped, as when the loop over a fresh `MapResults` is left by break, exception or
+    cancellation, requests in flight are cancelled. ``async with`` does that at a moment of your choice, and also
+    waits until the async generator that the requests come from, if there is one, is closed. Several tasks may share
+    the iterator.
+
+    Args:
+        workers: Send the requests and queue the results.
+    """
+
+    def __init__(self, workers: MapWorkers) -> None:
+        # The workers' tasks must not refer to this object: dropping it has to end them.
+        self._workers = workers
+
+    def __aiter__(self) -> MapResults:
+        return self
+
+    async def __anext__(self) -> MapResult:
+        return await self._workers.next()
+
+    def drain(self) -> None:
+        """Send nothing more. The results of requests in flight still come, and then the iteration ends.
+
+        Requests that wait to be sent, for the first time or again, are cancelled and have no result.
+        """
+        self._workers.drain()
+
+    async def aclose(self) -> None:
+        """Cancel the requests in flight and wait until they are gone."""
+        await self._workers.close()
+
+    async def close(self) -> None:
+        """The same as `aclose`."""
+        await self._workers.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._workers.close()
+
+    def __del__(self) -> None:
+        workers = getattr(self, "_workers", None)
+        if workers is not None:  # it is None if __init__ failed
+            workers.abandon()
+
+
+async def _wait(waiters: deque[asyncio.Future[None]]) -> None:
+    waiter = asyncio.get_running_loop().create_future()
+    waiters.append(waiter)
+    await waiter
+
+
+def _wake_all(waiters: deque[asyncio.Future[None]]) -> None:
+    while waiters:
+        _wake_one(waiters)
+
+
+def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:
+    """Wake the first that still waits; one that was cancelled does not."""
+    while waiters:
+        waiter = waiters.popleft()
+        if not waiter.done():
+            waiter.set_result(None)
+            return

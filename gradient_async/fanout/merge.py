@@ -1,0 +1,246 @@
+"""Chunks of several requests as the chunks of one stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from ..assembly import CompletionAssembler
+from ..errors import FanOutError, StreamError
+from ..stream import ReadTimes, StreamReader, Timing
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, RateLimits, TextBatch, sum_usage
+
+Chunks: TypeAlias = Sequence[ChatCompletionChunk]
+
+# Chunks that may wait to be read before the requests that bring more are held up.
+_MAX_WAITING = 1024
+
+
+class MergedChunks:
+    """The chunks of several requests in the order in which they arrive: the `ChunkSource` of a `FanOut`.
+
+    What was received and what the user has read are two states. Each branch assembles what it receives: whether its
+    reply is whole, the ``.partial`` of its error and ``stop_when`` depend on that. The stream assembles what the user
+    has read: ``snapshot``, events and readers of single choices depend on that. A user who awaits the completion and
+    reads no chunk has no second state. Chunks are then dropped here, and at the end the stream's assembler gets each
+    reply as one chunk.
+
+    Args:
+        assembler: The stream's assembler.
+        cancel: Cancels the requests.
+
+    Attributes:
+        on_chunks: Takes chunks as they come while somebody awaits the completion; None otherwise. A chunk that waits
+            to be read leaves the processor's cache, and then takes half as long again.
+        error: The error that ended everything, or None.
+        ended: Whether everything ended well and was read.
+        request_id: The server's id of the request that was answered first.
+        rate_limits: What the headers of the latest reply say.
+        attempts: How many requests were sent, of those that were answered.
+    """
+
+    def __init__(self, assembler: CompletionAssembler, cancel: Callable[[], None]) -> None:
+        self._assembler = assembler
+        self._cancel = cancel
+        self._waiting: list[Chunks] = []
+        self._waiting_count = 0
+        self._readers: list[asyncio.Future[None]] = []
+        self._writers: list[asyncio.Future[None]] = []
+        self._finished = False
+        self._started: float | None = None
+        self._answered: float | None = None
+        self._times = ReadTimes()
+        self._usages: dict[object, CompletionUsage] = {}  # the latest of each request
+        self._usage: CompletionUsage | None = None  # of all requests
+        self._open_readers: set[StreamReader] = set()
+        self._closed_anomalies = 0  # of the readers that are closed
+        # Functions that return what each reply has brought so far, as one chunk. None once a chunk was handed out:
+        # from then on the stream's assembler has the state of the reader, and no chunk may be skipped.
+        self._received: list[Callable[[], ChatCompletionChunk]] | None = []
+        self._skipping = False
+        self.on_chunks: Callable[[Chunks], None] | None = None
+        self.error: Exception | None = None
+        self.ended = False
+        self.request_id: str | None = None
+        self.rate_limits: RateLimits | None = None
+        self.attempts = 0
+
+    def start(self) -> None:
+        """Begin, in the running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+
+    # The requests' side
+
+    def on_response(self, request_id: str | None, rate_limits: RateLimits | None, attempts: int) -> None:
+        """Note the headers of a reply."""
+        if self._answered is None:
+            self._answered = self._loop.time()
+            self.request_id = request_id
+        self.attempts += attempts
+        if rate_limits is not None:
+            self.rate_limits = rate_limits
+
+    def on_open(self, reader: StreamReader) -> None:
+        """Note that a reply is being read."""
+        self._open_readers.add(reader)
+
+    def on_close(self, reader: StreamReader) -> None:
+        """Note that a reply is not read any longer."""
+        self._open_readers.discard(reader)
+        self._closed_anomalies += reader.decoder.anomalies
+
+    def add_reply(self, received: Callable[[], ChatCompletionChunk]) -> None:
+        """Note a reply whose chunks follow.
+
+        Args:
+            received: Returns what it has brought so far, as one chunk.
+        """
+        if self._received is not None:
+            self._received.append(received)
+
+    async def put(self, token: object, chunks: Chunks) -> None:
+        """Add chunks; wait while too many wait to be read.
+
+        Args:
+            token: Stands for the request that they belong to.
+            chunks: They are changed: their usage becomes that of all requests so far.
+        """
+        if type(chunks) is not TextBatch:  # the chunks of a batch have no usage
+            for chunk in chunks:
+                if chunk.usage is not None:
+                    self._usage = sum_usage(self._usage, chunk.usage, less=self._usages.get(token))
+                    self._usages[token] = chunk.usage
+                    chunk.usage = self._usage
+        self._times.content_at.append(self._loop.time())
+        if self._skipping:
+            return
+        if self.on_chunks is not None and not self._waiting:
+            self._received = None
+            self.on_chunks(chunks)
+            return
+        self._waiting.append(chunks)
+        self._waiting_count += len(chunks)
+        _wake(self._readers)
+        while self._waiting_count >= _MAX_WAITING:
+            writer = self._loop.create_future()
+            self._writers.append(writer)
+            await writer
+
+    def finish(self, error: Exception | None = None) -> None:
+        """Note that nothing more will come."""
+        if self._finished:
+            return
+        self._finished = True
+        self.error = error
+        self._times.ended_at = self._loop.time()
+        # The method of an object that refers to this one. The cycle would keep everything received in memory until
+        # a garbage collection.
+        self._cancel = _nothing
+        _wake(self._readers)
+
+    # The reader's side
+
+    async def next_chunks(self) -> Chunks | None:
+        """Return the chunks that wait to be read, at least one; None at the end.
+
+        Raises:
+            Exception: The error that ended everything, after all chunks that came before it.
+        """
+        if self._started is None:
+            raise TypeError("nothing was sent yet: use 'async with', or await completion()")
+        while self._skipping or not self._waiting:
+            if self._finished:
+                self.stop_skipping()
+                if self.error is not None:
+                    raise self._with_partial(self.error)
+                self.ended = True
+                return None
+            reader = self._loop.create_future()
+            self._readers.append(reader)
+            await reader
+        self._received = None
+        return self._take_waiting()
+
+    def _take_waiting(self) -> Chunks:
+        waiting, self._waiting, self._waiting_count = self._waiting, [], 0
+        _wake(self._writers)
+        return waiting[0] if len(waiting) == 1 else [chunk for chunks in waiting for chunk in chunks]
+
+    def skip(self) -> None:
+        """From now on drop chunks instead of handing them out; without effect once a chunk was handed out."""
+        if self._received is not None:
+            self._skipping = True
+            self._take_waiting()
+
+    def stop_skipping(self) -> None:
+        """Add what was dropped to the stream's assembler, and from now on hand out chunks."""
+        if not self._skipping:
+            return
+        self._skipping = False
+        received, self._received = self._received or [], None
+        for reply in received:
+            chunk = reply()
+            if chunk.usage is not None:
+                chunk.usage = self._usage
+            try:
+                self._assembler.add(chunk)
+            except StreamError as error:
+                self.fail(error)
+
+    def fail(self, error: Exception) -> Exception:
+        """Cancel everything: the stream can't assemble what was received."""
+        if self.error is None:
+            self._cancel()
+            self.finish()
+            self.error = error
+            self._take_waiting()
+        return self.error
+
+    def _with_partial(self, error: Exception) -> Exception:
+        if isinstance(error, (FanOutError, StreamError)) and error.partial is None:
+            error.partial = self.completion()
+        return error
+
+    @property
+    def open(self) -> bool:
+        """Whether the requests have begun and not all of them are over."""
+        return self._started is not None and not self._finished
+
+    def close(self) -> None:
+        """Cancel everything."""
+        self._cancel()
+
+    def completion(self) -> ChatCompletion:
+        """Return what has been read, with what is known of the replies."""
+        self.stop_skipping()
+        completion = self._assembler.completion
+        completion.request_id = self.request_id
+        completion.rate_limits = self.rate_limits
+        completion.attempts = max(1, self.attempts)
+        return completion
+
+    @property
+    def anomalies(self) -> int:
+        """How many events of all replies only the tolerant path decoded, or were skipped."""
+        return self._closed_anomalies + sum(reader.decoder.anomalies for reader in self._open_readers)
+
+    @property
+    def timing(self) -> Timing:
+        """How long things took, from the start of all requests."""
+        if self._started is None:
+            return self._times.timing(0.0, 0.0, 0.0, 0.0, 0.0)
+        now = self._loop.time()
+        return self._times.timing(self._started, 0.0, self._started, self._answered or now, now)
+
+
+def _nothing() -> None:
+    """Cancel nothing."""
+
+
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+    waiters.clear()

@@ -1,0 +1,349 @@
+"""What runs the requests of a fan-out: which are sent, which are cancelled, and what becomes of each choice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from inspect import isawaitable
+from typing import Any, Literal, TypeAlias, cast
+
+import msgspec
+
+from ..assembly import CompletionAssembler
+from ..errors import (
+    APIResponseValidationError,
+    BadRequestError,
+    FanOutError,
+    GradientError,
+    StreamError,
+    StreamInterruptedError,
+    StreamTruncatedError,
+    UnprocessableEntityError,
+)
+from ..types import Choice
+from .branch import Branch, Requester
+from .merge import MergedChunks
+from .rate_limiter import RateLimiter
+
+State: TypeAlias = Literal["waiting", "running", "completed", "failed", "stopped"]
+StopWhen: TypeAlias = Callable[[Choice], bool | Awaitable[bool]]
+
+# Errors of servers that do not accept ``n``.
+_REFUSALS = (BadRequestError, UnprocessableEntityError)
+# Largest ``n`` that the API reference of DigitalOcean allows.
+_MAX_N = 128
+
+
+class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a fan-out is to do.
+
+    Attributes:
+        n: How many choices.
+        stream: Whether to stream them.
+        native: Whether to ask for all in one request. After ``"auto"`` each choice that did not come has a request.
+        raise_errors: Whether the first error ends it.
+        stop_when: Accepts or rejects a finished choice; None accepts every one.
+        first: How many accepted choices end it, or None.
+        hedge_after: Seconds without content after which a second request races the first, or None.
+    """
+
+    n: int
+    stream: bool
+    native: bool | Literal["auto"]
+    raise_errors: bool
+    stop_when: StopWhen | None
+    first: int | None
+    hedge_after: float | None
+
+
+class FanOutResult(msgspec.Struct, kw_only=True):
+    """The result of one choice.
+
+    Attributes:
+        index: Which choice.
+        state: ``"waiting"`` to be sent, ``"running"``, ``"completed"``, ``"failed"``, or ``"stopped"`` because
+            others were enough or failed.
+        choice: The choice, once it is whole.
+        id: The completion that it came in, or "".
+        request_id: The server's id of its request, or None.
+        requests: How many requests were sent for it: two, if a second one raced the first.
+        error: Its error, or None.
+    """
+
+    index: int
+    state: State = "waiting"
+    choice: Choice | None = None
+    id: str = ""
+    request_id: str | None = None
+    requests: int = 0
+    error: GradientError | None = None
+
+
+class FanOutRunner:
+    """Runs the requests of a fan-out: a main task, and within it a task for each request.
+
+    Args:
+        options: What to do.
+        params: Parameters of the request.
+        requester: Sends requests.
+        rate_limiter: Makes the rate limiter, in the running loop.
+        assembler: The stream's assembler.
+
+    Attributes:
+        merged: The chunks of all requests.
+        results: The result of each choice.
+        winners: Indices of the accepted choices, in the order in which they finished.
+    """
+
+    def __init__(
+        self,
+        options: FanOutOptions,
+        params: Mapping[str, Any],
+        requester: Requester,
+        rate_limiter: Callable[[], RateLimiter],
+        assembler: CompletionAssembler,
+    ) -> None:
+        self._options = options
+        self._params = params
+        self._requester = requester
+        self._make_rate_limiter = rate_limiter
+        self.merged = MergedChunks(assembler, self._cancel)
+        self.results = [FanOutResult(index=index) for index in range(options.n)]
+        self.winners: list[int] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._main: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = False  # whether requests are cancelled on purpose: others were enough, or failed
+        self._cancelled = False  # whether the main task is
+
+    # Life
+
+    def start(self) -> None:
+        """Begin, in the running loop.
+
+        Raises:
+            TypeError: If it has begun before.
+        """
+        if self._main is not None:
+            raise TypeError("a fan-out can be entered once: make another for the next time")
+        self._loop = asyncio.get_running_loop()
+        self._rate_limiter = self._make_rate_limiter()
+        self.merged.start()
+        self._main = asyncio.create_task(self._run())
+
+    @property
+    def started(self) -> bool:
+        """Whether it has begun."""
+        return self._main is not None
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether requests may be in flight that nobody has cancelled."""
+        return self.merged.open and not self._cancelled
+
+    async def close(self) -> None:
+        """Cancel everything and wait until it is gone."""
+        self._cancel()
+        if self._main is not None and not self._main.done():
+            await asyncio.wait((self._main,))
+
+    def abandon(self) -> None:
+        """Cancel everything from a finaliser, which may run in any thread."""
+        if self._loop is None or self._loop.is_closed():
+            return
+        try:
+            in_loop = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            in_loop = False
+        if in_loop:
+            self._cancel()
+        else:
+            self._loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        if self._main is not None:
+            self._main.cancel()
+
+    # The main task
+
+    async def _run(self) -> None:
+        error: Exception | None
+        error = StreamInterruptedError("this fan-out was closed before its end", phase="body")
+        try:
+            await self._send_requests()
+            error = self._judge_end()
+        except asyncio.CancelledError:
+            pass
+        except BaseExceptionGroup as group:
+            # Errors of requests are in the results. This one comes from the caller's ``stop_when`` or parameters: the
+            # reader gets it unchanged, even if it is no Exception, like those that test tools raise.
+            error = cast("Exception", group.exceptions[0])
+        finally:
+            for result in self.results:
+                if result.state in {"waiting", "running"}:
+                    result.state = "stopped"
+            self.merged.finish(error)
+
+    async def _send_requests(self) -> None:
+        n, native = self._options.n, self._options.native
+        if native and n > 1:
+            async with asyncio.TaskGroup() as group:
+                self._create_task(group, self._request_all(n if native is True else min(n, _MAX_N)))
+        async with asyncio.TaskGroup() as group:
+            for result in self.results:
+                if result.state == "waiting" and not self._stopping:
+                    self._create_task(group, self._request_one(result))
+
+    def _create_task(self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(group.create_task(work))
+
+    def _judge_end(self) -> Exception | None:
+        """Return the error that everything ended with, or None."""
+        errors: dict[int, Exception] = {
+            result.index: result.error for result in self.results if result.error is not None
+        }
+        if not self._stopping and any(result.state in {"waiting", "running"} for result in self.results):
+            # A task ended without a result: an ordinary end would hide that.
+            return GradientError("a request was cancelled, and not by its fan-out")
+        if not (errors and self._options.raise_errors) or self.has_enough():
+            return None
+        first = next(iter(errors.values()))
+        return FanOutError(
+            f"{len(errors)} of {self._options.n} choices failed, and the others were given up: {first}",
+            list({id(error): error for error in errors.values()}.values()),
+            errors=errors,
+        )
+
+    def has_enough(self) -> bool:
+        """Whether as many choices were accepted as are asked for."""
+        first = self._options.first
+        return first is not None and len(self.winners) >= first
+
+    # A request
+
+    async def _request_one(self, result: FanOutResult) -> None:
+        """Send the request of one choice."""
+        branch = Branch(
+            self._requester,
+            self.merged,
+            self._rate_limiter,
+            self._params,
+            streamed=self._options.stream,
+            index=result.index,
+        )
+        branch.on_request = partial(self._update, result)
+        try:
+            await branch.run(hedge_after=self._options.hedge_after)
+        except GradientError as error:
+            if isinstance(error, StreamError) and error.partial is not None:
+                for choice in error.partial.choices:
+                    choice.index = result.index
+            self._fail([result], error)
+        else:
+            completion = branch.completion
+            choices = [] if completion is None else completion.choices
+            if choices:
+                await self._complete(result, msgspec.structs.replace(choices[0], index=result.index))
+            else:
+                self._fail([result], self._missing("the server gave no choice"))
+        finally:
+            self._update(result, branch)
+
+    async def _request_all(self, n: int) -> None:
+        """Send one request for n choices."""
+        options = self._options
+        auto = options.native == "auto"
+        branch = Branch(
+            self._requester,
+            self.merged,
+            self._rate_limiter,
+            self._params,
+            streamed=options.stream,
+            n=n,
+            expect=1 if auto else n,
+        )
+        if options.first is not None:
+            branch.on_finish = self._on_finish
+        failure: GradientError | None = None
+        try:
+            await branch.run(hedge_after=options.hedge_after)
+        except GradientError as error:
+            failure = error
+        # Of a reply that broke off or was given up only finished choices count.
+        whole = failure is None and not self._stopping
+        came = set[int]()
+        for choice in self._choices_of(branch):
+            if whole or choice.finish_reason:
+                came.add(choice.index)
+                await self._complete_from(branch, choice)
+        missing = [result for result in self.results if result.index not in came]
+        if not missing or self._stopping:
+            return
+        if failure is None and not auto:
+            failure = self._missing(
+                f"the server gave {len(came)} of {options.n} choices; "
+                "native='auto' makes requests for the others"
+            )
+        if failure is not None and not (auto and isinstance(failure, _REFUSALS)):
+            self._fail(missing, failure)
+
+    def _choices_of(self, branch: Branch) -> list[Choice]:
+        """Return the choices that a request for several has brought; those beyond n were not asked for."""
+        completion = branch.completion
+        return [] if completion is None else [c for c in completion.choices if c.index < self._options.n]
+
+    async def _on_finish(self, branch: Branch, index: int) -> bool:
+        """Note that one of several choices of a reply has its finish_reason; return whether that is enough."""
+        for choice in self._choices_of(branch):
+            if choice.index == index:
+                await self._complete_from(branch, choice)
+        return self.has_enough()
+
+    async def _complete_from(self, branch: Branch, choice: Choice) -> None:
+        result = self.results[choice.index]
+        self._update(result, branch)
+        if result.state != "completed":
+            await self._complete(result, choice)
+
+    def _missing(self, message: str) -> GradientError:
+        return (StreamTruncatedError if self._options.stream else APIResponseValidationError)(message)
+
+    # Results
+
+    def _update(self, result: FanOutResult, branch: Branch) -> None:
+        """Copy to a result what is known of its request."""
+        if result.state == "waiting" and branch.requests:
+            result.state = "running"
+        result.requests = branch.requests
+        result.id, result.request_id = branch.id, branch.request_id
+
+    async def _complete(self, result: FanOutResult, choice: Choice) -> None:
+        result.state, result.choice = "completed", choice
+        if self._options.first is None or self.has_enough():
+            return
+        accepted: Any = True
+        if self._options.stop_when is not None:
+            accepted = self._options.stop_when(choice)
+            if isawaitable(accepted):
+                accepted = await accepted
+        # Others may have been enough while ``stop_when`` was awaited.
+        if accepted and not self.has_enough():
+            self.winners.append(result.index)
+            if self.has_enough():
+                self._stop()
+
+    def _fail(self, results: Iterable[FanOutResult], error: GradientError) -> None:
+        error.with_traceback(None)  # its frames hold what was received
+        for result in results:
+            result.state, result.error = "failed", error
+        if self._options.raise_errors and not self.has_enough():
+            self._stop()
+
+    def _stop(self) -> None:
+        """Cancel the other requests."""
+        self._stopping = True
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
