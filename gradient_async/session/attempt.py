@@ -217,26 +217,29 @@ def _authorizing(value: str) -> aiohttp.ClientMiddlewareType:
     return put
 
 
-class _LargeBody(aiohttp.payload.Payload):
+class _LargeBody(aiohttp.Payload):
     """A request's body of megabytes, written in pieces, so that the loop and an early refusal get their turn."""
 
-    _value: bytes
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content, content_type="application/json")
+        self.content = content
 
-    def __init__(self, value: bytes) -> None:
-        super().__init__(value, content_type="application/json")
-        self._size = len(value)
+    @property
+    def size(self) -> int:
+        """How many bytes the body has."""
+        return len(self.content)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the body as text."""
-        return self._value.decode(encoding, errors)
+        return self.content.decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the body."""
-        view = memoryview(self._value)
+        view = memoryview(self.content)
         for start in range(0, len(view), _WRITTEN_AT_ONCE):
             await writer.write(view[start : start + _WRITTEN_AT_ONCE])
 
 
-def _body_of(data: bytes | None) -> bytes | aiohttp.payload.Payload | None:
+def _body_of(data: bytes | None) -> bytes | aiohttp.Payload | None:
     """Return a request's body as aiohttp is to write it."""
     return data if data is None or len(data) <= _WRITTEN_AT_ONCE else _LargeBody(data)
