@@ -67,6 +67,8 @@ def counting(counts: Calls, files: Counter[str] | None = None) -> Generator[None
 class _Transport(asyncio.Transport):
     """Answers a request with a stream that arrives in the given reads, one in a turn of the event loop."""
 
+    _protocol: Any
+
     def __init__(self, protocol: asyncio.Protocol, reads: Sequence[bytes]) -> None:
         super().__init__({"peername": ("localhost", 80)})
         self._protocol = protocol
@@ -85,6 +87,12 @@ class _Transport(asyncio.Transport):
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             self._protocol.data_received(piece)
+
+    def get_protocol(self) -> Any:
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._protocol = protocol
 
     def is_closing(self) -> bool:
         return False
