@@ -66,10 +66,14 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(params=["parser in C", "parser in Python"])
 def either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the test with each of aiohttp's two parsers of replies."""
+    """Run the test with each of aiohttp's two parsers of replies.
+
+    The parser in Python takes the public path, as it does where aiohttp was installed without its parser in C.
+    """
     if request.param == "parser in Python":
         pure = aiohttp.http_parser.HttpResponseParserPy
         monkeypatch.setattr(aiohttp.client_proto, "HttpResponseParser", pure)
+        monkeypatch.setattr(aiohttp_internals, "enabled", False)
 
 
 @pytest.fixture

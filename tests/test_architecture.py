@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 PROJECT = Path(__file__).parents[1]
@@ -113,6 +115,98 @@ def test_aiohttp_is_named_in_one_place() -> None:
         if f"{name}.".startswith("aiohttp.")
     }
     assert {("client", "aiohttp.ClientSession")} == {found for found in named if found[0] != "session"}
+
+
+INTERNALS = ROOT / "session" / "aiohttp_internals.py"
+
+
+def private_names(tree: ast.AST, *, of_self: bool) -> set[str]:
+    """Return the underscore names of a tree that are read or set as attributes, imported, or given as texts.
+
+    Args:
+        tree: What to look through.
+        of_self: Whether to look for attributes of ``self`` and ``cls``, and for what a class defines, instead.
+    """
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name):
+                names |= {name} if of_self else set()
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.AnnAssign(target=ast.Name(id=name))
+                | ast.Assign(targets=[ast.Name(id=name)])
+            ):
+                names |= {name} if of_self else set()
+            case ast.Attribute(attr=name) | ast.alias(name=name) if not of_self:
+                names.add(name)
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr" | "hasattr" | "delattr"),
+                args=[owner, ast.Constant(value=str(name)), *_],
+            ):
+                by_self = isinstance(owner, ast.Name) and owner.id in {"self", "cls"}
+                names |= {name} if by_self == of_self else set()
+            case ast.Subscript(value=ast.Call(func=ast.Name(id="vars")), slice=ast.Constant(value=str(name))):
+                names.add(name)
+            case _:
+                pass
+    return {name for name in names if name.startswith("_") and not name.endswith("__")}
+
+
+@cache
+def names_of_aiohttp() -> set[str]:
+    """Return every underscore name that aiohttp defines or sets on one of its objects."""
+    sources = [path.read_text("utf-8") for path in Path(aiohttp.__file__).parent.glob("*.py")]
+    return set[str]().union(*(private_names(ast.parse(source), of_self=True) for source in sources))
+
+
+def used_of_aiohttp(source: str) -> set[str]:
+    """Return the underscore names of aiohttp that a module uses of other objects, or in classes made of aiohttp's."""
+    tree = ast.parse(source)
+    used = private_names(tree, of_self=False)
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+        if (getattr(node, "module", None) or alias.name).startswith(("aiohttp", "connector"))
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            bases = {name.id for base in node.bases for name in ast.walk(base) if isinstance(name, ast.Name)}
+            used |= private_names(node, of_self=True) if bases & imported else set()
+    return used & names_of_aiohttp()
+
+
+def test_what_is_private_of_aiohttp_is_used_in_one_file() -> None:
+    """Behind one switch: whatever else the package uses of aiohttp may be relied on in other versions too."""
+    modules = [path for path in MODULES if ROWS[name_of(path)[0]] > PURE]
+    used = {path: used_of_aiohttp(path.read_text("utf-8")) for path in modules}
+    assert {} == {path.name: names for path, names in used.items() if names and path != INTERNALS}
+    assert {"_factory", "_loop", "_pause_transport_reading", "_request"} <= used[INTERNALS]
+
+
+def test_every_use_of_what_is_private_is_seen() -> None:
+    """As an attribute, as a text, as an import, and in a class made of one of aiohttp's."""
+    for source in (
+        "connector._factory",
+        'getattr(session, "_loop", None)',
+        'vars(session)["_loop"]',
+        "from aiohttp.client import _merge_ssl_params",
+        "import aiohttp\nclass Mine(aiohttp.TCPConnector):\n def __init__(self):\n  self._conns = {}",
+        "from aiohttp import connector\nclass Mine(connector.TCPConnector):\n async def _get(self): ...",
+        "from .connector import Connector\nclass Mine(Connector):\n def _get(self): ...",
+        "from aiohttp import Payload\nclass Mine(Payload):\n _size = 1",
+    ):
+        assert 1 == len(used_of_aiohttp(source)), source
+    assert set() == used_of_aiohttp("class Mine(list[int]):\n def __init__(self):\n  self._conns = {}")
+
+
+@pytest.mark.parametrize("room", ["session", "stream", "fanout", "client"])
+def test_no_private_name_is_excused(room: str) -> None:
+    excused = {path for path in (ROOT / room).glob("*.py") if "SLF001" in path.read_text("utf-8")}
+    assert excused <= {INTERNALS}
 
 
 def test_every_import_is_seen() -> None:

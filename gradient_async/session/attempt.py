@@ -15,9 +15,9 @@ from ..decoding import parse_error
 from ..errors import APIConnectionError, APIError, APIResponseValidationError, RequestInfo
 from ..secrets import Redactor
 from . import aiohttp_internals
-from .aiohttp_internals import Connector, headers_of, url_of
 from .body import Body, Expired, open_body
 from .call import Call
+from .connector import current, headers_of, url_of
 from .deadlines import AttemptProgress, DeadlineTimer
 from .exceptions import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
 from .reply import Reply
@@ -79,19 +79,16 @@ class Attempt:
         call, session = self._call, self._session
         loop = asyncio.get_running_loop()
         connector = session.connector
-        ours = connector if isinstance(connector, Connector) else None
+        ours = connector if isinstance(connector, aiohttp_internals.Connector) else None
         progress = self._progress = AttemptProgress(
             call, self._deadline, DeadlineTimer.of(loop) if ours is None else ours.timer
         )
         if self._foreign and aiohttp_internals.loop_of(session) not in {None, loop}:
             return self._unusable()  # it would work by chance, while its own loop runs in another thread
-        limits = call.limits
-        if aiohttp_internals.max_interim.get() != limits.interim_responses:
-            aiohttp_internals.max_interim.set(limits.interim_responses)
-        if new_connection:
-            aiohttp_internals.new_connection.set(True)
+        progress.wants_new_connection = new_connection
         failure: BaseException
         scope = progress.scope = asyncio.Timeout(None)
+        context = current.set(progress)
         try:
             try:
                 async with scope:
@@ -100,11 +97,10 @@ class Attempt:
                     if ours is None or head is None:
                         response = await self._request_by_aiohttp(progress)
                     else:
-                        response = await ours.send(session, head, call, progress)
+                        response = await ours.send(session, head, call)
             finally:
                 progress.over()  # an error's body, if there is one, has limits of its own
-                if new_connection:
-                    aiohttp_internals.new_connection.set(False)
+                current.reset(context)
         except TRANSPORT_ERRORS as error:
             failure = error.with_traceback(None)
         except RuntimeError as error:
@@ -124,8 +120,11 @@ class Attempt:
         if scope.expired():
             phase, limit = progress.expired_limit()
             return timeout_error(self._request, phase=phase, limit=limit, host=host)
-        progress.lost = isinstance(failure, aiohttp.ClientConnectionError) and not reply_begun(failure)
-        lost = connection_error(failure, self._request, phase=progress.phase, host=host, limits=limits)
+        begun = progress.begun or reply_begun(failure)
+        progress.lost = isinstance(failure, aiohttp.ClientConnectionError) and not begun
+        lost = connection_error(
+            failure, self._request, phase=progress.phase, begun=begun, host=host, limits=call.limits
+        )
         Redactor(call.secrets).clean(lost)
         return lost
 
@@ -141,10 +140,9 @@ class Attempt:
             headers=headers,
             middlewares=None if authorization is None else (_authorizing(authorization),),
             allow_redirects=False,
-            timeout=progress.client_timeout(),
+            timeout=progress.client_timeout() if self._foreign else self._session.timeout,
             auto_decompress=False,
             raise_for_status=False,
-            trace_request_ctx=progress,
             max_line_size=limits.header_bytes,
             max_field_size=limits.header_bytes,
             max_headers=limits.headers,
@@ -219,26 +217,29 @@ def _authorizing(value: str) -> aiohttp.ClientMiddlewareType:
     return put
 
 
-class _LargeBody(aiohttp.payload.Payload):
+class _LargeBody(aiohttp.Payload):
     """A request's body of megabytes, written in pieces, so that the loop and an early refusal get their turn."""
 
-    _value: bytes
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content, content_type="application/json")
+        self.content = content
 
-    def __init__(self, value: bytes) -> None:
-        super().__init__(value, content_type="application/json")
-        self._size = len(value)
+    @property
+    def size(self) -> int:
+        """How many bytes the body has."""
+        return len(self.content)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the body as text."""
-        return self._value.decode(encoding, errors)
+        return self.content.decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the body."""
-        view = memoryview(self._value)
+        view = memoryview(self.content)
         for start in range(0, len(view), _WRITTEN_AT_ONCE):
             await writer.write(view[start : start + _WRITTEN_AT_ONCE])
 
 
-def _body_of(data: bytes | None) -> bytes | aiohttp.payload.Payload | None:
+def _body_of(data: bytes | None) -> bytes | aiohttp.Payload | None:
     """Return a request's body as aiohttp is to write it."""
     return data if data is None or len(data) <= _WRITTEN_AT_ONCE else _LargeBody(data)

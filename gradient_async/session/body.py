@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from ..errors import APIError, ConfigurationError, RequestInfo, StreamError, StreamProtocolError, escape
-from . import aiohttp_internals
+from .connector import connection_of
 from .deadlines import DeadlineTimer
 from .exceptions import TRANSPORT_ERRORS, interruption
 from .inflate import Gunzip, content_coding
@@ -79,7 +79,7 @@ class Body:
         self._loop = asyncio.get_running_loop()
         self._response = response
         self._content = response.content
-        self._connection = aiohttp_internals.connection_of(response)
+        self._connection = connection_of(response)
         self._request = request
         self._deadline = deadline
         self._error: APIError | None = None
@@ -286,6 +286,8 @@ class Body:
         """
         # A read that something has come for waits no longer, though its task may have had no turn yet: where the loop
         # was held up, the server is not to blame.
+        if self._since is not None and self._connection is not None:
+            self._connection.parse_on()
         if self._since is not None and not self._something_there():
             if self.limit is not None and self._waited_until(now) >= self.limit:
                 self._expire("response")
@@ -340,7 +342,8 @@ class Body:
     def discard(self) -> None:
         """Give the connection up even if the body has arrived in full: who sends garbage is not asked again."""
         self.close()
-        aiohttp_internals.discard(self._response)
+        if self._connection is not None:
+            self._connection.discard()
 
     def abandon(self) -> None:
         """Give the connection up from a finaliser, in whatever thread that runs."""
@@ -369,8 +372,10 @@ class _GzipBody(Body):
         limits: Limits,
     ) -> None:
         super().__init__(response, request, deadline=deadline)
-        self._connection = None  # what arrives is not what is to be returned: `read` unpacks it
         self._gunzip = Gunzip(limits)
+
+    def start_read(self) -> None:
+        """Have `read` called, which unpacks: what arrives is not what is to be returned."""
 
     async def read(self) -> bytes:
         """Return what has arrived, unpacked and in pieces; b"" at the end.

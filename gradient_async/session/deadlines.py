@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import weakref
-from typing import Any, Protocol
+from typing import Protocol
 
 import aiohttp
 
@@ -20,8 +20,6 @@ from .call import Call
 
 _LONGEST = 1.0  # seconds from one ring to the next, while anything is registered
 
-# Turns of the loop in which the end of a new connection shows, if the end came along with the connection.
-_TURNS_BEFORE_SENDING = 5
 # A pooled connection that is lost within so many seconds of the request was dead before.
 _DEAD_WITHIN = 1.0
 
@@ -99,13 +97,16 @@ class AttemptProgress:
         deadline: When the whole call has to be over, on the loop's clock; None is never.
         queued: Seconds waited for a free connection.
         reused: Whether the connection came from the pool.
+        wants_new_connection: Whether no connection of the pool will do: where one was dead, others may be too.
+        begun: Whether a byte of an answer has come.
         lost: Whether the connection was lost without a byte of an answer.
+        interim_left: How many interim responses may still come before the reply.
         scope: The timeout around the attempt, which ends it.
     """
 
     __slots__ = (
-        "__weakref__", "_call", "_due", "_loop", "_queued_at", "_timer", "deadline", "limit", "lost", "phase",
-        "queued", "reused", "scope", "sent",
+        "__weakref__", "_due", "_loop", "_stream", "_timeout", "_timer", "begun", "deadline", "interim_left", "limit", "lost",
+        "phase", "queued", "reused", "scope", "sent", "wants_new_connection",
     )  # fmt: skip
 
     scope: asyncio.Timeout
@@ -113,7 +114,11 @@ class AttemptProgress:
     def __init__(self, call: Call, deadline: float | None, timer: DeadlineTimer) -> None:
         self._timer = timer
         self._due: float | None = None
-        self._call = call
+        # Not the call itself, whose body may be large: a connection keeps the context of the task that opened it, and
+        # this object with the context.
+        self._timeout = call.timeout
+        self._stream = call.stream
+        self.interim_left = call.limits.interim_responses
         self.deadline = deadline
         self._loop = asyncio.get_running_loop()
         self.phase: Phase = "connect"
@@ -121,73 +126,43 @@ class AttemptProgress:
         self.sent = self._loop.time()
         self.queued = 0.0
         self.reused = False
+        self.wants_new_connection = False
+        self.begun = False
         self.lost = False
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> AttemptProgress:
-        # aiohttp passes this on as an argument, and mocks of aiohttp copy the arguments they see.
-        return self
-
     def client_timeout(self) -> aiohttp.ClientTimeout:
-        """Return what aiohttp has to enforce itself: a foreign session tells nothing of its connections."""
-        return aiohttp.ClientTimeout(total=None, sock_connect=self._call.timeout.connect)
+        """Return what aiohttp has to enforce itself: a foreign session does not tell when it connects."""
+        return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.connect)
 
     def start(self, *, foreign: bool) -> None:
-        """Begin. A foreign session sends no signals: what is lost there may have been sent already."""
+        """Begin. A foreign session does not say how far a request is: what is lost may have been sent already."""
         if foreign:
             self.phase = "response"
-            seconds = None if self.limit is None else self.limit + (self._call.timeout.connect or 0.0)
+            seconds = None if self.limit is None else self.limit + (self._timeout.connect or 0.0)
             self._until(None if seconds is None else self._loop.time() + seconds)
         elif self.deadline is not None:
             self._until(None)
 
     def over(self) -> None:
         """End: the attempt came to something."""
-        # The scope knows this task, and the response knows this object: a task that is cancelled later, and holds the
-        # stream by its traceback, would hold itself.
+        # The scope holds this task. A connection holds this object by the context of the task that opened it, and a task
+        # that fails holds this object by its traceback: the task would hold itself.
         del self.scope
         self._due = None
         self._timer.leave(self)
 
-    # What aiohttp tells a request's traces, by aiohttp's names.
-
-    async def send_connection_queued_start(self) -> None:
-        """All connections are in use."""
-        self._queued_at = self._loop.time()
-
-    async def send_connection_queued_end(self) -> None:
-        """One is free."""
-        self.queued += self._loop.time() - self._queued_at
-
-    async def send_connection_create_start(self) -> None:
-        """A connection is being made."""
+    def connecting(self) -> None:
+        """Note that a connection is being made, or taken from the pool."""
         self.phase = "connect"
-        seconds = self._call.timeout.connect
+        self.reused = False
+        seconds = self._timeout.connect
         self._until(None if seconds is None else self._loop.time() + seconds)
 
-    async def send_connection_create_end(self) -> None:
-        """There is a new connection."""
+    def connected(self) -> None:
+        """Note that there is a new connection."""
         self.phase = "send"
         self.sent = self._loop.time()
         self._until(None)
-
-    async def send_connection_reuseconn(self) -> None:
-        """There is a connection from the pool."""
-        self.phase = "send"
-        self.reused = True
-
-    async def send_request_headers(self) -> None:
-        """The request is about to be written."""
-        if not self.reused:
-            # Nothing has been written yet. A server that closes what it has just accepted is found out now.
-            for _ in range(_TURNS_BEFORE_SENDING):
-                await asyncio.sleep(0)
-        self.sending()
-
-    async def _send_dns(self, host: str) -> None:
-        """Nothing depends on how a name is looked up."""
-
-    send_dns_resolvehost_start = send_dns_resolvehost_end = _send_dns
-    send_dns_cache_hit = send_dns_cache_miss = _send_dns
 
     def sending(self) -> None:
         """Note that the request is on its way."""
@@ -206,10 +181,10 @@ class AttemptProgress:
     def expired_limit(self) -> tuple[Phase, float | None]:
         """Return the limit that ran out, by its phase, and how many seconds it allows."""
         if self.deadline is not None and self._loop.time() >= self.deadline:
-            return "total", self._call.timeout.total
+            return "total", self._timeout.total
         if self.phase == "connect":
-            return "connect", self._call.timeout.connect
-        return ("first_token" if self._call.stream else "response"), self.limit
+            return "connect", self._timeout.connect
+        return ("first_token" if self._stream else "response"), self.limit
 
     def _until(self, when: float | None) -> None:
         """Set when the present phase has to be over; the call's own deadline counts as well."""

@@ -103,7 +103,7 @@ def _bad_head(cause: BaseException, request: RequestInfo, host: str, limits: Lim
 
 
 def connection_error(
-    cause: BaseException, request: RequestInfo, *, phase: Phase, host: str, limits: Limits
+    cause: BaseException, request: RequestInfo, *, phase: Phase, begun: bool, host: str, limits: Limits
 ) -> APIConnectionError:
     """Map what ended an attempt before a status line came.
 
@@ -138,7 +138,6 @@ def connection_error(
     if isinstance(cause, (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError, ValueError)):
         return _bad_head(cause, request, host, limits)
     sent = phase != "connect"
-    begun = reply_begun(cause)
     at = "inside the headers of its answer" if begun else "without an answer"
     what = f"closed the connection {at}" if sent else "could not be reached"
     return APIConnectionError(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import weakref
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from types import SimpleNamespace
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator
+from typing import TypeAlias
 
 import aiohttp
 
@@ -16,12 +14,10 @@ from ..config import Limits
 from ..errors import ConfigurationError
 from . import aiohttp_internals
 from .body import runs_here
-from .deadlines import AttemptProgress
+from .connector import Connector, Response
 
 # Pooled connections are dropped before the servers we know drop theirs.
 _IDLE_SECONDS = 14.0
-# When nothing is heard of a peer: the first probe after so many seconds, then one each, so many in all.
-_PROBE_AFTER, _PROBE_EVERY, _PROBES = 60, 15, 4
 
 _Sessions: TypeAlias = weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None, None]]
@@ -165,62 +161,22 @@ def _close_elsewhere(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSes
 
 def _open_session(*, max_connections: int, trust_env: bool, limits: Limits) -> aiohttp.ClientSession:
     """Open a session: no cookies, no decompression, no header of aiohttp's own, bounded replies."""
-    enabled = aiohttp_internals.enabled
-    connector = (aiohttp_internals.Connector if enabled else aiohttp.TCPConnector)(
-        limit=max_connections, limit_per_host=0, keepalive_timeout=_IDLE_SECONDS, socket_factory=_open_socket
+    connector = (aiohttp_internals.Connector if aiohttp_internals.enabled else Connector)(
+        max_connections=max_connections, keepalive_timeout=_IDLE_SECONDS
     )
     session = aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
-        timeout=aiohttp.ClientTimeout(total=None),
+        timeout=aiohttp.ClientTimeout(total=None),  # `AttemptProgress` and `Body` enforce the limits
         trust_env=trust_env,
         auto_decompress=False,
         skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
-        trace_configs=[_tracing()],
-        response_class=aiohttp_internals.Response if enabled else aiohttp.ClientResponse,
+        response_class=Response,
         max_line_size=limits.header_bytes,
         max_field_size=limits.header_bytes,
         max_headers=limits.headers,
     )
     if isinstance(connector, aiohttp_internals.Connector):
-        # Proxies and `.netrc` are aiohttp's affair, and instruments put their own signals beside ours.
-        connector.direct = not trust_env and len(session.trace_configs) == 1
+        # Proxies and `.netrc` are aiohttp's affair, and instruments put their signals into every session.
+        connector.direct = not trust_env and not session.trace_configs
     return session
-
-
-def _open_socket(address: Any) -> socket.socket:
-    """Make a socket that finds out when its peer has vanished without a word."""
-    family, kind, protocol, _, _ = address
-    sock = socket.socket(family, kind, protocol)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Not every system lets these be set.
-    for name, value in (
-        ("TCP_KEEPIDLE", _PROBE_AFTER),
-        ("TCP_KEEPINTVL", _PROBE_EVERY),
-        ("TCP_KEEPCNT", _PROBES),
-    ):
-        option = getattr(socket, name, None)
-        if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    return sock
-
-
-def _tracing() -> aiohttp.TraceConfig:
-    """Make the signals by which aiohttp tells the `AttemptProgress` of each request how far the request is."""
-    config = aiohttp.TraceConfig()
-    config.on_connection_queued_start.append(_telling(AttemptProgress.send_connection_queued_start))
-    config.on_connection_queued_end.append(_telling(AttemptProgress.send_connection_queued_end))
-    config.on_connection_create_start.append(_telling(AttemptProgress.send_connection_create_start))
-    config.on_connection_create_end.append(_telling(AttemptProgress.send_connection_create_end))
-    config.on_connection_reuseconn.append(_telling(AttemptProgress.send_connection_reuseconn))
-    config.on_request_headers_sent.append(_telling(AttemptProgress.send_request_headers))
-    return config
-
-
-def _telling(
-    event: Callable[[AttemptProgress], Awaitable[None]],
-) -> Callable[[Any, SimpleNamespace, Any], Awaitable[None]]:
-    async def tell(_session: Any, context: SimpleNamespace, _params: Any) -> None:
-        await event(context.trace_request_ctx)
-
-    return tell

@@ -142,23 +142,18 @@ def test_everything_works_under_uvloop() -> None:
     uvloop.run(main())
 
 
-async def test_a_connect_that_hangs_is_limited(start: Start) -> None:
+async def test_a_connect_that_hangs_is_limited(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A listener whose queue is full never answers a SYN; here the connector never gets to it."""
     server, client = await start()
 
     async def never(*_arguments: Any) -> Any:
         await asyncio.sleep(60)
 
-    connector = aiohttp.TCPConnector()
-    connector._create_connection = never  # type: ignore[assignment]  # aiohttp has no public way
-    manager = client._core.connections.manager
-    session = await manager.pool.session()
-    original, session._connector = session._connector, connector
+    session = await client._core.connections.manager.pool.session()
+    monkeypatch.setattr(session.connector, "_create_connection", never)
     with pytest.raises(APITimeoutError) as caught:
         await ask(client, timeout=Timeout(connect=0.05))
     assert (caught.value.phase, caught.value.ambiguous) == ("connect", False)
-    session._connector = original
-    await connector.close()
     assert [] == server.requests
 
 

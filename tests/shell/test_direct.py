@@ -22,9 +22,9 @@ from gradient_async import (
     Timeout,
 )
 from gradient_async.session import aiohttp_internals
-from gradient_async.session.aiohttp_internals import Connector, RequestHead, Response
+from gradient_async.session.aiohttp_internals import Connector, RequestHead
+from gradient_async.session.connector import Connector as PublicConnector
 from gradient_async.session.deadlines import AttemptProgress, DeadlineTimer
-from gradient_async.session.exceptions import UnsentError
 from gradient_async.testing import HOLD, Connection, Server, reply_json, reply_writes, serve
 from gradient_async.testing import completion as whole
 
@@ -42,6 +42,7 @@ def sent(server: Server) -> list[Any]:
     return [(r.method, r.target, r.version, sorted(r.headers.items()), r.body) for r in server.requests]
 
 
+@pytest.mark.usefixtures("needs_internals")
 @pytest.mark.parametrize(
     "options",
     [
@@ -65,6 +66,7 @@ async def test_the_same_request_as_aiohttps_own(start: Start, options: dict[str,
     assert requests[:2] == requests[2:]
 
 
+@pytest.mark.usefixtures("needs_internals")
 async def test_what_no_header_may_have_is_refused_in_the_same_words(start: Start) -> None:
     server, client = await start(default_headers={"X-Odd": "a\x01b"})
     connector = await connector_of(client)
@@ -78,7 +80,7 @@ async def test_what_no_header_may_have_is_refused_in_the_same_words(start: Start
     assert server.requests == []
 
 
-async def test_with_the_switch_off_a_session_is_a_plain_one(
+async def test_with_the_switch_off_a_session_has_the_public_connector(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Calls work, through what aiohttp documents."""
@@ -86,7 +88,7 @@ async def test_with_the_switch_off_a_session_is_a_plain_one(
     server, client = await start()
     assert (await ask(client)).choices[0].message.content
     session = await client._core.connections.manager.pool.session()
-    assert type(session.connector) is aiohttp.TCPConnector
+    assert type(session.connector) is PublicConnector
     assert 1 == len(server.requests)
 
 
@@ -116,6 +118,7 @@ async def test_a_large_body_is_left_to_aiohttp(start: Start) -> None:
     assert server.connections == 1
 
 
+@pytest.mark.usefixtures("needs_internals")
 async def test_request_heads_are_kept_for_so_many_kinds_of_calls(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +159,7 @@ async def test_an_instrument_of_aiohttp_is_told(monkeypatch: pytest.MonkeyPatch)
     original = aiohttp.ClientSession.__init__
 
     def instrumented(session: aiohttp.ClientSession, *args: Any, **options: Any) -> None:
-        original(session, *args, **options | {"trace_configs": [*options["trace_configs"], config]})
+        original(session, *args, **options | {"trace_configs": [config]})
 
     monkeypatch.setattr(aiohttp.ClientSession, "__init__", instrumented)
     async with (
@@ -177,29 +180,6 @@ async def test_a_name_is_looked_up(start: Start) -> None:
     assert server.connections == 2
 
 
-@pytest.mark.parametrize(
-    ("protocol", "error"),
-    [
-        (SimpleNamespace(is_eof=lambda: True), UnsentError),
-        (SimpleNamespace(is_eof=lambda: False, transport=None), aiohttp.ClientConnectionResetError),
-        (
-            SimpleNamespace(is_eof=lambda: False, transport=SimpleNamespace(is_closing=lambda: True)),
-            aiohttp.ClientConnectionResetError,
-        ),
-    ],
-)
-def test_nothing_is_written_to_a_connection_that_is_gone(protocol: Any, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        aiohttp_internals._write(protocol, b"")
-
-
-async def test_a_large_request_is_not_written_to_it_either() -> None:
-    """There aiohttp writes, while the response waits for its head."""
-    connection = SimpleNamespace(protocol=SimpleNamespace(is_eof=lambda: True))
-    with pytest.raises(UnsentError):
-        await Response.__new__(Response).start(connection)
-
-
 @pytest.mark.parametrize("length", [1, 40_000])
 async def test_a_connection_lost_at_accept(length: int) -> None:
     """Whoever writes the request, the loss is told in the same way."""
@@ -218,6 +198,7 @@ async def test_a_connection_lost_at_accept(length: int) -> None:
     assert (server.connections, len(server.requests)) == (1, 0)
 
 
+@pytest.mark.usefixtures("needs_internals")
 async def test_a_request_head_does_not_show_its_key(start: Start) -> None:
     _, client = await start()
     await ask(client)
@@ -229,7 +210,7 @@ async def test_a_request_head_does_not_show_its_key(start: Start) -> None:
 
 def idle(timer: DeadlineTimer) -> tuple[AttemptProgress, list[float]]:
     """Make a watch of nothing, and return where it notes when it was to end."""
-    call: Any = SimpleNamespace(timeout=Timeout(), stream=False)
+    call: Any = SimpleNamespace(timeout=Timeout(), stream=False, limits=Limits())
     watch = AttemptProgress(call, None, timer)
     ended: list[float] = []
     scope: Any = SimpleNamespace(expired=lambda: bool(ended), reschedule=ended.append)

@@ -9,11 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.helpers import DEFAULT_CHUNK_SIZE
-from aiohttp.http_exceptions import HttpProcessingError
 from shell_calls import CALL, Start, ask, streamed
 
 from gradient_async import APIConnectionError, AsyncGradient, StreamLimitError
-from gradient_async.session.aiohttp_internals import IdleParser
 from gradient_async.testing import (
     CLOSE,
     HOLD,
@@ -175,10 +173,3 @@ async def test_garbage_in_the_callers_own_session_is_told_as_ever() -> None:
             await anext(stream)
         assert (await ask(client)).choices
         assert not session.closed
-
-
-def test_between_replies_only_data_is_refused() -> None:
-    """Reading that is merely resumed feeds the parser nothing."""
-    assert ((), False, b"") == IdleParser().feed_data(b"")
-    with pytest.raises(HttpProcessingError, match="nobody asked for"):
-        IdleParser().feed_data(b"HTTP/1.1 200 OK")

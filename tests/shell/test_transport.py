@@ -27,8 +27,8 @@ from gradient_async import (
     Timeout,
 )
 from gradient_async.session.attempt import _body_of
+from gradient_async.session.connector import open_socket
 from gradient_async.session.deadlines import AttemptProgress, DeadlineTimer
-from gradient_async.session.pool import _open_socket
 from gradient_async.testing import (
     CLOSE,
     HOLD,
@@ -216,7 +216,7 @@ async def test_connections_find_out_that_their_peer_has_vanished(
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
     for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"):
         monkeypatch.delattr(socket, name)
-    with _open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))) as plain:
+    with open_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))) as plain:
         assert plain.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
@@ -305,7 +305,7 @@ async def test_a_malformed_body_in_the_callers_own_session() -> None:
 
 async def test_a_limit_that_has_run_out_is_not_moved() -> None:
     """The cancellation is on its way, and a timeout that has expired refuses to be told otherwise."""
-    call: Any = SimpleNamespace(timeout=Timeout(), stream=True)
+    call: Any = SimpleNamespace(timeout=Timeout(), stream=True, limits=Limits())
     timer = DeadlineTimer(asyncio.get_running_loop())
     watch = AttemptProgress(call, None, timer)
     moved: list[float | None] = []

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from typing import Any
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
@@ -22,7 +23,7 @@ from gradient_async import (
     StreamTimeoutError,
     Timeout,
 )
-from gradient_async.session import aiohttp_internals
+from gradient_async.session import body as body_module
 from gradient_async.testing import (
     HOLD,
     Connection,
@@ -47,12 +48,12 @@ def event(*texts: str, **more: Any) -> bytes:
     return sse(*(chunk(text, **more) for text in texts), done=False)
 
 
-@pytest.fixture(params=[True, False], ids=["internals", "public"])
-def internals(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Read on aiohttp's internals, and by its public way."""
-    enabled = bool(request.param) and aiohttp_internals.enabled
-    monkeypatch.setattr(aiohttp_internals, "enabled", enabled)
-    return enabled
+@pytest.fixture(params=[True, False], ids=["one future", "readany"])
+def one_future(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Read over connections of our own, and as in the caller's own session."""
+    if not request.param:
+        monkeypatch.setattr(body_module, "connection_of", Mock(return_value=None))
+    return bool(request.param)
 
 
 def text_of(chunks: list[ChatCompletionChunk]) -> list[str]:
@@ -64,11 +65,13 @@ async def opened(start: Start, *steps: Step, **options: Any) -> ChatCompletionSt
     return await streamed(client)
 
 
-async def test_a_read_waits_on_one_future_only_on_internals(start: Start, *, internals: bool) -> None:
+async def test_a_read_waits_on_one_future_only_over_our_own_connections(
+    start: Start, *, one_future: bool
+) -> None:
     stream = await opened(start, http_chunk(event("a")), HOLD)
     await anext(stream)
     body = stream._reply.body
-    assert internals == (body.start_read() is not None)
+    assert one_future == (body.start_read() is not None)
     body.cancel_read()
     await stream.aclose()
 
@@ -84,7 +87,7 @@ async def test_a_read_that_would_not_wait_is_not_started(start: Start, what: str
     assert connection is not None
     protocol: Any = connection.protocol
     if what == "a reader":
-        assert aiohttp_internals.enabled == (body.start_read() is not None)
+        assert body.start_read() is not None
         body._since = 0.0
     elif what == "an error":
         content.set_exception(aiohttp.ClientPayloadError())
@@ -106,7 +109,7 @@ async def test_without_limits_a_read_waits_all_the_same(start: Start) -> None:
         assert ["a", "b"] == text_of([await anext(stream), await anext(stream)])
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_reads_of_any_size_bring_the_same(start: Start) -> None:
     """One event a read, several, a long one, one in two reads, and an end of an HTTP chunk that comes by itself."""
     cut = event("cut")
@@ -133,7 +136,7 @@ async def test_reads_of_any_size_bring_the_same(start: Start) -> None:
     assert all(gap > 0 for gap in stream.timing.gaps)
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_an_end_of_an_http_chunk_that_comes_by_itself_ends_nothing_else(start: Start) -> None:
     """However a stream is read; nor does it end the reading of a reply that is awaited."""
     chunks = [http_chunk(event(text)) for text in "ab"]
@@ -146,7 +149,7 @@ async def test_an_end_of_an_http_chunk_that_comes_by_itself_ends_nothing_else(st
     assert "ab" == (await ask(client)).choices[0].message.content
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_a_read_that_was_cancelled_is_made_up_for(start: Start) -> None:
     """Again and again, and nothing is lost."""
     steps = [step for text in "abcdef" for step in (http_chunk(event(text)), 0.02)]
@@ -165,7 +168,7 @@ async def test_a_read_that_was_cancelled_is_made_up_for(start: Start) -> None:
     assert cancelled > len("abcdef")
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_what_is_thrown_at_who_waits_reaches_them(start: Start) -> None:
     """And costs nothing: they may read on."""
 
@@ -184,7 +187,7 @@ async def test_what_is_thrown_at_who_waits_reaches_them(start: Start) -> None:
     assert "ab" == (await stream.completion()).choices[0].message.content
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_what_was_waited_before_a_cancellation_counts(start: Start) -> None:
     """Who polls finds out as well that the server has stalled."""
     stream = await opened(start, http_chunk(event("a")), HOLD, timeout=Timeout(idle=0.1))
@@ -218,7 +221,7 @@ async def test_a_loop_that_is_held_up_is_no_stall(start: Start) -> None:
     assert stream.completed
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_what_is_read_after_the_end_has_a_limit_of_its_own(start: Start) -> None:
     """A stream that is complete cannot stall any more, and its connection is used again."""
     last = event("", finish_reason="stop") + b"data: [DONE]\n\n"
@@ -239,7 +242,7 @@ async def test_a_consumer_that_takes_its_time_is_no_stall(start: Start) -> None:
     assert stream.completed
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_many_short_waits_are_no_stall(start: Start) -> None:
     """Each content begins the limit anew."""
     steps = [step for text in "abcdefgh" for step in (http_chunk(event(text)), 0.05)]
@@ -249,7 +252,7 @@ async def test_many_short_waits_are_no_stall(start: Start) -> None:
     assert [*"abcdefgh", ""] == text_of([each async for each in stream])
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_what_is_thought_is_content_as_well(start: Start) -> None:
     """Though it is no text."""
     steps = [step for _ in range(8) for step in (http_chunk(event("", reasoning_content="hm")), 0.05)]
@@ -261,7 +264,7 @@ async def test_what_is_thought_is_content_as_well(start: Start) -> None:
     assert 9 == len(stream.timing.gaps)
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_a_stall_after_a_consumer_took_its_time_is_found_out(start: Start) -> None:
     steps: list[Step] = [http_chunk(event("a")), 0.02, http_chunk(event("b")), HOLD]
     stream = await opened(start, *steps, timeout=Timeout(idle=0.1))
@@ -288,7 +291,7 @@ async def test_the_end_of_the_whole_time_is_waited_for_no_longer_than_the_limit_
         await reading
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_two_tasks_may_read(start: Start) -> None:
     """Each chunk goes to one of them."""
     steps = [step for text in "abcdef" for step in (http_chunk(event(text)), GAP)]
@@ -303,7 +306,7 @@ async def test_two_tasks_may_read(start: Start) -> None:
     assert [*"abcdef", ""] == texts
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_who_waits_beside_another_goes_on_when_that_one_has_its_chunk(start: Start) -> None:
     """Though that one asks for no more."""
     steps = [step for text in "abc" for step in (http_chunk(event(text)), 0.02)]
@@ -314,7 +317,6 @@ async def test_who_waits_beside_another_goes_on_when_that_one_has_its_chunk(star
     assert [*"bc"] == text_of(list(chunks))
 
 
-@pytest.mark.usefixtures("needs_internals")
 async def test_who_was_woken_for_nothing_still_reads_for_all(start: Start) -> None:
     """As by an end of an HTTP chunk alone. Whoever comes before they have had their turn waits for them."""
     steps = [step for text in "abc" for step in (http_chunk(event(text)), 0.05)]
@@ -330,7 +332,7 @@ async def test_who_was_woken_for_nothing_still_reads_for_all(start: Start) -> No
         assert [*"bc"] == sorted(text_of([*await asyncio.gather(first, second)]))
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_what_the_reader_of_a_choice_has_read_for_all_is_there_at_once(start: Start) -> None:
     steps = [step for text in "ab" for step in (http_chunk(event(text)), GAP)]
     stream = await opened(start, *steps, HOLD)
@@ -341,7 +343,7 @@ async def test_what_the_reader_of_a_choice_has_read_for_all_is_there_at_once(sta
         assert ["b"] == text_of([await anext(stream)])
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_who_read_bytes_and_waits_for_a_chunk_gets_it_beside_a_choice(start: Start) -> None:
     """Asked for meanwhile."""
     steps = [step for text in "ab" for step in (http_chunk(event(text)), 0.05)]
@@ -370,7 +372,7 @@ async def opened_by_turns(start: Start) -> tuple[ChatCompletionStream, asyncio.E
     return await streamed(client), turns[0], turns[1]
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_who_waits_for_a_reader_of_bytes_reads_on_after_it(start: Start) -> None:
     """What the one has had is not given to the other."""
     stream, second, third = await opened_by_turns(start)
@@ -388,7 +390,7 @@ async def test_who_waits_for_a_reader_of_bytes_reads_on_after_it(start: Start) -
     assert "abc" == (await stream.completion()).choices[0].message.content
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_who_waited_for_another_reader_may_be_cancelled(start: Start) -> None:
     """Nobody misses anything."""
     stream, second, third = await opened_by_turns(start)
@@ -406,7 +408,7 @@ async def test_who_waited_for_another_reader_may_be_cancelled(start: Start) -> N
     assert "abc" == (await stream.completion()).choices[0].message.content
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_a_choice_may_be_asked_for_while_another_task_waits(start: Start) -> None:
     """Its reader misses nothing of what comes from then on; nor does the one that waits."""
     steps: list[Step] = [http_chunk(event("a")), 0.05, http_chunk(event("b")), GAP, http_chunk(event("c"))]
@@ -425,7 +427,7 @@ async def test_a_choice_may_be_asked_for_while_another_task_waits(start: Start) 
     assert ["b", "c", ""] == text_of(alone)[-3:]
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 @pytest.mark.parametrize("nothing", [b": still there\n\n", event("")], ids=["comments", "empty text"])
 async def test_what_brings_no_content_does_not_keep_a_stream_alive(start: Start, nothing: bytes) -> None:
     steps: list[Step] = [http_chunk(event("a")), GAP]
@@ -437,7 +439,7 @@ async def test_what_brings_no_content_does_not_keep_a_stream_alive(start: Start,
     assert "a" == stream.snapshot.choices[0].message.content
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_content_that_comes_after_a_chunk_without_any_begins_the_limit_between_tokens(
     start: Start,
 ) -> None:
@@ -452,7 +454,7 @@ async def test_content_that_comes_after_a_chunk_without_any_begins_the_limit_bet
     assert stream.timing.first_token >= 0.015
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_garbage_amid_a_stream_is_told_after_what_came_before(start: Start) -> None:
     steps: list[Step] = [
         http_chunk(event("a")),
@@ -472,7 +474,7 @@ async def test_garbage_amid_a_stream_is_told_after_what_came_before(start: Start
     assert "ab" == caught.value.partial.choices[0].message.content
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_what_broke_a_stream_is_in_no_frame(start: Start) -> None:
     """A server may echo keys anywhere, and a traceback show locals."""
     stream = await opened(start, http_chunk(event("a")), GAP, KEY.encode() + b"\r\n", HOLD)
@@ -482,7 +484,7 @@ async def test_what_broke_a_stream_is_in_no_frame(start: Start) -> None:
     assert MIDDLE not in shown(caught.value)
 
 
-@pytest.mark.usefixtures("internals")
+@pytest.mark.usefixtures("one_future")
 async def test_a_stream_is_read_in_the_loop_it_came_in(start: Start) -> None:
     """In another one nothing is lost, and its own can go on."""
     steps: list[Step] = [http_chunk(event("a")), 0.1, http_chunk(event("b", finish_reason="stop"))]
