@@ -21,7 +21,7 @@ def documented() -> set[str]:
 def names_of_tests() -> set[str]:
     """Names of test functions, without what every name begins with, and ids of parameters."""
     names: set[str] = set()
-    for folder in ("faults", "shell"):
+    for folder in ("faults", "session", "stream"):
         for path in (ROOT / "tests" / folder).glob("test_*.py"):
             if path == Path(__file__):
                 continue
