@@ -47,6 +47,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
+def needs_asyncio(request: pytest.FixtureRequest) -> None:
+    """Skip what depends on how asyncio's own event loop works."""
+    if request.config.getoption("--uvloop"):
+        pytest.skip("uvloop works otherwise here")
+
+
+@pytest.fixture
 def needs_internals() -> None:
     """Skip what only aiohttp's internals make possible where the switch is off."""
     if not aiohttp_internals.enabled:

@@ -66,7 +66,11 @@ async def test_a_stream(start: Start, sink: Sink) -> None:
         headers={"x-request-id": "r1"},
     )
     server, client = await start(
-        reply_json({}, 503), reply, hooks=[sink.hook], max_retries=1, retry=Retry(max_backoff=0.01)
+        reply_json({}, 503),
+        reply_writes([0.01, *reply.steps]),  # uvloop's clock counts milliseconds
+        hooks=[sink.hook],
+        max_retries=1,
+        retry=Retry(max_backoff=0.01),
     )
     stream = await streamed(client, temperature=0.5, max_tokens=9, seed=3, stop="END", n=1)
     await stream.completion()

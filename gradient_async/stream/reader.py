@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from ..session.reply import Reply
 
 # A read of 256 kB takes milliseconds to decode. Other tasks get a turn after so many slices of about 16 kB, or after
-# so many seconds, whichever comes first.
+# so many seconds, whichever comes first. The seconds are not the loop's: uvloop's clock stands still within a turn.
 _SLICES_PER_TURN = 4
 _SECONDS_PER_TURN = 0.005
 # A read up to this size is decoded in one go; cutting it into slices would cost more than it saves.
@@ -189,11 +190,11 @@ class StreamReader:
                 raise self.fail(decoder.error)
             chunks: Sequence[ChatCompletionChunk] = ()
             if decoder.pending:
-                late = self._loop.time() - self._turn_began > _SECONDS_PER_TURN
+                late = time.monotonic() - self._turn_began > _SECONDS_PER_TURN
                 if late or self._slices >= _SLICES_PER_TURN:
                     self._slices = 0
                     await asyncio.sleep(0)
-                    self._turn_began = self._loop.time()
+                    self._turn_began = time.monotonic()
                 chunks = self.decode_slice()
             elif self.state is State.ENDED:
                 return None

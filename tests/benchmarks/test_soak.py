@@ -132,6 +132,7 @@ def test_the_server_of_the_soak_counts_requests_of_an_id(name: str, times: int, 
     assert times + 1 == ledger.requests
 
 
+@pytest.mark.usefixtures("needs_asyncio")  # uvloop does not tell its timers
 async def test_the_soak_counts_what_is_left_over() -> None:
     """Objects of ours, tasks and timers that outlive the work are told."""
     before = existing()

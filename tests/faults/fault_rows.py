@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
@@ -86,7 +85,7 @@ class Seen:
 async def streamed(client: AsyncGradient, *, pace: float = 0.0, within: float = 20, **params: Any) -> Seen:
     """Stream a completion to its end; `pace` is how many seconds the consumer takes for each chunk."""
     seen = Seen()
-    began = time.monotonic()
+    began = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(within):  # nothing hangs
             stream: ChatCompletionStream = await client.chat.completions.create(
@@ -106,14 +105,14 @@ async def streamed(client: AsyncGradient, *, pace: float = 0.0, within: float = 
         if seen.stream is not None:
             await seen.stream.aclose()  # one failure is enough
         raise
-    seen.seconds = time.monotonic() - began
+    seen.seconds = asyncio.get_running_loop().time() - began
     return seen
 
 
 async def asked(client: AsyncGradient, **params: Any) -> Seen:
     """Await a completion."""
     seen = Seen()
-    began = time.monotonic()
+    began = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(20):
             completion = cast("ChatCompletion", await client.chat.completions.create(**(CALL | params)))
@@ -121,7 +120,7 @@ async def asked(client: AsyncGradient, **params: Any) -> Seen:
         seen.delivered = completion.choices[0].message.content or ""
     except GradientError as error:
         seen.error = error
-    seen.seconds = time.monotonic() - began
+    seen.seconds = asyncio.get_running_loop().time() - began
     return seen
 
 

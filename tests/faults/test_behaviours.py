@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -97,7 +96,7 @@ WAYS = pytest.mark.parametrize("way", [by_chunk, by_text, by_event, by_choice, b
 async def read_busily(client: AsyncGradient, way: Way, seconds: float = BUSY) -> Seen:
     """Read to the end, with something else to do after the first piece."""
     seen = Seen()
-    began = time.monotonic()
+    began = asyncio.get_running_loop().time()
     stream: ChatCompletionStream = await client.chat.completions.create(stream=True, **CALL)
     try:
         async with asyncio.timeout(10):
@@ -108,7 +107,7 @@ async def read_busily(client: AsyncGradient, way: Way, seconds: float = BUSY) ->
             seen.completion = await stream.completion()
     except StreamError as error:
         seen.error = error
-    seen.seconds = time.monotonic() - began
+    seen.seconds = asyncio.get_running_loop().time() - began
     return seen
 
 

@@ -124,6 +124,7 @@ async def test_a_connection_lost_while_it_was_made_was_not_used() -> None:
         _begin_to_use(lost)
 
 
+@pytest.mark.usefixtures("needs_asyncio")  # uvloop has read the bytes before the connection is the library's
 async def test_a_server_that_speaks_first_is_told_by_what_it_says() -> None:
     async def greet(connection: ServerConnection) -> None:
         await connection.write(b"SSH-2.0-OpenSSH_9.9\r\n")

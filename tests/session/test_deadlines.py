@@ -32,7 +32,9 @@ class Looker:
 
 def timers() -> list[Any]:
     """Return the timers of the running loop that are set for timer."""
-    scheduled: list[Any] = getattr(asyncio.get_running_loop(), "_scheduled")  # noqa: B009  # of asyncio's own loops
+    scheduled: list[Any] | None = getattr(asyncio.get_running_loop(), "_scheduled", None)
+    if scheduled is None:
+        pytest.skip("uvloop does not tell its timers")
     return [timer for timer in scheduled if not timer.cancelled() and "DeadlineTimer" in repr(timer)]
 
 

@@ -128,7 +128,7 @@ async def test_a_reply_that_is_no_completion(start: Start, notes: Notes) -> None
 
 
 async def test_a_stream(start: Start, notes: Notes) -> None:
-    _, client = await start(reply_sse(*PIECES), hooks=[notes])
+    _, client = await start(reply_writes([0.01, *reply_sse(*PIECES, gap=0.01).steps]), hooks=[notes])
     stream = await streamed(client)
     assert ["request 1", "response 200"] == notes.lines
     await stream.completion()
