@@ -7,6 +7,7 @@ before you do.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -40,6 +41,11 @@ ALLOWANCE = 0.15
 SHARED = 0.15  # of what is done for a slice; a call for each chunk is 1.0
 ADDED = "<added>"
 
+traces_instructions = pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12),
+    reason="Python 3.12 tells a tracer of no instruction of a function called so often",
+)
+
 
 def test_every_case_has_a_budget() -> None:
     assert list(calls.CASES) == list(BUDGETS)
@@ -59,6 +65,7 @@ def test_calls_have_names() -> None:
     assert calls.MORE == calls.named("core, text, one event a read")["call", "ChunkDecoder.feed"]
 
 
+@traces_instructions
 @pytest.mark.parametrize("read", ALLOCATED, ids=["one event", "64 kB"])
 def test_a_byte_is_copied_so_often(read: int) -> None:
     assert calls.allocated(read) == pytest.approx(ALLOCATED[read], abs=ALLOWANCE)
@@ -84,6 +91,7 @@ def test_a_call_more_for_each_chunk_shows(added: None, monkeypatch: pytest.Monke
     assert BUDGETS[case][0] + 1 - SHARED <= calls.calls(case)[0]
 
 
+@traces_instructions
 @pytest.mark.parametrize("read", ALLOCATED, ids=["one event", "64 kB"])
 def test_a_copy_more_shows(read: int, added: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The count can fail: a copy of what is received is seen."""

@@ -29,9 +29,8 @@ async def test_a_raw_response_tells_which_http_it_came_by(start: Start) -> None:
 
 
 async def test_raw_responses_have_status_headers_and_body(start: Start) -> None:
-    _, client = await start(
-        reply_json(completion("Hi"), headers={"x-request-id": "r1", "x-ratelimit-limit-requests": "7"})
-    )
+    reply = reply_json(completion("Hi"), headers={"x-request-id": "r1", "x-ratelimit-limit-requests": "7"})
+    _, client = await start(reply_writes([0.01, *reply.steps]))
     response = await client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
     assert (response.status_code, response.headers["x-request-id"], response.request_id) == (200, "r1", "r1")
     assert response.rate_limits is not None

@@ -323,7 +323,7 @@ async def test_fan_outs_of_a_closed_client(start: Start) -> None:
     async with client.chat.completions.fan_out(n=2, **CALL) as fan:
         await server.wait_requests(2)
         await client.close()
-        with pytest.raises(FanOutError, match=r"closed|ClientConnectionError"):
+        with pytest.raises(FanOutError, match=r"closed|connection was lost"):
             while True:
                 await anext(fan)
     with pytest.raises(FanOutError, match="closed"):
