@@ -27,11 +27,11 @@ BUDGETS = {
     "core, text, 64 kB a read": (1.2275, 2.3575),
     "core, tool call, 64 kB a read": (2.325, 2.5375),
     "core, logprobs, 64 kB a read": (4.205, 6.1875),
-    "stream, chunks, one event a read": (11.1, 14.13),
+    "stream, chunks, one event a read": (11.1, 13.13),
     "stream, chunks, 64 kB a read": (1.6575, 0.7625),
-    "stream, text, one event a read": (11.1, 15.13),
+    "stream, text, one event a read": (11.1, 14.13),
     "stream, text, 64 kB a read": (1.4675, 0.6725),
-    "stream, raw, one event a read": (13.1, 15.13),
+    "stream, raw, one event a read": (13.1, 14.13),
     "stream, raw, 64 kB a read": (0.485, 0.6375),
 }
 # Bytes allocated for each byte received, by bytes of a read (0: one event a read). One of them is the decoded text; the

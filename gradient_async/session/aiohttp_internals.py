@@ -7,6 +7,7 @@ other. With the switch off, calls are slower, and nothing else changes. A caller
 |---|---|---|
 | `Connector.send`, `RequestHead` | 75 µs a call: what is the same for each call of a client is worked out once | `request` |
 | `Handler` | the parser is not fed empty bytes after each read | it is |
+| `reader_of` | three calls of Python a read, 1 % of what a token costs | `StreamReader.read_nowait` |
 | `loop_of` | a caller's session of another loop is refused | it may work by chance |
 
 The risk of each is the same: another version of aiohttp may call, name or order these things otherwise. Hence the
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
@@ -66,6 +68,14 @@ class Handler(ResponseHandler):
         """Read on, if reading was paused."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
+
+
+def reader_of(content: aiohttp.StreamReader) -> Callable[[], bytes]:
+    """Return what takes some of what has arrived of a body: usually all, and b"" or an IndexError if nothing has."""
+    if enabled:
+        inside: Any = content
+        return functools.partial(inside._read_nowait_chunk, -1)
+    return content.read_nowait
 
 
 def loop_of(session: aiohttp.ClientSession) -> asyncio.AbstractEventLoop | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 
 from ..errors import APIError, ConfigurationError, RequestInfo, StreamError, StreamProtocolError, escape
+from .aiohttp_internals import reader_of
 from .connector import connection_of
 from .deadlines import DeadlineTimer
 from .exceptions import TRANSPORT_ERRORS, interruption
@@ -59,6 +60,7 @@ class Body:
         "_error",
         "_gone_at",
         "_loop",
+        "_read_some",
         "_request",
         "_response",
         "_since",
@@ -80,6 +82,7 @@ class Body:
         self._response = response
         self._content = response.content
         self._connection = connection_of(response)
+        self._read_some = reader_of(self._content)
         self._request = request
         self._deadline = deadline
         self._error: APIError | None = None
@@ -100,6 +103,8 @@ class Body:
     def start_read(self) -> asyncio.Future[None] | None:
         """Begin to wait for what comes next.
 
+        In another loop than the reply's, awaiting fails with RuntimeError; `read` tells why.
+
         Returns:
             What to await, and then to call `finish_read`, or `cancel_read` if awaiting failed; None if `read` is to be
             called: something is there already or wrong, or the connection is one of aiohttp's own.
@@ -107,17 +112,17 @@ class Body:
         connection, content, loop = self._connection, self._content, self._loop
         if (
             connection is None
+            or connection.content is not content  # it has arrived to its end
+            or connection.lost is not None
+            or self.expired is not None
+            or content.total_bytes != self._taken
             or self._since is not None
-            or content.total_bytes != self._taken  # `_something_there`, without the call
-            or content.is_eof()
-            or content.exception() is not None
-            or asyncio.get_running_loop() is not loop
         ):
             return None
         self._since = loop.time()
         if self._timer is None:
             self._register()
-        waiter = connection.waiter = loop.create_future()
+        waiter = connection.waiter = asyncio.Future(loop=loop)
         return waiter
 
     def finish_read(self) -> bytes:
@@ -125,11 +130,10 @@ class Body:
         self.read_at = now = self._loop.time()
         self.waited += now - (self._since or now)
         self._since = None
-        content = self._content
-        # aiohttp raises a stored exception before it hands out what it holds: `read` salvages that.
-        if self.expired is not None or content.exception() is not None:
-            return b""
-        data = content.read_nowait()
+        try:
+            data = self._read_some()
+        except (IndexError, *_FAILURES):
+            return b""  # nothing, or a failure that aiohttp raises before it hands out what has arrived
         self._taken += len(data)
         return data
 
@@ -175,11 +179,12 @@ class Body:
     async def _read(self) -> bytes:
         content = self._content
         while True:
-            waiter = self.start_read()
+            there = self._something_there()
+            waiter = None if there else self.start_read()
             try:
                 if waiter is None:
                     self._since = self._loop.time()
-                    if self._timer is None and not self._something_there():
+                    if self._timer is None and not there:
                         self._register()
                     data = await content.readany()
                     self._taken += len(data)
@@ -284,11 +289,15 @@ class Body:
         Returns:
             When to check again; None if no read waits.
         """
+        connection = self._connection
+        if self._since is not None and connection is not None:
+            connection.parse_on()
         # A read that something has come for waits no longer, though its task may have had no turn yet: where the loop
         # was held up, the server is not to blame.
-        if self._since is not None and self._connection is not None:
-            self._connection.parse_on()
-        if self._since is not None and not self._something_there():
+        there = self._something_there()
+        if there and connection is not None:
+            connection.notify()
+        elif self._since is not None and not there:
             if self.limit is not None and self._waited_until(now) >= self.limit:
                 self._expire("response")
             elif self._deadline is not None and now >= self._deadline:

@@ -58,6 +58,8 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         waiter: What a read awaits; resolved whenever anything happens to the connection.
+        content: The body that is being received; None between replies.
+        lost: How the connection was lost; None before.
     """
 
     def __init__(self, transport: asyncio.Transport, handler: ResponseHandler) -> None:
@@ -67,8 +69,8 @@ class Connection(asyncio.Protocol):
         self._take: Callable[[bytes], None] = self._take_unasked
         self._head = b""  # the first bytes of the head that is being received
         self._tail = b""  # the last bytes of that head, which may be the beginning of its end
-        self._content: aiohttp.StreamReader | None = None
-        self._lost: BaseException | None = None
+        self.content: aiohttp.StreamReader | None = None
+        self.lost: BaseException | None = None
         self.waiter: asyncio.Future[None] | None = None
 
     def expect_reply(self, progress: AttemptProgress) -> None:
@@ -143,17 +145,17 @@ class Connection(asyncio.Protocol):
     def attach(self, response: aiohttp.ClientResponse) -> None:
         """Note the body that follows; it fails if the connection has been lost by now, in the middle of it."""
         self._take = self._handler.data_received
-        content = self._content = response.content
-        if self._lost is not None:
+        content = self.content = response.content
+        if self.lost is not None:
             headers = response.headers
             framed = "content-length" in headers or "transfer-encoding" in headers
-            if not content.is_eof() or (isinstance(self._lost, OSError) and not framed):
+            if not content.is_eof() or (isinstance(self.lost, OSError) and not framed):
                 self._fail()
         content.on_eof(self._end_reply)
 
     def _end_reply(self) -> None:
         self._take = self._take_unasked
-        self._content = None
+        self.content = None
 
     def discard(self) -> None:
         """Close the connection if it is between replies: another request may have it by now."""
@@ -165,7 +167,7 @@ class Connection(asyncio.Protocol):
 
         Its parser in Python remembers a pause that came when it had parsed all there was, and holds the next bytes back.
         """
-        content = self._content
+        content = self.content
         if content is not None:
             before = content.total_bytes
             self._handler.data_received(b"")
@@ -178,8 +180,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits for anything of the connection that the connection is gone."""
-        self._lost = exc or EOFError()
-        content = self._content
+        self.lost = exc or EOFError()
+        content = self.content
         if content is not None and not content.is_eof() and isinstance(exc, OSError):
             self._fail()  # before aiohttp, which would take a reset for the end of a body that has no length
         self._handler.connection_lost(exc)
@@ -190,7 +192,7 @@ class Connection(asyncio.Protocol):
 
     def _fail(self) -> None:
         """Let reads of the body fail, unless aiohttp has seen to that."""
-        content, lost = self._content, self._lost
+        content, lost = self.content, self.lost
         if content is not None and content.exception() is None:
             if isinstance(lost, OSError):
                 content.set_exception(aiohttp.ClientOSError(*lost.args))

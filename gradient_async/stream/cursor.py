@@ -111,12 +111,15 @@ class Cursor:
             if reader is not None and reader.steady and (waiter := reader.body.start_read()) is not None:
                 try:
                     await waiter
+                except RuntimeError:
+                    reader.body.cancel_read()  # the wrong event loop: `next_chunks` says so
                 except BaseException:
                     reader.body.cancel_read()
                     raise
-                chunks = reader.finish_read()
-                if not chunks and not reader.received:
-                    chunks = None
+                else:
+                    chunks = reader.finish_read()
+                    if not chunks and not reader.received:
+                        chunks = None
             if chunks is None:
                 # How the stream ended is judged by what has been assembled.
                 self.assemble_read()

@@ -76,7 +76,7 @@ async def test_a_read_waits_on_one_future_only_over_our_own_connections(
     await stream.aclose()
 
 
-@pytest.mark.parametrize("what", ["a reader", "an error", "close", "abort", "data", "the end"])
+@pytest.mark.parametrize("what", ["a reader", "a limit", "close", "abort", "data", "the end"])
 async def test_a_read_that_would_not_wait_is_not_started(start: Start, what: str) -> None:
     """Its future would never be resolved, or another reader's would not."""
     stream = await opened(start, http_chunk(event("a")), HOLD)
@@ -89,8 +89,8 @@ async def test_a_read_that_would_not_wait_is_not_started(start: Start, what: str
     if what == "a reader":
         assert body.start_read() is not None
         body._since = 0.0
-    elif what == "an error":
-        content.set_exception(aiohttp.ClientPayloadError())
+    elif what == "a limit":
+        body._expire("response")
     elif what in {"close", "abort"}:
         getattr(protocol, what)()
         await asyncio.sleep(0)
@@ -100,6 +100,21 @@ async def test_a_read_that_would_not_wait_is_not_started(start: Start, what: str
         content.feed_eof()
     assert body.start_read() is None
     await stream.aclose()
+
+
+@pytest.mark.usefixtures("one_future")
+async def test_a_failure_that_nobody_tells_of_ends_a_read(start: Start) -> None:
+    """The timer finds a failure that came without a word to the connection."""
+    stream = await opened(start, http_chunk(event("a")), HOLD)
+    await anext(stream)
+    reading = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    body = stream._reply.body
+    body._content.set_exception(aiohttp.ClientPayloadError())
+    body.check(0.0)
+    with pytest.raises(StreamInterruptedError):
+        async with asyncio.timeout(5):
+            await reading
 
 
 async def test_without_limits_a_read_waits_all_the_same(start: Start) -> None:
