@@ -74,7 +74,7 @@ def reader_of(content: aiohttp.StreamReader) -> Callable[[], bytes]:
     """Return what takes some of what has arrived of a body: usually all, and b"" or an IndexError if nothing has."""
     if enabled:
         inside: Any = content
-        return functools.partial(inside._read_nowait_chunk, -1)
+        return functools.partial(inside._read_nowait_chunk, -1)  # noqa: SLF001  # what `read_nowait` calls
     return content.read_nowait
 
 

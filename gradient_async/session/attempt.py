@@ -132,7 +132,10 @@ class Attempt:
         """Send the request by aiohttp's public way."""
         call, limits = self._call, self._call.limits
         headers = headers_of(call)
-        authorization = headers.pop("Authorization", None) if self._session.trust_env else None
+        authorization: str | None = None
+        if self._session.trust_env:
+            headers = headers.copy()
+            authorization = headers.pop("Authorization", None)
         return await self._session.request(
             call.method,
             url_of(call),

@@ -433,7 +433,8 @@ def open_body(
         deadline: When the whole call has to be over, on the loop's clock; None is never.
         limits: How much may come of a compressed body.
     """
-    coding = content_coding(response.headers.get("content-encoding", ""))
+    coding = response.headers.get("content-encoding")
+    coding = None if coding is None else content_coding(coding)
     if coding == "gzip":
         return _GzipBody(response, request, deadline=deadline, limits=limits)
     body = Body(response, request, deadline=deadline)

@@ -44,6 +44,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         params: Parameters of the request, for hooks.
         hooks: Who is told what happens.
         lease: The call's lease from a rate limiter, asked before each further attempt; or None.
+        prepared: What the session made of URL, headers and key. `msgspec.structs.replace` keeps the dict, so all
+            calls of one `RequestTemplate` share it.
     """
 
     method: str
@@ -62,3 +64,4 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     params: Mapping[str, Any] = {}
     hooks: tuple[Hook, ...] = ()
     lease: Lease | None = None
+    prepared: dict[str, Any] = msgspec.field(default_factory=dict)

@@ -337,7 +337,10 @@ def _leads_elsewhere(headers: Mapping[str, str]) -> bool:
         # A login page or a portal answers in the server's place.
         "html" in headers.get("content-type", "")
         # A server that uses a coding which nobody asked for has its own idea of HTTP.
-        or content_coding(headers.get("content-encoding", "")) not in {None, "gzip"}
+        or (
+            "content-encoding" in headers
+            and content_coding(headers["content-encoding"]) not in {None, "gzip"}
+        )
     )
 
 
@@ -350,14 +353,20 @@ def connection_of(response: aiohttp.ClientResponse) -> Connection | None:
 
 
 def headers_of(call: Call) -> CIMultiDict[str]:
-    """Return the headers of a call, its key among them."""
-    headers = CIMultiDict[str]()
-    if call.key is not None:
-        headers["Authorization"] = HiddenHeader(f"Bearer {call.key.reveal()}")
-    headers.update(call.headers)
+    """Return the headers of a call, its key among them; not to be changed."""
+    headers: CIMultiDict[str] | None = call.prepared.get("headers")
+    if headers is None:
+        headers = CIMultiDict()
+        if call.key is not None:
+            headers["Authorization"] = HiddenHeader(f"Bearer {call.key.reveal()}")
+        headers.update(call.headers)
+        call.prepared["headers"] = headers
     return headers
 
 
 def url_of(call: Call) -> URL:
     """Return where a call goes to."""
-    return URL(call.url).update_query(call.query)
+    url: URL | None = call.prepared.get("url")
+    if url is None:
+        url = call.prepared["url"] = URL(call.url).update_query(call.query)
+    return url
