@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import weakref
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -101,22 +102,24 @@ class RequestHead:
     """What requests with the same URL, headers and key have in common.
 
     Attributes:
+        loop: The event loop of the connector.
         request: What the connector is asked for a connection with.
         usual: Whether `Connector.send` may write such requests; some headers are better left to aiohttp.
         start: A request's bytes up to the length of its body.
     """
 
-    __slots__ = ("request", "start", "usual")
+    __slots__ = ("__weakref__", "loop", "request", "start", "usual")
 
     def __init__(self, session: aiohttp.ClientSession, call: Call) -> None:
         url = url_of(call)
+        self.loop = asyncio.get_running_loop()
         self.request = aiohttp.ClientRequest(
             call.method,
             url,
             headers=headers_of(call),
             skip_auto_headers=session.skip_auto_headers,
             data=b"",
-            loop=asyncio.get_running_loop(),
+            loop=self.loop,
         )
         lines = [f"{call.method} {url.raw_path_qs} HTTP/1.1"]
         lines += [
@@ -149,13 +152,23 @@ class Connector(connector.Connector):
         body = call.body
         if not self.direct or body is None or len(body) > _MAX_BODY or self._closed or _replaced():
             return None
+        # Nearly always the call has the same template as one before it, and the look-up by value is spared.
+        reference: weakref.ref[RequestHead] | None = call.prepared.get("head")
+        head = None if reference is None else reference()
+        if head is None or head.loop is not self._loop:
+            head = self._head_like(session, call)
+            call.prepared["head"] = weakref.ref(head)  # strongly, a client would keep loops that have ended
+        return head if head.usual else None
+
+    def _head_like(self, session: aiohttp.ClientSession, call: Call) -> RequestHead:
+        """Return the head of calls with equal URL, headers and key."""
         key = (call.method, call.url, call.key, tuple(call.query.items()), tuple(call.headers.items()))
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= _MAX_HEADS:
                 self._heads.clear()  # some header is another one in each call
             head = self._heads[key] = RequestHead(session, call)
-        return head if head.usual else None
+        return head
 
     async def send(
         self, session: aiohttp.ClientSession, head: RequestHead, call: Call

@@ -107,9 +107,6 @@ class SessionManager:
         loop = asyncio.get_running_loop()
         deadline = _deadline(call, started)
         origin = _origin(call.url)
-        bucket = self._buckets.get(origin)
-        if bucket is None:
-            bucket = self._buckets[origin] = TokenBucket()
         attempts = 0
         spent = paid = 0.0
         while True:
@@ -128,7 +125,8 @@ class SessionManager:
             if call.lease is not None:
                 call.lease.on_response(outcome)
             if isinstance(outcome, Reply):
-                bucket.succeeded(paid)
+                if self._buckets and (bucket := self._buckets.get(origin)) is not None:
+                    bucket.succeeded(paid)
                 outcome.body.keep_alive_ref = self.pool
                 if not outcome.body.closed:  # what has come in full holds no connection
                     self._open.add(outcome)
@@ -145,6 +143,7 @@ class SessionManager:
             )
             if wait is None or (deadline is not None and loop.time() + wait >= deadline):
                 raise outcome
+            bucket = self._buckets.setdefault(origin, TokenBucket())  # a bucket that nobody took from is full
             price = bucket.take(outcome)
             if not price:
                 outcome.message += f"; not tried again: too many calls to {origin} are failing"
