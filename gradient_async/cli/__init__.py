@@ -1,4 +1,4 @@
-"""The command line, ``gradient-async``. Each command has a file of its name."""
+"""The command line, ``gradient-async``. Each command is in the module of the same name."""
 
 from __future__ import annotations
 
@@ -144,5 +144,5 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokens-per-minute", type=float, metavar="T", help="maximum number of tokens in a minute")
     add("--adaptive", action="store_true", help="adapt the number of requests in flight to the server")
     add("--stream", action="store_true", help="stream replies, so that stalled ones are noticed early")
-    add("--retry-errors", action="store_true", help="send the requests again whose results are errors")
+    add("--retry-errors", action="store_true", help="send requests whose results are errors again")
     return parser

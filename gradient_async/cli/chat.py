@@ -44,7 +44,10 @@ async def run_chat(arguments: argparse.Namespace) -> int:
 async def open_client(
     arguments: argparse.Namespace, *, delay: float = 0.0
 ) -> AsyncGenerator[AsyncGradient, None]:
-    """Open a client of Gradient, of ``--base-url``, or (``--local``) of a simulated model with a delay a token."""
+    """Open a client for Gradient, for ``--base-url``, or, with ``--local``, for a simulated model.
+
+    The simulated model waits ``delay`` seconds before each token.
+    """
     if arguments.local:
         async with (
             serve(delay=delay) as server,
@@ -82,8 +85,8 @@ async def show(stream: ChatCompletionStream, n: int = 1, *, logprobs: bool = Fal
                 for choice in chunk.choices:
                     display.add(choice, logprobs=logprobs)
         else:
-            # One task reads each choice, as users' code may. An error of the stream reaches every reader: all of
-            # them end before the first error is raised, and the others are dropped.
+            # One task reads each choice, as users' code may. An error of the stream reaches every reader. All readers
+            # end before the first error is raised, and the other errors, which are the same, are dropped.
             results = await asyncio.gather(*map(follow, range(n)), return_exceptions=True)
             for result in results:
                 if isinstance(result, BaseException):

@@ -15,7 +15,7 @@ from ..testing import serve
 from .chat import DEFAULT_MODEL, show
 from .display import on_terminal, printable, say, tool_line, write
 
-# Seconds between tokens: slow enough to watch, quick enough for a pipe.
+# Seconds between tokens: slow enough to watch on a terminal, and fast if the output goes elsewhere.
 _TERMINAL_DELAY = 0.02
 _DELAY = 0.002
 _CITY: dict[str, Any] = {

@@ -77,7 +77,7 @@ class Screen(Protocol):
         ...
 
     def close(self) -> None:
-        """Show what was kept for the end, and give the terminal back."""
+        """Show what was kept for the end, and restore the terminal."""
         ...
 
 
@@ -181,7 +181,7 @@ def open_display(stream: TextIO | None, panes: int = 0) -> Generator[Display, No
 
 
 def open_screen(stream: TextIO | None, panes: int) -> Screen:
-    """Choose between plain text and rich; the only place that does."""
+    """Return a rich screen if the stream is a terminal and rich is installed, else a plain one."""
     if on_terminal(stream):
         try:
             from rich.console import Console  # noqa: PLC0415  # rich is an optional extra

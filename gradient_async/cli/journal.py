@@ -14,9 +14,9 @@ one line of the input (the request file). Its fields:
   is not a request) and ``message``; for an `APIError` also ``code``, ``status_code``, ``request_id``, ``retry_after``
   and ``attempts``, each of which may be null; and ``partial``, the completion so far, where a stream broke.
 
-Of ``response`` and ``error`` one is null and the other is not. The key of a result is its ``custom_id``; it is its
-``line`` if ``custom_id`` is null or the error is a ``BadLine``, because a line that is not a request may name itself
-like another line. No two results of a file have the same key. Results are in the order in which they arrived.
+Exactly one of ``response`` and ``error`` is null. The key of a result is its ``custom_id``. If ``custom_id`` is null or
+the error is a ``BadLine``, the key is ``line`` instead, because a line that is not a request may have the ``custom_id``
+of another line. No two results of a file have the same key. Results are in the order in which they arrived.
 
 A reader needs ``line``, ``custom_id``, ``response`` and ``error`` (with its ``type``), and ignores unknown fields. A
 process that is killed may leave a last line without its line feed: if the line is whole, the next run adds the line
@@ -42,14 +42,14 @@ from ..types import ChatCompletion
 Key: TypeAlias = str | int
 
 _BAD_LINE = "BadLine"
-_START = b'{"id":'  # of every result, because `encode_result` puts the field first
+_START = b'{"id":'  # every result starts so, because `encode_result` puts the field first
 _API_ERROR_FIELDS = ("code", "status_code", "request_id", "retry_after", "attempts")
 
 
 if sys.platform == "win32":
 
     def _lock(file: int) -> None:
-        """Do nothing: Windows has no such locks."""
+        """Do nothing: Windows has no `fcntl` locks."""
 
 else:
     import fcntl
@@ -168,7 +168,7 @@ class Journal:
         # A device may give bytes without end, and a pipe keeps nothing for the next run.
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise JournalError(
-                f"{self._path} is not a regular file, so a later run could not read it; name another"
+                f"{self._path} is not a regular file, so a later run could not read it; name another file"
             )
         try:
             _lock(self._file)
@@ -189,7 +189,7 @@ class Journal:
                 try:
                     result = _decode(line)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    # JSON that is whole but no result was not cut: another program wrote it.
+                    # Whole JSON that is not a result was not cut off: another program wrote it.
                     if _is_torn(line) and not isinstance(error, msgspec.ValidationError):
                         os.ftruncate(self._file, os.fstat(self._file).st_size - len(line))
                         return
@@ -208,7 +208,7 @@ class Journal:
         copy = path.with_name(path.name + ".tmp")
         forgotten, self.errors = self.errors, 0
         with copy.open("wb") as file:
-            shutil.copymode(path, copy)  # before the copy holds anything that others must not read
+            shutil.copymode(path, copy)  # before the copy has contents that other users must not read
             for line, result in self._read():
                 if result.error is not None:
                     self.done.pop(result.key, None)
@@ -217,13 +217,13 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         old, self._file = self._file, os.open(copy, os.O_RDWR | os.O_APPEND)
-        _lock(self._file)  # before it has the name under which another run would open it
+        _lock(self._file)  # before the copy gets the name under which another run would open it
         copy.replace(path)
         os.close(old)
         return forgotten
 
     def write(self, line: bytes) -> None:
-        """Add a line. The system has it when this returns: it outlives the process, though not a power cut.
+        """Add a line. Once this method has returned, the line survives the end of the process, but not a power cut.
 
         Raises:
             OSError: If there is no room for the line; nothing of it is in the file then.
@@ -233,12 +233,12 @@ class Journal:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError as error:
-            # Half a line would spoil the next one that is written.
+            # Half a line would spoil the next line that is written.
             os.ftruncate(self._file, os.fstat(self._file).st_size - (len(line) - len(rest)))
             raise OSError(error.errno, error.strerror, str(self._path)) from None
 
     def close(self) -> None:
-        """Close the file once it is on the disk."""
+        """Wait until the file's contents are on the disk, then close it."""
         try:
             os.fsync(self._file)
         finally:

@@ -1,4 +1,4 @@
-"""``gradient-async map``: send the requests of one file, write the results to another; continue after a stop."""
+"""``gradient-async map``: send the requests of one file, and write the results to another; a later run continues."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TERMINATED = 143
 
 _BOM = b"\xef\xbb\xbf"  # editors on Windows put one at the start of a file
 _PATH = "/chat/completions"
-# Arguments of the client's methods that are no documented parameters of a request.
+# Arguments of the client's methods that are not documented parameters of a request.
 _OPTIONS = frozenset({"stream"})
 _MAX_SHOWN = 80  # characters of a value in a message
 _MAX_CHANGED = 10  # changed lines to report one by one
@@ -55,7 +55,7 @@ class RequestLine(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
-        """Tells this line from the others."""
+        """Identifies the line and its result in the journal."""
         return key_of(self.number, self.custom_id, bad=bool(self.problem))
 
 
@@ -110,7 +110,7 @@ def _shown(value: Any) -> str:
 
 
 def _arguments(body: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Turn the body of a request into arguments for `map`, which sends what it does not know as ``extra_body``."""
+    """Turn the body of a request into arguments for `map`; fields that `map` does not know go into ``extra_body``."""
     known = known_params() | _OPTIONS
     arguments = {name: value for name, value in body.items() if name in known}
     extra = {name: value for name, value in body.items() if name not in known}
@@ -155,7 +155,7 @@ class Counts:
         )
         if not ended:
             return text
-        # By the rate of requests: lines that were skipped took no time.
+        # The estimate uses the rate of requests, because skipped lines took no time.
         left = round(max(0, self.total - self.over) * self.seconds / ended)
         return f"{text}, {f'{left} s' if left < _MAX_SECONDS else timedelta(seconds=left)} left"
 
@@ -175,8 +175,8 @@ async def run_map(arguments: argparse.Namespace) -> int:
     """Run the command.
 
     Returns:
-        0 if every line has a completion; 1 if some have errors or have changed; 2 if the run could not begin or could
-        not write; 130 after Ctrl-C, 143 after SIGTERM.
+        0 if every line has a completion; 1 if some lines have errors or have changed; 2 if the run could not begin or
+        could not write; 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         with _open_input(arguments.input) as source:
@@ -198,7 +198,7 @@ async def run_map(arguments: argparse.Namespace) -> int:
 def _output_path(arguments: argparse.Namespace) -> Path:
     if arguments.output == "-":
         raise JournalError(
-            "results can't go to standard output: a later run reads them to continue; name a file"
+            "results can't go to standard output, because a later run reads them to continue; name a file"
         )
     output = Path(arguments.output)
     if arguments.input != "-" and output.exists() and output.samefile(arguments.input):
@@ -234,7 +234,7 @@ class MapCommand:
         self._signal_status = 0  # the exit status that a signal asked for
 
     async def run(self, client: AsyncGradient) -> int:
-        """Send the requests, until all are over or a signal stops the run; return the exit status."""
+        """Send the requests until all have ended or a signal stops the run; return the exit status."""
         arguments, counts = self._arguments, self._counts
         with open_display(sys.stderr) as self._display:
             self._show_progress()

@@ -9,16 +9,12 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-_REFRESHES = 12  # a second
+_REFRESHES = 12  # per second
 _MAX_COLUMNS = 4
 _MIN_WIDTH = 20  # characters of a panel
 _STYLES = {"text": "", "reasoning": "dim italic", "refusal": "red", "call": "cyan"}
-_COLOURS = (
-    (0.9, "green"),
-    (0.6, "yellow"),
-    (0.3, "dark_orange"),
-    (0.0, "red"),
-)  # minimum probability of each
+# Each colour with its minimum probability.
+_COLOURS = ((0.9, "green"), (0.6, "yellow"), (0.3, "dark_orange"), (0.0, "red"))
 
 
 def colour_of(probability: float) -> str:
@@ -58,7 +54,7 @@ class RichScreen:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """Move the bar. Its text tells the time left: rich's own estimate would count lines done by earlier runs."""
+        """Update the bar and its text. The text has the time left; rich's own estimate would count earlier runs' lines."""
         self._bar.update(self._task, completed=done, total=total, text=text)
 
     def close(self) -> None:
