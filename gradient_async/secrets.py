@@ -1,4 +1,4 @@
-"""Keys, headers that may hold a key, and the redactor that removes keys from text of servers."""
+"""Keys, headers that may hold a key, and the redactor that removes keys from text that servers send."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-auth-token"}
 )
 
-# Of `Authorization: Bearer KEY` only the key is secret. Keys may hold spaces, so that any other first word may be a
-# scheme or the beginning of the key.
+# In `Authorization: Bearer KEY` only the key is secret. Keys may contain spaces, so a first word that is not listed here
+# may be a scheme or the beginning of the key.
 _SCHEME = re.compile(r"^(?:apikey|basic|bearer|digest|token) +", re.IGNORECASE)
 
 
 class Secret:
-    """A key that is not shown: not by repr, not in logs, not among the locals of a traceback.
+    """A key that neither repr nor logs nor the locals in a traceback show.
 
     Args:
         value: The key; white space around it is dropped, single spaces inside are part of it.
@@ -31,14 +31,14 @@ class Secret:
         ConfigurationError: If the key has a character that a header may not have.
     """
 
-    __slots__ = ("_value",)  # without `__dict__`, in which a tool for debugging would look
+    __slots__ = ("_value",)  # no `__dict__`, whose contents debugging tools display
 
     def __init__(self, value: str, name: str = "key") -> None:
         self._value = value.strip()
         if not re.fullmatch(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", self._value):
             del value  # a traceback may show the locals of this frame
             raise ConfigurationError(
-                f"{name} may hold visible ASCII and single spaces only; copy it again, without line breaks"
+                f"{name} may contain only visible ASCII and single spaces; copy it again, without line breaks"
             )
 
     def reveal(self) -> str:
@@ -131,10 +131,10 @@ def secrets_in(headers: Mapping[str, Any]) -> tuple[Secret, ...]:
     return tuple(_HeaderSecret(key) for key in found if key)
 
 
-# Shorter keys are not redacted. A server on the user's own machine needs no key, and users then give any letter, which
-# occurs in any text.
+# Shorter keys are not redacted. For a server on their own machine, which needs no key, users give a key such as `x`; to
+# redact that would spoil every text.
 _MIN_SECRET = 8
-# From this length on both ends of a key are shown, so that its owner recognizes it.
+# Keys of at least this length are shown with both ends, so that the owner recognizes the key.
 _LONG = 12
 _SHOWN = 3
 
@@ -161,7 +161,7 @@ class Redactor:
         for key, shown in self._pairs:
             text = text.replace(key, shown)
         for key, shown in self._pairs:
-            # Half a key at least: keys of one provider begin alike, and a shorter beginning would show in any text.
+            # At least half of the key: keys of one provider begin alike, so a shorter beginning may be harmless text.
             stub = key[: max(_MIN_SECRET, (len(key) + 1) // 2)]
             start = text.find(stub)
             while start >= 0:
@@ -210,7 +210,7 @@ class Redactor:
 
 
 def _common(text: str, start: int, key: str) -> int:
-    """Return how many characters of the text, from there on, are the beginning of the key."""
+    """Return how many characters of the text from ``start`` on equal the beginning of the key."""
     length = 0
     while length < len(key) and text[start + length : start + length + 1] == key[length]:
         length += 1

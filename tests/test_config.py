@@ -364,7 +364,7 @@ class TestSecret:
     def test_what_is_no_key(self, key: str) -> None:
         """Refused by name; the value is nowhere, in the message or in the traceback."""
         with pytest.raises(
-            ConfigurationError, match="model_access_key may hold visible ASCII and single spaces only"
+            ConfigurationError, match="model_access_key may contain only visible ASCII and single spaces"
         ) as raised:
             Secret(f"{KEY}{key}x" if key.strip() else key, "model_access_key")
         text = "".join(traceback.format_exception(raised.value))

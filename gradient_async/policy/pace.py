@@ -1,11 +1,11 @@
 """When the next of many requests may be sent: rates, quotas and concurrency, computed from clock readings.
 
 `Schedule` combines three limits. `EvenRate` is a rate that the caller asked for. `Quota` is what the server's rate
-limit headers say is left. `Concurrency` is how many requests may be in flight. Nothing here reads a clock or waits:
-`gradient_async.fanout` does, and passes the readings in.
+limit headers say is left. `Concurrency` is how many requests may be in flight. Nothing in this file reads a clock or
+waits: `gradient_async.fanout` waits, and passes clock readings in.
 
-Constants without a source named beside them are our own choices. The simulation in ``tests/policy/test_pace.py``
-checks them: a server that allows 200 requests in 5 seconds answers at most one request in twenty with 429.
+Constants without a source named beside them are our own choices. A simulation in ``tests/policy/test_pace.py`` tests
+them: a server that allows 200 requests in 5 seconds answers at most one request in twenty with 429.
 """
 
 from __future__ import annotations
@@ -18,54 +18,55 @@ import msgspec
 from ..types import CompletionUsage, RateLimit, RateLimits
 
 _MINUTE = 60.0
-# Seconds' worth of a rate that may pass at once.
+# The largest burst: as much as the rate allows in this many seconds may pass at once.
 _BURST = 1.0
 
-# DigitalOcean's rule for a client that was refused: wait until the reset, at least this many seconds, ...
+# DigitalOcean's rule for a client that was refused: wait until the reset, but at least _MIN_WAIT seconds. Then wait a
+# random time between _MARGIN and twice _MARGIN seconds longer, so that clients do not all return at the same moment.
 _MIN_WAIT = 1.0
-# ... and 0.25 to 0.5 seconds longer, by chance, so that clients do not come back together.
 _MARGIN = 0.25
-# DigitalOcean tells resets in whole seconds: readings that differ by less than this many tell the same reset.
+# DigitalOcean reports resets in whole seconds, so two readings that differ by fewer seconds than this are the same reset.
 _RESET_TOLERANCE = 0.5
 
-# A server that nothing is known of gets this many requests at once (the default concurrency of `map`), ...
+# The ramp of a new server: this many requests may be in flight at first (the default concurrency of `map`), one more
+# after each reply, and one more whenever _START_STEP seconds have passed.
 _START_WINDOW = 64
-# ... then one more after each reply, and one more after each of these steps, in seconds.
 _START_STEP = 0.005
-# After a wait that the server asked for, one request probes. More follow after replies, and after these steps.
+# The ramp after a wait that the server asked for: one request is sent as a probe, one more after each reply, and one more
+# whenever _RESTART_STEP seconds have passed.
 _RESTART_WINDOW = 1.0
 _RESTART_STEP = 0.025
-# A step may round to nothing. The timer must not fire again at the same reading of the clock, without end.
+# The shortest step in seconds. A step that rounds to 0 would make a timer fire at the same clock reading for ever.
 _MIN_STEP = 1e-4
-# Concurrency that an adaptive limit begins with.
+# The concurrency that an adaptive limit begins with.
 _ADAPTIVE_START = 8
 
 # Weight of the newest reply in the moving mean of reply sizes.
 _LEARNING_RATE = 0.1
 # Characters of English text in a token: OpenAI's rule of thumb.
 _CHARACTERS_PER_TOKEN = 4
-# Tokens that a completion is expected to have before any has come.
+# Estimated tokens of a completion, until the first reply reports its usage.
 _EXPECTED_COMPLETION = 256
 
 
 class EvenRate:
-    """Limits an amount in any minute, evenly spread but for a burst of one second's worth.
+    """Limits the amount that passes in any minute: spread evenly, except for bursts of one second's worth.
 
-    This is the generic cell rate algorithm. ``_due`` is the time when everything that has passed would have passed
-    at exactly the rate; the next may pass up to one burst earlier.
+    This is the generic cell rate algorithm. ``_due`` is the time at which everything that has passed would have passed
+    at exactly the rate; the next amount may pass up to one burst earlier.
 
     Args:
-        per_minute: The amount.
+        per_minute: The maximum amount in any minute.
     """
 
     def __init__(self, per_minute: float) -> None:
-        # Any 60 seconds see what is due in them and one burst, so the interval is longer by the burst's share:
-        # (60 + 1) / interval = per_minute.
+        # In any 60 seconds, the amount that is due in them and one burst may pass. A longer interval between two units
+        # makes up for the burst: (60 + 1) / interval = per_minute.
         self._interval = (_MINUTE + _BURST) / per_minute
         self._due = float("-inf")
 
     def delay(self, now: float) -> float:
-        """Return for how many seconds nothing may pass."""
+        """Return the number of seconds for which nothing may pass."""
         return max(0.0, self._due - _BURST - now)
 
     def spend(self, now: float, amount: float = 1.0) -> None:
@@ -73,7 +74,7 @@ class EvenRate:
         self._due = max(self._due, now) + amount * self._interval
 
     def correct(self, amount: float) -> None:
-        """Add the error of an estimate that was spent: what the amount was more than estimated, or less than 0."""
+        """Correct an estimate that was spent; ``amount`` is the actual amount minus the estimate."""
         self._due += amount * self._interval
 
 
@@ -81,18 +82,18 @@ class Quota:
     """One quota of the server, as its rate limit headers describe it.
 
     DigitalOcean says that its quota is a bucket that refills all the time, not a window that ends: ``remaining`` is
-    the level after the request that was answered, ``reset`` the Unix time to wait for. A reset of 0 says on a success
-    that there is enough, on a 429 that the time is unknown. Servers with windows send the same headers, so this class
-    uses only what holds for both: ``remaining`` further requests may be sent, and after the reset up to ``limit``.
+    the level after the request that was answered, ``reset`` the Unix time to wait for. In a success, a reset of 0 means
+    that enough is left; in a 429, it means that the time is unknown. Servers with windows send the same headers, so this
+    class uses only what holds for both: ``remaining`` further requests may be sent, and after the reset up to ``limit``.
 
-    Replies arrive out of order, and requests are in flight when they do. Each reply therefore moves a bound on the
-    total ever sent: what had been sent when its request was, plus what remained.
+    Replies arrive out of order, while other requests are in flight. Each reply therefore sets a bound on the total that
+    is ever sent: the total up to and including the reply's own request, plus ``remaining``.
 
     Args:
         max_wait: Longest wait for a reset, in seconds.
 
     Attributes:
-        bound: How much may have been sent in total.
+        bound: The total that may be sent.
     """
 
     def __init__(self, max_wait: float) -> None:
@@ -106,13 +107,13 @@ class Quota:
         """Note the quota in a reply's headers.
 
         Args:
-            headers: What the headers say of this quota.
-            sent: Total that had been sent when the reply's request was, its own share included.
+            headers: What the headers say about this quota.
+            sent: The total that had been sent up to and including the reply's own request.
             now: The loop's clock.
             wall: Unix time.
         """
         if headers.remaining is None or not headers.reset:
-            return  # without a time there is nothing to wait for
+            return  # without a reset there is no time to wait for
         reset = headers.reset - wall + now
         if reset > self._reset + _RESET_TOLERANCE:
             self._reset = reset
@@ -123,23 +124,24 @@ class Quota:
         self._response_at = now
 
     def delay(self, now: float, sent: float, jitter: float) -> float:
-        """Return for how many seconds nothing may be sent.
+        """Return the number of seconds for which nothing may be sent.
 
         Args:
             now: The loop's clock.
-            sent: Total that has been sent.
-            jitter: A random number of 0 to 1.
+            sent: The total that has been sent.
+            jitter: A random number from 0 to 1.
         """
         if sent < self.bound:
             return 0.0
-        # A reset that was past when the reply came was cut to whole seconds: the rule's shortest wait applies.
+        # A reset that was in the past when its reply arrived had been rounded down to a whole second: the shortest wait of
+        # DigitalOcean's rule applies.
         reset = self._reset
         if self._response_at > reset:
             reset = max(reset, self._response_at + _MIN_WAIT)
         left = reset - now
         if -_MARGIN < left <= self._max_wait:
             return left + _MARGIN * (1 + jitter)
-        # The reset is past; or so far away that waiting is refused, and the server may answer 429 itself.
+        # The reset has passed; or it is further away than the longest wait, and the server may answer 429 itself.
         self.bound = float("inf") if self._limit is None else sent + self._limit
         return 0.0
 
@@ -147,16 +149,16 @@ class Quota:
 class Concurrency:
     """How many requests may be in flight.
 
-    A limit that adapts grows and shrinks as TCP's congestion window does (RFC 5681): it doubles with each round of
-    replies until the first overload, then grows by one a round and halves at each overload. Below the limit a ramp
-    holds requests back at the start and after a wait, so that they do not all reach the server at one moment.
+    An adaptive limit grows and shrinks as TCP's congestion window does (RFC 5681): it doubles with each round of
+    replies until the first overload, then grows by one in each round and halves at each overload. At the start and after
+    a wait, a ramp below the limit holds requests back, so that they do not all reach the server at the same moment.
 
     Args:
-        max_: Most at any time.
+        max_: Maximum number of requests in flight.
         adaptive: Whether the limit adapts to what the server sustains.
 
     Attributes:
-        limit: How many may be in flight once the ramp is over.
+        limit: How many requests may be in flight once the ramp is over.
     """
 
     def __init__(self, max_: int, *, adaptive: bool) -> None:
@@ -171,7 +173,7 @@ class Concurrency:
         self._step = _START_STEP
 
     def allowed(self, now: float) -> int:
-        """Return how many may be in flight now."""
+        """Return how many requests may be in flight now."""
         if self._ramp >= self.limit:
             return int(self.limit)
         if self._ramp_from is None:
@@ -179,7 +181,7 @@ class Concurrency:
         return int(min(self.limit, self._ramp + max(0.0, now - self._ramp_from) / self._step))
 
     def next_step(self, now: float) -> float | None:
-        """Return in how many seconds the ramp lets one more go without a reply; None once the ramp is over."""
+        """Return the seconds until the ramp allows one more request without a reply; None once the ramp is over."""
         if self._ramp_from is None or self.allowed(now) >= int(self.limit):
             return None
         passed = max(0.0, now - self._ramp_from)
@@ -190,8 +192,8 @@ class Concurrency:
         """Begin a new ramp when a wait ends.
 
         Args:
-            at: When it ends, on the loop's clock.
-            sent: How many requests have been sent: their replies tell nothing of the time after the wait.
+            at: When the wait ends, on the loop's clock.
+            sent: How many requests have been sent. Their replies say nothing about the server after the wait.
         """
         self._ramp, self._ramp_from, self._step = _RESTART_WINDOW, at, _RESTART_STEP
         self._ramp_after = sent
@@ -200,7 +202,7 @@ class Concurrency:
         """Note a reply without an error.
 
         Args:
-            number: Number of its request.
+            number: Number of the reply's request.
         """
         if self._ramp < self.limit and number > self._ramp_after:
             self._ramp += 1.0
@@ -208,12 +210,12 @@ class Concurrency:
             self.limit = min(float(self._max), self.limit + (1.0 if self._doubling else 1.0 / self.limit))
 
     def overloaded(self, number: int, sent: int) -> None:
-        """Note that the server has too much to do.
+        """Note that the server is overloaded.
 
         Args:
-            number: Number of the request that shows it.
-            sent: How many have been sent. Those sent before the last cut were sent at the old limit: their failures
-                do not cut the new one again.
+            number: Number of the request that failed.
+            sent: How many requests have been sent. Failures of requests that were sent before the limit was last cut do
+                not cut the limit again, because they were sent under the old limit.
         """
         if self._adaptive and number > self._overload_at:
             self._overload_at = sent
@@ -225,10 +227,10 @@ class Admission(msgspec.Struct):
     """A request that `Schedule` has admitted.
 
     Attributes:
-        number: Counted from 1, in the order of sending.
-        tokens: Estimate of the tokens it takes.
-        tokens_sent: Estimate of the tokens of all requests sent up to and with this one.
-        in_flight: Whether it counts for the concurrency: not while it waits to be sent again.
+        number: Number of the request, counted from 1 in the order of sending.
+        tokens: Estimated tokens of the request and its reply.
+        tokens_sent: Estimated tokens of all requests sent up to and including this one.
+        in_flight: Whether the request counts towards the concurrency; False while it waits to be sent again.
     """
 
     number: int
@@ -241,12 +243,12 @@ class Schedule:
     """When the next of many requests may be sent.
 
     Args:
-        max_concurrency: Most requests in flight.
-        requests_per_minute: Requests in any minute, or None.
-        tokens_per_minute: Tokens in any minute, of prompts and completions, or None.
-        adaptive: Whether to adapt the concurrency to what the server sustains, ``max_concurrency`` at most.
+        max_concurrency: Maximum number of requests in flight.
+        requests_per_minute: Maximum number of requests in any minute, or None.
+        tokens_per_minute: Maximum number of tokens of prompts and completions in any minute, or None.
+        adaptive: Whether to adapt the concurrency to what the server sustains, up to ``max_concurrency``.
         max_wait: Longest wait that a server may impose, in seconds. A request that would have to wait longer is sent,
-            so that the server's own refusal tells the caller.
+            so that the caller gets the server's own refusal.
     """
 
     def __init__(
@@ -278,9 +280,7 @@ class Schedule:
         return int(self._concurrency.limit)
 
     def ready(self, now: float) -> bool:
-        """Return whether a request may certainly be sent at once: a short test for callers without a rate.
-
-        After False, `delay` decides.
+        """Return whether a request may be sent at once, by a short test; if it returns False, call `delay`.
 
         Args:
             now: The loop's clock.
@@ -294,11 +294,11 @@ class Schedule:
         )
 
     def delay(self, now: float, jitter: float) -> float | None:
-        """Return in how many seconds to ask again; 0 if a request may be sent, None if one has to end first.
+        """Return 0 if a request may be sent now, else the seconds until the next call; None if a request must end first.
 
         Args:
             now: The loop's clock.
-            jitter: A random number of 0 to 1.
+            jitter: A random number from 0 to 1.
         """
         held = self._held_until - now
         if held > 0:
@@ -321,7 +321,7 @@ class Schedule:
 
         Args:
             now: The loop's clock.
-            params: Its parameters, to estimate its tokens.
+            params: Parameters of the request, from which its tokens are estimated.
         """
         tokens = 0.0
         if self._token_rate is not None:
@@ -332,12 +332,12 @@ class Schedule:
         return self.readmit(Admission(0, tokens, 0.0, in_flight=False), now)
 
     def readmit(self, admission: Admission, now: float) -> Admission:
-        """Note that a request is sent again; return it. Its tokens were spent at first: a refusal takes none."""
+        """Note that a request is sent again; return it. Its tokens were counted at first, and a refusal uses none."""
         if self._request_rate is not None:
             self._request_rate.spend(now)
         self._sent += 1
         self._tokens_sent += admission.tokens or self._mean_tokens
-        # Two requests that race for one answer share an admission, and both may be sent again: one place is taken.
+        # Two requests that race for one answer share an admission. Both may be sent again, but they count as one in flight.
         self.in_flight += not admission.in_flight
         admission.number, admission.tokens_sent, admission.in_flight = self._sent, self._tokens_sent, True
         return admission
@@ -356,9 +356,9 @@ class Schedule:
 
         Args:
             admission: The request.
-            rate_limits: What the headers say of quotas.
-            wait: How long the server asks to wait, in seconds: all requests wait, not only this one.
-            overloaded: Whether the server refused for overload, or did not answer in time.
+            rate_limits: What the headers say about quotas.
+            wait: The wait that the server asks for, in seconds. All requests wait, not only this one.
+            overloaded: Whether the server refused because of overload, or did not answer in time.
             now: The loop's clock.
             wall: Unix time.
         """
@@ -373,11 +373,11 @@ class Schedule:
             self.overloaded(admission)
 
     def overloaded(self, admission: Admission) -> None:
-        """Note that a request shows the server to have too much to do."""
+        """Note that a request shows that the server is overloaded."""
         self._concurrency.overloaded(admission.number, self._sent)
 
     def suspend(self, admission: Admission) -> None:
-        """Note that a request waits to be sent again; harmless if it waits already."""
+        """Note that a request waits to be sent again; a second call does nothing."""
         if admission.in_flight:
             admission.in_flight = False
             self.in_flight -= 1
@@ -387,8 +387,8 @@ class Schedule:
 
         Args:
             admission: The request.
-            succeeded: Whether it brought its completion.
-            usage: What it took, or None if that is unknown.
+            succeeded: Whether the request returned its completion.
+            usage: Its token usage, or None if unknown.
         """
         self.suspend(admission)
         if succeeded:
@@ -410,7 +410,7 @@ class Schedule:
 
 
 def count_characters(value: Any) -> int:
-    """Count the characters of all text in a value of lists, mappings and messages, names of fields left out."""
+    """Count the characters of all text in lists, mappings and messages, except the names of fields."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping):

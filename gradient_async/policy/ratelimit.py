@@ -1,4 +1,4 @@
-"""Rate limits and waits in headers, as pure functions of headers, clock readings and a random number."""
+"""Reads rate limits and waits from headers: pure functions of headers, clock readings and a random number."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rate_limits(headers: Mapping[str, str], now: float) -> RateLimits | None:
     Returns:
         The limits, or None if no header states one.
     """
-    # Most replies state none: one search is cheaper than the twelve look-ups below.
+    # Most replies have no such header, and one search is cheaper than the twelve look-ups below.
     if "ratelimit" not in "\n".join(headers).lower():
         return None
     found = {

@@ -13,14 +13,15 @@ from ..errors import (
 )
 
 _FIRST_BACKOFF = 0.5  # seconds
-# Statuses with which the server has not done the work.
+# Statuses after which a retry is safe: the model has not done the work.
 _RETRIED = frozenset({408, 429, 500, 502, 503, 529})
-# Statuses with which the model may have done the work.
+# Statuses after which the model may have done the work.
 _AMBIGUOUS = frozenset({504})
-# The library's own codes of lost connections: TLS would fail again, and a server that has begun to reply has done the work.
+# Codes of this library's connection errors that are never retried: TLS would fail again, and a server that has begun to
+# reply has done the work.
 _FINAL = frozenset({"tls", "reply_begun"})
 
-# Tokens of `TokenBucket`: 20 retries in a row empty it.
+# Tokens of `TokenBucket`: 20 failed retries in a row empty a full bucket.
 _TOKENS = 100.0
 _COST = 5.0
 _COST_AFTER_TIMEOUT = 10.0
@@ -52,7 +53,7 @@ def may_retry(error: APIError, policy: Retry) -> bool:
 
 
 def backoff(attempt: int, policy: Retry, jitter: float) -> float:
-    """Return the wait where the server asks for none, in seconds: full jitter below a bound that doubles.
+    """Return the wait in seconds if the server asks for none: random, below a bound that doubles with each attempt.
 
     Args:
         attempt: Number of attempts made.
@@ -81,7 +82,7 @@ def wait_before_retry(
     wait = backoff(attempt, policy, jitter)
     asked = error.retry_after
     if asked is not None:
-        # The server's wait is never shortened. It is stretched, but not beyond the budget: within the budget a retry is
+        # The server's wait is never shortened. It is lengthened, but not beyond the budget: a retry within the budget is
         # better than an error.
         wait = max(wait, asked, min(spread(asked, jitter), policy.budget - spent))
     return wait if spent + wait <= policy.budget else None
