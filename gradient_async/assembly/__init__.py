@@ -1,4 +1,4 @@
-"""Chunks to a completion: text, reasoning, refusal, tool calls, logprobs, usage.
+"""Assembles chunks to a completion: text, reasoning, refusal, tool calls, logprobs, usage.
 
 Pure: no clock, no I/O. The work for a chunk depends on that chunk alone; pieces are joined when
 `CompletionAssembler.completion` is read.

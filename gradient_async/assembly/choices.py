@@ -18,8 +18,8 @@ from ..types import (
 )
 from .pieces import ObjectPieces, copy_merged, json_size, merge
 
-# The size of one entry of logprobs in `Limits.completion_bytes`: about the least that an entry takes as JSON. An exact size
-# would require each entry to be encoded again.
+# What one entry of logprobs counts against `Limits.completion_bytes`: about its smallest size as JSON. For an exact size,
+# each entry would have to be encoded again.
 _ENTRY_SIZE = 16
 
 
@@ -33,7 +33,7 @@ class CallState:
         type: The first type that is not empty.
         arguments: Pieces of the JSON text.
         custom: Payload of a custom call, whose input is received in pieces.
-        extra_content: Data that some servers require back.
+        extra_content: Data that some servers require in the next request.
     """
 
     def __init__(self, index: int) -> None:
@@ -83,13 +83,14 @@ class ChoiceState:
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
         self.calls: list[CallState] = []
-        # Where a fragment finds its call. Dicts, because an index of a billion must not allocate anything, and because a
-        # fragment must take constant time however many calls there are.
-        self._latest: dict[
-            int | None, CallState
-        ] = {}  # the call opened last, for each index; for None, of all
-        self._by_id: dict[tuple[int | None, str], CallState] = {}  # by index and id; by None and id
-        self._next_index = 0  # for a call without an index
+        # Two dicts find the call of a fragment: an index of a billion must not allocate anything, and a fragment must take
+        # constant time however many calls there are.
+        # The call opened last for each index and, under None, the call opened last of all.
+        self._latest: dict[int | None, CallState] = {}
+        self._by_id: dict[
+            tuple[int | None, str], CallState
+        ] = {}  # each call by index and id, and by None and id
+        self._next_index = 0  # the index of the next call that has none
         self.finish_reason: str | None = None
         self.has_logprobs = False
         self.logprobs: list[TokenLogprob] | None = None
@@ -139,8 +140,8 @@ class ChoiceState:
             StreamProtocolError: If an index is negative.
             StreamLimitError: If there are more calls than the limit.
         """
-        # Nearly every chunk has one fragment, which holds an index and the next piece of the arguments. By `call_for`, such
-        # a fragment continues the latest call of its index.
+        # Nearly every chunk has one fragment, which holds an index and the next piece of the arguments. By the rules of
+        # `call_for`, such a fragment continues the latest call of its index.
         try:
             [entry] = entries
             call = self._latest[entry.index]
@@ -161,7 +162,9 @@ class ChoiceState:
                 call.arguments.append(arguments)
                 return len(arguments)
         touched: list[CallState] = []
-        self.touched = touched  # also if a fragment is refused: those before it have been added
+        self.touched = (
+            touched  # set before the loop: if a fragment is refused, the fragments before it have been added
+        )
         return sum(self._add_call(entry, limit, touched) for entry in entries)
 
     def _add_call(self, entry: ToolCallDelta, limit: int, touched: list[CallState]) -> int:
@@ -189,7 +192,7 @@ class ChoiceState:
         return size
 
     def add_logprobs(self, logprobs: ChoiceLogprobs) -> int:
-        """Add the entries of a chunk; return about how many characters they are."""
+        """Add the entries of a chunk; return their approximate size in characters."""
         self.has_logprobs = True
         size = 0
         if logprobs.content is not None:

@@ -1,4 +1,4 @@
-"""JSON values that are passed on unchanged, received in pieces: merged, and measured."""
+"""Merges and measures JSON values that are received in pieces and passed on unchanged."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import msgspec
 
 from ..errors import StreamProtocolError
 
-_MAX_DEPTH = 16  # levels of objects that are merged; below, the newer piece replaces the older
+_MAX_DEPTH = 16  # levels of objects that are merged; at deeper levels the newer piece replaces the older
 
 
 def merge(old: Any, new: Any, depth: int = _MAX_DEPTH) -> Any:
-    """Combine two pieces: objects key by key; of any other values the newer counts.
+    """Combine two pieces: objects are merged key by key; of any other two values, the newer replaces the older.
 
     Args:
-        old: The result of this function for the pieces before. It is changed, so that the work depends on the new
-            piece alone.
+        old: The result of this function for the earlier pieces. It is changed in place, so that the work depends on the
+            new piece alone.
         new: The next piece, which is not changed.
         depth: How many levels to merge.
     """
@@ -51,10 +51,10 @@ def json_size(value: Any) -> int:
 
 
 class ObjectPieces:
-    """An object of which some fields are strings that are received in pieces.
+    """An object that is received in pieces, some of whose fields are strings to be joined.
 
     Args:
-        *names: The fields whose pieces are joined; of every other field the last value counts.
+        *names: The fields whose pieces are joined; every other field has its last value.
     """
 
     def __init__(self, *names: str) -> None:
