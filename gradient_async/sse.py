@@ -1,4 +1,4 @@
-"""Bytes to events, by the WHATWG rules for event streams.
+"""Decodes bytes to events, by the WHATWG rules for event streams.
 
 Pure: no clock, no I/O.
 
@@ -6,8 +6,8 @@ Theory of operation
 ===================
 
 `EventDecoder` follows the standard exactly, wherever the network cuts the stream. It copies each byte a bounded number of
-times: fields are sliced out of the bytes fed, and only a line that was cut is joined. It therefore keeps pieces in lists
-and sums of their lengths beside them, and never searches bytes that it has searched before.
+times: fields are sliced out of the bytes fed, and only a line that was cut is joined. To that end it keeps pieces in lists,
+keeps the sums of their lengths, and never searches the same bytes twice.
 
     feed ──> _normalize_newlines ──> _split_lines ──┬─> _hold        a line whose end has not been received
              BOM off, all ends LF                   ├─> _add_field   a line: data, event, id, retry, or a comment
@@ -16,8 +16,8 @@ and sums of their lengths beside them, and never searches bytes that it has sear
 Limits are checked before bytes are kept, on sums of lengths, so that a server cannot exhaust memory with an endless line
 or an endless event. Comments are not kept.
 
-`plain_objects` is a short cut for `decoding`: it recognizes a block of nothing but one-line events, which is what servers
-nearly always send, and takes the JSON out of the block with one call. `end_of_slice` says where to cut a large read.
+`plain_objects` is a short cut for `decoding`: it recognizes a block that consists of one-line events, as servers nearly
+always send them, and extracts their JSON with one call. `end_of_slice` finds the place to cut a large read.
 
 Source: https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -39,9 +39,9 @@ _DATA = b"data:"
 _CR = 0x0D
 _COLON = 0x3A
 _SPACE = 0x20
-_MANY_LINES = 1000  # data lines of one event that are kept as objects of their own
-_MANY_ENDS = 64  # CR and LF in a slice of short lines
-_MAX_RETRY = 18  # digits of a reconnection time
+_MANY_LINES = 1000  # data lines of one event that are kept as separate objects; further lines are joined
+_MANY_ENDS = 64  # a slice with this many CR and LF consists of short lines
+_MAX_RETRY = 18  # maximum number of digits of a reconnection time
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -81,21 +81,23 @@ class EventDecoder:
         self.retry: int | None = None
         self.last_event_id = ""
         self.error: StreamLimitError | None = None
-        # The first bytes of the stream, until it is known whether they are a byte order mark; then None. The mark may
-        # be cut as any other bytes.
+        # The first bytes of the stream, until it is known whether they are a byte order mark; then None. The network may
+        # cut the mark as it may cut any other bytes.
         self._start: bytes | None = b""
-        # The last byte was a CR, which has ended its line. If a LF comes next, it belongs to the CR. Waiting for the next
-        # byte instead would hold back the event until the server sends another.
+        # Whether the last byte was a CR. The CR has ended its line; a LF that comes next belongs to it and is skipped. To
+        # wait for the next byte before ending the line would hold back the event until the server sends more.
         self._skip_lf = False
         # The line whose end has not been received, and its length.
         self._line: list[bytes] = []
         self._line_size = 0
-        # The event whose blank line has not been received. `_blocks` holds its first data lines, joined by the thousand,
-        # and `_data` those after them, at least the last one: a server may send millions of short lines, and an object
-        # takes more memory than a short line.
+        # The event whose blank line has not been received. `_blocks` holds its first data lines, joined by the thousand;
+        # `_data` holds the lines after them, at least the last one. Lines are joined because a server may send millions of
+        # short lines, and an object takes more memory than a short line.
         self._blocks: list[bytes] = []
         self._data: list[bytes] = []
-        self._data_size = -1  # of all data lines once joined; -1 because the first has no LF before it
+        self._data_size = (
+            -1
+        )  # length of all data lines joined by LF; -1 because the first line has no LF before it
         self._type = ""
 
     @property
@@ -106,7 +108,7 @@ class EventDecoder:
         )
 
     def check_bom(self, data: bytes) -> None:
-        """Become idle if these first bytes, which are going to be fed, do not begin a byte order mark."""
+        """Become idle if the first bytes of the stream, which the caller feeds next, do not begin a byte order mark."""
         if self._start == b"" and data[:1] not in (b"", b"\xef"):
             self._start = None
 
@@ -140,7 +142,7 @@ class EventDecoder:
         if self.error is not None:
             raise self.error
         events: list[Event] = []
-        self._start = None  # part of a byte order mark is a line without meaning
+        self._start = None  # an unfinished byte order mark would be a line without meaning
         try:
             self._split_lines(b"\n", events)  # ends an unfinished line
             self._dispatch(events)
@@ -199,8 +201,8 @@ class EventDecoder:
         self._line.append(piece)
         if self.max_event_bytes is None or self._data_size + 1 + self._line_size <= self.max_event_bytes:
             return
-        # The line may be data that exceeds the limit of its event. The name of the field tells; a name in several pieces
-        # is joined once, so that the next piece finds it in the first.
+        # The line may be data that exceeds the limit of its event; its field name shows whether it is data. A name in
+        # several pieces is joined once, so that the next call finds the whole name in the first piece.
         head = self._line[0]
         if len(head) <= len(_DATA):
             head = b"".join(self._line)
@@ -209,7 +211,7 @@ class EventDecoder:
             self._check_event(self._line_size - len(_DATA) - (head[len(_DATA) : len(_DATA) + 1] == b" "))
 
     def _add_field(self, line: bytes, start: int, end: int) -> None:
-        """Interpret one line, given as a part of the bytes fed: data is sliced out without a copy of the line."""
+        """Interpret one line, given as a range of the fed bytes, so that data is sliced out without copying the line."""
         if self.max_line_bytes is not None and end - start > self.max_line_bytes:
             self._refuse_line(line[start : start + len(_DATA) + 1], self.max_line_bytes)
         if line.startswith(_DATA, start, end):
@@ -223,7 +225,7 @@ class EventDecoder:
         name, _, value = line[start:end].partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._add_data(b"")  # without a colon
+            self._add_data(b"")  # a line `data` without a colon is empty data
         elif name == b"event":
             self._type = value.decode("utf-8", "replace")
         elif name == b"id":
@@ -254,7 +256,7 @@ class EventDecoder:
         self._type = ""
 
     def _head_of_line(self) -> bytes:
-        """Return the first bytes of the unfinished line, enough to tell its field; the whole line may be large."""
+        """Return as many first bytes of the unfinished line as show its field name; the whole line may be large."""
         head = b""
         for piece in self._line:
             head += piece[: len(_DATA) + 1]
@@ -265,8 +267,8 @@ class EventDecoder:
     def _refuse_line(self, head: bytes, limit: int) -> NoReturn:
         """Raise the error of a line that is too long.
 
-        If its data exceeds the limit of the event before the line exceeds its own, the error is that of the event: so the
-        error does not depend on where the network cuts.
+        If the data of the line exceeds the event limit before the line exceeds the line limit, the error is that of the
+        event limit, so that the error does not depend on where the network cuts.
         """
         if head[:limit].startswith(_DATA):
             self._check_event(limit - len(_DATA) - (head[len(_DATA) : limit] == b" "))
@@ -276,7 +278,7 @@ class EventDecoder:
         )
 
     def _check_event(self, size: int) -> None:
-        """Refuse an unfinished line with so many bytes of data if the event exceeds its limit with them."""
+        """Refuse an unfinished line if its ``size`` bytes of data make the event exceed its limit."""
         if self.max_event_bytes is not None and self._data_size + 1 + size > self.max_event_bytes:
             self._refuse_event(self.max_event_bytes)
 
@@ -289,15 +291,15 @@ class EventDecoder:
 
 
 def plain_objects(block: bytes) -> tuple[memoryview, int] | None:
-    r"""Take the JSON objects out of a block of nothing but one-line events.
+    r"""Extract the JSON objects of a block that consists of one-line events.
 
     The block is plain if it begins with ``data: {``, ends with ``}\n\n``, and has no line end but the two LF between
     ``}`` and ``data: {``. Then each event is one line, and no line holds anything but its payload.
 
     The caller decodes all payloads with one call and compares the number of values with the number of events. Equal
     numbers prove that each payload is one value. No value can reach from one event into the next: the bytes put between
-    payloads are white space with a CR in it, which no JSON string holds, and in no object or array does ``{`` follow
-    ``}`` without a comma. So each event has at least one value, and none has two if the numbers are equal.
+    payloads are white space with a CR in it, which a JSON string cannot contain, and inside an object or array ``{`` never
+    follows ``}`` without a comma. So each event has at least one value, and if the numbers are equal, exactly one.
 
     Args:
         block: Bytes that begin and end at an event's boundary.
@@ -316,7 +318,7 @@ def plain_objects(block: bytes) -> tuple[memoryview, int] | None:
     payloads = block.replace(b"}\n\ndata: {", b"}\r       {")
     if payloads.find(b"\n") != end:
         return None
-    # `count` of a single byte was slower than to remove the byte and to compare lengths.
+    # Counting a single byte with `count` was slower than removing the byte and comparing lengths.
     return memoryview(payloads)[6:end], (len(block) - len(block.replace(b"\n", b""))) // 2
 
 
@@ -331,13 +333,13 @@ def end_of_slice(data: bytes, start: int, stop: int) -> int:
     end = data.rfind(b"\n\n", start, stop)
     if end >= 0:
         return end + 2
-    # Many line ends: short events with CR, or short lines without an event. Any line end will do, since all of it takes
-    # the tolerant path, and a larger slice would keep the event loop waiting.
+    # Many line ends mean short events with CR, or short lines without an event. Any line end will do, since such bytes take
+    # the tolerant path anyway, and a larger slice would keep the event loop waiting.
     if data.count(b"\n", start, stop) + data.count(b"\r", start, stop) >= _MANY_ENDS:
         end = data.rfind(b"\r\n\r\n", start, stop)
         if end >= 0:
             return end + 4
         return max(data.rfind(b"\n", start, stop), data.rfind(b"\r", start, stop)) + 1
-    # Few line ends: one large event, which is best decoded in one piece.
+    # Few line ends mean one large event, which is best decoded in one piece.
     end = data.find(b"\n\n", stop - 1)
     return end + 2 if end >= 0 else len(data)
