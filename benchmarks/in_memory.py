@@ -65,7 +65,7 @@ def _assembled(reads: Reads) -> None:
             continue
         decoder.push(data)
         while decoder.pending:
-            batch = decoder.pull()
+            batch = decoder.decode_slice()
             for _chunk in batch:
                 pass
             assembler.extend(batch)

@@ -49,7 +49,7 @@ def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
         decoder.push(piece)
         while decoder.pending:
             try:
-                batch = decoder.pull()
+                batch = decoder.decode_slice()
             except StreamError as error:
                 errors.append(error)
                 break
@@ -186,7 +186,7 @@ def a_batch(*texts: str, name: str = "content", index: int = 0, **more: Any) -> 
     decoder = ChunkDecoder()
     decoder.feed(first)
     decoder.push(b"".join(others))
-    batch = decoder.pull()
+    batch = decoder.decode_slice()
     assert isinstance(batch, TextBatch)
     assert [*texts] == batch.texts
     return batch

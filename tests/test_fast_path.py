@@ -61,7 +61,7 @@ def test_a_chunk_takes_so_many_calls(case: str) -> None:
 
 def test_calls_have_names() -> None:
     """To look for what was added: many chunks of a read share one slice, and each has its own where it comes alone."""
-    assert 0 < calls.named("core, text, 64 kB a read")["call", "ChunkDecoder._decode_slice"] < calls.MORE / 10
+    assert 0 < calls.named("core, text, 64 kB a read")["call", "ChunkDecoder._decode_next"] < calls.MORE / 10
     assert calls.MORE == calls.named("core, text, one event a read")["call", "ChunkDecoder.feed"]
 
 

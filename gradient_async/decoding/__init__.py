@@ -1,4 +1,4 @@
-"""Parameters to the JSON of a request; bytes of a stream to chunks; bodies of replies to completions and errors.
+"""Encodes the JSON of requests; decodes streams to chunks, and bodies of replies to completions and errors.
 
 Pure: no clock, no I/O. Data in the usual shape is decoded by a fast path of a few C calls, all other data by a tolerant
 path behind it.

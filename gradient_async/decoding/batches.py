@@ -1,20 +1,21 @@
-"""Blocks of events that are alike but for their text, decoded to a batch of texts.
+"""Decodes a block of events that differ only in their text to one batch of texts.
 
 Theory of operation
 ===================
 
-Most events of a stream have the same bytes but for one JSON string, the text. `learn_template` takes an event and the
+Most events of a stream have the same bytes except for one JSON string, the text. `learn_template` takes an event and the
 chunk that msgspec decoded from it, and finds the bytes before and after the text: the template. `Template.match` takes a
-block, checks that it consists of events with these bytes and nothing else, and decodes all texts with one call. JSON that
-differs within one string decodes to the same chunk but for that string, so the chunks are known; `TextBatch` makes them
-when a caller reads them.
+block, checks that it consists of events with these bytes and nothing else, and decodes all texts with one call. Events
+that differ in one string decode to chunks that differ in that string only, so the texts are all there is to decode.
+`TextBatch` makes the chunks when a caller reads them.
 
-Where several choices take turns, their index differs as well. Such a template has two gaps: an index of one digit, and
-the text.
+If several choices take turns, the index of the choice differs as well. Such a template has two gaps: an index of one
+digit, and the text.
 
-A batch is exact for three reasons, each argued beside its code: the gap of a template is the text (`learn_template`);
-the block is nothing but events with the bytes of the template (`Template.match`); the bytes in each gap are one JSON
-string (`_decode_strings`). If any of this fails the block is decoded in another way.
+A batch holds exactly the chunks of its events for three reasons, each argued beside its code: the gap of a template is
+the text (`learn_template`); the block contains only events with the bytes of the template (`Template.match`); the bytes
+in each gap are one JSON string (`_decode_strings`). If one of the checks fails, `ChunkDecoder` decodes the block without
+a template.
 """
 
 from __future__ import annotations
@@ -48,29 +49,29 @@ _DIGITS = {b"%d" % index: index for index in range(10)}
 # A noncharacter, which is valid in a JSON string and which no server sends.
 _PROBE = "\ufdd0"
 
-# Bytes of an event from which on a template is not worth while: of long events there are few in a read.
+# The longest event, in bytes, for which a template is used. A read holds few long events, so a template saves little.
 _MAX_EVENT = 2 * 1024
-# Bytes at the end of two events that have to be equal, for a template to be learned.
+# A template is learned only if the last two events end with this many equal bytes.
 _SAMPLE = 8
-# Blocks to pass over, at most, before another template is learned.
+# The largest number of blocks that are skipped before the decoder learns another template.
 _MAX_BACKOFF = 63
 _last = itemgetter(slice(-1, None))
 
 
 class BatchDecoder:
-    """Decodes blocks by a template, and learns the template from the blocks that were decoded otherwise.
+    """Decodes blocks by a template, and learns the template from blocks that were decoded without one.
 
-    To learn takes as long as to decode several events. Where no event is like the one before, each template is learned
-    in vain; the decoder then passes over twice as many blocks as before the last template.
+    Learning a template takes as long as decoding several events. If no event is like the event before it, every template
+    is useless. The decoder therefore skips blocks before it learns again: twice as many after each useless template.
     """
 
     def __init__(self) -> None:
         self._template: Template | None = None
         self._backoff = 0
-        self._to_pass = 0  # blocks until a template is learned again
+        self._to_pass = 0  # blocks to skip before the next template is learned
 
     def decode(self, block: bytes) -> TextBatch | None:
-        """Decode a block of whole events if all of them fit the template; else return None."""
+        """Decode a block of whole events; return None unless all of them fit the template."""
         if self._template is None or block.find(b"\n") > _MAX_EVENT:
             return None
         batch = self._template.match(block)
@@ -83,13 +84,13 @@ class BatchDecoder:
 
         Args:
             block: The events.
-            chunks: The chunks that they were decoded to.
+            chunks: The chunks that the events were decoded to.
         """
         if self._to_pass:
             self._to_pass -= 1
             return
-        start = block.rfind(b"\n", 0, -len(_END)) + 1 + len(_HEAD)  # of the last payload
-        end = start - len(_JOINT)  # of the payload before
+        start = block.rfind(b"\n", 0, -len(_END)) + 1 + len(_HEAD)  # start of the last payload
+        end = start - len(_JOINT)  # end of the payload before it
         if end > _SAMPLE and block[end - _SAMPLE : end] != block[-len(_END) - _SAMPLE : -len(_END)]:
             return  # a template of the last event would not even match the event before
         self._to_pass = self._backoff = min(2 * self._backoff + 1, _MAX_BACKOFF)
@@ -98,13 +99,13 @@ class BatchDecoder:
 
 
 class Template:
-    """The bytes that events have in common: all but a text, or all but an index of a choice and a text behind it.
+    """The bytes that events have in common, with gaps for the text and, if choices take turns, for the choice's index.
 
     Args:
         before: Bytes of a payload before the first gap.
-        after: Bytes behind the text.
+        after: Bytes after the text.
         between: Bytes between an index of one digit and the text; empty if the text is the only gap.
-        field: Where the text stands: a field of the delta, or the arguments of its only tool call.
+        field: The place of the text: a field of the delta, or the arguments of its only tool call.
         choice: Index of the choice, unless the index is a gap.
         make: Makes the chunks of such events from their texts and indices.
     """
@@ -126,13 +127,14 @@ class Template:
         self._field: TextField = field
         self._choice = choice
         self._make = make
-        # One gap: the text in a payload. Two gaps: see `_match_choices`. An itemgetter cuts all pieces in one `map`.
+        # With one gap, cut the text out of a payload; for two gaps see `_match_choices`. An itemgetter lets one `map` cut
+        # all pieces without a call of Python for each.
         tail = -len(self._joint) - 1
         self._cut_text = itemgetter(slice(0, tail) if between else slice(len(before), -len(after)))
         self._cut_joint = itemgetter(slice(tail, -1))
 
     def match(self, block: bytes) -> TextBatch | None:
-        """Take the texts out of a block; None if there is anything in the block but events of this template.
+        """Decode the texts of a block; return None if the block holds anything except events of this template.
 
         Args:
             block: Bytes that begin and end at an event's boundary.
@@ -147,8 +149,8 @@ class Template:
             pieces = [middle]
             if _LF in middle:
                 pieces = list(map(self._cut_text, block[len(_HEAD) : -len(_END)].split(_JOINT)))
-                # The cut takes bytes off both ends of a payload without looking at them. If they are put back and the
-                # block is the same again, they were those of the template.
+                # The cut removes bytes from both ends of each payload unseen. If joining the pieces with the bytes of the
+                # template gives the same block again, the removed bytes were those of the template.
                 if self._joint.join(pieces) != middle:
                     return None
             texts = _decode_strings(pieces)
@@ -161,7 +163,7 @@ class Template:
         )
 
     def _match_choices(self, middle: bytes) -> TextBatch | None:
-        """Take texts and indices out of a block, without the bytes before the first index and behind the last text."""
+        """Decode texts and indices of a block from which the bytes before the first index and after the last text are cut."""
         first, *pieces = middle.split(self._between)
         if not pieces:
             return None
@@ -178,10 +180,10 @@ class Template:
 
 
 def _decode_strings(pieces: list[bytes]) -> list[str] | None:
-    """Decode the bytes between the quotation marks of JSON strings; None if a piece is not exactly one string.
+    """Decode the contents of JSON strings, given without quotation marks; None if a piece is not exactly one string.
 
-    Each piece is put on a line of its own, between quotation marks. No JSON string holds a LF, so that at least one string
-    begins with each piece: there are as many strings as pieces only if each piece is one string.
+    Each piece is put on a line of its own, between quotation marks. A JSON string cannot contain a LF, so at least one
+    string begins on each line. If the number of strings equals the number of pieces, each piece is exactly one string.
     """
     strings = _decode_lines(b'"' + b'"\n"'.join(pieces) + b'"')
     return strings if len(strings) == len(pieces) else None
@@ -192,11 +194,11 @@ def learn_template(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Tem
 
     Args:
         payload: The event's data, on one line.
-        chunks: The chunk that it was decoded to, behind those of the events before it.
+        chunks: The chunks of the events before it, and its own chunk as the last.
 
     Returns:
-        The template of the event; None if the chunk holds more than one piece of text, or if its text does not stand
-        in the payload exactly once.
+        The template of the event; None if the chunk does not hold exactly one text, or if the payload does not contain
+        the text exactly once.
     """
     chunk = chunks[-1]
     found = _find_text(chunk)
@@ -212,21 +214,21 @@ def learn_template(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Tem
     probe = _PROBE + text
 
     def is_template(start: bytes, index: int) -> bool:
-        # Are these bytes the text? The text may be written with escapes, and the same characters may stand elsewhere: as
-        # a key, as another field, or across the quotation marks of two strings. Therefore the payload is decoded once
-        # with a noncharacter put in front of the text. Inside a string this changes the string: if it is not the text,
-        # the chunk is not the expected one. Outside of a string it is invalid JSON.
+        # The bytes that were found may not be the text. The text may be written with escapes, and its characters may occur
+        # elsewhere: as a key, in another field, or across the quotation marks of two strings. Therefore the payload is
+        # decoded once more with a noncharacter put in front of these bytes. Inside the text, the chunk changes as expected.
+        # Inside any other string, another part of the chunk changes. Outside of strings the payload becomes invalid JSON.
         try:
             probed = _decode(start + msgspec.json.encode(probe) + after)
         except DECODE_ERRORS:
             return False
         for choice in probed.choices:
             normalize_message(choice.delta)
-        # This also shows that the payload holds nothing that `make` leaves out.
+        # Equality also proves that the payload holds no field that `make` leaves out.
         return make([probe], [index]) == [probed]
 
     if field != "arguments" and any(choice.index != index for each in chunks for choice in each.choices):
-        # Several choices take turns. Another index in the place of this one proves that this place is the index.
+        # Several choices take turns. If another digit in this place gives a chunk with that index, the place is the index.
         head, name, rest = before.rpartition(_INDEX)
         if is_template(head + name + b"7" + rest[1:], 7):
             return Template(
@@ -238,7 +240,7 @@ def learn_template(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Tem
 
 
 def _find_text(chunk: ChatCompletionChunk) -> tuple[TextField, str] | None:
-    """Return the text of a chunk and its field; None if the chunk has no text, or several."""
+    """Return the field and the text of a chunk; None if the chunk has no text, or several."""
     if len(chunk.choices) != 1:
         return None
     delta = chunk.choices[0].delta
@@ -254,10 +256,10 @@ def _find_text(chunk: ChatCompletionChunk) -> tuple[TextField, str] | None:
 def _make_chunks_like(chunk: ChatCompletionChunk, field: TextField) -> MakeChunks:
     """Return a function that makes chunks like this one, each with another text and index.
 
-    The chunks hold only the fields that a stream repeats in every chunk. To add such a chunk to a completion, behind
-    another of the same choice, adds nothing but its text; `CompletionAssembler.extend` relies on that.
+    The chunks hold only fields that a stream repeats in every chunk. If a completion already contains a chunk of the same
+    choice, such a chunk adds only its text; `CompletionAssembler.extend` relies on that.
     """
-    # Copied now: the chunk belongs to the caller, who may change it.
+    # The fields are copied now: the chunk belongs to the caller, who may change it later.
     id_, created, model, object_ = chunk.id, chunk.created, chunk.model, chunk.object
     fingerprint, tier = chunk.system_fingerprint, chunk.service_tier
     delta = chunk.choices[0].delta

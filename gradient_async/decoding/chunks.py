@@ -1,4 +1,4 @@
-"""Bytes to chunks: a fast path for usual streams, and behind it a tolerant path for all others.
+"""Decodes bytes to chunks: a fast path for usual events, and a tolerant path for all others.
 
 Theory of operation
 ===================
@@ -14,23 +14,24 @@ with it; the tests decode every stream both ways.
 
 Bytes wait in one of three places:
 
-- `_buffer`, pushed but not yet taken by `pull`. A large read is decoded in slices, just ahead of the consumer.
-- `_tail`, the beginning of an event that the network cut, if it is short and has no CR. The rest is joined to it, so that
-  the event takes the fast path nevertheless.
-- `_events`, the beginning of any other unfinished event. `EventDecoder` looks at no byte twice: a large event that
-  arrives in many small reads costs linear time.
+- `_buffer`, for bytes that `push` received and `decode_slice` has not decoded. A large read is decoded in slices, each
+  just before the consumer reads its chunks.
+- `_tail`, for the beginning of an event that the network cut, if it is short and has no CR. The next bytes are joined to
+  it, so that the event takes the fast path after all.
+- `_events`, for the beginning of any other unfinished event. `EventDecoder` never searches a byte twice, so a large event
+  that arrives in many small reads costs linear time.
 
-Half a surrogate pair may wait in `_surrogates`. Four states follow:
+Half a surrogate pair may wait in `_surrogates`. This gives four states:
 
 =========  ==============================================================  ========================================
 idle       nothing waits, the next byte begins an event                    `idle`
-pending    `pull` has bytes to decode                                      `pending` > 0
+pending    `decode_slice` has bytes to decode                              `pending` > 0
 cut        part of an event or of a surrogate pair waits                   `_tail`, or `_aligned` is False
 ended      ``[DONE]`` came, or an error; all that follows is ignored       `done`, `error`
 =========  ==============================================================  ========================================
 
-Errors never overtake chunks. `_fail` only keeps the error, and ends the stream; `feed`, `pull` and `close` raise it once
-they have no chunk to return.
+Errors never overtake chunks. `_fail` ends the stream and keeps the error; `feed`, `decode_slice` and `close` raise the
+error once they have no chunk to return.
 """
 
 from __future__ import annotations
@@ -72,13 +73,13 @@ _CR = 0x0D
 _DONE = b"[DONE]"
 _DONE_EVENT = b"data: [DONE]\n\n"
 
-# Bytes of a slice. A 256 kB read decoded at once would make a thousand chunks before the consumer sees the first, and by
-# then they have left the CPU's cache: the whole stream takes half as long again.
+# The size of a slice in bytes. Decoding a read of 256 kB at once would make a thousand chunks before the consumer sees the
+# first. By then the chunks have left the CPU's cache, and the whole stream takes 1.5 times as long.
 _SLICE = 16 * 1024
-# Bytes up to which a cut event waits in `_tail`, to be copied once more.
+# The longest beginning of a cut event, in bytes, that waits in `_tail`. Joining it to the next bytes copies it once more.
 _MAX_TAIL = 8 * 1024
-# Bytes up to which an event that arrives alone takes the shortest path, which copies the event twice. For a larger event
-# the copies cost more than the view that `plain_objects` makes.
+# The longest event, in bytes, that takes the shortest path when it arrives alone. That path copies the event twice; for a
+# longer event the copies cost more than the view that `plain_objects` makes.
 _MAX_SINGLE = 4 * 1024
 _SHOWN = 200  # bytes of a bad event that the error shows
 
@@ -88,19 +89,19 @@ _DEFAULT_LIMITS = Limits()
 class ChunkDecoder:
     """Incremental decoder of one stream of chat completion chunks.
 
-    Call `feed` with each read and `close` at the end; or `push` a read, and `pull` until nothing is `pending`. Errors
-    never overtake chunks: all chunks received before an error are returned first, and the next call raises. Errors
-    have ``partial=None``; the caller knows what was assembled.
+    Call `feed` with each read and `close` at the end; or `push` a read, and call `decode_slice` until nothing is `pending`.
+    Errors never overtake chunks: all chunks received before an error are returned first, and the next call raises. Errors
+    have ``partial=None``, because the decoder does not assemble a completion.
 
     Args:
         limits: Limits on what a server may send.
         strict: Refuse invalid UTF-8; by default it is replaced by U+FFFD.
         on_bad_event: ``"raise"``, or ``"skip"`` for gateways that mix other text into the stream.
         n: Number of choices that were asked for. A chunk with an index of a choice or tool call beyond ``limits`` is
-            then refused before the caller sees it. None leaves that to the assembler.
+            then refused before the caller sees it. With None, only the assembler checks indices.
 
     Attributes:
-        done: Whether ``[DONE]`` came. Bytes behind it are ignored.
+        done: Whether ``[DONE]`` came. Bytes after it are ignored.
         events: Number of events with data, ``[DONE]`` not counted.
         anomalies: Number of events that were repaired or skipped.
         error: The error that the next call raises, or None.
@@ -108,7 +109,7 @@ class ChunkDecoder:
         idle: Whether all bytes are decoded and the next byte begins an event.
     """
 
-    # 2 % of the time of a chunk, here and in the assembler.
+    # Slots save 2 % of the time of a chunk, here and in the assembler together.
     __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_indices", "_max_block", "_max_single",
                  "_max_tail", "_skip", "_strict", "_surrogates", "_tail", "anomalies", "done", "error", "events",
                  "idle", "pending")  # fmt: skip
@@ -125,17 +126,17 @@ class ChunkDecoder:
         self._call_indices = range(limits.tool_calls)
         self._strict = strict
         self._skip = on_bad_event == "skip"
-        # The fast path does not count bytes: in a block smaller than every limit, no event and no line exceeds one.
+        # The fast path does not measure events: in a block smaller than both limits, no event or line exceeds its limit.
         self._max_block = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
         self._max_tail = min(_MAX_TAIL, self._max_block)
         self._max_single = min(_MAX_SINGLE, self._max_block)
         self._events = EventDecoder(max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes)
         self._batches = BatchDecoder()
         self._buffer = b""
-        self.pending = 0  # the last bytes of the buffer
+        self.pending = 0  # how many of the last bytes of the buffer are not decoded
         self._tail = b""
-        # Whether the next block begins an event: only then may the fast path take it. False at first, because a byte
-        # order mark may come.
+        # Whether the next block begins at the beginning of an event, as the fast path requires. False at first, because
+        # the stream may begin with a byte order mark.
         self._aligned = False
         self.idle = False
         self._surrogates = SurrogateJoiner()
@@ -156,8 +157,8 @@ class ChunkDecoder:
             StreamLimitError: If a limit is exceeded.
         """
         if self.idle and len(data) <= self._max_single:
-            # Most reads bring one event, whole. The shortest path cuts nothing and holds nothing back. Two `partition`
-            # calls prove that the read is ``data: ``, one line and a blank line: the first LF is the last byte but one.
+            # Most reads bring exactly one whole event. This shortest path cuts nothing and holds nothing back. Two calls of
+            # `partition` prove that the read is ``data: ``, one line and a blank line.
             line, _, rest = data.partition(b"\n")
             start, _, payload = line.partition(b"data: ")
             if rest == b"\n" and not start and _CR not in payload:
@@ -167,7 +168,7 @@ class ChunkDecoder:
                 except DECODE_ERRORS:
                     pass
                 else:
-                    # The same conditions as in `_normalize_all`; a call here would be one more for each chunk.
+                    # The conditions of `_normalize_all`, repeated here to save a call for each chunk.
                     if (
                         chunk._error is None
                         and (delta := choice.delta)._reasoning is None
@@ -184,9 +185,9 @@ class ChunkDecoder:
                         self.events += 1
                         return [chunk]
         self.push(data)
-        chunks = list(self._decode_slice())
+        chunks = list(self._decode_next())
         while self.pending:
-            chunks += self._decode_slice()
+            chunks += self._decode_next()
         if self.error is not None and not chunks:
             raise self.error
         return chunks
@@ -194,11 +195,11 @@ class ChunkDecoder:
     def close(self) -> list[ChatCompletionChunk]:
         """End the stream; return the chunk of a last event that lacks only its blank line.
 
-        A last event whose JSON is torn is dropped. Whether the completion is whole is not judged here:
-        `CompletionAssembler.complete` tells.
+        A last event whose JSON is cut is dropped. Use `CompletionAssembler.complete` to learn whether the completion is
+        whole.
 
         Raises:
-            StreamError: As `feed`.
+            StreamError: The same errors as in `feed`.
         """
         chunks = self.feed(b"")
         if self.error is None and not self.done:
@@ -211,7 +212,7 @@ class ChunkDecoder:
         return chunks
 
     def push(self, data: bytes) -> None:
-        """Take bytes off the wire; `pull` decodes them in slices.
+        """Take bytes off the wire; `decode_slice` decodes them.
 
         Args:
             data: Any number of bytes, cut anywhere.
@@ -222,17 +223,17 @@ class ChunkDecoder:
         self.pending = len(self._buffer)
         self.idle = False
         if self.events == 0:
-            # Without this look the first block would take the tolerant path; a short stream has no other.
+            # Without this check the first block would take the tolerant path, and a short stream has only one block.
             self._events.check_bom(self._buffer)
             self._aligned = self._events.idle
 
-    def pull(self) -> Sequence[ChatCompletionChunk]:
-        """Decode the next slice of the bytes that were pushed; return its chunks, which may be none.
+    def decode_slice(self) -> Sequence[ChatCompletionChunk]:
+        """Decode the next slice of the bytes that were pushed; return its chunks, if there are any.
 
         Raises:
-            StreamError: As `feed`.
+            StreamError: The same errors as in `feed`.
         """
-        chunks = self._decode_slice()
+        chunks = self._decode_next()
         if self.error is not None and not chunks:
             raise self.error
         return chunks
@@ -249,7 +250,7 @@ class ChunkDecoder:
 
     # Blocks
 
-    def _decode_slice(self) -> Sequence[ChatCompletionChunk]:
+    def _decode_next(self) -> Sequence[ChatCompletionChunk]:
         block = self._next_block()
         chunks: Sequence[ChatCompletionChunk] = ()
         if block:
@@ -259,15 +260,15 @@ class ChunkDecoder:
         return chunks
 
     def _next_block(self) -> bytes:
-        """Take a slice off the buffer, ending with an event if possible, and put the tail before it."""
+        """Return the tail and the next slice of the buffer as one block, which ends with an event if possible."""
         data = self._buffer
         end = len(data)
         start = end - self.pending
         if self.pending > _SLICE:
             end = end_of_slice(data, start, start + _SLICE)
         self.pending -= end - start
-        # A slice is a copy of its bytes, made once; a slice of the whole is the same object. Joining the tail to the
-        # slice and not to the read copies 16 kB at most.
+        # Slicing copies the bytes once, or not at all if the slice is the whole buffer. The tail is joined to the slice
+        # and not to the buffer, so that joining copies 16 kB at most.
         block = data[start:end]
         if self._tail:
             block = self._tail + block
@@ -278,14 +279,14 @@ class ChunkDecoder:
         if self._aligned and not block.endswith(b"\n\n"):
             cut = block.rfind(b"\n\n")
             cut = cut + 2 if cut >= 0 else 0
-            # Where lines end in CR, a blank line may be there without LF LF: `EventDecoder` has to dispatch the event.
+            # If lines end with CR, a blank line may be present without LF LF: only `EventDecoder` can dispatch that event.
             if len(block) - cut <= self._max_tail and _CR not in block:
                 self._tail = block[cut:]
                 block = block[:cut]
         return block
 
     def _decode_block(self, block: bytes) -> Sequence[ChatCompletionChunk] | None:
-        """Decode a block of usual events: the fast path. Return None, and change nothing, if any is unusual."""
+        """Decode a block of usual events: the fast path. Return None, and change nothing, if an event is unusual."""
         done = block.endswith(_DONE_EVENT)
         if done:
             block = block[: -len(_DONE_EVENT)]
@@ -327,7 +328,8 @@ class ChunkDecoder:
 
         Args:
             block: The next bytes.
-            last: Whether the stream ends with them; an unfinished event then counts if it is whole.
+            last: Whether the stream ends with these bytes. A last event without its blank line is then decoded if its
+                data is whole.
         """
         try:
             events = self._events.feed(block)
@@ -352,14 +354,14 @@ class ChunkDecoder:
                 break
             if chunk is not None:
                 chunks.append(chunk)
-        # The events came before the bytes that exceed the limit: behind [DONE] or an error the limit does not matter.
+        # The events above came before the bytes that exceed a limit. After [DONE] or an error, a limit does not matter.
         if self._events.error is not None and not self.done:
             self._fail(self._events.error)
         self._aligned = self._events.idle and not self._surrogates.high
         return chunks
 
     def _decode_event(self, data: bytes, name: str) -> ChatCompletionChunk | None:
-        """Decode one event; None if it is a keep-alive, or skipped."""
+        """Decode one event; return None if it is a keep-alive, or if it is skipped."""
         if name == "error":
             body = loads_or_none(data)
             raise server_error(describe_error(data.decode("utf-8", "replace") if body is None else body))
@@ -367,7 +369,7 @@ class ChunkDecoder:
             chunk = _decode(data)
         except DECODE_ERRORS:
             return self._decode_odd_event(data)
-        # The typed decoder drops unknown fields, in which the error may be: the choices are missing then.
+        # An error in a field that the typed decoder does not know is lost in `chunk`, but such an event has no choices.
         if chunk._error is not None or not chunk.choices:
             error = find_error(loads_or_none(data))
             if error is not None:
@@ -423,7 +425,7 @@ class ChunkDecoder:
                     [choice] = chunk.choices
                 except ValueError:
                     if not chunk.choices:
-                        return False  # usage; or an error, which `find_error` recognizes
+                        return False  # the event is usage, or an error, which `find_error` recognizes
                     for choice in chunk.choices:
                         self._normalize(choice)
                 else:
@@ -443,7 +445,7 @@ class ChunkDecoder:
                 if chunk._error is not None:
                     return False
         except StreamError:
-            return False  # the tolerant path raises it again, behind the chunks that come before
+            return False  # the tolerant path raises the error again, after the chunks before it
         return True
 
     def _normalize(self, choice: ChunkChoice) -> None:
@@ -470,7 +472,7 @@ class ChunkDecoder:
         return self._surrogates.release()
 
     def _fail(self, error: StreamError) -> None:
-        """End the stream with an error; the first counts, as a limit may be exceeded behind an error in one block."""
+        """End the stream with an error. The first error counts: the same block may exceed a limit after an error."""
         if self.error is None:
             error.events = self.events
             self.error = error
@@ -482,5 +484,5 @@ class ChunkDecoder:
 
 
 def _is_whole(event: Event) -> bool:
-    """Whether an event without its blank line is whole; the JSON of a torn event does not parse."""
+    """Whether the data of an event without its blank line is whole; JSON that is cut does not parse."""
     return event.type == "error" or event.data.strip() == _DONE or is_object(loads_or_none(event.data))

@@ -19,7 +19,7 @@ from .normalize import DECODE_ERRORS, is_object, loads
 
 _MAX_NAME = 200  # characters of a code, a type or an id
 _MAX_TEXT = 2048  # characters to keep of a body that is not JSON
-_MAX_DEPTH = 3  # levels of objects and lists in which a message is looked for
+_MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,9 +79,8 @@ def describe_error(body: Any) -> ErrorBody:
     kind = details.get("type") or details.get("error_type")
     code = details.get("code")
     if code is None and error is outer and not outer.get("object"):
-        code = outer.get(
-            "id"
-        )  # DigitalOcean's shape: the id names the kind of error, and is not that of a completion
+        # In DigitalOcean's shape the id names the kind of error. With a field `object`, the id would be a completion's.
+        code = outer.get("id")
     return ErrorBody(
         message=escape(_message_of(message) or _message_of(kind)),
         code=_name(code),
@@ -98,7 +97,7 @@ def _is_error(body: dict[str, Any]) -> bool:
         return True
     if isinstance(body.get("choices"), list):
         return False
-    # An error without content is an error; null, false and 0 say that there is none.
+    # An empty string, object or list is an error too; null, false and 0 mean that there is no error.
     if error is not None and error != 0:
         return True
     return any(body.get(name) for name in ("message", "detail", "code"))
@@ -118,7 +117,7 @@ def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamSe
 
 
 def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
-    """Return the message in a value on one line; FastAPI sends a list of problems, each with its place."""
+    """Return the message in a value as one line; FastAPI sends a list of problems, each with its location."""
     if is_object(value):
         inner = value.get("message") or value.get("detail") or value.get("msg") or value.get("type")
         message = _message_of(inner, depth - 1) if depth else ""
@@ -137,7 +136,7 @@ def _name(value: Any) -> str | None:
 
 
 def _without_tags(text: str) -> str:
-    """Return the text of a gateway's HTML page, roughly: all text outside of tags, white space folded."""
+    """Return the approximate text of a gateway's HTML page: everything outside of tags, with white space collapsed."""
     words: list[str] = []
     for piece in text[:4096].split("<"):
         tag, closed, rest = piece.partition(">")

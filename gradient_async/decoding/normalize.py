@@ -1,11 +1,11 @@
-"""Messages in the shapes that servers send, brought to the documented shape.
+"""Brings messages from the shapes that servers send to the documented shape.
 
 Theory of operation
 ===================
 
 The typed decoder of msgspec refuses a message if any known field has the wrong type. Servers send many such fields that
-do no harm: an id that is a number, counts that are null, content as a list of parts. The message is then decoded once
-more, to plain data, by `loads`; the plain data is repaired in place; and `msgspec.convert` has the last word.
+do no harm: an id that is a number, counts that are null, content as a list of parts. In that case `loads` decodes the
+message once more, to plain data; the functions below repair the plain data in place; and `msgspec.convert` checks it.
 
 The repairs cover shapes that servers are known to send. A field on which nothing depends is dropped if it cannot be
 repaired. A field on which the completion depends, such as an index or the text, is left as it is, so that `convert`
@@ -31,20 +31,20 @@ from ..types import (
     CompletionUsage,
 )
 
-# The errors of decoding. Those of msgspec, JSONDecodeError and UnicodeDecodeError are ValueErrors; both decoders of JSON
-# raise RecursionError as well.
+# The errors that decoding raises. msgspec's errors, JSONDecodeError and UnicodeDecodeError are ValueErrors; msgspec and
+# `json` both raise RecursionError for data that is nested too deep.
 DECODE_ERRORS = (ValueError, RecursionError)
 
 # Fields of a delta that are text.
 TEXT_FIELDS = ("content", "reasoning_content", "refusal")
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_MAX_DIGITS = 18  # of a whole number; every number of so many digits fits 64 bits
+_MAX_DIGITS = 18  # digits of a whole number; every number of 18 digits fits in 64 bits
 _VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
 
 
 def describe_decode_error(error: ValueError | RecursionError) -> str:
-    """Say what one of `DECODE_ERRORS` found; the text of a RecursionError speaks of Python, not of the data."""
+    """Describe one of `DECODE_ERRORS`; the text of a RecursionError describes Python's stack, not the data."""
     return "nested too deep" if isinstance(error, RecursionError) else str(error)
 
 
@@ -61,7 +61,7 @@ def well_formed(text: str) -> str:
 
 
 def _int(digits: str) -> float:
-    # `int` refuses more than 4,300 digits, and takes quadratic time up to there.
+    # `int` refuses more than 4,300 digits, and its time is quadratic in the number of digits.
     return int(digits) if len(digits) <= _MAX_DIGITS else math.inf
 
 
@@ -72,8 +72,8 @@ def _constant(_name: str) -> float:
 def loads(data: bytes) -> Any:
     """Decode JSON as servers write it, to plain data. Invalid UTF-8 becomes U+FFFD.
 
-    Numbers that JSON does not have, or that nothing counts with, become infinite: NaN, Infinity, 1e999, whole numbers of
-    more than 18 digits. `clean` turns them into None; until then a repair can tell them from null.
+    Numbers that are not valid JSON or too large to be of use become infinity: NaN, Infinity, 1e999, whole numbers of more
+    than 18 digits. `clean` turns infinity into None; before that, the repairs can tell such a number from null.
 
     Raises:
         ValueError: If the data is not JSON.
@@ -154,7 +154,7 @@ class SurrogateJoiner:
         self.high: dict[tuple[int, str], str] = {}
 
     def join(self, chunk: ChatCompletionChunk) -> None:
-        """Put the other half before the text of a delta, hold back a high surrogate at its end, replace lone ones."""
+        """Complete a pair at the start of a delta's text, hold back a high surrogate at its end, replace lone halves."""
         for choice in chunk.choices:
             delta = choice.delta
             finished = choice.finish_reason is not None  # then no other half is expected
@@ -221,7 +221,7 @@ def _repaired_logprobs(logprobs: Any) -> ChoiceLogprobs | None:
     try:
         return msgspec.convert(logprobs, ChoiceLogprobs | None, strict=False)
     except msgspec.ValidationError:
-        return None  # the shape of another API
+        return None  # log probabilities in the shape of another API
 
 
 def _repair_entries(entries: Any) -> None:
@@ -313,7 +313,7 @@ def _repair_usage(body: dict[str, Any]) -> None:
     try:
         body["usage"] = msgspec.convert(usage, CompletionUsage, strict=False)
     except msgspec.ValidationError:
-        # An unknown shape: keep the counts at its top.
+        # The shape is unknown: keep the counts at its top level.
         kept = {name: value for name, value in usage.items() if type(value) is int}
         body["usage"] = msgspec.convert(kept, CompletionUsage) if kept else None
 
@@ -323,8 +323,8 @@ def _keep_index(body: dict[str, Any]) -> None:
     if index is None:
         body.pop("index", None)
     elif index == math.inf:
-        # `clean` would make None of it, and the text would go to choice 0.
-        raise msgspec.ValidationError("an index is not a number of 64 bits")
+        # `clean` would turn the index into None, and the text would be added to choice 0.
+        raise msgspec.ValidationError("an index does not fit in 64 bits")
 
 
 def keep_text(body: dict[str, Any], name: str) -> None:
@@ -348,7 +348,7 @@ def keep_number(body: dict[str, Any], name: str) -> None:
 
 
 def clean(value: Any) -> Any:
-    """Return decoded JSON with well formed strings, and None for numbers that are not finite."""
+    """Return decoded JSON with well-formed strings, and with None for numbers that are not finite."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, float):

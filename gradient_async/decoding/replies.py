@@ -1,4 +1,4 @@
-"""Bodies of awaited replies to completions and lists of models: the typed decoder first, then the repairs."""
+"""Decodes the bodies of awaited replies to completions and lists of models, and repairs what the typed decoder refuses."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def decode_completion(content: bytes) -> ChatCompletion:
 
 
 def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -> None:
-    """Refuse a completion that exceeds the limits on choices and tool calls, as a stream of it would be refused.
+    """Refuse a completion that exceeds the limits on choices and tool calls, as its stream would be refused.
 
     Args:
         completion: A whole reply.
@@ -101,7 +101,7 @@ def reply_error(content: bytes) -> ErrorBody | None:
 
 def _finish(completion: ChatCompletion) -> ChatCompletion:
     """Normalize messages, order the choices, and reset the fields that only the session sets."""
-    # A body may name these fields by their encoded names.
+    # A body may contain these fields under their encoded names.
     completion.request_id = None
     completion.rate_limits = None
     completion.attempts = 1
@@ -110,7 +110,7 @@ def _finish(completion: ChatCompletion) -> ChatCompletion:
         normalize_message(choice.message)
     if len(choices) > 1:
         if len({choice.index for choice in choices}) < len(choices):
-            # Some servers give no index, or the same to all choices.
+            # Some servers send no index, or the same index for all choices.
             for index, choice in enumerate(choices):
                 choice.index = index
         choices.sort(key=_index_of)

@@ -1,4 +1,4 @@
-"""Parameters to the JSON of a request, checked before anything is sent: a misspelt name costs no round trip."""
+"""Checks the parameters of a request, and encodes them as JSON. A misspelt name is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DOCUMENTED = {
     "top_p": "0 to 1",
 }
 _MAX_SHOWN = 80  # characters of a refused value
-_WAY_ROUND = "validate=False or extra_body={...} sends it nevertheless"
+_OVERRIDE = "to send it anyway, use validate=False or extra_body={...}"
 
 
 def known_params(*, agent: bool = False) -> frozenset[str]:
@@ -117,7 +117,7 @@ def _part(value: Any) -> Any:
     if isinstance(value, Model):
         data = value.to_dict()
         if "custom" in data:
-            data.pop("function", None)  # a custom call has none; servers refuse the empty one
+            data.pop("function", None)  # a custom call has no function, and servers refuse an empty one
         return data
     return [_part(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
 
@@ -135,7 +135,7 @@ def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
     if parts:
         data["content"] = _with_text(parts, message.content)
         if any(is_object(part) and "thinking" in part for part in parts):
-            data.pop("reasoning_content", None)  # the parts hold it
+            data.pop("reasoning_content", None)  # the parts contain the reasoning
     elif "tool_calls" in data or "function_call" in data:
         data.setdefault("content", None)
     audio = data.get("audio")
@@ -145,7 +145,7 @@ def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
 
 
 def _with_text(parts: list[Any], content: str | None) -> list[Any]:
-    """Return the parts of a message with all of its text: some deltas bring parts, and others plain text."""
+    """Return the parts of a message, with its whole text: some deltas contain parts, and others plain text."""
     texts: list[str] = []
     others: list[Any] = []
     for part in parts:
@@ -239,4 +239,4 @@ def _validate_messages(messages: Any) -> None:
 
 def _invalid(param: str, value: Any, limit: str) -> InvalidRequestError:
     shown = escape(repr(value), _MAX_SHOWN)
-    return InvalidRequestError(f"{param}={shown}: {limit}; {_WAY_ROUND}", param=param)
+    return InvalidRequestError(f"{param}={shown}: {limit}; {_OVERRIDE}", param=param)

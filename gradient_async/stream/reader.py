@@ -250,7 +250,7 @@ class StreamReader:
         """Decode the next slice of what was read; return its chunks, which may be none."""
         self._slices += 1
         try:
-            chunks = self.decoder.pull()
+            chunks = self.decoder.decode_slice()
         except StreamError:
             return ()  # `next_chunks` raises it
         return self._note_content(chunks)

@@ -26,7 +26,7 @@ def pulls(*pieces: bytes, **options: Any) -> list[list[str] | None]:
     told: list[list[str] | None] = []
     for piece in pieces:
         decoder.push(piece)
-        batch = decoder.pull()
+        batch = decoder.decode_slice()
         told.append(batch.texts if isinstance(batch, TextBatch) else None)
     return told
 
@@ -156,13 +156,13 @@ class TestLearn:
         monkeypatch.setattr(batches, "learn_template", counted)
         for at in range(300):
             decoder.push(text("a", id=str(at)))
-            assert not isinstance(decoder.pull(), TextBatch)
+            assert not isinstance(decoder.decode_slice(), TextBatch)
         assert [0, 2, 6, 14, 30, 62, 126, 190, 254] == lessons
         decoder.push(text("b", id="254"))
-        assert isinstance(decoder.pull(), TextBatch)
+        assert isinstance(decoder.decode_slice(), TextBatch)
         for at in range(300, 303):
             decoder.push(text("a", id=str(at)))
-            decoder.pull()
+            decoder.decode_slice()
         assert [300, 302] == lessons[9:]
 
 
@@ -281,9 +281,9 @@ def test_a_slice_begins_with_what_was_held_of_its_first_event(monkeypatch: pytes
     cut = len(text("a")) + 50
     monkeypatch.delattr(ChunkDecoder, "_decode_events")
     decoder.push(wire[:cut])
-    sizes = [len(decoder.pull())]
+    sizes = [len(decoder.decode_slice())]
     decoder.push(wire[cut:])
     while decoder.pending:
-        sizes.append(len(decoder.pull()))
+        sizes.append(len(decoder.decode_slice()))
     assert (400, 5) == (sum(sizes), len(sizes))
     assert decoder.idle

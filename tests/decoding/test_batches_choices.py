@@ -38,7 +38,7 @@ def batch_of(*events: bytes, first: bytes = b"", **options: Any) -> TextBatch | 
     decoder = ChunkDecoder(**options)
     decoder.feed(first or b"".join(events))
     decoder.push(b"".join(events))
-    batch = decoder.pull()
+    batch = decoder.decode_slice()
     expected = ChunkDecoder(**options).feed(b"".join(by_itself(b"".join(events))))
     assert expected == list(batch)
     return batch if isinstance(batch, TextBatch) else None
@@ -148,7 +148,7 @@ class TestSeveral:
             decoder = ChunkDecoder(on_bad_event="skip")
             decoder.feed(b"".join(usual))
             decoder.push(wire)
-            assert not isinstance(decoder.pull(), TextBatch)
+            assert not isinstance(decoder.decode_slice(), TextBatch)
 
     @pytest.mark.parametrize(
         "events",

@@ -213,7 +213,7 @@ class TestClose:
         assert [] == decoder.close()
 
     def test_what_was_pushed_is_decoded_first(self) -> None:
-        """Nobody loses what no `pull` has taken yet."""
+        """Bytes that `decode_slice` has not decoded yet are not lost."""
         decoder = ChunkDecoder()
         decoder.push(text("a" * 9000) + text("b") + text("c")[:-1])
         assert ["a" * 9000, "b", "c"] == [chunk.choices[0].delta.content for chunk in decoder.close()]

@@ -95,7 +95,7 @@ class TestErrors:
         calls: list[Callable[[], object]] = [
             lambda: decoder.feed(b""),
             lambda: decoder.feed(text("b")),
-            decoder.pull,
+            decoder.decode_slice,
             decoder.close,
         ]
         for call in calls:

@@ -67,7 +67,7 @@ class TestAlone:
     def test_it_does_not_overtake_what_was_pushed(self) -> None:
         decoder = ChunkDecoder()
         decoder.push(text("a" * 10_000) + text("b" * 10_000))
-        decoder.pull()
+        decoder.decode_slice()
         assert ["b" * 10_000, "c"] == contents([chunk.to_dict() for chunk in decoder.feed(text("c"))])
 
     def test_nor_an_error(self) -> None:

@@ -1,4 +1,4 @@
-"""`ChunkDecoder.push` and `pull`, and any stream cut anywhere."""
+"""`ChunkDecoder.push` and `decode_slice`, and any stream cut anywhere."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def pull_all(decoder: ChunkDecoder) -> tuple[list[ChatCompletionChunk], list[int
     slices: list[int] = []
     while decoder.pending:
         before = decoder.pending
-        chunks += decoder.pull()
+        chunks += decoder.decode_slice()
         slices.append(before - decoder.pending)
     return chunks, slices
 
 
 class TestSlices:
-    """`push` and `pull`: a large read is decoded piecemeal, just ahead of its consumer."""
+    """`push` and `decode_slice`: a large read is decoded slice by slice, just ahead of its consumer."""
 
     def test_a_pull_takes_about_16_kb(self) -> None:
         decoder = ChunkDecoder()
@@ -41,12 +41,12 @@ class TestSlices:
         assert max(slices) <= 16384
         assert min(slices[:-1]) > 15_000
         assert decoder.idle
-        assert () == decoder.pull()
+        assert () == decoder.decode_slice()
 
     def test_an_event_larger_than_a_slice_is_taken_whole(self) -> None:
         decoder = ChunkDecoder()
         decoder.push(text("x" * 20_000) + text("y") + text("z" * 20_000))
-        assert [1, 1, 1] == [len(decoder.pull()) for _ in range(3)]
+        assert [1, 1, 1] == [len(decoder.decode_slice()) for _ in range(3)]
         assert 0 == decoder.pending
 
     @pytest.mark.parametrize(
@@ -76,9 +76,9 @@ class TestSlices:
         decoder = ChunkDecoder()
         wire = text("a" * 10_000) * 3
         decoder.push(wire[:24_000])
-        assert 1 == len(decoder.pull())
+        assert 1 == len(decoder.decode_slice())
         decoder.push(wire[24_000:])
-        chunks = [chunk for _ in range(3) for chunk in decoder.pull()]
+        chunks = [chunk for _ in range(3) for chunk in decoder.decode_slice()]
         assert 2 == len(chunks)
         assert 0 == decoder.pending
 
@@ -91,9 +91,9 @@ class TestSlices:
     def test_errors_wait_for_the_next_pull(self) -> None:
         decoder = ChunkDecoder()
         decoder.push(text("a") + raw('{"error":"x"}') + text("b"))
-        assert 1 == len(decoder.pull())
+        assert 1 == len(decoder.decode_slice())
         with pytest.raises(StreamServerError):
-            decoder.pull()
+            decoder.decode_slice()
         assert 0 == decoder.pending
 
     def test_idle_says_that_nothing_waits(self) -> None:
@@ -106,7 +106,7 @@ class TestSlices:
         for data in (text("a"), text("b")[:9], text("b")[9:], text("x" * 9000)[:-1], b"\n", half, rest, DONE):
             decoder.push(data)
             assert not decoder.idle
-            decoder.pull()
+            decoder.decode_slice()
             states.append(decoder.idle)
         assert [True, False, True, False, True, False, True, False] == states
 

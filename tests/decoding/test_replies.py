@@ -271,7 +271,7 @@ class TestRefusals:
             (b'{"detail":"no"}', "it is an error: no"),
             (b'{"error":{"message":"busy"},"choices":[{"message":{"content":"a"}}]}', "it is an error: busy"),
             (b"[" * 200_000, "nested too deep"),
-            (b'{"choices":[{"index":1e999}]}', "an index is not a number"),
+            (b'{"choices":[{"index":1e999}]}', "an index does not fit in 64 bits"),
         ],
     )
     def test_of_what_is_no_completion(self, body: bytes, words: str) -> None:

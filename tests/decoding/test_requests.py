@@ -102,7 +102,7 @@ class TestLimits:
         error = raised.value
         assert name == error.param
         assert error.message.startswith(f"{name}={value!r}"[:60])
-        assert error.message.endswith("; validate=False or extra_body={...} sends it nevertheless")
+        assert error.message.endswith("; to send it anyway, use validate=False or extra_body={...}")
         assert isinstance(error, ValueError)
         assert value is checked(**{name: value}, validate=False)[name]
 

@@ -29,7 +29,7 @@ def reply(name: str = "content", index: int = 0) -> Handler:
     decoder = ChunkDecoder()
     decoder.feed(begin)
     decoder.push(run)
-    assert isinstance(decoder.pull(), TextBatch)
+    assert isinstance(decoder.decode_slice(), TextBatch)
     assert len(run) > 8000
     return reply_writes([HEAD + begin, 0.02, run, 0.02, sse(chunk(finish_reason="stop", index=index))])
 
@@ -206,6 +206,6 @@ def test_a_run_is_a_sign_of_life_where_its_chunks_are(called: bool) -> None:
     decoder = ChunkDecoder()
     decoder.feed(sse(piece("a"), done=False))
     decoder.push(sse(piece(""), piece(""), done=False))
-    run = decoder.pull()
+    run = decoder.decode_slice()
     assert isinstance(run, TextBatch)
     assert (called, called) == (has_content(run), has_content(list(run)))
