@@ -2,7 +2,7 @@
 
     from gradient_async import AsyncGradient
 
-aiohttp is not loaded here: it takes longer than all of this, and is loaded with the first request.
+Importing this package does not load aiohttp, which takes longer to load than the package; the first request loads it.
 """
 
 from ._version import __version__

@@ -46,7 +46,7 @@ class Timeout(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, value: Any) -> Timeout:
-        """Convert a timeout in any form that users of other clients know.
+        """Convert a timeout from any of the forms that other clients accept.
 
         Args:
             value: A `Timeout`; seconds, which apply to every limit but ``connect`` (5 at most) and ``total`` (None);
@@ -76,11 +76,11 @@ DEFAULT_MAX_RETRIES = 2
 
 
 class Retry(msgspec.Struct, frozen=True, kw_only=True):
-    """When to retry, and how long to wait before; ``max_retries`` of the client limits the number of retries.
+    """When to retry, and how long to wait before a retry; the client's ``max_retries`` limits the number of retries.
 
     Attributes:
         budget: Maximum number of seconds for all waits of one call; if a wait exceeds it, the call fails at once.
-        max_backoff: Longest wait where the server asks for none, in seconds.
+        max_backoff: Longest wait in seconds if the server does not ask for one.
         ambiguous: Whether to retry if the server may have done the work: no reply after the request was sent, and
             504. You may pay twice.
     """
@@ -99,7 +99,7 @@ _MAY_BE_UNLIMITED = frozenset({"event_bytes", "line_bytes", "body_bytes", "compl
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Maximum of everything that a server may send; the error for an exceeded limit names the limit.
+    """Maximum sizes and counts of everything that a server may send; the error for an exceeded limit names the limit.
 
     The sizes of events, lines, bodies and completions may be None, which is no limit.
 
@@ -111,7 +111,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         error_body_seconds: Time to read the body of an error, in seconds.
         completion_bytes: Text, reasoning, refusals and arguments of an assembled completion, in characters.
         buffered_bytes: Text queued for the iterators of one stream that lag behind, in characters.
-        choices: Choices of a reply; the n of a request counts if it is larger.
+        choices: Choices of a reply, or the ``n`` of the request if that is larger.
         tool_calls: Tool calls of one choice.
         drain_seconds: Time to wait for the end of the HTTP body after ``[DONE]``, in seconds.
         drain_bytes: Bytes to read of the HTTP body after ``[DONE]``.
@@ -185,7 +185,7 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
 
 
 def from_env(environ: Mapping[str, str]) -> dict[str, str]:
-    """Read options from environment variables; of several variables for one option the first counts.
+    """Read options from environment variables; an option takes the first of its variables that is set.
 
     Args:
         environ: Usually ``os.environ``. An empty value counts as unset.
@@ -221,7 +221,7 @@ def resolve(
         return _resolve(options, environ, allow_insecure_http=allow_insecure_http)
     except ConfigurationError as error:
         problem = error.message
-    # Raised anew, without the frames of `_resolve`: a traceback may show locals, and theirs hold keys.
+    # The error is raised again without the frames of `_resolve`: a traceback may show their locals, which hold keys.
     del options, environ
     raise ConfigurationError(problem)
 
@@ -254,7 +254,7 @@ def _resolve(
         agent_url = url_of("base_url", agent_base)
     elif agent_endpoint:
         agent_url = url_of("agent_endpoint", agent_endpoint) + "/api/v1"
-    # A personal access token is accepted for inference as well; it comes last, since it permits much more than that.
+    # A personal access token is accepted for inference too, but is tried last, because it permits far more than inference.
     model_key = (
         arguments.get("model_access_key")
         or arguments.get("api_key")
@@ -310,6 +310,6 @@ def _is_private(host: str) -> bool:
         if re.fullmatch(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*", name):
             return False  # resolvers read such a name as an address: 134744072 is 8.8.8.8
         if not name.isascii():
-            return False  # in such a name other characters than a dot separate labels, too
+            return False  # other characters than a dot may separate the labels of such a name
         return "." not in name or name.endswith((".localhost", ".internal", ".local"))
     return address.is_private or address.is_loopback or address.is_link_local

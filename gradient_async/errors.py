@@ -10,7 +10,7 @@ GradientError
     │   └── APITimeoutError (TimeoutError)  a time limit was exceeded
     ├── APIResponseValidationError          a reply of status 2xx without the documented content
     ├── APIStatusError                      the server answered with an error; one class for each status
-    └── StreamError                         a stream ended badly; `.partial` holds all that was received
+    └── StreamError                         a stream failed; `.partial` holds all that was received
         ├── StreamInterruptedError          (APIConnectionError) the connection was lost
         ├── StreamTimeoutError              (APITimeoutError) no content came within a time limit
         ├── StreamTruncatedError            the stream ended in good order, but too early
@@ -150,14 +150,14 @@ class APIError(GradientError):
         request_id: The server's id of the request.
         body: The error as the server sent it: decoded JSON, or the beginning of the text; the whole body is in
             ``response.content``.
-        code: The server's code of the error. The library's own codes "tls" and "reply_begun" mark a lost
+        code: The server's code for the error. The library's own codes "tls" and "reply_begun" mark a lost
             connection after which no retry is made.
         type: The server's type of the error.
         param: The parameter that the server refused.
         retry_after: Seconds to wait before a retry, if the server stated them.
         rate_limits: Rate limits in the headers of the reply.
         phase: The phase that failed: connect, send, response, body, first_token, idle, total.
-        ambiguous: Whether the server may have done the work nevertheless.
+        ambiguous: Whether the server may have done the work although the request failed.
         attempts: Number of requests that were made.
         elapsed: Seconds from the call to the error.
     """
@@ -294,7 +294,7 @@ class RateLimitError(APIStatusError):
 
 
 class QuotaExceededError(RateLimitError):
-    """429 that no wait resolves: the account's quota is used up."""
+    """429 that waiting does not resolve: the account's quota is used up."""
 
 
 class InternalServerError(APIStatusError):
@@ -306,11 +306,11 @@ class OverloadedError(InternalServerError):
 
 
 class GatewayTimeoutError(InternalServerError):
-    """504: a gateway stopped waiting; the model may have done the work nevertheless."""
+    """504: a gateway stopped waiting; the model may still have done the work."""
 
 
 class UnexpectedRedirectError(APIStatusError):
-    """3xx: a redirect. None is followed, so that key and prompt go to no other host."""
+    """3xx: a redirect. Redirects are never followed, so that key and prompt do not go to another host."""
 
 
 _BY_STATUS: dict[int, type[APIStatusError]] = {
@@ -330,8 +330,8 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
 }
 _BY_HUNDREDS: dict[int, type[APIStatusError]] = {3: UnexpectedRedirectError, 5: InternalServerError}
 
-# Codes and types in error events, which have no status; in lower case, without spaces, hyphens and underscores, because
-# servers differ in these.
+# The status for each code or type in an error event, which has no status. Codes are in lower case, without spaces,
+# hyphens and underscores, because servers write them differently.
 _STATUS_OF_CODE = {
     code: status
     for status, codes in {
@@ -366,7 +366,7 @@ def status_of_code(*codes: str | None) -> int:
     for code in codes:
         if code is None:
             continue
-        if re.fullmatch(r"\d{3}", code):  # some servers give the status as the code
+        if re.fullmatch(r"\d{3}", code):  # some servers send the status as the code
             return int(code)
         status = _STATUS_OF_CODE.get(re.sub("[ _-]", "", code).lower())
         if status is not None:
@@ -375,7 +375,7 @@ def status_of_code(*codes: str | None) -> int:
 
 
 class StreamError(APIError):
-    """A stream ended badly.
+    """A stream ended with an error.
 
     Attributes:
         partial: The completion, as far as it was received.
@@ -423,7 +423,7 @@ class StreamServerError(StreamError):
 
     @property
     def status_class(self) -> type[APIStatusError]:
-        """The class of the same error if the server had sent it as a status."""
+        """The class that the error would have if the server had sent it as a status."""
         return status_error_class(status_of_code(self.code, self.type), self.code)
 
     @property
@@ -454,7 +454,7 @@ def call_index_error(choice: int, index: int, max_calls: int) -> StreamError:
     )
 
 
-class FanOutError(GradientError, ExceptionGroup[Exception]):  # pyright: ignore[reportIncompatibleVariableOverride]  # message is the group's, which can only be read
+class FanOutError(GradientError, ExceptionGroup[Exception]):  # pyright: ignore[reportIncompatibleVariableOverride]  # `message` of an ExceptionGroup is read-only
     """Some of several requests failed, and the others were cancelled; the group holds every error.
 
     Attributes:

@@ -12,7 +12,7 @@ from .types import ChatCompletion, RateLimits
 
 Outcome = Literal["completed", "failed", "left", "cancelled"]
 
-_FIRST_ERROR = 300  # redirects are errors, since none is followed
+_FIRST_ERROR = 300  # redirects are errors, because they are never followed
 
 
 class CallInfo(msgspec.Struct, kw_only=True, eq=False):
@@ -22,7 +22,7 @@ class CallInfo(msgspec.Struct, kw_only=True, eq=False):
         operation: ``"chat"``, ``"agent"`` or ``"models"``.
         method: HTTP method.
         url: URL without its query.
-        params: Parameters of the request. They include the messages: take care where you show them.
+        params: Parameters of the request. They include the messages, so take care where you log them.
         stream: Whether the reply is streamed.
         attempts: Number of requests made so far.
         elapsed: Seconds from the call to this event.
@@ -63,7 +63,7 @@ class CallInfo(msgspec.Struct, kw_only=True, eq=False):
         if error is None:
             return None
         status = error.status_code if isinstance(error, APIError) else None
-        # A stream may fail behind a status of 200.
+        # A stream may fail after a reply of status 200, which is no type of error.
         return type(error).__name__ if status is None or status < _FIRST_ERROR else str(status)
 
 
@@ -84,4 +84,4 @@ class Hook:
         """Called when an attempt failed and another follows after ``call.wait`` seconds."""
 
     def on_end(self, call: CallInfo) -> None:
-        """Called when the call has ended, or the stream has ended or was left; ``call.outcome`` says how."""
+        """Called when the call or its stream has ended, or the stream was left; ``call.outcome`` says how."""

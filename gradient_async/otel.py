@@ -5,7 +5,7 @@ three histograms. Prompts and replies are not recorded.
 
     client = AsyncGradient(hooks=[OpenTelemetry()])
 
-Source of the names: OpenTelemetry's GenAI semantic conventions, spans and client metrics.
+Source of the attribute and metric names: OpenTelemetry's GenAI semantic conventions, spans and client metrics.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Attributes = dict[str, str | int | float | bool | Sequence[str]]
 
 
 class OpenTelemetry(Hook):
-    """A hook that records traces and metrics of every call but the listing of models.
+    """A hook that records traces and metrics of every call except listing models.
 
     Args:
         tracer_provider: Provider for spans; None uses the global one.

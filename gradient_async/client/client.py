@@ -1,4 +1,4 @@
-"""The client: options in, resources out."""
+"""`AsyncGradient`, the client: it checks the options, and holds the resources."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _KEYS = frozenset({"model_access_key", "agent_access_key", "access_token", "api_
 
 
 def set_up_log(environ: Mapping[str, str]) -> None:
-    """Show the log on stderr if ``GRADIENT_LOG`` says so: ``debug`` or ``info``."""
+    """Log to stderr if ``GRADIENT_LOG`` is ``debug`` or ``info``."""
     level = environ.get("GRADIENT_LOG", "").strip().upper()
     if level in {"DEBUG", "INFO"}:
         logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
@@ -42,7 +42,7 @@ set_up_log(os.environ)
 
 
 def _conceal(function: Callable[P, T]) -> Callable[P, T]:
-    """Raise a `ConfigurationError` anew, without the frames of the function: their locals hold keys."""
+    """Raise a `ConfigurationError` of the function again, without the function's frames: their locals hold keys."""
 
     @functools.wraps(function)
     def concealed(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -62,7 +62,7 @@ def _refuse_http_client(http_client: object) -> None:
 
 
 def _hide(options: Mapping[str, str | None]) -> dict[str, str | Secret | None]:
-    """Make secrets of the keys among the options."""
+    """Wrap the keys among the options in `Secret`."""
     return {
         name: Secret(value, name) if name in _KEYS and value and value.strip() else value
         for name, value in options.items()
@@ -70,10 +70,10 @@ def _hide(options: Mapping[str, str | None]) -> dict[str, str | Secret | None]:
 
 
 def _resolve(options: Mapping[str, str | Secret | None], *, allow_insecure_http: bool) -> Endpoints:
-    """Combine endpoints and keys of the caller with those of the environment."""
+    """Combine the endpoints and keys that the caller passed with those in the environment."""
     return resolve(
         {
-            # A URL may be an object of another library.
+            # A URL may be the URL object of another library.
             name: value.reveal() if isinstance(value, Secret) else value and str(value)
             for name, value in options.items()
         },
@@ -83,7 +83,7 @@ def _resolve(options: Mapping[str, str | Secret | None], *, allow_insecure_http:
 
 
 def _setting(name: str) -> Any:
-    """Make an attribute of the client out of one of its settings, which the resources read in the core."""
+    """Return a property of the client that reads and changes a setting of its core, where the resources read it."""
 
     def read(self: AsyncGradient) -> Any:
         return getattr(self._core.settings, name)
@@ -97,40 +97,42 @@ def _setting(name: str) -> Any:
 class AsyncGradient:
     """Client of DigitalOcean Gradient's chat completions.
 
-    May be made at import time, outside any event loop, and used in several: connections are opened on
-    first use, per running loop, and close with their loop at the latest. Options that are not given come
-    from the environment, then have a default; the guide lists the variables.
+    You can make a client at import time, outside any event loop, and use it in several loops. Each loop has
+    its own connections, which are opened on first use and closed with the loop at the latest. An option that
+    is not given is read from its environment variable, if it has one, and otherwise has a default.
 
     The settings ``timeout``, ``max_retries``, ``retry``, ``limits``, ``strict``, ``validate``,
-    ``on_bad_event``, ``default_headers``, ``default_query`` and ``hooks`` are attributes, too. What is set
-    there counts for later calls.
+    ``on_bad_event``, ``default_headers``, ``default_query`` and ``hooks`` are also attributes. A change of an
+    attribute applies to later calls.
 
     Args:
-        model_access_key: Key for inference: ``GRADIENT_MODEL_ACCESS_KEY``.
-        agent_access_key: Key for an agent: ``GRADIENT_AGENT_ACCESS_KEY``.
-        access_token: Personal access token, which opens inference too: ``DIGITALOCEAN_ACCESS_TOKEN``.
-        api_key: The same as ``model_access_key``, as other clients call it.
-        inference_endpoint: Where models are: ``GRADIENT_INFERENCE_ENDPOINT``.
-        agent_endpoint: Where the agent is: ``GRADIENT_AGENT_ENDPOINT``.
-        base_url: Replaces endpoint and version together, for any compatible server: ``GRADIENT_BASE_URL``.
+        model_access_key: Key for inference; variable ``GRADIENT_MODEL_ACCESS_KEY``.
+        agent_access_key: Key for an agent; variable ``GRADIENT_AGENT_ACCESS_KEY``.
+        access_token: Personal access token, which also permits inference; variable
+            ``DIGITALOCEAN_ACCESS_TOKEN``.
+        api_key: The same as ``model_access_key``, under the name that other clients use.
+        inference_endpoint: URL of the models' server; variable ``GRADIENT_INFERENCE_ENDPOINT``.
+        agent_endpoint: URL of the agent; variable ``GRADIENT_AGENT_ENDPOINT``.
+        base_url: URL of any compatible server, which replaces endpoint and version; variable
+            ``GRADIENT_BASE_URL``.
         timeout: A `Timeout`, seconds, or None for no limits.
-        max_retries: How many attempts may follow the first.
-        retry: When and how long to try again.
-        max_connections: Connections at a time in one loop; more calls wait for one to be free.
-        limits: Most that a server may send.
-        strict: Insist on a finish_reason for every choice, and on UTF-8.
+        max_retries: Maximum number of attempts after the first.
+        retry: When to retry, and how long to wait before a retry.
+        max_connections: Maximum number of connections in one loop; further calls wait for a free connection.
+        limits: Limits on what a server may send.
+        strict: Require a finish_reason for every choice, and valid UTF-8.
         validate: Check parameters against their documented limits before sending.
-        on_bad_event: ``"raise"``, or ``"skip"`` events of a stream that are no chunks.
+        on_bad_event: For an event of a stream that is not a chunk: ``"raise"`` an error, or ``"skip"`` the event.
         default_headers: Headers of every request.
         default_query: Query parameters of every request.
-        session: Your own ``aiohttp.ClientSession``, which is never closed.
-        trust_env: Use the proxies of the environment, and passwords for them.
+        session: Your own ``aiohttp.ClientSession``, which the client never closes.
+        trust_env: Read proxies and their passwords from the environment.
         allow_insecure_http: Send the key over plain http to a host that is not private.
-        hooks: Are told what happens to calls; see `Hook`.
-        http_client: Not supported: pass ``session``.
+        hooks: Observers of calls; see `Hook`.
+        http_client: Not supported; pass ``session``.
 
     Raises:
-        ConfigurationError: If an option can't be used. A missing key is an error of the first call.
+        ConfigurationError: If an option can't be used. If the key is missing, the first call raises.
     """
 
     timeout: Timeout = _setting("timeout")
@@ -204,18 +206,19 @@ class AsyncGradient:
         self._use(Core(settings, connections), is_copy=False)
 
     def _use(self, core: Core, *, is_copy: bool) -> None:
-        """Take a core, and make the resources that use it."""
+        """Set the core, and make the resources that use it."""
         self._core = core
         self._is_copy = is_copy
-        # Made once: code that replaces a method, such as a test with a mock, finds the same object again.
+        # Each resource is made once, so that code that replaces one of its methods, such as a test with a mock, affects
+        # all later calls.
         self._chat = Chat(Completions(core))
         self._agents = Agents(core)
         self._models = Models(core)
         self._raw = RawClient(core)
         self._streaming = StreamingClient(core)
 
-    # Resources. As plain properties of the class, `create_autospec(AsyncGradient)` knows them; it knows neither
-    # attributes of an instance nor what a cached property returns.
+    # Resources. They are plain properties of the class, because `create_autospec(AsyncGradient)` does not see
+    # attributes of an instance, or the type of a cached property.
 
     @property
     def chat(self) -> Chat[Completions]:
@@ -234,44 +237,44 @@ class AsyncGradient:
 
     @property
     def with_raw_response(self) -> RawClient:
-        """The same resources, whose calls return status, headers and body; ``await .parse()`` as usual."""
+        """The same resources; their calls return status, headers and body, and ``await .parse()`` gives the result."""
         return self._raw
 
     @property
     def with_streaming_response(self) -> StreamingClient:
-        """The same for ``async with``, the body not read yet."""
+        """The same resources for ``async with``; their calls return a response whose body has not been read."""
         return self._streaming
 
     # Endpoints and keys
 
     @property
     def model_access_key(self) -> str | None:
-        """The key for inference, in the clear."""
+        """The key for inference, in plain text."""
         key = self._core.settings.endpoints.model_key
         return None if key is None else key.reveal()
 
     @property
     def agent_access_key(self) -> str | None:
-        """The key for the agent, in the clear."""
+        """The key for the agent, in plain text."""
         key = self._core.settings.endpoints.agent_key
         return None if key is None else key.reveal()
 
     @property
     def base_url(self) -> str:
-        """The URL that the paths of inference are appended to."""
+        """The URL to which the paths of inference requests are appended."""
         return self._core.settings.endpoints.inference_url
 
     @property
     def inference_endpoint(self) -> str:
-        """Where models are, without the version."""
+        """The URL of the models' server, without the version."""
         return self._core.settings.endpoints.inference_url.removesuffix("/v1")
 
     @property
     def agent_endpoint(self) -> str:
-        """Where the agent is, without the version.
+        """The URL of the agent, without the version.
 
         Raises:
-            ConfigurationError: If none is set.
+            ConfigurationError: If no agent is set.
         """
         return self._core.settings.agent_url.removesuffix("/api/v1")
 
@@ -302,11 +305,11 @@ class AsyncGradient:
         hooks: Iterable[Hook] | None = None,
         http_client: None = None,
     ) -> AsyncGradient:
-        """Return a copy with some options changed, which shares the connections.
+        """Return a copy of the client that has some options changed and shares the connections.
 
-        Closing the copy closes nothing. ``default_headers`` and ``default_query`` are added to those
-        there are, ``set_default_headers`` and ``set_default_query`` replace them; the other options are
-        those of the constructor.
+        Closing the copy closes nothing. ``default_headers`` and ``default_query`` are added to those of this
+        client, ``set_default_headers`` and ``set_default_query`` replace them. The other options are the same
+        as in the constructor.
 
         Raises:
             ConfigurationError: If an option can't be used.
@@ -340,7 +343,7 @@ class AsyncGradient:
             strict=strict,
             validate=validate,
             on_bad_event=on_bad_event,
-            # Never the dictionaries of this client, which may change in place.
+            # The copy gets new dictionaries, because those of this client may be changed in place.
             default_headers={**headers, **(default_headers or {})},
             default_query={**query, **(default_query or {})},
             hooks=hooks,
@@ -352,10 +355,10 @@ class AsyncGradient:
 
     copy = with_options
 
-    # Life
+    # Closing
 
     async def close(self) -> None:
-        """Close the connections and every open stream; of a copy, nothing."""
+        """Close the connections and every open stream; on a copy, do nothing."""
         if not self._is_copy:
             await self._core.connections.close()
 
@@ -374,7 +377,6 @@ class AsyncGradient:
         await self.close()
 
     def __repr__(self) -> str:
-        core = getattr(
-            self, "_core", None
-        )  # missing while __init__ runs, of which a traceback may show the locals
+        # A traceback may show this repr while `__init__` runs and has not set `_core`.
+        core = getattr(self, "_core", None)
         return f"<AsyncGradient {'unfinished' if core is None else core.settings.endpoints.inference_url}>"

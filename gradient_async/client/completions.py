@@ -36,8 +36,8 @@ from ..types import (
 from .core import Core, Operation, check_choice, check_count, completion_of, read_reply
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
 
-# Finished results of `map` that may wait for their reader, for each request under way: so many that neither a
-# slow reader nor, where results are ordered, a slow request stops the others at once.
+# The default window of `map` is this many times its concurrency: a slow reader or, if results are ordered, a slow
+# request does not stop the other requests at once.
 _WINDOW = 4
 
 
@@ -66,13 +66,13 @@ class _AgentFanOut(_FanOutOptions, AgentFanOut, total=False):
 
 
 def _ask_for_usage(arguments: dict[str, Any]) -> None:
-    """Ask a stream for usage, unless the caller gave ``stream_options``."""
+    """Ask for the usage at the end of a stream, unless the caller gave ``stream_options``."""
     if isinstance(arguments.get("stream_options", NOT_GIVEN), NotGiven):
         arguments["stream_options"] = {"include_usage": True}
 
 
 class _Completions:
-    """What completions of models and of agents have in common: all but the types of their parameters."""
+    """The methods that completions of models and agents share; they differ only in the types of their parameters."""
 
     _operation: Operation
 
@@ -115,27 +115,29 @@ class _Completions:
         """Make many requests, a limited number at a time; iterate over the results as they finish.
 
         Requests are taken from the iterable as they are needed, at most ``window`` ahead of the results that
-        were read: a million requests need little memory. The rate limits that replies tell are obeyed: where
-        nothing is left of a limit, new requests wait until it starts anew.
+        were read, so a million requests need little memory. Rate limits in the headers of replies are obeyed: if
+        nothing is left of a limit, new requests wait until it is reset.
 
         Args:
-            requests: Parameters of each request, or pairs of a key of yours and parameters; any iterable or
+            requests: Parameters of each request, or pairs of your own key and parameters; any iterable or
                 async iterable.
-            max_concurrency: Most requests under way at a time.
+            max_concurrency: Maximum number of requests in flight.
             ordered: Return results in the order of the requests, not as they finish.
             on_error: ``"collect"`` returns each error in the place of its result; ``"raise"`` cancels the
                 other requests at the first error, and raises once the results before the error are read.
-            window: Most requests under way, or finished and not read; 4 times ``max_concurrency`` if None.
-            requests_per_minute: Most requests in any minute, evenly spaced.
-            tokens_per_minute: Most tokens in a minute; estimated before a request, corrected by its usage.
-            adaptive: Adapt the number of requests under way to what the server sustains, at most
+            window: Maximum number of requests in flight and unread results together; 4 times
+                ``max_concurrency`` if None.
+            requests_per_minute: Maximum number of requests in any minute, evenly spaced.
+            tokens_per_minute: Maximum number of tokens in a minute; estimated before a request, corrected by
+                its usage.
+            adaptive: Adapt the number of requests in flight to what the server sustains, up to
                 ``max_concurrency``: more while replies succeed, half as many when the server answers 429 or
                 stalls.
             stream: Stream each reply, so that the limits on stalls apply and errors have a ``partial``.
-            **defaults: Parameters of every request that does not give its own.
+            **defaults: Parameters for requests that do not give them.
 
         Returns:
-            An async iterator of `MapResult`. Leaving the loop cancels the requests under way.
+            An async iterator of `MapResult`. Leaving the loop cancels the requests in flight.
 
         Raises:
             ConfigurationError: If an option can't be used.
@@ -234,7 +236,7 @@ class _Completions:
         return FanOut(runner, assembler, buffered=limits.buffered_bytes)
 
     def _rate_limiter(self, max_concurrency: int, **rates: Any) -> Callable[[], RateLimiter]:
-        """Check the rates; return a function that makes the rate limiter, in the event loop that runs by then."""
+        """Check the rates; return a function that makes the rate limiter in the running event loop."""
         for name in ("requests_per_minute", "tokens_per_minute"):
             value = rates[name]
             if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
@@ -244,17 +246,17 @@ class _Completions:
 
     @cached_property
     def with_raw_response(self) -> RawCompletions:
-        """The same methods, which return status, headers and body; ``await .parse()`` as usual."""
+        """The same methods; they return status, headers and body, and ``await .parse()`` gives the result."""
         return RawCompletions(self._core, self._operation)
 
     @cached_property
     def with_streaming_response(self) -> StreamingCompletions:
-        """The same for ``async with``, the body not read yet."""
+        """The same methods for ``async with``; they return a response whose body has not been read."""
         return StreamingCompletions(self._core, self._operation)
 
 
 class _Requester:
-    """Makes the requests of a fan-out, all of the same parameters."""
+    """Makes the requests of a fan-out, all with the same parameters."""
 
     def __init__(self, core: Core, operation: Operation, params: Mapping[str, Any]) -> None:
         self._core = core
@@ -292,15 +294,15 @@ class Completions(_Completions):
         self, *, stream: bool, **params: Unpack[ChatCompletionCreate]
     ) -> ChatCompletion | ChatCompletionStream: ...
     async def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | ChatCompletionStream:
-        """Ask for a completion; sends exactly what is given.
+        """Request a completion. The request contains exactly the parameters that are given.
 
         Args:
             stream: Whether to get the completion as it is generated.
-            **params: Parameters of the request, see `ChatCompletionParams`; and of its sending, see
+            **params: Parameters of the request, see `ChatCompletionParams`, and options for sending it, see
                 `RequestOptions`.
 
         Returns:
-            The completion; with ``stream=True``, the stream, whose headers have been read.
+            The completion; with ``stream=True``, the stream, once the headers of the reply have been read.
 
         Raises:
             TypeError: If a name is unknown or missing.
@@ -315,33 +317,33 @@ class Completions(_Completions):
     def stream(self, **params: Unpack[ChatCompletionCreate]) -> StreamManager:
         """Stream a completion: ``async with client.chat.completions.stream(...) as stream``.
 
-        Asks for usage as well, unless ``stream_options`` is given. The request is sent on entering, and
-        the stream is closed on leaving.
+        The stream reports the usage as well, unless ``stream_options`` is given. The request is sent on entering,
+        and the stream is closed on leaving.
 
         Args:
-            **params: As `create`.
+            **params: The same as for `create`.
 
         Raises:
-            GradientError: On entering; as `create`.
+            GradientError: On entering, for the same reasons as `create`.
         """
         return self._stream(dict(params))
 
     def fan_out(self, **options: Unpack[_ChatFanOut]) -> FanOut:
-        """Generate n choices of one prompt, each by a request of its own, as one stream.
+        """Generate n choices for one prompt, each by its own request, as one stream.
 
         ``async with client.chat.completions.fan_out(n=8, ...) as fan`` is used like a stream: chunks of all
-        choices as they come, ``fan.choice(i)``, ``fan.snapshot``, ``await fan.completion()``. Asks for usage
-        as well, unless ``stream_options`` is given.
+        choices as they arrive, ``fan.choice(i)``, ``fan.snapshot``, ``await fan.completion()``. The streams
+        report their usage as well, unless ``stream_options`` is given.
 
         Args:
-            n (int): How many choices.
-            max_concurrency (int | None): Most requests under way at a time; all at once if None, the default.
-            stream (bool): Stream each reply, the default; otherwise each choice comes as one chunk.
-            native (bool | "auto"): Make one request with ``n`` in place of n requests. ``"auto"`` does so and
-                makes requests for the choices that do not come, for servers that ignore or refuse ``n``.
-                False by default.
+            n (int): Number of choices.
+            max_concurrency (int | None): Maximum number of requests in flight; None, the default, is no limit.
+            stream (bool): Stream each reply, the default; otherwise each choice arrives as one chunk.
+            native (bool | "auto"): Make one request with ``n`` in place of n requests. With ``"auto"``, choices
+                that the server does not return are then requested one by one, for servers that ignore or
+                refuse ``n``. False by default.
             on_error ("raise" | "collect"): ``"raise"``, the default, cancels the other requests at the first
-                error; ``"collect"`` lets them go on, and `FanOut.errors` has the errors.
+                error; with ``"collect"`` they continue, and `FanOut.errors` has the errors.
             stop_when (Callable[[Choice], bool | Awaitable[bool]] | None): Called with each finished `Choice`.
                 If it returns true, or an awaitable of true, the choice is a winner. Once there are as many
                 winners as ``first`` says, by default one, the other requests are cancelled and their
@@ -349,13 +351,13 @@ class Completions(_Completions):
             first (int | None): How many winners are enough. Without ``stop_when`` every finished choice is a
                 winner.
             hedge_after (float | None): Seconds without content after which a second request is made for a
-                choice. The first of the two that brings content goes on, the other is cancelled. The second
-                request comes on top of ``max_concurrency``.
-            requests_per_minute (float | None): Most requests in any minute, evenly spaced.
-            tokens_per_minute (float | None): Most tokens in a minute; estimated before a request, corrected
-                by its usage.
-            adaptive (bool): Adapt the number of requests under way to what the server sustains.
-            **options: Parameters of each request, as `create` but for ``n`` and ``stream``.
+                choice. The first of the two that brings content continues, and the other is cancelled.
+                ``max_concurrency`` does not count the second request.
+            requests_per_minute (float | None): Maximum number of requests in any minute, evenly spaced.
+            tokens_per_minute (float | None): Maximum number of tokens in a minute; estimated before a request,
+                corrected by its usage.
+            adaptive (bool): Adapt the number of requests in flight to what the server sustains.
+            **options: Parameters of each request, the same as for `create` except ``n`` and ``stream``.
 
         Raises:
             ConfigurationError: If an option can't be used.
@@ -382,24 +384,24 @@ class AgentCompletions(_Completions):
         self, *, stream: bool, **params: Unpack[AgentCompletionCreate]
     ) -> ChatCompletion | ChatCompletionStream: ...
     async def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | ChatCompletionStream:
-        """Ask the agent for a completion; as `Completions.create`, with the parameters of agents.
+        """Request a completion from the agent, like `Completions.create` but with the parameters of agents.
 
         Args:
             stream: Whether to get the completion as it is generated.
-            **params: Parameters of the request, see `AgentCompletionParams`; and of its sending, see
+            **params: Parameters of the request, see `AgentCompletionParams`, and options for sending it, see
                 `RequestOptions`.
 
         Raises:
-            GradientError: As `Completions.create`.
+            GradientError: For the same reasons as `Completions.create`.
         """
         return await self._create(params, stream=stream)
 
     def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
-        """Stream the agent's completion; as `Completions.stream`."""
+        """Stream the agent's completion, like `Completions.stream`."""
         return self._stream(dict(params))
 
     def fan_out(self, **options: Unpack[_AgentFanOut]) -> FanOut:
-        """Generate n choices by the agent; as `Completions.fan_out`, with the parameters of agents."""
+        """Generate n choices by the agent, like `Completions.fan_out` but with the parameters of agents."""
         return self._fan_out(**options)
 
 
@@ -414,12 +416,12 @@ class Chat(Generic[C]):
 
     @cached_property
     def with_raw_response(self) -> ResponseChat[RawCompletions]:
-        """The same resources, whose calls return status, headers and body."""
+        """The same resources; their calls return status, headers and body."""
         return ResponseChat(self.completions.with_raw_response)
 
     @cached_property
     def with_streaming_response(self) -> ResponseChat[StreamingCompletions]:
-        """The same for ``async with``, the body not read yet."""
+        """The same resources for ``async with``; their calls return a response whose body has not been read."""
         return ResponseChat(self.completions.with_streaming_response)
 
 
@@ -431,10 +433,10 @@ class Agents:
 
     @cached_property
     def with_raw_response(self) -> ResponseAgents[RawCompletions]:
-        """The same resources, whose calls return status, headers and body."""
+        """The same resources; their calls return status, headers and body."""
         return ResponseAgents(self.chat.with_raw_response)
 
     @cached_property
     def with_streaming_response(self) -> ResponseAgents[StreamingCompletions]:
-        """The same for ``async with``, the body not read yet."""
+        """The same resources for ``async with``; their calls return a response whose body has not been read."""
         return ResponseAgents(self.chat.with_streaming_response)

@@ -1,8 +1,8 @@
-"""What the resources of one client share: its settings, its connections, and how a call is made.
+"""The core, which the resources of one client share: its settings, its connections, and how a call is made.
 
-The client holds its resources, and the resources hold this core, never the client. So nothing here refers
-back to the client: a client that is dropped is freed at once, without the cyclic garbage collector, and a
-call that runs keeps the connections open although the client is gone.
+The client holds its resources, and the resources hold the core. The core never holds the client, so a client that
+is dropped is freed at once, without the cyclic garbage collector, and a call in progress keeps the connections open
+after the client is gone.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def check_hooks(hooks: Iterable[Any]) -> tuple[Hook, ...]:
     for hook in checked:
         if not isinstance(hook, Hook):
             raise ConfigurationError(
-                f"hooks: {type(hook).__name__} is no Hook; derive it from gradient_async.Hook"
+                f"hooks: {type(hook).__name__} is not a Hook; derive it from gradient_async.Hook"
             )
     return checked
 
@@ -84,8 +84,8 @@ _NONE_IS_A_VALUE = frozenset({"timeout", "max_retries"})
 class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The checked options of one client.
 
-    Frozen, so that a `RequestTemplate` knows by their identity whether they are still the same. Only the
-    dictionaries may change in place: ``client.default_headers["X-Team"] = "search"``.
+    Settings are frozen, so that a `RequestTemplate` detects other settings by their identity. Only the dictionaries
+    may be changed in place: ``client.default_headers["X-Team"] = "search"``.
 
     Attributes:
         endpoint_options: The endpoints and keys that the caller passed; a copy of the client adds to them.
@@ -116,7 +116,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return msgspec.structs.replace(self, **changes)
 
     def __repr__(self) -> str:
-        # Without headers: a traceback may show this one, and a header that was added in place may hold a key.
+        # Without headers: a traceback may show this repr, and a header that was added in place may hold a key.
         return f"<Settings {self.endpoints.inference_url}>"
 
     @property
@@ -139,7 +139,7 @@ class Connections:
 
     Args:
         session: The caller's own session, or None.
-        max_connections: Connections at a time in one event loop.
+        max_connections: Maximum number of connections in one event loop.
         trust_env: Whether aiohttp reads proxies and ``.netrc`` from the environment.
         limits: Sizes of headers.
     """
@@ -158,8 +158,8 @@ class Connections:
         """The session manager, which sends the requests."""
         if self.closed:
             raise ConfigurationError("this client has been closed; make a new one")
-        # Loads aiohttp, which takes a third of a second of CPU: only a program that sends a request pays for
-        # it.
+        # This import loads aiohttp, which takes a third of a second of CPU. A program that sends no request does
+        # not pay for it.
         from ..session.manager import SessionManager  # noqa: PLC0415  # see above
 
         return SessionManager(
@@ -172,7 +172,7 @@ class Connections:
     async def close(self) -> None:
         """Close the connections and every open stream."""
         self.closed = True
-        if "manager" in vars(self):  # a client that sent nothing has none, and needs none to be closed
+        if "manager" in vars(self):  # a client that has sent nothing has no manager to close
             await self.manager.close()
 
 
@@ -187,7 +187,7 @@ _OPTIONS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
 
 
 class RequestTemplate:
-    """A call without body and parameters: all that is the same in many calls of a client, made once.
+    """The part of a call that many calls of a client share, made once: everything except body and parameters.
 
     Attributes:
         call: The call; `msgspec.structs.replace` adds body and parameters, in a sixth of the time of a new
@@ -199,12 +199,12 @@ class RequestTemplate:
     ) -> None:
         self.call = _make_call(settings, operation, options, stream=stream)
         self._settings = settings
-        # Copies, to notice what changes in place.
+        # Copies, to detect changes in place.
         self._default_headers = dict(settings.default_headers)
         self._default_query = dict(settings.default_query)
 
     def suits(self, settings: Settings) -> bool:
-        """Tell whether the call would be made of these settings as it is."""
+        """Return whether these settings would give the same call."""
         return (
             settings is self._settings
             and settings.default_headers == self._default_headers
@@ -228,8 +228,8 @@ def _make_call(settings: Settings, operation: Operation, options: Mapping[str, A
     if method == "POST":
         headers["Content-Type"] = "application/json"
     key = settings.endpoints.agent_key if agent else settings.endpoints.model_key
-    # Checked again, since the user may have changed the dictionary: no line break gets in, and keys are known
-    # as such.
+    # The user may have changed the dictionary since it was checked. The second check refuses line breaks and marks
+    # keys, so that they are not shown.
     default_headers = check_headers(settings.default_headers)
     extra_headers = check_headers(options.get("extra_headers") or {})
     if any(name.lower() == "authorization" for name in (*default_headers, *extra_headers)):
@@ -273,7 +273,7 @@ def _missing_key(endpoints: Endpoints, *, agent: bool) -> str:
         return "no agent access key: pass agent_access_key=... or set GRADIENT_AGENT_ACCESS_KEY"
     return (
         f"no model access key for {endpoints.inference_url}: pass model_access_key=... or set "
-        "GRADIENT_MODEL_ACCESS_KEY; a server that needs none takes any"
+        "GRADIENT_MODEL_ACCESS_KEY; a server that needs no key accepts any"
     )
 
 
@@ -317,19 +317,19 @@ class Core:
 
         Args:
             operation: ``"chat"`` or ``"agent"``.
-            arguments: Keyword arguments of ``create``, but for ``stream``.
+            arguments: Keyword arguments of ``create``, except ``stream``.
             stream: Value of ``stream``; None or `NOT_GIVEN` leaves it out of the request.
-            lease: Is told the outcome of each attempt, and lets the next one go; or None.
+            lease: Gets the outcome of each attempt, and decides when the next may be sent; or None.
 
         Returns:
-            The reply, its body unread.
+            The reply, with its body unread.
         """
         params: Mapping[str, Any] = arguments
         extra_body: Mapping[str, Any] = {}
         if not _OPTIONS.isdisjoint(arguments):
             check_options(arguments)
             extra_body = arguments.get("extra_body") or {}
-            # A parameter that extra_body replaces is not sent, and need not be right.
+            # A parameter that extra_body replaces is not sent, and need not be valid.
             params = {
                 name: value
                 for name, value in arguments.items()
@@ -339,7 +339,7 @@ class Core:
             params,
             stream=bool(stream),
             agent=operation == "agent",
-            # The check fails without messages and model, which extra_body may bring.
+            # The check requires messages and model, which extra_body may contain instead.
             validate=self.settings.validate and extra_body.keys().isdisjoint({"messages", "model"}),
         )
         body = encode_request(
@@ -368,7 +368,7 @@ class Core:
         return msgspec.structs.replace(template.call, timeout=Timeout.of(timeout))
 
     def open_stream(self, reply: Reply, arguments: Mapping[str, Any]) -> ChatCompletionStream:
-        """Make the stream of a reply, its body unread."""
+        """Make the stream of a reply whose body has not been read."""
         extra_body: Mapping[str, Any] = arguments.get("extra_body") or {}
         n = extra_body.get("n", arguments.get("n"))
         return ChatCompletionStream(
@@ -398,10 +398,10 @@ class Core:
 
 
 async def read_reply(reply: Reply, make_result: Callable[[Reply, bytes], T]) -> T:
-    """Read a reply to its end; return the result that is made of its body.
+    """Read a reply to its end; return the result that ``make_result`` makes from its body.
 
     Raises:
-        APIError: If the body could not be read, or is not what it should be.
+        APIError: If the body could not be read, or does not have the expected content.
     """
     failure: APIError
     try:
@@ -421,7 +421,7 @@ async def read_reply(reply: Reply, make_result: Callable[[Reply, bytes], T]) -> 
 
 
 def completion_of(reply: Reply, content: bytes) -> ChatCompletion:
-    """Decode the body of an awaited reply, and add what the session knows of it.
+    """Decode the body of an awaited reply to a completion, and add request id, rate limits and number of attempts.
 
     Raises:
         APIStatusError: If a reply of status 200 holds an error.
@@ -461,7 +461,7 @@ def models_of(reply: Reply, content: bytes) -> ModelList:
 def _wrong_body(
     reply: Reply, content: bytes, failure: APIResponseValidationError
 ) -> APIResponseValidationError | APIStatusError:
-    """Make the error of a reply whose body is not what it should be, or is an error of the server."""
+    """Make the error of a reply whose body is an error of the server, or not the expected content."""
     error_body = reply_error(content)
     if error_body is not None:
         return reply.refusal(error_body, content)

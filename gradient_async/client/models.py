@@ -45,12 +45,12 @@ class Models:
         """List the models that the key may use: ``await`` gives a list, ``async for`` each model.
 
         Args:
-            extra_headers: More headers.
-            extra_query: More parameters of the URL's query.
+            extra_headers: Additional headers.
+            extra_query: Additional parameters for the URL's query.
             timeout: A `Timeout`, seconds, or None.
 
         Raises:
-            GradientError: When awaited; as `Completions.create`.
+            GradientError: When awaited, for the same reasons as `Completions.create`.
         """
         options = {"extra_headers": extra_headers, "extra_query": extra_query, "timeout": timeout}
         check_options(options)
@@ -58,5 +58,5 @@ class Models:
 
     @cached_property
     def with_raw_response(self) -> RawModels:
-        """The same methods, which return status, headers and body; ``await .parse()`` as usual."""
+        """The same methods; they return status, headers and body, and ``await .parse()`` gives the result."""
         return RawModels(self._core)

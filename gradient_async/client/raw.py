@@ -1,6 +1,6 @@
-"""Replies as they came, with status, headers and bytes: `with_raw_response`, `with_streaming_response`.
+"""Replies with their status, headers and bytes: `with_raw_response` and `with_streaming_response`.
 
-The classes here hold the core, not the resources whose calls they make: those resources hold them.
+The classes in this file hold the core and not the resources whose calls they make, because those resources hold them.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ T = TypeVar("T")
 
 
 class APIResponse(Generic[T]):
-    """A reply of status 2xx, its body read or not yet.
+    """A reply of status 2xx, whose body may have been read or not.
 
     Args:
         reply: The reply of the session.
         parse: Makes the result of this response: reads the whole body, or makes a stream, which reads it.
     """
 
-    # `parse` is called with the response. If it held the response, the two would refer to each other, and only
+    # `parse` gets the response as an argument. If it held the response, the two would refer to each other, and only
     # the garbage collector would free them and the connection.
     def __init__(self, reply: Reply, parse: Callable[[APIResponse[T]], Awaitable[T]]) -> None:
         self._reply = reply
@@ -52,7 +52,7 @@ class APIResponse(Generic[T]):
 
     @property
     def request_id(self) -> str | None:
-        """The server's name for the request."""
+        """The server's id of the request."""
         return self._reply.request_id
 
     @property
@@ -87,7 +87,7 @@ class APIResponse(Generic[T]):
 
     @property
     def elapsed(self) -> dt.timedelta:
-        """Time from the request sent to the reply's headers."""
+        """Time from the sent request to the reply's headers."""
         return dt.timedelta(seconds=self._reply.received - self._reply.sent)
 
     @property
@@ -97,7 +97,7 @@ class APIResponse(Generic[T]):
 
     @property
     def is_closed(self) -> bool:
-        """Whether the body has been read or given up."""
+        """Whether the body was read to its end or closed."""
         return self._reply.body.closed
 
     async def parse(self) -> T:
@@ -105,7 +105,7 @@ class APIResponse(Generic[T]):
 
         Raises:
             APIConnectionError: If the connection was lost before the body's end.
-            APIResponseValidationError: If the body is not what it should be.
+            APIResponseValidationError: If the body does not have the expected content.
         """
         if self._parsed is None:
             self._parsed = await self._parse(self)
@@ -115,8 +115,8 @@ class APIResponse(Generic[T]):
         """Return the whole body.
 
         Raises:
-            APIConnectionError: If the connection was lost before its end.
-            APIResponseValidationError: If it is larger than ``Limits.body_bytes``.
+            APIConnectionError: If the connection was lost before the end of the body.
+            APIResponseValidationError: If the body is larger than ``Limits.body_bytes``.
         """
         if self._content is None:
             self._content = await read_reply(self._reply, _content_of)
@@ -130,7 +130,7 @@ class APIResponse(Generic[T]):
         """Decode the whole body.
 
         Raises:
-            ValueError: If it is not JSON.
+            ValueError: If the body is not JSON.
         """
         return msgspec.json.decode(await self.read())
 
@@ -138,11 +138,11 @@ class APIResponse(Generic[T]):
         """Yield the body as it arrives.
 
         Args:
-            chunk_size: Bytes in each piece but the last; None yields what has arrived.
+            chunk_size: Number of bytes in each piece except the last; None yields whatever has arrived.
 
         Raises:
             APIConnectionError: If the connection was lost before the body's end, or a time limit ran out.
-            APIResponseValidationError: If it can't be unpacked.
+            APIResponseValidationError: If the body can't be decompressed.
         """
         rest = bytearray()
         async for data in self._pieces():
@@ -153,15 +153,15 @@ class APIResponse(Generic[T]):
             end = len(rest) - len(rest) % chunk_size
             for start in range(0, end, chunk_size):
                 yield bytes(rest[start : start + chunk_size])
-            del rest[:end]  # once for all pieces: a copy of the rest for each would cost its length each time
+            del rest[:end]  # once for all pieces, because each deletion copies the bytes that remain
         if rest:
             yield bytes(rest)
 
     async def iter_text(self, chunk_size: int | None = None) -> AsyncIterator[str]:
-        """Yield the body as text as it arrives, never part of a character.
+        """Yield the body as text as it arrives; no character is split.
 
         Args:
-            chunk_size: As for `iter_bytes`, in bytes.
+            chunk_size: The same as for `iter_bytes`, in bytes.
         """
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         async for data in self.iter_bytes(chunk_size):
@@ -173,7 +173,7 @@ class APIResponse(Generic[T]):
             yield rest
 
     async def iter_lines(self) -> AsyncIterator[str]:
-        """Yield the body's lines as they arrive, without their ends."""
+        """Yield the body's lines as they arrive, without their line ends."""
         rest = ""
         async for text in self.iter_text():
             *lines, rest = (rest + text).split("\n")
@@ -191,7 +191,7 @@ class APIResponse(Generic[T]):
         self._reply.end()
 
     async def close(self) -> None:
-        """Give up what has not been read."""
+        """Close the body; if it was not read to its end, the connection is closed."""
         self._reply.body.close()
         self._reply.end(outcome="left")
 
@@ -204,7 +204,7 @@ def _content_of(_reply: Reply, content: bytes) -> bytes:
 
 
 class ResponseContext(Generic[T]):
-    """A response for ``async with``: the request is sent on entering, the response closed on leaving.
+    """A response for ``async with``: the request is sent on entering, and the response is closed on leaving.
 
     Args:
         start: Sends the request.
@@ -226,7 +226,7 @@ class ResponseContext(Generic[T]):
 
 
 class _ResponseCompletions:
-    """What both kinds of completions have in common: a request is sent, and its reply wrapped unread."""
+    """The base of both kinds of completions: sends a request, and wraps its reply before the body is read."""
 
     def __init__(self, core: Core, operation: Operation) -> None:
         self._core = core
@@ -256,11 +256,11 @@ class RawCompletions(_ResponseCompletions):
         self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
     ) -> APIResponse[ChatCompletionStream]: ...
     async def create(self, *, stream: Any = None, **params: Any) -> APIResponse[Any]:
-        """Ask for a completion; return the response, read to its end unless it is a stream.
+        """Request a completion; return the response, read to its end unless it is a stream.
 
         Args:
-            stream: As for ``create``.
-            **params: As for ``create``.
+            stream: The same as for ``create``.
+            **params: The same as for ``create``.
         """
         response = await self._respond(params, stream)
         if not stream:
@@ -280,11 +280,11 @@ class StreamingCompletions(_ResponseCompletions):
         self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
     ) -> ResponseContext[ChatCompletionStream]: ...
     def create(self, *, stream: Any = None, **params: Any) -> ResponseContext[Any]:
-        """Ask for a completion: ``async with ...create(...) as response``; the body is not read yet.
+        """Request a completion: ``async with ...create(...) as response``; the body has not been read.
 
         Args:
-            stream: As for ``create``.
-            **params: As for ``create``.
+            stream: The same as for ``create``.
+            **params: The same as for ``create``.
         """
         return ResponseContext(lambda: self._respond(params, stream))
 
@@ -300,14 +300,14 @@ class RawModels:
         *,
         extra_headers: Mapping[str, Any] | None = None,
         extra_query: Mapping[str, Any] | None = None,
-        timeout: Any = NOT_GIVEN,  # noqa: ASYNC109  # limits of the session, several in one
+        timeout: Any = NOT_GIVEN,  # noqa: ASYNC109  # several limits, which the session enforces
     ) -> APIResponse[ModelList]:
         """List the models; return the response, read to its end.
 
         Args:
-            extra_headers: As for ``models.list``.
-            extra_query: As for ``models.list``.
-            timeout: As for ``models.list``.
+            extra_headers: The same as for ``models.list``.
+            extra_query: The same as for ``models.list``.
+            timeout: The same as for ``models.list``.
         """
         options = {"extra_headers": extra_headers, "extra_query": extra_query, "timeout": timeout}
         check_options(options)

@@ -1,4 +1,4 @@
-"""Chunks to typed events: those of ``openai``'s ``chat.completions.stream()``, and more."""
+"""Makes typed events from chunks: those of ``openai``'s ``chat.completions.stream()``, and more."""
 
 from .builder import EventBuilder
 from .partial import parse_partial

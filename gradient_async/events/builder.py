@@ -1,4 +1,4 @@
-"""Chunks to typed events."""
+"""Makes typed events from chunks."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ class _Progress:
 
     def __init__(self) -> None:
         self.calls_started = 0
-        self.calls_done: dict[
-            int, int
-        ] = {}  # pieces of arguments, by the place of the call in the order of opening
+        # For each call with a done event, the number of pieces of arguments it had; by position in `ChoiceState.calls`.
+        self.calls_done: dict[int, int] = {}
         self.content = 0
         self.reasoning = 0
         self.refusal = 0
@@ -44,14 +43,14 @@ class _Progress:
 
 
 class EventBuilder:
-    """Makes events of chunks.
+    """Makes events from chunks.
 
     Nothing is final before a finish_reason or the end of the stream: arguments that parse may still be the beginning of
-    longer ones. Therefore only a finish_reason and the end bring done events. A choice that goes on after its
-    finish_reason gets further done events at the end, with everything that it has then.
+    longer arguments. Therefore done events come only after a finish_reason or at the end. A choice that continues after
+    its finish_reason gets further done events at the end of the stream, with everything it has then.
 
     Args:
-        assembler: The assembler that chunks are added to before they are passed to `add`.
+        assembler: The assembler. Each chunk must be added to it before the chunk is passed to `add`.
     """
 
     def __init__(self, assembler: CompletionAssembler) -> None:
@@ -71,7 +70,7 @@ class EventBuilder:
             yield UsageEvent(usage=chunk.usage)
 
     def end(self) -> Iterator[ChatCompletionStreamEvent]:
-        """Return the done events of choices that had no finish_reason, or went on after it."""
+        """Return the done events of choices that had no finish_reason, or that continued after it."""
         for index in sorted(self._assembler.choices):
             yield from self._done(self._assembler.choices[index])
 
@@ -113,8 +112,8 @@ class EventBuilder:
         progress = self._progress.setdefault(state.index, _Progress())
         started = state.calls[progress.calls_started :]
         progress.calls_started = len(state.calls)
-        # Two fragments of one chunk may belong to the same call. Both pieces are in its list by now; the prefix of the first
-        # fragment ends before the piece of the second.
+        # Two fragments of one chunk may belong to the same call. The call's list already has both pieces, so the prefix for
+        # the first fragment must end before the piece of the second.
         counts: dict[int, int] = {}
         for entry, call in zip(entries, state.touched, strict=True):
             if entry.function.arguments is not None:

@@ -1,4 +1,4 @@
-"""JSON that is not whole yet, read as far as possible."""
+"""Reads the beginning of a JSON text that has not been received as a whole."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import msgspec
 def parse_partial(text: str) -> Any:
     """Read the beginning of a JSON text.
 
-    Open strings, arrays and objects are closed where the text stops. A key without its value, and a number or word that
-    may go on, are left out.
+    Open strings, arrays and objects are closed where the text stops. A key without its value is left out, as is a number
+    or word that may continue.
 
     Args:
         text: The beginning of a JSON text.
@@ -22,8 +22,8 @@ def parse_partial(text: str) -> Any:
     closers: list[str] = []
     in_string = False
     escaped = False
-    # The last two places at which the text can be cut and closed: behind a bracket, and before a comma. In the beginning of
-    # valid JSON the last one always works; the other one works if the model wrote one invalid member.
+    # The last two places at which the text can be cut and closed: after a bracket, and before a comma. If the text begins
+    # valid JSON, a cut at the last place works. If the model wrote one invalid member, a cut at the other place works.
     stops: list[tuple[int, str]] = []
     for position, character in enumerate(text):
         if in_string:
@@ -47,7 +47,7 @@ def parse_partial(text: str) -> Any:
     closing = "".join(reversed(closers))
     candidates = [(text, closing)]
     if in_string:
-        # The string is closed where it stops; up to six characters less, if an escape such as \u00e9 was cut.
+        # The string is closed where it stops, or up to six characters earlier if an escape such as \u00e9 was cut.
         candidates = [(text[: len(text) - cut], '"' + closing) for cut in range(7)]
     for head, tail in (*candidates, *((text[:end], tail) for end, tail in reversed(stops))):
         try:

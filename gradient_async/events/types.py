@@ -31,7 +31,7 @@ class Prefix(msgspec.Struct, frozen=True):
 
 
 class ChunkEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """A chunk was received. This event comes before those made of the chunk.
+    """A chunk was received. This event comes before the other events of the chunk.
 
     Attributes:
         choice: None, because a chunk may hold several choices.
@@ -192,7 +192,7 @@ class FunctionToolCallArgumentsDeltaEvent(msgspec.Struct, frozen=True, kw_only=T
 
     @property
     def parsed_arguments(self) -> Any:
-        """The value of the arguments as far as `parse_partial` can read it; None if it cannot read any."""
+        """The value that `parse_partial` reads from the arguments so far, or None."""
         return parse_partial(self.arguments)
 
 
@@ -304,7 +304,7 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The server reported the usage.
 
     Attributes:
-        choice: None, because usage is that of all choices together.
+        choice: None, because the usage belongs to all choices together.
         usage: Tokens used so far or in all.
     """
 

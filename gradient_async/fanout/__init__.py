@@ -1,4 +1,4 @@
-"""Several requests at once: n choices of one prompt, and many requests, at the pace that servers allow."""
+"""Several requests at once: n choices of one prompt, or many requests, as fast as the server's rate limits allow."""
 
 from .branch import Requester, StreamedReply
 from .fan_out import FanOut

@@ -1,4 +1,4 @@
-"""One request of a fan-out: streamed or awaited, its choices renumbered, perhaps raced by a second one."""
+"""One request of a fan-out, streamed or awaited, with its choices renumbered; a second request may race it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class StreamedReply(NamedTuple):
-    """A streamed reply: its headers, the reader of its body, and the assembler that the reader judges its end by."""
+    """A streamed reply: its headers, the reader of its body, and the assembler by which the reader judges its end."""
 
     reply: Reply
     reader: StreamReader
@@ -30,15 +30,15 @@ class StreamedReply(NamedTuple):
 
 
 class Requester(Protocol):
-    """How requests are sent."""
+    """Sends the requests of a fan-out."""
 
     async def stream(self, n: int | None, expect: int, lease: Lease) -> StreamedReply:
         """Send a streamed request.
 
         Args:
             n: Value of ``n`` to send, or None.
-            expect: How many choices the stream is incomplete without.
-            lease: Asked before each attempt but the first.
+            expect: Number of choices that a complete stream has.
+            lease: Asked before each attempt except the first.
         """
         ...
 
@@ -48,23 +48,23 @@ class Requester(Protocol):
 
 
 class Branch:
-    """One request.
+    """One request of a fan-out.
 
     Args:
-        requester: Sends it.
-        merged: Gets its chunks.
-        rate_limiter: Says when it may be sent.
-        params: Its parameters, to estimate its tokens.
-        streamed: Whether to stream it.
-        index: Index that its only choice gets; None if it asks for several, which keep the server's indices.
+        requester: Sends the request.
+        merged: Gets the chunks of the reply.
+        rate_limiter: Decides when the request may be sent.
+        params: Parameters of the request, to estimate its tokens.
+        streamed: Whether to stream the reply.
+        index: Index that the only choice gets; None for several choices, which keep the server's indices.
         n: Value of ``n`` to send; None for a single choice.
-        expect: How many choices it is incomplete without.
+        expect: Number of choices that a complete reply has.
 
     Attributes:
-        requests: How many requests were sent: two, if a second one raced the first.
-        on_request: Is called with this branch whenever a request is sent.
-        on_finish: Is awaited with this branch and a choice's index when that choice has its finish_reason. If it
-            returns True, the rest of the reply is given up.
+        requests: Number of requests sent: two, if a second request raced the first.
+        on_request: Called with this branch whenever a request is sent.
+        on_finish: Awaited with this branch and a choice's index when that choice has its finish_reason. If it
+            returns True, the rest of the reply is not read.
     """
 
     def __init__(
@@ -98,16 +98,18 @@ class Branch:
         self.on_finish: Callable[[Branch, int], Awaitable[bool]] | None = None
 
     async def run(self, *, hedge_after: float | None) -> None:
-        """Send the request and bring its chunks.
+        """Send the request and pass on the chunks of its reply.
 
         Args:
             hedge_after: Seconds without content after which a second request races the first, or None.
 
         Raises:
-            GradientError: If it failed.
+            GradientError: If the request failed.
         """
         lease = await self._rate_limiter.acquire(self._params)
-        error: BaseException | None = asyncio.CancelledError()  # what ends the request, if nothing else does
+        error: BaseException | None = (
+            asyncio.CancelledError()
+        )  # stays if neither success nor an Exception replaces it
         try:
             if hedge_after is None:
                 await self._attempt(lease)
@@ -120,36 +122,36 @@ class Branch:
         finally:
             lease.release(error=error, usage=self.usage)
 
-    # The reply that won the race, or the only one
+    # The reply that won the race, or the only reply
 
     @property
     def id(self) -> str:
-        """The id of the completion, "" before it is known."""
+        """The id of the completion; "" until it is known."""
         if self._fetched is not None:
             return self._fetched.id
         return "" if self._reply is None else self._reply.assembler.id
 
     @property
     def request_id(self) -> str | None:
-        """The server's id of the request, None before it is known."""
+        """The server's id of the request; None until it is known."""
         if self._fetched is not None:
             return self._fetched.request_id
         return None if self._reply is None else self._reply.reply.request_id
 
     @property
     def usage(self) -> CompletionUsage | None:
-        """What the request took, None before it is told."""
+        """The token usage of the request; None until the server reports it."""
         if self._fetched is not None:
             return self._fetched.usage
         return None if self._reply is None else self._reply.assembler.usage
 
     @property
     def completion(self) -> ChatCompletion | None:
-        """What has been received, under the indices that the server gave; None before anything was."""
+        """The completion as far as it was received, with the server's indices; None if no reply has won yet."""
         return self._fetched if self._reply is None else self._reply.reader.completion()
 
     async def _attempt(self, lease: Lease) -> None:
-        """Send one request and bring its chunks, unless another one wins the race."""
+        """Send one request and pass on its chunks, unless another request wins the race."""
         self.requests += 1
         if self.on_request is not None:
             self.on_request(self)
@@ -167,7 +169,7 @@ class Branch:
         reply, reader, assembler = streamed
         self._merged.on_response(reply.request_id, reply.rate_limits, reply.attempts)
         self._merged.on_open(reader)
-        early: list[ChatCompletionChunk] = []  # without content: they win no race
+        early: list[ChatCompletionChunk] = []  # chunks before the first content, which do not win the race
         try:
             while (chunks := await reader.next_chunks()) is not None:
                 _assemble(chunks, reader, assembler)
@@ -192,7 +194,7 @@ class Branch:
         self._win(partial(_received, streamed.assembler, self._index))
 
     def _win(self, received: Callable[[], ChatCompletionChunk]) -> None:
-        """Win the race: the first content decides it."""
+        """Win the race, which the first content decides: cancel the other request."""
         self._merged.add_reply(received)
         self._winner = asyncio.current_task()
         for racer in self._racers:
@@ -200,7 +202,7 @@ class Branch:
                 racer.cancel()
 
     async def _put(self, chunks: Chunks) -> bool:
-        """Bring chunks; return whether the rest of the reply is to be given up."""
+        """Pass on chunks; return whether the rest of the reply is not needed."""
         if self._index is not None:
             chunks = _renumber(chunks, self._index)
         await self._merged.put(self._token, chunks)
@@ -211,10 +213,10 @@ class Branch:
                         return True
         return False
 
-    # A race
+    # The race of two requests
 
     async def _race(self, lease: Lease, hedge_after: float) -> None:
-        """Send a second request if no content of the first comes in time."""
+        """Send a second request if the first brings no content in time."""
         racers = self._racers
         racers.append(asyncio.ensure_future(self._attempt(lease)))
         try:
@@ -228,10 +230,10 @@ class Branch:
             await asyncio.wait(racers)
 
     async def _wait_for_winner(self) -> None:
-        """Wait until the winner ends; until there is one, for both.
+        """Wait until the winner has ended, or until both requests have ended without a winner.
 
         Raises:
-            GradientError: The winner's error; or the first error, if both failed before they had won.
+            GradientError: The winner's error, or the first error if there is no winner.
         """
         pending = set(self._racers)
         failures: list[BaseException] = []
@@ -255,7 +257,7 @@ def _assemble(chunks: Chunks, reader: StreamReader, assembler: CompletionAssembl
         assembler.extend(rest)
     except StreamError as error:
         if rest is not chunks:
-            # Those behind it have been received as well, and belong into the error's ``.partial``.
+            # The chunks after the refused one have been received as well, and belong in the error's ``.partial``.
             for chunk in rest:
                 with contextlib.suppress(StreamError):
                     assembler.add(chunk)
@@ -266,13 +268,14 @@ def _renumber(chunks: Chunks, index: int) -> Chunks:
     """Give the only choice of a reply another index, in place."""
     if type(chunks) is TextBatch:
         if chunks.choice == 0:
-            chunks.choice = index  # its chunks are made later, with this index
+            chunks.choice = index  # the chunks of the batch are made later, with this index
             return chunks
         chunks = list(chunks)
     for chunk in chunks:
         choices = chunk.choices
         if len(choices) > 1 or (choices and choices[0].index != 0):
-            # Choices that were not asked for: under any index they would end up in another request's choice.
+            # The server sent choices that were not asked for. They are dropped, because any index belongs to another
+            # request's choice.
             choices = chunk.choices = [choice for choice in choices if choice.index == 0]
         for choice in choices:
             choice.index = index
@@ -280,10 +283,10 @@ def _renumber(chunks: Chunks, index: int) -> Chunks:
 
 
 def _received(assembler: CompletionAssembler, index: int | None) -> ChatCompletionChunk:
-    """Return everything that a stream has brought as one chunk, so that another assembler can go on from there."""
+    """Return everything that a stream has received as one chunk, so that another assembler can continue from it."""
     chunk = as_chunk(assembler.completion)
     for choice in chunk.choices:
-        # A completion does not tell the indices of its tool calls, by which later fragments find their call.
+        # A completion does not hold the indices of its tool calls, by which later fragments find their calls.
         calls = sorted(assembler.choices[choice.index].calls, key=lambda call: call.index)
         for fragment, call in zip(choice.delta.tool_calls or (), calls, strict=True):
             fragment.index = call.index

@@ -15,21 +15,21 @@ from .runner import FanOutResult, FanOutRunner
 
 
 class FanOut(ChunkStream):
-    """n choices of one prompt as one stream: chunks of all as they come, their choices numbered 0 to n - 1.
+    """n choices of one prompt as one stream: the chunks of all choices as they arrive, with indices from 0 to n - 1.
 
-    Requests are sent on entering ``async with``, and those in flight are cancelled on leaving. Chunks keep the id of
-    the completion that they came in; usage in a chunk is that of all requests so far. A fan-out has several replies,
-    so it has no bytes, status and headers; `results` has the request id of each choice.
+    Requests are sent on entering ``async with``, and requests in flight are cancelled on leaving. Chunks keep the id of
+    their own completion; the usage in a chunk is that of all requests so far. A fan-out has several replies, so it has
+    no bytes, status or headers; `results` has the request id of each choice.
 
     Args:
         runner: Runs the requests.
-        assembler: Where chunks are added once they have been read.
-        buffered: Most that a reader may fall behind, in characters.
+        assembler: Gets the chunks that have been read.
+        buffered: How many characters a reader may fall behind.
 
     Raises:
         FanOutError: From iterating, unless errors are collected: choices failed and the others were cancelled.
             Raised after everything received has been read.
-        StreamLimitError: From iterating: the replies together exceed what `Limits` allow n choices.
+        StreamLimitError: From iterating, if the replies together exceed the `Limits` for n choices.
     """
 
     def __init__(self, runner: FanOutRunner, assembler: CompletionAssembler, *, buffered: int) -> None:
@@ -40,8 +40,8 @@ class FanOut(ChunkStream):
     async def completion(self) -> ChatCompletion:
         """Read to the end; return one completion with the choices that are whole, under their own indices.
 
-        With ``stop_when`` or ``first`` these are the accepted choices, if there are enough of them. Sends the
-        requests if that was not done.
+        With ``stop_when`` or ``first``, it has the accepted choices if there are enough of them. If the fan-out was
+        not entered, this method sends the requests.
 
         Raises:
             FanOutError: If choices failed, unless errors are collected.
@@ -50,9 +50,8 @@ class FanOut(ChunkStream):
         if not runner.started:
             async with self:
                 return await self.completion()
-        if (
-            not self._cursor.filling
-        ):  # otherwise another task waits for chunks, and would get none before the end
+        # While another task waits for chunks, they must go to that task.
+        if not self._cursor.filling:
             merged.on_chunks = self._read_chunks
             if self._cursor.queues is None:
                 merged.skip()
@@ -74,7 +73,7 @@ class FanOut(ChunkStream):
 
     @property
     def n(self) -> int:
-        """How many choices were asked for."""
+        """Number of choices that were asked for."""
         return len(self._runner.results)
 
     @property
@@ -97,7 +96,7 @@ class FanOut(ChunkStream):
         """The first of the winners, or None."""
         return self._runner.winners[0] if self._runner.winners else None
 
-    # Uses of the stream's assembler, which has to have everything that was received by then
+    # Views that need the stream's assembler to have everything received so far
 
     def events(self) -> EventStream:
         """The stream as typed events; shares the cursor."""
@@ -108,24 +107,24 @@ class FanOut(ChunkStream):
         """The chunks of one choice; several tasks may read several choices.
 
         Args:
-            index: Which choice, from 0. One that never comes ends empty.
+            index: Index of the choice, from 0. The stream of a choice that never arrives is empty.
         """
         self._merged.stop_skipping()
         return super().choice(index)
 
     @property
     def id(self) -> str:
-        """The id of the completion that came first, "" before it is known."""
+        """The id of the completion that arrived first; "" until it is known."""
         self._merged.stop_skipping()
         return super().id
 
     @property
     def usage(self) -> CompletionUsage | None:
-        """What all requests took as far as they told, None before any did."""
+        """The token usage of all requests that have reported it; None until one has."""
         self._merged.stop_skipping()
         return super().usage
 
-    # What is known of the replies
+    # Data of the replies
 
     @property
     def request_id(self) -> str | None:
@@ -139,22 +138,22 @@ class FanOut(ChunkStream):
 
     @property
     def rate_limits(self) -> RateLimits | None:
-        """What the headers of the latest reply say of limits."""
+        """The rate limits in the headers of the latest reply."""
         return self._merged.rate_limits
 
     @property
     def attempts(self) -> int:
-        """How many requests were sent, of those that were answered."""
+        """Number of requests made for the replies so far, retries included."""
         return self._merged.attempts
 
     @property
     def anomalies(self) -> int:
-        """How many events of all replies only the tolerant path decoded, or were skipped."""
+        """Number of events, in all replies, that were repaired or skipped."""
         return self._merged.anomalies
 
     @property
     def timing(self) -> Timing:
-        """How long things took, in seconds, from the start of all requests."""
+        """Durations in seconds, from the start of all requests."""
         return self._merged.timing
 
     # Leaving

@@ -1,4 +1,4 @@
-"""Many requests, so many at a time: `MapResults`, which users iterate over, and the workers that send them."""
+"""Many requests, a limited number at a time: `MapResults`, which users iterate over, and the workers that send them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
 Perform: TypeAlias = Callable[[dict[str, Any], Lease], Awaitable[ChatCompletion]]
 
 _END = object()
-# Workers to begin with where the number of requests is unknown. Each worker that pulls a request starts some more, so
-# that a short iterable does not get a thousand tasks and a long one soon has all of them.
+# The number of workers at first, if the number of requests is unknown. Each worker that pulls a request starts some more,
+# so that a short iterable does not get a thousand tasks, and a long one soon has all the workers it may have.
 _FIRST_WORKERS = 64
 _MORE_WORKERS = 8
 
@@ -41,9 +41,9 @@ class MapResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         index: The request's number, counted from 0 in the order of pulling.
-        key: The key that the caller gave it, or None.
-        request: Its parameters, as given.
-        completion: The completion, or None if it failed.
+        key: The key that the caller gave to the request, or None.
+        request: The request's parameters, as given.
+        completion: The completion, or None if the request failed.
         error: The error, or None.
     """
 
@@ -71,11 +71,11 @@ class MapWorkers:
         requests: Parameters of each request, or pairs of a key and parameters.
         perform: Sends a request.
         rate_limiter: Makes the rate limiter, in the running loop.
-        max_concurrency: Most workers.
-        window: Most requests that have been pulled and whose results have not been taken.
-        ordered: Whether results come in the order of the requests.
+        max_concurrency: Maximum number of workers.
+        window: Maximum number of requests that have been pulled and whose results have not been taken.
+        ordered: Whether results are in the order of the requests.
         raise_errors: Whether the first error ends everything.
-        defaults: Parameters of every request that does not give its own.
+        defaults: Parameters for requests that do not give them.
     """
 
     def __init__(
@@ -106,21 +106,20 @@ class MapWorkers:
         self._defaults = defaults
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: set[asyncio.Task[None]] = set()
-        self._leases: dict[asyncio.Task[Any] | None, RequestLease] = {}  # of the workers that have one
-        self._pulling = asyncio.Lock()  # an async iterator may not be asked twice at once
+        self._leases: dict[asyncio.Task[Any] | None, RequestLease] = {}  # by the worker that holds the lease
+        self._pulling = asyncio.Lock()  # an async iterator must not be asked twice at once
         self._pulled = 0
         self._taken = 0
-        self._exhausted = False  # no further request is to be pulled
+        self._exhausted = False  # whether no further request is to be pulled
         self._ready: deque[MapResult] = deque()
-        self._early: dict[
-            int, MapResult
-        ] = {}  # results that an earlier request holds up, where order matters
-        self._next_index = 0  # of the request whose result is due, where order matters
-        self._errors: dict[int, GradientError] = {}  # that are to be raised
-        self._failure: BaseException | None = None  # of the caller's iterable, or of a worker
-        self._readers: deque[asyncio.Future[None]] = deque()  # wait for a result
+        # If results are ordered: those that wait for the result of an earlier request, and the index that is due next.
+        self._early: dict[int, MapResult] = {}
+        self._next_index = 0
+        self._errors: dict[int, GradientError] = {}  # errors of requests, if they are to be raised
+        self._failure: BaseException | None = None  # the error of the caller's iterable, or of a worker
+        self._readers: deque[asyncio.Future[None]] = deque()  # readers that wait for a result
         self._stalled: deque[asyncio.Future[None]] = deque()  # workers that wait for room in the window
-        self._stopping = False  # workers are cancelled on purpose
+        self._stopping = False  # whether workers are being cancelled on purpose
 
     # The reader's side
 
@@ -145,13 +144,15 @@ class MapWorkers:
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
-            raise GradientError("these results belong to another event loop: read them where you began")
+            raise GradientError(
+                "these results belong to another event loop: read them in the loop where you began"
+            )
         self._loop = loop
         self._rate_limiter = self._make_rate_limiter()
         self._start_workers(self._first_workers)
 
     def _raise_end(self) -> None:
-        """Raise how everything ended: an error once, then StopAsyncIteration."""
+        """Raise the error that ended the results, if there is one; from the second call on StopAsyncIteration."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
@@ -184,12 +185,12 @@ class MapWorkers:
         elif self._stopping:
             error = None
         else:
-            # Its request has no result: an ordinary end would hide that.
+            # The worker's request has no result; an ordinary end would hide that.
             error = GradientError("a request was cancelled, and not by the reader of these results")
         if error is not None:
             self._fail(error)
         if not self._workers:
-            # Results behind a request that has none are not held up any longer.
+            # Results that waited for a request without a result do not wait any longer.
             self._ready.extend(self._early.pop(index) for index in sorted(self._early))
             _wake_all(self._readers)
 
@@ -211,13 +212,13 @@ class MapWorkers:
         """Return the caller's next request, or `_END`. An error of the caller's iterable ends the pulling."""
         try:
             if self._requests is not None:
-                # The test of `_has_room`, here as well: there usually is room, and then nothing is awaited.
+                # The check of `_has_room`, repeated here because there usually is room, and then nothing is awaited.
                 if (not self._exhausted and self._pulled - self._taken < self._window) or (
                     await self._has_room()
                 ):
                     return next(self._requests)
             else:
-                async with self._pulling:  # tests for room inside: other workers pull while this one waits
+                async with self._pulling:  # checks for room inside: other workers pull while this one waits
                     if await self._has_room():
                         return await anext(cast("AsyncIterator[Request]", self._async_requests))
         except (StopIteration, StopAsyncIteration):
@@ -257,7 +258,9 @@ class MapWorkers:
         lease = await self._rate_limiter.acquire(params)
         task = asyncio.current_task()
         self._leases[task] = lease
-        error: BaseException | None = asyncio.CancelledError()  # what ends the request, if nothing else does
+        error: BaseException | None = (
+            asyncio.CancelledError()
+        )  # stays unless success or another error replaces it
         usage: CompletionUsage | None = None
         try:
             completion = await self._perform(params, lease)
@@ -265,7 +268,7 @@ class MapWorkers:
             error = problem
             raise
         except TypeError as problem:
-            # An unknown parameter, such as a misspelt one in a file: an error of this request alone.
+            # An unknown parameter, such as a misspelt one in a file, is an error of this request alone.
             error = invalid = InvalidRequestError(f"request {index}: {problem}")
         else:
             error, usage = None, completion.usage
@@ -273,7 +276,7 @@ class MapWorkers:
         finally:
             del self._leases[task]
             lease.release(error=error, usage=usage)
-        raise invalid  # here, so that the TypeError and its frames are not its context
+        raise invalid  # outside the handler, so that the TypeError with its frames is not the context
 
     def _put(self, result: MapResult) -> None:
         if result.error is not None and self._raise_errors:
@@ -291,7 +294,7 @@ class MapWorkers:
         if self._ready:
             _wake_all(self._readers)
 
-    # The end
+    # Ending
 
     def _cancel(self, *, but: asyncio.Task[Any] | None = None) -> None:
         self._stopping = True
@@ -300,7 +303,7 @@ class MapWorkers:
                 worker.cancel()
 
     def drain(self) -> None:
-        """Send nothing more: cancel the workers whose request waits to be sent, for the first time or again."""
+        """Send nothing more: cancel the workers whose requests wait to be sent, for the first time or again."""
         self._exhausted = self._stopping = True
         if self._loop is None:
             return
@@ -323,8 +326,8 @@ class MapWorkers:
             await asyncio.wait(self._workers)
         iterator, self._requests, self._async_requests = self._async_requests, None, None
         if isinstance(iterator, AsyncGenerator):
-            # Its resources, such as a database cursor, are released now and not at a garbage collection. Another
-            # kind of iterator stays open: the caller may go on reading it.
+            # The generator's resources, such as a database cursor, are released now and not at a garbage collection.
+            # Any other iterator stays open: the caller may continue to read it.
             await cast("AsyncGenerator[Request]", iterator).aclose()
 
     def abandon(self) -> None:
@@ -354,7 +357,7 @@ class MapResults:
     """
 
     def __init__(self, workers: MapWorkers) -> None:
-        # The workers' tasks must not refer to this object: dropping it has to end them.
+        # The workers' tasks must not refer to this object, because dropping it has to end them.
         self._workers = workers
 
     def __aiter__(self) -> MapResults:
@@ -404,7 +407,7 @@ def _wake_all(waiters: deque[asyncio.Future[None]]) -> None:
 
 
 def _wake_one(waiters: deque[asyncio.Future[None]]) -> None:
-    """Wake the first that still waits; one that was cancelled does not."""
+    """Wake the first waiter that was not cancelled."""
     while waiters:
         waiter = waiters.popleft()
         if not waiter.done():

@@ -1,4 +1,4 @@
-"""Chunks of several requests as the chunks of one stream."""
+"""Merges the chunks of several requests into the chunks of one stream."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, RateLi
 
 Chunks: TypeAlias = Sequence[ChatCompletionChunk]
 
-# Chunks that may wait to be read before the requests that bring more are held up.
+# With this many unread chunks, a request that receives more waits until the user has read.
 _MAX_WAITING = 1024
 
 
@@ -22,22 +22,22 @@ class MergedChunks:
 
     What was received and what the user has read are two states. Each branch assembles what it receives: whether its
     reply is whole, the ``.partial`` of its error and ``stop_when`` depend on that. The stream assembles what the user
-    has read: ``snapshot``, events and readers of single choices depend on that. A user who awaits the completion and
-    reads no chunk has no second state. Chunks are then dropped here, and at the end the stream's assembler gets each
-    reply as one chunk.
+    has read: ``snapshot``, events and readers of single choices depend on that. If the user only awaits the completion
+    and reads no chunk, the second state is not needed. This class then drops the chunks, and at the end the stream's
+    assembler gets each reply as one chunk.
 
     Args:
         assembler: The stream's assembler.
         cancel: Cancels the requests.
 
     Attributes:
-        on_chunks: Takes chunks as they come while somebody awaits the completion; None otherwise. A chunk that waits
-            to be read leaves the processor's cache, and then takes half as long again.
+        on_chunks: Called with chunks as they arrive while a task awaits the completion; None otherwise. If the chunks
+            waited to be read, they would leave the CPU's cache and take 1.5 times as long.
         error: The error that ended everything, or None.
-        ended: Whether everything ended well and was read.
+        ended: Whether everything ended without an error and was read.
         request_id: The server's id of the request that was answered first.
-        rate_limits: What the headers of the latest reply say.
-        attempts: How many requests were sent, of those that were answered.
+        rate_limits: The rate limits in the headers of the latest reply.
+        attempts: Number of requests made for the replies so far, retries included.
     """
 
     def __init__(self, assembler: CompletionAssembler, cancel: Callable[[], None]) -> None:
@@ -51,12 +51,12 @@ class MergedChunks:
         self._started: float | None = None
         self._answered: float | None = None
         self._times = ReadTimes()
-        self._usages: dict[object, CompletionUsage] = {}  # the latest of each request
-        self._usage: CompletionUsage | None = None  # of all requests
+        self._usages: dict[object, CompletionUsage] = {}  # the latest usage of each request
+        self._usage: CompletionUsage | None = None  # the usage of all requests
         self._open_readers: set[StreamReader] = set()
-        self._closed_anomalies = 0  # of the readers that are closed
-        # Functions that return what each reply has brought so far, as one chunk. None once a chunk was handed out:
-        # from then on the stream's assembler has the state of the reader, and no chunk may be skipped.
+        self._closed_anomalies = 0  # anomalies of the readers that are closed
+        # Functions that return what each reply has received so far, as one chunk. None once a chunk was returned to the
+        # user: from then on the stream's assembler has the state that the user has read, and no chunk may be skipped.
         self._received: list[Callable[[], ChatCompletionChunk]] | None = []
         self._skipping = False
         self.on_chunks: Callable[[Chunks], None] | None = None
@@ -95,7 +95,7 @@ class MergedChunks:
         """Note a reply whose chunks follow.
 
         Args:
-            received: Returns what it has brought so far, as one chunk.
+            received: Returns what the reply has received so far, as one chunk.
         """
         if self._received is not None:
             self._received.append(received)
@@ -104,8 +104,8 @@ class MergedChunks:
         """Add chunks; wait while too many wait to be read.
 
         Args:
-            token: Stands for the request that they belong to.
-            chunks: They are changed: their usage becomes that of all requests so far.
+            token: Identifies the request of the chunks.
+            chunks: The chunks, which are changed: their usage becomes that of all requests so far.
         """
         if type(chunks) is not TextBatch:  # the chunks of a batch have no usage
             for chunk in chunks:
@@ -135,8 +135,8 @@ class MergedChunks:
         self._finished = True
         self.error = error
         self._times.ended_at = self._loop.time()
-        # The method of an object that refers to this one. The cycle would keep everything received in memory until
-        # a garbage collection.
+        # `_cancel` is a method of an object that refers to this one. Without this line, the cycle would keep everything
+        # received in memory until a garbage collection.
         self._cancel = _nothing
         _wake(self._readers)
 
@@ -169,13 +169,13 @@ class MergedChunks:
         return waiting[0] if len(waiting) == 1 else [chunk for chunks in waiting for chunk in chunks]
 
     def skip(self) -> None:
-        """From now on drop chunks instead of handing them out; without effect once a chunk was handed out."""
+        """Drop chunks from now on instead of returning them; do nothing if a chunk has been returned already."""
         if self._received is not None:
             self._skipping = True
             self._take_waiting()
 
     def stop_skipping(self) -> None:
-        """Add what was dropped to the stream's assembler, and from now on hand out chunks."""
+        """Add what was dropped to the stream's assembler, and return chunks from now on."""
         if not self._skipping:
             return
         self._skipping = False
@@ -205,7 +205,7 @@ class MergedChunks:
 
     @property
     def open(self) -> bool:
-        """Whether the requests have begun and not all of them are over."""
+        """Whether the requests have begun and not all of them have ended."""
         return self._started is not None and not self._finished
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class MergedChunks:
         self._cancel()
 
     def completion(self) -> ChatCompletion:
-        """Return what has been read, with what is known of the replies."""
+        """Return the completion as far as it was read, with request id, rate limits and attempts of the replies."""
         self.stop_skipping()
         completion = self._assembler.completion
         completion.request_id = self.request_id
@@ -223,12 +223,12 @@ class MergedChunks:
 
     @property
     def anomalies(self) -> int:
-        """How many events of all replies only the tolerant path decoded, or were skipped."""
+        """Number of events, in all replies, that were repaired or skipped."""
         return self._closed_anomalies + sum(reader.decoder.anomalies for reader in self._open_readers)
 
     @property
     def timing(self) -> Timing:
-        """How long things took, from the start of all requests."""
+        """Durations from the start of all requests."""
         if self._started is None:
             return self._times.timing(0.0, 0.0, 0.0, 0.0, 0.0)
         now = self._loop.time()
@@ -236,7 +236,7 @@ class MergedChunks:
 
 
 def _nothing() -> None:
-    """Cancel nothing."""
+    """Take the place of the function that cancels the requests once there is nothing to cancel."""
 
 
 def _wake(waiters: list[asyncio.Future[None]]) -> None:

@@ -1,4 +1,4 @@
-"""Waits until requests may be sent: the clock, the dice and the queue around a `Schedule`."""
+"""Waits until requests may be sent: adds a clock, random numbers and a queue to a `Schedule`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import APIConnectionError, APIError, APITimeoutError
 from ..policy.pace import Admission, Schedule
 from ..types import CompletionUsage
 
-# Statuses by which servers say that they have too much to do.
+# Statuses that mean that the server is overloaded.
 _OVERLOADED = frozenset({429, 503, 529})
 
 
@@ -21,7 +21,7 @@ class RequestLease:
     """The right of one request to be sent: the session's `Lease`.
 
     Args:
-        limiter: The limiter that gave it.
+        limiter: The limiter that gave this lease.
         admission: The request, as the schedule knows it.
 
     Attributes:
@@ -36,12 +36,12 @@ class RequestLease:
         self.awaiting_retry = False
 
     def on_response(self, outcome: Any) -> None:
-        """Note the reply or the error that an attempt came to."""
+        """Note the reply or the error of an attempt."""
         if isinstance(outcome, APIError):
             self.awaiting_retry = True
             if self._limiter.draining:
-                # No further attempt is to be sent. The cancellation takes effect when the session waits before it;
-                # an error that is final is raised without a wait, and reaches the caller.
+                # No further attempt may be sent. The cancellation takes effect when the session waits before the next
+                # attempt; a final error is raised without a wait, and so reaches the caller.
                 cast("asyncio.Task[Any]", asyncio.current_task()).cancel()
         elif outcome.rate_limits is None:
             return
@@ -56,8 +56,8 @@ class RequestLease:
         """Note that the request is over.
 
         Args:
-            error: Its error, or None.
-            usage: What it took, if that is known.
+            error: The request's error, or None.
+            usage: The request's token usage, if known.
         """
         self._limiter.release(self._admission, error=error, usage=usage)
 
@@ -69,13 +69,13 @@ class RateLimiter:
         schedule: When the next request may be sent.
 
     Attributes:
-        draining: Whether no further request is to be sent, and no further attempt of one.
+        draining: Whether no further request may be sent, and no further attempt of a request.
     """
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
         self._loop = asyncio.get_running_loop()
-        # Each request that waits, with what admits it.
+        # The requests that wait, each with the function that admits it.
         self._waiters: deque[tuple[asyncio.Future[Admission], Callable[[float], Admission]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self.draining = False
@@ -84,7 +84,7 @@ class RateLimiter:
         """Wait until a request may be sent. It counts as in flight until `RequestLease.release`.
 
         Args:
-            params: Its parameters.
+            params: Parameters of the request.
         """
         if not self._waiters:
             now = self._loop.time()
@@ -95,15 +95,15 @@ class RateLimiter:
             return RequestLease(self, await waiter)
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                # Admitted and cancelled in one turn of the loop: its place has to be given back.
+                # The request was admitted and cancelled in the same iteration of the loop: its place must be freed.
                 self.release(waiter.result(), error=asyncio.CancelledError())
             raise
 
     async def reacquire(self, admission: Admission) -> None:
-        """Wait until a request may be sent again, before all that have not been sent yet.
+        """Wait until a request may be sent again; it goes before all requests that have not been sent yet.
 
         Args:
-            admission: The request. It is not in flight while it waits.
+            admission: The request, which is not in flight while it waits.
         """
         self._schedule.suspend(admission)
         await self._enqueue(lambda now: self._schedule.readmit(admission, now), first=True)
@@ -112,7 +112,7 @@ class RateLimiter:
         """Note how an attempt was answered.
 
         Args:
-            admission: Its request.
+            admission: The request of the attempt.
             outcome: The reply or the error.
         """
         failed = isinstance(outcome, APIError)
@@ -133,8 +133,8 @@ class RateLimiter:
 
         Args:
             admission: The request.
-            error: Its error, or None.
-            usage: What it took, if that is known.
+            error: The request's error, or None.
+            usage: The request's token usage, if known.
         """
         self._schedule.finish(admission, succeeded=error is None, usage=usage)
         if isinstance(error, APITimeoutError) and error.phase in {"first_token", "idle"}:
@@ -148,8 +148,8 @@ class RateLimiter:
         """Return a future that is done once the request is admitted.
 
         Args:
-            admit: Admits it at a reading of the clock.
-            first: Whether it goes before those that wait already.
+            admit: Admits the request, given the time.
+            first: Whether the request goes before those that wait already.
         """
         waiter: asyncio.Future[Admission] = self._loop.create_future()
         if first:
@@ -168,9 +168,9 @@ class RateLimiter:
             waiter, admit = self._waiters[0]
             if not waiter.done():
                 now = self._loop.time()
-                delay = self._schedule.delay(now, random.random())  # noqa: S311  # spreads load, protects nothing
+                delay = self._schedule.delay(now, random.random())  # noqa: S311  # spreads load; needs no cryptography
                 if delay is None:
-                    return  # `release` calls again
+                    return  # `release` calls this method again
                 if delay > 0:
                     self._timer = self._loop.call_at(now + delay, self._admit_waiters)
                     return

@@ -1,4 +1,4 @@
-"""What runs the requests of a fan-out: which are sent, which are cancelled, and what becomes of each choice."""
+"""Runs the requests of a fan-out: decides which are sent and which are cancelled, and records each choice's result."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ StopWhen: TypeAlias = Callable[[Choice], bool | Awaitable[bool]]
 
 # Errors of servers that do not accept ``n``.
 _REFUSALS = (BadRequestError, UnprocessableEntityError)
-# Largest ``n`` that the API reference of DigitalOcean allows.
+# The largest ``n`` that DigitalOcean's API reference allows.
 _MAX_N = 128
 
 
 class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What a fan-out is to do.
+    """The options of a fan-out.
 
     Attributes:
-        n: How many choices.
-        stream: Whether to stream them.
-        native: Whether to ask for all in one request. After ``"auto"`` each choice that did not come has a request.
-        raise_errors: Whether the first error ends it.
-        stop_when: Accepts or rejects a finished choice; None accepts every one.
-        first: How many accepted choices end it, or None.
+        n: Number of choices.
+        stream: Whether to stream the replies.
+        native: Whether to ask for all choices in one request. With ``"auto"``, each choice that the server does not
+            return then gets its own request.
+        raise_errors: Whether the first error ends the fan-out.
+        stop_when: Accepts or rejects a finished choice; None accepts every choice.
+        first: Number of accepted choices that end the fan-out, or None.
         hedge_after: Seconds without content after which a second request races the first, or None.
     """
 
@@ -61,14 +62,14 @@ class FanOutResult(msgspec.Struct, kw_only=True):
     """The result of one choice.
 
     Attributes:
-        index: Which choice.
+        index: Index of the choice.
         state: ``"waiting"`` to be sent, ``"running"``, ``"completed"``, ``"failed"``, or ``"stopped"`` because
-            others were enough or failed.
+            other choices were enough or failed.
         choice: The choice, once it is whole.
-        id: The completion that it came in, or "".
-        request_id: The server's id of its request, or None.
-        requests: How many requests were sent for it: two, if a second one raced the first.
-        error: Its error, or None.
+        id: Id of the completion that contained the choice, or "".
+        request_id: The server's id of the request, or None.
+        requests: Number of requests sent for the choice: two, if a second request raced the first.
+        error: The error of the request, or None.
     """
 
     index: int
@@ -84,7 +85,7 @@ class FanOutRunner:
     """Runs the requests of a fan-out: a main task, and within it a task for each request.
 
     Args:
-        options: What to do.
+        options: The options.
         params: Parameters of the request.
         requester: Sends requests.
         rate_limiter: Makes the rate limiter, in the running loop.
@@ -114,19 +115,19 @@ class FanOutRunner:
         self._tasks: list[asyncio.Task[None]] = []
         self._main: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping = False  # whether requests are cancelled on purpose: others were enough, or failed
-        self._cancelled = False  # whether the main task is
+        self._stopping = False  # whether requests are being cancelled because others were enough, or failed
+        self._cancelled = False  # whether the main task was cancelled
 
-    # Life
+    # Starting and stopping
 
     def start(self) -> None:
         """Begin, in the running loop.
 
         Raises:
-            TypeError: If it has begun before.
+            TypeError: If the fan-out has begun before.
         """
         if self._main is not None:
-            raise TypeError("a fan-out can be entered once: make another for the next time")
+            raise TypeError("a fan-out can be entered once only: make a new fan-out")
         self._loop = asyncio.get_running_loop()
         self._rate_limiter = self._make_rate_limiter()
         self.merged.start()
@@ -134,16 +135,16 @@ class FanOutRunner:
 
     @property
     def started(self) -> bool:
-        """Whether it has begun."""
+        """Whether the fan-out has begun."""
         return self._main is not None
 
     @property
     def abandoned(self) -> bool:
-        """Whether requests may be in flight that nobody has cancelled."""
+        """Whether requests may be in flight that were not cancelled."""
         return self.merged.open and not self._cancelled
 
     async def close(self) -> None:
-        """Cancel everything and wait until it is gone."""
+        """Cancel everything and wait until the main task has ended."""
         self._cancel()
         if self._main is not None and not self._main.done():
             await asyncio.wait((self._main,))
@@ -177,8 +178,8 @@ class FanOutRunner:
         except asyncio.CancelledError:
             pass
         except BaseExceptionGroup as group:
-            # Errors of requests are in the results. This one comes from the caller's ``stop_when`` or parameters: the
-            # reader gets it unchanged, even if it is no Exception, like those that test tools raise.
+            # Errors of requests are in the results. The error of the group comes from the caller's ``stop_when`` or
+            # parameters. The reader gets it unchanged, even if it is only a BaseException, as test tools raise.
             error = cast("Exception", group.exceptions[0])
         finally:
             for result in self.results:
@@ -200,12 +201,12 @@ class FanOutRunner:
         self._tasks.append(group.create_task(work))
 
     def _judge_end(self) -> Exception | None:
-        """Return the error that everything ended with, or None."""
+        """Return the error of the whole fan-out, or None."""
         errors: dict[int, Exception] = {
             result.index: result.error for result in self.results if result.error is not None
         }
         if not self._stopping and any(result.state in {"waiting", "running"} for result in self.results):
-            # A task ended without a result: an ordinary end would hide that.
+            # A task ended without a result; an ordinary end would hide that.
             return GradientError("a request was cancelled, and not by its fan-out")
         if not (errors and self._options.raise_errors) or self.has_enough():
             return None
@@ -217,11 +218,11 @@ class FanOutRunner:
         )
 
     def has_enough(self) -> bool:
-        """Whether as many choices were accepted as are asked for."""
+        """Whether as many choices were accepted as ``first`` asks for."""
         first = self._options.first
         return first is not None and len(self.winners) >= first
 
-    # A request
+    # Requests
 
     async def _request_one(self, result: FanOutResult) -> None:
         """Send the request of one choice."""
@@ -271,7 +272,7 @@ class FanOutRunner:
             await branch.run(hedge_after=options.hedge_after)
         except GradientError as error:
             failure = error
-        # Of a reply that broke off or was given up only finished choices count.
+        # If the reply broke off or was stopped, only finished choices count.
         whole = failure is None and not self._stopping
         came = set[int]()
         for choice in self._choices_of(branch):
@@ -290,12 +291,12 @@ class FanOutRunner:
             self._fail(missing, failure)
 
     def _choices_of(self, branch: Branch) -> list[Choice]:
-        """Return the choices that a request for several has brought; those beyond n were not asked for."""
+        """Return the choices of a reply to a request for several; choices beyond n were not asked for."""
         completion = branch.completion
         return [] if completion is None else [c for c in completion.choices if c.index < self._options.n]
 
     async def _on_finish(self, branch: Branch, index: int) -> bool:
-        """Note that one of several choices of a reply has its finish_reason; return whether that is enough."""
+        """Note that one of several choices of a reply has its finish_reason; return whether enough are accepted."""
         for choice in self._choices_of(branch):
             if choice.index == index:
                 await self._complete_from(branch, choice)
@@ -313,7 +314,7 @@ class FanOutRunner:
     # Results
 
     def _update(self, result: FanOutResult, branch: Branch) -> None:
-        """Copy to a result what is known of its request."""
+        """Copy ids and the number of requests from a branch to a result."""
         if result.state == "waiting" and branch.requests:
             result.state = "running"
         result.requests = branch.requests
@@ -328,14 +329,14 @@ class FanOutRunner:
             accepted = self._options.stop_when(choice)
             if isawaitable(accepted):
                 accepted = await accepted
-        # Others may have been enough while ``stop_when`` was awaited.
+        # Enough other choices may have been accepted while ``stop_when`` was awaited.
         if accepted and not self.has_enough():
             self.winners.append(result.index)
             if self.has_enough():
                 self._stop()
 
     def _fail(self, results: Iterable[FanOutResult], error: GradientError) -> None:
-        error.with_traceback(None)  # its frames hold what was received
+        error.with_traceback(None)  # the traceback's frames hold what was received
         for result in results:
             result.state, result.error = "failed", error
         if self._options.raise_errors and not self.has_enough():

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Headers(Mapping[str, str]):
-    """Headers of a reply. Names are compared without case; of several equal names the last counts.
+    """Headers of a reply. Names are case-insensitive; if a name occurs several times, its last value counts.
 
     Args:
         items: Pairs of name and value.
@@ -27,7 +27,7 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._items[name.lower()]
 
-    # `Mapping.get` calls `__getitem__` and catches KeyError. Most headers that we look up are absent, so that nearly
+    # `Mapping.get` calls `__getitem__` and catches KeyError. Most headers that the library looks up are absent, so nearly
     # every lookup would raise an exception.
     @overload
     def get(self, name: str, /) -> str | None: ...
@@ -71,7 +71,7 @@ class RateLimit(Model, gc=False, kw_only=True):
 
 
 class RateLimits(Model, gc=False, kw_only=True):
-    """The rate limits in a reply's headers; a limit that no header states has only None in it.
+    """The rate limits in a reply's headers; every field of a limit that no header states is None.
 
     Attributes:
         requests: Requests.

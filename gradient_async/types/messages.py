@@ -217,8 +217,8 @@ class ChatCompletionMessage(Model, gc=False, kw_only=True):
         function_call: The older form of a single call.
         annotations: Citations and similar data, unchanged.
         audio: Spoken reply, unchanged.
-        reasoning_details: Reasoning in the form that some servers require back, unchanged.
-        extra_content: Data that some servers require back, unchanged.
+        reasoning_details: Reasoning in the form that some servers require in the next request, unchanged.
+        extra_content: Data that some servers require in the next request, unchanged.
         content_parts: The content as a list of parts, if the server sent a list; ``content`` has the text.
     """
 
@@ -248,8 +248,8 @@ class ChoiceDelta(Model, gc=False, kw_only=True):
         function_call: A fragment of the older form of a single call.
         annotations: Citations and similar data, unchanged.
         audio: The next piece of a spoken reply, unchanged.
-        reasoning_details: Reasoning in the form that some servers require back, unchanged.
-        extra_content: Data that some servers require back, unchanged.
+        reasoning_details: Reasoning in the form that some servers require in the next request, unchanged.
+        extra_content: Data that some servers require in the next request, unchanged.
         content_parts: The content as a list of parts, if the server sent a list; ``content`` has the text.
     """
 
@@ -343,7 +343,7 @@ class ChatCompletionChunk(Model, gc=False, kw_only=True):
     """One event of a stream.
 
     Attributes:
-        id: Id of the completion, with most servers the same in all chunks; empty if the server gave none.
+        id: Id of the completion, which most servers repeat in all chunks; empty if the server gave none.
         choices: The choices that the chunk adds to; empty in a chunk that only reports usage.
         created: Unix time in seconds; 0 if the server gave none.
         model: Model that answers; empty if the server did not name it.
@@ -379,11 +379,11 @@ MakeChunks: TypeAlias = Callable[[Iterable[str], Iterable[int]], list[ChatComple
 class TextBatch(Sequence[ChatCompletionChunk]):
     """Chunks that differ in their text alone, or in text and choice; each chunk is made when it is read.
 
-    Most of a stream consists of such chunks. A reader of `texts` takes the text without any chunk object.
+    Most of a stream consists of such chunks. Code that reads `texts` gets the text without making chunk objects.
 
     Args:
         texts: The text of each chunk.
-        field: Where the text stands: a field of the delta, or the arguments of its only tool call.
+        field: The place of the text: a field of the delta, or the arguments of its only tool call.
         choice: Index of the choice that all chunks belong to, or a list with the index for each chunk.
         make: Makes chunks from texts and indices of choices.
 
@@ -392,7 +392,7 @@ class TextBatch(Sequence[ChatCompletionChunk]):
         choices: Index of the choice for each chunk; None if all chunks belong to one choice.
     """
 
-    __slots__ = ("_make", "choice", "choices", "field", "texts")  # one object for each read
+    __slots__ = ("_make", "choice", "choices", "field", "texts")  # a batch is made for each read
 
     def __init__(
         self, texts: list[str], *, field: TextField, choice: int | list[int], make: MakeChunks
@@ -407,7 +407,7 @@ class TextBatch(Sequence[ChatCompletionChunk]):
         return len(self.texts)
 
     def __iter__(self) -> Iterator[ChatCompletionChunk]:
-        # One call makes all chunks: a call for each chunk would take longer than the chunk itself.
+        # One call makes all chunks: a call for each chunk would take longer than making the chunk.
         return iter(self._make(self.texts, repeat(self.choice) if self.choices is None else self.choices))
 
     @overload

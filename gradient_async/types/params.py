@@ -97,7 +97,7 @@ class DeveloperMessage(TypedDict):
 
 
 class UserMessage(TypedDict, total=False):
-    """A message of the user, with images and videos."""
+    """A message of the user, which may contain images and videos."""
 
     role: Required[Literal["user"]]
     content: Required[str | ContentPart | Sequence[str | ContentPart]]
@@ -226,7 +226,7 @@ class _Params(TypedDict, total=False):
     parallel_tool_calls: bool | None
     """Whether the model may request several calls at once."""
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None
-    """Makes tokens less likely that have occurred; -2.0 to 2.0."""
+    """Makes tokens that have occurred less likely; -2.0 to 2.0."""
     prompt_cache_key: str | None
     """Groups requests with a common prefix for the prompt cache."""
     prompt_cache_retention: str | None
@@ -312,7 +312,7 @@ class RequestOptions(TypedDict, total=False):
     """Options for sending one request; they are not parameters of the API."""
 
     extra_headers: Mapping[str, Any] | None
-    """Additional headers; they override all others, ``Authorization`` included."""
+    """Additional headers; they override all other headers, including ``Authorization``."""
     extra_query: Mapping[str, Any] | None
     """Additional parameters for the query of the URL."""
     extra_body: Mapping[str, Any] | None

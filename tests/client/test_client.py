@@ -70,7 +70,7 @@ async def test_a_missing_key_or_agent_is_an_error_of_the_first_call(monkeypatch:
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
-        ({"hooks": [object()]}, ConfigurationError, "object is no Hook"),
+        ({"hooks": [object()]}, ConfigurationError, "object is not a Hook"),
         ({"http_client": object()}, TypeError, "session="),
         ({"max_retries": -1}, ConfigurationError, "max_retries=-1"),
         ({"max_retries": True}, ConfigurationError, "max_retries=True"),

@@ -226,7 +226,7 @@ async def test_a_copy_may_have_other_hooks(start: Start, notes: Notes) -> None:
 
 def test_a_hook_has_to_be_one() -> None:
     hooks: Any = [object()]
-    with pytest.raises(ConfigurationError, match="object is no Hook"):
+    with pytest.raises(ConfigurationError, match="object is not a Hook"):
         AsyncGradient(hooks=hooks)
 
 
