@@ -1,4 +1,4 @@
-"""A server on loopback to test with: scripted to the last socket write, or simulating a model."""
+"""A test server on loopback, which plays scripts down to single socket writes, or simulates a model."""
 
 from .connection import Connection
 from .payloads import chunk, completion, head, http_chunk, sse

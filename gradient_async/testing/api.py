@@ -1,4 +1,4 @@
-"""The API that answers what no script answers: paths, keys and headers, and recordings in the place of a model."""
+"""Answers requests that no script answers: checks paths and keys, adds headers, and may replay recordings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Backend(Protocol):
         ...
 
     def answer(self, request: Request, headers: Mapping[str, str]) -> Iterable[Step]:
-        """Return the reply to one request, its head with these headers included."""
+        """Return the whole reply to one request, with these headers in its head."""
         ...
 
 
@@ -81,7 +81,7 @@ class Routes:
         return not self._keys or (scheme.lower() == "bearer" and key.strip() in self._keys)
 
     def _headers(self) -> dict[str, str]:
-        """Number the reply, and add rate limits that look alive: the remainder falls, then starts over."""
+        """Number the reply, and add rate limits that change as on a real server: the rest falls, then starts over."""
         headers = {"x-request-id": f"req-{self._answered:06}"}
         now = int(time.time())
         for name, limit, window, cost in _LIMITS:
@@ -100,13 +100,13 @@ def _refuse(
 
 
 class Recordings:
-    """A folder of recorded streams, in the place of a model; the arguments are those of `serve`.
+    """A backend that replays a folder of recorded streams; its arguments are described at `serve`.
 
     The request's ``model`` picks a file, by its name with or without ``.sse``; any other model plays the
-    files in turn, sorted by name. The rest of the request is ignored, and the recording is sent as it is.
+    files in turn, sorted by name. The rest of the request is ignored, and the recording is sent unchanged.
 
-    Where ``manifest.jsonl``, in the folder or beside it, has ``recorded_read_sizes`` for a file, its writes
-    have these sizes; elsewhere a write is one event.
+    If ``manifest.jsonl``, in the folder or beside it, has ``recorded_read_sizes`` for a file, the writes
+    have these sizes; otherwise each write is one event.
     """
 
     def __init__(
@@ -158,18 +158,18 @@ class Recordings:
         if sizes is None:
             return _EVENT.findall(data)
         cuts = [0, *itertools.accumulate(sizes), len(data)]
-        # An empty piece would be the last HTTP chunk, which ends the body.
+        # Empty pieces are left out: an empty HTTP chunk would end the body.
         return [data[start:end] for start, end in itertools.pairwise(cuts) if data[start:end]]
 
 
 class _Named(msgspec.Struct):
-    """The part of a request that `Recordings` reads."""
+    """The only field of a request that `Recordings` reads."""
 
     model: str = ""
 
 
 class _Recording(msgspec.Struct):
-    """The part of a manifest's line that `Recordings` reads."""
+    """The fields of a line of the manifest that `Recordings` reads."""
 
     file: str
     recorded_read_sizes: list[int]

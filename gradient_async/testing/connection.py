@@ -1,4 +1,4 @@
-"""One connection of the server: bytes in, socket writes out, and the peer's leaving noticed at once."""
+"""One connection of the server: reads bytes, makes socket writes, and notices at once when the peer closes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import cast
 from .request import Request
 
 MAX_UNREAD = 1024 * 1024
-"""Bytes to hold unread before reading pauses. Only a peer that sends while the server answers reaches this limit."""
+"""Unread bytes at which reading pauses. Only a peer that sends while the server answers reaches this limit."""
 
 
 class Signal(asyncio.Event):
-    """Wakes tasks that wait for a condition on plain attributes; call `set` after each change of these."""
+    """Wakes tasks that wait for a condition on plain attributes; call `set` after each change of an attribute."""
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Wait until the condition holds. Several tasks may wait for different conditions."""
@@ -31,11 +31,11 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         number: Number of the connection, counted from 1 in the order of accepting.
-        request: The request that is being answered, or was last; None before the first.
+        request: The request that is being answered, or was answered last; None before the first.
         sent: Bytes written since that request was received.
     """
 
-    # A protocol rather than a pair of streams: asyncio tells a protocol at once that the peer has gone, also while
+    # A protocol rather than a pair of streams: asyncio tells a protocol at once that the peer has closed, even while
     # a handler waits for something else.
 
     def __init__(
@@ -44,13 +44,13 @@ class Connection(asyncio.Protocol):
         self.number = number
         self.request: Request | None = None
         self.sent = 0
-        # Whether a handler is at work. Only then does the peer's leaving count for `Request.closed_at`.
+        # Whether a handler is running. `Request.closed_at` is set only if the peer closes during that time.
         self.answering = False
         self._on_open = on_open
         self._on_gone = on_gone
         self._gone = False  # the peer has closed, or the transport is lost or closed
         self._closed_by_us = False  # this side has sent FIN or RST
-        self._lost = False  # the transport has let go of the socket
+        self._lost = False  # the transport has closed the socket
         self._writable = True
         self._unread = bytearray()
         self._changed = Signal()
@@ -77,29 +77,29 @@ class Connection(asyncio.Protocol):
         sleep between them where the difference matters.
 
         Args:
-            data: Bytes as they stand; no framing is added.
+            data: Bytes to send unchanged; no framing is added.
 
         Raises:
             ConnectionResetError: If the peer has closed. A handler need not catch the error: the server takes it
                 as the end of the conversation.
-            RuntimeError: If this side has closed before; the script or handler is wrong.
+            RuntimeError: If this side has closed before, which is a mistake in the script or handler.
         """
         self.sent += len(data)
         if self._closed_by_us:
             raise RuntimeError("write after close: nothing can be written once CLOSE or RESET was played")
         if not self._gone:
             self.transport.write(data)
-            # uvloop joins all writes of one turn of the loop; a turn for each write keeps them apart.
+            # uvloop joins all writes of one iteration of the loop; the sleep gives each write an iteration of its own.
             await asyncio.sleep(0)
             await self._changed.wait_until(lambda: self._writable or self._gone)
         if self._gone:
             raise ConnectionResetError("the peer has closed the connection")
 
     async def sleep(self, seconds: float) -> None:
-        """Wait, but no longer than the peer stays.
+        """Wait, unless the peer closes the connection first.
 
         Args:
-            seconds: How long; 0 lets other tasks run once.
+            seconds: How long to wait; 0 lets other tasks run once.
 
         Raises:
             ConnectionResetError: As soon as the peer closes.
@@ -124,12 +124,12 @@ class Connection(asyncio.Protocol):
         self.transport.close()
 
     def half_close(self) -> None:
-        """Close this direction only: FIN, while the peer may go on sending."""
+        """Close this direction only: send FIN, while the peer may continue to send."""
         self._closed_by_us = True
         self.transport.write_eof()
 
     def reset(self) -> None:
-        """Break the connection: RST in place of FIN; bytes that are still in this side's buffers are dropped."""
+        """Break the connection: send RST in place of FIN; bytes that are still in this side's buffers are dropped."""
         self._closed_by_us = True
         if not self.transport.is_closing():
             sock = self.transport.get_extra_info("socket")
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
         return self._take(found + len(separator))
 
     async def read_exactly(self, count: int) -> bytes:
-        """Read so many bytes.
+        """Read ``count`` bytes.
 
         Raises:
             ConnectionResetError: If the peer closes before.
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
     def _take(self, count: int) -> bytes:
         data = bytes(self._unread[:count])
         del self._unread[:count]
-        # A paused transport does not tell that the peer has gone.
+        # A paused transport does not report that the peer has closed.
         if len(self._unread) <= MAX_UNREAD:
             self.transport.resume_reading()
         return data
@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
             await self._read_more()
 
     async def wait_lost(self) -> None:
-        """Wait until the transport has let go of the socket."""
+        """Wait until the transport has closed the socket."""
         await self._changed.wait_until(lambda: self._lost)
 
     # Called by asyncio.
@@ -191,14 +191,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make each write leave at once, and wait until the kernel has taken it."""
         self.transport = cast("asyncio.Transport", transport)
-        # Not every event loop turns Nagle's algorithm off. A small write that is held back is lost by a reset.
+        # Not every event loop turns Nagle's algorithm off, and a reset would lose a small write that it holds back.
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.transport.set_write_buffer_limits(high=0)
         self._on_open(self)
 
     def data_received(self, data: bytes) -> None:
-        """Keep bytes for the reader, within bounds."""
+        """Keep bytes for the reader, and pause reading if there are too many."""
         self._unread += data
         if len(self._unread) > MAX_UNREAD:
             self.transport.pause_reading()
@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
         self._writable = False
 
     def resume_writing(self) -> None:
-        """Let the writer go on."""
+        """Let the writer continue."""
         self._writable = True
         self._changed.set()
 

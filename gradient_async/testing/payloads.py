@@ -1,4 +1,4 @@
-"""The bodies and frames that travel: chunks, completions, errors, events, and the framing of HTTP."""
+"""Makes the bytes of replies: chunks, completions, errors, events, and their HTTP framing."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def chunk(
     """Make one chunk of a stream, as a dict for `reply_sse` or `sse`.
 
     Args:
-        content: Text of the delta; None leaves the field out, as with the delta's other fields.
+        content: Text of the delta. None leaves the field out; the same holds for the delta's other fields.
         index: Index of the choice that the delta belongs to.
         role: Usually ``assistant``, in the first chunk of a choice.
         reasoning_content: Reasoning text of the delta.
         refusal: Refusal text of the delta.
-        tool_calls: Tool-call deltas, as they stand.
-        finish_reason: Why the choice ends; None while it goes on.
+        tool_calls: Tool-call deltas, sent unchanged.
+        finish_reason: Why the choice ends; None while it continues.
         logprobs: ``{"content": [...], "refusal": None}`` for the tokens of this delta.
         **extra: Fields of the chunk itself, to add or to replace: ``usage={...}, choices=[]`` makes the
             usage chunk, ``model="m"`` or ``id=""`` replace the defaults.
@@ -117,8 +117,8 @@ def sse(*events: Mapping[str, Any] | str | bytes, done: bool = True) -> bytes:
     """Encode an event stream.
 
     Args:
-        *events: A mapping becomes the JSON of one event, a string its data; bytes are inserted as they stand,
-            for comments and broken events.
+        *events: A mapping becomes the JSON of one event, a string becomes its data, and bytes are inserted
+            unchanged, for comments and broken events.
         done: Whether to end with ``data: [DONE]``.
 
     Returns:

@@ -21,7 +21,7 @@ _SECRET = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-k
 
 
 class BadRequestError(Exception):
-    """Something other than a clean request arrived; the server answers `status` and closes the connection."""
+    """The bytes received are not a valid request; the server answers with `status` and closes the connection."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(status, reason)
@@ -126,8 +126,8 @@ def body_length(headers: Headers) -> int | None:
     coding = headers.get("transfer-encoding")
     length = headers.get("content-length")
     if coding is not None:
-        # A proxy and a server that disagree on which of two lengths counts let a second request be smuggled in
-        # behind the first. No honest client sends both.
+        # If a proxy and a server disagree on which of two lengths counts, an attacker can hide a second request in
+        # the body of the first. No honest client sends both.
         if length is not None or coding.lower() != "chunked":
             raise BadRequestError(400, "Transfer-Encoding must be chunked, and stand without Content-Length")
         return None
@@ -139,7 +139,7 @@ def body_length(headers: Headers) -> int | None:
 
 
 def chunk_size(line: bytes | None) -> int:
-    """Return the size in the first line of an HTTP chunk; None stands for a line without an end."""
+    """Return the size in the first line of an HTTP chunk; the line is None if its end was not found."""
     match = line and _CHUNK_LINE.fullmatch(line)
     if not match:
         raise BadRequestError(400, "a chunk size is malformed")

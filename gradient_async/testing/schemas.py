@@ -1,4 +1,4 @@
-"""Values that fit a JSON schema, made from the words of a prompt, and the calls of tools that take them."""
+"""Makes values that fit a JSON schema from the words of a prompt, and chooses the tools to call with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMATS = {
 }
 
 
-# A schema is what a client sent: keywords may have values of any type. A value of the wrong type counts as absent.
+# A schema comes from a client, so its keywords may have values of any type. A value of the wrong type counts as absent.
 def _mapping(value: object) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value) if isinstance(value, dict) else {}
 
@@ -34,10 +34,10 @@ def _integer(value: object, default: int) -> int:
 
 
 def fill_schema(schema: object, prompt: str) -> Any:
-    """Make a value that fits a schema: the same for the same schema and prompt.
+    """Make a value that fits a schema: the same value for the same schema and prompt.
 
-    Strings name the subject of the prompt, or the member of an enum that the prompt mentions; numbers are
-    taken from the prompt where it has one in range. Unknown keywords of the schema are ignored.
+    Strings name the subject of the prompt, or the member of an enum that the prompt mentions; a number is
+    taken from the prompt if the prompt has one in range. Unknown keywords of the schema are ignored.
     """
     return _Filler(_mapping(schema), prompt).fill(_mapping(schema), 0)
 
@@ -113,7 +113,7 @@ def _type_of(schema: Mapping[str, Any]) -> str:
 
 
 def subject(prompt: str) -> str:
-    """Return what a prompt is about: its last run of capitalised words past the first word, else its last word."""
+    """Return the subject of a prompt: its last run of capitalised words after the first word, else its last word."""
     words: list[str] = re.findall(r"[\w'-]+", prompt)
     names: list[str] = re.findall(r"(?<=[^.?!\s]\s)[^\W\d_a-z][\w'-]*(?: [^\W\d_a-z][\w'-]*)*", prompt)
     return [*(words or ["nothing"]), *names][-1]
@@ -124,8 +124,8 @@ def choose_calls(
 ) -> list[tuple[str, Any]]:
     """Choose which of the tools to call; return names and arguments.
 
-    The words of the prompt choose, unless only the tool ``named`` may be called. Parts of the prompt that are
-    joined by "and" become a call each, if there may be several.
+    The words of the prompt decide, unless only the tool ``named`` may be called. If several calls are allowed,
+    each part of the prompt between "and"s becomes a call.
     """
     functions = [_mapping(tool.get("function")) for tool in tools]
     if named is not None:
@@ -134,7 +134,7 @@ def choose_calls(
     calls: list[tuple[str, Any]] = []
     for part in re.split(r"\s+and\s+", prompt)[:_MAX_CALLS] if parallel else [prompt]:
         best = max(functions, key=lambda function: _score(function, part))
-        # "The weather in Paris and Berlin?": a part that suits no tool goes to the tool of the whole prompt.
+        # In "The weather in Paris and Berlin?" the part "Berlin" suits no tool, so it goes to the whole prompt's tool.
         function = best if _score(best, part) else overall
         schema = {"type": "object", **_mapping(function.get("parameters"))}
         calls.append((str(function["name"]), fill_schema(schema, part)))

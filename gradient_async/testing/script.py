@@ -1,4 +1,4 @@
-"""Replies as data: the socket writes, the pauses between them, and how the connection ends."""
+"""Scripted replies as data: the socket writes, the pauses between them, and how the connection ends."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLOSE = Command.CLOSE
 """Close the connection: FIN after everything written so far."""
 
 HALF_CLOSE = Command.HALF_CLOSE
-"""Send FIN, but go on reading; usually followed by `HOLD`."""
+"""Send FIN, but continue to read; usually followed by `HOLD`."""
 
 RESET = Command.RESET
 """Break the connection: RST."""
@@ -65,7 +65,7 @@ class Reply:
 
     @property
     def data(self) -> bytes:
-        """All bytes of the reply in one piece, to be cut elsewhere: ``reply_writes([r.data[:99], RESET])``."""
+        """All bytes of the reply in one piece, to cut as you like: ``reply_writes([r.data[:99], RESET])``."""
         return b"".join(step for step in self.steps if isinstance(step, bytes))
 
 
@@ -73,7 +73,7 @@ async def play(steps: Iterable[Step], connection: Connection) -> None:
     """Carry out steps on a connection.
 
     Raises:
-        ConnectionResetError: If the peer closes before the last of them.
+        ConnectionResetError: If the peer closes before the last step.
     """
     for step in steps:
         match step:
@@ -100,7 +100,7 @@ def reply_writes(steps: Iterable[Step]) -> Reply:
     The connection stays open for the next request unless a step closes it.
 
     Args:
-        steps: Bytes, sent as they stand in one socket write each; pauses in seconds; `CLOSE`, `RESET`,
+        steps: Bytes, each sent unchanged in one socket write; pauses in seconds; `CLOSE`, `RESET`,
             `HALF_CLOSE`, `HOLD`; or `forever`.
 
     Example:
@@ -155,7 +155,7 @@ def reply_bytes(
     """Answer with a body of known length, in one write.
 
     Args:
-        body: The body as it stands.
+        body: The body, sent unchanged.
         status: Status code.
         headers: Headers to add or replace; None as a value leaves a header out. With ``connection: close`` the
             connection is closed after the reply.
@@ -171,7 +171,7 @@ def reply_json(value: object, status: int = 200, headers: Mapping[str, str | Non
     Args:
         value: Any value that ``json.dumps`` takes.
         status: Status code.
-        headers: As for `reply_bytes`; for example ``{"retry-after": "1"}``.
+        headers: The same as for `reply_bytes`; for example ``{"retry-after": "1"}``.
 
     Example:
         ``reply_json({"id": "too_many_requests", "message": "slow down"}, 429, {"retry-after": "1"})``
@@ -195,11 +195,11 @@ def reply_sse(
     in one write: ``reply_writes([reply_sse(...).data])``.
 
     Args:
-        *events: A mapping (see `chunk`) becomes the JSON of one event, a string its data; bytes are sent as
-            they stand, for comments and broken events.
+        *events: A mapping (see `chunk`) becomes the JSON of one event, a string becomes its data, and bytes are
+            sent unchanged, for comments and broken events.
         done: Whether to end with ``data: [DONE]``.
         status: Status code.
-        headers: As for `reply_bytes`.
+        headers: The same as for `reply_bytes`.
         framing: How HTTP marks the end of the body: by its last chunk, by ``Content-Length``, or by closing
             the connection.
         gap: Seconds between two writes of events.
@@ -250,7 +250,7 @@ def _merge(defaults: Mapping[str, str], headers: Mapping[str, str | None] | None
 
 
 def _announced_close(fields: Mapping[str, str | None]) -> tuple[Step, ...]:
-    # A client that was told of a close may wait for it, so the close must come.
+    # A client that reads `Connection: close` may wait for the close, so the server must close.
     announced = any(
         name.lower() == "connection" and (value or "").lower() == "close" for name, value in fields.items()
     )

@@ -17,7 +17,7 @@ from .simulation import Simulation
 
 
 class ServerBase:
-    """The part that `Server` and `ThreadedServer` have in common."""
+    """The common base of `Server` and `ThreadedServer`."""
 
     def __init__(self, service: Service, host: str, port: int) -> None:
         self._service = service
@@ -78,14 +78,14 @@ class Server(ServerBase):
     """A server on loopback; made by `serve`, run by ``async with`` or ``with``."""
 
     async def wait_requests(self, count: int = 1, *, timeout: float = 1.0) -> None:  # noqa: ASYNC109  # see _wait
-        """Wait until requests have come.
+        """Wait until requests have arrived.
 
         Args:
-            count: How many, from the start of the server.
+            count: How many requests must have arrived since the server started.
             timeout: Seconds to wait.
 
         Raises:
-            TimeoutError: If fewer requests have come in time.
+            TimeoutError: If fewer requests have arrived in time.
         """
         await self._wait(
             lambda: len(self.requests) >= count,
@@ -94,14 +94,14 @@ class Server(ServerBase):
         )
 
     async def wait_closed_connections(self, count: int = 0, *, timeout: float = 1.0) -> None:  # noqa: ASYNC109  # see _wait
-        """Wait until few connections are open.
+        """Wait until at most ``count`` connections are open.
 
         Args:
-            count: How many may stay open.
+            count: How many connections may stay open.
             timeout: Seconds to wait.
 
         Raises:
-            TimeoutError: If more connections are still open then.
+            TimeoutError: If more connections are still open after that time.
         """
         await self._wait(
             lambda: self.open_connections <= count,
@@ -122,7 +122,7 @@ class Server(ServerBase):
             raise TimeoutError(message()) from None
 
     async def start(self) -> None:
-        """Listen; ``async with`` does it on entering.
+        """Begin to listen; ``async with`` calls this method on entering.
 
         Raises:
             OSError: If the address is taken.
@@ -133,7 +133,7 @@ class Server(ServerBase):
         await self._service.listen(self._host, self._port)
 
     async def stop(self, error: BaseException | None = None) -> None:
-        """Close the listener and every connection; ``async with`` does it on leaving.
+        """Close the listener and every connection; ``async with`` calls this method on leaving.
 
         Args:
             error: The error that ends the block; failures of handlers are noted on it, and not raised.
@@ -217,7 +217,7 @@ class ThreadedServer(ServerBase):
         asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def _run(self) -> None:
-        # The runner cancels tasks that handlers have left behind, and closes the loop.
+        # The runner cancels tasks that handlers have not ended, and closes the loop.
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.get_loop().run_forever()
 
@@ -246,23 +246,24 @@ def serve(
     by recorded streams, or by your own handler.
 
     Args:
-        *replies: Results of `reply_json`, `reply_sse` and their like, or coroutine functions that take
-            ``(request, connection)`` and decide every write themselves.
+        *replies: Results of `reply_json`, `reply_sse` and similar functions, or coroutine functions that take
+            ``(request, connection)`` and make every write themselves.
         handler: Answers requests that are not scripted, in place of the simulated model.
         repeat: Whether the script starts again when it is used up.
         on_accept: How to treat a new connection before its first request: `CLOSE`, `RESET`, `HOLD`, or a
             coroutine function that takes the connection.
-        models: Names of the simulated model; any other is refused with 404. By default every name is accepted.
+        models: Names of the simulated model; any other name is refused with 404. By default every name is
+            accepted.
         replay: A folder of recorded streams, ``*.sse``, to replay byte for byte in place of the simulated
             model. The request's ``model`` picks a file by its name; any other model plays the files in turn.
         write_size: Bytes of a recording to write at once; by default the sizes in which it was read when
             recorded, if its manifest has them, else one event.
-        keys: Keys to accept as ``Authorization: Bearer KEY``; any other is refused with 401. By default requests
-            need no key. Scripted replies and handlers never ask for a key.
+        keys: Keys to accept as ``Authorization: Bearer KEY``; any other key is refused with 401. By default
+            requests need no key. Scripted replies and handlers never require a key.
         delay: Seconds between two tokens of the simulated model, or between two writes of a recording.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        keep_alive: Seconds after which a connection is closed that idles between two requests.
+        keep_alive: Seconds after which a connection that is idle between two requests is closed.
 
     Returns:
         A server to be entered by ``async with``, and then running on this event loop; or by ``with``, and

@@ -28,7 +28,7 @@ from .script import Command, Early, Handler, play, reply_json
 OnAccept: TypeAlias = "Command | Callable[[Connection], Awaitable[None]]"
 
 _LINGER = 1.0
-"""Seconds to let a refused client finish sending. A client that is cut off while it sends cannot read the refusal."""
+"""Seconds in which a refused client may finish sending. If it is cut off while it sends, it can't read the refusal."""
 
 
 class Service:
@@ -82,8 +82,8 @@ class Service:
         if self._listener is None:
             return
         listener, self._listener = self._listener, None
-        # A socket accepted in this turn of the loop becomes a connection two turns later. If the listener is closed
-        # in between, asyncio drops the socket without closing it. So accepting has to stop some turns before.
+        # A socket that is accepted in one iteration of the loop becomes a connection two iterations later. If the
+        # listener is closed in between, asyncio drops the socket without closing it. So accepting has to stop earlier.
         with contextlib.suppress(NotImplementedError):  # Windows' loop has no readers
             asyncio.get_running_loop().remove_reader(listener.sockets[0].fileno())
         for _ in range(3):
@@ -96,7 +96,7 @@ class Service:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             for connection in running.values():
-                # A task that is cancelled before its first step has closed nothing.
+                # A task that was cancelled before its first step has not closed its connection.
                 connection.transport.abort()
                 await connection.wait_lost()
         await listener.wait_closed()
@@ -116,7 +116,7 @@ class Service:
         self.changed.set()
 
     async def _serve_connection(self, connection: Connection) -> None:
-        # A ConnectionError means that the peer has gone: the usual end of a conversation.
+        # A ConnectionError means that the peer has closed, which is the usual end of a connection.
         with contextlib.suppress(ConnectionError):
             try:
                 if isinstance(self._on_accept, Command):
@@ -168,7 +168,7 @@ class Service:
     async def _guard(
         self, connection: Connection, handler: Callable[..., Awaitable[None]], *arguments: object
     ) -> bool:
-        """Call a handler; keep an exception, to be raised where the server's block is left, and return False."""
+        """Call a handler. If it raises, return False, and keep the exception for the end of the server's block."""
         try:
             await handler(*arguments)
         except Exception as error:  # noqa: BLE001  # any handler, any error

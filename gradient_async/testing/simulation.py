@@ -120,7 +120,7 @@ class Choice:
         return message
 
     def deltas(self) -> Iterator[dict[str, Any]]:
-        """Yield the choice as it stands in each chunk of a stream."""
+        """Yield the entries of this choice in the chunks of a stream."""
         rest = {"index": self.index, "finish_reason": None, "logprobs": None}
         calls = any("tool_calls" in piece.delta for piece in self.pieces)
         yield {**rest, "delta": {"role": "assistant", "content": None if calls else ""}}
@@ -139,7 +139,7 @@ class Answer:
         self._messages: list[dict[str, Any]] = body["messages"]
         self._prompt = last_text(self._messages)
         temperature = body.get("temperature")
-        # Greedy decoding has no use for a seed.
+        # A seed does not change greedy decoding.
         self._variant = ("greedy",) if temperature == 0 else (temperature, body.get("seed"))
         self._choices = [self._plan(index) for index in range(body.get("n") or 1)]
         self._id = f"chatcmpl-{digest(self._messages, self._variant, model):012x}"
@@ -199,7 +199,7 @@ class Answer:
         return text
 
     def completion(self) -> dict[str, Any]:
-        """Return the answer whole."""
+        """Return the answer as one completion."""
         choices = [
             {
                 "index": choice.index,
@@ -213,7 +213,7 @@ class Answer:
         return answer | self._extras()
 
     def chunks(self) -> Iterator[dict[str, Any]]:
-        """Yield the answer as chunks, those of several choices in turn."""
+        """Yield the answer as chunks; several choices take turns."""
         frame: dict[str, Any] = chunk(id=self._id, model=self.model)
         options: dict[str, Any] = self._body.get("stream_options") or {}
         with_usage = options.get("include_usage")
@@ -243,7 +243,7 @@ class Answer:
         }
 
     def _extras(self) -> dict[str, Any]:
-        """Return the information that only agents give, as far as the request asks for it."""
+        """Return the additional information of agents that the request asks for."""
         page = f"A page that the simulated knowledge base holds on {self._prompt!r}."
         data = {"id": "doc-1", "index": "kb-1", "filename": "page.md", "page_content": page, "score": 0.9}
         calls = self._choices[0].message().get("tool_calls", ())
@@ -283,7 +283,7 @@ class _FunctionTool(TypedDict):
 
 
 class _Limits(TypedDict, total=False):
-    """The limits that this server has beyond the documented ones."""
+    """The limits that this server has in addition to the documented limits."""
 
     stream: bool | None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None
@@ -300,7 +300,7 @@ def check_request(body: object, *, agent: bool) -> dict[str, Any]:
     try:
         msgspec.convert(request, _Limits)
     except msgspec.ValidationError as error:
-        # Such as "Expected `object`, got `int` - at `$.tools[1].function`".
+        # The text is, for example, "Expected `object`, got `int` - at `$.tools[1].function`".
         limit, _, path = str(error).partition(" - at `$.")
         raise InvalidRequestError(f"{path[:-1]}: {limit}", param=path[:-1]) from None
     known = known_params(agent=agent)
@@ -308,8 +308,8 @@ def check_request(body: object, *, agent: bool) -> dict[str, Any]:
     try:
         check_params(params, stream=bool(request.get("stream")), agent=agent)
     except InvalidRequestError as error:
-        # The rest of the message tells users of this library how to send the value all the same.
-        raise InvalidRequestError(str(error).partition("; validate=False")[0], param=error.param) from None
+        # The rest of the message tells users of this library how to send the value anyway.
+        raise InvalidRequestError(str(error).partition("; to send it")[0], param=error.param) from None
     names = [tool["function"]["name"] for tool in request.get("tools") or ()]
     choice = request.get("tool_choice")
     if choice in ("auto", "required") and not names:

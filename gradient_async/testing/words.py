@@ -1,4 +1,4 @@
-"""The texts of the simulated model, the same for the same request, and the tokens that they are cut into."""
+"""The texts of the simulated model, which depend on the request alone, and the tokens into which they are cut."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _MAX_RESULT = 200  # characters of a tool's result to repeat
 
 _TOKEN = re.compile(r"\s?[A-Za-z']+|\s?\d{1,3}|\s?[^\w\s]|\s|\w")
 _MAX_LETTERS = 10  # characters of a token made of letters
-_MAX_FOREIGN = 3  # bytes of a token outside ASCII: an emoji is cut, as byte-pair encodings do
+_MAX_FOREIGN = 3  # bytes of a token outside ASCII: an emoji becomes two tokens, as in byte-pair encodings
 _OTHERS: list[bytes] = re.findall(
     rb" [a-z]+", b" the a of and to in is it that for on with as at by we not this one or so be but"
 )
@@ -156,7 +156,7 @@ def _count(end: str) -> str:
 
 
 def reasoning(prompt: str, effort: str) -> str:
-    """Write thoughts about a prompt, the more the higher the effort."""
+    """Write reasoning about a prompt; a higher effort gives a longer text."""
     thoughts = (
         f'The user writes "{_topic(prompt)}".',
         "I am a simulation, so a short and friendly reply will do.",
@@ -169,7 +169,7 @@ def reasoning(prompt: str, effort: str) -> str:
 
 @dataclass(frozen=True)
 class Piece:
-    """A delta of a choice, how many tokens it holds, and their logprobs where the request asked for them."""
+    """A delta of a choice, its number of tokens, and their logprobs if the request asked for them."""
 
     delta: dict[str, Any]
     tokens: int = 1
@@ -189,7 +189,7 @@ def tokenize(text: str) -> list[bytes]:
 def cut_text(text: str, field: str, *, top: int | None = None, variant: object = None) -> list[Piece]:
     """Cut text into deltas of one token, or of several tokens that are whole characters only together.
 
-    ``top`` is how many candidates to list for each token; None makes no logprobs at all. ``variant`` varies the
+    ``top`` is the number of candidates to list for each token; None makes no logprobs. ``variant`` varies the
     probabilities.
     """
     pieces: list[Piece] = []
@@ -209,10 +209,10 @@ def cut_text(text: str, field: str, *, top: int | None = None, variant: object =
 
 
 def _token_logprob(token: bytes, top: int, number: int) -> dict[str, Any]:
-    """Return the logprobs entry of a sampled token, as `number` decides.
+    """Return the logprobs entry of a sampled token; ``number`` decides its probability and its candidates.
 
-    The most likely candidate has 35 to 99 %, each further candidate one half of the remainder. One token in
-    eight is not the most likely one, as happens with a real model.
+    The most likely candidate has 35 to 99 %, each further candidate half of the remainder. One token in eight is
+    not the most likely candidate, as happens with a real model.
     """
     likely = 0.35 + (number % 1000) / 1000 * 0.64
     chances = [likely, *((1.0 - likely) / 2**rank for rank in range(1, 21))]
@@ -229,6 +229,6 @@ def _candidate(token: bytes, chance: float) -> dict[str, Any]:
     try:
         text = token.decode()
     except UnicodeDecodeError:
-        # Part of a character has no text. OpenAI's API spells its bytes.
+        # A part of a character has no text. OpenAI's API writes its bytes instead.
         text = "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
     return {"token": text, "logprob": round(math.log(chance), 6), "bytes": list(token)}
