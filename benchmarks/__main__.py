@@ -25,7 +25,7 @@ LONG = ("map", "limits")  # run only if named
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run; return 1 if a threshold is missed."""
+    """Run the benchmarks; return 1 if a threshold is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = f"some of {', '.join(BENCHMARKS)}; all but {' and '.join(LONG)} if there are none"
     parser.add_argument(
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print results as JSON, a row in each line")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
     parser.add_argument(
-        "--quick", action="store_true", help="one short turn of everything, to see that it runs"
+        "--quick", action="store_true", help="one short turn of every benchmark, to see that all of them run"
     )
     parser.add_argument(
         "--write", type=Path, metavar="DOCS", help="keep results in DOCS/performance, write page and charts"
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = BENCHMARKS[name](arguments.rounds)
         _print(name, rows, as_json=arguments.json)
         print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr)
-        if arguments.write is not None:  # after each benchmark: a run that is broken off leaves what it has
+        if arguments.write is not None:  # after each benchmark, so that an interrupted run keeps its results
             kept = page.load(arguments.write)
             kept.surroundings = page.surroundings()
             kept.rows[name] = rows
@@ -78,8 +78,8 @@ def _print(name: str, rows: list[Row], *, as_json: bool) -> None:
         for row in rows:
             print(msgspec.json.encode({"benchmark": name, **msgspec.to_builtins(row)}).decode())
         return
-    told = WORKLOADS[name].work if name in WORKLOADS else BENCHMARKS[name]
-    print(f"\n{name}: {(told.__doc__ or '').partition(chr(10))[0]}\n\n{page.table(rows)}\n", flush=True)
+    function = WORKLOADS[name].work if name in WORKLOADS else BENCHMARKS[name]
+    print(f"\n{name}: {(function.__doc__ or '').partition(chr(10))[0]}\n\n{page.table(rows)}\n", flush=True)
 
 
 if __name__ == "__main__":

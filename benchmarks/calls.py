@@ -1,8 +1,8 @@
-"""Counts calls that the library makes for each chunk, and bytes that it allocates for each byte received.
+"""Counts the calls that the library makes for each chunk, and the bytes that it allocates for each byte received.
 
 Three things are counted: calls of the library's functions (each resumption of a coroutine is a call), calls
-of C functions from them, and the memory that their single instructions allocate. Unlike times, the counts are
-the same in every run on any machine, so a single additional call for each chunk is visible.
+of C functions from them, and the memory that single instructions allocate. Unlike times, the counts are the
+same in every run on any machine, so a single additional call for each chunk is visible.
 ``python -m benchmarks.calls CASE`` names the calls of a case.
 """
 
@@ -29,9 +29,11 @@ from .data import chunk, cut, event, logprob_stream, text_stream, tool_stream
 from .harness import Row, counted
 
 COUNTED = (str(Path(gradient_async.__file__).parent),)  # prefixes of the names of the library's files
-_FEW, MORE = 400, 400  # chunks; what `MORE` of them add to `_FEW` is not the request's
+# Chunks in a stream. The calls for `_FEW + MORE` chunks minus those for `_FEW` are the calls for `MORE` chunks, without
+# the calls for the request.
+_FEW, MORE = 400, 400
 _READ = 64 * 1024
-_LARGE = 4_000  # characters of text in an event; the rest of the event is small beside them
+_LARGE = 4_000  # characters of text in an event; the rest of the event is small in comparison
 _NOTED = 1_000  # bytes; smaller allocations are ignored
 
 Calls: TypeAlias = Counter[tuple[str, str]]
@@ -65,7 +67,7 @@ def counting(counts: Calls, files: Counter[str] | None = None) -> Generator[None
 
 
 class _Transport(asyncio.Transport):
-    """Answers a request with a stream that arrives in the given reads, one in a turn of the event loop."""
+    """Answers a request with a stream that arrives in the given reads, one in every other iteration of the loop."""
 
     _protocol: Any
 
@@ -83,7 +85,7 @@ class _Transport(asyncio.Transport):
     async def _send(self) -> None:
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
         for piece in (head, *(b"%x\r\n%s\r\n" % (len(data), data) for data in self._reads), b"0\r\n\r\n"):
-            # The reading task is woken in the next turn of the loop, and reads in the turn after that.
+            # The reading task is woken in the next iteration of the loop, and reads in the iteration after that.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             self._protocol.data_received(piece)
@@ -102,7 +104,7 @@ class _Transport(asyncio.Transport):
 
 
 class _Loop(asyncio.SelectorEventLoop):
-    """An event loop whose connections lead to servers in memory."""
+    """An event loop that connects to servers in memory."""
 
     def __init__(self, reads: Sequence[bytes]) -> None:
         super().__init__()
@@ -168,7 +170,7 @@ CASES: dict[str, tuple[Callable[[int], list[bytes]], int, Callable[[Sequence[byt
 
 
 def named(case: str) -> Calls:
-    """Count what `MORE` further chunks take, by kind and name of the calls."""
+    """Count the calls for `MORE` further chunks, by kind and name."""
     make, read, work = CASES[case]
     short: Calls = Counter()
     long: Calls = Counter()
@@ -187,12 +189,12 @@ def calls(case: str) -> tuple[float, float]:
 
 
 def allocated(read: int) -> float:
-    """Return the bytes allocated for each byte received, to decode and assemble large pieces of text.
+    """Return the bytes that decoding and assembling large texts allocates, for each byte received.
 
-    One of them is the decoded text itself, the others are copies of what was received.
+    One of these bytes is the decoded text; the others are copies of what was received.
 
     Args:
-        read: Bytes of a read; 0 is one event.
+        read: Bytes in a read; 0 means one event in each read.
     """
     events = [event(chunk(0, {"content": "a" * _LARGE})) for _ in range(64)]
     reads = cut([*events, b"data: [DONE]\n\n"], read)

@@ -18,14 +18,14 @@ class Bound(NamedTuple):
     """The limit of a figure, or of the ratio of two contenders' figures."""
 
     workload: str
-    case: str  # its label
-    what: str  # a contender, or two of them: "naive / ours"
+    case: str  # label of the case
+    what: str  # a contender, or the ratio of two: "naive / ours"
     sign: str  # ">=" or "<="
-    limit: float  # still allowed itself
-    figure: str = ""  # empty for the workload's first
+    limit: float  # the last value that is allowed
+    figure: str = ""  # empty for the first figure of the workload
 
     def judge(self, found: Race) -> tuple[bool, str]:
-        """Return whether the median keeps to the bound, and a line to print."""
+        """Return whether the median is within the bound, and a line to print."""
         names = WORKLOADS[self.workload].figures
         figure = self.figure or next(iter(names))
         what = ", ".join(filter(None, (self.what, self.case, names[figure])))
@@ -36,8 +36,8 @@ class Bound(NamedTuple):
         value = ratio(found, over, under, figure) if under else spread([each[figure] for each in found[over]])
         passed = value.median >= self.limit if self.sign == ">=" else value.median <= self.limit
         median, low, high = (f"{each:.3g}" for each in value)
-        verdict = "PASS" if passed else "FAIL"
-        return passed, f"{verdict}  {what}: {median} {self.sign} {self.limit:g}  ({low} to {high})"
+        outcome = "PASS" if passed else "FAIL"
+        return passed, f"{outcome}  {what}: {median} {self.sign} {self.limit:g}  ({low} to {high})"
 
 
 LOOPS = ("asyncio", "uvloop")
@@ -101,7 +101,7 @@ BOUNDS: dict[str, list[Bound]] = {
 
 
 def check(groups: Sequence[str], rounds: int) -> int:
-    """Measure and print each bound of some groups, or of all; return how many bounds are missed."""
+    """Measure and print each bound of the groups, or of all groups; return how many bounds are missed."""
     missed = 0
     for group in groups or BOUNDS:
         print(f"{group}:")

@@ -23,7 +23,7 @@ _CONNECTIONS = 1100
 
 
 class Client:
-    """A contender with the methods of `openai`: this library and `gradient` have them as well."""
+    """A contender whose methods are named as in `openai`, as those of this library and of `gradient` are."""
 
     _failures: type[Exception] = Exception
 
@@ -32,7 +32,7 @@ class Client:
         self.count = 0  # chunks, texts or reads of bytes received, over all streams
 
     async def open(self) -> Any:
-        """Send the request of a stream; return once its headers have come."""
+        """Send the request of a stream; return once its headers have arrived."""
         return await self._client.chat.completions.create(**CALL, stream=True)
 
     async def first(self, opened: Any) -> Any:
@@ -49,11 +49,11 @@ class Client:
         await self.read(await self.open())
 
     async def choices(self, n: int) -> None:
-        """Read so many streams at once, in a task each."""
+        """Read ``n`` streams at once, each in its own task."""
         await asyncio.gather(*(self.stream() for _ in range(n)))
 
     async def leave(self, opened: Any) -> None:
-        """Give up a stream."""
+        """Close a stream before its end."""
         await opened.close()
 
     async def complete(self) -> int:
@@ -62,7 +62,7 @@ class Client:
         return len(completion.choices[0].message.content)
 
     async def many(self, count: int, at_once: int) -> int:
-        """Await so many completions, in tasks that share them; return how many came without an error."""
+        """Await ``count`` completions in ``at_once`` tasks; return how many came without an error."""
         left = iter(range(count))
         came = 0
 
@@ -86,7 +86,7 @@ class Client:
 
 
 class _Ours(Client):
-    """This library: chunks and then the completion, or another view (which is assembled as well)."""
+    """This library: reads chunks and then the completion, or another view, for which the library assembles as well."""
 
     def __init__(self, url: str, view: str = "") -> None:
         super().__init__(AsyncGradient(base_url=url, model_access_key="any", max_connections=_CONNECTIONS))
@@ -100,14 +100,14 @@ class _Ours(Client):
 
 
 class _OursWhole(_Ours):
-    """This library: the completion, without its chunks."""
+    """This library: awaits the completion without reading chunks."""
 
     async def read(self, opened: Any) -> None:
         assert (await opened.completion()).choices
 
 
 class _OursFannedOut(_Ours):
-    """This library: several choices by its `fan_out`."""
+    """This library: gets several choices by its `fan_out`."""
 
     async def choices(self, n: int) -> None:
         completion = await self._client.chat.completions.fan_out(n=n, **CALL).completion()
@@ -115,7 +115,7 @@ class _OursFannedOut(_Ours):
 
 
 class _OursMapped(_Ours):
-    """This library: many completions by its `map`."""
+    """This library: gets many completions by its `map`."""
 
     async def many(self, count: int, at_once: int) -> int:
         came = 0

@@ -1,4 +1,4 @@
-"""Seeded streams and completions in the shape and size that servers send: the same bytes in every run."""
+"""Makes streams and completions in the shape and size that servers send: from seeds, so the same in every run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def chunk(index: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def event(body: dict[str, Any]) -> bytes:
-    """Make an event of a chunk."""
+    """Make an event from a chunk."""
     return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
@@ -36,7 +36,7 @@ def _stream(bodies: list[dict[str, Any]]) -> list[bytes]:
 
 
 def cut(events: Sequence[bytes], size: int) -> list[bytes]:
-    """Cut a stream into reads of so many bytes; 0 is a read for each event."""
+    """Cut a stream into reads of ``size`` bytes; 0 gives each event its own read."""
     if not size:
         return [*events]
     wire = b"".join(events)
@@ -44,9 +44,9 @@ def cut(events: Sequence[bytes], size: int) -> list[bytes]:
 
 
 def text_stream(tokens: int, choices: int = 1, *, padded: bool = False) -> list[bytes]:
-    """Make the events of a stream of text, a token in each chunk, dealt to the choices in turn.
+    """Make the events of a stream of text with one token in each chunk; the choices take turns.
 
-    With random padding in each chunk no two events are alike but for their text.
+    If ``padded``, each chunk has a field of random padding, so that events differ in more than their text.
     """
     dice = random.Random(tokens * 31 + choices)
     bodies = [chunk(index, _OPENING) for index in range(choices)]
@@ -58,7 +58,7 @@ def text_stream(tokens: int, choices: int = 1, *, padded: bool = False) -> list[
 
 
 def tool_stream(tokens: int) -> list[bytes]:
-    """Make the events of a stream of one tool call, a fragment of its arguments in each chunk."""
+    """Make the events of a stream of one tool call, with a fragment of its arguments in each chunk."""
 
     def call(**function: str) -> dict[str, Any]:
         return {"tool_calls": [{"index": 0, "function": function}]}
@@ -72,7 +72,7 @@ def tool_stream(tokens: int) -> list[bytes]:
 
 
 def logprob_stream(tokens: int, top: int = 20) -> list[bytes]:
-    """Make the events of a stream of text with log probabilities of each token and of the likeliest ones."""
+    """Make the events of a stream of text with log probabilities of each token and of the likeliest tokens."""
     dice = random.Random(tokens * 31 + top)
     bodies = [chunk(0, _OPENING)]
     for _ in range(tokens):
@@ -101,7 +101,7 @@ def _completion(text: str, tokens: int, **choice: Any) -> bytes:
 
 
 def small_completion(size: int) -> bytes:
-    """Make a completion, as JSON, of at least so many bytes."""
+    """Make a completion, as JSON, of at least ``size`` bytes."""
     return _completion("a" * max(0, size - len(_completion("", 9))), 9)
 
 

@@ -18,7 +18,7 @@ from gradient_async.testing import Connection, Request, chunk, completion, head,
 from .clients import CALL
 from .soak.worker import call, drain, read_choices
 
-_HANG = 5.0  # seconds that no call takes
+_HANG = 5.0  # seconds after which a call counts as hanging
 _CALLS = [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 _LOGPROBS = {
     "content": [{"token": "t", "logprob": -0.5, "bytes": [116], "top_logprobs": []}],
@@ -58,7 +58,7 @@ _STATUSES = [
     *[200] * 60, 101, 103, 201, 204, 206, 301, 307,
     400, 401, 404, 408, 409, 413, 422, 429, 500, 503, 504, 529, 999,
 ]  # fmt: skip
-# Input that breaks parsers.
+# Pieces of input that often break parsers.
 _TOKENS = [
     b"null", b"true", b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-0", b"1" + b"0" * 400,
     b"9223372036854775808", b'"\\ud83d"', b'"\\u0000"', b"\xff\xfe", b"\xef\xbb\xbf", b"\xe2\x80\xa8", b"[]",
@@ -70,7 +70,7 @@ _TOKENS = [
 
 
 def mutate(data: bytes, dice: random.Random) -> bytes:
-    """Change bytes as bugs, proxies and attackers do: flip, drop, double or move some, or insert tokens."""
+    """Change bytes as bugs, proxies and attackers do: overwrite, drop, double or move some, or insert tokens."""
     changed = bytearray(data)
     for _ in range(1 + int(dice.expovariate(0.5))):
         at = dice.randrange(len(changed) + 1)
@@ -92,7 +92,7 @@ def mutate(data: bytes, dice: random.Random) -> bytes:
     return bytes(changed)
 
 
-class _Mill:
+class _FuzzedReplies:
     """The server's handler: makes fuzzed replies."""
 
     def __init__(self, dice: random.Random) -> None:
@@ -186,16 +186,16 @@ _WAYS: dict[str, _Way] = {
 
 
 async def fuzz(megabytes: float, seed: int, *, workers: int = 16) -> dict[str, Any]:
-    """Call a server of fuzzed replies until it has sent so many millions of bytes.
+    """Call a server that sends fuzzed replies, until it has sent ``megabytes`` million bytes.
 
     Returns:
         A report, whose ``faults`` are empty if every call behaved.
     """
-    mill = _Mill(random.Random(seed))
+    replies = _FuzzedReplies(random.Random(seed))
     outcomes: Counter[str] = Counter()
     faults: list[str] = []
     tasks = asyncio.all_tasks()
-    async with serve(handler=mill) as server:
+    async with serve(handler=replies) as server:
         clients = [
             AsyncGradient(
                 inference_endpoint=server.url,
@@ -209,7 +209,7 @@ async def fuzz(megabytes: float, seed: int, *, workers: int = 16) -> dict[str, A
         ]
 
         async def work(number: int) -> None:
-            while mill.bytes < megabytes * 1e6:
+            while replies.bytes < megabytes * 1e6:
                 name = [*_WAYS][(outcomes.total() + number) % len(_WAYS)]
                 # Each call has its own key: the client obeys `Retry-After` for all calls of a key.
                 client = clients[number % 2].with_options(
@@ -239,7 +239,7 @@ async def fuzz(megabytes: float, seed: int, *, workers: int = 16) -> dict[str, A
     if left:
         faults.append(f"tasks left: {left}")
     return {
-        "bytes": mill.bytes,
+        "bytes": replies.bytes,
         "calls": outcomes.total(),
         "outcomes": dict(outcomes.most_common()),
         "faults": faults,
@@ -247,12 +247,12 @@ async def fuzz(megabytes: float, seed: int, *, workers: int = 16) -> dict[str, A
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fuzz; return 1 if anything was wrong."""
+    """Fuzz; return 1 if there were faults."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz", description=__doc__)
     parser.add_argument(
         "--megabytes", type=float, default=10.0, help="how much the server sends (default: 10)"
     )
-    parser.add_argument("--seed", type=int, default=1, help="what chance begins with (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random numbers (default: 1)")
     arguments = parser.parse_args(argv)
     warnings.simplefilter("error")
     report = asyncio.run(fuzz(arguments.megabytes, arguments.seed))

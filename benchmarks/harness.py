@@ -1,4 +1,4 @@
-"""Races contenders: each does the same work in turn, in a new process for each turn, for several rounds."""
+"""Races contenders: in every round, each contender does the same work once, in a new process."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ import msgspec
 
 from .server import running_server
 
-FEW = 3  # rounds; enough for contenders that take ten times as much
-SLOW = ("openai", "gradient", "sse-client")  # prefixes of the names of such contenders
+FEW = 3  # rounds for slow contenders, which take ten times as long as others
+SLOW = ("openai", "gradient", "sse-client")  # prefixes of the names of slow contenders
 QUICK = "BENCHMARKS_QUICK"  # set to 1 in the environment of a smoke run: one short turn of everything
-_LEAST = 0.3  # seconds of CPU that a measurement takes at least
-_TURNS, _LONG = 3, 1.0  # turns at least, unless the first ones took so many seconds
-_LONGEST = 150  # seconds after which a contender hangs
+_MIN_SECONDS = 0.3  # minimum CPU time of a measurement
+_MIN_TURNS, _LONG = 3, 1.0  # minimum number of turns, unless the first turns took `_LONG` seconds
+_MAX_SECONDS = 150  # a contender that takes longer counts as hanging
 _ABSENT = 3  # exit status of a contender that is not installed
-_FREED = 4 * 1024 * 1024  # bytes
+_FREED = 4 * 1024 * 1024  # bytes of the block that each process frees at first; see `_main`
 
 Figures: TypeAlias = dict[str, float]
 Work: TypeAlias = Callable[..., Coroutine[Any, Any, Figures]]
@@ -39,9 +39,9 @@ Race: TypeAlias = dict[str, list[Figures]]
 class Case(NamedTuple):
     """A size or shape of a workload."""
 
-    label: str  # in tables
-    path: str  # what the server sends; empty if there is no server
-    arguments: dict[str, Any]  # of the workload's function
+    label: str  # name of the case in tables
+    path: str  # what the server sends; empty if the case needs no server
+    arguments: dict[str, Any]  # arguments for the workload's function
     loop: str
     max_rounds: int
 
@@ -49,7 +49,7 @@ class Case(NamedTuple):
 def case(
     label: str, path: str = "", *, loop: str = "asyncio", max_rounds: int = 1000, **arguments: Any
 ) -> Case:
-    """Make a case; ``max_rounds`` is for rounds that take long or hardly differ."""
+    """Make a case; ``max_rounds`` limits the rounds of a case that takes long or hardly varies."""
     return Case(label, path, arguments, loop, max_rounds)
 
 
@@ -72,7 +72,7 @@ def workload(
     """Declare a coroutine function as a workload; the first line of its docstring is the title.
 
     The function takes a contender's name, the server's URL if the case has a path, and the arguments of the
-    case. It returns figures, whose names `figures` maps to their names in tables. `to` names the contenders
+    case. It returns figures; `figures` maps their names to their titles in tables. `to` names the contenders
     by whose figures all figures are divided.
     """
     return lambda work: Workload(work, contenders, tuple(cases), figures or {"cpu_us": ""}, tuple(to))
@@ -96,7 +96,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def measure(load: Workload, rounds: int) -> list[Row]:
-    """Race all contenders in all cases; in a smoke run in the first."""
+    """Race all contenders in all cases; in a smoke run only in the first case."""
     rows: list[Row] = []
     for each in load.cases[:1] if is_quick() else load.cases:
         rows += tabulate(load, each, race(load, each, rounds))
@@ -104,7 +104,7 @@ def measure(load: Workload, rounds: int) -> list[Row]:
 
 
 def race(load: Workload, case: Case, rounds: int, contenders: Sequence[str] = ()) -> Race:
-    """Race all contenders of a workload, or some, in one case, without those that are not installed.
+    """Race the given contenders of a workload, or all of them, in one case; skip those that are not installed.
 
     Every contender has a turn in each round, and each round begins with another contender.
     """
@@ -129,7 +129,7 @@ def race(load: Workload, case: Case, rounds: int, contenders: Sequence[str] = ()
 def _take_turn(work: Work, name: str, arguments: dict[str, Any], loop: str, seed: int) -> Figures | None:
     """Run the work in a process; None if the contender is not installed."""
     where = f"{work.__module__}:{work.__name__}"
-    # In a round all contenders have the same seed of hashes. Coverage is not measured while they work.
+    # In one round all contenders have the same hash seed. Coverage is not measured while they work.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE_")}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.harness", where, name, json.dumps(arguments), loop],
@@ -138,7 +138,7 @@ def _take_turn(work: Work, name: str, arguments: dict[str, Any], loop: str, seed
         stdout=subprocess.PIPE,
         check=False,
         text=True,
-        timeout=_LONGEST,
+        timeout=_MAX_SECONDS,
     )
     if done.returncode == _ABSENT:
         return None
@@ -149,7 +149,7 @@ def _take_turn(work: Work, name: str, arguments: dict[str, Any], loop: str, seed
 
 
 def tabulate(load: Workload, case: Case, found: Race) -> list[Row]:
-    """Make a row of each figure and contender."""
+    """Make a row for each figure of each contender."""
     return [
         Row(
             column=", ".join(filter(None, [case.label, title])),
@@ -158,9 +158,8 @@ def tabulate(load: Workload, case: Case, found: Race) -> list[Row]:
             ratios={
                 base: _rounded(ratio(found, name, base, figure))
                 for base in load.to
-                if all(
-                    each[figure] for each in found.get(base, [{figure: 0.0}])
-                )  # nothing is a ratio to nothing
+                # There is no ratio to a figure that is 0, or to a contender that was not raced.
+                if all(each[figure] for each in found.get(base, [{figure: 0.0}]))
             },
         )
         for figure, title in load.figures.items()
@@ -169,7 +168,7 @@ def tabulate(load: Workload, case: Case, found: Race) -> list[Row]:
 
 
 def counted(column: str, contender: str, value: float) -> Row:
-    """Make a row of a figure that is the same in every round."""
+    """Make a row for a figure that is the same in every round."""
     return Row(column=column, contender=contender, value=Spread(value, value, value))
 
 
@@ -193,16 +192,16 @@ def is_quick() -> bool:
     return os.environ.get(QUICK) == "1"
 
 
-async def quickest(work: Callable[[], Awaitable[object]], *, least: float = _LEAST) -> float:
-    """Repeat the work for some seconds of CPU; return the CPU seconds of the quickest turn.
+async def quickest(work: Callable[[], Awaitable[object]], *, min_seconds: float = _MIN_SECONDS) -> float:
+    """Repeat the work for at least ``min_seconds`` of CPU; return the CPU seconds of the quickest turn.
 
     Disturbances only make turns slower. The first turn warms up and does not count.
     """
     await work()
-    settle()
+    collect_garbage()
     costs: list[float] = []
     while not costs or (
-        not is_quick() and (sum(costs) < least or (len(costs) < _TURNS and sum(costs) < _LONG))
+        not is_quick() and (sum(costs) < min_seconds or (len(costs) < _MIN_TURNS and sum(costs) < _LONG))
     ):
         started = time.process_time()
         await work()
@@ -210,8 +209,8 @@ async def quickest(work: Callable[[], Awaitable[object]], *, least: float = _LEA
     return min(costs)
 
 
-def settle() -> None:
-    """Collect garbage, and take what is left out of the collector's sight.
+def collect_garbage() -> None:
+    """Collect garbage, and exempt the objects that remain from later collections.
 
     The collector stays on. Without the freeze it would visit the classes of each imported library again and
     again, which would favour contenders that import little, whatever their work costs.
@@ -225,15 +224,15 @@ def resident() -> int:
     gc.collect()
     try:
         return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * resource.getpagesize()
-    except OSError:  # there is no /proc: the most that it ever was
+    except OSError:  # without /proc, return the largest size so far
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _main(where: str, name: str, arguments: str, loop: str) -> int:
     """Take one contender's turn, in this process."""
     # asyncio reads into blocks of 256 kB. Until a process has freed a larger block, the C library maps and
-    # unmaps memory for each read, which doubles the cost. Every process frees such a block sooner or later;
-    # here all processes begin with it, so that chance decides nothing.
+    # unmaps memory for each read, which doubles the cost. Every process frees such a block sooner or later.
+    # Here every process frees one at first, so that the figures do not depend on chance.
     bytearray(_FREED)
     module, _, function = where.partition(":")
     load: Workload = getattr(importlib.import_module(module), function)

@@ -1,4 +1,4 @@
-"""Workloads in memory: decoding and assembling streams, and their cost as streams grow."""
+"""Workloads in memory: decoding and assembling streams, and how the cost grows with the length of the stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradient_async.stream.queues import ChunkQueue
 from gradient_async.types import ChatCompletionChunk
 
 from .data import cut, logprob_stream, text_stream, tool_stream
-from .harness import Figures, case, is_quick, quickest, settle, workload
+from .harness import Figures, case, collect_garbage, is_quick, quickest, workload
 
 Reads: TypeAlias = list[bytes]
 
@@ -32,7 +32,7 @@ STREAMS: dict[str, Callable[[int], list[bytes]]] = {
     "8 choices": functools.partial(text_stream, choices=8),
 }
 READS = {"one event": 0, "1 kB": 1024, "64 kB": 64 * 1024}
-_WHOLE = 4 * 1024  # bytes; streams of the client decode longer reads in slices
+_WHOLE = 4 * 1024  # bytes; the client's streams decode longer reads in slices
 _RECORDED = Path(os.environ.get("GRADIENT_ASYNC_CORPUS", Path(__file__).parents[2] / "shared" / "corpus"))
 
 _decode_chunk = msgspec.json.Decoder(ChatCompletionChunk).decode
@@ -56,7 +56,7 @@ def _chunks(reads: Reads) -> None:
 
 
 def _assembled(reads: Reads) -> None:
-    """Decode and assemble as a stream does: the chunks of a slice are assembled after their iteration."""
+    """Decode and assemble as a stream does: the chunks of a slice are assembled after they have been read."""
     decoder, assembler = ChunkDecoder(), CompletionAssembler()
     for data in reads:
         if len(data) <= _WHOLE:
@@ -101,7 +101,7 @@ _WORK: dict[str, Callable[[list[bytes], Reads], Callable[[], None]]] = {
 
 
 def _recorded(name: str) -> list[bytes]:
-    """Return the events with data of a recorded stream: others are not compared."""
+    """Return those events of a recorded stream that hold JSON; the others are not compared."""
     blocks = (_RECORDED / name).read_bytes().replace(b"\r\n", b"\n").split(b"\n\n")
     return [block + b"\n\n" for block in blocks if block.startswith(b"data: {")] + [b"data: [DONE]\n\n"]
 
@@ -136,7 +136,7 @@ async def decode(contender: str, *, stream: str, tokens: int) -> Figures:
         async def turn(work: Callable[[], None] = work) -> None:
             work()
 
-        found[name] = await quickest(turn, least=0.15) / len(events) * 1e6
+        found[name] = await quickest(turn, min_seconds=0.15) / len(events) * 1e6
     return found
 
 
@@ -159,7 +159,7 @@ def _make_events(reads: Reads) -> None:
 
 
 def _queue(reads: Reads) -> None:
-    """Hand the chunks of each choice to a reader of that choice."""
+    """Queue the chunks of each choice for a reader of that choice."""
     decoder, assembler = ChunkDecoder(), CompletionAssembler(n=8)
     queues = [ChunkQueue(1 << 30) for _ in range(8)]
     for data in reads:
@@ -220,7 +220,7 @@ async def growth(contender: str, *, small: int, large: int) -> Figures:
     little, big = (cut(events, READS["64 kB"]) for events in streams)
     repeat = large // small
     work(big)
-    settle()
+    collect_garbage()
     costs: list[tuple[float, float]] = []
     for _ in range(1 if is_quick() else 5):
         started = time.process_time()

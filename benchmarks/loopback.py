@@ -14,7 +14,7 @@ from typing import Any
 from gradient_async.testing import Connection, Request, completion, reply_json, serve
 
 from .clients import Client, make
-from .harness import FEW, Figures, case, is_quick, quickest, resident, settle, workload
+from .harness import FEW, Figures, case, collect_garbage, is_quick, quickest, resident, workload
 from .server import allow_connections
 
 _LOOPS = ("asyncio", "uvloop")
@@ -49,13 +49,13 @@ async def bulk(contender: str, *, url: str, tokens: int) -> Figures:
 async def chat(contender: str, *, url: str, streams: int, tokens: int) -> Figures:
     """Streams opened at once, each with one event every 20 ms: CPU for each token, requests included.
 
-    The server sends the events of all streams in the same tick. CPU counts from before the requests until the
-    end of the last stream. Only the first request of the process comes before.
+    The server sends the events of all streams in the same tick. CPU is measured from before the requests to the
+    end of the last stream. Only the first request of the process is made earlier.
     """
     async with make(contender, f"{url.rpartition('/')[0]}/text-9-1") as client:
         await client.stream()
     async with make(contender, url) as client:
-        settle()
+        collect_garbage()
         cost = time.process_time()
         await asyncio.gather(*(client.stream() for _ in range(streams)))
         cost = time.process_time() - cost
@@ -66,8 +66,8 @@ async def chat(contender: str, *, url: str, streams: int, tokens: int) -> Figure
 @workload(
     "ours", "naive", "drained", "openai",
     cases=[
-        # 4,000 events a second from all streams together. A client that can't keep up would receive several
-        # events in one read, which is cheaper.
+        # All streams together send 4,000 events a second. A client that can't keep up would receive several events
+        # in one read, which is cheaper.
         case(f"{loop}, {streams} streams", path, loop=loop, streams=streams, seconds=1.6)
         for loop in _LOOPS
         for path, streams in (("paced-20000-3-12", 12), ("paced-2400-25-100", 100), ("paced-480-125-500", 500))
@@ -75,15 +75,15 @@ async def chat(contender: str, *, url: str, streams: int, tokens: int) -> Figure
     to=("ours", "naive", "drained"),
 )  # fmt: skip
 async def paced(contender: str, *, url: str, streams: int, seconds: float) -> Figures:
-    """Many streams whose events come one by one, at even distances: CPU for each token, without requests.
+    """Many streams whose events come one by one, evenly spaced: CPU for each token, without requests.
 
     Nearly every event wakes the event loop, which is most of the cost.
     """
     async with make(contender, url) as client:
         opened = await asyncio.gather(*(client.open() for _ in range(streams)))
         tasks = [asyncio.create_task(client.read(each)) for each in opened]
-        await asyncio.sleep(0.3)  # until the events that came while others were opened have been read
-        settle()
+        await asyncio.sleep(0.3)  # until the events that came while other streams were opened have been read
+        collect_garbage()
         cost, count = time.process_time(), client.count
         await asyncio.sleep(0.2 if is_quick() else seconds)
         cost, count = time.process_time() - cost, client.count - count
@@ -125,12 +125,12 @@ async def small(contender: str, *, url: str, at_once: int, count: int) -> Figure
 async def first(contender: str, *, url: str, at_once: int) -> Figures:
     """From the server's write of a stream's first event until the consumer has it: CPU and time.
 
-    The headers have come before. The event's text is the time of its write, by a clock of all processes.
+    The headers have arrived before. The event's text is the time of its write, by a clock that all processes share.
     """
     async with make(contender, url) as client:
         for _ in range(3):
             await _await_first(client, at_once)
-        settle()
+        collect_garbage()
         times = 1 if is_quick() else max(8, 192 // at_once)
         costs, late = zip(*[await _await_first(client, at_once) for _ in range(times)], strict=True)
     wall = statistics.median([each for sample in late for each in sample])
@@ -138,7 +138,7 @@ async def first(contender: str, *, url: str, at_once: int) -> Figures:
 
 
 async def _await_first(client: Client, at_once: int) -> tuple[float, list[int]]:
-    """Return seconds of CPU an event, and how many nanoseconds late each came."""
+    """Return the CPU seconds for each event, and for each event the nanoseconds from its write to its arrival."""
     opened = await asyncio.gather(*(client.open() for _ in range(at_once)))
 
     async def wait(stream: Any) -> int:
@@ -170,9 +170,9 @@ async def _await_first(client: Client, at_once: int) -> tuple[float, list[int]]:
     to=("drained", "ours"),
 )  # fmt: skip
 async def memory(contender: str, *, url: str, streams: int, counted: str) -> Figures:
-    """Open streams, each with a task that waits for its next chunk: bytes of memory for each.
+    """Open streams, each with a task that waits for its next chunk: bytes of memory for each stream.
 
-    "heap" is counted by Python's allocator; "resident" is the growth of the process, in pages.
+    "heap" is the memory that Python allocated; "resident" is the growth of the process, in pages.
     """
     allow_connections()
     async with make(contender, url) as client:
@@ -261,9 +261,9 @@ async def fan_out(contender: str, *, url: str, n: int, times: int) -> Figures:
     to=("tasks",),
 )  # fmt: skip
 async def map_(contender: str, *, url: str, count: int, at_once: int) -> Figures:
-    """Very many requests: CPU for each, and the growth of the process.
+    """Very many requests: CPU for each request, and the growth of the process.
 
-    "tasks" are tasks that await one completion after another, and keep nothing.
+    "tasks" are tasks that await one completion after another, and keep no result.
     """
     async with make(contender, url) as client:
         await client.many(2 * at_once, at_once)
@@ -289,8 +289,8 @@ _ALLOWED, _WINDOW = 200, 5.0  # requests, seconds
 async def limits(contender: str, *, count: int, at_once: int) -> Figures:
     """More requests than a server allows: refusals, errors that are left after retries, and time.
 
-    The server's limit is in DigitalOcean's headers; a window begins with the first request after the end of
-    the last. "tasks" use this library's client. Each client has its own retries.
+    The server states its limit in DigitalOcean's headers. A window begins with the first request after the end of
+    the window before. "tasks" use this library's client. Each client has its own retries.
     """
     since, used, total, refused = float("-inf"), 0, 0, 0
 

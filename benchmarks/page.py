@@ -1,4 +1,4 @@
-"""Writes ``docs/performance.md``: keeps the results of runs, makes tables of them, and draws charts."""
+"""Writes ``docs/performance.md``: keeps the results of runs, makes tables from them, and draws charts."""
 
 from __future__ import annotations
 
@@ -21,29 +21,29 @@ _ACROSS = 6  # columns that fit on a page; a table with more is transposed
 
 
 class Results(msgspec.Struct, kw_only=True):
-    """What the page is written from."""
+    """The results from which the page is written."""
 
     surroundings: dict[str, str] = {}  # versions and CPU
-    rows: dict[str, list[Row]] = {}  # by benchmark
+    rows: dict[str, list[Row]] = {}  # the rows of each benchmark
 
 
 def surroundings() -> dict[str, str]:
-    """Return what the figures depend on: CPU, Python, packages; nothing that identifies a machine."""
+    """Return what the figures depend on: CPU, Python and packages, but nothing that identifies a machine."""
     try:
         cpu = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.MULTILINE)
     except OSError:
         cpu = None
-    told = {
+    found = {
         "CPU": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
         "system": platform.system(),
         "Python": platform.python_version(),
     }
     for package in _PACKAGES:
         try:
-            told[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return told
+    return found
 
 
 def load(docs: Path) -> Results:
@@ -53,17 +53,17 @@ def load(docs: Path) -> Results:
 
 
 def save(results: Results, docs: Path) -> None:
-    """Keep results, a row in each line."""
+    """Write the results to the folder, one row in each line."""
     text = msgspec.json.encode(results).decode().replace('{"column"', '\n{"column"').replace("]}]}", "]}]}\n")
     (docs / RESULTS).parent.mkdir(parents=True, exist_ok=True)
     (docs / RESULTS).write_text(text, "utf-8")
 
 
 def write(results: Results, docs: Path) -> None:
-    """Fill in the page's tables and draw its charts, as far as there are results.
+    """Fill in those of the page's tables and draw those charts for which there are results.
 
     Raises:
-        ImportError: If there is something to draw, and matplotlib is not installed.
+        ImportError: If there is a chart to draw, and matplotlib is not installed.
     """
     page = docs / "performance.md"
     text = page.read_text("utf-8")
@@ -81,10 +81,10 @@ def write(results: Results, docs: Path) -> None:
 
 
 def _filled(text: str, name: str, table: str) -> str:
-    """Put a table between its marks, if the page has them.
+    """Put a table between its begin and end marks, if the page has them.
 
     Raises:
-        ValueError: If the mark of the end is missing.
+        ValueError: If the end mark is missing.
     """
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     before, found, rest = text.partition(begin)
@@ -120,7 +120,7 @@ def _spread(value: Spread) -> str:
 
 
 def _figure(value: float) -> str:
-    """Write a figure with three digits that count."""
+    """Write a figure with three significant digits, or as a whole number."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -128,10 +128,10 @@ class Headline(NamedTuple):
     """A line of the first table."""
 
     label: str
-    benchmark: str  # whose rows
-    column: str  # of these rows
-    by_hand: str = "naive"  # the contender that is no client library
-    suffix: str = ""  # what the contenders' names have beside the name of their library
+    benchmark: str  # the benchmark whose figures the line shows
+    column: str  # the column of that benchmark's rows
+    by_hand: str = "naive"  # the contender that uses no client library
+    suffix: str = ""  # what follows the library's name in the names of the contenders
 
 
 HEADLINES = (
@@ -177,9 +177,9 @@ class Chart(NamedTuple):
     """How the rows of a benchmark become a chart."""
 
     title: str
-    unit: str  # of the axis
-    columns: str  # a pattern of the columns that are shown; its group names them in the chart
-    scale: float = 1.0  # what a figure is multiplied by
+    unit: str  # label of the axis
+    columns: str  # a pattern for the columns to show; its group is their name in the chart
+    scale: float = 1.0  # each figure is multiplied by this
 
 
 CHARTS = {
@@ -195,7 +195,7 @@ Groups: TypeAlias = dict[str, dict[str, Spread]]
 """The bars of each group, by contender."""
 
 # An image does not know the background of its page. So the charts are transparent, and their colours are of
-# medium lightness: text has a contrast of 4 to 1 on white pages and on dark ones.
+# medium lightness: text has a contrast of 4 to 1 on white pages and on dark pages.
 _BLUE, _GREY, _AMBER = "#2f81f7", "#7a7f87", "#bf8700"
 _OURS = ("ours", "fan_out")
 _NO_LIBRARY = ("naive", "drained", "msgspec", "asyncio, msgspec", "aiohttp")
@@ -212,7 +212,7 @@ def _groups(chart: Chart, rows: Sequence[Row]) -> Groups:
 
 
 def _draw(chart: Chart, groups: Groups, path: Path) -> None:
-    """Draw groups of bars over one axis, a logarithmic one if the figures lie far apart."""
+    """Draw groups of bars over one axis, which is logarithmic if the figures lie far apart."""
     matplotlib: Any = importlib.import_module("matplotlib")
     make_figure: Any = importlib.import_module("matplotlib.figure").Figure
     lines = [line for group, bars in groups.items() for line in ((group, None), *bars.items())]
@@ -220,7 +220,7 @@ def _draw(chart: Chart, groups: Groups, path: Path) -> None:
     style = {
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": chart.title,  # the same results give the same file
-        "font.sans-serif": ["DejaVu Sans"],  # the longer list of the defaults would stand beside each word
+        "font.sans-serif": ["DejaVu Sans"],  # the long default list would be written with every piece of text
         "font.size": 9,
         "text.color": _GREY,
         "axes.labelcolor": _GREY,

@@ -1,4 +1,4 @@
-"""The server of the benchmarks, in a process of its own: canned replies, as fast as Python sends them.
+"""The server of the benchmarks, in its own process: sends prepared replies as fast as Python can.
 
 The first part of a request's path names the reply, such as ``/text-1000-32/chat/completions``:
 
@@ -75,7 +75,7 @@ def reply(kind: str, *numbers: int) -> bytes:
     elif kind == "status":
         status, body = numbers[0], _ERROR
     else:
-        raise ValueError(f"{kind!r} is no reply of this server")
+        raise ValueError(f"this server has no reply {kind!r}")
     return _head("application/json", f"Content-Length: {len(body)}", status) + body
 
 
@@ -112,7 +112,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 class _Connection(asyncio.Protocol):
-    """Answers each request once all of it is there."""
+    """Answers each request once the whole request has arrived."""
 
     transport: asyncio.Transport
 
@@ -162,7 +162,7 @@ class _Connection(asyncio.Protocol):
 
 
 def allow_connections() -> None:
-    """Let this process hold as many connections as it may."""
+    """Raise this process's limit of open connections as far as the system allows."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -178,10 +178,10 @@ async def _serve() -> None:
 
 @contextmanager
 def running_server(module: str = __name__) -> Generator[str]:
-    """Run a server in a process of its own; give its URL, which is the first line that the module prints.
+    """Run a server module in its own process; give its URL, which is the first line that the module prints.
 
     Raises:
-        RuntimeError: If it fails.
+        RuntimeError: If the server fails.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", module],
@@ -195,7 +195,7 @@ def running_server(module: str = __name__) -> Generator[str]:
         yield process.stdout.readline().strip()
     finally:
         try:
-            process.communicate(timeout=10)  # closes its standard input, at which it ends
+            process.communicate(timeout=10)  # closes the server's standard input, which makes it end
         except subprocess.TimeoutExpired:
             process.kill()
     if process.wait():

@@ -1,7 +1,7 @@
 """Counts the files of the library that a chunk, a call or an error passes through, and the function calls.
 
-A reader has to open all of these files to follow the chunk, the call or the error. Walks are repeated, so
-that objects that are made once exist already. ``python -m benchmarks.walks`` also names the files.
+A reader of the code has to open all of these files to follow the chunk, the call or the error. Before a walk is counted
+it is made once, so that objects that are made only once exist. ``python -m benchmarks.walks`` also names the files.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from .harness import Row, counted
 from .server import running_server
 
 Window: TypeAlias = contextlib.AbstractContextManager[object]
-_CHUNKS = 8  # of a stream, together
+_CHUNKS = 8  # chunks that are counted together
 
 
 class Walk(NamedTuple):
     """Something that passes through the library."""
 
     path: str  # what the server sends
-    aim: int  # files that should be enough
-    go: Callable[[AsyncGradient, Window], Awaitable[None]]  # counts what happens within the window
-    times: int = 1  # chunks that share the calls
+    aim: int  # number of files that should be enough
+    go: Callable[[AsyncGradient, Window], Awaitable[None]]  # makes the walk; calls count inside `with window`
+    times: int = 1  # number of chunks for which the calls are counted together
 
 
 async def _take(chunks: AsyncIterator[Any], window: Window) -> None:
@@ -80,9 +80,9 @@ WALKS = {
 
 
 async def walk(name: str, url: str) -> Counter[str]:
-    """Count the calls of a walk by file, as most of five tries do.
+    """Count the calls of a walk by file; return the most frequent result of five tries.
 
-    In the others a timer may be due, or two events may come in one read.
+    In a try, a timer may fire or two events may arrive in one read, which changes the counts.
     """
     path, _, go, _ = WALKS[name]
     tries: list[tuple[tuple[str, int], ...]] = []
@@ -102,7 +102,7 @@ def walk_all() -> dict[str, Counter[str]]:
 
 
 def tabulate(found: dict[str, Counter[str]]) -> list[Row]:
-    """Make rows of what was counted, beside the aims."""
+    """Make rows of the counted files and calls, and of the aims."""
     return [
         *(counted("files", name, len(files)) for name, files in found.items()),
         *(counted("aim", name, WALKS[name].aim) for name in found),

@@ -24,8 +24,8 @@ from ..server import running_server
 from .scenarios import LIMIT
 from .worker import HANG, Tally, Worker
 
-_REST = 1.2  # seconds between two clients; timers of the library ring at least once a second
-_MOST_GROWTH = 8.0  # MiB that memory may grow by, from the second quarter of the time to the last
+_REST = 1.2  # seconds between two clients; the library's timers fire at least once a second
+_MAX_GROWTH = 8.0  # MiB by which memory may grow, from the second quarter of the time to the last
 
 
 def existing() -> Counter[str]:
@@ -50,7 +50,7 @@ def growth(rest: list[dict[str, Any]]) -> float:
 
 
 async def _use_client(url: str, tally: Tally, dice: random.Random, numbers: range, until: float) -> None:
-    """Let workers with these numbers share a client, until a time of the loop's clock."""
+    """Let the workers with these numbers share a client, until the loop's clock reads ``until``."""
     loop = asyncio.get_running_loop()
     async with AsyncGradient(
         inference_endpoint=url,
@@ -75,10 +75,10 @@ async def _use_client(url: str, tally: Tally, dice: random.Random, numbers: rang
 async def _use_clients(
     url: str, tally: Tally, dice: random.Random, workers: int, seconds: float
 ) -> list[dict[str, Any]]:
-    """Use one client after another; after each of them no object of a call may be left."""
+    """Use one client after another; after each client, no object of a call may be left."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda _, context: tally.blame("loop", context["message"], str(context)))
-    # A first call makes the objects that the library makes once and keeps.
+    # A first call makes the objects that the library makes once and keeps, so that they are in `before`.
     async with AsyncGradient(inference_endpoint=url, model_access_key="any") as client:
         headers = {"x-soak-id": "first"}
         await client.chat.completions.create(model="call_ok", messages=MESSAGES, extra_headers=headers)
@@ -88,7 +88,7 @@ async def _use_clients(
     rest: list[dict[str, Any]] = []
     while loop.time() < began + seconds:
         if not rest:
-            gc.disable()  # for the first client: connections in reference cycles stay open
+            gc.disable()  # with the first client, so that a connection in a reference cycle stays open and is found
         first = (len(rest) + 1) * 10_000
         until = min(began + seconds, loop.time() + max(5.0, seconds / 20))
         try:
@@ -137,7 +137,7 @@ async def _soak(minutes: float, workers: int, seed: int) -> dict[str, Any]:
         "drops without a warning": max(0, tally.dropped - drops),
         "warnings without a drop": max(0, drops - tally.dropped),
         "other warnings": others.total(),
-        "memory grew, MiB": round(grown) if grown > _MOST_GROWTH else 0,
+        "memory grew, MiB": round(grown) if grown > _MAX_GROWTH else 0,
     }
     return {
         "seconds": round(seconds, 1),
@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("minutes", nargs="?", type=float, default=10.0, help="how long (default: 10)")
     parser.add_argument("--streams", type=int, default=300, help="exchanges at a time (default: 300)")
-    parser.add_argument("--seed", type=int, default=1, help="what chance begins with (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the random numbers (default: 1)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     arguments = parser.parse_args(argv)
     began = time.strftime("%H:%M:%S")

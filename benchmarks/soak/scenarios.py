@@ -1,4 +1,4 @@
-"""The scenarios of the soak: what the server does, and how the call has to end. As a program, the server.
+"""The scenarios of the soak: what the server does, and how the call must end. Run as a program, this is the server.
 
 The model of a request names its scenario. The server counts the requests of each id. A GET returns the counts.
 """
@@ -40,7 +40,7 @@ _REMEMBERED = 120.0  # seconds
 
 
 def text_of(count: int = _TOKENS, choice: int = 0) -> str:
-    """Return the text that a choice has after so many tokens."""
+    """Return the text that a choice has after ``count`` tokens."""
     return "".join(f"{choice}.{number} " for number in range(count))
 
 
@@ -53,17 +53,17 @@ class Scenario:
     """What the server does to a request, and how the call has to end."""
 
     reply: Reply  # to the first request of an id; later requests get a healthy reply
-    # One of these is raised. If there are none, the call succeeds.
+    # The call raises one of these errors. If there are none, it succeeds.
     errors: tuple[type[errors.GradientError], ...] = ()
     partial: int | None = None  # tokens in the error's partial completion
-    posts: int = 1  # most requests of one id
+    posts: int = 1  # maximum number of requests of one id
     commits: bool = True  # whether the first reply has a status of 2xx, after which no request may follow
     recovers: bool = False  # whether the call may also succeed, with the healthy reply
     weight: int = 2  # how often the scenario is chosen
 
 
 def _broken(error: type[errors.GradientError], *steps: Any, tokens: int = _HALF) -> Scenario:
-    """A fault inside a stream, after so many tokens."""
+    """A fault inside a stream, after the given number of tokens."""
     return Scenario(reply_writes(steps), (error,), tokens)
 
 
@@ -85,7 +85,7 @@ _STREAM = reply_sse(*_WHOLE)
 _UNENDED = _STREAM.steps[:-1]  # `[DONE]` has come, the end of the HTTP body has not
 _BEGUN = reply_sse(*_tokens(_HALF), done=False).steps[:-1]
 _CALL = reply_json(completion(text_of())).data
-_BODY = _CALL.find(b"\r\n\r\n") + 4  # where it begins
+_BODY = _CALL.find(b"\r\n\r\n") + 4  # where the body begins
 _CUT = _BODY + 50
 _THREE = [
     *(_tokens(number + 1, choice)[-1] for number in range(_TOKENS) for choice in range(3)),
@@ -134,7 +134,7 @@ STREAMS = {
     "ok_late_end": Scenario(reply_sse(*_WHOLE, end_delay=0.02), weight=10),
     "ok_eof_framed": Scenario(reply_sse(*_WHOLE, framing="eof"), weight=4),
     "ok_then_fin": Scenario(reply_writes([*_STREAM.steps, 0.01, CLOSE]), weight=4),
-    # In one write: a reset also loses what the kernel holds back until earlier segments are acknowledged.
+    # All in one write, because a reset loses what the kernel holds back until earlier segments are acknowledged.
     "ok_then_rst": Scenario(reply_writes([_STREAM.data, 0.01, RESET]), weight=4),
     "ok_no_done": Scenario(reply_sse(*_WHOLE, done=False)),
     "ok_three": Scenario(reply_sse(*_THREE), weight=10),
@@ -193,7 +193,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._asked: dict[str, tuple[int, bool, float]] = {}
-        self.faults: Counter[str] = Counter()  # by kind
+        self.faults: Counter[str] = Counter()  # number of faults of each kind
         self.requests = 0
 
     def note(self, key: str, name: str) -> int:
@@ -223,7 +223,7 @@ async def _serve() -> None:
     async def answer(request: Request, connection: Connection) -> None:
         if request.method == "GET":
             report = {
-                "open": server.open_connections - 1,  # without the one that asks
+                "open": server.open_connections - 1,  # without the connection of this request
                 "accepted": server.connections - 1,
                 "requests": ledger.requests,
                 "faults": dict(ledger.faults),

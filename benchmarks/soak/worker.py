@@ -1,4 +1,4 @@
-"""The client's side of the soak: exchanges, and the comparison of each with its scenario."""
+"""The client's side of the soak: makes exchanges, and compares each with its scenario."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from gradient_async import (
 from ..clients import MESSAGES
 from .scenarios import CALLS, SCENARIOS, STREAMS, Scenario, text_of
 
-HANG = 30.0  # seconds after which an exchange hangs
+HANG = 30.0  # seconds after which an exchange counts as hanging
 _PATIENT = Timeout(connect=20, first_token=20, idle=20, response=20)
 _QUICK = Timeout(connect=20, first_token=1, idle=1, response=1)
-_LOOK = 0.05  # seconds between two measurements of the loop's lateness
-_MOST_LATE = 0.5  # seconds
+_INTERVAL = 0.05  # seconds between two measurements of the loop's lateness
+_MAX_LATE = 0.5  # seconds by which the loop may be late before it counts as late
 # Prefixes of the names of scenarios that end by a time limit.
 _STALLS = ("stall", "drip", "comments", "call_stall")
 
@@ -34,22 +34,22 @@ class Tally:
     """Counts outcomes and faults."""
 
     def __init__(self) -> None:
-        self.outcomes: Counter[str] = Counter()  # exchanges by how they ended
-        self.wrong: Counter[str] = Counter()  # faults, by kind
+        self.outcomes: Counter[str] = Counter()  # number of exchanges by how they ended
+        self.wrong: Counter[str] = Counter()  # number of faults of each kind
         self.examples: list[str] = []  # the first twenty faults
-        self.dropped = 0  # open streams that were dropped; each has to warn
+        self.dropped = 0  # open streams that were dropped; each must warn
         self.latest = 0.0  # the loop's greatest lateness, in seconds
-        self.late_at = 0.0  # when the loop was last more than `_MOST_LATE` late
+        self.late_at = 0.0  # when the loop was last more than `_MAX_LATE` late
 
     async def watch_loop(self) -> None:
         """Note the lateness of the loop, until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + _LOOK
-            await asyncio.sleep(_LOOK)
+            due = loop.time() + _INTERVAL
+            await asyncio.sleep(_INTERVAL)
             late = loop.time() - due
             self.latest = max(self.latest, late)
-            if late > _MOST_LATE:
+            if late > _MAX_LATE:
                 self.late_at = loop.time()
 
     def blame(self, kind: str, name: str, seen: object) -> None:
@@ -60,13 +60,13 @@ class Tally:
 
 
 async def drain(pieces: AsyncIterable[Any]) -> None:
-    """Read to the end."""
+    """Read an iterator to its end."""
     async for _ in pieces:
         pass
 
 
 async def read_choices(stream: ChatCompletionStream) -> None:
-    """Read three choices, each in a task."""
+    """Read three choices, each in its own task."""
     reads = (drain(stream.choice(index)) for index in range(3))
     for result in await asyncio.gather(*reads, return_exceptions=True):
         if isinstance(result, BaseException):
@@ -105,7 +105,7 @@ class Worker:
         self._count = 0
 
     async def run(self, until: float) -> None:
-        """Make exchanges until then, by the loop's clock."""
+        """Make exchanges until the loop's clock reads ``until``."""
         loop = asyncio.get_running_loop()
         while loop.time() < until:
             await self._exchange()
@@ -168,11 +168,11 @@ class Worker:
         """Compare an error with the errors that the scenario allows."""
         self._tally.outcomes[type(error).__name__] += 1
         if type(error) is APITimeoutError and name.startswith(_STALLS):
-            return  # before the first header, on a busy machine
+            return  # on a busy machine, the limit may expire before the first header has arrived
         if type(error) is APIConnectionError and APIConnectionError not in scenario.errors:
             # The pooled connection was dead, but the loop was too late to notice before the request was
             # written. The server may have read the request, so the library does not send it again.
-            await asyncio.sleep(2 * _LOOK)
+            await asyncio.sleep(2 * _INTERVAL)
             if self._tally.late_at > began:
                 self._tally.outcomes["lost while the loop was late"] += 1
                 return
@@ -196,7 +196,7 @@ class Worker:
             raise
 
     async def _cancelled(self, client: AsyncGradient, params: dict[str, Any]) -> None:
-        """Cancel a call at a random moment; sometimes cancel it again in the next turn of the loop."""
+        """Cancel a call at a random moment; sometimes cancel it again in the next iteration of the loop."""
         task = asyncio.create_task(self._read(client, params))
         await asyncio.sleep(self._moment())
         task.cancel()
@@ -215,10 +215,10 @@ class Worker:
         except (TimeoutError, GradientError) as error:
             result = error
         self._note_end("hurried", result, TimeoutError)
-        del result  # and with it the cycle of this frame and the error's traceback
+        del result  # breaks the cycle of this frame and the error's traceback
 
     async def _closing(self, parent: AsyncGradient, params: dict[str, Any]) -> None:
-        """Close a client while calls are under way; all of them have to end."""
+        """Close a client while calls are in progress; all of them must end."""
         url = parent.inference_endpoint
         client = AsyncGradient(inference_endpoint=url, model_access_key="any", timeout=_QUICK, max_retries=0)
         calls: list[asyncio.Task[None]] = []
@@ -286,5 +286,5 @@ def _is_right(name: str, completion: ChatCompletion) -> bool:
 
 
 def _has_to_warn(stream: object) -> bool:
-    """Whether a dropped stream has to warn: a stream that failed while it was cancelled is closed already."""
+    """Whether a dropped stream must warn; a stream that failed while it was cancelled is closed already."""
     return repr(stream).startswith("<ChatCompletionStream open ")
