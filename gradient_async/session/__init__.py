@@ -1,4 +1,4 @@
-"""Connections, attempts, bodies and deadlines: the only room that knows aiohttp, none of whose exceptions leaves it.
+"""Connections, attempts, bodies and deadlines: the only room that works with aiohttp. It raises none of its exceptions.
 
-Nothing is imported here: aiohttp takes longer to load than a client to make, and is loaded with the first request.
+This file imports nothing: loading aiohttp takes longer than making a client, so the first request loads it.
 """

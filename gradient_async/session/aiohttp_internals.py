@@ -1,17 +1,18 @@
 """All use of what aiohttp does not document, behind one switch.
 
-`enabled` is the switch: on for the versions of aiohttp that this was tested with and for its parser in C, off for any
-other. With the switch off, calls are slower, and nothing else changes. A caller's own session never uses any of it.
+`enabled` is the switch. It is on for the versions of aiohttp that this file was tested with, if they use their parser in
+C, and off for any other. With the switch off, calls are slower, and nothing else changes. A caller's own session never
+uses this file, except for `loop_of`.
 
 | piece | what it buys | without it |
 |---|---|---|
-| `Connector.send`, `RequestHead` | 75 µs a call: what is the same for each call of a client is worked out once | `request` |
-| `Handler` | the parser is not fed empty bytes after each read | it is |
-| `reader_of` | three calls of Python a read, 1 % of what a token costs | `StreamReader.read_nowait` |
-| `loop_of` | a caller's session of another loop is refused | it may work by chance |
+| `Connector.send`, `RequestHead` | 75 µs a call: the bytes that are the same in all calls are made once | `ClientSession.request` |
+| `Handler` | aiohttp's parser is not fed empty bytes after each read | it is fed empty bytes |
+| `reader_of` | three calls of Python a read, 1 % of the cost of a token | `StreamReader.read_nowait` |
+| `loop_of` | a caller's session that belongs to another loop is refused | such a session may work by chance |
 
-The risk of each is the same: another version of aiohttp may call, name or order these things otherwise. Hence the
-switch, and the run of all tests with it off.
+The risk of each piece is the same: another version of aiohttp may rename these things, or call them in another order.
+Therefore there is the switch, and all tests also run with the switch off.
 """
 
 from __future__ import annotations
@@ -36,43 +37,50 @@ from .deadlines import DeadlineTimer
 
 _TESTED = "3.14."
 
-_MAX_BODY = 32 * 1024  # bytes of a request's body; aiohttp splits what exceeds the transport's 64 KiB
+_MAX_BODY = (
+    32 * 1024
+)  # the longest body of a request that is sent here; aiohttp sends longer bodies in pieces
 _MAX_HEADS = 100
-# Headers that change how a request is sent.
+# Headers that change how a request is sent; requests with them are left to aiohttp.
 _SENT_OTHERWISE = frozenset(
     {"connection", "content-encoding", "content-length", "expect", "transfer-encoding", "upgrade"}
 )
-_REFUSED = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # by aiohttp, with an error of its own
+_REFUSED = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]"
+)  # characters that aiohttp refuses, with its own error
 _NO_TIMER = TimerNoop()
 
 enabled = aiohttp.__version__.startswith(_TESTED) and (
     vars(client_proto)["HttpResponseParser"] is not http_parser.HttpResponseParserPy
 )
-"""The switch."""
+"""The switch; see the docstring of this file."""
 
 
 class Handler(ResponseHandler):
-    """aiohttp's protocol, whose parser is not told of pauses.
+    """aiohttp's protocol, which does not tell its parser about pauses.
 
-    The parser remembers a pause that came when it had taken all there was, and holds back most of what comes after the
-    pause until it is fed again. What it holds back has been received all the same.
+    After a pause that came when the parser had parsed everything, the parser holds back most of the next bytes until it is
+    fed again. These bytes have been received, so a reader would wait for nothing.
     """
 
     __slots__ = ()
 
     def pause_reading(self) -> None:
-        """Read nothing more from the socket; what has been read is parsed."""
+        """Pause reading from the socket; bytes that have been read are still parsed."""
         self._reading_paused = True
         self._pause_transport_reading()
 
     def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  # as aiohttp has it
-        """Read on, if reading was paused."""
+        """Continue to read, if reading was paused."""
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
 
 def reader_of(content: aiohttp.StreamReader) -> Callable[[], bytes]:
-    """Return what takes some of what has arrived of a body: usually all, and b"" or an IndexError if nothing has."""
+    """Return a function that takes bytes that have arrived: usually all of them.
+
+    If nothing has arrived, the function returns b"" or raises IndexError.
+    """
     if enabled:
         inside: Any = content
         return functools.partial(inside._read_nowait_chunk, -1)  # noqa: SLF001  # what `read_nowait` calls
@@ -80,32 +88,32 @@ def reader_of(content: aiohttp.StreamReader) -> Callable[[], bytes]:
 
 
 def loop_of(session: aiohttp.ClientSession) -> asyncio.AbstractEventLoop | None:
-    """Return the event loop that a session belongs to; None if nobody knows."""
+    """Return the event loop that a session belongs to; None if that is unknown."""
     loop: asyncio.AbstractEventLoop | None = getattr(session, "_loop", None) if enabled else None
     return loop
 
 
 class _Bytes(bytes):
-    """The beginning of a request, which a traceback with captured locals does not show: it has the key."""
+    """The bytes of a request. They contain the key, so their repr, which tracebacks with locals show, hides them."""
 
     def __repr__(self) -> str:
         return "b'…'"
 
 
 class _Written:
-    """Stands in for the writer of a request that has been written."""
+    """Takes the place of a request's writer once the request has been written."""
 
     output_size = 0
 
 
 class RequestHead:
-    """What requests with the same URL, headers and key have in common.
+    """The common part of requests with the same URL, headers and key.
 
     Attributes:
         loop: The event loop of the connector.
-        request: What the connector is asked for a connection with.
-        usual: Whether `Connector.send` may write such requests; some headers are better left to aiohttp.
-        start: A request's bytes up to the length of its body.
+        request: The request with which the connector is asked for a connection.
+        usual: Whether `Connector.send` may write such requests; requests with some headers are left to aiohttp.
+        start: The bytes of such a request up to the length of its body.
     """
 
     __slots__ = ("__weakref__", "loop", "request", "start", "usual")
@@ -135,8 +143,9 @@ class Connector(connector.Connector):
     """A pool of connections that writes requests itself.
 
     Attributes:
-        timer: Enforces the deadlines of attempts.
-        direct: Whether requests may be written here: nothing else has to see them on their way.
+        timer: The timer that enforces the deadlines of attempts.
+        direct: Whether requests may be written here. They may not if aiohttp has to handle them on their way, for a
+            proxy or for trace signals.
     """
 
     direct = False
@@ -148,7 +157,7 @@ class Connector(connector.Connector):
         self._heads: dict[object, RequestHead] = {}
 
     def head_of(self, session: aiohttp.ClientSession, call: Call) -> RequestHead | None:
-        """Return what a call has in common with others; None if aiohttp is to send the call."""
+        """Return the part that a call has in common with others; None if aiohttp has to send the call."""
         body = call.body
         if not self.direct or body is None or len(body) > _MAX_BODY or self._closed or _replaced():
             return None
@@ -166,17 +175,17 @@ class Connector(connector.Connector):
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= _MAX_HEADS:
-                self._heads.clear()  # some header is another one in each call
+                self._heads.clear()  # the caller sends a header whose value differs in each call
             head = self._heads[key] = RequestHead(session, call)
         return head
 
     async def send(
         self, session: aiohttp.ClientSession, head: RequestHead, call: Call
     ) -> aiohttp.ClientResponse:
-        """Send a request; return the response once its head is there.
+        """Send a request; return the response once its head has arrived.
 
         Raises:
-            aiohttp.ClientError: As aiohttp's own `request`; and `OSError` and `ValueError`.
+            aiohttp.ClientError: As `ClientSession.request` raises it; `OSError` and `ValueError` are possible, too.
         """
         request = head.request
         connection = await self.connect(request, traces=[], timeout=session.timeout)
@@ -218,7 +227,7 @@ class Connector(connector.Connector):
 
 
 def _replaced() -> bool:
-    """Whether somebody has put something in the place of aiohttp's way to send: a mock, or an instrument."""
-    request: Any = aiohttp.ClientSession._request  # noqa: SLF001  # where all of them do so
+    """Whether a mock or an instrumentation has replaced the method by which aiohttp sends requests."""
+    request: Any = aiohttp.ClientSession._request  # noqa: SLF001  # the method that mocks and instrumentations replace
     names = request.__globals__ if isinstance(request, FunctionType) else {}
     return names.get("__name__") != client.__name__

@@ -1,4 +1,4 @@
-"""One attempt: a request sent once, and its reply or the error that it came to."""
+"""One attempt: a request that is sent once, and its reply or its error."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from .trace import Trace
 _OK = 200
 _NO_CONTENT = 204
 _REDIRECT = 300
-_WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body
+_WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body that are written in one piece
 
 
 class Attempt:
-    """A request of a call, and another if the pooled connection turns out to have died idle.
+    """One attempt of a call.
 
-    A server that closed the connection before cannot have seen the first.
+    It may take two requests: if a pooled connection turns out to have been closed while it was idle, the server cannot have
+    seen the first request, and the request is sent again over a new connection.
 
     Args:
-        session: What sends it.
-        call: What to send.
-        deadline: When the whole call has to be over, on the loop's clock; None is never.
+        session: The session that sends the request.
+        call: The call to make.
+        deadline: When the whole call has to be over, on the loop's clock; None is no deadline.
         started: When the call began, on the loop's clock.
-        trace: Tells hooks and the log, or None.
+        trace: Informs hooks and the log; None if there are none.
         foreign: Whether the session is the caller's own.
     """
 
@@ -67,14 +68,14 @@ class Attempt:
 
     @property
     def died_idle(self) -> bool:
-        """Whether the request is to be sent again, over a new connection."""
+        """Whether a pooled connection had been closed while idle, so that the request is sent again over a new one."""
         return self._progress.died_idle
 
     async def send(self, *, new_connection: bool = False) -> Reply | APIError:
-        """Send the request; return the reply, or the error that it came to.
+        """Send the request; return the reply or the error.
 
         Args:
-            new_connection: Whether to take a new connection, and none of the pool.
+            new_connection: Whether to make a new connection in place of one from the pool.
         """
         call, session = self._call, self._session
         loop = asyncio.get_running_loop()
@@ -84,7 +85,9 @@ class Attempt:
             call, self._deadline, DeadlineTimer.of(loop) if ours is None else ours.timer
         )
         if self._foreign and aiohttp_internals.loop_of(session) not in {None, loop}:
-            return self._unusable()  # it would work by chance, while its own loop runs in another thread
+            return (
+                self._unusable()
+            )  # such a session works only by chance, while its own loop runs in another thread
         progress.wants_new_connection = new_connection
         failure: BaseException
         scope = progress.scope = asyncio.Timeout(None)
@@ -99,18 +102,18 @@ class Attempt:
                     else:
                         response = await ours.send(session, head, call)
             finally:
-                progress.over()  # an error's body, if there is one, has limits of its own
+                progress.over()  # the body of an error reply has its own limits
                 current.reset(context)
         except TRANSPORT_ERRORS as error:
             failure = error.with_traceback(None)
         except RuntimeError as error:
-            # aiohttp's word for a session closed in the meantime, or one of another loop.
+            # aiohttp raises RuntimeError if the session has been closed, or belongs to another loop.
             failure = error.with_traceback(None)
         else:
             reply = self._reply(response, progress)
             if not _OK <= reply.status < _REDIRECT or reply.status == _NO_CONTENT:
                 return await self._refusal(reply)
-            # What the headers took counts: the limits run from the request to the content.
+            # The limit runs from the request to the first content, so the time until the headers counts.
             reply.body.allow(progress.limit)
             reply.body.waited = reply.received - progress.sent
             return reply
@@ -129,7 +132,7 @@ class Attempt:
         return lost
 
     async def _request_by_aiohttp(self, progress: AttemptProgress) -> aiohttp.ClientResponse:
-        """Send the request by aiohttp's public way."""
+        """Send the request by `ClientSession.request`, which aiohttp documents."""
         call, limits = self._call, self._call.limits
         headers = headers_of(call)
         authorization: str | None = None
@@ -158,12 +161,12 @@ class Attempt:
 
     @property
     def _host(self) -> str:
-        """Who is asked, for messages."""
+        """The server's host and port, for messages."""
         url = URL(self._call.url)
         return f"{url.host}:{url.port}"
 
     def _reply(self, response: aiohttp.ClientResponse, progress: AttemptProgress) -> Reply:
-        """Make the reply of a response of whatever status."""
+        """Make the reply of a response of any status."""
         call = self._call
         body = open_body(response, self._request, deadline=progress.deadline, limits=call.limits)
         reply = Reply(response, body, self._request, call, trace=self._trace, started=self._started)
@@ -174,9 +177,9 @@ class Attempt:
         return reply
 
     async def _refusal(self, reply: Reply) -> APIError:
-        """Make the error of a reply whose status is no success."""
+        """Read the body of a reply whose status is an error; return the error."""
         redactor, host = Redactor(self._call.secrets), self._host
-        # Before it is cut to a message's length, which might leave the beginning of a key.
+        # Keys are removed before the text is cut to the length of a message: a cut might leave the beginning of a key.
         content = redactor.data(await _read_error(reply.body, self._call.limits))
         info = reply.info(content)
         error: APIError
@@ -187,7 +190,7 @@ class Attempt:
                 parse_error(content),
                 info,
                 now=time.time(),
-                jitter=random.random(),  # noqa: S311  # spreads load; nothing secret hangs on it
+                jitter=random.random(),  # noqa: S311  # spreads load; needs no cryptography
                 host=host,
             )
         redactor.clean(error)
@@ -195,7 +198,7 @@ class Attempt:
 
 
 async def _read_error(body: Body, limits: Limits) -> bytes:
-    """Read an error's body, as far as time and size allow; the status decides, not the body."""
+    """Read an error's body as far as time and size allow. A body that breaks off is no problem: the status decides."""
     content = bytearray()
     body.allow(limits.error_body_seconds)
     try:
@@ -204,12 +207,12 @@ async def _read_error(body: Body, limits: Limits) -> bytes:
     except (APIError, Expired):
         pass
     finally:
-        body.close()  # also when cancelled
+        body.close()  # even if this task is cancelled
     return bytes(content[: limits.error_body_bytes])
 
 
 def _authorizing(value: str) -> aiohttp.ClientMiddlewareType:
-    """Make a middleware that sets ``Authorization`` last, over what aiohttp found in ``.netrc``."""
+    """Make a middleware that sets ``Authorization`` last, so that a password from ``.netrc`` does not replace it."""
 
     async def put(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
@@ -221,7 +224,7 @@ def _authorizing(value: str) -> aiohttp.ClientMiddlewareType:
 
 
 class _LargeBody(aiohttp.Payload):
-    """A request's body of megabytes, written in pieces, so that the loop and an early refusal get their turn."""
+    """A body of megabytes, written in pieces, so that other tasks run and an early refusal is read in between."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content, content_type="application/json")
@@ -229,7 +232,7 @@ class _LargeBody(aiohttp.Payload):
 
     @property
     def size(self) -> int:
-        """How many bytes the body has."""
+        """Number of bytes in the body."""
         return len(self.content)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
@@ -244,5 +247,5 @@ class _LargeBody(aiohttp.Payload):
 
 
 def _body_of(data: bytes | None) -> bytes | aiohttp.Payload | None:
-    """Return a request's body as aiohttp is to write it."""
+    """Return a request's body in the form in which aiohttp should write it."""
     return data if data is None or len(data) <= _WRITTEN_AT_ONCE else _LargeBody(data)

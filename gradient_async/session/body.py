@@ -1,4 +1,4 @@
-"""The body of a reply: read by one task at a time, limited in time, given up at any moment."""
+"""The body of a reply: one task at a time reads it, within time limits, and it can be closed at any moment."""
 
 from __future__ import annotations
 
@@ -18,38 +18,37 @@ from .inflate import Gunzip, content_coding
 if TYPE_CHECKING:
     from ..config import Limits
 
-# While a read waits, the connection is looked at so often, in seconds: aiohttp's C parser leaves a reader waiting for
-# ever after a malformed chunk, and nothing else would end that.
+# Seconds between two checks of the connection while a read waits. aiohttp's C parser leaves a reader waiting for ever
+# after a malformed chunk; only these checks end such a wait.
 _WATCH_INTERVAL = 1.0
 
-# What a read may fail with. RuntimeError is aiohttp's word for a connection that was closed by our side.
+# The exceptions of a failed read. aiohttp raises RuntimeError for a connection that this side has closed.
 _FAILURES = (*TRANSPORT_ERRORS, RuntimeError)
 
 
 class Expired(TimeoutError):  # noqa: N818  # never leaves the library
-    """A limit ran out while a read was waiting."""
+    """A time limit ran out while a read was waiting."""
 
 
 class Body:
-    """One reply's body.
+    """The body of one reply.
 
-    Reads wait at most `limit` seconds in all since `allow` was last called. The clock runs only while a read waits,
-    so that a slow consumer is not taken for a stalled server.
+    Since `allow` was last called, all reads together wait at most `limit` seconds. The clock runs only while a read
+    waits, so that a slow consumer is not taken for a stalled server.
 
-    A read waits in one of two ways. Where the connection is one of `aiohttp_internals`, `start_read` returns a future
-    that the connection resolves whenever anything happens to it, and the caller awaits that future itself: aiohttp's
-    own way takes two coroutines more for each token. Anywhere else (the caller's own session, a version of aiohttp
-    that was not tested) `read` awaits aiohttp's public `readany`. Both ways share all that follows.
+    A read waits in one of two ways. In the library's own sessions, `start_read` returns a future that the `Connection`
+    resolves whenever anything happens to it, and the caller awaits this future itself; aiohttp's `readany` takes two more
+    coroutines for each token. In the caller's own session, `read` awaits `readany`. Everything after the wait is the same.
 
     Attributes:
-        limit: Seconds that reads may wait for content; None is for ever.
-        waited: Seconds that reads have waited since `allow` was called, or since somebody set it to 0.
-        read_at: When the last read returned what had arrived, on the loop's clock.
-        expired: What ran out: "response" (the limit) or "total" (the deadline of the whole call), or None.
-        cut: Whether the body ended inside its compressed form.
-        lost_by: The class of the exception that ended the body before its time; "" if none did.
-        keep_alive_ref: What the connection belongs to, and must not be closed while this is read: a client may be
-            dropped while a stream of it goes on.
+        limit: Seconds that reads may wait for content; None is no limit.
+        waited: Seconds that reads have waited since `allow` was called, or since the reader set this to 0.
+        read_at: When the last read returned, on the loop's clock.
+        expired: The limit that ran out: "response" (`limit`) or "total" (the deadline of the whole call), or None.
+        cut: Whether the body ended in the middle of its compressed data.
+        lost_by: Name of the class of the exception that broke the body off; "" if none did.
+        keep_alive_ref: The pool of the connection. The reference keeps the pool alive, and so the connection open, if the
+            client is dropped while its stream is still read.
     """
 
     __slots__ = (
@@ -86,9 +85,9 @@ class Body:
         self._request = request
         self._deadline = deadline
         self._error: APIError | None = None
-        self._timer: DeadlineTimer | None = None  # where this is registered, while reads may wait
-        self._since: float | None = None  # when the read that waits began; None while none does
-        self._taken = 0  # bytes read of all that arrived
+        self._timer: DeadlineTimer | None = None  # the timer, while this body is registered with it
+        self._since: float | None = None  # when the waiting read began; None while no read waits
+        self._taken = 0  # how many of the bytes that arrived have been read
         self._gone_at = math.inf
         self.limit: float | None = None
         self.waited = 0.0
@@ -101,18 +100,19 @@ class Body:
     # Reading
 
     def start_read(self) -> asyncio.Future[None] | None:
-        """Begin to wait for what comes next.
+        """Begin to wait for the next bytes.
 
-        In another loop than the reply's, awaiting fails with RuntimeError; `read` tells why.
+        In another loop than the reply's, awaiting the future raises RuntimeError; `read` then explains why.
 
         Returns:
-            What to await, and then to call `finish_read`, or `cancel_read` if awaiting failed; None if `read` is to be
-            called: something is there already or wrong, or the connection is one of aiohttp's own.
+            A future. Await it and then call `finish_read`; if awaiting raises, call `cancel_read`. None means that the
+            caller has to call `read`: bytes or the end have arrived, the connection has failed, or it is not a
+            `Connection`.
         """
         connection, content, loop = self._connection, self._content, self._loop
         if (
             connection is None
-            or connection.content is not content  # it has arrived to its end
+            or connection.content is not content  # the whole body has arrived
             or connection.lost is not None
             or self.expired is not None
             or content.total_bytes != self._taken
@@ -126,46 +126,46 @@ class Body:
         return waiter
 
     def finish_read(self) -> bytes:
-        """Return what has arrived since `start_read`; b"" if `read` has to tell why nothing has."""
+        """Return the bytes that have arrived since `start_read`; b"" if `read` has to find out why there are none."""
         self.read_at = now = self._loop.time()
         self.waited += now - (self._since or now)
         self._since = None
         try:
             data = self._read_some()
         except (IndexError, *_FAILURES):
-            return b""  # nothing, or a failure that aiohttp raises before it hands out what has arrived
+            return b""  # nothing has arrived; or aiohttp raises a failure before it returns what has arrived
         self._taken += len(data)
         return data
 
     def cancel_read(self) -> None:
-        """Wait no longer for what `start_read` was to bring."""
+        """End the wait that `start_read` began; do nothing if it has ended."""
         self.read_at = now = self._loop.time()
         if self._since is not None:
             self.waited += now - self._since
             self._since = None
 
     async def read(self) -> bytes:
-        """Return what has arrived, as soon as anything has; b"" at the end.
+        """Wait until bytes have arrived, and return them; b"" at the end of the body.
 
         Raises:
-            StreamInterruptedError: If the connection was lost; what came before the loss has been returned.
-            StreamProtocolError: If the body is coded in a way that was not asked for.
-            Expired: If the limit ran out.
-            ConfigurationError: If another task reads this, or another event loop runs than the reply's.
+            StreamInterruptedError: If the connection was lost; everything before the loss has been returned.
+            StreamProtocolError: If the body has a content encoding that was not asked for.
+            Expired: If a time limit ran out.
+            ConfigurationError: If another task is reading this body, or if the reply belongs to another event loop.
         """
         if self._error is not None:
             raise self._error
         content = self._content
         if content.is_eof() and content.exception() is None:
             self.read_at = self._loop.time()
-            return content.read_nowait()  # all of the body has arrived: nothing to wait for
+            return content.read_nowait()  # the whole body has arrived, so there is nothing to wait for
         self._refuse_misuse()
         try:
             return await self._read()
         except _FAILURES as error:
             failure = _bare(error)
-        # Outside of the `except` block: aiohttp's errors hold the request's headers, and must not become the context
-        # of what is raised here.
+        # The new error is raised outside of the `except` block: aiohttp's errors hold the request's headers, and must not
+        # become the context of an error that a user logs.
         if self.expired is not None:
             raise Expired
         self.lost_by = type(failure).__name__
@@ -202,12 +202,12 @@ class Body:
                 raise failure
 
     def _something_there(self) -> bool:
-        """Whether a read would not wait: bytes have arrived and were not taken, or the end or a failure is known."""
+        """Whether a read would return at once: unread bytes, the end or a failure have arrived."""
         content = self._content
         return content.total_bytes != self._taken or content.is_eof() or content.exception() is not None
 
     def _refuse_misuse(self) -> None:
-        """Raise where a reply is read in another loop, or by two tasks at once."""
+        """Raise if the reply is read in another loop than its own, or by two tasks at once."""
         if asyncio.get_running_loop() is not self._loop:
             raise ConfigurationError(
                 "this reply belongs to another event loop: read it in the loop that the request was made in"
@@ -216,8 +216,8 @@ class Body:
             raise ConfigurationError("this reply is being read by another task: let one task read it")
 
     def _salvage(self, failure: BaseException) -> bytes:
-        """Take what arrived before the failure: aiohttp raises the failure before it hands out what it holds."""
-        content: Any = self._content  # whose types have no way to take an exception back
+        """Take the bytes that arrived before the failure, which aiohttp would raise before it returns these bytes."""
+        content: Any = self._content  # by aiohttp's types, an exception cannot be removed
         content.set_exception(None)
         data: bytes = content.read_nowait()
         content.set_exception(failure)
@@ -225,10 +225,10 @@ class Body:
         return data
 
     async def drain(self, limits: Limits) -> None:
-        """Read on to the end of the body, briefly, so that the connection can be used again.
+        """Read the rest of the body within short limits, so that the connection can be used again.
 
         Args:
-            limits: How many seconds and bytes that may take.
+            limits: Maximum number of seconds and bytes for this.
         """
         left = limits.drain_bytes
         self.allow(limits.drain_seconds)
@@ -236,15 +236,15 @@ class Body:
             while left > 0 and (data := await Body.read(self)):
                 left -= len(data)
         except (APIError, Expired):
-            pass  # the stream is whole: a loss costs only the connection
+            pass  # the stream is whole, so only the connection is lost
         finally:
             self.close()
 
-    # Time
+    # Time limits
 
     @property
     def overdue(self) -> bool:
-        """Whether a limit has run out that no read was waiting for; notes which in `expired`."""
+        """Whether a limit has run out while no read was waiting; `expired` then names the limit."""
         if self.limit is not None and self.waited >= self.limit:
             self.expired = "response"
         elif self._deadline is not None and self._loop.time() >= self._deadline:
@@ -252,15 +252,17 @@ class Body:
         return self.expired is not None
 
     def allow(self, limit: float | None) -> None:
-        """Set how many seconds reads may wait for content from now on; None is for ever."""
+        """Set how many seconds reads may wait for content from now on; None is no limit."""
         self.waited = 0.0
         if limit != self.limit:
             self.limit = limit
             if limit is not None and self._timer is not None:
-                self._timer.join(self, self._loop.time() + limit)  # perhaps sooner than the timer would ring
+                self._timer.join(
+                    self, self._loop.time() + limit
+                )  # this may be sooner than the timer would fire
 
     def _register(self) -> None:
-        """Have this checked when the limit may be up, and once a second at least."""
+        """Let the timer check this body when a limit may have run out, and at least once a second."""
         self._timer = DeadlineTimer.of(self._loop)
         self._timer.join(self, self._due(self._loop.time()))
 
@@ -281,7 +283,7 @@ class Body:
         return self.waited if self._since is None else self.waited + now - self._since
 
     def check(self, now: float) -> float | None:
-        """End a read that waits if time is up or the connection is gone.
+        """End the waiting read if a limit has run out or the connection is gone.
 
         Args:
             now: The loop's clock.
@@ -292,8 +294,8 @@ class Body:
         connection = self._connection
         if self._since is not None and connection is not None:
             connection.parse_on()
-        # A read that something has come for waits no longer, though its task may have had no turn yet: where the loop
-        # was held up, the server is not to blame.
+        # If something has arrived, the read does not wait any longer, although its task may not have run yet. The loop may
+        # have been blocked; a limit must not expire because of that.
         there = self._something_there()
         if there and connection is not None:
             connection.notify()
@@ -314,48 +316,48 @@ class Body:
         self._wake(Expired())
 
     def _wake(self, failure: Exception) -> None:
-        """End the read that waits with a failure."""
+        """End the waiting read with a failure."""
         self._content.set_exception(failure)
         if self._connection is not None:
             self._connection.notify()
 
     def _dead(self, now: float) -> bool:
-        """Whether the connection has been gone for a while, and nobody told the reader."""
+        """Whether the connection has been gone for half a second, and aiohttp has not told the reader."""
         connection = self._response.connection
         transport = None if connection is None else connection.transport
         if transport is not None and not transport.is_closing():
             return False
         self._gone_at = min(self._gone_at, now)
-        # Who would tell is told last, and two checks may be close together.
+        # aiohttp may tell the reader a little later than the transport closes, and two checks may be close together.
         return now - self._gone_at >= _WATCH_INTERVAL / 2
 
-    # Leaving
+    # Closing
 
     @property
     def closed(self) -> bool:
-        """Whether the body has been read to its end, or given up."""
+        """Whether the body was read to its end or closed."""
         return self._response.closed
 
     def refuse(self, error: APIError) -> None:
-        """Let no read succeed, and give the connection up."""
+        """Let every read raise this error, and close the connection."""
         self._error = error
         self.discard()
 
     def close(self) -> None:
-        """Give the connection up, at once; back to the pool if the body was read to its end."""
+        """Return the connection to the pool if the body was read to its end; else close it at once."""
         self._unregister()
-        if not (self._response.closed and self._content.at_eof()):  # otherwise nothing is left to give up
+        if not (self._response.closed and self._content.at_eof()):  # otherwise there is nothing left to close
             self._response.close()
         self.keep_alive_ref = None
 
     def discard(self) -> None:
-        """Give the connection up even if the body has arrived in full: who sends garbage is not asked again."""
+        """Close the connection even if the whole body has arrived: after garbage, it must not be used again."""
         self.close()
         if self._connection is not None:
             self._connection.discard()
 
     def abandon(self) -> None:
-        """Give the connection up from a finaliser, in whatever thread that runs."""
+        """Close the body from a finaliser, which may run in any thread."""
         if self._loop.is_closed() or (self._timer is None and self._response.closed):
             return
         if runs_here(self._loop):
@@ -368,7 +370,7 @@ class Body:
 
 
 class _GzipBody(Body):
-    """The body of a reply that is compressed though the request asked for no compression."""
+    """The body of a reply that the server compressed although the request asked for no compression."""
 
     __slots__ = ("_gunzip",)
 
@@ -384,13 +386,13 @@ class _GzipBody(Body):
         self._gunzip = Gunzip(limits)
 
     def start_read(self) -> None:
-        """Have `read` called, which unpacks: what arrives is not what is to be returned."""
+        """Return None, so that the caller calls `read`, which decompresses."""
 
     async def read(self) -> bytes:
-        """Return what has arrived, unpacked and in pieces; b"" at the end.
+        """Return decompressed bytes, piece by piece; b"" at the end.
 
         Raises:
-            StreamError: As `Body.read`; and if the body is no gzip, or exceeds a limit.
+            StreamError: As `Body.read` does; also if the body is not gzip, or exceeds a limit.
         """
         gunzip = self._gunzip
         failure: StreamError
@@ -398,12 +400,14 @@ class _GzipBody(Body):
         asked = time()
         waited = self.waited
         while True:
-            # What unpacks to nothing may come so fast that no read has to wait for it.
+            # Bytes that decompress to nothing may arrive so fast that no read waits, so their time is counted here.
             self.waited = max(self.waited, waited + time() - asked)
             if self.overdue:
                 raise Expired
             if gunzip.pending:
-                await asyncio.sleep(0)  # what arrived may unpack to thousands of pieces
+                await asyncio.sleep(
+                    0
+                )  # one read may decompress to thousands of pieces; other tasks run in between
                 try:
                     data = gunzip.pull()
                 except StreamError as error:
@@ -425,13 +429,13 @@ class _GzipBody(Body):
 def open_body(
     response: aiohttp.ClientResponse, request: RequestInfo, *, deadline: float | None, limits: Limits
 ) -> Body:
-    """Make the body of a reply, unpacking if need be.
+    """Make the body of a reply, which decompresses if the server compressed it.
 
     Args:
-        response: aiohttp's response, its headers read.
-        request: What it answers, for errors.
-        deadline: When the whole call has to be over, on the loop's clock; None is never.
-        limits: How much may come of a compressed body.
+        response: aiohttp's response, whose headers have been read.
+        request: The request, for errors.
+        deadline: When the whole call has to be over, on the loop's clock; None is no deadline.
+        limits: Limits on decompression.
     """
     coding = response.headers.get("content-encoding")
     coding = None if coding is None else content_coding(coding)
@@ -441,20 +445,20 @@ def open_body(
     if coding is not None:
         body.refuse(
             StreamProtocolError(
-                f"Content-Encoding {escape(coding, 80)} was not asked for, and is not understood"
+                f"Content-Encoding {escape(coding, 80)} was not asked for, and is not supported"
             )
         )
     return body
 
 
 def _bare(error: BaseException) -> BaseException:
-    """Take from an exception what it holds of ours: aiohttp keeps some for a reply, and some for ever."""
+    """Remove context and traceback from an exception: aiohttp may keep the exception, and so their frames, for ever."""
     error.__context__ = None
     return error.with_traceback(None)
 
 
 def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether this code is being run by this loop."""
+    """Whether ``loop`` is the running event loop."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:

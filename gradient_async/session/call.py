@@ -1,4 +1,4 @@
-"""One call, as the client wants it made: everything the session has to know."""
+"""One call, as the client describes it to the session."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..secrets import Secret
 
 
 class Lease(Protocol):
-    """The right of a call to send requests, given by the rate limiter that the call shares with others."""
+    """The right of a call to send requests, given by the rate limiter that the call shares with other calls."""
 
     def on_response(self, outcome: Any) -> None:
-        """Note the `Reply` or the `APIError` that an attempt came to, with its rate limits."""
+        """Note the outcome of an attempt: a `Reply` or an `APIError`, with its rate limits."""
         ...
 
     async def reacquire(self) -> None:
@@ -25,24 +25,24 @@ class Lease(Protocol):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One call, as the client wants it made.
+    """One call, as the client describes it to the session.
 
     Attributes:
         method: HTTP method.
-        url: Where to, without the query.
+        url: URL without its query.
         query: Parameters of the query.
-        headers: Headers but for the key.
-        key: Goes into ``Authorization``; None leaves that header out.
+        headers: Headers, without the key.
+        key: Key for the header ``Authorization``; None leaves that header out.
         body: JSON, or None.
-        stream: Whether the body is to be read as a stream.
+        stream: Whether the reply is to be read as a stream.
         timeout: Time limits.
-        max_retries: How many attempts may follow the first.
-        retry: When and how long to try again.
-        limits: Sizes a server may send.
-        secrets: Keys to take out of what servers say.
-        operation: What kind of call it is, for hooks.
+        max_retries: Maximum number of attempts after the first.
+        retry: When to retry, and how long to wait before a retry.
+        limits: Limits on what a server may send.
+        secrets: Keys to remove from text that servers send.
+        operation: Kind of the call, for hooks.
         params: Parameters of the request, for hooks.
-        hooks: Who is told what happens.
+        hooks: Hooks that observe the call.
         lease: The call's lease from a rate limiter, asked before each further attempt; or None.
         prepared: What the session made of URL, headers and key. `msgspec.structs.replace` keeps the dict, so all
             calls of one `RequestTemplate` share it.

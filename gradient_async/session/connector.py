@@ -1,13 +1,13 @@
-"""Connections of the library's own sessions, made by public names of aiohttp and asyncio alone.
+"""Connections of the library's own sessions, made with public names of aiohttp and asyncio alone.
 
 A `Connection` stands between a transport and aiohttp's protocol, where it sees each byte before aiohttp does. So it
-knows what aiohttp does not tell: whether a reply has begun, how many interim responses came, whether bytes came between
-replies, and whether a connection was reset or ended. And a read waits on one future of the connection, in place of two
-coroutines of aiohttp.
+knows facts that aiohttp does not report: whether a reply has begun, how many interim responses came, whether bytes came
+between replies, and whether a connection was reset or ended. In addition, a read waits for one future of the connection,
+in place of two coroutines of aiohttp.
 
 ```
 IDLE ──a request──> HEAD ──the reply's head──> BODY ──the body's end──> IDLE
-any byte in IDLE ──> closed      no HTTP in HEAD, or too many interim responses ──> refused, closed
+any byte in IDLE ──> closed      HEAD: bytes that are not HTTP, or too many interim responses ──> refused, closed
 ```
 """
 
@@ -35,37 +35,41 @@ from .exceptions import TooManyInterimError, UnsentError
 from .inflate import content_coding
 
 _OK = 200
-# After these, what the connection speaks, or how much of a request the server got, is unknown.
+# Statuses after which a connection is not used again: after 101 it speaks an unknown protocol, and after 408 it is unknown
+# how much of the request the server has read.
 _LAST = frozenset({101, 408})
 
 _END_OF_HEAD = b"\r\n\r\n"
 _HTTP = b"HTTP/"
-_CODE = slice(9, 12)  # of "HTTP/1.1 200 OK"
-_INTERIM = re.compile(rb"1(?!01)..")  # codes; what follows a change of protocols is no HTTP
-_SHOWN = 80  # bytes of what is no HTTP
+_CODE = slice(9, 12)  # the status in "HTTP/1.1 200 OK"
+_INTERIM = re.compile(
+    rb"1(?!01).."
+)  # statuses of interim responses; after 101 the connection does not speak HTTP
+_SHOWN = 80  # bytes of a reply that is not HTTP, to show in the error
 
-# Turns of the loop in which the end of a new connection shows, if the end came along with the connection.
+# How many iterations of the loop to wait before a request is sent over a new connection. If the server closes the connection
+# as soon as it has accepted it, that is noticed in this time.
 _TURNS_BEFORE_SENDING = 5
-# When nothing is heard of a peer: the first probe after so many seconds, then one each, so many in all.
+# TCP keep-alive, if the peer is silent: seconds to the first probe, seconds between probes, number of probes.
 _PROBE_AFTER, _PROBE_EVERY, _PROBES = 60, 15, 4
 
 current: ContextVar[AttemptProgress] = ContextVar("current")
-"""The attempt that this task sends: aiohttp passes nothing of ours on to a connector."""
+"""The attempt that this task is sending. A context variable, because aiohttp passes no arguments on to the connector."""
 
 
 class Connection(asyncio.Protocol):
-    """Passes on to aiohttp what a transport brings, after a look.
+    """Inspects the bytes that a transport receives, and passes them on to aiohttp.
 
     Attributes:
-        waiter: What a read awaits; resolved whenever anything happens to the connection.
+        waiter: The future that a read awaits; resolved whenever anything happens to the connection.
         content: The body that is being received; None between replies.
-        lost: How the connection was lost; None before.
+        lost: The exception with which the connection was lost; None before.
     """
 
     def __init__(self, transport: asyncio.Transport, handler: ResponseHandler) -> None:
         self._transport = transport
         self._handler = handler
-        # What is done with the bytes that come: the state of the connection.
+        # The state of the connection, as the method that handles received bytes.
         self._take: Callable[[bytes], None] = self._take_unasked
         self._head = b""  # the first bytes of the head that is being received
         self._tail = b""  # the last bytes of that head, which may be the beginning of its end
@@ -74,13 +78,13 @@ class Connection(asyncio.Protocol):
         self.waiter: asyncio.Future[None] | None = None
 
     def expect_reply(self, progress: AttemptProgress) -> None:
-        """Prepare for the reply to a request that is about to be written."""
+        """Prepare for the reply to the request that is written next."""
         self._take = functools.partial(self._take_head, progress)
         self._head = self._tail = b""
         self.waiter = None
 
     def notify(self) -> None:
-        """Let the read that waits find out what happened."""
+        """Wake the read that waits for this connection."""
         waiter = self.waiter
         if waiter is not None:
             self.waiter = None
@@ -88,22 +92,22 @@ class Connection(asyncio.Protocol):
                 waiter.set_result(None)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the socket brought."""
+        """Handle bytes from the socket."""
         self._take(data)
         waiter = self.waiter
-        if waiter is not None:  # `notify`, without the call
+        if waiter is not None:  # the same as `notify`, without the call
             self.waiter = None
             if not waiter.done():
                 waiter.set_result(None)
 
     def _take_unasked(self, _data: bytes) -> None:
-        """Close: what comes between replies would be taken for the next reply."""
+        """Close the connection: bytes between two replies would be taken for the next reply."""
         self._transport.close()
 
     def _take_head(self, progress: AttemptProgress, data: bytes) -> None:
-        """Feed heads to aiohttp one by one, and apart from what follows.
+        """Feed heads to aiohttp one by one, and separately from the bytes after them.
 
-        aiohttp's parsers lose a head, and the body so far, if what they are given at once ends in garbage.
+        If aiohttp's parsers are fed a head and garbage in one call, they lose the head and the body so far.
         """
         handler = self._handler
         while data:
@@ -125,7 +129,7 @@ class Connection(asyncio.Protocol):
             heads = len(handler)
             handler.data_received(piece)
             if len(handler) == heads:
-                continue  # the head is not whole, or no HTTP, or came before aiohttp expects a reply
+                continue  # the head is not whole or not HTTP, or it came before aiohttp expects a reply
             if not _INTERIM.fullmatch(self._head[_CODE]):
                 self._take = handler.data_received
                 if data:
@@ -138,12 +142,12 @@ class Connection(asyncio.Protocol):
                 return
 
     def _refuse(self, error: HttpProcessingError) -> None:
-        """End the connection, and the request that waits for a head."""
+        """Close the connection, and fail the request that waits for a head."""
         self._handler.set_exception(error)
         self._transport.close()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
-        """Note the body that follows; it fails if the connection has been lost by now, in the middle of it."""
+        """Note the body that follows. If the connection has been lost in the middle of the body, let reads fail."""
         self._take = self._handler.data_received
         content = self.content = response.content
         if self.lost is not None:
@@ -158,14 +162,14 @@ class Connection(asyncio.Protocol):
         self.content = None
 
     def discard(self) -> None:
-        """Close the connection if it is between replies: another request may have it by now."""
+        """Close the connection if it is between replies; otherwise another request may be using it."""
         if self._take == self._take_unasked:
             self._transport.close()
 
     def parse_on(self) -> None:
-        """Let aiohttp parse what it has held back.
+        """Let aiohttp parse bytes that its parser has held back.
 
-        Its parser in Python remembers a pause that came when it had parsed all there was, and holds the next bytes back.
+        After a pause that came when aiohttp's parser in Python had parsed everything, it holds back the next bytes.
         """
         content = self.content
         if content is not None:
@@ -175,23 +179,25 @@ class Connection(asyncio.Protocol):
                 self.notify()
 
     def eof_received(self) -> None:
-        """Take the end of what the peer sends."""
+        """Pass on that the peer will send nothing more."""
         self._handler.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever waits for anything of the connection that the connection is gone."""
+        """Tell aiohttp, and the read that waits, that the connection is gone."""
         self.lost = exc or EOFError()
         content = self.content
         if content is not None and not content.is_eof() and isinstance(exc, OSError):
-            self._fail()  # before aiohttp, which would take a reset for the end of a body that has no length
+            self._fail()  # first, because aiohttp would take a reset for the end of a body without a length
         self._handler.connection_lost(exc)
         if content is not None and not content.is_eof():
-            self._fail()  # aiohttp leaves the reader of a malformed body waiting
-        self._take = self._handler.data_received  # a method of its own would keep this object alive
+            self._fail()  # aiohttp would leave the reader of a malformed body waiting
+        self._take = (
+            self._handler.data_received
+        )  # one of this object's own methods would be a reference cycle
         self.notify()
 
     def _fail(self) -> None:
-        """Let reads of the body fail, unless aiohttp has seen to that."""
+        """Let reads of the body fail, unless aiohttp has set an exception already."""
         content, lost = self.content, self.lost
         if content is not None and content.exception() is None:
             if isinstance(lost, OSError):
@@ -200,26 +206,27 @@ class Connection(asyncio.Protocol):
                 content.set_exception(aiohttp.ClientPayloadError(str(self._handler.exception() or "closed")))
 
     def pause_writing(self) -> None:
-        """Write no more for now."""
+        """Pass on that the transport's buffer is full."""
         self._handler.pause_writing()
 
     def resume_writing(self) -> None:
-        """Write on."""
+        """Pass on that the transport's buffer has room."""
         self._handler.resume_writing()
 
 
 class Connector(aiohttp.TCPConnector):
-    """A pool of connections that tells each attempt how far it is.
+    """A pool of connections that tells each attempt how far it has come.
 
-    aiohttp's signals would tell the same for 16 µs a call: each is a coroutine, and most of them say nothing new.
+    aiohttp's trace signals would tell the same, but take 16 µs a call: each of them is a coroutine.
 
     Args:
-        max_connections: Connections in use at a time; more requests wait for one to be free.
-        options: As aiohttp's own connector has them.
+        max_connections: Maximum number of connections in use; further requests wait for a free connection.
+        options: Options of aiohttp's own connector.
     """
 
     def __init__(self, *, max_connections: int, **options: Any) -> None:
-        # aiohttp's own limit says only by signals whether a request waits for its turn or for a connection.
+        # With aiohttp's own limit, only signals show whether a request waits for its turn or for a new connection. So
+        # aiohttp's limit is off, and the semaphore below limits the connections.
         super().__init__(  # pyright: ignore[reportUnknownMemberType]  # aiohttp's own types are partial
             limit=0, socket_factory=open_socket, **options
         )
@@ -227,11 +234,11 @@ class Connector(aiohttp.TCPConnector):
         self._clock = asyncio.get_running_loop().time
 
     async def connect(self, *arguments: Any, **options: Any) -> connector.Connection:
-        """Return a connection for the attempt of this task, over which the request is about to be written.
+        """Return a connection for the attempt of this task, which writes its request next.
 
         Raises:
             UnsentError: If the server closed the connection at once.
-            HttpProcessingError: If the server sent something else than HTTP at once.
+            HttpProcessingError: If the server at once sent something other than HTTP.
         """
         progress = current.get()
         queued_at = self._clock() if self._slots.locked() else None
@@ -250,7 +257,7 @@ class Connector(aiohttp.TCPConnector):
             if used is None:
                 progress.connected()
                 _begin_to_use(connection).expect_reply(progress)
-                # Nothing has been written yet. A server that closes what it has just accepted is found out now.
+                # Nothing has been written yet. Now it shows whether the server closes the connection at once.
                 for _ in range(_TURNS_BEFORE_SENDING):
                     await asyncio.sleep(0)
             else:
@@ -268,7 +275,7 @@ class Connector(aiohttp.TCPConnector):
 
 
 def _used_by(connection: connector.Connection) -> Connection | None:
-    """Return what stands between a transport and aiohttp; None for a new connection."""
+    """Return the `Connection` that stands between a transport and aiohttp; None for a new connection."""
     transport = connection.transport
     protocol = None if transport is None else transport.get_protocol()
     return protocol if isinstance(protocol, Connection) else None
@@ -285,7 +292,7 @@ def _begin_to_use(connection: connector.Connection) -> Connection:
 
 
 def _refuse_closed(connection: connector.Connection) -> None:
-    """Raise what ended a connection before a request was written to it."""
+    """Raise the error of a connection that ended before a request was written to it."""
     if connection.closed:
         handler = connection.protocol
         error = None if handler is None else handler.exception()
@@ -293,11 +300,11 @@ def _refuse_closed(connection: connector.Connection) -> None:
 
 
 def open_socket(address: Any) -> socket.socket:
-    """Make a socket that finds out when its peer has vanished without a word."""
+    """Make a socket with TCP keep-alive, which detects that a peer has vanished without closing the connection."""
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Not every system lets these be set.
+    # Not every system has these options.
     for name, value in (
         ("TCP_KEEPIDLE", _PROBE_AFTER),
         ("TCP_KEEPINTVL", _PROBE_EVERY),
@@ -310,12 +317,12 @@ def open_socket(address: Any) -> socket.socket:
 
 
 class Response(aiohttp.ClientResponse):
-    """aiohttp's response, which knows its connection even after the last byte of its body."""
+    """aiohttp's response, which keeps a reference to its `Connection` even after the last byte of its body."""
 
     connection_used: Connection | None = None
 
     async def start(self, connection: connector.Connection) -> aiohttp.ClientResponse:
-        """Read the head."""
+        """Read the head of the reply."""
         used = _used_by(connection)
         if used is None or connection.closed:
             raise UnsentError
@@ -323,7 +330,7 @@ class Response(aiohttp.ClientResponse):
         self.connection_used = used
         used.attach(self)
         headers = self.headers
-        if len(set(headers.getall("content-length", ()))) > 1:  # aiohttp's parser in Python takes the first
+        if len(set(headers.getall("content-length", ()))) > 1:  # aiohttp's parser in Python uses the first
             used.discard()
             raise HttpProcessingError(message="it has two different Content-Length headers")
         if self.status in _LAST or (self.status == _OK and _leads_elsewhere(headers)):
@@ -332,11 +339,11 @@ class Response(aiohttp.ClientResponse):
 
 
 def _leads_elsewhere(headers: Mapping[str, str]) -> bool:
-    """Whether the reply is hardly one of the server that was asked."""
+    """Whether the reply probably does not come from the requested server, so that the connection is not used again."""
     return (
-        # A login page or a portal answers in the server's place.
+        # A login page or a captive portal answers in place of the server.
         "html" in headers.get("content-type", "")
-        # A server that uses a coding which nobody asked for has its own idea of HTTP.
+        # A server that uses a content encoding that was not asked for does not follow HTTP.
         or (
             "content-encoding" in headers
             and content_coding(headers["content-encoding"]) not in {None, "gzip"}
@@ -345,15 +352,15 @@ def _leads_elsewhere(headers: Mapping[str, str]) -> bool:
 
 
 def connection_of(response: aiohttp.ClientResponse) -> Connection | None:
-    """Return the connection that a reply comes over; None in the caller's own session."""
+    """Return the connection over which a reply arrives; None in the caller's own session."""
     return response.connection_used if isinstance(response, Response) else None
 
 
-# What both ways of sending have in common
+# Shared by both ways of sending: `aiohttp_internals`, and aiohttp's own `request`
 
 
 def headers_of(call: Call) -> CIMultiDict[str]:
-    """Return the headers of a call, its key among them; not to be changed."""
+    """Return the headers of a call, including its key; the caller must not change them."""
     headers: CIMultiDict[str] | None = call.prepared.get("headers")
     if headers is None:
         headers = CIMultiDict()
@@ -365,7 +372,7 @@ def headers_of(call: Call) -> CIMultiDict[str]:
 
 
 def url_of(call: Call) -> URL:
-    """Return where a call goes to."""
+    """Return the URL of a call, with its query."""
     url: URL | None = call.prepared.get("url")
     if url is None:
         url = call.prepared["url"] = URL(call.url).update_query(call.query)

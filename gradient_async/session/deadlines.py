@@ -1,9 +1,9 @@
-"""One timer per event loop enforces every deadline: of attempts under way, and of reads that wait.
+"""One timer per event loop enforces every deadline: those of attempts in progress, and those of reads that wait.
 
-Nearly every deadline is met long before it runs out, and then the next one begins. A timer for each would be set and
-cancelled for nothing a hundred times a second. So there is one, which rings at the earliest deadline or after a
-second, whichever comes first, asks everything registered whether its time is up, and sets itself again while anything
-is registered. It holds what is registered weakly: it keeps nothing alive.
+Nearly every attempt or read ends long before its deadline, and then the next one begins. With a timer for each deadline,
+hundreds of timers would be set and cancelled in every second. Instead there is one timer, which fires at the earliest
+deadline or after one second, whichever comes first. It then asks every registered object to check its own deadline, and
+sets itself again while any object is registered. The timer holds only weak references, so it keeps no object alive.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import aiohttp
 from ..errors import Phase
 from .call import Call
 
-_LONGEST = 1.0  # seconds from one ring to the next, while anything is registered
+_LONGEST = 1.0  # the timer fires at least this often, in seconds, while any object is registered
 
-# A pooled connection that is lost within so many seconds of the request was dead before.
+# If a pooled connection is lost within this many seconds after the request, the server had closed it before the request.
 _DEAD_WITHIN = 1.0
 
 
 class Timed(Protocol):
-    """What has a deadline."""
+    """An object with a deadline: an attempt, or a body that is being read."""
 
     def check(self, now: float) -> float | None:
-        """End what is under way if time is up; return when to check again, on the loop's clock, or None for never."""
+        """End the operation if its deadline has passed; return the loop time of the next check, or None for no check."""
         ...
 
 
@@ -45,20 +45,20 @@ class DeadlineTimer:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> DeadlineTimer:
-        """Return the timer of a loop; it lasts as long as somebody holds it."""
+        """Return the timer of a loop; the timer lives as long as an object holds it."""
         timer = _of_loops.get(id(loop))
         if timer is None:
             timer = _of_loops[id(loop)] = cls(loop)
         return timer
 
     def join(self, timed: Timed, at: float) -> None:
-        """Check something at this moment of the loop's clock, or a little earlier."""
+        """Register an object, to be checked when the loop's clock reads ``at``, or earlier."""
         self._timed[id(timed)] = weakref.ref(timed)
         if at < self._at:
             self._set(at)
 
     def leave(self, timed: Timed) -> None:
-        """Check something no more."""
+        """Remove an object, which is not checked any more."""
         self._timed.pop(id(timed), None)
 
     def _set(self, at: float) -> None:
@@ -76,32 +76,35 @@ class DeadlineTimer:
             timed = reference()
             again = None if timed is None else timed.check(now)
             if again is None:
-                self._timed.pop(key, None)  # it may have left meanwhile, as garbage or by a check of another
+                self._timed.pop(
+                    key, None
+                )  # the key may be gone: the check of another object may remove this one
             else:
                 earliest = min(earliest, again)
         if self._timed:
             self._set(earliest)
 
 
-# By the loop's `id`, which is its own as long as the timer lives: holding a loop here would keep it for good.
+# The timers, by `id` of their loops. A timer holds its loop, so the `id` is not reused while the timer lives. With the loops
+# as keys, this dictionary would keep them alive.
 _of_loops: weakref.WeakValueDictionary[int, DeadlineTimer] = weakref.WeakValueDictionary()
 
 
 class AttemptProgress:
-    """How far one attempt is, and when its present phase has to be over.
+    """How far one attempt has come, and the deadline of its current phase.
 
     Attributes:
-        phase: What is under way.
-        limit: Seconds from the request sent to its reply or first content; None is for ever.
+        phase: The current phase.
+        limit: Seconds from the sent request to its whole reply or first content; None is no limit.
         sent: When the request was sent, on the loop's clock.
-        deadline: When the whole call has to be over, on the loop's clock; None is never.
+        deadline: When the whole call has to be over, on the loop's clock; None is no deadline.
         queued: Seconds waited for a free connection.
         reused: Whether the connection came from the pool.
-        wants_new_connection: Whether no connection of the pool will do: where one was dead, others may be too.
-        begun: Whether a byte of an answer has come.
-        lost: Whether the connection was lost without a byte of an answer.
+        wants_new_connection: Whether the attempt must not use the pool: if one pooled connection was dead, others may be.
+        begun: Whether any byte of a reply has arrived.
+        lost: Whether the connection was lost before any byte of a reply.
         interim_left: How many interim responses may still come before the reply.
-        scope: The timeout around the attempt, which ends it.
+        scope: The timeout around the attempt, through which the attempt is ended.
     """
 
     __slots__ = (
@@ -114,8 +117,8 @@ class AttemptProgress:
     def __init__(self, call: Call, deadline: float | None, timer: DeadlineTimer) -> None:
         self._timer = timer
         self._due: float | None = None
-        # Not the call itself, whose body may be large: a connection keeps the context of the task that opened it, and
-        # this object with the context.
+        # The call itself is not kept, because its body may be large. A connection keeps the context of the task that opened
+        # it, and the context keeps this object.
         self._timeout = call.timeout
         self._stream = call.stream
         self.interim_left = call.limits.interim_responses
@@ -131,11 +134,15 @@ class AttemptProgress:
         self.lost = False
 
     def client_timeout(self) -> aiohttp.ClientTimeout:
-        """Return what aiohttp has to enforce itself: a foreign session does not tell when it connects."""
+        """Return the timeout that aiohttp has to enforce: a caller's own session does not tell when it connects."""
         return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.connect)
 
     def start(self, *, foreign: bool) -> None:
-        """Begin. A foreign session does not say how far a request is: what is lost may have been sent already."""
+        """Begin the attempt.
+
+        A caller's own session does not tell how far a request has come. The phase is therefore "response" from the start:
+        the request may have been sent when the connection is lost.
+        """
         if foreign:
             self.phase = "response"
             seconds = None if self.limit is None else self.limit + (self._timeout.connect or 0.0)
@@ -144,9 +151,9 @@ class AttemptProgress:
             self._until(None)
 
     def over(self) -> None:
-        """End: the attempt came to something."""
-        # The scope holds this task. A connection holds this object by the context of the task that opened it, and a task
-        # that fails holds this object by its traceback: the task would hold itself.
+        """Note that the attempt has ended."""
+        # `scope` holds the task, and the task may hold this object: by its context, which a connection keeps, and by the
+        # traceback of its error. Deleting `scope` breaks this reference cycle.
         del self.scope
         self._due = None
         self._timer.leave(self)
@@ -165,21 +172,21 @@ class AttemptProgress:
         self._until(None)
 
     def sending(self) -> None:
-        """Note that the request is on its way."""
+        """Note that the request is being sent."""
         self.phase = "response"
         self.sent = now = self._loop.time()
         self._until(None if self.limit is None else now + self.limit)
 
     @property
     def died_idle(self) -> bool:
-        """Whether a pooled connection was lost so soon that the server must have closed it before.
+        """Whether a pooled connection was lost so soon that the server must have closed it before the request.
 
-        Ask when an attempt has just ended without an answer.
+        To be read directly after an attempt that ended without a reply.
         """
         return self.lost and self.reused and self._loop.time() - self.sent < _DEAD_WITHIN
 
     def expired_limit(self) -> tuple[Phase, float | None]:
-        """Return the limit that ran out, by its phase, and how many seconds it allows."""
+        """Return the phase of the limit that ran out, and the seconds of that limit."""
         if self.deadline is not None and self._loop.time() >= self.deadline:
             return "total", self._timeout.total
         if self.phase == "connect":
@@ -187,7 +194,7 @@ class AttemptProgress:
         return ("first_token" if self._stream else "response"), self.limit
 
     def _until(self, when: float | None) -> None:
-        """Set when the present phase has to be over; the call's own deadline counts as well."""
+        """Set the deadline of the current phase; the deadline of the whole call applies as well."""
         if self.deadline is not None:
             when = self.deadline if when is None else min(when, self.deadline)
         self._due = when
@@ -195,17 +202,17 @@ class AttemptProgress:
             self._timer.join(self, when)
 
     def check(self, now: float) -> float | None:
-        """End the attempt if its time is up.
+        """End the attempt if its deadline has passed.
 
         Args:
             now: The loop's clock.
 
         Returns:
-            When to check again; None if there is no limit now, or the attempt is being ended.
+            When to check again; None if there is no deadline now, or if the attempt is being ended.
         """
         due = self._due
         if due is None or now < due:
             return due
-        if not self.scope.expired():  # otherwise the cancellation is on its way
+        if not self.scope.expired():  # otherwise the cancellation has been requested already
             self.scope.reschedule(due)
         return None

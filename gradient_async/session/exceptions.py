@@ -1,4 +1,4 @@
-"""The one place where what aiohttp raises becomes what the library raises."""
+"""Maps the exceptions of aiohttp and sockets to the errors of this library; no other file does."""
 
 from __future__ import annotations
 
@@ -34,12 +34,11 @@ class UnsentError(aiohttp.ClientConnectionError):
 
 
 class TooManyInterimError(http_exceptions.HttpProcessingError):
-    """More interim responses came than are allowed; never leaves the library."""
+    """More interim responses came than `Limits` allow; never leaves the library."""
 
 
-# Everything that aiohttp and the sockets below it raise. HttpProcessingError is the pure-Python parser's;
-# ValueError comes of headers and lengths that are none, EofStream of a
-# connection that was closed under a reader.
+# Everything that aiohttp and the sockets below it raise. aiohttp's parser in Python raises HttpProcessingError. Invalid
+# headers and lengths raise ValueError, and a connection that was closed while it was read raises EofStream.
 TRANSPORT_ERRORS = (
     aiohttp.ClientError,
     aiohttp.EofStream,
@@ -49,14 +48,14 @@ TRANSPORT_ERRORS = (
     ValueError,
 )
 
-# What ends the making of a connection that the peer had accepted already; one that it did not is refused.
+# Error numbers of a connection that was lost after the peer had accepted it; any other failed connection was never made.
 _RESET = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
 _ADVICE: dict[int, str] = {
     401: "check the key: model_access_key or GRADIENT_MODEL_ACCESS_KEY (agents: agent_access_key)",
     402: "the account needs credit",
     403: "the key may not use this model or agent",
-    404: "check the model's name and the endpoint; client.models.list() tells the models",
+    404: "check the model's name and the endpoint; client.models.list() lists the models",
     413: "send less: shorter messages, or smaller images",
     429: "send fewer requests at once, or wait",
 }
@@ -74,14 +73,14 @@ def never_sent(cause: BaseException) -> bool:
 
 
 def _origins(cause: BaseException | None) -> Iterator[BaseException]:
-    """What aiohttp made an error of, step by step."""
+    """Yield an exception, its cause, the cause of its cause, and so on."""
     while cause is not None:
         yield cause
         cause = cause.__cause__
 
 
 def _bad_head(cause: BaseException, request: RequestInfo, host: str, limits: Limits) -> APIConnectionError:
-    """Map a reply whose head is not HTTP, or too much of it."""
+    """Map the exception for a reply whose head is not HTTP, or too large."""
     origins = list(_origins(cause))
     if any(isinstance(origin, TooManyInterimError) for origin in origins):
         return APITimeoutError(
@@ -95,7 +94,7 @@ def _bad_head(cause: BaseException, request: RequestInfo, host: str, limits: Lim
     if "Too many headers" in why or any(isinstance(o, http_exceptions.LineTooLong) for o in origins):
         what = (
             f"the headers that {host} answered are too large: more than headers={limits.headers}, "
-            f"or one of more than header_bytes={limits.header_bytes}; raise them in Limits if that is meant"
+            f"or one of more than header_bytes={limits.header_bytes}; raise them in Limits if that is intended"
         )
     else:
         what = f"what {host} answered is not HTTP: {escape(why)}"
@@ -105,9 +104,9 @@ def _bad_head(cause: BaseException, request: RequestInfo, host: str, limits: Lim
 def connection_error(
     cause: BaseException, request: RequestInfo, *, phase: Phase, begun: bool, host: str, limits: Limits
 ) -> APIConnectionError:
-    """Map what ended an attempt before a status line came.
+    """Map the exception that ended an attempt before a reply.
 
-    aiohttp's own errors hold the request's headers, the key among them: only their words are taken.
+    aiohttp's errors hold the request's headers, including the key, so only text from their messages is used.
     """
     if isinstance(cause, (aiohttp.ClientSSLError, ssl.SSLError)):
         why = escape(
@@ -142,7 +141,7 @@ def connection_error(
     what = f"closed the connection {at}" if sent else "could not be reached"
     return APIConnectionError(
         f"{host} {what} ({type(cause).__name__})"
-        + ("; the server may have done the work all the same" if sent else ""),
+        + ("; the server may still have done the work" if sent else ""),
         request=request,
         phase=phase,
         ambiguous=sent,
@@ -151,7 +150,7 @@ def connection_error(
 
 
 def timeout_error(request: RequestInfo, *, phase: Phase, limit: float | None, host: str) -> APITimeoutError:
-    """Say which limit ran out."""
+    """Make the error for the limit that ran out."""
     names: dict[Phase, str] = {"connect": "connect", "first_token": "first_token", "total": "total"}
     name = names.get(phase, "response")
     doing = {
@@ -167,7 +166,7 @@ def timeout_error(request: RequestInfo, *, phase: Phase, limit: float | None, ho
 
 
 def interruption(cause: BaseException, request: RequestInfo) -> StreamInterruptedError:
-    """Map what ended a body before its time."""
+    """Map the exception that broke a body off."""
     return StreamInterruptedError(
         f"the connection was lost in the middle of the stream ({type(cause).__name__}); "
         "what came before is in .partial",
@@ -177,7 +176,7 @@ def interruption(cause: BaseException, request: RequestInfo) -> StreamInterrupte
 
 
 def _origin_of(location: str) -> str:
-    """Say where a redirect points to, but for what is nobody's business: users, paths and queries."""
+    """Describe the target of a redirect without user name, path and query, which may be confidential."""
     try:
         parts = urlsplit(location)
         host, port = parts.hostname, parts.port
@@ -191,14 +190,14 @@ def _origin_of(location: str) -> str:
 def status_error(
     error: ErrorBody, response: ResponseInfo, *, now: float, jitter: float, host: str
 ) -> APIStatusError:
-    """Make the error that a status and a body tell.
+    """Make the error for a reply, from its status and body.
 
     Args:
-        error: What the body said.
+        error: The error that the body describes.
         response: Status, headers and body.
         now: Unix time in seconds.
-        jitter: A random number of 0 to 1, for a wait that the server asks for.
-        host: Who answered.
+        jitter: A random number from 0 to 1, for a wait that the server asks for.
+        host: The server that answered, for the message.
     """
     status = response.status_code
     kind = status_error_class(status, error.code or error.type)

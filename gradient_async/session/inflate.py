@@ -1,6 +1,6 @@
-"""Bounded decompression of bodies that a server compressed though it was asked not to.
+"""Bounded decompression of bodies that a server compressed although it was asked not to.
 
-Pure: bytes in, bytes out, at most `PIECE` of them a time, so that a megabyte that stands for a gigabyte costs
+Pure: no clock, no I/O. Each call returns at most `PIECE` bytes, so that a megabyte that decompresses to a gigabyte takes
 neither the memory nor the time of a gigabyte.
 """
 
@@ -11,19 +11,19 @@ import zlib
 from ..config import Limits
 from ..errors import StreamLimitError, StreamProtocolError
 
-PIECE = 64 * 1024  # most bytes of one `pull`
-_FREE = 1024 * 1024  # what may come of a body before its ratio counts
+PIECE = 64 * 1024  # maximum number of bytes that one `pull` returns
+_FREE = 1024 * 1024  # decompressed bytes before the ratio is checked
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 def content_coding(header: str) -> str | None:
-    """Tell how a body is coded, by its ``Content-Encoding``.
+    """Return the encoding of a body, from its ``Content-Encoding``.
 
     Args:
         header: The header's value; "" if there is none.
 
     Returns:
-        None for a body that is not coded, "gzip", or the name of a coding that is not understood.
+        None for a body that is not encoded, "gzip", or the name of an encoding that is not supported.
     """
     if not header:
         return None
@@ -37,10 +37,10 @@ class Gunzip:
     """Incremental decoder of a gzip body.
 
     Args:
-        limits: ``decompression_ratio`` and ``gzip_members`` of it count.
+        limits: Limits, of which ``decompression_ratio`` and ``gzip_members`` apply.
 
     Attributes:
-        pending: Whether there is more to be had from `pull` without another `push`.
+        pending: Whether `pull` may return more bytes without another `push`.
     """
 
     __slots__ = ("_decoder", "_limits", "_members", "_produced", "_rest", "_started", "_used", "pending")
@@ -49,19 +49,19 @@ class Gunzip:
         self._limits = limits
         self._decoder = zlib.decompressobj(_GZIP)
         self._rest = b""
-        self._started = False  # whether the member in hand has a byte
+        self._started = False  # whether any byte of a member has been decompressed
         self._members = 1
         self._used = 0
         self._produced = 0
         self.pending = False
 
     def push(self, data: bytes) -> None:
-        """Take bytes off the wire; `pull` until nothing is pending before pushing more."""
+        """Take bytes off the wire; call `pull` until nothing is pending before the next `push`."""
         self._rest += data
         self.pending = bool(self._rest)
 
     def pull(self) -> bytes:
-        """Return the next bytes, at most `PIECE`; they may be none.
+        """Return the next decompressed bytes: at most `PIECE`, and perhaps none.
 
         Raises:
             StreamProtocolError: If the body is not gzip.
@@ -81,7 +81,7 @@ class Gunzip:
             self._started = True
             self._used += len(given) - len(self._rest)
             self._produced += len(data)
-            # Full to the brim, it may hold more although it has taken all of its input.
+            # If the output is full, the decoder may hold more, although it has taken all of its input.
             self.pending = bool(self._rest) or (len(data) == PIECE and not decoder.eof)
             self._check_ratio()
             return data
@@ -90,7 +90,7 @@ class Gunzip:
 
     @property
     def whole(self) -> bool:
-        """Whether the body may end here: after a member, or before the first byte."""
+        """Whether the body may end here: after a whole member, or before the first byte."""
         return self._decoder.eof or not self._started
 
     def _next_member(self) -> None:
@@ -99,7 +99,7 @@ class Gunzip:
             self.pending = False
             raise StreamLimitError(
                 f"the body has more than gzip_members={self._limits.gzip_members} gzip members; "
-                "raise Limits(gzip_members=...) if that is meant"
+                "raise Limits(gzip_members=...) if that is intended"
             )
         self._decoder = zlib.decompressobj(_GZIP)
 
@@ -109,5 +109,5 @@ class Gunzip:
             self.pending = False
             raise StreamLimitError(
                 f"{self._used} bytes of gzip became {self._produced}, more than decompression_ratio={ratio} "
-                "times as many; raise Limits(decompression_ratio=...) if that is meant"
+                "times as many; raise Limits(decompression_ratio=...) if that is intended"
             )

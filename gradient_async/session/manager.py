@@ -1,4 +1,4 @@
-"""Sends requests: attempts within a policy, cooldowns and token buckets shared by all calls of a client."""
+"""Makes calls: retries by policy, with cooldowns and token buckets that all calls of a client share."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from .trace import Trace, log
 
 
 class Cooldown:
-    """Until when requests of one key wait at one server: what the server said to one call counts for all.
+    """The time until which requests of one key to one server wait, because the server asked one call to wait.
 
     Attributes:
         until: When requests may be sent again, on the clock of `time.monotonic`.
-        cause: The answer that said so.
+        cause: The error reply that asked for the wait.
     """
 
     def __init__(self, until: float, cause: APIStatusError) -> None:
@@ -36,7 +36,7 @@ class Cooldown:
         self.cause = cause
 
     def refusal(self, request: RequestInfo, *, left: float, host: str, elapsed: float) -> APIStatusError:
-        """Make the error of a call that can't wait so long."""
+        """Make the error of a call that may not wait so long."""
         cause = self.cause
         return type(cause)(
             f"not sent: {host} answered {cause.status_code} to a call before this one, and asked to wait "
@@ -55,13 +55,13 @@ class Cooldown:
 
 
 class SessionManager:
-    """Makes calls, each in the session of the loop that it is made in.
+    """Makes calls, each with the aiohttp session of the running loop.
 
     Args:
-        session: The caller's own session, which is used in every loop and never closed.
-        max_connections: Connections of one loop at a time; more calls wait for one to be free.
-        trust_env: Let aiohttp read proxies and ``.netrc`` from the environment.
-        limits: Sizes of headers.
+        session: The caller's own session, which is used in every loop and never closed; or None.
+        max_connections: Maximum number of connections in one loop; further calls wait for a free connection.
+        trust_env: Whether aiohttp reads proxies and ``.netrc`` from the environment.
+        limits: Limits on headers.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class SessionManager:
         self._cooldowns: dict[tuple[str, Secret | None], Cooldown] = {}
 
     async def send(self, call: Call) -> Reply:
-        """Make a call; return the reply as soon as its headers are there.
+        """Make a call; return the reply as soon as its headers have arrived.
 
         Raises:
             APIStatusError: If the server answered with an error and no attempt is left.
@@ -128,7 +128,7 @@ class SessionManager:
                 if self._buckets and (bucket := self._buckets.get(origin)) is not None:
                     bucket.succeeded(paid)
                 outcome.body.keep_alive_ref = self.pool
-                if not outcome.body.closed:  # what has come in full holds no connection
+                if not outcome.body.closed:  # a body that has arrived in full holds no connection
                     self._open.add(outcome)
                 return outcome
             outcome.elapsed = loop.time() - started
@@ -158,9 +158,10 @@ class SessionManager:
                 await _reacquire(call.lease, deadline, outcome, started)
 
     def _start_cooldown(self, call: Call, origin: str, error: APIError) -> None:
-        """Hold new requests of this key while the server said to wait.
+        """Let new requests of this key wait as long as the server asked for.
 
-        A wait that no call of this policy would accept holds nobody: it may be meant for one model alone.
+        A wait beyond the retry budget starts no cooldown: every call would fail, although the wait may apply to one model
+        only.
         """
         wait = error.retry_after
         if not wait or wait > call.retry.budget or not isinstance(error, APIStatusError):
@@ -175,10 +176,10 @@ class SessionManager:
     async def _wait_for_cooldown(
         self, call: Call, origin: str, started: float, spent: float, trace: Trace | None
     ) -> float:
-        """Wait until the server takes requests of this key again; return the seconds waited in all.
+        """Wait until the cooldown of this key is over; return the seconds that the call has waited in all.
 
         Raises:
-            APIStatusError: If that is longer than the call may wait.
+            APIStatusError: If the cooldown is longer than the call may wait.
         """
         name = (origin, call.key)
         loop = asyncio.get_running_loop()
@@ -193,7 +194,7 @@ class SessionManager:
                 raise cooldown.refusal(request, left=left, host=origin, elapsed=loop.time() - started)
             wait = spread(left, _dice())
             if trace is not None:
-                trace.held(wait)
+                trace.cooldown(wait)
             spent += left
             await asyncio.sleep(wait)
         return spent
@@ -219,7 +220,7 @@ async def _reacquire(lease: Lease, deadline: float | None, error: APIError, star
 
 
 def _deadline(call: Call, started: float) -> float | None:
-    """When a call has to be over, on the loop's clock; None is never."""
+    """Return when a call has to be over, on the loop's clock; None is no deadline."""
     return None if call.timeout.total is None else started + call.timeout.total
 
 
@@ -229,4 +230,4 @@ def _origin(url: str) -> str:
 
 
 def _dice() -> float:
-    return random.random()  # noqa: S311  # spreads load; nothing secret hangs on it
+    return random.random()  # noqa: S311  # spreads load; needs no cryptography

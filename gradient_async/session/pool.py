@@ -1,4 +1,4 @@
-"""One aiohttp session a running loop: opened on first use, closed with its loop at the latest."""
+"""One aiohttp session for each event loop: opened on first use, and closed with its loop at the latest."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from . import aiohttp_internals
 from .body import runs_here
 from .connector import Connector, Response
 
-# Pooled connections are dropped before the servers we know drop theirs.
+# Idle connections are closed after this time, which is shorter than the idle times of known servers.
 _IDLE_SECONDS = 14.0
 
 _Sessions: TypeAlias = weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None, None]]
 ]
 
-# Sessions of the parent process: closing them here would touch its sockets, and so would dropping them.
+# Sessions of the parent process, after a fork. They are kept here for ever: closing or dropping them would close the sockets
+# that this process shares with its parent.
 _inherited: list[_Sessions] = []
 
 
 class Pool:
-    """Sessions by loop.
+    """The aiohttp sessions of a client, one for each event loop.
 
     Args:
-        session: The caller's own session, which is used in every loop and never closed.
-        max_connections: Connections of one loop at a time; more calls wait for one to be free.
-        trust_env: Let aiohttp read proxies and ``.netrc`` from the environment.
-        limits: Sizes of headers, unless a request has others.
+        session: The caller's own session, which is used in every loop and never closed; or None.
+        max_connections: Maximum number of connections in one loop; further calls wait for a free connection.
+        trust_env: Whether aiohttp reads proxies and ``.netrc`` from the environment.
+        limits: Limits on headers, for requests that have no limits of their own.
 
     Attributes:
         foreign: Whether the session is the caller's own.
@@ -57,7 +58,7 @@ class Pool:
         """Return the session of the running loop.
 
         Raises:
-            ConfigurationError: If there is none to be had.
+            ConfigurationError: If the pool or the caller's session is closed, or if no usable loop is running.
         """
         if self.closed:
             raise ConfigurationError("this client has been closed; make a new one")
@@ -74,15 +75,15 @@ class Pool:
             session = _open_session(
                 max_connections=self._max_connections, trust_env=self._trust_env, limits=self._limits
             )
-            # A suspended generator is closed by the loop when it shuts down, and the session with it,
-            # so that a client nobody closes leaves nothing behind.
+            # When a loop shuts down, it closes suspended async generators. Closing this one closes the session, so that a
+            # client that is never closed leaves no open connection.
             keeper = _keep(session)
             entry = self._sessions[loop] = (session, keeper)
             await anext(keeper)
         return entry[0]
 
     def _forget_closed(self) -> None:
-        """Forget loops that have closed, and their sessions with them: each keeps the other."""
+        """Remove closed loops with their sessions; loop and session keep each other alive."""
         for reference in self._sessions.keyrefs():
             loop = reference()
             entry = None if loop is None else self._sessions.get(loop)
@@ -90,7 +91,7 @@ class Pool:
                 self._sessions.pop(loop, None)
 
     def _forget_parent(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin anew in a forked process: connections can't be shared with the parent."""
+        """Start without sessions in a forked process, because connections can't be shared with the parent."""
         if self._foreign is not None or loop in self._sessions:
             raise ConfigurationError(
                 "this process was forked, and the event loop or the session belongs to its parent: "
@@ -101,7 +102,7 @@ class Pool:
         self._pid = os.getpid()
 
     async def close(self) -> None:
-        """Close every session but the caller's own."""
+        """Close every session except the caller's own."""
         self.closed = True
         if self._pid != os.getpid():
             return
@@ -138,7 +139,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 def _close_now(session: aiohttp.ClientSession) -> None:
-    """Close a session from a finaliser: its first step closes the sockets; TLS farewells are not waited for."""
+    """Close a session from a finaliser: run the first step of `close`, which closes the sockets, and skip TLS shutdown."""
     closing = session.close()
     try:
         closing.send(None)
@@ -155,12 +156,14 @@ async def _keep(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
 
 
 def _close_elsewhere(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> None:
-    """Close a session in the loop it belongs to."""
-    loop.create_task(session.close())  # the loop keeps it until its next turn, and it is short
+    """Close a session in the loop that it belongs to."""
+    loop.create_task(
+        session.close()
+    )  # the loop refers to the task until its first step, which closes the sockets
 
 
 def _open_session(*, max_connections: int, trust_env: bool, limits: Limits) -> aiohttp.ClientSession:
-    """Open a session: no cookies, no decompression, no header of aiohttp's own, bounded replies."""
+    """Open a session without cookies, decompression and aiohttp's own headers, and with limits on replies."""
     connector = (aiohttp_internals.Connector if aiohttp_internals.enabled else Connector)(
         max_connections=max_connections, keepalive_timeout=_IDLE_SECONDS
     )
@@ -177,6 +180,6 @@ def _open_session(*, max_connections: int, trust_env: bool, limits: Limits) -> a
         max_headers=limits.headers,
     )
     if isinstance(connector, aiohttp_internals.Connector):
-        # Proxies and `.netrc` are aiohttp's affair, and instruments put their signals into every session.
+        # aiohttp itself has to send requests that may use proxies or `.netrc`, or that an instrumentation traces.
         connector.direct = not trust_env and not session.trace_configs
     return session

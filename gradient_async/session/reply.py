@@ -30,28 +30,28 @@ from .call import Call
 from .exceptions import status_error
 from .trace import Trace, log
 
-_HEAD = 64 * 1024  # bytes to keep of a body that has too many
+_HEAD = 64 * 1024  # bytes to keep of a body that is too large
 
 
 class Reply:
-    """A reply of status 2xx: headers, and a body that is still to be read.
+    """A reply of status 2xx: headers, and a body that has not been read yet.
 
     Attributes:
         status: HTTP status.
-        http_version: Such as ``HTTP/1.1``.
+        http_version: HTTP version, such as ``HTTP/1.1``.
         headers: The reply's headers.
-        rate_limits: What they said of limits.
-        request: What it answers.
-        body: Where to read.
-        secrets: Keys to take out of what the server says.
-        limits: Sizes that the server may send.
-        n: How many choices were asked for, as far as the request says.
-        trace: Who is told how it ends, or None.
-        attempts: How many requests it took.
-        queued: Seconds that the request of the last attempt waited for a free connection.
+        rate_limits: The rate limits in the headers.
+        request: The request.
+        body: The body.
+        secrets: Keys to remove from text that the server sends.
+        limits: Limits on what the server may send.
+        n: Value of ``n`` in the request, or None.
+        trace: Informs hooks and the log about the end of the call; None if there are none.
+        attempts: Number of attempts that were made.
+        queued: Seconds that the last attempt waited for a free connection.
         started: When the call began, on the loop's clock.
         sent: When the request of the last attempt was sent, on the loop's clock.
-        received: When the headers were there, on the loop's clock.
+        received: When the headers had arrived, on the loop's clock.
     """
 
     __slots__ = (
@@ -85,10 +85,10 @@ class Reply:
     ) -> None:
         self.status = response.status
         version = response.version or aiohttp.HttpVersion11
-        usual = version == aiohttp.HttpVersion11  # one text for all of them
+        usual = version == aiohttp.HttpVersion11  # nearly always; then all replies share one string
         self.http_version = "HTTP/1.1" if usual else f"HTTP/{version.major}.{version.minor}"
         self.headers = Headers(response.headers.items())
-        # Now: durations count from the reply.
+        # Computed now, because durations in the headers count from the arrival of the reply.
         self.rate_limits: RateLimits | None = rate_limits(self.headers, time.time())
         self.request = request
         self.body = body
@@ -96,7 +96,7 @@ class Reply:
         self.started = started
         self.sent = started
         self.queued = 0.0
-        # Not the call itself: its body and messages may be large, and a stream go on for long.
+        # The call itself is not kept: its body and messages may be large, and a stream may last long.
         self.secrets = call.secrets
         self.limits = call.limits
         self.n: object = call.params.get("n")
@@ -105,7 +105,7 @@ class Reply:
 
     @property
     def request_id(self) -> str | None:
-        """The server's name for the request, from the headers."""
+        """The server's id of the request, from the headers."""
         return self.headers.get("x-request-id")
 
     @property
@@ -114,17 +114,17 @@ class Reply:
         return asyncio.get_running_loop().time() - self.started
 
     def info(self, content: bytes = b"") -> ResponseInfo:
-        """Describe it for an error."""
+        """Return status, headers and request, with the given body, for an error."""
         return ResponseInfo(
             status_code=self.status, headers=self.headers, request=self.request, content=content
         )
 
     def describe(self, error: APIError, content: bytes = b"") -> None:
-        """Fill in what an error of this reply can tell of it, and take keys out of the error.
+        """Set the attributes of an error that describe this reply, and remove keys from the error.
 
         Args:
             error: The error.
-            content: As much of the body as the error is to show.
+            content: The part of the body that the error should show.
         """
         error.response = self.info(content)
         error.request = self.request
@@ -142,9 +142,9 @@ class Reply:
         return error
 
     def note_content_type(self) -> None:
-        """Log that the body is an event stream, though its type does not say so."""
+        """Log that the body is an event stream although its content type does not say so."""
         log.debug(
-            "an event stream of content-type %r, told by its first line",
+            "an event stream of content-type %r, recognized by its first line",
             escape(self.headers.get("content-type", ""), 80),
         )
 
@@ -156,13 +156,13 @@ class Reply:
         outcome: Outcome | None = None,
         first_token: float | None = None,
     ) -> None:
-        """Tell hooks and the log how the call ended; only the first end counts.
+        """Inform hooks and the log how the call ended; only the first call of this method counts.
 
         Args:
-            error: What it failed with, if it did.
-            completion: What came of it.
-            outcome: How it ended, where the error does not tell.
-            first_token: Of a stream, seconds from the request sent to the first content.
+            error: The error, if the call failed.
+            completion: The completion, as far as it was received.
+            outcome: How the call ended, if the error does not show it.
+            first_token: For a stream, seconds from the sent request to the first content.
         """
         if self.trace is None:
             return
@@ -175,11 +175,11 @@ class Reply:
         """Read the whole body.
 
         Args:
-            limits: How many bytes that may be.
+            limits: Limits on the size of the body.
 
         Raises:
-            APIConnectionError: If the connection was lost before the end.
-            APIResponseValidationError: If there is more than ``limits.body_bytes``, or it can't be unpacked.
+            APIConnectionError: If the connection was lost before the end of the body.
+            APIResponseValidationError: If the body is larger than ``limits.body_bytes``, or can't be decompressed.
         """
         pieces: list[bytes] = []
         size = 0
@@ -199,21 +199,21 @@ class Reply:
                 "the reply is cut: its gzip body has no end"
                 if self.body.cut
                 else f"the reply has more than body_bytes={limits.body_bytes} bytes; "
-                "raise Limits(body_bytes=...) if that is meant"
+                "raise Limits(body_bytes=...) if that is intended"
             )
         finally:
-            self.body.close()  # also when cancelled
-        # Of a body that is refused for its size the beginning will do.
+            self.body.close()  # even if this task is cancelled
+        # If the body is too large, the error shows only its beginning.
         too_long = limits.body_bytes is not None and size > limits.body_bytes
         self.describe(failure, b"".join(pieces[:1])[:_HEAD] if too_long else b"".join(pieces))
         raise failure
 
     async def read_some(self) -> bytes:
-        """Read what has arrived of the body; b"" at the end.
+        """Wait until bytes of the body have arrived, and return them; b"" at the end.
 
         Raises:
             APIConnectionError: If the connection was lost, or a time limit ran out.
-            APIResponseValidationError: If it can't be unpacked.
+            APIResponseValidationError: If the body can't be decompressed.
         """
         failure: APIError
         try:
@@ -226,7 +226,7 @@ class Reply:
         raise failure
 
     def _failure(self, error: APIError | Expired, size: int | None) -> APIError:
-        """Map what ended the reading of a reply that is no event stream."""
+        """Map the error that broke off the reading of a reply that is not an event stream."""
         after = "" if size is None else f", after {size} bytes"
         if isinstance(error, Expired):
             return APITimeoutError(

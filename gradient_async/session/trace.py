@@ -1,4 +1,4 @@
-"""Tells hooks and the log what happens to a call."""
+"""Informs hooks and the log about what happens to a call."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["Trace", "log"]
 
 log = logging.getLogger("gradient_async")
 
-_LONGEST_NAME = 200  # characters of a request's name
-_LONG_QUEUE = 0.001  # seconds of waiting for a free connection that are worth a line
+_LONGEST_NAME = 200  # characters of a request id
+_LONG_QUEUE = 0.001  # a longer wait for a free connection, in seconds, is logged
 
 
 class Trace:
-    """One call, as the hooks and the log are told of it.
+    """Informs hooks and the log about one call.
 
-    Lines of the log have names, numbers and the server's ids, never bodies, keys or words of the server.
+    Lines of the log have names, numbers and the server's ids, and never bodies, keys or the server's text.
 
     Args:
-        call: What is sent.
+        call: The call.
         started: When the call began, on the loop's clock.
     """
 
@@ -47,7 +47,7 @@ class Trace:
         )
 
     def request(self, attempt: int) -> None:
-        """A request is about to be sent."""
+        """Report that a request is sent next."""
         info = self.info
         info.attempts = attempt
         info.elapsed = self._loop.time() - self._started
@@ -63,7 +63,7 @@ class Trace:
             self._tell(hook.on_request)
 
     def response(self, status: int, headers: Headers, queued: float, now: float) -> None:
-        """The headers of a reply came.
+        """Report that the headers of a reply have arrived.
 
         Args:
             status: HTTP status.
@@ -85,16 +85,18 @@ class Trace:
             info.request_id,
         )
         if queued > _LONG_QUEUE:
-            log.info("waited %.3f s for a free connection; raise max_connections if that is often", queued)
+            log.info(
+                "waited %.3f s for a free connection; raise max_connections if this happens often", queued
+            )
         for hook in self._hooks:
             self._tell(hook.on_response)
 
-    def held(self, wait: float) -> None:
-        """The call waits because the server said so to another."""
-        log.info("held for %.3f s: the server asked to wait", wait)
+    def cooldown(self, wait: float) -> None:
+        """Report that the call waits, because the server asked another call to wait."""
+        log.info("waiting %.3f s: the server asked another call to wait", wait)
 
     def retry(self, error: APIError, wait: float) -> None:
-        """An attempt failed, and there will be another."""
+        """Report that an attempt failed and another one follows."""
         info = self.info
         info.error = error
         info.wait = wait
@@ -121,13 +123,13 @@ class Trace:
         completion: ChatCompletion | None = None,
         first_token: float | None = None,
     ) -> None:
-        """The call is over; only the first end counts.
+        """Report that the call is over; only the first call of this method counts.
 
         Args:
-            outcome: How.
-            error: What it failed with.
-            completion: What came of it.
-            first_token: Of a stream, seconds from the request sent to the first content.
+            outcome: How the call ended.
+            error: The error, if the call failed.
+            completion: The completion, as far as it was received.
+            first_token: For a stream, seconds from the sent request to the first content.
         """
         if self._over:
             return
@@ -155,11 +157,12 @@ class Trace:
         )
         for hook in self._hooks:
             self._tell(hook.on_end)
-        # A hook may keep the information; it is not to keep the traceback's frames, and a connection, alive.
+        # A hook may keep `info`. The error in `info` holds its traceback, and the frames there hold this object. Without this
+        # line, the hooks would close the cycle, which would keep the frames, and perhaps a connection, alive.
         self._hooks = ()
 
     def _shown(self, name: str | None) -> str | None:
-        """A server's name for a request, as it may be logged: without keys, escaped and cut."""
+        """Return a server's id of a request in a form that may be logged: without keys, escaped and cut."""
         return None if name is None else escape(self._redactor.text(name), _LONGEST_NAME)
 
     def _tell(self, method: Callable[[CallInfo], None]) -> None:

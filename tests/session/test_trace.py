@@ -278,7 +278,7 @@ async def test_the_log_tells_of_waits(start: Start, caplog: pytest.LogCaptureFix
     with pytest.raises(GradientError):
         await ask(client)
     await ask(client)
-    assert "the server asked to wait" in caplog.text
+    assert "the server asked another call to wait" in caplog.text
 
 
 async def test_a_stream_tells_how_long_it_queued(start: Start) -> None:
