@@ -1,12 +1,12 @@
-"""The cursor of a stream of chunks, and the views that share it: chunks, text, events, one choice, the whole.
+"""The cursor of a stream of chunks, and the views that share it: chunks, text, events, one choice, the completion.
 
-Theory of operation. A stream has one cursor. `fill` reads once and puts what came behind the cursor; every view
-(chunks, text, events, bytes, choices, the whole) takes what is there, and fills when nothing is. One task fills at a
-time, for all; the others wait, and one of them takes over if that task is cancelled.
+Theory of operation. A stream has one cursor. `fill` makes one read and puts its chunks after the cursor. Every view
+(chunks, text, events, bytes, choices, the completion) moves the cursor over the chunks after it, and calls `fill` if there
+are none. One task at a time fills, for all tasks; the others wait, and one of them takes over if that task is cancelled.
 
-What the cursor has passed has been read. It is assembled later, many chunks together: the code that assembles then
-runs warm, which halves its cost where a hundred streams get a token each per turn of the loop. Whoever looks (a
-snapshot, usage, the end) has it assembled first, so that nobody can tell.
+Chunks before the cursor have been read. They are assembled later, many together: the code of the assembler then stays in
+the CPU's cache, which halves its cost if a hundred streams get a token each per iteration of the loop. Everything that
+depends on the assembler (snapshot, usage, events, the end) calls `assemble_read` first, so the delay is invisible.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBa
 from .queues import ChoiceQueues, ChunkQueue, Waiters
 from .reader import StreamReader
 
-# So many chunks that have been read wait to be assembled together.
+# How many chunks that have been read wait before they are assembled together.
 _TOGETHER = 32
 
 
 class ChunkSource(Protocol):
-    """Where the chunks of a stream come from."""
+    """A source of chunks: a `StreamReader`, or the `MergedChunks` of a fan-out."""
 
     @property
     def ended(self) -> bool:
-        """Whether the source ended well."""
+        """Whether the source ended without an error and was read to its end."""
         ...
 
     async def next_chunks(self) -> Sequence[ChatCompletionChunk] | None:
-        """Return the next chunks, perhaps none, once those before are assembled; None at the end."""
+        """Return the next chunks, perhaps none; None at the end. All chunks before must be assembled."""
         ...
 
     def fail(self, error: APIError) -> Exception:
@@ -46,23 +46,25 @@ class ChunkSource(Protocol):
         ...
 
     def completion(self) -> ChatCompletion:
-        """Return what has been assembled."""
+        """Return the completion as far as it was assembled."""
         ...
 
     def close(self) -> None:
-        """Give the source up."""
+        """Close the source, which brings no further chunks."""
         ...
 
 
 class Cursor:
-    """How far one stream has been read, and the way to read on.
+    """The position up to which a stream has been read, and the code that reads more.
 
     Attributes:
-        ready: Moves the cursor by chunks.
-        texts: Moves the cursor by the texts of choice 0 in a `TextBatch`, in place of `ready`: chunks are made of a
-            batch only if somebody asks for chunks. None where `ready` counts.
-        queues: Where chunks go once a choice has a reader of its own, or None.
-        filling: Whether a task fills now.
+        ready: Iterator over the chunks after the cursor; each step moves the cursor.
+        texts: Iterator over the texts of choice 0 in a `TextBatch`; each step moves the cursor. It is used in place of
+            `ready`, because chunks of a batch are made only if a view needs chunks. None if `ready` is in use.
+        queues: The queues into which chunks go once a choice has its own reader, or None.
+        filling: Whether a task is filling.
+        read_whole: Whether chunks of all choices have been asked for.
+        waiters: The tasks that wait while another task fills; None until a task had to wait.
         refused: Whether a chunk could not be assembled.
     """
 
@@ -74,30 +76,30 @@ class Cursor:
         self, source: ChunkSource, assembler: CompletionAssembler, reader: StreamReader | None
     ) -> None:
         self._source = source
-        self._reader = reader  # the source, if it is the reader of one reply, which has a quicker way
+        self._reader = reader  # the source, if it is a `StreamReader`, which `fill` reads by a shorter path
         self._assembler = assembler
-        # Chunks that are not assembled, either a few together or one batch. Those before the cursor have been read.
+        # Chunks that are not assembled: either up to `_TOGETHER` and one read more, or one batch.
         self._pending: list[ChatCompletionChunk] = []
         self._batch: TextBatch | None = None
-        self.read_whole = False  # whether chunks of all choices have been asked for
+        self.read_whole = False
         self.ready: Iterator[ChatCompletionChunk] = iter(())
         self.texts: Iterator[str] | None = None
         self.queues: ChoiceQueues | None = None
         self.filling = False
-        self.waiters: Waiters | None = None  # the tasks that wait while another fills
+        self.waiters: Waiters | None = None
         self.refused = False
 
     async def fill(self, queue: ChunkQueue | None = None) -> bool:
-        """Read once for all who read; what came stands behind the cursor, or in the queues of the choices.
+        """Make one read for all tasks that read this stream; put the chunks after the cursor, or into the queues.
 
         Args:
-            queue: Where the caller waits for chunks; None if any will do.
+            queue: The queue in which the caller waits for chunks; None if it waits for any chunk.
 
         Returns:
-            False at the end of a whole stream; otherwise perhaps nothing came, and the caller fills again.
+            False at the end of a whole stream; else True, although the read may have brought no chunk for the caller.
 
         Raises:
-            APIError: How the stream ended, if badly.
+            APIError: The error that ended the stream.
         """
         if self.filling:
             if self.waiters is None:
@@ -112,7 +114,7 @@ class Cursor:
                 try:
                     await waiter
                 except RuntimeError:
-                    reader.body.cancel_read()  # the wrong event loop: `next_chunks` says so
+                    reader.body.cancel_read()  # another event loop is running; `next_chunks` raises an error that says so
                 except BaseException:
                     reader.body.cancel_read()
                     raise
@@ -121,30 +123,30 @@ class Cursor:
                     if not chunks and not reader.received:
                         chunks = None
             if chunks is None:
-                # How the stream ended is judged by what has been assembled.
+                # The reader judges the end of the stream by what has been assembled.
                 self.assemble_read()
                 chunks = await self._source.next_chunks()
         finally:
             self.filling = False
             if self.waiters is not None and chunks is None:
-                # It is over; or this task is cancelled, and one of those who wait takes over.
+                # The stream has ended; or this task was cancelled, and one of the waiting tasks takes over.
                 self.waiters.wake_all()
         if chunks is None:
             return False
         few = len(self._pending) < _TOGETHER and self._batch is None and self.queues is None
         if few and type(chunks) is not TextBatch:
-            self._pending += chunks  # `place`, without the call
+            self._pending += chunks  # the same as `place`, without the call
             self.ready = iter(chunks)
         else:
             self.place(chunks)
         if self.waiters is not None and self.waiters.all:
             self.waiters.wake_unqueued()
             if queue is None or queue or queue.overflowed:
-                self.waiters.wake_one()  # the caller has what it wants: somebody else reads on
+                self.waiters.wake_one()  # the caller has its chunk, so another task has to make the next read
         return True
 
     def place(self, chunks: Sequence[ChatCompletionChunk]) -> None:
-        """Put chunks behind the cursor, which has passed all before; or into queues, once there are any."""
+        """Put chunks after the cursor, which has passed all earlier chunks; or into the queues, if there are any."""
         if type(chunks) is TextBatch:
             self.assemble_read()
             self._batch = chunks
@@ -163,7 +165,7 @@ class Cursor:
             self.texts = None
 
     def take(self, chunks: Sequence[ChatCompletionChunk]) -> None:
-        """Take chunks that come while the end is waited for; readers of single choices get theirs."""
+        """Read chunks that arrive while a task awaits the completion; readers of single choices get their chunks."""
         self.pass_all()
         self.place(chunks)
         self.pass_all()
@@ -172,13 +174,13 @@ class Cursor:
             self.waiters.wake_unqueued()
 
     def make_chunks(self) -> None:
-        """Make the chunks of a `TextBatch` that was being read as text, from the cursor on."""
+        """Make chunks of the rest of a `TextBatch` that was being read as text."""
         self.assemble_read()
         self.ready = iter(self._batch or ())
         self.texts = None
 
     def assemble_read(self) -> None:
-        """Assemble what the cursor has passed."""
+        """Add the chunks before the cursor to the completion."""
         left = length_hint(self.ready if self.texts is None else self.texts)
         batch: Sequence[ChatCompletionChunk] = self._pending if self._batch is None else self._batch
         passed = len(batch) - left
@@ -198,21 +200,21 @@ class Cursor:
                 self._assembler.extend(rest)
         except StreamError as error:
             self.refused = True
-            # Those behind it have been read as well: what was received is in `.partial`.
+            # The chunks after the refused one have been read as well, and belong in the error's `.partial`.
             for chunk in rest:
                 with contextlib.suppress(StreamError):
                     self._assembler.add(chunk)
             self._source.fail(error)  # the next read raises it
 
     def pass_all(self) -> None:
-        """Move the cursor past what is ready."""
+        """Move the cursor past all chunks that are ready."""
         self.ready = iter(())
         self.texts = None
 
     def open_choice(self, index: int, limit: int) -> ChunkQueue:
-        """Return the queue of a choice; from the first one on, chunks go to queues."""
+        """Return the queue of a choice; after the first call, chunks go into queues."""
         if self.queues is not None:
-            self.assemble_read()  # what came before is taken from what is assembled
+            self.assemble_read()  # a new queue begins with what the assembler has of the choice
             return self.queues.open(index)
         if self.texts is not None:
             self.make_chunks()
@@ -229,10 +231,10 @@ class ChunkStream:
     """A completion as it is generated: an async iterator of chunks.
 
     Args:
-        source: Where the chunks come from.
-        assembler: What chunks are added to once they have been read.
-        buffered: Most that a reader who lags may leave queued, in characters.
-        reader: The source again, if it is the reader of one reply.
+        source: The source of the chunks.
+        assembler: Gets the chunks that have been read.
+        buffered: How many characters a slow reader may leave in its queue.
+        reader: The source again, if it is a `StreamReader`.
     """
 
     def __init__(
@@ -287,11 +289,12 @@ class ChunkStream:
     def choice(self, index: int) -> ChoiceStream:
         """The chunks of one choice; several tasks may read several choices.
 
-        Whoever lacks data reads for all. A choice asked for late begins with one chunk of what came
-        since the first choice was asked for; the same index again goes on where its reader stopped.
+        A task that has nothing to read makes the next read for all tasks. The first chunk of a choice that is asked for
+        later than the first choice contains everything of it since then. If the same index is asked for again, reading
+        continues at the same place.
 
         Args:
-            index: Which choice, from 0. One that never comes ends empty.
+            index: Index of the choice, from 0. The stream of a choice that never arrives is empty.
         """
         return ChoiceStream(self, self._cursor, index, self._cursor.open_choice(index, self._buffered))
 
@@ -303,7 +306,7 @@ class ChunkStream:
             partial=self.snapshot,
         )
 
-    # The whole
+    # The completion
 
     @property
     def snapshot(self) -> ChatCompletion:
@@ -315,7 +318,7 @@ class ChunkStream:
         """Read to the end; return the whole completion.
 
         Raises:
-            StreamError: If the stream did not end as it should; ``.partial`` has what came.
+            StreamError: If the stream is not whole; ``.partial`` has everything received.
         """
         self._cursor.pass_all()
         while await self._cursor.fill():
@@ -330,22 +333,22 @@ class ChunkStream:
         """Read to the end; return the stream itself.
 
         Raises:
-            StreamError: If the stream did not end as it should.
+            StreamError: If the stream is not whole.
         """
         await self.completion()
         return self
 
-    # What is known of the stream
+    # Facts about the stream
 
     @property
     def id(self) -> str:
-        """The completion's id, "" before it is known."""
+        """The completion's id; "" until it is known."""
         self._cursor.assemble_read()
         return self._assembler.id
 
     @property
     def usage(self) -> CompletionUsage | None:
-        """What the request took, None before it is told."""
+        """The token usage of the request; None until the server reports it."""
         self._cursor.assemble_read()
         return self._assembler.usage
 
@@ -357,11 +360,11 @@ class ChunkStream:
     # Leaving
 
     def _leave(self) -> None:
-        self._cursor.assemble_read()  # hooks are told what was read, and how the stream ended
+        self._cursor.assemble_read()  # closing informs hooks, which get the completion as far as it was read
         self._source.close()
 
     async def aclose(self) -> None:
-        """Give up what is left; the connection is closed at once unless the stream was read to its end."""
+        """Close the stream; if it was not read to its end, the connection is closed at once."""
         self._leave()
 
     async def close(self) -> None:
@@ -397,7 +400,7 @@ class TextStream:
 
 
 class _CursorTextStream(TextStream):
-    """The text of choice 0, by the cursor of the stream it belongs to."""
+    """The text of choice 0, read with the cursor of its stream."""
 
     __slots__ = ("_cursor",)
 
@@ -410,7 +413,7 @@ class _CursorTextStream(TextStream):
         while cursor.queues is None:
             if cursor.texts is None:
                 for chunk in cursor.ready:
-                    # One choice, which is nearly always 0: `_text_of`, without the call.
+                    # Nearly always the only choice is choice 0, and no call of `_text_of` is needed.
                     choices = chunk.choices
                     one = len(choices) == 1 and choices[0].index == 0
                     text = choices[0].delta.content if one else _text_of(chunk, 0)
@@ -427,14 +430,14 @@ class _CursorTextStream(TextStream):
 
 
 def _text_of(chunk: ChatCompletionChunk, index: int) -> str:
-    """Return the text that a chunk adds to a choice; "" if none."""
+    """Return the text that a chunk adds to a choice; "" if it adds none."""
     return "".join(choice.delta.content or "" for choice in chunk.choices if choice.index == index)
 
 
 class EventStream:
     """The stream as typed events.
 
-    Events of a chunk that was not read to its last event stay with this iterator.
+    If reading stops between two events of one chunk, only this iterator has the remaining events of the chunk.
     """
 
     __slots__ = ("_builder", "_cursor", "_ended", "_events", "_stream")
@@ -459,8 +462,8 @@ class EventStream:
                 self._ended = True
                 self._events.extend(self._builder.end())
             else:
-                self._cursor.assemble_read()  # events tell how the chunk changed the completion
-                if not self._cursor.refused:  # otherwise the next read tells why
+                self._cursor.assemble_read()  # events describe how the chunk changed the completion
+                if not self._cursor.refused:  # otherwise the next read raises the error
                     self._events.extend(self._builder.add(chunk))
         return self._events.popleft()
 
@@ -469,7 +472,7 @@ class ChoiceStream:
     """The chunks of one choice; several tasks may read several choices.
 
     Attributes:
-        index: Which choice.
+        index: Index of the choice.
     """
 
     __slots__ = ("_cursor", "_queue", "_stream", "index")

@@ -1,8 +1,8 @@
-"""Queues of chunks for readers of one stream that do not read in step, and the tasks that wait for them.
+"""Queues of chunks for several readers of one stream, which read at different speeds, and the tasks that wait for chunks.
 
-As long as nobody asks for a single choice there is one cursor and no queue. From then on each choice that was asked
-for has a queue of its own, and so has the stream itself if it is read as a whole. Whoever lacks chunks reads the
-socket for all; the others wait. A choice never asked for costs only its assembly.
+Until a single choice is asked for, a stream has one cursor and no queue. From then on each choice that was asked for has
+its own queue, and so has the stream itself if it is read as a whole. A reader whose queue is empty reads the socket for
+all readers, and the others wait. A choice that is not asked for is only assembled.
 """
 
 from __future__ import annotations
@@ -23,30 +23,31 @@ from ..types import (
     ToolCallDelta,
 )
 
-# A consumer may lag this many chunks before text deltas are merged: who keeps up sees each by itself.
+# From this number of queued chunks on, deltas of text are merged. A reader that is fast enough gets every chunk by itself.
 _MERGE_FROM = 64
-# What a queued chunk weighs beside its text, in characters: roughly its bytes in memory.
+# What a queued chunk counts in addition to its text, in characters: about its bytes in memory.
 _SIZE_OF_CHUNK = 500
 
 _PLAIN = ChoiceDelta()
 
 
 class ChunkQueue:
-    """Chunks that came and were not taken yet.
+    """A queue of chunks for one reader.
 
     Args:
-        limit: Most characters to hold, each chunk's own weight included.
+        limit: Maximum number of queued characters; each chunk counts `_SIZE_OF_CHUNK` in addition to its text.
 
     Attributes:
-        overflowed: Whether the limit was exceeded; what was held is dropped then.
-        waiters: Who waits for a chunk.
+        overflowed: Whether the limit was exceeded; the queue is then empty and stays so.
+        waiters: Futures of the tasks that wait for a chunk.
     """
 
     __slots__ = ("_limit", "_merged", "_queue", "_size", "overflowed", "waiters")
 
     def __init__(self, limit: int) -> None:
         self._queue: deque[ChatCompletionChunk] = deque()
-        # Pieces of text merged into the last chunk of the queue, joined when it is taken or closed.
+        # Pieces of text to merge into the last chunk of the queue. They are joined when that chunk is taken, or when a chunk
+        # that can't be merged comes after it.
         self._merged: list[str] = []
         self._size = 0
         self._limit = limit
@@ -57,7 +58,7 @@ class ChunkQueue:
         return len(self._queue)
 
     def put(self, chunk: ChatCompletionChunk) -> None:
-        """Add a chunk; merge its text into the last one where many are waiting."""
+        """Add a chunk; if many chunks wait, merge its text into the last one."""
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -91,7 +92,7 @@ class ChunkQueue:
         return chunk
 
     def _flush(self) -> None:
-        """Join what was merged into the last chunk, which is a copy: others may hold the original."""
+        """Replace the last chunk by a copy with the merged text; others may hold the original."""
         if not self._merged:
             return
         last = self._queue[-1]
@@ -104,7 +105,7 @@ class ChunkQueue:
 
 
 def _plain_text(chunk: ChatCompletionChunk) -> str | None:
-    """The text of a chunk that holds nothing but text of one choice."""
+    """Return the text of a chunk that holds only text of one choice; None for any other chunk."""
     if len(chunk.choices) != 1 or chunk.usage is not None:
         return None
     choice = chunk.choices[0]
@@ -129,7 +130,7 @@ def _size_of(chunk: ChatCompletionChunk) -> int:
 
 
 class Position(msgspec.Struct, frozen=True):
-    """How far a choice had come at some moment."""
+    """How much of a choice had been received at some moment: lengths of the lists in `ChoiceState`."""
 
     content: int = 0
     reasoning: int = 0
@@ -142,7 +143,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 def position_of(state: ChoiceState) -> Position:
-    """Note how far a choice has come."""
+    """Return the current position of a choice."""
     return Position(
         content=len(state.content),
         reasoning=len(state.reasoning),
@@ -156,12 +157,12 @@ def position_of(state: ChoiceState) -> Position:
 
 
 def catch_up(state: ChoiceState, position: Position, like: ChatCompletionChunk) -> ChatCompletionChunk | None:
-    """Return one chunk with everything that came to a choice after a position; None if nothing did.
+    """Return one chunk with everything that a choice received after a position; None if it received nothing.
 
     Args:
         state: The choice as it is now.
-        position: How far it had come.
-        like: A chunk to take id, model and the like from.
+        position: The position.
+        like: A chunk from which id, model and similar fields are copied.
     """
     calls = [
         ToolCallDelta(
@@ -201,15 +202,15 @@ def _since(pieces: list[str], seen: int) -> str | None:
 
 
 class ChoiceQueues:
-    """The queues of a stream, from the moment that the first choice is asked for.
+    """The queues of a stream, made when the first choice is asked for.
 
     Args:
-        assembler: What everything before that moment was added to.
-        limit: Most characters that one queue may hold.
-        main: Whether the stream itself is being read as well, and so needs a queue of its own.
+        assembler: The stream's assembler, which has everything that was read before that moment.
+        limit: Maximum number of characters in one queue.
+        main: Whether the stream is also read as a whole, and so needs a queue for all chunks.
 
     Attributes:
-        main: The queue of who reads the whole stream, or None if nobody does.
+        main: The queue for all chunks; None if the stream is not read as a whole.
     """
 
     __slots__ = ("_assembler", "_last", "_limit", "_positions", "_queues", "main")
@@ -223,16 +224,16 @@ class ChoiceQueues:
         self.main: ChunkQueue | None = ChunkQueue(limit) if main else None
 
     def open_main(self) -> ChunkQueue:
-        """Return the queue of who reads the whole stream."""
+        """Return the queue for all chunks."""
         if self.main is None:
             self.main = ChunkQueue(self._limit)
         return self.main
 
     def open(self, index: int) -> ChunkQueue:
-        """Return the queue of a choice; a new one begins with what came before it was asked for.
+        """Return the queue of a choice; a new queue begins with what the choice received before it was asked for.
 
         Args:
-            index: Which choice.
+            index: Index of the choice.
         """
         queue = self._queues.get(index)
         if queue is None:
@@ -246,7 +247,7 @@ class ChoiceQueues:
         return queue
 
     def put(self, chunks: Iterable[ChatCompletionChunk]) -> None:
-        """Put chunks into the queues of those who want them."""
+        """Put each chunk into the queues of its choices, and into the queue for all chunks."""
         for chunk in chunks:
             self._last = chunk
             if self.main is not None:
@@ -260,26 +261,26 @@ class ChoiceQueues:
 
 
 class Waiters:
-    """Who waits: for chunks in a queue, or for whatever comes.
+    """The tasks that wait while another task reads: for chunks in a queue, or for any chunk.
 
-    Those with a queue are woken by what comes there, and one at a time to read on for all: were everyone woken for
-    each chunk, it would cost the more the more readers there are.
+    A task with a queue is woken when a chunk comes into its queue. Besides, one task at a time is woken to make the next
+    read. Waking all tasks for each chunk would make each chunk cost more, the more readers there are.
 
     Attributes:
-        all: All of them, in the order they came.
+        all: The futures of all tasks that wait, in the order in which they began to wait.
     """
 
     __slots__ = ("_unqueued", "all")
 
     def __init__(self) -> None:
         self.all: dict[asyncio.Future[None], None] = {}
-        self._unqueued: list[asyncio.Future[None]] = []  # those without a queue
+        self._unqueued: list[asyncio.Future[None]] = []  # the futures of tasks without a queue
 
     async def wait(self, queue: ChunkQueue | None) -> None:
-        """Wait until there may be something to take, or somebody has to read on.
+        """Wait until there may be a chunk for the caller, or until the caller has to make the next read.
 
         Args:
-            queue: Where the chunks come that the caller waits for; None if any will do.
+            queue: The queue in which the caller waits for chunks; None if it waits for any chunk.
         """
         waiter = asyncio.get_running_loop().create_future()
         self.all[waiter] = None
@@ -291,7 +292,7 @@ class Waiters:
             await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled():
-                self.wake_one()  # it was woken, maybe to read on, and will not
+                self.wake_one()  # this task may have been woken to make the next read, so another task has to
             raise
         finally:
             del self.all[waiter]
@@ -299,21 +300,21 @@ class Waiters:
                 queue.waiters.discard(waiter)
 
     def wake_one(self) -> None:
-        """Wake who has waited longest."""
+        """Wake the task that has waited longest."""
         for waiter in self.all:
             if not waiter.done():
                 waiter.set_result(None)
                 return
 
     def wake_unqueued(self) -> None:
-        """Wake those who wait for whatever comes."""
+        """Wake the tasks that wait for any chunk."""
         unqueued, self._unqueued = self._unqueued, []
         for waiter in unqueued:
             if not waiter.done():
                 waiter.set_result(None)
 
     def wake_all(self) -> None:
-        """Wake everyone."""
+        """Wake all tasks."""
         self._unqueued.clear()
         for waiter in self.all:
             if not waiter.done():

@@ -1,6 +1,6 @@
-"""Reads one reply: bytes to chunks, up to a judgement of how the stream ended.
+"""Reads one reply: decodes its bytes to chunks, and judges at the end whether the completion is whole.
 
-Theory of operation. A reader is in one of six states. Nothing else says what may happen next:
+Theory of operation. A reader is in one of six states. The state alone decides what may happen next:
 
 ```
 SNIFFING ──stream──> STREAMING ──[DONE] | end | loss | limit──> judged ──whole──> ENDED
@@ -8,13 +8,12 @@ SNIFFING ──stream──> STREAMING ──[DONE] | end | loss | limit──> 
 any ── error event | size limit | bad chunk ──> FAILED          any ── close, __del__ ──> LEFT
 ```
 
-SNIFFING lasts until the first bytes tell what the body is: the content type alone does not, since servers send
-event streams under many names and whole completions in place of streams. WHOLE collects such a completion. The
-judgement needs the completion that has been assembled so far, so chunks must be assembled before the reader is asked
-for more.
+SNIFFING lasts until the first bytes show what the body is. The content type alone does not show it: servers send event
+streams under many types, and whole completions in place of streams. WHOLE collects such a completion. The judgement
+needs the completion that has been assembled so far, so callers must assemble all chunks before they call `next_chunks`.
 
-Errors never overtake chunks. What arrived before a loss, a limit or a bad event is returned first, and the next call
-raises. From FAILED on, every call raises the same error, with everything received in `.partial`.
+Errors never overtake chunks. Chunks that arrived before a loss, a limit or a bad event are returned first, and the next
+call raises. In FAILED, every call raises the same error, which has everything received in `.partial`.
 """
 
 from __future__ import annotations
@@ -47,17 +46,18 @@ from .timing import ReadTimes, Timing
 if TYPE_CHECKING:
     from ..session.reply import Reply
 
-# A read of 256 kB takes milliseconds to decode. Other tasks get a turn after so many slices of about 16 kB, or after
-# so many seconds, whichever comes first. The seconds are not the loop's: uvloop's clock stands still within a turn.
+# A read of 256 kB takes milliseconds to decode. Other tasks get a turn after this many slices of about 16 kB, or after
+# this many seconds, whichever comes first. `time.monotonic` measures the seconds, because uvloop's clock stands still
+# within one iteration of the loop.
 _SLICES_PER_TURN = 4
 _SECONDS_PER_TURN = 0.005
-# A read up to this size is decoded in one go; cutting it into slices would cost more than it saves.
+# A read up to this size, in bytes, is decoded in one call; cutting it into slices would cost more than it saves.
 _ONE_GO = 4 * 1024
 _HEAD = 200  # bytes of a body to show in an error
 
 
 class State(enum.Enum):
-    """What a reader is doing; the module's docstring draws the transitions."""
+    """The states of a reader; the docstring of this file draws the transitions."""
 
     SNIFFING = "sniffing"
     STREAMING = "streaming"
@@ -68,15 +68,18 @@ class State(enum.Enum):
 
 
 class StreamReader:
-    """The one way to read a stream's socket.
+    """Reads the body of a stream; no other code does.
 
     Attributes:
-        state: What the reader is doing.
-        steady: Whether a stream goes well, so that `body.start_read` and `finish_read` may be called in place of `next_chunks`.
-        error: How the stream ended, if badly.
+        body: The body.
+        decoder: The decoder of the event stream.
+        state: The state.
+        steady: Whether nothing is unusual, so that `body.start_read` and `finish_read` may be called in place of
+            `next_chunks`.
+        error: The error that ended the stream, or None.
         was_buffered: Whether the server sent a whole completion in place of a stream.
-        relaying: Whether bytes are relayed as they are received.
-        received: Bytes of the last read, to be relayed.
+        relaying: Whether the user reads `stream.raw`, so that the bytes of each read are kept in `received`.
+        received: Bytes of the last read, if they are relayed.
     """
 
     __slots__ = (
@@ -128,13 +131,12 @@ class StreamReader:
         self.was_buffered = False
         self.relaying = False
         self.received = b""
-        self._sniffed: list[
-            bytes
-        ] = []  # what came before it was clear what the body is; later, a whole completion
+        # The bytes that arrived in SNIFFING and, in WHOLE, all bytes of the body.
+        self._sniffed: list[bytes] = []
         self._body_over = False
-        self._lost: StreamError | None = None  # what ended the body before its time
-        self._awaiting_content = False  # the last read has brought no content so far
-        self._size = 0  # bytes received
+        self._lost: StreamError | None = None  # the error that broke the body off
+        self._awaiting_content = False  # whether the last read has brought no content so far
+        self._size = 0  # number of bytes received
         self._times = ReadTimes()
         self._read_at = 0.0
         self._slices = 0
@@ -143,10 +145,10 @@ class StreamReader:
     # Reading
 
     def finish_read(self) -> Sequence[ChatCompletionChunk]:
-        """Return the chunks of what has arrived since `body.start_read`; none if `next_chunks` has to go on.
+        """Return the chunks that have arrived since `body.start_read`; none if `next_chunks` has to continue.
 
-        Each of a hundred streams takes this path for each of its tokens. The same as `_take` for the usual small
-        read, with nothing of it that only other reads need.
+        Each of a hundred streams takes this path for each of its tokens. It does the same as `_take` for a usual small
+        read, without the steps that only other reads need.
         """
         body = self.body
         data = body.finish_read()
@@ -162,14 +164,14 @@ class StreamReader:
             chunks = decoder.feed(data)
         except StreamError:
             self.steady = False
-            return ()  # `next_chunks` raises it
-        # Nearly always there is text; `has_content` knows what else counts.
+            return ()  # `next_chunks` raises the error
+        # The first chunk nearly always has text; `has_content` checks for all other content.
         if (chunks and (choices := chunks[0].choices) and choices[0].delta.content) or has_content(chunks):
             self._times.content_at.append(self._read_at)
             body.waited = 0.0
             self.steady = decoder.idle
         else:
-            # Until there is content, `next_chunks` counts decoding time against the limit.
+            # No content yet: `next_chunks` counts decoding time against the limit.
             self._awaiting_content = True
             self.steady = False
         return chunks
@@ -177,10 +179,10 @@ class StreamReader:
     async def next_chunks(self) -> Sequence[ChatCompletionChunk] | None:
         """Return the next chunks; None at the end of a whole stream.
 
-        Where bytes are relayed, one read is enough to return, though it may have brought no chunk.
+        If bytes are relayed, this method returns after each read, even if the read brought no chunk.
 
         Raises:
-            APIError: How the stream ended, if badly; after everything received has been returned.
+            APIError: The error that ended the stream, after everything received has been returned.
         """
         decoder, body = self.decoder, self.body
         while True:
@@ -203,7 +205,7 @@ class StreamReader:
                 if not self._body_over:
                     await body.drain(self._limits)
             elif self._awaiting_content and body.overdue:
-                # Bytes without content come so fast that no read has to wait for them.
+                # Bytes without content arrive so fast that no read waits, so the timer does not enforce the limit.
                 chunks = self._break_off(self._timed_out())
             else:
                 try:
@@ -219,7 +221,7 @@ class StreamReader:
                 return chunks
 
     def _take(self, data: bytes) -> Sequence[ChatCompletionChunk]:
-        """Decode what a read brought, or the beginning of it; b"" is the end of the body."""
+        """Decode the bytes of a read, or the first slice of them; b"" is the end of the body."""
         self._read_at = self.body.read_at
         self._slices = 0
         self._size += len(data)
@@ -243,20 +245,20 @@ class StreamReader:
         try:
             chunks = self.decoder.feed(data)
         except StreamError:
-            return ()  # `next_chunks` raises it
+            return ()  # `next_chunks` raises the error
         return self._note_content(chunks)
 
     def decode_slice(self) -> Sequence[ChatCompletionChunk]:
-        """Decode the next slice of what was read; return its chunks, which may be none."""
+        """Decode the next slice of the bytes that were read; return its chunks, if there are any."""
         self._slices += 1
         try:
             chunks = self.decoder.decode_slice()
         except StreamError:
-            return ()  # `next_chunks` raises it
+            return ()  # `next_chunks` raises the error
         return self._note_content(chunks)
 
     def _note_content(self, chunks: Sequence[ChatCompletionChunk]) -> Sequence[ChatCompletionChunk]:
-        """Return these chunks, after a look whether the model has spoken in them: that alone is a sign of life."""
+        """Check whether chunks have content, which alone is a sign of life and restarts the limit; return the chunks."""
         if self._awaiting_content:
             body = self.body
             if chunks and has_content(chunks):
@@ -266,7 +268,7 @@ class StreamReader:
                 if body.limit != self._timeout.idle:
                     body.allow(self._timeout.idle)
             else:
-                # Decoding counts as waiting until there is content: a flood without content would never end otherwise.
+                # Until there is content, decoding counts as waiting: otherwise a flood without content would never end.
                 now = self._loop.time()
                 body.waited += now - self._read_at
                 self._read_at = now
@@ -278,12 +280,12 @@ class StreamReader:
         )
         return chunks
 
-    # What a server may send in place of a stream
+    # Bodies that may not be event streams
 
     def _sniff(self, data: bytes) -> bytes:
-        """Find out what the body is by what has come of it; return that once it is clear."""
+        """Find out from the first bytes what the body is; return b"" until that is clear, and then all these bytes."""
         self._sniffed.append(data)
-        self.received = b""  # nothing is relayed before it is clear what it is
+        self.received = b""  # nothing is relayed before it is clear what the body is
         content_type = self._reply.headers.get("content-type", "")
         data = b"".join(self._sniffed)
         kind = what_is(data, content_type, final=self._body_over)
@@ -331,18 +333,18 @@ class StreamReader:
         self.fail(error, content[:_HEAD])
         return ()
 
-    # How the stream ends
+    # The end of the stream
 
     def _last(self, data: bytes) -> Sequence[ChatCompletionChunk]:
-        """Decode what the body ended with: an event that lacks only its blank line counts."""
+        """Decode the last bytes of the body; an event that lacks only its blank line counts."""
         try:
             chunks = (self.decoder.feed(data) if data else []) + self.decoder.close()
         except StreamError:
-            return ()  # `next_chunks` raises it
+            return ()  # `next_chunks` raises the error
         return self._note_content(chunks)
 
     def _break_off(self, error: StreamError) -> Sequence[ChatCompletionChunk]:
-        """End the body before its time; what came counts first."""
+        """End the body because of an error; return the chunks of what arrived before, and keep the error."""
         self._lost = error
         self._body_over = True
         self.steady = False
@@ -362,11 +364,11 @@ class StreamReader:
         )
 
     def _judge(self) -> None:
-        """Decide whether the completion is whole: everything received has been assembled by now."""
+        """Decide whether the completion is whole. Everything received must have been assembled."""
         assembler, done = self._assembler, self.decoder.done
         assembler.end(done=done)
         if assembler.complete or (self.was_buffered and assembler.seen):
-            # A connection lost once all is there costs only the connection.
+            # If the completion is whole, a lost connection or an expired limit is no error.
             self.state = State.ENDED
             self.steady = False
             self._times.ended_at = self._loop.time()
@@ -385,7 +387,7 @@ class StreamReader:
             self.fail(StreamTruncatedError(f"{what}; what came is in .partial"), close=False)
 
     def fail(self, error: APIError, content: bytes = b"", *, close: bool = True) -> APIError:
-        """End the stream with an error; return the error that ended it, with everything filled in that is known."""
+        """End the stream with an error, and set the error's attributes; return the error that ended the stream first."""
         if self.error is not None:
             return self.error
         self._end(State.FAILED, error, content)
@@ -404,13 +406,13 @@ class StreamReader:
             error.events = self.decoder.events
             error.bytes_received = self._size
         self._reply.describe(error, content)
-        # Without the frames that hold what came: a traceback may show locals, and servers echo keys.
+        # The traceback is removed: its frames hold received bytes, a traceback may show locals, and servers echo keys.
         self.error = error.with_traceback(None)
         error.__context__ = None
         self._times.ended_at = self._loop.time()
 
     def close(self) -> None:
-        """Give the stream up; harmless once it has ended."""
+        """Close the stream; do nothing if it has ended."""
         if self.open:
             error = StreamInterruptedError("this stream was closed before its end", phase="body")
             self._end(State.LEFT, error)
@@ -419,18 +421,18 @@ class StreamReader:
         self.body.close()
 
     def abandon(self) -> None:
-        """Give the connection up from a finaliser, in whatever thread that runs."""
+        """Close the connection from a finaliser, which may run in any thread."""
         self.body.abandon()
         self._tell_end("left")
 
     def _tell_end(self, outcome: Outcome, error: APIError | None = None) -> None:
-        """Tell hooks and the log, if there are any."""
+        """Inform hooks and the log, if there are any."""
         reply = self._reply
         if reply.trace is not None:
             completion = getattr(error, "partial", None) or self.completion()
             reply.end(error, completion=completion, outcome=outcome, first_token=self.timing.first_token)
 
-    # What is known of the stream
+    # Facts about the stream
 
     @property
     def ended(self) -> bool:
@@ -443,7 +445,7 @@ class StreamReader:
         return self.state is not State.ENDED and self.error is None
 
     def completion(self) -> ChatCompletion:
-        """Return what has been assembled, with what the session knows of the reply."""
+        """Return the completion as far as it was assembled, with request id, rate limits and number of attempts."""
         completion = self._assembler.completion
         completion.request_id = self._reply.request_id
         completion.rate_limits = self._reply.rate_limits
@@ -452,13 +454,13 @@ class StreamReader:
 
     @property
     def timing(self) -> Timing:
-        """How long things took."""
+        """Durations of the call and its parts."""
         reply = self._reply
         return self._times.timing(reply.started, reply.queued, reply.sent, reply.received, self._loop.time())
 
 
 def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
-    """Whether a model has spoken: text, reasoning, refusal, a tool call's piece, a finish_reason, usage."""
+    """Whether chunks have content: text, reasoning, a refusal, a piece of a tool call, a finish_reason or usage."""
     if type(chunks) is TextBatch:
         return chunks.field == "arguments" or any(chunks.texts)
     for chunk in chunks:

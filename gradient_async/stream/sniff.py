@@ -1,4 +1,4 @@
-"""What a body is, told by its content type and first bytes."""
+"""Finds out from its content type and first bytes whether a body is an event stream, JSON or something else."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Literal
 from ..errors import StreamProtocolError, escape
 
 _BOM = b"\xef\xbb\xbf"
-_HEAD = 200  # bytes to show in an error, and to wait for the end of a line
-_MOST_BLANK = 64 * 1024  # bytes of nothing to wait for the first line
-# Types under which servers send event streams; none at all is one of them.
+_HEAD = 200  # bytes to show in an error; also the longest first line whose end is waited for
+_MAX_BLANK = 64 * 1024  # maximum number of blank bytes before the first line
+# Content types under which servers send event streams; "" is a missing content type.
 _STREAM_TYPES = frozenset(
     {"", "text/event-stream", "application/octet-stream", "text/plain", "application/json"}
 )
@@ -26,23 +26,23 @@ def is_event_stream(content_type: str) -> bool:
 def what_is(
     data: bytes, content_type: str, *, final: bool
 ) -> Literal["stream", "json"] | StreamProtocolError | None:
-    """Tell what a body of status 200 is.
+    """Find out what a body of status 200 is.
 
     Args:
-        data: Its first bytes.
-        content_type: Its ``Content-Type``, which may be missing or wrong.
-        final: Whether these bytes are all there is.
+        data: The first bytes of the body.
+        content_type: The ``Content-Type`` of the reply, which may be missing or wrong.
+        final: Whether ``data`` is the whole body.
 
     Returns:
-        An event stream; a JSON reply that ignores ``stream=True``; an error that says what came; or None if
-        that takes more bytes to tell.
+        "stream" for an event stream; "json" for a JSON reply that ignores ``stream=True``; an error for any other body;
+        or None if more bytes are needed.
     """
     kind = _kind(content_type)
     head = data.removeprefix(_BOM).lstrip()
     if head[:1] in {b"{", b"["}:
         return "json"
     if not head or _BOM.startswith(head):
-        if len(data) > _MOST_BLANK:
+        if len(data) > _MAX_BLANK:
             return "json" if kind == "application/json" else "stream"
         return "stream" if final else None
     if kind == "text/event-stream":
@@ -50,7 +50,7 @@ def what_is(
     line = head[: _LINE.match(head).end()]  # type: ignore[union-attr]  # it matches anything
     if b":" not in line and len(line) == len(head) < _HEAD and not final and head[:1] != b"<":
         return None
-    # A line of an event stream is a field or a comment, and no markup.
+    # A line of an event stream is a field or a comment, and does not begin with markup.
     if (b":" in line or line in _FIELDS) and head[:1] != b"<" and kind in _STREAM_TYPES:
         return "stream"
     if kind == "application/json":

@@ -1,4 +1,4 @@
-"""What users hold of one reply: its stream, the bytes of it, and the way to open and to leave both."""
+"""The objects of one reply that users hold: the stream, its bytes, and the context manager that opens and closes it."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 class ChatCompletionStream(ChunkStream):
     """A completion as it is generated: an async iterator of chunks.
 
-    Once read to its end its connection is reused. Leaving it earlier gives the connection up: use
-    ``async with``, or call `aclose`.
+    If the stream is read to its end, its connection is used again. If it is left earlier, the connection has to be
+    closed: use ``async with``, or call `aclose`.
 
     Args:
-        reply: What the session returned.
-        n: How many choices were asked for.
+        reply: The reply that the session returned.
+        n: Number of choices that were asked for.
         timeout: Time limits.
-        limits: Sizes a server may send.
-        strict: Whether to insist on finish reasons and on UTF-8.
-        on_bad_event: What to do with events that are no chunks.
+        limits: Limits on what a server may send.
+        strict: Whether to require a finish_reason for every choice, and valid UTF-8.
+        on_bad_event: For an event that is not a chunk: ``"raise"`` an error, or ``"skip"`` the event.
 
     Raises:
-        StreamTruncatedError: From iterating: the stream ended cleanly, but short.
-        StreamInterruptedError: From iterating: the connection was lost.
-        StreamTimeoutError: From iterating: no content came within the limit.
-        StreamServerError: From iterating: the server sent an error inside the stream.
-        StreamProtocolError: From iterating: what came is no stream of chunks.
-        StreamLimitError: From iterating: a limit was exceeded.
+        StreamTruncatedError: From iterating, if the stream ended in good order, but too early.
+        StreamInterruptedError: From iterating, if the connection was lost.
+        StreamTimeoutError: From iterating, if no content came within a time limit.
+        StreamServerError: From iterating, if the server sent an error inside the stream.
+        StreamProtocolError: From iterating, if the body is not a stream of chunks.
+        StreamLimitError: From iterating, if a limit was exceeded.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class ChatCompletionStream(ChunkStream):
 
     @property
     def raw(self) -> RawStream:
-        """The bytes as received, ``[DONE]`` included, to relay; everything is assembled as well.
+        """The bytes as received, including ``[DONE]``, to relay; everything is assembled as well.
 
         Raises:
             TypeError: If the stream has been read in another way before.
@@ -84,7 +84,7 @@ class ChatCompletionStream(ChunkStream):
         """Return the bytes of the next read.
 
         Raises:
-            APIError: How the stream ended, if badly; after the bytes that tell it.
+            APIError: The error that ended the stream, after all bytes before it.
             StopAsyncIteration: At the end.
         """
         reader, cursor = self._reader, self._cursor
@@ -93,13 +93,13 @@ class ChatCompletionStream(ChunkStream):
             if not await cursor.fill():
                 raise StopAsyncIteration
             cursor.pass_all()
-        # All of what is relayed counts as read, whatever slices it is decoded in.
+        # All bytes of the read are relayed at once, so all of its slices count as read.
         while reader.decoder.pending and reader.error is None:
             cursor.place(reader.decode_slice())
             cursor.pass_all()
         return reader.received
 
-    # What is known of the reply
+    # Facts about the reply
 
     @property
     def status_code(self) -> int:
@@ -118,22 +118,22 @@ class ChatCompletionStream(ChunkStream):
 
     @property
     def request_id(self) -> str | None:
-        """The server's name for the request."""
+        """The server's id of the request."""
         return self._reply.request_id
 
     @property
     def rate_limits(self) -> RateLimits | None:
-        """What the headers said of limits."""
+        """The rate limits in the reply's headers."""
         return self._reply.rate_limits
 
     @property
     def attempts(self) -> int:
-        """How many requests it took."""
+        """Number of requests that were made."""
         return self._reply.attempts
 
     @property
     def timing(self) -> Timing:
-        """How long things took, in seconds."""
+        """Durations of the call and its parts, in seconds."""
         return self._reader.timing
 
     @property
@@ -148,7 +148,7 @@ class ChatCompletionStream(ChunkStream):
 
     @property
     def anomalies(self) -> int:
-        """How many events only the tolerant path understood, or were skipped."""
+        """Number of events that were repaired or skipped."""
         return self._reader.decoder.anomalies
 
     def __repr__(self) -> str:
@@ -156,7 +156,7 @@ class ChatCompletionStream(ChunkStream):
         return f"<ChatCompletionStream {state} {self._reply.request.url}>"
 
     def __del__(self) -> None:
-        # What __init__ could not finish has nothing to close.
+        # If `__init__` failed, there is no reader, and nothing to close.
         reader = getattr(self, "_reader", None)
         if reader is not None and reader.open:
             reader.abandon()
@@ -169,7 +169,7 @@ class ChatCompletionStream(ChunkStream):
 
 
 class StreamManager:
-    """Sends the request when entered, and closes the stream when left.
+    """A context manager that sends the request when it is entered, and closes the stream when it is left.
 
     Args:
         start: Sends the request.

@@ -1,4 +1,4 @@
-"""How long things took."""
+"""Durations of a stream."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import msgspec
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True):
-    """How long things took, in seconds.
+    """Durations of a stream, in seconds.
 
     Attributes:
-        queued: Waited for a free connection, where all of ``max_connections`` were in use.
-        headers: From the request sent to the reply's headers.
-        first_token: From the request sent to the first content; None if none came yet.
-        gaps: Between reads that brought content: between tokens, where each comes in a read of its own.
-        total: From the call to the end of the stream, or to now.
+        queued: Time waited for a free connection, if all of ``max_connections`` were in use.
+        headers: Time from the sent request to the reply's headers.
+        first_token: Time from the sent request to the first content; None if none has come yet.
+        gaps: Times between reads that brought content; if each read brings one token, times between tokens.
+        total: Time from the call to the end of the stream, or to now.
     """
 
     queued: float
@@ -27,11 +27,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReadTimes:
-    """Clock readings of a stream as it comes; eight bytes for each that is kept.
+    """Clock readings of a stream, which take eight bytes each.
 
     Attributes:
-        content_at: When reads returned that brought content, on the loop's clock.
-        ended_at: When the stream ended; None before.
+        content_at: When each read that brought content returned, on the loop's clock.
+        ended_at: When the stream ended, on the loop's clock; None before.
     """
 
     __slots__ = ("content_at", "ended_at")
@@ -41,14 +41,14 @@ class ReadTimes:
         self.ended_at: float | None = None
 
     def timing(self, started: float, queued: float, sent: float, received: float, now: float) -> Timing:
-        """Sum up.
+        """Return the durations. All times are on the loop's clock.
 
         Args:
-            started: When the call was made, on the loop's clock.
+            started: When the call was made.
             queued: Seconds that the request waited for a connection.
             sent: When the request was sent.
-            received: When the reply's headers were there.
-            now: The loop's clock.
+            received: When the reply's headers had arrived.
+            now: The current time.
         """
         came = self.content_at
         return Timing(
