@@ -132,8 +132,10 @@ class Body:
         self._since = None
         try:
             data = self._read_some()
-        except (IndexError, *_FAILURES):
-            return b""  # nothing has arrived; or aiohttp raises a failure before it returns what has arrived
+        except (IndexError, *_FAILURES) as error:
+            # Nothing has arrived; or there is a failure, which aiohttp raises before it returns what has arrived.
+            error.__traceback__ = None  # aiohttp keeps the failure, and the traceback would keep this body
+            return b""
         self._taken += len(data)
         return data
 
