@@ -1,4 +1,4 @@
-"""Where the network cuts must not matter: every way to feed bytes that the tests of the core use."""
+"""The ways in which tests of the core feed bytes, because it must not matter where the network cuts them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["feedings", "one_by_one"]
 
 
 def one_by_one(wire: bytes) -> list[bytes]:
-    """Cut bytes into single ones."""
+    """Cut bytes into single bytes."""
     return [wire[at : at + 1] for at in range(len(wire))]
 
 

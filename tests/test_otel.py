@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any, cast
 
 import pytest
+from client_calls import CALL, MESSAGES, Start, create_completion, open_stream
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
-from shell_calls import CALL, MESSAGES, Start, ask, streamed
 
 from gradient_async import APIConnectionError, AuthenticationError, Retry
 from gradient_async.otel import OpenTelemetry
@@ -72,7 +72,7 @@ async def test_a_stream(start: Start, sink: Sink) -> None:
         max_retries=1,
         retry=Retry(max_backoff=0.01),
     )
-    stream = await streamed(client, temperature=0.5, max_tokens=9, seed=3, stop="END", n=1)
+    stream = await open_stream(client, temperature=0.5, max_tokens=9, seed=3, stop="END", n=1)
     await stream.completion()
     (span,) = sink.spans
     assert ("chat m", SpanKind.CLIENT, True) == (span.name, span.kind, span.status.is_unset)
@@ -116,7 +116,7 @@ async def test_a_stream(start: Start, sink: Sink) -> None:
 async def test_an_awaited_call_that_fails(start: Start, sink: Sink) -> None:
     _, client = await start(reply_json({"message": "no"}, 401), hooks=[sink.hook])
     with pytest.raises(AuthenticationError):
-        await ask(client, stop=["a", "b"])
+        await create_completion(client, stop=["a", "b"])
     (span,) = sink.spans
     attributes = dict(span.attributes or {})
     assert span.status.is_ok is False
@@ -146,7 +146,7 @@ async def test_an_agent_without_words_or_model(start: Start, sink: Sink) -> None
 async def test_a_reply_without_details(start: Start, sink: Sink) -> None:
     """A raw reply is not decoded for the span; a cancelled call has none."""
     _, client = await start(reply_json(completion("ok") | {"usage": {"prompt_tokens": 1}}), hooks=[sink.hook])
-    await ask(client)
+    await create_completion(client)
     completions: Any = client.chat.completions
     await completions.with_raw_response.create(**CALL)
     first, raw = sink.spans
@@ -157,7 +157,7 @@ async def test_a_reply_without_details(start: Start, sink: Sink) -> None:
 async def test_a_call_that_got_no_answer(start: Start, sink: Sink) -> None:
     _, client = await start(reply_writes([CLOSE]), hooks=[sink.hook])
     with pytest.raises(APIConnectionError):
-        await ask(client)
+        await create_completion(client)
     (span,) = sink.spans
     attributes = dict(span.attributes or {})
     assert attributes["error.type"] == "APIConnectionError"

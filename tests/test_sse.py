@@ -6,10 +6,10 @@ import re
 from itertools import pairwise
 
 import pytest
+from event_decoding import FRAGMENTS, decode_events
 from feeding import feedings, one_by_one
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from sse_runs import FRAGMENTS, run
 
 from gradient_async.errors import StreamLimitError
 from gradient_async.sse import Event, EventDecoder
@@ -72,7 +72,7 @@ CASES: dict[str, tuple[bytes, list[Event]]] = {
 def test_wherever_it_is_cut(wire: bytes, expected: list[Event]) -> None:
     """Whole, byte by byte and cut once at every position: the events are the same."""
     for pieces in feedings(wire):
-        assert (expected, None) == run(EventDecoder(), pieces)
+        assert (expected, None) == decode_events(EventDecoder(), pieces)
 
 
 @pytest.mark.parametrize("blank", [b"\n\n", b"\r\n\r", b"\r\r", b"\n\r", b"\r\n\n"])
@@ -108,7 +108,7 @@ class TestRetry:
         """Anything but ASCII digits is ignored, and so is a number that is no time."""
         for pieces in feedings(line + b"\n") if len(line) < 100 else [[line + b"\n"]]:
             decoder = EventDecoder()
-            assert ([], None) == run(decoder, pieces)
+            assert ([], None) == decode_events(decoder, pieces)
             assert expected == decoder.retry
 
     def test_bad_one_leaves_the_last(self) -> None:
@@ -193,6 +193,6 @@ def test_equals_the_standard(wire: bytes, cuts: list[int]) -> None:
     at = [0, *sorted(cuts), len(wire)]
     for pieces in ([wire[a:b] for a, b in pairwise(at)], one_by_one(wire)):
         decoder = EventDecoder()
-        found, error = run(decoder, pieces)
+        found, error = decode_events(decoder, pieces)
         assert (events, None) == ([(e.data.decode("utf-8", "replace"), e.type, e.id) for e in found], error)
         assert retry == decoder.retry

@@ -9,10 +9,10 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from event_decoding import FRAGMENTS, decode_events, held_bytes
 from feeding import feedings, one_by_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sse_runs import FRAGMENTS, held_bytes, run
 
 from gradient_async.errors import StreamLimitError
 from gradient_async.sse import Event, EventDecoder, plain_objects
@@ -31,7 +31,7 @@ class TestManyLines:
         value = line[6:-1]
         expected = [Event(b"\n".join([value] * count)), Event(b"c"), Event(b"d\ne")]
         wire = line * count + b"\ndata: c\n\ndata: d\ndata: e\n\n"
-        assert (expected, None) == run(EventDecoder(), [wire])
+        assert (expected, None) == decode_events(EventDecoder(), [wire])
         for cut in (5, len(line) * 1000 + 3, len(line) * count, len(line) * count + 1):
             decoder = EventDecoder()
             events = decoder.feed(wire[:cut])
@@ -77,7 +77,7 @@ class TestLimits:
     def test_of_an_event(self, wire: bytes, expected: int, refused: str | None) -> None:
         """The joined data counts, to the byte; other fields do not."""
         for pieces in feedings(wire):
-            events, error = run(EventDecoder(max_event_bytes=8, max_line_bytes=None), pieces)
+            events, error = decode_events(EventDecoder(max_event_bytes=8, max_line_bytes=None), pieces)
             assert expected == len(events)
             assert (None if refused is None else refused + ADVICE["event_bytes"]) == error
 
@@ -96,7 +96,7 @@ class TestLimits:
     def test_of_a_line(self, wire: bytes, expected: int, refused: str | None) -> None:
         """The line counts without its end and without the byte order mark, comments too."""
         for pieces in feedings(wire):
-            events, error = run(EventDecoder(max_event_bytes=None, max_line_bytes=12), pieces)
+            events, error = decode_events(EventDecoder(max_event_bytes=None, max_line_bytes=12), pieces)
             assert expected == len(events)
             assert (None if refused is None else refused + ADVICE["line_bytes"]) == error
 
@@ -108,7 +108,9 @@ class TestLimits:
         expected = "event" if event - 1 - 1 < line - 5 else "line"
         for end in (b"\n\n", b""):
             for pieces in feedings(wire + end):
-                events, error = run(EventDecoder(max_event_bytes=event, max_line_bytes=line), pieces)
+                events, error = decode_events(
+                    EventDecoder(max_event_bytes=event, max_line_bytes=line), pieces
+                )
                 assert [] == events
                 assert error is not None
                 assert f"max_{expected}_bytes={lengths[expected == 'line']}" in error
@@ -174,7 +176,7 @@ class TestLimits:
     def test_only_data_counts_for_the_event(self) -> None:
         """A line of another kind is too long for its own limit, never for the event's."""
         for pieces in feedings(b"id: 345678901234567890\n"):
-            events, error = run(EventDecoder(max_event_bytes=2, max_line_bytes=12), pieces)
+            events, error = decode_events(EventDecoder(max_event_bytes=2, max_line_bytes=12), pieces)
             assert ([], LINE + ADVICE["line_bytes"]) == (events, error)
 
 
@@ -234,7 +236,7 @@ def test_limits_do_not_depend_on_cuts(wire: bytes, event: int, line: int, cuts: 
     """Which events come, and which limit ends them, is the same however the bytes arrive."""
 
     def end(pieces: list[bytes]) -> tuple[list[Event], str | None]:
-        return run(EventDecoder(max_event_bytes=event, max_line_bytes=line), pieces)
+        return decode_events(EventDecoder(max_event_bytes=event, max_line_bytes=line), pieces)
 
     at = [0, *sorted(cuts), len(wire)]
     whole = end([wire])

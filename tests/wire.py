@@ -1,4 +1,4 @@
-"""Streams as servers write them, and what a decoder makes of them however they are cut."""
+"""Writes event streams as servers do, and decodes them, cut in every possible way."""
 
 from __future__ import annotations
 

@@ -205,12 +205,12 @@ def status_error(
     location = response.headers.get("location")
     if 300 <= status < 400 and location is not None:  # noqa: PLR2004  # HTTP statuses
         origin = _origin_of(location)
-        said = f"points to {escape(origin, 200)}, and redirects are never followed"
+        what = f"points to {escape(origin, 200)}, and redirects are never followed"
     else:
-        said = error.message or "no message"
+        what = error.message or "no message"
     advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
     return kind(
-        f"{host} answered {status}: {said}{named}{advice}",
+        f"{host} answered {status}: {what}{named}{advice}",
         response=response,
         body=error.body,
         code=error.code,

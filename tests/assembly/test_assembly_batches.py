@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from alike import a_batch
+from event_streams import make_batch
 from wire import delta, event, text
 
 from gradient_async.assembly import CompletionAssembler
@@ -30,7 +30,7 @@ class TestAssembled:
     @pytest.mark.parametrize("index", [0, 2])
     @pytest.mark.parametrize("most", [None, 1, 2, 5, 6])
     def test_wherever_it_is_cut(self, name: str, more: dict[str, Any], index: int, most: int | None) -> None:
-        batch = a_batch("b", "", "cd", "efg", name=name, index=index, **more)
+        batch = make_batch("b", "", "cd", "efg", name=name, index=index, **more)
         limits = Limits(completion_bytes=most)
         one_by_one = CompletionAssembler(limits=limits)
         refusals = 0
@@ -63,10 +63,10 @@ class TestAssembled:
             + event(delta(content="f") | {"finish_reason": "stop"})
         )
         batches = [
-            a_batch("b", "c"),
-            a_batch("d", "e", index=1),
-            a_batch("g", "h", name="reasoning_content"),
-            a_batch(""),
+            make_batch("b", "c"),
+            make_batch("d", "e", index=1),
+            make_batch("g", "h", name="reasoning_content"),
+            make_batch(""),
         ]
         dice = random.Random(3)
         for _ in range(60):
@@ -83,7 +83,7 @@ class TestAssembled:
     def test_a_choice_that_is_refused_is_refused_as_such(self, index: int, kind: type[Exception]) -> None:
         assembler = CompletionAssembler()
         with pytest.raises(kind):
-            assembler.extend(a_batch("b", "c", index=index))
+            assembler.extend(make_batch("b", "c", index=index))
         assert (True, "c-1", []) == (assembler.seen, assembler.id, assembler.completion.choices)
 
     @pytest.mark.parametrize("reason", ["not begun", "", "stop"])

@@ -117,14 +117,14 @@ def test_a_threshold_is_met_or_missed(median: float, sign: str, passed: bool) ->
     """Bounds belong to what is allowed."""
     bound = check.Bound("chat", "asyncio", "naive / ours", sign, 0.9)
     raced = found(ours=[1.0, 1.0, 1.0], naive=[median, 0.5, 1.5])
-    said = f"{'PASS' if passed else 'FAIL'}  naive / ours, asyncio: {median} {sign} 0.9  (0.5 to 1.5)"
-    assert (passed, said) == bound.judge(raced)
+    reported = f"{'PASS' if passed else 'FAIL'}  naive / ours, asyncio: {median} {sign} 0.9  (0.5 to 1.5)"
+    assert (passed, reported) == bound.judge(raced)
 
 
 def test_a_threshold_without_its_contenders_is_missed() -> None:
-    passed, said = check.Bound("bulk", "1 event", "openai / ours", ">=", 35).judge(found(ours=[1.0]))
+    passed, reported = check.Bound("bulk", "1 event", "openai / ours", ">=", 35).judge(found(ours=[1.0]))
     assert not passed
-    assert said == "FAIL  openai / ours, 1 event: openai not installed"
+    assert reported == "FAIL  openai / ours, 1 event: openai not installed"
 
 
 @pytest.mark.parametrize(("bound", "status"), [(1.0, 0), (3.0, 1)])

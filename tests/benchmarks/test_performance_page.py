@@ -157,6 +157,6 @@ def test_every_chart_and_headline_is_of_a_column_that_there_is() -> None:
 
 
 def test_surroundings_name_versions_and_no_machine() -> None:
-    told = page.surroundings()
-    assert {"CPU", "system", "Python", "aiohttp", "msgspec"} <= set(told)
-    assert socket.gethostname() not in told.values()
+    reported = page.surroundings()
+    assert {"CPU", "system", "Python", "aiohttp", "msgspec"} <= set(reported)
+    assert socket.gethostname() not in reported.values()

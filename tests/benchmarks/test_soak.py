@@ -160,8 +160,8 @@ def test_growth_is_that_of_the_later_half(sizes: list[float], grown: float) -> N
 def test_a_report_can_be_read(capsys: pytest.CaptureFixture[str]) -> None:
     rest = [{"seconds": 5, "exchanges": 1200, "MiB": 50.5, "left": {"Body": 1}}]
     show({"outcomes": {"whole": 7}, "at rest": rest, "faults": {}, "examples": ["hang: ok: 1"], "seconds": 5})
-    said = capsys.readouterr().out
-    assert "seconds 5, exchanges 1200, MiB 50.5, left {'Body': 1}" in said
-    assert "        7  whole" in said
-    assert "faults: none" in said
-    assert "hang: ok: 1" in said
+    reported = capsys.readouterr().out
+    assert "seconds 5, exchanges 1200, MiB 50.5, left {'Body': 1}" in reported
+    assert "        7  whole" in reported
+    assert "faults: none" in reported
+    assert "hang: ok: 1" in reported

@@ -166,9 +166,9 @@ def test_errors_and_bad_lines_stop_nothing(
     assert {1: "one", 2: None, 3: None, 4: None, 5: "three"} == files.answers
     kinds = {row["line"]: row["error"]["type"] for row in files.results if row["error"]}
     assert {2: "BadLine", 3: "BadRequestError", 4: "InvalidRequestError"} == kinds
-    told = capsys.readouterr().err
-    assert f"{files.source}:2: not valid JSON" in told
-    assert "2 done, 2 failed, 1 invalid" in told
+    reported = capsys.readouterr().err
+    assert f"{files.source}:2: not valid JSON" in reported
+    assert "2 done, 2 failed, 1 invalid" in reported
     assert 3 == len(server.requests)
 
 
@@ -201,10 +201,10 @@ def test_a_bad_line_is_told_once(
         {"custom_id": "b", "body": body("three")},
         {"custom_id": "a", "body": body("four")},
     )
-    for told in ("2 done, 0 failed, 2 invalid, 0 done", "0 done, 0 failed, 0 invalid, 4 done earlier,"):
+    for reported in ("2 done, 0 failed, 2 invalid, 0 done", "0 done, 0 failed, 0 invalid, 4 done earlier,"):
         assert 1 == files.run()
         assert {1: None, 2: "two", 3: None, 4: "four"} == files.answers
-        assert told in capsys.readouterr().err
+        assert reported in capsys.readouterr().err
     assert 2 == len(server.requests)
 
 
@@ -216,10 +216,12 @@ def test_a_line_that_changed_is_told(
     assert 0 == files.run()
     files.ask(*(body(f"new {number}") for number in range(15)), {"custom_id": "a", "body": body("a")})
     assert 1 == files.run()
-    told = capsys.readouterr().err
-    assert f"{files.source}:1: not sent, although the line has changed since its result was written" in told
-    assert 10 == told.count("not sent, although")
-    assert "16 done earlier (15 of them for lines that have changed since)" in told
+    reported = capsys.readouterr().err
+    assert (
+        f"{files.source}:1: not sent, although the line has changed since its result was written" in reported
+    )
+    assert 10 == reported.count("not sent, although")
+    assert "16 done earlier (15 of them for lines that have changed since)" in reported
     assert 16 == len(server.requests) == len(files.answers)
 
 
@@ -374,8 +376,8 @@ def test_an_interrupt_finishes_what_is_under_way(
     watch = when(lambda: len(server.requests) > 4, signal.SIGINT)
     assert 130 == files.run("--max-concurrency", "4")
     watch.join()
-    told = capsys.readouterr().err
-    assert "finishing the requests in flight; press Ctrl-C again to stop at once" in told
+    reported = capsys.readouterr().err
+    assert "finishing the requests in flight; press Ctrl-C again to stop at once" in reported
     done = files.answers
     assert 4 <= len(done) < 40
     assert len(done) == len(server.requests)  # what was sent was paid, and is there

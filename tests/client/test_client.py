@@ -15,7 +15,7 @@ from unittest.mock import MagicMock, create_autospec, patch
 
 import aiohttp
 import pytest
-from shell_calls import CALL, MESSAGES, Start, ask
+from client_calls import CALL, MESSAGES, Start, create_completion
 
 import gradient_async
 from gradient_async import (
@@ -35,7 +35,7 @@ from gradient_async.testing import (
 async def test_base_url_replaces_endpoint_and_version(start: Start) -> None:
     server, client = await start()
     other = client.with_options(base_url=server.url + "/")
-    await ask(other)
+    await create_completion(other)
     await other.agents.chat.completions.create(messages=MESSAGES)
     assert ["/chat/completions"] * 2 == [request.path for request in server.requests]
     assert {"agent": "true"} == server.requests[1].query
@@ -46,7 +46,7 @@ async def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("GRADIENT_INFERENCE_ENDPOINT", server.url)
         monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", "from-the-environment")
         async with AsyncGradient() as client:
-            await ask(client)
+            await create_completion(client)
         assert server.requests[0].headers["authorization"] == "Bearer from-the-environment"
 
 
@@ -57,7 +57,7 @@ async def test_a_missing_key_or_agent_is_an_error_of_the_first_call(monkeypatch:
         assert client.model_access_key is None
         assert client.agent_access_key is None
         with pytest.raises(ConfigurationError, match="GRADIENT_MODEL_ACCESS_KEY"):
-            await ask(client)
+            await create_completion(client)
         with pytest.raises(ConfigurationError, match="GRADIENT_AGENT_ACCESS_KEY"):
             await client.agents.chat.completions.create(messages=MESSAGES)
         other = client.with_options(agent_access_key="k")
@@ -106,8 +106,8 @@ async def test_copies_share_connections_and_close_nothing(start: Start) -> None:
         set_default_query={"r": 2},
         api_key="another-key",
     )
-    await ask(client)
-    await ask(copy)
+    await create_completion(client)
+    await create_completion(copy)
     await copy.close()
     assert not copy.is_closed()
     await client.copy(set_default_headers={"x-c": "3"}).chat.completions.create(model="m", messages=MESSAGES)
@@ -124,11 +124,11 @@ async def test_copies_share_connections_and_close_nothing(start: Start) -> None:
 
 async def test_a_closed_client_says_so(start: Start) -> None:
     _, client = await start()
-    await ask(client)
+    await create_completion(client)
     await client.aclose()
     assert client.is_closed()
     with pytest.raises(ConfigurationError, match="has been closed"):
-        await ask(client)
+        await create_completion(client)
 
 
 async def test_a_client_closed_before_its_first_call_says_so(start: Start) -> None:
@@ -138,7 +138,7 @@ async def test_a_client_closed_before_its_first_call_says_so(start: Start) -> No
     for closed in (client, copy):
         assert closed.is_closed()
         with pytest.raises(ConfigurationError, match="has been closed"):
-            await ask(closed)
+            await create_completion(closed)
     assert [] == server.requests
 
 
@@ -151,12 +151,12 @@ async def test_a_copy_keeps_what_a_subclass_adds(start: Start) -> None:
     server, _ = await start()
     async with Tenant(inference_endpoint=server.url, model_access_key="k") as client:
         client.name = "somebody"
-        await ask(client)
+        await create_completion(client)
         copy = client.with_options(default_headers={"x-a": "1"})
         assert isinstance(copy, Tenant)
         assert copy.name == "somebody"
-        await ask(copy)
-        await ask(client)
+        await create_completion(copy)
+        await create_completion(client)
     assert [None, "1", None] == [request.headers.get("x-a") for request in server.requests]
 
 
@@ -174,7 +174,7 @@ def test_keys_do_not_show() -> None:
 async def test_the_callers_own_session_is_used_and_never_closed() -> None:
     async with serve() as server, aiohttp.ClientSession() as session:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
-        await ask(client)
+        await create_completion(client)
         async with client.chat.completions.stream(**CALL) as stream:
             assert (await stream.completion()).choices
         await client.close()
@@ -182,7 +182,7 @@ async def test_the_callers_own_session_is_used_and_never_closed() -> None:
         closed = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
         await session.close()
         with pytest.raises(ConfigurationError, match="session given to this client"):
-            await ask(closed)
+            await create_completion(closed)
 
 
 def test_a_client_made_at_import_time_works_in_every_loop_and_may_be_left_open() -> None:
@@ -190,7 +190,7 @@ def test_a_client_made_at_import_time_works_in_every_loop_and_may_be_left_open()
 
     async def once() -> str | None:
         async with serve() as server:
-            got = await ask(client.with_options(inference_endpoint=server.url))  # noqa: F821  # deleted later
+            got = await create_completion(client.with_options(inference_endpoint=server.url))  # noqa: F821  # deleted later
             return got.choices[0].finish_reason
 
     assert ["stop", "stop"] == [asyncio.run(once()) for _ in range(2)]
@@ -251,9 +251,9 @@ async def test_a_method_of_a_resource_can_be_replaced(start: Start) -> None:
     ):
         assert answer is await client.chat.completions.create(model="m", messages=MESSAGES)
         assert models is client.models.list()
-        assert (await ask(client.with_options())).choices
+        assert (await create_completion(client.with_options())).choices
     create.assert_awaited_once_with(model="m", messages=MESSAGES)
-    assert (await ask(client)).choices
+    assert (await create_completion(client)).choices
     assert len(server.requests) == 2
 
 
@@ -309,7 +309,7 @@ async def test_a_call_keeps_its_connections_though_the_client_is_dropped(call: C
 async def test_a_client_dropped_in_a_running_loop_closes_its_connections() -> None:
     async with serve() as server:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
-        await ask(client)
+        await create_completion(client)
         assert server.open_connections == 1
         gc.disable()
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shell_calls import CALL, MESSAGES, Start, ask, streamed
+from client_calls import CALL, MESSAGES, Start, create_completion, open_stream
 
 from gradient_async import (
     NOT_GIVEN,
@@ -46,7 +46,7 @@ async def test_a_stream_asks_for_a_stream_and_for_usage(start: Start) -> None:
         pass
     async with client.chat.completions.stream(**CALL, stream_options={"include_usage": False}):
         pass
-    async with await streamed(client):
+    async with await open_stream(client):
         pass
     bodies = [request.json for request in server.requests]
     assert {**CALL, "stream": True, "stream_options": {"include_usage": True}} == bodies[0]
@@ -115,7 +115,7 @@ async def test_nothing_is_sent_that_is_known_to_be_wrong(start: Start) -> None:
 
 async def test_a_reply_is_a_message_of_the_next_request(start: Start) -> None:
     server, client = await start()
-    first = await ask(client)
+    first = await create_completion(client)
     messages = [*MESSAGES, first.choices[0].message, {"role": "user", "content": "more"}]
     await client.chat.completions.create(model="m", messages=messages)
     assert {"role": "assistant", "content": first.choices[0].message.content} == server.requests[1].json[

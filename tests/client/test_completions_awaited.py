@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 import pytest
-from shell_calls import MESSAGES, Start, ask
+from client_calls import MESSAGES, Start, create_completion
 
 from gradient_async import (
     APIConnectionError,
@@ -53,7 +53,7 @@ async def failing(start: Start, *replies: Handler, **options: Any) -> APIError:
     """Return the error that a call raises."""
     _, client = await start(*replies, **options)
     with pytest.raises(APIError) as caught:
-        await ask(client)
+        await create_completion(client)
     return caught.value
 
 
@@ -62,7 +62,7 @@ async def test_a_completion_and_what_the_session_knows_of_it(start: Start) -> No
     body = completion("Hi", request_id="forged", attempts=9) | {"@attempts": 7, "@request_id": "forged"}
     headers = {"x-request-id": "req-7", "x-ratelimit-limit-requests": "5"}
     server, client = await start(reply_json(body, headers=headers))
-    got = await ask(client)
+    got = await create_completion(client)
     assert got.choices[0].message.content == "Hi"
     assert (got.request_id, got.attempts) == ("req-7", 1)
     assert got.rate_limits is not None
@@ -209,7 +209,7 @@ async def test_a_connection_lost_says_when_and_is_not_repeated(
 ) -> None:
     server, client = await start(reply, max_retries=2)
     with pytest.raises(APIConnectionError) as caught:
-        await ask(client)
+        await create_completion(client)
     assert (caught.value.phase, caught.value.ambiguous) == (phase, True)
     assert len(server.requests) == 1
 
@@ -218,14 +218,14 @@ async def test_a_loss_is_repeated_if_the_caller_says_so(start: Start) -> None:
     server, client = await start(
         reply_writes([CLOSE]), max_retries=1, retry=Retry(ambiguous=True, max_backoff=0.01)
     )
-    got = await ask(client)
+    got = await create_completion(client)
     assert (got.attempts, len(server.requests)) == (2, 2)
 
 
 async def test_a_failing_server_is_tried_again_within_the_number(start: Start) -> None:
     busy = reply_json({"message": "busy"}, 503)
     server, client = await start(busy, busy, max_retries=2, retry=Retry(max_backoff=0.01))
-    assert (await ask(client)).attempts == 3
+    assert (await create_completion(client)).attempts == 3
     assert len(server.requests) == 3
     error = await failing(start, busy, busy, max_retries=1, retry=Retry(max_backoff=0.01))
     assert error.attempts == 2
@@ -235,7 +235,7 @@ async def test_a_servers_wait_is_waited_and_one_beyond_the_budget_is_an_error_at
     limited = reply_json({"message": "slow down"}, 429, {"retry-after-ms": "120"})
     _, client = await start(limited, max_retries=1)
     began = time.monotonic()
-    assert (await ask(client)).attempts == 2
+    assert (await create_completion(client)).attempts == 2
     assert time.monotonic() - began >= 0.12
     absurd = reply_json({"message": "slow down"}, 429, {"retry-after": "99999"})
     error = await failing(start, absurd, max_retries=2)
@@ -265,7 +265,7 @@ async def test_time_limits_hold_whatever_drips(
     server, client = await start(reply)
     began = time.monotonic()
     with pytest.raises(APITimeoutError) as caught:
-        await ask(client, timeout=timeout)
+        await create_completion(client, timeout=timeout)
     assert caught.value.phase == phase
     assert isinstance(caught.value, TimeoutError)
     assert 0.09 <= time.monotonic() - began < 1.5

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from key_shown import KEY, MIDDLE, shown
-from shell_calls import CALL, MESSAGES, Start, ask, streamed
+from client_calls import CALL, MESSAGES, Start, create_completion, open_stream
+from leaked_key import KEY, MIDDLE, everything_shown
 
 from gradient_async import (
     NOT_GIVEN,
@@ -32,16 +32,16 @@ async def test_headers_and_query_that_change_count_for_later_calls(start: Start)
     """Set anew, or changed in place; for every kind of call."""
     server, client = await start()
 
-    async def told() -> list[tuple[str | None, dict[str, str]]]:
+    async def received() -> list[tuple[str | None, dict[str, str]]]:
         server.requests.clear()
-        await ask(client)
-        await (await streamed(client)).completion()
+        await create_completion(client)
+        await (await open_stream(client)).completion()
         await client.agents.chat.completions.create(messages=MESSAGES)
         await client.models.list()
         return [(request.headers.get("x-a"), request.query) for request in server.requests]
 
     agent = {"agent": "true"}
-    assert [(None, {}), (None, {}), (None, agent), (None, {})] == await told()
+    assert [(None, {}), (None, {}), (None, agent), (None, {})] == await received()
     headers = client.default_headers
     headers["X-A"] = "1"
     client.default_query["q"] = 2
@@ -50,14 +50,14 @@ async def test_headers_and_query_that_change_count_for_later_calls(start: Start)
         ("1", {"q": "2"}),
         ("1", {"q": "2"} | agent),
         ("1", {"q": "2"}),
-    ] == await told()
+    ] == await received()
     client.timeout = Timeout(idle=9)
     assert headers is client.default_headers  # another setting leaves it the dictionary that it was
     headers["X-A"] = "2"
     client.default_query = {}
-    assert [("2", {}), ("2", {}), ("2", agent), ("2", {})] == await told()
+    assert [("2", {}), ("2", {}), ("2", agent), ("2", {})] == await received()
     client.default_headers = {}
-    assert [(None, {}), (None, {}), (None, agent), (None, {})] == await told()
+    assert [(None, {}), (None, {}), (None, agent), (None, {})] == await received()
 
 
 async def test_settings_that_are_set_count_for_later_calls(start: Start) -> None:
@@ -92,11 +92,11 @@ async def test_settings_of_streams_that_are_set_count_for_later_calls(start: Sta
     odd, open_ended = reply_sse(chunk("a"), "{bad", chunk(finish_reason="stop")), reply_sse(chunk("a"))
     _, client = await start(odd, open_ended, open_ended)
     client.on_bad_event = "skip"
-    assert (await (await streamed(client)).completion()).choices
-    assert (await (await streamed(client)).completion()).choices
+    assert (await (await open_stream(client)).completion()).choices
+    assert (await (await open_stream(client)).completion()).choices
     client.strict = True
     with pytest.raises(StreamTruncatedError):
-        await (await streamed(client)).completion()
+        await (await open_stream(client)).completion()
 
 
 def test_a_setting_is_checked_when_it_is_set() -> None:
@@ -128,8 +128,8 @@ async def test_a_header_that_can_not_be_sent_is_refused_and_not_shown(
     server, client = await start()
     with pytest.raises(ConfigurationError, match="line break") as caught:
         change(client)
-        await ask(client)
-    assert MIDDLE not in shown(caught.value)
+        await create_completion(client)
+    assert MIDDLE not in everything_shown(caught.value)
     assert [] == server.requests
 
 
@@ -141,8 +141,8 @@ async def test_a_key_added_in_place_is_taken_out_of_errors(start: Start) -> None
     extra: dict[str, Any]
     for extra in ({}, {"extra_query": {"a": 1}}):
         with pytest.raises(APIError) as caught:
-            await ask(client, **extra)
-        assert MIDDLE not in shown(caught.value)
+            await create_completion(client, **extra)
+        assert MIDDLE not in everything_shown(caught.value)
     assert [f"Bearer {KEY}"] * 2 == [request.headers["authorization"] for request in server.requests]
 
 
@@ -158,10 +158,10 @@ async def test_what_calls_share_is_made_once(start: Start) -> None:
         return await send(call)
 
     manager.send = noted  # type: ignore[method-assign]
-    await ask(client)
-    await ask(client, timeout=3)
-    await ask(client, extra_headers={"X-A": "1"})
-    await ask(client)
+    await create_completion(client)
+    await create_completion(client, timeout=3)
+    await create_completion(client, extra_headers={"X-A": "1"})
+    await create_completion(client)
     assert [True, True, False, True] == [call.headers is calls[0].headers for call in calls]
     assert [Timeout(), Timeout.of(3), Timeout(), Timeout()] == [call.timeout for call in calls]
 
@@ -174,7 +174,7 @@ async def test_a_call_cancelled_while_its_body_is_read_ends_as_cancelled(start: 
             outcomes.append(call.outcome)
 
     _, client = await start(reply_writes([head(200, {"content-length": "9"}), b"{", HOLD]), hooks=[Notes()])
-    call = asyncio.create_task(ask(client))
+    call = asyncio.create_task(create_completion(client))
     await asyncio.sleep(0.05)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from key_shown import KEY, MIDDLE, shown
-from shell_calls import Start, ask, streamed
+from client_calls import Start, create_completion, open_stream
+from leaked_key import KEY, MIDDLE, everything_shown
 
 from gradient_async import APIError, AsyncGradient, ConfigurationError, GradientError
 from gradient_async.testing import chunk, reply_bytes, reply_json, reply_sse
@@ -28,14 +28,14 @@ REFUSED: list[Any] = [
 def test_options_that_are_refused(make: Callable[[], Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         make()
-    assert MIDDLE not in shown(caught.value)
+    assert MIDDLE not in everything_shown(caught.value)
 
 
 def test_a_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", BAD)
     with pytest.raises(ConfigurationError) as caught:
         AsyncGradient()
-    assert MIDDLE not in shown(caught.value)
+    assert MIDDLE not in everything_shown(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ async def test_a_key_that_a_server_echoes(
     _, client = await start(reply, **options)
     with pytest.raises(GradientError) as caught:
         if stream:
-            await (await streamed(client, **params)).completion()
+            await (await open_stream(client, **params)).completion()
         else:
-            await ask(client, **params)
+            await create_completion(client, **params)
     assert isinstance(caught.value, APIError)
-    assert MIDDLE not in shown(caught.value)
+    assert MIDDLE not in everything_shown(caught.value)
     assert KEY[:14] not in str(caught.value)
 
 
@@ -93,16 +93,16 @@ async def test_a_key_with_spaces_is_taken_out_as_a_whole(start: Start, options: 
         reply_json({"error": {"message": f"bad key My Own Secret Key, sent as {header}"}}, 401), **options
     )
     with pytest.raises(APIError) as caught:
-        await ask(client)
+        await create_completion(client)
     assert header in server.requests[0].headers.values()
     assert "bad key My …Key, sent as " in str(caught.value)
-    assert "Own" not in shown(caught.value)
+    assert "Own" not in everything_shown(caught.value)
     assert "Secret" not in str(caught.value)
 
 
 async def test_a_client_shows_no_key(start: Start) -> None:
     server, client = await start(model_access_key=KEY)
-    await ask(client)
+    await create_completion(client)
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
     assert repr(client).startswith("<AsyncGradient http://127.0.0.1:")
     assert MIDDLE not in repr(vars(client))

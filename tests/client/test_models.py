@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from shell_calls import Start
+from client_calls import Start
 
 from gradient_async import (
     APIResponseValidationError,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shell_calls import CALL, MESSAGES, Start
+from client_calls import CALL, MESSAGES, Start
 
 from gradient_async.testing import (
     CLOSE,

@@ -8,7 +8,17 @@ import random
 from typing import Any
 
 import pytest
-from alike import FORMS, TEXTS, a_batch, any_stream, by_itself, outcome, pulled, same, written
+from event_streams import (
+    FORMS,
+    TEXTS,
+    decode_in_slices,
+    decode_whole,
+    expect_same_chunks,
+    make_batch,
+    random_stream,
+    tolerant_events,
+    write_event,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import DONE, delta, event, raw, text
@@ -23,12 +33,12 @@ FORM = FORMS[0]
 def pulls(*pieces: bytes, **options: Any) -> list[list[str] | None]:
     """Pull each piece; return the texts of those that are batches, None for those that are not."""
     decoder = ChunkDecoder(**options)
-    told: list[list[str] | None] = []
+    reported: list[list[str] | None] = []
     for piece in pieces:
         decoder.push(piece)
         batch = decoder.decode_slice()
-        told.append(batch.texts if isinstance(batch, TextBatch) else None)
-    return told
+        reported.append(batch.texts if isinstance(batch, TextBatch) else None)
+    return reported
 
 
 class TestSameAsEachByItself:
@@ -37,31 +47,32 @@ class TestSameAsEachByItself:
     def test_in_streams_of_a_fixed_seed(self) -> None:
         dice = random.Random(8)
         count = sum(
-            same(wire, cuts, **options) for wire, cuts, options in (any_stream(dice) for _ in range(1200))
+            expect_same_chunks(wire, cuts, **options)
+            for wire, cuts, options in (random_stream(dice) for _ in range(1200))
         )
         assert count > 200, "a test of batches has batches"
 
     @settings(max_examples=100, deadline=None)
     @given(st.randoms(use_true_random=False))
     def test_in_any_stream(self, dice: random.Random) -> None:
-        wire, cuts, options = any_stream(dice)
-        same(wire, cuts, **options)
+        wire, cuts, options = random_stream(dice)
+        expect_same_chunks(wire, cuts, **options)
 
     @pytest.mark.parametrize("form", FORMS, ids=lambda form: b"_".join(form).decode())
     def test_for_every_text_in_every_form(self, form: tuple[bytes, bytes]) -> None:
         """Each text follows one that the form was learned from: alone, and among usual ones."""
-        first = written(form, b"a")
+        first = write_event(form, b"a")
         for content in TEXTS:
-            wire = written(form, content)
+            wire = write_event(form, content)
             for pieces in (
                 [first, wire],
                 [first, first + wire + first],
                 [first, wire + DONE],
                 [first, wire, first],
             ):
-                expected = outcome(by_itself(b"".join(pieces)))
-                assert expected == outcome(pieces)
-                assert expected == pulled(pieces)[0]
+                expected = decode_whole(tolerant_events(b"".join(pieces)))
+                assert expected == decode_whole(pieces)
+                assert expected == decode_in_slices(pieces)[0]
 
 
 class TestLearn:
@@ -81,7 +92,7 @@ class TestLearn:
     )
     @pytest.mark.parametrize("index", [0, 3])
     def test_events_of_text_become_batches(self, name: str, more: dict[str, Any], index: int) -> None:
-        batch = a_batch("b", "", "é\u2028😀", name=name, index=index, **more)
+        batch = make_batch("b", "", "é\u2028😀", name=name, index=index, **more)
         field = "content" if name == "content" else "reasoning_content"
         assert (index, field, 3) == (batch.choice, batch.field, len(batch))
         rest = {key: value for key, value in more.items() if value not in (None, [])}
@@ -133,7 +144,7 @@ class TestLearn:
         assert [None, None, None] == pulls(raw(payload), raw(payload) * 2, raw(changed) * 2)
         assert [meant] * 5 == [
             chunk.choices[0].delta.content
-            for chunk in pulled([raw(payload), raw(payload) * 2, raw(changed) * 2])[0][0]
+            for chunk in decode_in_slices([raw(payload), raw(payload) * 2, raw(changed) * 2])[0][0]
         ]
 
     def test_a_long_event_is_not_learned_from(self) -> None:
@@ -197,26 +208,26 @@ class TestBatch:
         ],
     )
     def test_of_what_no_string_holds_nothing_is(self, content: bytes) -> None:
-        first, odd = written(FORM, b"a"), written(FORM, content)
+        first, odd = write_event(FORM, b"a"), write_event(FORM, content)
         assert [None] * 4 == pulls(first, odd, first + odd, odd + first, on_bad_event="skip")
 
     @pytest.mark.parametrize("content", ["\n", '"', "\\", "\b", "/", 'a"\n"b', "\\u0061", "é😀"])
     @pytest.mark.parametrize("ascii_only", [False, True])
     def test_what_is_written_with_escapes_is_a_text_as_well(self, content: str, ascii_only: bool) -> None:
-        odd = written(FORM, json.dumps(content, ensure_ascii=ascii_only)[1:-1].encode())
-        first = written(FORM, b"a")
+        odd = write_event(FORM, json.dumps(content, ensure_ascii=ascii_only)[1:-1].encode())
+        first = write_event(FORM, b"a")
         assert [None, [content], ["a", content], [content, content, "a"]] == pulls(
             first, odd, first + odd, odd + odd + first
         )
 
     def test_one_text_too_many_is_not_made_up_for_by_one_that_is_missing(self) -> None:
         """Two strings in one event, and none in another, or one for two, are as many as events."""
-        first = written(FORM, b"a")
+        first = write_event(FORM, b"a")
         pieces = [b"b", b'b" "c', b'b""c', b" ", b"", b"b\\", b'","b', b'"', b'" "']
         for one, two, three in itertools.product(pieces, repeat=3):
-            wire = b"".join(written(FORM, piece) for piece in (one, two, three))
-            expected = outcome(by_itself(first + wire), on_bad_event="skip")
-            assert expected == outcome([first, wire], on_bad_event="skip")
+            wire = b"".join(write_event(FORM, piece) for piece in (one, two, three))
+            expected = decode_whole(tolerant_events(first + wire), on_bad_event="skip")
+            assert expected == decode_whole([first, wire], on_bad_event="skip")
 
     @pytest.mark.parametrize(
         "other", [text("b", id="x"), text("b", created=8), b": c\n\n", b"data: {}\n\n", b"\n", DONE]
@@ -229,26 +240,26 @@ class TestBatch:
 
     def test_bytes_on_both_sides_may_not_overlap(self) -> None:
         """What begins and ends as the events do, but with one quotation mark for both, has no text."""
-        first, torn = written(FORM, b"a"), written((FORM[0][:-1], FORM[1]), b"")
+        first, torn = write_event(FORM, b"a"), write_event((FORM[0][:-1], FORM[1]), b"")
         for block in (torn, first + torn, torn + first, torn * 2):
             assert [None, None] == pulls(first, block, on_bad_event="skip")
-            assert outcome(by_itself(first + block)) == outcome([first, block])
+            assert decode_whole(tolerant_events(first + block)) == decode_whole([first, block])
 
     def test_half_a_character_is_none_though_the_next_event_has_the_other(self) -> None:
-        first, half, rest = (written(FORM, content) for content in (b"a", b"\xc3", b"\xa9"))
+        first, half, rest = (write_event(FORM, content) for content in (b"a", b"\xc3", b"\xa9"))
         assert [None, None] == pulls(first, half + rest)
         assert ["a", "\ufffd", "\ufffd"] == [
-            chunk.choices[0].delta.content for chunk in outcome([first, half + rest])[0]
+            chunk.choices[0].delta.content for chunk in decode_whole([first, half + rest])[0]
         ]
 
     def test_what_is_over_a_limit_is_refused_as_ever(self) -> None:
         limits = Limits(event_bytes=len(text("a")) - 8)
         assert [None, ["b"]] == pulls(text("a"), text("b"), limits=Limits(event_bytes=len(text("a"))))
-        same(text("a") * 2 + text("bb") + text("c"), limits=limits)
+        expect_same_chunks(text("a") * 2 + text("bb") + text("c"), limits=limits)
 
     def test_it_makes_its_chunks_when_they_are_asked_for(self) -> None:
         """Each is a new object, which may be changed."""
-        batch = a_batch("b", "c", "d")
+        batch = make_batch("b", "c", "d")
         expected = [chunk for content in "bcd" for chunk in ChunkDecoder().feed(text(content))]
         assert expected == list(batch)
         assert (expected[0], expected[-1], 3) == (batch[0], batch[-1], len(batch))
@@ -266,12 +277,16 @@ class TestBatch:
         chunk.id = "other"
         chunk.choices[0].index = 7
         chunk.choices[0].delta.role = "other"
-        assert outcome([text("b")])[0] == decoder.feed(text("b") + text("c"))[:1]
+        assert decode_whole([text("b")])[0] == decoder.feed(text("b") + text("c"))[:1]
 
 
 def test_what_is_over_a_limit_behind_done_is_ignored_too() -> None:
-    same(text("a") + DONE + b"x" * 600 + b"\n\n", limits=Limits(event_bytes=500, line_bytes=500))
-    assert "" == outcome([text("a") + DONE + b"x" * 600], limits=Limits(event_bytes=500, line_bytes=500))[1]
+    expect_same_chunks(
+        text("a") + DONE + b"x" * 600 + b"\n\n", limits=Limits(event_bytes=500, line_bytes=500)
+    )
+    assert (
+        "" == decode_whole([text("a") + DONE + b"x" * 600], limits=Limits(event_bytes=500, line_bytes=500))[1]
+    )
 
 
 def test_a_slice_begins_with_what_was_held_of_its_first_event(monkeypatch: pytest.MonkeyPatch) -> None:

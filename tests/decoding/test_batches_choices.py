@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from alike import by_itself, outcome, pulled
+from event_streams import decode_in_slices, decode_whole, tolerant_events
 from wire import DONE, delta, event, text
 
 from gradient_async.assembly import CompletionAssembler
@@ -39,7 +39,7 @@ def batch_of(*events: bytes, first: bytes = b"", **options: Any) -> TextBatch | 
     decoder.feed(first or b"".join(events))
     decoder.push(b"".join(events))
     batch = decoder.decode_slice()
-    expected = ChunkDecoder(**options).feed(b"".join(by_itself(b"".join(events))))
+    expected = ChunkDecoder(**options).feed(b"".join(tolerant_events(b"".join(events))))
     assert expected == list(batch)
     return batch if isinstance(batch, TextBatch) else None
 
@@ -142,9 +142,9 @@ class TestSeveral:
         for at in range(4):
             wire = b"".join([*usual[:at], odd, *usual[at:]])
             pieces = [b"".join(usual), wire, odd, wire + DONE]
-            expected = outcome(by_itself(b"".join(pieces)), on_bad_event="skip")
-            assert expected == outcome(pieces, on_bad_event="skip")
-            assert expected == pulled(pieces, on_bad_event="skip")[0]
+            expected = decode_whole(tolerant_events(b"".join(pieces)), on_bad_event="skip")
+            assert expected == decode_whole(pieces, on_bad_event="skip")
+            assert expected == decode_in_slices(pieces, on_bad_event="skip")[0]
             decoder = ChunkDecoder(on_bad_event="skip")
             decoder.feed(b"".join(usual))
             decoder.push(wire)
@@ -185,8 +185,8 @@ class TestSeveral:
             of(3 - good, "c") + of(0, "d"),
         ]
         options: dict[str, Any] = {"n": n, "limits": Limits(choices=limit)}
-        assert outcome(by_itself(b"".join(pieces)), **options) == outcome(pieces, **options)
-        assert good == (not outcome(pieces, **options)[1])
+        assert decode_whole(tolerant_events(b"".join(pieces)), **options) == decode_whole(pieces, **options)
+        assert good == (not decode_whole(pieces, **options)[1])
 
     @pytest.mark.parametrize("name", ["content", "reasoning_content"])
     @pytest.mark.parametrize("more", [{}, {"role": "assistant"}])

@@ -6,8 +6,8 @@ import sys
 from types import FrameType
 
 import pytest
+from event_decoding import held_bytes
 from feeding import feedings, one_by_one
-from sse_runs import held_bytes
 from wire import DONE, contents, decoded, delta, event, raw, refused, run, text
 
 from gradient_async.config import Limits

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from alike import by_itself, outcome
+from event_streams import decode_whole, tolerant_events
 from wire import DONE, contents, delta, event, raw, text
 
 from gradient_async.config import Limits
@@ -46,7 +46,9 @@ class TestAlone:
     def test_whatever_it_is(self, second: bytes) -> None:
         for n in (None, 1, 4):
             wire = text("a") + second + text("c")
-            assert outcome(by_itself(wire), n=n) == outcome([text("a"), second, text("c")], n=n)
+            assert decode_whole(tolerant_events(wire), n=n) == decode_whole(
+                [text("a"), second, text("c")], n=n
+            )
 
     @pytest.mark.parametrize(
         "before",
@@ -62,7 +64,7 @@ class TestAlone:
     def test_what_came_before_counts(self, before: bytes) -> None:
         second = raw('{"choices":[{"delta":{"content":"\\ude00"}}]}') if b"\\ud83d" in before else text("b")
         pieces = [text("0"), before, second]
-        assert outcome([b"".join(pieces)]) == outcome(pieces)
+        assert decode_whole([b"".join(pieces)]) == decode_whole(pieces)
 
     def test_it_does_not_overtake_what_was_pushed(self) -> None:
         decoder = ChunkDecoder()
@@ -87,8 +89,12 @@ class TestAlone:
     def test_a_limit_holds_for_it_as_well(self) -> None:
         limits = Limits(event_bytes=len(text("a")) - 8)
         pieces = [text("a"), text("b"), text("cc"), text("d")]
-        assert outcome(by_itself(b"".join(pieces)), limits=limits) == outcome(pieces, limits=limits)
-        assert ["a", "b"] == [chunk.choices[0].delta.content for chunk in outcome(pieces, limits=limits)[0]]
+        assert decode_whole(tolerant_events(b"".join(pieces)), limits=limits) == decode_whole(
+            pieces, limits=limits
+        )
+        assert ["a", "b"] == [
+            chunk.choices[0].delta.content for chunk in decode_whole(pieces, limits=limits)[0]
+        ]
 
 
 ONE = '{"choices":[{}]}'
@@ -115,7 +121,9 @@ def test_no_value_goes_on_from_one_event_into_the_next(first: str, mode: str) ->
     """Where one event has two values, and two events share one, there are as many values as events."""
     for others in product(PAYLOADS, repeat=2):
         wire = b"".join(map(raw, (first, *others)))
-        assert outcome(by_itself(wire), on_bad_event=mode) == outcome([wire], on_bad_event=mode)
+        assert decode_whole(tolerant_events(wire), on_bad_event=mode) == decode_whole(
+            [wire], on_bad_event=mode
+        )
 
 
 @pytest.mark.parametrize(
@@ -142,8 +150,8 @@ def test_no_value_goes_on_from_one_event_into_the_next(first: str, mode: str) ->
 @pytest.mark.parametrize("n", [None, 1])
 def test_an_event_that_needs_a_closer_look_gets_it(odd: bytes, n: int | None) -> None:
     for wire in (odd + text("a"), text("a") + odd + text("c"), text("a") * 2 + odd + DONE):
-        assert outcome(by_itself(wire), n=n) == outcome([wire], n=n)
-    assert outcome(by_itself(text("a") + odd), n=n) == outcome([text("a"), odd], n=n)
+        assert decode_whole(tolerant_events(wire), n=n) == decode_whole([wire], n=n)
+    assert decode_whole(tolerant_events(text("a") + odd), n=n) == decode_whole([text("a"), odd], n=n)
 
 
 def test_the_last_event_of_a_block_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,8 +287,8 @@ class TestText:
             piece("a\\ud83d") + piece("x", 1) + piece("") + event(delta(role="assistant")) + piece("\\ude00b")
         )
         chunks, decoder = decoded(wire + DONE)
-        said = "reasoning_content" if name == "reasoning" else name
-        assert ["a", "x", "", None, "😀b"] == contents(chunks, said)
+        reported = "reasoning_content" if name == "reasoning" else name
+        assert ["a", "x", "", None, "😀b"] == contents(chunks, reported)
         assert decoder.anomalies >= 2
 
     @pytest.mark.parametrize(

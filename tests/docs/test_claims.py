@@ -77,8 +77,8 @@ def test_configuration_names_every_option() -> None:
     """Options, their variables and their defaults are those of the constructor."""
     page = read("configuration.md")
     options = set(inspect.signature(AsyncGradient).parameters) - {"http_client"}
-    told = {cells[0].strip("`") for cells in rows(page)} | {"api_key"}
-    assert set() == options - told
+    reported = {cells[0].strip("`") for cells in rows(page)} | {"api_key"}
+    assert set() == options - reported
     for option, names in _VARIABLES.items():
         (cells,) = (cells for cells in rows(page) if cells[0] == f"`{option}`")
         assert list(names) == re.findall(r"`(\w+)`", cells[1])
@@ -87,17 +87,21 @@ def test_configuration_names_every_option() -> None:
 
 def test_time_limits_are_those_of_timeout() -> None:
     """The table of time limits has every field with its default."""
-    told = {cells[0].strip("`"): cells[1] for cells in rows(read("errors.md")) if len(cells) == len("abc")}
+    reported = {
+        cells[0].strip("`"): cells[1] for cells in rows(read("errors.md")) if len(cells) == len("abc")
+    }
     for name in Timeout.__struct_fields__:
         default = getattr(Timeout(), name)
-        assert ("None" if default is None else f"{default:g}") == told[name]
+        assert ("None" if default is None else f"{default:g}") == reported[name]
 
 
 def test_table_of_events_is_whole() -> None:
     """Every type of event stands in the table, and nothing else does."""
-    told = {name for cells in rows(read("streaming.md")) for name in re.findall(r"`([a-z_.]+)`", cells[0])}
+    reported = {
+        name for cells in rows(read("streaming.md")) for name in re.findall(r"`([a-z_.]+)`", cells[0])
+    }
     events = get_args(ChatCompletionStreamEvent)
-    assert {get_args(get_type_hints(event)["type"])[0] for event in events} <= told
+    assert {get_args(get_type_hints(event)["type"])[0] for event in events} <= reported
 
 
 def test_tree_of_errors() -> None:

@@ -49,8 +49,8 @@ def test_events_tell_everything_and_name_their_choice() -> None:
         chunk(usage={"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}) | {"choices": []},
     ]
     events = [event for event in events_of(*wire) if event.type != "chunk"]
-    told = [(event.type, event.choice) for event in events]
-    assert told == [
+    reported = [(event.type, event.choice) for event in events]
+    assert reported == [
         ("reasoning.delta", 0),
         ("content.delta", 0),
         ("logprobs.content.delta", 0),

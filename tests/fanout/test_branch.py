@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from shell_calls import CALL, Start
+from client_calls import CALL, Start
 
 from gradient_async import FanOutError, StreamLimitError
 from gradient_async.config import Limits

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pytest
+from client_calls import CALL, Start
 from many_servers import Echo
-from shell_calls import CALL, Start
 
 from gradient_async import (
     AuthenticationError,
@@ -206,8 +206,8 @@ async def test_usage_grows_with_each_request(start: Start) -> None:
         n=2, max_concurrency=1, stream_options={"include_usage": False}, **CALL
     ) as fan:
         usages = [piece.usage async for piece in fan]
-    told = [(usage.prompt_tokens, usage.completion_tokens) for usage in usages if usage is not None]
-    assert [(3, 1), (3, 2), (3, 3), (8, 10)] == told
+    reported = [(usage.prompt_tokens, usage.completion_tokens) for usage in usages if usage is not None]
+    assert [(3, 1), (3, 2), (3, 3), (8, 10)] == reported
     assert isinstance(fan.usage, CompletionUsage)
     assert fan.usage.completion_tokens_details is not None
     assert 2 == fan.usage.completion_tokens_details.reasoning_tokens

@@ -9,8 +9,8 @@ import time
 from typing import Any
 
 import pytest
+from client_calls import CALL, Start
 from many_servers import closed_within
-from shell_calls import CALL, Start
 
 from gradient_async import AsyncGradient, FanOut, FanOutError, GradientError, StreamInterruptedError
 from gradient_async.assembly import CompletionAssembler

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
+from client_calls import Start
 from many_servers import Echo, ask_for, closed_within, prompts
-from shell_calls import Start
 
 from gradient_async import (
     NOT_GIVEN,
@@ -188,13 +188,13 @@ async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> N
         4: NotFoundError,
         **dict.fromkeys((5, 6, 7, 8, 9), InvalidRequestError),
     } == kinds
-    said = [str(result.error) for result in found]
-    assert "request 5: " in said[5]
-    assert "prompt" in said[5]
-    assert "request 6 is a int: expected its parameters as a dict" in said[6]
-    assert "request 7 is a str" in said[7]
-    assert "temperature" in said[8]
-    assert "request 9 is a tuple" in said[9]
+    reported = [str(result.error) for result in found]
+    assert "request 5: " in reported[5]
+    assert "prompt" in reported[5]
+    assert "request 6 is a int: expected its parameters as a dict" in reported[6]
+    assert "request 7 is a str" in reported[7]
+    assert "temperature" in reported[8]
+    assert "request 9 is a tuple" in reported[9]
     asked: Any = found[6].request
     assert ("k", 17) == (found[7].key, asked)
     if stream:

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import pytest
+from client_calls import Start
 from many_servers import Echo, ask_for, prompts
-from shell_calls import Start
 
 from gradient_async import BadRequestError, MapResults
 from gradient_async.testing import Handler, chunk, completion, reply_json, reply_sse, reply_writes

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from shell_calls import CALL, Start
+from client_calls import CALL, Start
 
 from gradient_async import ChatCompletion, FanOut, StreamLimitError
 from gradient_async.assembly import CompletionAssembler

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 import pytest
+from client_calls import Start
 from many_servers import USAGE, Echo, Windows, ask_for, prompts
-from shell_calls import Start
 
 from gradient_async import APITimeoutError, MapResults, RateLimitError, Retry, StreamTimeoutError, Timeout
 from gradient_async.testing import (

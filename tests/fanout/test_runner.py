@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import pytest
+from client_calls import CALL, Start
 from many_servers import closed_within
-from shell_calls import CALL, Start
 
 from gradient_async import (
     APIConnectionError,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS, Ask, Connection, begun
 from fault_rows import (
     CALL,
     FINISH,
@@ -22,7 +23,6 @@ from fault_rows import (
     streamed,
     tokens,
 )
-from fault_ways import AMBIGUOUS, Ask, Connection, begun
 
 from gradient_async import (
     AsyncGradient,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_requests import BOTH_WAYS, Ask, healthy_for
 from fault_rows import TEXT, Start
-from fault_ways import BOTH_WAYS, Ask, healthy_for
-from key_shown import KEY, MIDDLE, shown
+from leaked_key import KEY, MIDDLE, everything_shown
 
 from gradient_async import AsyncGradient, ConfigurationError
 from gradient_async.testing import serve
@@ -55,7 +55,7 @@ async def test_what_is_unsafe_is_refused_before_anything_is_sent(
                 AsyncGradient(inference_endpoint=server.url).with_options(**given)
             else:
                 AsyncGradient(**options, **(given if by == "argument" else {}))
-        assert MIDDLE not in shown(caught.value)
+        assert MIDDLE not in everything_shown(caught.value)
         assert (0, 0) == (server.connections, len(server.requests))
 
 
@@ -67,7 +67,7 @@ async def test_a_header_that_would_end_early_is_refused(
     server, client = await start(model_access_key=KEY)
     seen = await ask(client, extra_headers=header)
     assert isinstance(seen.error, ConfigurationError)
-    assert MIDDLE not in shown(seen.error)
+    assert MIDDLE not in everything_shown(seen.error)
     assert 0 == server.connections
 
 

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS, BOTH_WAYS, RETRYING, WHOLE, Ask, ask_repeatedly, healthy_for
 from fault_rows import TEXT, Start, asked, expect_connection, failed
-from fault_ways import AMBIGUOUS, BOTH_WAYS, RETRYING, WHOLE, Ask, ask_repeatedly, healthy_for
 
 from gradient_async import APIConnectionError, AsyncGradient, Retry
 from gradient_async.testing import CLOSE, RESET, Connection, Request, Server, reply_writes, serve

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS, Connection, begun, expect_whole
 from fault_rows import (
     FINISH,
     TEXT,
@@ -16,7 +17,6 @@ from fault_rows import (
     streamed,
     tokens,
 )
-from fault_ways import AMBIGUOUS, Connection, begun, expect_whole
 
 from gradient_async import StreamError, StreamInterruptedError, StreamTruncatedError
 from gradient_async.testing import CLOSE, RESET, Handler, head, http_chunk, reply_sse, reply_writes, sse

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS, CALL_BODY, Connection
 from fault_rows import Start, asked, expect_connection, failed
-from fault_ways import AMBIGUOUS, CALL_BODY, Connection
 
 from gradient_async import APIConnectionError, APIResponseValidationError
 from gradient_async.testing import CLOSE, RESET, head, http_chunk, reply_bytes, reply_writes

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from fault_costs import memory, turns
+from fault_requests import CALL_BODY, RETRYING, Ask, ask_repeatedly, expect_whole
 from fault_rows import FINISH, TEXT, TOKENS, Start, asked, expect_connection, failed, streamed, tokens
-from fault_ways import CALL_BODY, RETRYING, Ask, ask_repeatedly, expect_whole
 
 from gradient_async import (
     APIResponseValidationError,

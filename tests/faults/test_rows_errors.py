@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from fault_requests import (
+    AMBIGUOUS,
+    BOTH_WAYS,
+    CALL_BODY,
+    WHOLE,
+    Ask,
+    Connection,
+    ask_repeatedly,
+    expect_whole,
+)
 from fault_rows import FINISH, TEXT, TOKENS, Start, asked, expect_connection, failed, streamed, tokens
-from fault_ways import AMBIGUOUS, BOTH_WAYS, CALL_BODY, WHOLE, Ask, Connection, ask_repeatedly, expect_whole
 
 from gradient_async import (
     APIResponseValidationError,

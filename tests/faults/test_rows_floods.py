@@ -7,8 +7,8 @@ import zlib
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS
 from fault_rows import TOKENS, asked, failed, healthy_call, streamed, tokens
-from fault_ways import AMBIGUOUS
 
 from gradient_async import AsyncGradient, StreamTimeoutError, Timeout
 from gradient_async.testing import Handler, chunk, forever, head, http_chunk, reply_writes, serve, sse

@@ -7,8 +7,8 @@ import logging
 import time
 
 import pytest
+from fault_requests import expect_whole
 from fault_rows import CALL, FINISH, TEXT, TOKENS, Start, expect_connection, streamed
-from fault_ways import expect_whole
 
 from gradient_async.testing import (
     HOLD,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from fault_costs import memory
+from fault_requests import AMBIGUOUS, BOTH_WAYS, RETRYING, Ask, ask_repeatedly, begun, expect_whole
 from fault_rows import FINISH, TEXT, TOKENS, Start, expect_connection, failed, streamed, tokens
-from fault_ways import AMBIGUOUS, BOTH_WAYS, RETRYING, Ask, ask_repeatedly, begun, expect_whole
 
 from gradient_async import APIConnectionError, StreamInterruptedError
 from gradient_async.testing import (

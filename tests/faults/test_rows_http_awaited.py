@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS, BOTH_WAYS, CALL_BODY, RETRYING, Ask, Connection, healthy_for
 from fault_rows import TEXT, Start, asked, expect_connection, failed
-from fault_ways import AMBIGUOUS, BOTH_WAYS, CALL_BODY, RETRYING, Ask, Connection, healthy_for
 
 from gradient_async import (
     APIConnectionError,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from fault_costs import memory
+from fault_requests import RETRYING, expect_whole
 from fault_rows import FINISH, TEXT, TOKENS, Start, expect_connection, failed, streamed, tokens
-from fault_ways import RETRYING, expect_whole
 
 from gradient_async import Limits, StreamLimitError, StreamProtocolError
 from gradient_async.testing import chunk, reply_sse, reply_writes

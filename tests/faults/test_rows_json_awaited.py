@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS, BOTH_WAYS, Ask
 from fault_rows import TEXT, Seen, Start, asked, expect_connection, failed, streamed
-from fault_ways import AMBIGUOUS, BOTH_WAYS, Ask
 
 from gradient_async import APIResponseValidationError, Limits, StreamLimitError, StreamProtocolError
 from gradient_async.testing import completion, reply_bytes
@@ -31,7 +31,7 @@ def like(**fields: Any) -> str:
     return json.dumps(WHOLE | {"choices": [choice]})
 
 
-def said(content: Any, **fields: Any) -> str:
+def message_body(content: Any, **fields: Any) -> str:
     return like(message={"role": "assistant", "content": content, **fields})
 
 
@@ -47,14 +47,14 @@ def content_of(seen: Seen) -> str | None:
         pytest.param(put("tok2", "to\udcff\udcfe2"), TEXT.replace("tok2", "to\ufffd\ufffd2"), id="invalid_utf8"),
         pytest.param(put('"created": ', '"x": [NaN, Infinity, -Infinity], "created": '), TEXT, id="nan_infinity"),
         pytest.param(put('"content": ', '"content": "no", "content": '), TEXT, id="dup_keys"),
-        pytest.param(said([{"type": "text", "text": TEXT}]), TEXT, id="content_array"),
+        pytest.param(message_body([{"type": "text", "text": TEXT}]), TEXT, id="content_array"),
         pytest.param(like(index=...), TEXT, id="index_missing"),
         pytest.param(like(index="0"), TEXT, id="index_string"),
         pytest.param(put('"created": ', '"created": 1' + "0" * 10_000 + ', "x": '), TEXT, id="big_int"),
         pytest.param(put('"prompt_tokens": 7', '"prompt_tokens": 1e999'), TEXT, id="float_huge"),
         pytest.param(json.dumps(WHOLE | {"usage": None}), TEXT, id="usage_null"),
         pytest.param(put(TEXT, "\\ud83d\\ude00 x\\ud83dy"), "😀 x\ufffdy", id="lone_surrogate"),
-        pytest.param(said("a\x00b\x1b[2Jc"), "a\x00b\x1b[2Jc", id="nul_in_text"),
+        pytest.param(message_body("a\x00b\x1b[2Jc"), "a\x00b\x1b[2Jc", id="nul_in_text"),
         pytest.param(like(finish_reason="ünknown", x=[{}]), TEXT, id="unknown_fields"),
         pytest.param(like(message=None), None, id="delta_null"),
     ],
@@ -125,7 +125,7 @@ CALLS = [{"id": f"c{number}", "function": {"name": "f", "arguments": ""}} for nu
         pytest.param(
             json.dumps(WHOLE | {"choices": [CHOICE | {"index": index} for index in range(129)]}), "choices=128", id="too many choices",
         ),
-        pytest.param(said(None, tool_calls=CALLS), "tool_calls=1024", id="tool_index_huge"),
+        pytest.param(message_body(None, tool_calls=CALLS), "tool_calls=1024", id="tool_index_huge"),
     ],
 )  # fmt: skip
 async def test_a_whole_reply_is_bounded_as_a_stream_is(

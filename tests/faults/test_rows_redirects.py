@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from fault_requests import AMBIGUOUS, BOTH_WAYS, Ask
 from fault_rows import Start, expect_connection, failed
-from fault_ways import AMBIGUOUS, BOTH_WAYS, Ask
 
 from gradient_async import UnexpectedRedirectError
 from gradient_async.testing import Reply, Server, reply_bytes, serve

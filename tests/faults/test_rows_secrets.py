@@ -6,9 +6,9 @@ import logging
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS, BOTH_WAYS, Ask, healthy_for
 from fault_rows import Start, expect_connection, failed
-from fault_ways import AMBIGUOUS, BOTH_WAYS, Ask, healthy_for
-from key_shown import KEY, MIDDLE, shown
+from leaked_key import KEY, MIDDLE, everything_shown
 
 from gradient_async import AuthenticationError
 from gradient_async.testing import Handler, Reply, reply_bytes, reply_json, reply_writes
@@ -38,7 +38,7 @@ async def test_a_key_that_is_echoed_is_not_shown(
     error = failed(
         await ask(client), AuthenticationError, says="provided: Bearer sk-…KEY", status_code=401, attempts=1
     )
-    everywhere: Any = [shown(error), repr(error.response), repr(error.headers), caplog.text]
+    everywhere: Any = [everything_shown(error), repr(error.response), repr(error.headers), caplog.text]
     assert not [place for place in everywhere if MIDDLE in place]
     assert "401" in caplog.text
     assert [f"Bearer {KEY}"] == [request.headers["authorization"] for request in server.requests]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from fault_costs import memory, turns
+from fault_requests import RETRYING, begun
 from fault_rows import CALL, FINISH, TOKENS, Start, asked, expect_connection, failed, streamed, tokens
-from fault_ways import RETRYING, begun
 
 from gradient_async import APIResponseValidationError, ChatCompletionStream, Limits, StreamLimitError, Timeout
 from gradient_async.testing import Connection, Request, chunk, head, http_chunk, reply_sse, sse

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from fault_costs import memory
+from fault_requests import AMBIGUOUS, CALL_BODY, expect_whole
 from fault_rows import FINISH, TEXT, TOKENS, Start, expect_connection, failed, streamed
-from fault_ways import AMBIGUOUS, CALL_BODY, expect_whole
 
 from gradient_async import StreamProtocolError, StreamServerError
 from gradient_async.testing import Handler, head, http_chunk, reply_bytes, reply_writes, sse

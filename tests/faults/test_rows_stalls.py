@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS, CALL_BODY, RETRYING, Ask, ask_repeatedly, begun, expect_whole
 from fault_rows import CALL, FINISH, TOKENS, Start, asked, expect_connection, failed, streamed, tokens
-from fault_ways import AMBIGUOUS, CALL_BODY, RETRYING, Ask, ask_repeatedly, begun, expect_whole
 
 from gradient_async import APITimeoutError, ChatCompletionStream, Limits, Phase, StreamTimeoutError, Timeout
 from gradient_async.testing import (

@@ -6,8 +6,8 @@ import tracemalloc
 from typing import Any
 
 import pytest
+from fault_requests import AMBIGUOUS, BOTH_WAYS, RETRYING, Ask, Connection, ask_repeatedly, healthy_for
 from fault_rows import TEXT, Start, expect_connection, failed, streamed
-from fault_ways import AMBIGUOUS, BOTH_WAYS, RETRYING, Ask, Connection, ask_repeatedly, healthy_for
 
 from gradient_async import (
     APIStatusError,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from email.utils import formatdate
 
 import pytest
+from fault_requests import BOTH_WAYS, RETRYING, Ask, ask_repeatedly, healthy_for
 from fault_rows import TEXT, Start, asked, expect_connection, failed, streamed
-from fault_ways import BOTH_WAYS, RETRYING, Ask, ask_repeatedly, healthy_for
 
 from gradient_async import QuotaExceededError, RateLimitError, Timeout
 from gradient_async.testing import Handler, reply_json

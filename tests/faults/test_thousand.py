@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from fault_requests import CALL_BODY, begun
 from fault_rows import CALL, FINISH, TEXT, TOKENS, Start, tokens
-from fault_ways import CALL_BODY, begun
 
 from gradient_async import (
     APIConnectionError,
@@ -306,7 +306,7 @@ class Faulty:
         await reply(request, connection)
 
 
-def said(error: Exception) -> str | None:
+def partial_text(error: Exception) -> str | None:
     """The text of what came before an error."""
     partial: ChatCompletion | None = getattr(error, "partial", None)
     if partial is None:
@@ -325,7 +325,7 @@ def check(result: MapResult, way: Way | None) -> None:
     error = result.error
     assert isinstance(error, way.kind), f"{way.name}: {way.kind.__name__} expected, not {error!r}"
     assert 1 == error.attempts
-    assert way.text in (None, said(error)), way.name
+    assert way.text in (None, partial_text(error)), way.name
 
 
 @pytest.mark.parametrize("ordered", [False, True])
@@ -403,7 +403,9 @@ async def test_choices_of_which_a_fifth_fail(start: Start, stream: bool, ways: l
     left = list(fan.errors.values())
     # An error may be of the class of several ways: the narrowest class first, and each takes the plainest error.
     for way in sorted(ways, key=lambda way: -len(way.kind.__mro__)):
-        alike = [error for error in left if isinstance(error, way.kind) and way.text in (None, said(error))]
+        alike = [
+            error for error in left if isinstance(error, way.kind) and way.text in (None, partial_text(error))
+        ]
         assert alike, way.name
         left.remove(min(alike, key=lambda error: len(type(error).__mro__)))
     assert not left

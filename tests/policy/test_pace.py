@@ -54,8 +54,8 @@ class TestEvenRate:
 
 
 def respond(quota: Quota, remaining: int | None, reset: float | None, *, sent: float, now: float) -> None:
-    said = RateLimit(limit=200, remaining=remaining, reset=reset)
-    quota.on_response(said, sent=sent, now=now, wall=WALL + now)
+    reported = RateLimit(limit=200, remaining=remaining, reset=reset)
+    quota.on_response(reported, sent=sent, now=now, wall=WALL + now)
 
 
 class TestQuota:

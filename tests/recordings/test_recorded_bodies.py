@@ -79,8 +79,8 @@ def naive_logprobs(logprobs: Any) -> dict[str, Any] | None:
 
 def naive_error(body: Any) -> tuple[str, str | None, str | None]:
     """Return message, code and type of an error's body, in one of the four shapes."""
-    said = body.get("error", body)
-    error: dict[str, Any] = {**body, "message": said} if isinstance(said, str) else said
+    reported = body.get("error", body)
+    error: dict[str, Any] = {**body, "message": reported} if isinstance(reported, str) else reported
     message: Any = error.get("message") or error.get("detail")
     if not isinstance(message, str):
         message = str(message[0]["msg"])

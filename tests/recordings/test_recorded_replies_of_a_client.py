@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell_calls import CALL, Start, ask, streamed
+from client_calls import CALL, Start, create_completion, open_stream
 
 from gradient_async import APIStatusError, AsyncGradient, ChatCompletion, StreamError
 from gradient_async.assembly import CompletionAssembler
@@ -47,7 +47,7 @@ async def test_streams_give_what_the_core_gives() -> None:
     ):
         for name in names:
             expected, ending = by_the_core((CORPUS / "streams" / f"{name}.sse").read_bytes())
-            stream = await streamed(client, model=name)
+            stream = await open_stream(client, model=name)
             ended: str | None = None
             completion: ChatCompletion | None
             try:
@@ -64,7 +64,7 @@ async def test_bodies_are_completions(start: Start) -> None:
     server, client = await start()
     for file in files:
         server.push(reply_bytes(file.read_bytes(), content_type="application/json"))
-        got = await ask(client)
+        got = await create_completion(client)
         assert plain(decode_completion(file.read_bytes())) == plain(got), file.name
         assert got.choices or got.id or got.usage, file.name
 
@@ -96,11 +96,15 @@ async def test_errors_are_of_their_class_and_say_what_the_server_said(start: Sta
         headers = {name: value for name, value in recorded["headers"].items() if name.lower() in kept}
         server.push(reply_bytes(body, recorded["status"], headers))
         with pytest.raises(APIStatusError) as caught:
-            await ask(client)
-        error, said = caught.value, parse_error(body)
-        assert (error.status_code, error.code, error.type) == (recorded["status"], said.code, said.type), (
-            file.name
-        )
+            await create_completion(client)
+        error, reported = caught.value, parse_error(body)
+        assert (error.status_code, error.code, error.type) == (
+            recorded["status"],
+            reported.code,
+            reported.type,
+        ), file.name
         if recorded["status"] >= 400:
-            assert type(error) is status_error_class(recorded["status"], said.code or said.type), file.name
-        assert said.message in str(error), file.name
+            assert type(error) is status_error_class(recorded["status"], reported.code or reported.type), (
+                file.name
+            )
+        assert reported.message in str(error), file.name

@@ -40,8 +40,8 @@ def assemble(pieces: list[bytes]) -> tuple[ChatCompletion, StreamServerError | N
 
 def outcome(pieces: list[bytes]) -> tuple[dict[str, Any], str | None, bool, int, int]:
     completion, error, decoder = assemble(pieces)
-    said = None if error is None else error.message
-    return completion.model_dump(), said, decoder.done, decoder.events, decoder.anomalies
+    reported = None if error is None else error.message
+    return completion.model_dump(), reported, decoder.done, decoder.events, decoder.anomalies
 
 
 def first_created(wire: bytes) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aioresponses import aioresponses
-from shell_calls import Start, ask, streamed
+from client_calls import Start, create_completion, open_stream
 
 from gradient_async import (
     APIConnectionError,
@@ -60,8 +60,8 @@ async def test_the_same_request_as_aiohttps_own(start: Start, options: dict[str,
     connector = await connector_of(client)
     for direct_ in (True, False):
         connector.direct = direct_
-        await ask(client, max_tokens=3)
-        await (await streamed(client, extra_headers={"X-More": "1"})).completion()
+        await create_completion(client, max_tokens=3)
+        await (await open_stream(client, extra_headers={"X-More": "1"})).completion()
     requests = sent(server)
     assert requests[:2] == requests[2:]
 
@@ -70,13 +70,13 @@ async def test_the_same_request_as_aiohttps_own(start: Start, options: dict[str,
 async def test_what_no_header_may_have_is_refused_in_the_same_words(start: Start) -> None:
     server, client = await start(default_headers={"X-Odd": "a\x01b"})
     connector = await connector_of(client)
-    told: list[str] = []
+    reported: list[str] = []
     for direct_ in (True, False):
         connector.direct = direct_
         with pytest.raises(APIError) as caught:
-            await ask(client)
-        told.append(str(caught.value))
-    assert told[0] == told[1]
+            await create_completion(client)
+        reported.append(str(caught.value))
+    assert reported[0] == reported[1]
     assert server.requests == []
 
 
@@ -86,7 +86,7 @@ async def test_with_the_switch_off_a_session_has_the_public_connector(
     """Calls work, through what aiohttp documents."""
     monkeypatch.setattr(aiohttp_internals, "enabled", False)
     server, client = await start()
-    assert (await ask(client)).choices[0].message.content
+    assert (await create_completion(client)).choices[0].message.content
     session = await client._core.connections.manager.pool.session()
     assert type(session.connector) is PublicConnector
     assert 1 == len(server.requests)
@@ -94,8 +94,8 @@ async def test_with_the_switch_off_a_session_has_the_public_connector(
 
 async def test_the_alarm_is_off_while_an_errors_body_is_read(start: Start) -> None:
     """Which takes longer than the reply's head was allowed to."""
-    told: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
     slow = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 100\r\n\r\n{"
     server, client = await start(
         reply_writes([slow, HOLD]),
@@ -103,8 +103,8 @@ async def test_the_alarm_is_off_while_an_errors_body_is_read(start: Start) -> No
         limits=Limits(error_body_seconds=0.3),
     )
     with pytest.raises(BadRequestError):
-        await ask(client)
-    assert [] == told
+        await create_completion(client)
+    assert [] == reported
     assert 1 == len(server.requests)
 
 
@@ -113,7 +113,7 @@ async def test_a_large_body_is_left_to_aiohttp(start: Start) -> None:
     server, client = await start()
     text = "x" * 40_000
     for content in ("x", text):
-        await ask(client, messages=[{"role": "user", "content": content}])
+        await create_completion(client, messages=[{"role": "user", "content": content}])
     assert [text.encode() in request.body for request in server.requests] == [False, True]
     assert server.connections == 1
 
@@ -126,7 +126,7 @@ async def test_request_heads_are_kept_for_so_many_kinds_of_calls(
     monkeypatch.setattr(aiohttp_internals, "_MAX_HEADS", 3)
     server, client = await start()
     for turn in range(8):
-        await ask(client, extra_headers={"X-Turn": str(turn)})
+        await create_completion(client, extra_headers={"X-Turn": str(turn)})
     assert [str(turn) for turn in range(8)] == [request.headers["x-turn"] for request in server.requests]
     assert len((await connector_of(client))._heads) <= 3
 
@@ -142,9 +142,9 @@ async def test_a_mock_of_aiohttp_is_obeyed() -> None:
             mocked: Any = replies
             body = reply_json(ANSWER).data.partition(b"\r\n\r\n")[2]
             mocked.post("http://127.0.0.1:9/v1/chat/completions", body=body, response_class=no_stream_writer)
-            assert (await ask(client)).choices[0].message.content == "ok"
+            assert (await create_completion(client)).choices[0].message.content == "ok"
         with pytest.raises(APIConnectionError, match="no connection"):
-            await ask(client.with_options(max_retries=0))
+            await create_completion(client.with_options(max_retries=0))
 
 
 async def test_an_instrument_of_aiohttp_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +166,7 @@ async def test_an_instrument_of_aiohttp_is_told(monkeypatch: pytest.MonkeyPatch)
         serve(reply_json(ANSWER)) as server,
         AsyncGradient(inference_endpoint=server.url, model_access_key="k") as client,
     ):
-        await ask(client)
+        await create_completion(client)
     assert heard == ["POST"]
 
 
@@ -175,8 +175,8 @@ async def test_a_name_is_looked_up(start: Start) -> None:
     server, client = await start(reply_writes([HOLD]))
     named = client.with_options(inference_endpoint=server.url.replace("127.0.0.1", "localhost"))
     with pytest.raises(APITimeoutError):
-        await ask(named, timeout=Timeout(response=0.1))
-    assert (await ask(named)).choices
+        await create_completion(named, timeout=Timeout(response=0.1))
+    assert (await create_completion(named)).choices
     assert server.connections == 2
 
 
@@ -192,7 +192,7 @@ async def test_a_connection_lost_at_accept(length: int) -> None:
         AsyncGradient(inference_endpoint=server.url, model_access_key="k") as client,
     ):
         with pytest.raises(APIConnectionError) as caught:
-            await ask(client, messages=[{"role": "user", "content": "x" * length}])
+            await create_completion(client, messages=[{"role": "user", "content": "x" * length}])
     # The loss and the request may cross each other.
     assert (caught.value.phase, caught.value.ambiguous) in {("send", False), ("response", True)}
     assert (server.connections, len(server.requests)) == (1, 0)
@@ -201,7 +201,7 @@ async def test_a_connection_lost_at_accept(length: int) -> None:
 @pytest.mark.usefixtures("needs_internals")
 async def test_a_request_head_does_not_show_its_key(start: Start) -> None:
     _, client = await start()
-    await ask(client)
+    await create_completion(client)
     (head,) = (await connector_of(client))._heads.values()
     shown = [repr(head), *(repr(getattr(head, name)) for name in RequestHead.__slots__)]
     assert head.start.count(b"Bearer ") == 1
@@ -257,7 +257,7 @@ async def test_calls_one_after_the_other_have_one_timer(
     """Set for the first of them; those after it cost nothing, and it does not wait for as long as they may take."""
     loop = asyncio.get_running_loop()
     _, client = await start()
-    await ask(client)
+    await create_completion(client)
     made: list[float] = []
     original = loop.call_at
 
@@ -269,7 +269,7 @@ async def test_calls_one_after_the_other_have_one_timer(
     monkeypatch.setattr(loop, "call_at", counted)
     began = loop.time()
     for _ in range(10):
-        await ask(client)
+        await create_completion(client)
     assert len(made) <= 1 + (loop.time() - began)
     assert all(when <= loop.time() + 1 for when in made)
 
@@ -277,10 +277,10 @@ async def test_calls_one_after_the_other_have_one_timer(
 async def test_headers_changed_in_place_are_sent(start: Start) -> None:
     """What a client makes of its settings once is made anew when they change."""
     server, client = await start()
-    await ask(client)
+    await create_completion(client)
     client.default_headers["X-New"] = "1"
-    await ask(client)
-    await ask(client.with_options(model_access_key="other"))
-    told = [(r.headers.get("x-new"), r.headers["authorization"]) for r in server.requests]
-    key = told[0][1]
-    assert told == [(None, key), ("1", key), ("1", "Bearer other")]
+    await create_completion(client)
+    await create_completion(client.with_options(model_access_key="other"))
+    reported = [(r.headers.get("x-new"), r.headers["authorization"]) for r in server.requests]
+    key = reported[0][1]
+    assert reported == [(None, key), ("1", key), ("1", "Bearer other")]

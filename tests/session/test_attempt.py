@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from shell_calls import MESSAGES, Start, ask, streamed
+from client_calls import MESSAGES, Start, create_completion, open_stream
 
 from gradient_async import (
     APIConnectionError,
@@ -53,8 +53,8 @@ async def test_interim_responses_are_passed_over(start: Start) -> None:
     reply = reply_writes([EARLY_HINTS * 16 + reply_json(whole("ok")).data])
     server, client = await start(reply, reply, reply)
     for _ in range(2):
-        assert (await ask(client)).choices
-    assert (await (await streamed(client)).completion()).choices
+        assert (await create_completion(client)).choices
+    assert (await (await open_stream(client)).completion()).choices
     assert server.connections == 1
 
 
@@ -63,19 +63,19 @@ async def test_info_1xx_forever(start: Start) -> None:
     for step in ([EARLY_HINTS], [EARLY_HINTS, 0.01]):
         server, client = await start(reply_writes([forever(*step)]), max_retries=2)
         with pytest.raises(APITimeoutError, match="interim_responses=16") as caught:
-            await ask(client)
+            await create_completion(client)
         assert (caught.value.phase, caught.value.ambiguous, len(server.requests)) == ("response", True, 1)
         await server.wait_closed_connections()
     server, client = await start(
         reply_writes([forever(EARLY_HINTS, 0.05)]), limits=Limits(interim_responses=1000), max_retries=2
     )
     with pytest.raises(APITimeoutError, match=r"Timeout\.response") as caught:
-        await ask(client, timeout=Timeout(response=0.2))
+        await create_completion(client, timeout=Timeout(response=0.2))
     assert (caught.value.phase, len(server.requests)) == ("response", 1)
     # What one client of a task allows is not what the next one does.
     _, client = await start(reply_writes([forever(EARLY_HINTS)]))
     with pytest.raises(APITimeoutError, match="interim_responses=16"):
-        await ask(client)
+        await create_completion(client)
 
 
 @pytest.mark.usefixtures("either_parser")
@@ -91,9 +91,9 @@ async def test_info_1xx_are_counted_whoever_writes_the_request(start: Start, siz
         limits=Limits(interim_responses=most),
         max_retries=2,
     )
-    assert (await ask(client, messages=messages)).choices
+    assert (await create_completion(client, messages=messages)).choices
     with pytest.raises(APITimeoutError, match=f"interim_responses={most}"):
-        await ask(client, messages=messages)
+        await create_completion(client, messages=messages)
     assert 2 == len(server.requests)
 
 
@@ -102,10 +102,10 @@ async def test_info_1xx_are_counted_whoever_writes_the_request(start: Start, siz
 async def test_a_reply_that_had_begun_is_not_asked_for_again(start: Start, begun: bytes, end: Any) -> None:
     """Not on a pooled connection either: the server was there, and may have worked."""
     server, client = await start(max_retries=2)
-    await ask(client)
+    await create_completion(client)
     server.push(reply_writes([begun, 0.02, end]))
     with pytest.raises(APIConnectionError, match="inside the headers") as caught:
-        await ask(client)
+        await create_completion(client)
     assert (caught.value.phase, caught.value.ambiguous, len(server.requests)) == ("response", True, 2)
 
 
@@ -114,7 +114,7 @@ async def test_a_loss_in_the_body_is_told_from_one_before(start: Start) -> None:
     reply = head(200, {"content-type": "application/json", "connection": "close"}) + b'{"a": 1}'
     server, client = await start(reply_writes([reply, 0.02, RESET]), max_retries=2)
     with pytest.raises(APIConnectionError) as caught:
-        await ask(client)
+        await create_completion(client)
     assert (caught.value.phase, len(server.requests)) == ("body", 1)
 
 
@@ -133,10 +133,10 @@ async def test_headers_are_bounded(start: Start, headers: Any, limits: Limits, o
     server, client = await start(reply_json(whole("ok"), 200, headers), max_retries=2)
     client = client.with_options(limits=limits)
     if ok:
-        assert (await ask(client)).choices
+        assert (await create_completion(client)).choices
         return
     with pytest.raises(APIConnectionError, match=r"headers .* are too large: .*headers=\d+") as caught:
-        await ask(client)
+        await create_completion(client)
     assert (caught.value.phase, len(server.requests)) == ("response", 1)
     await server.wait_closed_connections()
 
@@ -152,10 +152,10 @@ async def test_early_413(start: Start, size: int) -> None:
 
     server, client = await start(early(refuse), max_retries=2)
     with pytest.raises(RequestTooLargeError, match="too big"):
-        await ask(client, messages=[{"role": "user", "content": "x" * size}])
+        await create_completion(client, messages=[{"role": "user", "content": "x" * size}])
     assert len(server.requests) == 1
     await server.wait_closed_connections()
-    assert (await ask(client)).choices
+    assert (await create_completion(client)).choices
     assert server.connections == 2
 
 
@@ -163,7 +163,7 @@ async def test_large_requests_arrive_whole_and_leave_the_loop_free(start: Start)
     """Also without a ResourceWarning, which aiohttp has for large bodies."""
     server, client = await start(reply_json(whole("ok")))
     text = "".join(f"{number:07}" for number in range(1_000_000))
-    await ask(client, messages=[{"role": "user", "content": text}])
+    await create_completion(client, messages=[{"role": "user", "content": text}])
     assert server.requests[0].json["messages"][0]["content"] == text
 
 
@@ -192,7 +192,7 @@ async def test_connect_hang() -> None:
             began = time.monotonic()
             async with client:
                 with pytest.raises(APITimeoutError, match=r"nothing was sent|Timeout\.connect") as caught:
-                    await ask(client, timeout=Timeout(connect=0.2))
+                    await create_completion(client, timeout=Timeout(connect=0.2))
             error = caught.value
             assert (error.phase, error.ambiguous, error.attempts) == ("connect", False, 2)
             assert 0.4 <= time.monotonic() - began < 1.5
@@ -207,7 +207,7 @@ async def test_connections_find_out_that_their_peer_has_vanished(
 ) -> None:
     """TCP keep-alive is on; where a system can't be told how often, as often as it likes."""
     _, client = await start()
-    await ask(client)
+    await create_completion(client)
     session = await client._core.connections.manager.pool.session()
     connector: Any = session.connector
     ((pooled, *_),) = connector._conns.values()
@@ -280,7 +280,7 @@ async def test_a_switch_of_protocols_that_nobody_asked_for(start: Start) -> None
             reply_writes(wire), max_retries=2, limits=Limits(error_body_seconds=0.05)
         )
         with pytest.raises(APIError) as caught:
-            await ask(client)
+            await create_completion(client)
         assert (caught.value.status_code, len(server.requests)) in {(101, 1), (None, 1)}
         await server.wait_closed_connections()
 
@@ -293,7 +293,7 @@ async def test_a_malformed_body_in_the_callers_own_session() -> None:
         aiohttp.ClientSession() as session,
     ):
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
-        stream = await streamed(client)
+        stream = await open_stream(client)
         began = time.monotonic()
         with pytest.raises(StreamInterruptedError) as caught:
             await stream.completion()
@@ -321,7 +321,7 @@ async def test_the_callers_own_session_has_none_of_it() -> None:
     reply = reply_writes([EARLY_HINTS * 30 + reply_json(whole("ok")).data])
     async with serve(reply, reply_writes([HOLD])) as server, aiohttp.ClientSession() as session:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
-        assert (await ask(client, messages=MESSAGES)).choices
+        assert (await create_completion(client, messages=MESSAGES)).choices
 
 
 @pytest.mark.usefixtures("either_parser")
@@ -334,8 +334,8 @@ async def test_a_reply_that_nobody_asked_for_is_not_taken_for_the_next(
     server, client = await start(
         reply_writes([reply_json(whole("first")).data, gap, extra]), reply_json(whole("second"))
     )
-    first = await ask(client)
+    first = await create_completion(client)
     await server.wait_closed_connections()
-    second = await ask(client)
+    second = await create_completion(client)
     assert ["first", "second"] == [answer.choices[0].message.content for answer in (first, second)]
     assert server.connections == 2

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 import uvloop
 from aioresponses import aioresponses
-from shell_calls import CALL, Start, ask, streamed
+from client_calls import CALL, Start, create_completion, open_stream
 
 from gradient_async import (
     APIConnectionError,
@@ -40,7 +40,7 @@ async def test_streams_in_sequence_use_one_connection(start: Start, end_delay: f
     """Also when the body's end comes 20 ms after ``[DONE]``."""
     server, client = await start(*[reply_sse(*WIRE, end_delay=end_delay) for _ in range(20)])
     for _ in range(20):
-        stream = await streamed(client)
+        stream = await open_stream(client)
         assert len(WIRE) == len([piece async for piece in stream])
     assert (len(server.requests), server.connections) == (20, 1)
 
@@ -49,23 +49,23 @@ async def test_streams_in_sequence_use_one_connection(start: Start, end_delay: f
 async def test_a_connection_that_died_idle_is_replaced_without_counting(start: Start, step: Any) -> None:
     """Once: lost without an answer right after the request, it had been closed before."""
     server, client = await start()
-    await ask(client)
+    await create_completion(client)
     server.push(reply_writes([step]))
-    assert (await ask(client)).attempts == 1
+    assert (await create_completion(client)).attempts == 1
     assert server.connections == 2
     server.push(reply_writes([step]), reply_writes([step]))
     with pytest.raises(APIConnectionError) as caught:
-        await ask(client)
+        await create_completion(client)
     assert (caught.value.ambiguous, caught.value.attempts) == (True, 1)
 
 
 async def test_a_connection_lost_later_is_not_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradient_async.session.deadlines._DEAD_WITHIN", 0.05)
     server, client = await start()
-    await ask(client)
+    await create_completion(client)
     server.push(reply_writes([0.1, CLOSE]))
     with pytest.raises(APIConnectionError):
-        await ask(client)
+        await create_completion(client)
     assert len(server.requests) == 2
 
 
@@ -74,7 +74,7 @@ async def test_calls_errors_and_streams_share_a_connection(start: Start) -> None
     for model in ("m", "error-400", "m"):
         params: dict[str, Any] = {**CALL, "model": model}
         with contextlib.suppress(BadRequestError):
-            await ask(client, **params)
+            await create_completion(client, **params)
         async with client.chat.completions.stream(**CALL) as stream:
             await stream.completion()
     await client.models.list()
@@ -94,7 +94,7 @@ async def test_five_hundred_streams_at_once(start: Start) -> None:
     server, client = await start()
 
     async def one() -> bool:
-        stream = await streamed(client)
+        stream = await open_stream(client)
         await stream.completion()
         return stream.completed
 
@@ -104,16 +104,16 @@ async def test_five_hundred_streams_at_once(start: Start) -> None:
 
 async def test_more_calls_than_connections_wait_for_one(start: Start) -> None:
     server, client = await start(max_connections=2)
-    await asyncio.gather(*(ask(client, timeout=Timeout(connect=1)) for _ in range(10)))
+    await asyncio.gather(*(create_completion(client, timeout=Timeout(connect=1)) for _ in range(10)))
     assert server.connections <= 2
 
 
 async def test_waiting_for_a_connection_is_limited_by_total_alone(start: Start) -> None:
     _, client = await start(reply_writes([HOLD]), max_connections=1)
-    first = asyncio.create_task(ask(client))
+    first = asyncio.create_task(create_completion(client))
     await asyncio.sleep(0.05)
     with pytest.raises(APITimeoutError) as caught:
-        await ask(client, timeout=Timeout(total=0.1, connect=0.05))
+        await create_completion(client, timeout=Timeout(total=0.1, connect=0.05))
     assert caught.value.phase == "total"
     first.cancel()
 
@@ -124,7 +124,7 @@ def test_everything_works_under_uvloop() -> None:
             serve() as server,
             AsyncGradient(inference_endpoint=server.url, model_access_key="k") as client,
         ):
-            assert (await ask(client)).choices
+            assert (await create_completion(client)).choices
             async with client.chat.completions.stream(**CALL, n=2) as stream:
 
                 async def count(index: int) -> int:
@@ -134,7 +134,7 @@ def test_everything_works_under_uvloop() -> None:
                 assert min(await asyncio.gather(count(0), count(1))) > 5
             async with client.chat.completions.stream(**CALL) as stream:
                 await anext(stream)
-            stream = await streamed(client)
+            stream = await open_stream(client)
             with pytest.warns(ResourceWarning, match="dropped"):
                 del stream
             await server.wait_closed_connections(1)
@@ -152,7 +152,7 @@ async def test_a_connect_that_hangs_is_limited(start: Start, monkeypatch: pytest
     session = await client._core.connections.manager.pool.session()
     monkeypatch.setattr(session.connector, "_create_connection", never)
     with pytest.raises(APITimeoutError) as caught:
-        await ask(client, timeout=Timeout(connect=0.05))
+        await create_completion(client, timeout=Timeout(connect=0.05))
     assert (caught.value.phase, caught.value.ambiguous) == ("connect", False)
     assert [] == server.requests
 
@@ -167,10 +167,10 @@ async def test_a_loss_in_the_callers_own_session_may_have_been_sent() -> None:
             inference_endpoint=server.url, model_access_key="k", session=session, max_retries=2
         )
         with pytest.raises(APIConnectionError) as caught:
-            await ask(client)
+            await create_completion(client)
         assert (caught.value.ambiguous, len(server.requests)) == (True, 1)
         with pytest.raises(APITimeoutError):
-            await ask(client, timeout=Timeout(connect=0.05, response=0.05))
+            await create_completion(client, timeout=Timeout(connect=0.05, response=0.05))
         assert len(server.requests) == 2
 
 
@@ -306,7 +306,7 @@ async def test_a_body_is_given_up_where_its_loop_has_ended_without_a_word() -> N
             server = serve(reply_writes([head(200, {"content-type": "text/event-stream"}), HOLD]))
             await server.start()
             client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
-            stream = await streamed(client)
+            stream = await open_stream(client)
             await client.close()
             await server.stop()
             return stream
@@ -362,4 +362,4 @@ async def test_a_key_of_a_letter_is_no_secret(start: Start) -> None:
     """Servers that need no key take any: its letters are not taken out of every word."""
     _, client = await start(model_access_key="e")
     with pytest.raises(BadRequestError, match="asked for"):
-        await ask(client, model="error-400")
+        await create_completion(client, model="error-400")

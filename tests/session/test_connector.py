@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.client_proto import ResponseHandler
-from shell_calls import Start, ask
+from client_calls import Start, create_completion
 
 from gradient_async import APIConnectionError, AsyncGradient, OverloadedError
 from gradient_async.session.connector import Connection, _begin_to_use
@@ -134,7 +134,7 @@ async def test_a_server_that_speaks_first_is_told_by_what_it_says() -> None:
         AsyncGradient(inference_endpoint=server.url, model_access_key="k", max_retries=0) as client,
     ):
         with pytest.raises(APIConnectionError, match=r"is not HTTP: it begins with 'SSH-2\.0"):
-            await ask(client)
+            await create_completion(client)
         await server.wait_closed_connections()
 
 
@@ -150,7 +150,7 @@ async def test_a_server_that_refuses_before_it_is_asked_is_understood(start: Sta
         AsyncGradient(inference_endpoint=server.url, model_access_key="k", max_retries=0) as client,
     ):
         with pytest.raises(OverloadedError, match="no room"):
-            await ask(client)
+            await create_completion(client)
 
 
 async def test_a_queue_is_first_come_first_served(start: Start) -> None:
@@ -159,7 +159,7 @@ async def test_a_queue_is_first_come_first_served(start: Start) -> None:
     ended: list[int] = []
 
     async def work(number: int) -> None:
-        await ask(client)
+        await create_completion(client)
         ended.append(number)
 
     tasks = [asyncio.create_task(work(number)) for number in range(6)]

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.helpers import DEFAULT_CHUNK_SIZE
-from shell_calls import CALL, Start, ask, streamed
+from client_calls import CALL, Start, create_completion, open_stream
 
 from gradient_async import APIConnectionError, AsyncGradient, StreamLimitError
 from gradient_async.testing import (
@@ -43,7 +43,7 @@ async def test_what_is_no_http_is_told_by_its_first_bytes(start: Start, pieces: 
     server, client = await start(reply_writes([*pieces, HOLD]), max_retries=2)
     began = time.monotonic()
     with pytest.raises(APIConnectionError, match="is not HTTP: it begins with") as caught:
-        await ask(client)
+        await create_completion(client)
     assert (caught.value.phase, caught.value.ambiguous, len(server.requests)) == ("response", True, 1)
     assert time.monotonic() - began < 1
     await server.wait_closed_connections()
@@ -51,8 +51,8 @@ async def test_what_is_no_http_is_told_by_its_first_bytes(start: Start, pieces: 
 
 async def test_lines_without_anything_may_come_before_a_reply(start: Start) -> None:
     server, client = await start(reply_writes([b"\r\n", 0.01, b"\r\n" + OK]))
-    assert (await ask(client)).choices
-    assert (await ask(client)).choices
+    assert (await create_completion(client)).choices
+    assert (await create_completion(client)).choices
     assert server.connections == 1
 
 
@@ -60,9 +60,9 @@ async def test_lines_without_anything_may_come_before_a_reply(start: Start) -> N
 async def test_a_server_that_gave_a_sign_is_not_asked_again(start: Start, begun: bytes) -> None:
     """An interim response is one, also on a pooled connection, which is not taken for one that was dead."""
     server, client = await start(reply_writes([OK]), reply_writes([begun, 0.02, CLOSE]), max_retries=2)
-    assert (await ask(client)).choices
+    assert (await create_completion(client)).choices
     with pytest.raises(APIConnectionError, match="inside the headers") as caught:
-        await ask(client)
+        await create_completion(client)
     assert (caught.value.phase, caught.value.attempts, len(server.requests)) == ("response", 1, 2)
 
 
@@ -71,7 +71,7 @@ async def test_two_lengths_are_no_length(start: Start) -> None:
     line, _, rest = OK.partition(b"\r\n")
     server, client = await start(reply_writes([line + b"\r\ncontent-length: 1\r\n" + rest]), max_retries=2)
     with pytest.raises(APIConnectionError, match=r"is not HTTP: .*[Cc]ontent-[Ll]ength") as caught:
-        await ask(client)
+        await create_completion(client)
     assert (caught.value.phase, len(server.requests)) == ("response", 1)
     await server.wait_closed_connections()
 
@@ -83,12 +83,12 @@ async def test_a_pause_at_the_end_of_what_came_holds_nothing_back(start: Start) 
     steps = [http_chunk(sse(chunk(text), done=False)) for text in (almost, more)]
     last = http_chunk(sse(chunk("z", finish_reason="stop"))) + http_chunk(b"")
     server, client = await start(reply_writes([CHUNKED, steps[0], 0.05, steps[1], 0.2, last]))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     async with stream, asyncio.timeout(5):
         await asyncio.sleep(0.15)
         completion = await stream.completion()
     assert almost + more + "z" == completion.choices[0].message.content
-    assert (await ask(client)).choices
+    assert (await create_completion(client)).choices
     assert server.connections == 1
 
 
@@ -100,7 +100,7 @@ async def test_a_pause_at_the_end_of_the_last_of_many_chunks_holds_nothing_back(
     last = http_chunk(sse(chunk("d", finish_reason="stop"))) + http_chunk(b"")
     tiny = b"".join(http_chunk(flood[at : at + 1]) for at in range(most))
     _, client = await start(reply_writes([CHUNKED + first, 0.05, tiny, 0.3, b"".join([*others, last]), HOLD]))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     async with stream, asyncio.timeout(5):
         await anext(stream)
         await asyncio.sleep(0.25)
@@ -122,7 +122,7 @@ async def test_a_server_waits_for_a_consumer_that_does_not_read(start: Start) ->
         await connection.write(http_chunk(sse(chunk("", finish_reason="stop"))) + http_chunk(b""))
 
     _, client = await start(handler=flood)
-    stream = await streamed(client)
+    stream = await open_stream(client)
     async with stream:
         for read in (1, 100):
             for _ in range(read):
@@ -147,9 +147,9 @@ async def test_garbage_that_came_in_full_costs_the_connection_unless_another_cal
         await connection.write(OK)
 
     server, client = await start(garbage, slowly, garbage)
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await anext(stream)
-    other = asyncio.create_task(ask(client))
+    other = asyncio.create_task(create_completion(client))
     await server.wait_requests(2)
     with pytest.raises(StreamLimitError):
         await anext(stream)
@@ -167,9 +167,9 @@ async def test_garbage_in_the_callers_own_session_is_told_as_ever() -> None:
     garbage = reply_writes([reply_sse(chunk("a"), chunk("b", index=10**9)).data])
     async with serve(garbage, reply_writes([OK])) as server, aiohttp.ClientSession() as session:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
-        stream = await streamed(client)
+        stream = await open_stream(client)
         await anext(stream)
         with pytest.raises(StreamLimitError):
             await anext(stream)
-        assert (await ask(client)).choices
+        assert (await create_completion(client)).choices
         assert not session.closed

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from shell_calls import Start, streamed
+from client_calls import Start, open_stream
 
 from gradient_async import StreamInterruptedError, StreamTimeoutError, Timeout
 from gradient_async.session import body as body_module
@@ -158,7 +158,7 @@ async def test_a_connection_that_is_just_closing_is_given_the_time_to_tell(
     """However often others are looked at; and is found out if it never tells."""
     monkeypatch.setattr(body_module, "_WATCH_INTERVAL", 0.4)
     _, client = await start(reply_writes([*reply_sse(chunk("Hel"), done=False).steps[:-1], HOLD]))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await anext(stream)
     connection = stream._reply.body._response.connection
     assert connection is not None
@@ -223,7 +223,7 @@ async def test_many_streams_that_wait_have_one_timer_and_each_its_own_limit(star
     begun = [*reply_sse(chunk("Hel"), done=False).steps[:-1], HOLD]
     _, client = await start(*[reply_writes(begun)] * 12)
     limits = [0.1 if turn % 3 == 0 else 30.0 for turn in range(12)]
-    streams = [await streamed(client, timeout=Timeout(idle=limit)) for limit in limits]
+    streams = [await open_stream(client, timeout=Timeout(idle=limit)) for limit in limits]
     for stream in streams:
         await anext(stream)
     reading = [asyncio.create_task(anext(stream)) for stream in streams]

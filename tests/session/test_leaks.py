@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 import pytest
-from shell_calls import Start, ask, streamed
-from walks import left_alive, settled, timers, without_collector, works_on
+from cancellation import expect_settled, expect_usable, leaked_objects, pending_timers, without_collector
+from client_calls import Start, create_completion, open_stream
 
 from gradient_async import APIError, AsyncGradient, ChatCompletionStream, GradientError, Limits, Timeout
 from gradient_async.testing import (
@@ -37,25 +37,25 @@ Leave: TypeAlias = Callable[[AsyncGradient], Awaitable[Any]]
 
 
 async def _break(client: AsyncGradient) -> None:
-    async for _ in await streamed(client):
+    async for _ in await open_stream(client):
         break
 
 
 async def _raise(client: AsyncGradient) -> None:
     with contextlib.suppress(ZeroDivisionError):
-        async for _ in await streamed(client):
+        async for _ in await open_stream(client):
             raise ZeroDivisionError
 
 
 async def _ignore(client: AsyncGradient) -> None:
-    await streamed(client)
+    await open_stream(client)
 
 
 async def _keep_view(
     client: AsyncGradient, view: Callable[[ChatCompletionStream], AsyncIterator[Any]]
 ) -> None:
     """Read from what a stream gives, with no other reference to the stream."""
-    items = view(await streamed(client))
+    items = view(await open_stream(client))
     await anext(items)
 
 
@@ -77,11 +77,11 @@ async def test_a_stream_left_open_is_closed_with_its_last_reference(start: Start
     with without_collector():
         with pytest.warns(ResourceWarning, match="was dropped before its end"):
             await leave(client)
-        assert {} == left_alive()
-        await settled(server, client)
+        assert {} == leaked_objects()
+        await expect_settled(server, client)
     assert 0 == server.open_connections
-    assert [] == timers(server)
-    await works_on(server, client)
+    assert [] == pending_timers(server)
+    await expect_usable(server, client)
 
 
 async def test_an_open_stream_keeps_nothing_of_its_request(start: Start) -> None:
@@ -89,7 +89,7 @@ async def test_an_open_stream_keeps_nothing_of_its_request(start: Start) -> None
     _, client = await start(OPEN)
     messages = [{"role": "user", "content": "hi"}]
     before = sys.getrefcount(messages)
-    async with await streamed(client, messages=messages) as stream:
+    async with await open_stream(client, messages=messages) as stream:
         await anext(stream)
         gc.collect()
         assert before == sys.getrefcount(messages)
@@ -98,36 +98,36 @@ async def test_an_open_stream_keeps_nothing_of_its_request(start: Start) -> None
 async def test_an_exception_inside_the_block_closes_at_once(start: Start) -> None:
     """While the exception, and by it the stream, is still there; nobody is told anything."""
     server, client = await start(OPEN)
-    stream = await streamed(client)
+    stream = await open_stream(client)
     with pytest.raises(ZeroDivisionError) as caught:
         async with stream:
             async for _ in stream:
                 raise ZeroDivisionError
     assert not stream.completed
-    await settled(server, client)
+    await expect_settled(server, client)
     assert 0 == server.open_connections
-    assert [] == timers(server)
+    assert [] == pending_timers(server)
     assert caught.value.__traceback__ is not None
 
 
 async def _stream(client: AsyncGradient) -> None:
-    await (await streamed(client)).completion()
+    await (await open_stream(client)).completion()
 
 
 ERRORS: list[Any] = [
-    pytest.param(ask, reply_json({"message": "no"}, 400), "BadRequestError", id="status"),
-    pytest.param(ask, reply_writes([CLOSE]), "APIConnectionError", id="no answer"),
-    pytest.param(ask, reply_writes([HOLD]), "APITimeoutError", id="a call's timeout"),
+    pytest.param(create_completion, reply_json({"message": "no"}, 400), "BadRequestError", id="status"),
+    pytest.param(create_completion, reply_writes([CLOSE]), "APIConnectionError", id="no answer"),
+    pytest.param(create_completion, reply_writes([HOLD]), "APITimeoutError", id="a call's timeout"),
     pytest.param(
-        ask,
+        create_completion,
         reply_writes([head(200, {"content-length": "9"}), b"{", HOLD]),
         "APITimeoutError",
         id="half a body",
     ),
-    pytest.param(ask, reply_bytes(b"{"), "APIResponseValidationError", id="no JSON"),
-    pytest.param(ask, reply_bytes(b" " * 3000), "APIResponseValidationError", id="too large"),
+    pytest.param(create_completion, reply_bytes(b"{"), "APIResponseValidationError", id="no JSON"),
+    pytest.param(create_completion, reply_bytes(b" " * 3000), "APIResponseValidationError", id="too large"),
     pytest.param(
-        ask,
+        create_completion,
         reply_writes([head(400, {"content-length": "9"}), b"{", HOLD]),
         "BadRequestError",
         id="an error's body without end",
@@ -165,10 +165,10 @@ async def test_a_stored_error_keeps_neither_connection_nor_timer(
 ) -> None:
     server, client = await start(reply, **QUICK)
     error = await _stored(client, work, name)
-    await settled(server, client)
-    assert [] == timers(server)
+    await expect_settled(server, client)
+    assert [] == pending_timers(server)
     assert error.__traceback__ is not None
-    await works_on(server, client)
+    await expect_usable(server, client)
 
 
 @pytest.mark.parametrize(("work", "reply", "name"), ERRORS)
@@ -180,12 +180,12 @@ async def test_a_stored_error_without_its_traceback_keeps_nothing_of_the_reply(
     with without_collector():
         error = await _stored(client, work, name)
         error.__traceback__ = None
-        await settled(server, client)
-        assert {} == left_alive()
+        await expect_settled(server, client)
+        assert {} == leaked_objects()
 
 
 async def _dropped(client: AsyncGradient) -> None:
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await anext(stream)
 
 
@@ -198,7 +198,7 @@ async def _cancelled(client: AsyncGradient) -> None:
 
 async def _refused(client: AsyncGradient) -> None:
     with contextlib.suppress(GradientError):
-        await ask(client)
+        await create_completion(client)
 
 
 MANY: list[Any] = [
@@ -220,7 +220,7 @@ async def test_hundreds_leave_neither_connections_nor_memory(
         for _ in range(20):
             server.push(*[reply] * 10)
             await _all(work(client) for _ in range(10))
-            await settled(server, client)
+            await expect_settled(server, client)
             server._service.script.clear()
         server.requests.clear()
         gc.collect()
@@ -236,8 +236,8 @@ async def test_hundreds_leave_neither_connections_nor_memory(
             tracemalloc.stop()
     # A table may have grown and shrink again; a hundred bytes kept of each would be twenty thousand a round.
     assert min(sizes[1:]) - sizes[0] < 15_000
-    assert {} == left_alive()
-    assert [] == timers(server)
+    assert {} == leaked_objects()
+    assert [] == pending_timers(server)
     assert server.open_connections <= 10
 
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from shell_calls import CALL, Start, ask, streamed
+from client_calls import CALL, Start, create_completion, open_stream
 
 from gradient_async import (
     AsyncGradient,
@@ -23,33 +23,33 @@ from gradient_async.testing import Request, reply_json, serve
 SLOW_DOWN: Any = {"id": "too_many_requests", "message": "slow down"}
 
 
-def told(seconds: float, status: int = 429) -> Any:
+def refusal(seconds: float, status: int = 429) -> Any:
     return reply_json(SLOW_DOWN, status, {"retry-after": str(seconds), "x-request-id": "r1"})
 
 
 async def test_new_calls_wait_while_the_server_said_to_wait(start: Start) -> None:
     """Also those that may not retry: they have not been sent once."""
-    server, client = await start(told(0.3))
+    server, client = await start(refusal(0.3))
     with pytest.raises(RateLimitError):
-        await ask(client)
+        await create_completion(client)
     began = time.monotonic()
-    calls = [asyncio.create_task(ask(client)) for _ in range(5)]
+    calls = [asyncio.create_task(create_completion(client)) for _ in range(5)]
     await asyncio.sleep(0.2)
     assert len(server.requests) == 1
     assert all(completion.attempts == 1 for completion in await asyncio.gather(*calls))
     assert 0.25 <= time.monotonic() - began < 1.0
-    assert (await ask(client)).choices
+    assert (await create_completion(client)).choices
     assert len(server.requests) == 7
 
 
 async def test_a_copy_waits_too_but_another_key_does_not(start: Start) -> None:
-    _, client = await start(told(0.5, 503))
+    _, client = await start(refusal(0.5, 503))
     with pytest.raises(OverloadedError):
-        await streamed(client)
+        await open_stream(client)
     began = time.monotonic()
-    await ask(client.with_options(model_access_key="another-key-0123"))
+    await create_completion(client.with_options(model_access_key="another-key-0123"))
     assert time.monotonic() - began < 0.4
-    await ask(client.with_options(timeout=3))
+    await create_completion(client.with_options(timeout=3))
     assert time.monotonic() - began > 0.4
 
 
@@ -63,12 +63,12 @@ async def test_a_copy_waits_too_but_another_key_does_not(start: Start) -> None:
 async def test_a_call_that_can_not_wait_so_long_is_refused_at_once(
     start: Start, options: dict[str, Any]
 ) -> None:
-    server, client = await start(told(5.0))
+    server, client = await start(refusal(5.0))
     with pytest.raises(RateLimitError):
-        await ask(client)
+        await create_completion(client)
     began = time.monotonic()
     with pytest.raises(RateLimitError, match=r"not sent: .* asked to wait") as caught:
-        await ask(client.with_options(**options))
+        await create_completion(client.with_options(**options))
     error = caught.value
     assert time.monotonic() - began < 0.2
     assert error.retry_after is not None
@@ -80,7 +80,7 @@ async def test_a_call_that_can_not_wait_so_long_is_refused_at_once(
 @pytest.mark.parametrize(
     ("reply", "kind"),
     [
-        pytest.param(told(99999), RateLimitError, id="longer than any call would wait"),
+        pytest.param(refusal(99999), RateLimitError, id="longer than any call would wait"),
         pytest.param(reply_json(SLOW_DOWN, 429), RateLimitError, id="no time given"),
         pytest.param(
             reply_json({"error": {"message": "no", "code": "insufficient_quota"}}, 429, {"retry-after": "3"}),
@@ -92,18 +92,20 @@ async def test_a_call_that_can_not_wait_so_long_is_refused_at_once(
 async def test_what_holds_nobody(start: Start, reply: Any, kind: type[GradientError]) -> None:
     _, client = await start(reply)
     with pytest.raises(kind):
-        await ask(client)
+        await create_completion(client)
     began = time.monotonic()
-    await ask(client)
+    await create_completion(client)
     assert time.monotonic() - began < 0.5
 
 
 async def test_the_longest_wait_counts(start: Start) -> None:
-    _, client = await start(told(0.4), told(0.1))
-    results = await asyncio.gather(ask(client), ask(client), return_exceptions=True)
+    _, client = await start(refusal(0.4), refusal(0.1))
+    results = await asyncio.gather(
+        create_completion(client), create_completion(client), return_exceptions=True
+    )
     assert [RateLimitError, RateLimitError] == [type(result) for result in results]
     began = time.monotonic()
-    await ask(client)
+    await create_completion(client)
     assert time.monotonic() - began > 0.3
 
 
@@ -118,11 +120,13 @@ async def test_a_failing_server_is_not_flooded_with_retries() -> None:
             inference_endpoint=server.url, model_access_key="k", retry=Retry(max_backoff=0.02)
         )
         async with client:
-            results = await asyncio.gather(*(ask(client) for _ in range(200)), return_exceptions=True)
+            results = await asyncio.gather(
+                *(create_completion(client) for _ in range(200)), return_exceptions=True
+            )
             assert {OverloadedError} == {type(result) for result in results}
             assert 200 < len(server.requests) <= 220
             with pytest.raises(OverloadedError, match="not tried again: too many calls") as caught:
-                await ask(client)
+                await create_completion(client)
             assert caught.value.attempts == 1
 
 
@@ -130,14 +134,14 @@ async def test_success_brings_the_tokens_back(start: Start) -> None:
     server, client = await start(max_retries=2, retry=Retry(max_backoff=0.01))
     for _ in range(30):
         server.push(reply_json({"message": "no room"}, 503))
-        assert (await ask(client)).attempts == 2
+        assert (await create_completion(client)).attempts == 2
     assert len(server.requests) == 60
 
 
 async def test_a_call_cancelled_at_the_gate_was_never_sent(start: Start) -> None:
-    server, client = await start(told(5.0))
+    server, client = await start(refusal(5.0))
     with pytest.raises(RateLimitError):
-        await ask(client)
+        await create_completion(client)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await client.chat.completions.create(**CALL)

@@ -14,7 +14,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from shell_calls import Start, ask, streamed
+from client_calls import Start, create_completion, open_stream
 
 from gradient_async import APIConnectionError, AsyncGradient, ConfigurationError
 from gradient_async.session.pool import _inherited
@@ -33,7 +33,7 @@ def test_a_client_serves_one_loop_after_another() -> None:
     with serve() as server:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
         for _ in range(3):
-            assert asyncio.run(ask(client)).choices
+            assert asyncio.run(create_completion(client)).choices
         assert len(server.requests) == server.connections == 3
 
 
@@ -45,7 +45,7 @@ def test_a_client_keeps_no_loop_that_has_closed() -> None:
 
         async def once() -> None:
             loops.append(weakref.ref(asyncio.get_running_loop()))
-            await ask(client)
+            await create_completion(client)
 
         for _ in range(3):
             asyncio.run(once())
@@ -56,13 +56,13 @@ def test_a_client_keeps_no_loop_that_has_closed() -> None:
 def test_without_a_loop_a_call_says_what_to_do() -> None:
     client = AsyncGradient(base_url="http://127.0.0.1:9", model_access_key="k")
     with pytest.raises(ConfigurationError, match=r"no asyncio event loop is running: .*asyncio\.run"):
-        step(ask(client))
+        step(create_completion(client))
 
 
 async def test_a_stream_read_in_another_loop_says_what_to_do(start: Start) -> None:
     wire = [*reply_sse(chunk("Hel")).steps[:2], HOLD]
     _, client = await start(reply_writes(wire), reply_writes(wire))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await anext(stream)
 
     def elsewhere(call: Any) -> Any:
@@ -72,7 +72,7 @@ async def test_a_stream_read_in_another_loop_says_what_to_do(start: Start) -> No
 
     assert await asyncio.to_thread(elsewhere, stream.__anext__)
     await stream.aclose()
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await anext(stream)
     # A second reader in its own loop is not harmed by the stranger.
     assert await asyncio.to_thread(elsewhere, stream.completion)
@@ -83,11 +83,11 @@ async def test_a_session_of_another_loop_is_an_error_of_ours(start: Start) -> No
     server, _ = await start()
     async with aiohttp.ClientSession() as session:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
-        await ask(client)
+        await create_completion(client)
 
         def elsewhere() -> None:
             with pytest.raises(APIConnectionError, match="another event loop"):
-                asyncio.run(ask(client))
+                asyncio.run(create_completion(client))
 
         await asyncio.to_thread(elsewhere)
 
@@ -99,16 +99,19 @@ def test_a_forked_process_begins_anew() -> None:
     with serve() as server:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k")
         loop = asyncio.new_event_loop()
-        assert loop.run_until_complete(ask(client)).choices
+        assert loop.run_until_complete(create_completion(client)).choices
         assert server.connections == 1
         child = os.fork()
         if child == 0:  # pragma: no cover  # another process
             status = 1
             try:
                 try:
-                    loop.run_until_complete(ask(client))
+                    loop.run_until_complete(create_completion(client))
                 except ConfigurationError as error:
-                    if "this process was forked" in str(error) and asyncio.run(ask(client)).choices:
+                    if (
+                        "this process was forked" in str(error)
+                        and asyncio.run(create_completion(client)).choices
+                    ):
                         asyncio.run(client.close())
                         status = 0
             finally:
@@ -116,7 +119,7 @@ def test_a_forked_process_begins_anew() -> None:
         assert os.waitpid(child, 0) == (child, 0)
         # The child's connection is another, and the parent's is still good.
         assert server.connections == 2
-        assert loop.run_until_complete(ask(client)).choices
+        assert loop.run_until_complete(create_completion(client)).choices
         assert server.connections == 2
         loop.run_until_complete(client.close())
         loop.close()
@@ -124,7 +127,7 @@ def test_a_forked_process_begins_anew() -> None:
 
 async def test_a_client_inherited_and_dropped_leaves_the_parents_sessions_alone(start: Start) -> None:
     server, client = await start()
-    await ask(client)
+    await create_completion(client)
     pool = client._core.connections.manager.pool
     session = await pool.session()
     pid, pool._pid = pool._pid, -1
@@ -132,20 +135,20 @@ async def test_a_client_inherited_and_dropped_leaves_the_parents_sessions_alone(
     pool.__del__()
     assert not session.closed
     pool._pid, pool.closed = pid, False
-    assert (await ask(client)).choices
+    assert (await create_completion(client)).choices
     assert server.connections == 1
 
 
 async def test_sessions_of_the_parent_are_neither_used_nor_closed(start: Start) -> None:
     """As it looks from inside a forked process, which has a loop of its own."""
     server, client = await start()
-    await ask(client)
+    await create_completion(client)
     pool = client._core.connections.manager.pool
     session = await pool.session()
     pool._pid = -1
 
     def child() -> None:
-        assert asyncio.run(ask(client)).choices
+        assert asyncio.run(create_completion(client)).choices
 
     before = len(_inherited)
     await asyncio.to_thread(child)
@@ -159,10 +162,10 @@ async def test_a_session_of_ones_own_can_not_be_taken_into_a_fork(start: Start) 
     server, _ = await start()
     async with aiohttp.ClientSession() as session:
         client = AsyncGradient(inference_endpoint=server.url, model_access_key="k", session=session)
-        await ask(client)
+        await create_completion(client)
         client._core.connections.manager.pool._pid = -1
         with pytest.raises(ConfigurationError, match="forked"):
-            await ask(client)
+            await create_completion(client)
 
 
 async def test_certificates_are_verified(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,13 +186,13 @@ async def test_certificates_are_verified(monkeypatch: pytest.MonkeyPatch) -> Non
         base_url=f"https://localhost:{port}", model_access_key="k", max_retries=2
     ) as client:
         with pytest.raises(APIConnectionError, match=r"TLS with .* failed: .*nothing was sent") as caught:
-            await ask(client)
+            await create_completion(client)
         assert (caught.value.code, caught.value.phase, caught.value.attempts) == ("tls", "connect", 1)
         assert requests == []
         trusting = ssl.create_default_context(cafile=str(CERTIFICATE))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trusting)) as session:
             own = AsyncGradient(base_url=f"https://localhost:{port}", model_access_key="k", session=session)
-            stream = await streamed(own)
+            stream = await open_stream(own)
             assert (await stream.completion()).choices[0].message.content == "ok"
     assert len(requests) == 1
     server.close()

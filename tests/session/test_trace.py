@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 import pytest
-from shell_calls import CALL, Start, ask, streamed
+from client_calls import CALL, Start, create_completion, open_stream
 
 from gradient_async import (
     APIConnectionError,
@@ -64,7 +64,7 @@ def notes() -> Notes:
 
 async def test_an_awaited_call(start: Start, notes: Notes) -> None:
     _, client = await start(hooks=[notes])
-    completion = await ask(client, temperature=0.5)
+    completion = await create_completion(client, temperature=0.5)
     assert ["request 1", "response 200", "completed None"] == notes.lines
     call = notes.last
     assert ("chat", "POST", False, 0.5) == (
@@ -93,7 +93,7 @@ async def test_a_retry(start: Start, notes: Notes) -> None:
         max_retries=1,
         retry=Retry(max_backoff=0.01),
     )
-    await ask(client)
+    await create_completion(client)
     assert notes.lines == [
         "request 1",
         "response 503",
@@ -112,24 +112,24 @@ async def test_a_failed_call(start: Start, notes: Notes) -> None:
         hooks=[notes],
     )
     with pytest.raises(GradientError) as caught:
-        await ask(client)
+        await create_completion(client)
     assert ["request 1", "response 401", "failed 401"] == notes.lines
     assert (caught.value, "r7") == (notes.last.error, notes.last.request_id)
     with pytest.raises(APIConnectionError):
-        await ask(client)
+        await create_completion(client)
     assert notes.lines[3:] == ["request 1", "failed APIConnectionError"]
 
 
 async def test_a_reply_that_is_no_completion(start: Start, notes: Notes) -> None:
     _, client = await start(reply_json({"choices": "x"}), hooks=[notes])
     with pytest.raises(GradientError):
-        await ask(client)
+        await create_completion(client)
     assert notes.lines[-1] == "failed APIResponseValidationError"
 
 
 async def test_a_stream(start: Start, notes: Notes) -> None:
     _, client = await start(reply_writes([0.01, *reply_sse(*PIECES, gap=0.01).steps]), hooks=[notes])
-    stream = await streamed(client)
+    stream = await open_stream(client)
     assert ["request 1", "response 200"] == notes.lines
     await stream.completion()
     assert notes.lines[2:] == ["completed None"]
@@ -144,7 +144,7 @@ async def test_a_stream(start: Start, notes: Notes) -> None:
 
 async def test_a_stream_that_fails(start: Start, notes: Notes) -> None:
     _, client = await start(reply_sse(*PIECES[:1], done=False), hooks=[notes])
-    stream = await streamed(client)
+    stream = await open_stream(client)
     with pytest.raises(StreamTruncatedError):
         await stream.completion()
     assert notes.lines[2:] == ["failed StreamTruncatedError"]
@@ -155,7 +155,7 @@ async def test_a_stream_that_fails(start: Start, notes: Notes) -> None:
 @pytest.mark.parametrize("how", ["closed", "dropped"])
 async def test_a_stream_that_is_left(start: Start, notes: Notes, how: str) -> None:
     _, client = await start(reply_writes([*reply_sse(*PIECES).steps[:3], HOLD]), hooks=[notes])
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await anext(stream)
     if how == "closed":
         await stream.aclose()
@@ -174,7 +174,7 @@ async def test_a_cancelled_call(start: Start, notes: Notes) -> None:
     for _ in range(2):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
-                await ask(client)
+                await create_completion(client)
         assert (notes.last.outcome, notes.last.error_type) == ("cancelled", "CancelledError")
 
 
@@ -198,7 +198,7 @@ async def test_a_hook_that_fails_changes_nothing(start: Start, caplog: pytest.Lo
 
     notes = Notes()
     _, client = await start(hooks=[Broken(), notes])
-    assert (await ask(client)).choices
+    assert (await create_completion(client)).choices
     assert ["request 1", "response 200", "completed None"] == notes.lines
     assert "a hook failed: " in caplog.text
     assert "Broken.on_request" in caplog.text
@@ -206,7 +206,7 @@ async def test_a_hook_that_fails_changes_nothing(start: Start, caplog: pytest.Lo
 
 async def test_a_hook_does_not_keep_a_stream_alive(start: Start, notes: Notes) -> None:
     server, client = await start(reply_writes([*reply_sse(*PIECES).steps[:3], HOLD]), hooks=[notes])
-    stream = await streamed(client)
+    stream = await open_stream(client)
     gc.disable()
     try:
         with pytest.warns(ResourceWarning):
@@ -218,9 +218,9 @@ async def test_a_hook_does_not_keep_a_stream_alive(start: Start, notes: Notes) -
 
 async def test_a_copy_may_have_other_hooks(start: Start, notes: Notes) -> None:
     _, client = await start(hooks=[notes])
-    await ask(client.with_options(hooks=[]))
+    await create_completion(client.with_options(hooks=[]))
     assert notes.lines == []
-    await ask(client.with_options(timeout=5))
+    await create_completion(client.with_options(timeout=5))
     assert len(notes.lines) == 3
 
 
@@ -241,7 +241,7 @@ async def test_the_log_tells_of_attempts_but_not_of_words(
         max_retries=1,
         retry=Retry(max_backoff=0.01),
     )
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await stream.completion()
     lines = [record.getMessage() for record in caplog.records]
     assert [line.split()[0] for line in lines] == [
@@ -269,23 +269,25 @@ async def test_the_log_tells_of_waits(start: Start, caplog: pytest.LogCaptureFix
         reply_writes([0.05, reply_json({}).data]),
         max_connections=1,
     )
-    results = await asyncio.gather(ask(client), ask(client), return_exceptions=True)
+    results = await asyncio.gather(
+        create_completion(client), create_completion(client), return_exceptions=True
+    )
     assert all(isinstance(result, GradientError) for result in results)
-    await ask(client)
+    await create_completion(client)
     assert "for a free connection; raise max_connections" in caplog.text
     caplog.clear()
     _, client = await start(reply_json({}, 429, {"retry-after": "0.05"}))
     with pytest.raises(GradientError):
-        await ask(client)
-    await ask(client)
+        await create_completion(client)
+    await create_completion(client)
     assert "the server asked another call to wait" in caplog.text
 
 
 async def test_a_stream_tells_how_long_it_queued(start: Start) -> None:
     _, client = await start(reply_writes([0.1, reply_json({}).data]), max_connections=1)
-    first = asyncio.create_task(ask(client))
+    first = asyncio.create_task(create_completion(client))
     await asyncio.sleep(0.02)
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await stream.completion()
     assert 0.05 < stream.timing.queued < 0.5
     with pytest.raises(GradientError):

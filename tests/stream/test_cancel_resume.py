@@ -9,8 +9,18 @@ from typing import Any, TypeAlias
 
 import msgspec
 import pytest
-from shell_calls import Start, streamed
-from walks import ANSWER, HOWS, LATE_END, PIECES, STREAM, TEXT, How, Walk, drive
+from cancellation import (
+    ANSWER,
+    CANCEL_MOMENTS,
+    LATE_END,
+    PIECES,
+    STREAM,
+    TEXT,
+    CancelledAwait,
+    CancelMoment,
+    run_cancelled,
+)
+from client_calls import Start, open_stream
 
 from gradient_async import ChatCompletionStream
 from gradient_async.testing import CLOSE, Handler, head, reply_writes, sse
@@ -61,13 +71,13 @@ async def _next(items: AsyncIterator[Any]) -> Any:
     return await anext(items)
 
 
-async def _interrupted(items: AsyncIterator[Any], stop: int, how: How) -> tuple[list[Any], bool]:
+async def _interrupted(items: AsyncIterator[Any], stop: int, how: CancelMoment) -> tuple[list[Any], bool]:
     """Read all, one task an item, of which the one that makes the n-th suspension is cancelled there."""
     got: list[Any] = []
     cancelled = False
     while True:
-        walk = Walk(_next(items), stop, how)
-        task = asyncio.create_task(drive(walk))
+        walk = CancelledAwait(_next(items), stop, how)
+        task = asyncio.create_task(run_cancelled(walk))
         await asyncio.wait([task])
         stop -= walk.steps
         if task.cancelled():
@@ -78,20 +88,20 @@ async def _interrupted(items: AsyncIterator[Any], stop: int, how: How) -> tuple[
             got.append(task.result())
 
 
-@pytest.mark.parametrize("how", HOWS[:2])
+@pytest.mark.parametrize("how", CANCEL_MOMENTS[:2])
 @pytest.mark.parametrize("items", ITEMS.values(), ids=ITEMS)
 @pytest.mark.parametrize(("reply", "text"), REPLIES)
 async def test_a_cancelled_read_can_be_taken_up_again(
-    start: Start, reply: Handler, text: str, items: Items, how: How
+    start: Start, reply: Handler, text: str, items: Items, how: CancelMoment
 ) -> None:
     server, client = await start()
     server.push(reply)
-    expected = await _all_of(items(await streamed(client)))
+    expected = await _all_of(items(await open_stream(client)))
     stop, cancelled = 0, True
     while cancelled:
         stop += 1
         server.push(reply)
-        stream = await streamed(client)
+        stream = await open_stream(client)
         got, cancelled = await _interrupted(items(stream), stop, how)
         assert _plain(expected) == _plain(got)
         assert (await stream.completion()).choices[0].message.content == text
@@ -99,27 +109,29 @@ async def test_a_cancelled_read_can_be_taken_up_again(
     assert stop > 1
 
 
-@pytest.mark.parametrize("how", HOWS[:2])
+@pytest.mark.parametrize("how", CANCEL_MOMENTS[:2])
 @pytest.mark.parametrize(("reply", "text"), REPLIES)
-async def test_a_completion_can_be_asked_for_again(start: Start, reply: Handler, text: str, how: How) -> None:
+async def test_a_completion_can_be_asked_for_again(
+    start: Start, reply: Handler, text: str, how: CancelMoment
+) -> None:
     server, client = await start()
     stop, cancelled = 0, True
     while cancelled:
         stop += 1
         server.push(reply)
-        stream = await streamed(client)
-        task = asyncio.create_task(drive(Walk(stream.completion(), stop, how)))
+        stream = await open_stream(client)
+        task = asyncio.create_task(run_cancelled(CancelledAwait(stream.completion(), stop, how)))
         await asyncio.wait([task])
         cancelled = task.cancelled()
         assert (await stream.completion()).choices[0].message.content == text
     assert stop > 1
 
 
-@pytest.mark.parametrize("how", HOWS[:2])
+@pytest.mark.parametrize("how", CANCEL_MOMENTS[:2])
 @pytest.mark.parametrize("items", [ITEMS["choice"], ITEMS["chunks"]], ids=["choice", "chunks"])
 @pytest.mark.parametrize(("reply", "text"), REPLIES)
 async def test_who_reads_beside_one_that_is_cancelled_gets_all_the_same(
-    start: Start, reply: Handler, text: str, items: Items, how: How
+    start: Start, reply: Handler, text: str, items: Items, how: CancelMoment
 ) -> None:
     """Whichever of the two was reading for both at that moment."""
     server, client = await start()
@@ -128,9 +140,9 @@ async def test_who_reads_beside_one_that_is_cancelled_gets_all_the_same(
     while cancelled:
         stop += 1
         server.push(reply)
-        stream = await streamed(client)
+        stream = await open_stream(client)
         first, second = items(stream), aiter(stream.choice(0))
-        reading = asyncio.create_task(drive(Walk(_all_of(first), stop, how)))
+        reading = asyncio.create_task(run_cancelled(CancelledAwait(_all_of(first), stop, how)))
         beside = asyncio.create_task(_all_of(second))
         await wait([reading, beside])
         cancelled = reading.cancelled()

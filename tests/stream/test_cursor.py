@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from shell_calls import CALL, Start, streamed
+from client_calls import CALL, Start, open_stream
 
 from gradient_async import ChatCompletionStream, StreamServerError
 from gradient_async.decoding import ChunkDecoder
@@ -47,12 +47,12 @@ async def test_bytes_are_relayed_as_received_and_assembled_all_the_same(start: S
             await asyncio.sleep(0.001)
 
     server, client = await start(reply)
-    stream = await streamed(client)
+    stream = await open_stream(client)
     assert WIRE == await take_raw(stream, 10**6)
     assert stream.completed
     assert stream.snapshot.choices[0].message.content == TEXT
     assert stream.timing.first_token is not None
-    again = await streamed(client)
+    again = await open_stream(client)
     await again.aclose()
     assert server.connections == 1
 
@@ -75,7 +75,7 @@ async def test_text_goes_on_after_the_bytes(start: Start, newline: bytes, size: 
     server, client = await start()
     for pieces in (0, 1, 2, 3, 10**6):
         server.push(reply)
-        stream = await streamed(client)
+        stream = await open_stream(client)
         relayed = await take_raw(stream, pieces)
         assert wire.startswith(relayed)
         rest = "".join([piece async for piece in stream.text])
@@ -90,7 +90,7 @@ async def test_text_goes_on_after_the_bytes(start: Start, newline: bytes, size: 
 async def test_bytes_are_chosen_before_anything_else_is_read(start: Start, way: str) -> None:
     """What was decoded for another reader can't be relayed as it was received."""
     _, client = await start(reply_sse(*EVENTS))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     waiting: list[asyncio.Task[Any]] = []
     if way == "chunks":
         await anext(stream)
@@ -139,7 +139,7 @@ async def test_text_is_that_of_choice_0_alone(start: Start) -> None:
 
 async def test_bytes_that_tell_an_error_come_before_it(start: Start) -> None:
     _, client = await start(reply_sse(EVENTS[0], {"error": {"message": "boom"}}, per_write=9))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     data = await anext(stream.raw)
     assert b"boom" in data
     with pytest.raises(StreamServerError) as caught:
@@ -178,8 +178,8 @@ async def test_events_tell_everything_and_name_their_choice(start: Start) -> Non
     _, client = await start(reply_sse(*wire))
     async with client.chat.completions.stream(**CALL, n=3) as stream:
         events = [event async for event in stream.events() if event.type != "chunk"]
-    told = [(event.type, event.choice) for event in events]
-    assert told == [
+    reported = [(event.type, event.choice) for event in events]
+    assert reported == [
         ("reasoning.delta", 0),
         ("content.delta", 0),
         ("logprobs.content.delta", 0),

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from shell_calls import CALL, Start, streamed
+from client_calls import CALL, Start, open_stream
 
 from gradient_async import ChatCompletionStream, Limits, StreamLimitError
 from gradient_async.decoding import ChunkDecoder
@@ -55,7 +55,7 @@ async def by_event(stream: ChatCompletionStream) -> str:
     return event.chunk.choices[0].delta.content or ""
 
 
-def told(stream: ChatCompletionStream) -> str:
+def snapshot_text(stream: ChatCompletionStream) -> str:
     """The text of the snapshot."""
     choices = stream.snapshot.choices
     return (choices[0].message.content or "") if choices else ""
@@ -70,17 +70,17 @@ async def test_ways_to_read_change_in_the_middle_of_a_run(start: Start) -> None:
     dice = random.Random(5)
     for _ in range(6):
         server.push(reply())
-        stream = await streamed(client)
+        stream = await open_stream(client)
         seen = ""
         ways: list[Way] = [by_chunk, by_text, by_event]
         while len(seen) < 100:
             seen += await dice.choice(ways)(stream)
             if dice.random() < 0.5:
-                assert seen == told(stream)
+                assert seen == snapshot_text(stream)
         assert "first" + TEXT != seen
         assert stream.id
         seen += "".join([text async for text in stream.text])
-        assert seen == "first" + TEXT == told(stream)
+        assert seen == "first" + TEXT == snapshot_text(stream)
         assert stream.completed
 
 
@@ -89,17 +89,17 @@ async def test_ways_to_read_change_in_the_middle_of_a_run(start: Start) -> None:
 async def test_whatever_was_read_before(start: Start, texts: int, chunks: int, then: Way) -> None:
     """Text, then chunks of the same batch, then either: the next one is the very next."""
     _, client = await start(reply())
-    stream = await streamed(client)
+    stream = await open_stream(client)
     seen = await by_chunk(stream)
     for _ in range(texts):
         seen += await by_text(stream)
     for _ in range(chunks):
         seen += await by_chunk(stream)
-    assert seen == told(stream)
+    assert seen == snapshot_text(stream)
     with pytest.raises(StopAsyncIteration):
         while True:
             seen += await then(stream)
-    assert "first" + TEXT == seen == told(stream)
+    assert "first" + TEXT == seen == snapshot_text(stream)
 
 
 async def test_the_rest_of_a_run_is_in_the_completion(start: Start) -> None:
@@ -114,19 +114,19 @@ async def test_the_rest_of_a_run_is_in_the_completion(start: Start) -> None:
 async def test_a_choice_asked_for_in_the_middle_of_a_run(start: Start, late: bool) -> None:
     """Its reader gets what the cursor has not passed, and so does who reads the whole stream."""
     _, client = await start(reply())
-    stream = await streamed(client)
+    stream = await open_stream(client)
     seen = await by_text(stream) + await by_text(stream)
     if late:
         seen += await by_chunk(stream)
     choice = stream.choice(0)
     rest = "".join([piece async for piece in choice.text])
     own = "".join([piece async for piece in stream.text])
-    assert "first" + TEXT == seen + rest == seen + own == told(stream)
+    assert "first" + TEXT == seen + rest == seen + own == snapshot_text(stream)
 
 
 async def test_a_choice_asked_for_by_another_task_while_text_is_awaited(start: Start) -> None:
     _, client = await start(reply())
-    stream = await streamed(client)
+    stream = await open_stream(client)
     assert "first" == await by_text(stream)
     waiting = asyncio.create_task(by_text(stream))
     await asyncio.sleep(0)
@@ -139,7 +139,7 @@ async def test_a_choice_asked_for_by_another_task_while_text_is_awaited(start: S
 async def test_two_tasks_share_a_run_as_text_and_as_chunks(start: Start) -> None:
     """Also when one of them is cancelled on the way: what it has not returned is the other's."""
     _, client = await start(reply())
-    stream = await streamed(client)
+    stream = await open_stream(client)
     seen: list[str] = []
 
     async def read(way: Way) -> None:
@@ -154,18 +154,18 @@ async def test_two_tasks_share_a_run_as_text_and_as_chunks(start: Start) -> None
     await asyncio.sleep(0.001)
     tasks[0].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    assert "first" + TEXT == "".join(seen) == told(stream)
+    assert "first" + TEXT == "".join(seen) == snapshot_text(stream)
 
 
 @pytest.mark.parametrize(("name", "index"), [("reasoning_content", 0), ("content", 1)])
 async def test_what_is_no_text_of_choice_0_is_not_told_as_such(start: Start, name: str, index: int) -> None:
     server, client = await start(reply(name, index))
-    stream = await streamed(client, n=1 + index)
+    stream = await open_stream(client, n=1 + index)
     assert [] == [piece async for piece in stream.text]
     message: Any = stream.snapshot.choices[0].message
     assert "first" + TEXT == getattr(message, name)
     server.push(reply(name, index))
-    again = await streamed(client, n=1 + index)
+    again = await open_stream(client, n=1 + index)
     pieces = [getattr(piece.choices[0].delta, name) async for piece in again]
     assert ["first", *TEXTS, None] == pieces
 
@@ -174,7 +174,7 @@ async def test_a_limit_in_a_run_leaves_all_that_was_received_in_partial(start: S
     """It is raised by the read after the piece that is too much, whichever way the run is read."""
     for way in (by_text, by_chunk):
         _, client = await start(reply(), limits=Limits(completion_bytes=20))
-        stream = await streamed(client)
+        stream = await open_stream(client)
         seen = ""
         with pytest.raises(StreamLimitError) as caught:
             while True:
@@ -185,7 +185,7 @@ async def test_a_limit_in_a_run_leaves_all_that_was_received_in_partial(start: S
 
 async def test_a_chunk_may_be_changed_without_touching_the_others(start: Start) -> None:
     _, client = await start(reply())
-    stream = await streamed(client)
+    stream = await open_stream(client)
     seen = await by_chunk(stream) + await by_text(stream)
     async for piece in stream:
         seen += piece.choices[0].delta.content or ""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from shell_calls import Start, streamed
+from client_calls import Start, open_stream
 
 from gradient_async import ChatCompletionStream, Limits, StreamError
 from gradient_async.testing import chunk, reply_sse
@@ -54,7 +54,7 @@ async def test_a_chunk_that_can_not_be_assembled(
         reply_sse(chunk("a"), bad, chunk("z"), chunk(finish_reason="stop"), per_write=per_write),
         limits=Limits(tool_calls=4, completion_bytes=200),
     )
-    stream = await streamed(client)
+    stream = await open_stream(client)
     got: list[Any] = []
     with pytest.raises(StreamError) as caught:
         async for item in WAYS[way](stream):

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from shell_calls import MESSAGES, Start
+from client_calls import MESSAGES, Start
 
 from gradient_async import (
     ChatCompletionChunk,
@@ -214,8 +214,8 @@ def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
     odd.choices[0].delta.role = "assistant"
     last = plain("f")
     last.choices[0].finish_reason = "stop"
-    told = plain("u")
-    told.usage = CompletionUsage()
+    reported = plain("u")
+    reported.usage = CompletionUsage()
     pieces = [plain(str(turn)) for turn in range(64)] + [
         odd,
         plain("a"),
@@ -223,7 +223,7 @@ def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
         last,
         plain("c", 1),
         plain("d"),
-        told,
+        reported,
     ]
     for piece in pieces:
         lane.put(piece)

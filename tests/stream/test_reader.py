@@ -10,8 +10,8 @@ from unittest.mock import Mock
 
 import aiohttp
 import pytest
-from key_shown import KEY, MIDDLE, shown
-from shell_calls import Start, ask, streamed
+from client_calls import Start, create_completion, open_stream
+from leaked_key import KEY, MIDDLE, everything_shown
 
 from gradient_async import (
     ChatCompletionChunk,
@@ -62,7 +62,7 @@ def text_of(chunks: list[ChatCompletionChunk]) -> list[str]:
 
 async def opened(start: Start, *steps: Step, **options: Any) -> ChatCompletionStream:
     _, client = await start(reply_writes([HEAD, *steps]), **options)
-    return await streamed(client)
+    return await open_stream(client)
 
 
 async def test_a_read_waits_on_one_future_only_over_our_own_connections(
@@ -161,7 +161,7 @@ async def test_an_end_of_an_http_chunk_that_comes_by_itself_ends_nothing_else(st
     whole = http_chunk(json.dumps(completion("ab")).encode())
     steps = [head(headers={"Transfer-Encoding": "chunked"}), GAP, whole[:-2], GAP, whole[-2:], GAP]
     _, client = await start(reply_writes([*steps, http_chunk(b"")]))
-    assert "ab" == (await ask(client)).choices[0].message.content
+    assert "ab" == (await create_completion(client)).choices[0].message.content
 
 
 @pytest.mark.usefixtures("one_future")
@@ -231,7 +231,7 @@ async def test_a_loop_that_is_held_up_is_no_stall(start: Start) -> None:
         await connection.write(http_chunk(event("", finish_reason="stop")) + END)
 
     _, client = await start(handler=reply, timeout=Timeout(idle=0.2))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     assert [*"abc", ""] == text_of([each async for each in stream])
     assert stream.completed
 
@@ -244,7 +244,7 @@ async def test_what_is_read_after_the_end_has_a_limit_of_its_own(start: Start) -
     limits = {"timeout": Timeout(idle=0.1), "limits": Limits(drain_seconds=5)}
     server, client = await start(*[reply_writes(steps)] * 2, **limits)
     for _ in range(2):
-        assert "a" == (await (await streamed(client)).completion()).choices[0].message.content
+        assert "a" == (await (await open_stream(client)).completion()).choices[0].message.content
     assert 1 == server.connections
 
 
@@ -384,7 +384,7 @@ async def opened_by_turns(start: Start) -> tuple[ChatCompletionStream, asyncio.E
         await connection.write(http_chunk(event("", finish_reason="stop")) + END)
 
     _, client = await start(handler=reply)
-    return await streamed(client), turns[0], turns[1]
+    return await open_stream(client), turns[0], turns[1]
 
 
 @pytest.mark.usefixtures("one_future")
@@ -496,7 +496,7 @@ async def test_what_broke_a_stream_is_in_no_frame(start: Start) -> None:
     await anext(stream)
     with pytest.raises(StreamInterruptedError) as caught:
         await anext(stream)
-    assert MIDDLE not in shown(caught.value)
+    assert MIDDLE not in everything_shown(caught.value)
 
 
 @pytest.mark.usefixtures("one_future")

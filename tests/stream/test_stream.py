@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import pytest
-from shell_calls import CALL, Start, ask, streamed
+from client_calls import CALL, Start, create_completion, open_stream
 
 from gradient_async import (
     APIError,
@@ -62,7 +62,7 @@ async def read(
 ) -> tuple[str, StreamError | None, Any]:
     """Read a stream's text; return it, with how it ended."""
     text = ""
-    stream = await streamed(client, **params)
+    stream = await open_stream(client, **params)
     try:
         async for piece in stream.text:
             text += piece
@@ -79,7 +79,7 @@ async def test_a_healthy_stream_and_what_is_known_of_it(start: Start) -> None:
     _, client = await start(
         reply_sse(*TOKENS, STOP, chunk(usage=usage) | {"choices": []}, headers=headers, gap=0.005)
     )
-    stream = await streamed(client)
+    stream = await open_stream(client)
     assert "open" in repr(stream)
     assert (stream.completed, stream.saw_done, stream.snapshot.choices) == (False, False, [])
     seen = ""
@@ -200,7 +200,7 @@ async def test_streams_that_are_not(
 ) -> None:
     """Everything received comes first, whatever the consumer's pace; then the error, with all of it."""
     server, client = await start(reply, max_retries=2)
-    stream = await streamed(client)
+    stream = await open_stream(client)
     seen = ""
     with pytest.raises(kind) as caught:
         async for piece in stream:
@@ -313,7 +313,7 @@ async def test_many_events_in_one_read_leave_the_loop_its_turns(
             turns += 1
             await asyncio.sleep(0)
 
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await asyncio.sleep(0.1)
     ticking = asyncio.create_task(tick())
     await stream.completion()
@@ -373,7 +373,7 @@ async def test_the_first_failure_is_the_one_told(start: Start) -> None:
     _, client = await start(
         reply_sse(chunk("a"), chunk(tool_calls=calls), STOP, per_write=9), limits=Limits(tool_calls=1)
     )
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await anext(stream)
     await anext(stream)
     await stream.aclose()
@@ -388,7 +388,7 @@ async def test_a_limit_that_began_anew_ends_when_it_should(start: Start) -> None
         reply_writes([HEAD, 0.15, http_chunk(events(TOKENS[0])), HOLD]),
         timeout=Timeout(first_token=0.2, idle=0.2),
     )
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await anext(stream)
     body = stream._reply.body
     reading = asyncio.create_task(anext(stream))
@@ -405,14 +405,14 @@ async def test_a_limit_that_began_anew_ends_when_it_should(start: Start) -> None
 @pytest.mark.parametrize("way", ["aclose", "close", "with"])
 async def test_a_stream_that_was_left_tells_all_that_was_read(start: Start, way: str) -> None:
     """In the error of who reads on, and to hooks."""
-    told: list[Any] = []
+    reported: list[Any] = []
 
     class Note(Hook):
         def on_end(self, call: CallInfo) -> None:
-            told.append((call.outcome, call.completion))
+            reported.append((call.outcome, call.completion))
 
     _, client = await start(reply_writes([HEAD, http_chunk(events(*TOKENS[:3])), HOLD]), hooks=[Note()])
-    stream = await streamed(client)
+    stream = await open_stream(client)
     if way == "with":
         async with stream:
             seen = [await anext(stream) for _ in range(2)]
@@ -424,7 +424,7 @@ async def test_a_stream_that_was_left_tells_all_that_was_read(start: Start, way:
     partial = caught.value.partial
     assert partial is not None
     text = "".join(piece.choices[0].delta.content or "" for piece in seen)
-    assert ([("left", partial)], text) == (told, partial.choices[0].message.content)
+    assert ([("left", partial)], text) == (reported, partial.choices[0].message.content)
 
 
 # Leaving
@@ -446,7 +446,7 @@ async def test_a_dropped_stream_closes_as_its_last_reference_dies(start: Start) 
     server, client = await start(delay=0.01)
     gc.disable()
     try:
-        stream = await streamed(client, n=2)
+        stream = await open_stream(client, n=2)
         await anext(stream.choice(0))
         with pytest.warns(ResourceWarning, match="dropped before its end"):
             del stream
@@ -459,7 +459,7 @@ async def test_a_dropped_stream_closes_as_its_last_reference_dies(start: Start) 
 
 async def test_a_stream_dropped_in_another_thread_closes_too(start: Start) -> None:
     server, client = await start(delay=0.01)
-    streams = [await streamed(client)]
+    streams = [await open_stream(client)]
     with pytest.warns(ResourceWarning, match="dropped"):
         await asyncio.to_thread(streams.clear)
     await server.wait_closed_connections()
@@ -467,7 +467,7 @@ async def test_a_stream_dropped_in_another_thread_closes_too(start: Start) -> No
 
 async def test_cancelling_loses_nothing(start: Start) -> None:
     _, client = await start(reply_sse(*TOKENS, STOP, gap=0.02))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     text = ""
     while True:
         try:
@@ -484,13 +484,13 @@ async def test_cancelling_before_the_headers_closes_the_connection(start: Start)
     server, client = await start(reply_writes([HOLD]))
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
-            await ask(client)
+            await create_completion(client)
     await server.wait_closed_connections()
 
 
 async def test_closing_the_client_closes_its_streams(start: Start) -> None:
     server, client = await start(delay=0.01)
-    stream = await streamed(client)
+    stream = await open_stream(client)
     await client.close()
     await server.wait_closed_connections()
     with pytest.raises(StreamInterruptedError):
@@ -499,7 +499,7 @@ async def test_closing_the_client_closes_its_streams(start: Start) -> None:
 
 async def test_two_readers_of_one_stream_share_its_chunks(start: Start) -> None:
     _, client = await start(reply_sse(*TOKENS, STOP, gap=0.01))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     seen: list[str] = []
 
     async def take() -> None:

@@ -1,4 +1,4 @@
-"""Streams of events that are alike, and of others, and what they decode to in blocks and one by one."""
+"""Random event streams, and checks that they decode to the same chunks in blocks, in slices and event by event."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamError
 from gradient_async.types import ChatCompletionChunk, TextBatch
 
-__all__ = ["FORMS", "TEXTS", "a_batch", "any_stream", "by_itself", "outcome", "pulled", "same", "written"]
+__all__ = [
+    "FORMS",
+    "TEXTS",
+    "decode_in_slices",
+    "decode_whole",
+    "expect_same_chunks",
+    "make_batch",
+    "random_stream",
+    "tolerant_events",
+    "write_event",
+]
 
 Outcome = tuple[list[ChatCompletionChunk], str, int, bool, int, int]
 
 
-def outcome(pieces: Iterable[bytes], **options: Any) -> Outcome:
-    """Feed and close; return chunks, error, and what else the decoder tells."""
+def decode_whole(pieces: Iterable[bytes], **options: Any) -> Outcome:
+    """Feed and close; return the chunks, the error and the attributes of the decoder."""
     decoder = ChunkDecoder(**options)
     found: list[ChatCompletionChunk] = []
     errors: list[StreamError] = []
@@ -35,12 +45,12 @@ def outcome(pieces: Iterable[bytes], **options: Any) -> Outcome:
         except StreamError as error:
             errors.append(error)
     assert all(error is errors[0] for error in errors)
-    told, events = (str(errors[0]), errors[0].events) if errors else ("", 0)
-    return found, told, events, decoder.done, decoder.events, decoder.anomalies
+    reported, events = (str(errors[0]), errors[0].events) if errors else ("", 0)
+    return found, reported, events, decoder.done, decoder.events, decoder.anomalies
 
 
-def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
-    """The same by slices; count the batches among them as well."""
+def decode_in_slices(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
+    """Do the same by `push` and `decode_slice`; also return the number of batches."""
     decoder = ChunkDecoder(**options)
     found: list[ChatCompletionChunk] = []
     errors: list[StreamError] = []
@@ -59,38 +69,38 @@ def pulled(pieces: Iterable[bytes], **options: Any) -> tuple[Outcome, int]:
         found += decoder.close()
     except StreamError as error:
         errors.append(error)
-    told, events = (str(errors[0]), errors[0].events) if errors else ("", 0)
-    return (found, told, events, decoder.done, decoder.events, decoder.anomalies), batches
+    reported, events = (str(errors[0]), errors[0].events) if errors else ("", 0)
+    return (found, reported, events, decoder.done, decoder.events, decoder.anomalies), batches
 
 
-def by_itself(wire: bytes) -> list[bytes]:
-    """Cut a stream into its events, with a comment before each, and before data: they take the tolerant path."""
+def tolerant_events(wire: bytes) -> list[bytes]:
+    """Cut a stream into its events, with a comment before each event and its data, so that they take the tolerant path."""
     *events, rest = wire.replace(b"\ndata: ", b"\n: tolerant\ndata: ").split(b"\n\n")
     first, *others = [*(block + b"\n\n" for block in events), rest]
     comment = b"" if first.startswith(b"\xef") else b": tolerant\n"  # nothing comes before a byte order mark
     return [comment + first, *(b": tolerant\n" + other for other in others)]
 
 
-def same(wire: bytes, cuts: Iterable[int] = (), **options: Any) -> int:
-    """Check a stream, whole and cut, against its events by themselves; return how many batches there were."""
-    expected = outcome(by_itself(wire), **options)
-    assert expected == outcome([wire], **options)
-    assert expected == outcome(one_by_one(wire), **options)
+def expect_same_chunks(wire: bytes, cuts: Iterable[int] = (), **options: Any) -> int:
+    """Expect a stream, whole and cut, to decode to the same chunks as its single events; return the number of batches."""
+    expected = decode_whole(tolerant_events(wire), **options)
+    assert expected == decode_whole([wire], **options)
+    assert expected == decode_whole(one_by_one(wire), **options)
     at = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
     pieces = [wire[a:b] for a, b in pairwise(at)]
-    assert expected == outcome(pieces, **options)
-    cut, batches = pulled(pieces, **options)
+    assert expected == decode_whole(pieces, **options)
+    cut, batches = decode_in_slices(pieces, **options)
     assert expected == cut
     # Whole events a read, two at a time, so that batches are short and many.
     ends = wire.split(b"\n\n")
     pairs = [b"\n\n".join(ends[n : n + 2]) + b"\n\n" * (n + 2 < len(ends)) for n in range(0, len(ends), 2)]
     assert wire == b"".join(pairs)
-    paired, more = pulled(pairs, **options)
+    paired, more = decode_in_slices(pairs, **options)
     assert expected == paired
     return batches + more
 
 
-# What is put where the text is, as bytes between the quotes of a JSON string, or in place of it.
+# Texts of events: bytes between the quotation marks of a JSON string, some of which are not valid there.
 TEXTS = [
     b"a", b"b", b"", b" ", b"hello world", "é".encode(), "😀".encode(), b"\\u00e9", b"\\n", b'\\"', b"\\\\", b"\\ud83d",
     b"\\ude00", b"\\ud83d\\ude00", b"\x00", b"\x1f", b"\x7f", b"\t", b"\r", b"\n", b"\xff", b"\xc3", b"\xa9",
@@ -99,7 +109,7 @@ TEXTS = [
     b'a"},"finish_reason":null}]}\n\ndata: {"choices":[{"index":0,"delta":{"content":"b', b"data: ", b"\ndata: ", b"\n\n",
     b"\n\ndata: ", b"\n\ndata: [DONE]\n\n", b"\\u0022", b"\\", b"x" * 300,
 ]  # fmt: skip
-# Around the text; most streams have the same around all.
+# Forms of events: the bytes before and after the text. Most streams have one form.
 FORMS = [
     (b'{"id":"i","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"', b'"},"finish_reason":null}]}'),
     (b'{"choices":[{"index":0,"delta":{"content":"', b'"}}]}'),
@@ -136,7 +146,7 @@ FORMS = [
     (b'{"choices":[{"delta":{"content":"","tool_calls":[{"function":{"arguments":"', b'"}}]},"index":2}]}'),
     (b'{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"x","function":{"name":"f","arguments":"', b'"}}]}}]}'),
 ]  # fmt: skip
-# What else may stand in a stream.
+# Other bytes that a stream may contain.
 OTHERS = [
     DONE, b"data: [DONE]", b"data:[DONE]\n\n", b": c\n\n", b": c\n", b"\n", b"data: null\n\n", b"data:\n\n", b"data: \n\n",
     b"event: error\n", b"event: x\n", b"id: 1\n", raw('{"error":"x"}'), raw("[1]"), raw("{"), b"data: {\n", b"data: }\n\n",
@@ -144,23 +154,23 @@ OTHERS = [
 ]  # fmt: skip
 
 
-def written(form: tuple[bytes, bytes], content: bytes, ending: int = 0) -> bytes:
-    """Write an event; one in some is written in another way."""
+def write_event(form: tuple[bytes, bytes], content: bytes, ending: int = 0) -> bytes:
+    """Write an event; ``ending`` chooses its line ends and whether a space follows the colon."""
     head, end = {1: (b"data:", b"\n\n"), 2: (b"data: ", b"\r\n\r\n"), 3: (b"data: ", b"\r\r")}.get(
         ending, (b"data: ", b"\n\n")
     )
     return head + content.join(form) + end
 
 
-def any_stream(dice: random.Random) -> tuple[bytes, list[int], dict[str, Any]]:
-    """Make a stream that has batches and everything else in it, places to cut it, and options."""
-    # One form, or that of several choices that take turns.
+def random_stream(dice: random.Random) -> tuple[bytes, list[int], dict[str, Any]]:
+    """Make a random stream with batches and other events, places to cut it, and options of a decoder."""
+    # A stream has one form, or the forms of several choices that take turns.
     usual = [[dice.choice(FORMS)], FORMS[:1], FORMS[1:4]][dice.randrange(3)]
     odd = dice.choice([0.02, 0.2, 0.5])
     wire = b"".join(
         dice.choice(OTHERS)
         if dice.random() < odd / 2
-        else written(
+        else write_event(
             dice.choice(FORMS) if dice.random() < odd else dice.choice(usual),
             dice.choice(TEXTS) if dice.random() < odd else dice.choice(TEXTS[:7]),
             dice.randrange(4) if dice.random() < odd / 4 else 0,
@@ -180,8 +190,8 @@ def any_stream(dice: random.Random) -> tuple[bytes, list[int], dict[str, Any]]:
     return wire, [dice.randrange(len(wire) + 1) for _ in range(dice.randrange(4))], options
 
 
-def a_batch(*texts: str, name: str = "content", index: int = 0, **more: Any) -> TextBatch:
-    """Decode a batch of these texts."""
+def make_batch(*texts: str, name: str = "content", index: int = 0, **more: Any) -> TextBatch:
+    """Decode events with these texts to a batch."""
     first, *others = (event(delta(index, **more, **{name: content})) for content in ("a", *texts))
     decoder = ChunkDecoder()
     decoder.feed(first)

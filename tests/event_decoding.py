@@ -1,11 +1,11 @@
-"""How the tests of the event decoder feed it, and the pieces they make streams of."""
+"""Helpers for tests of the event decoder, and pieces of streams."""
 
 from __future__ import annotations
 
 from gradient_async.errors import StreamLimitError
 from gradient_async.sse import Event, EventDecoder
 
-__all__ = ["FRAGMENTS", "held_bytes", "run"]
+__all__ = ["FRAGMENTS", "decode_events", "held_bytes"]
 
 FRAGMENTS = [
     b"data", b"data:", b"data: ", b"event", b"event: ", b"id", b"id:", b"retry: 5", b"re", b":", b" ", b"\n", b"\n\n",
@@ -13,8 +13,8 @@ FRAGMENTS = [
 ]  # fmt: skip
 
 
-def run(decoder: EventDecoder, pieces: list[bytes]) -> tuple[list[Event], str | None]:
-    """Feed and close; return the events, and the words of the error if one ended them."""
+def decode_events(decoder: EventDecoder, pieces: list[bytes]) -> tuple[list[Event], str | None]:
+    """Feed and close a decoder; return the events, and the message of the error or None."""
     events: list[Event] = []
     try:
         for piece in pieces:

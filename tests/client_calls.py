@@ -1,4 +1,4 @@
-"""The call that most tests make, and the shortest ways to make it."""
+"""The call that most tests make, and short functions that make it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES}
 Start = Callable[..., Awaitable[tuple[Server, AsyncGradient]]]
 
 
-async def ask(client: AsyncGradient, **params: Any) -> ChatCompletion:
+async def create_completion(client: AsyncGradient, **params: Any) -> ChatCompletion:
     """Await a completion."""
     return cast("ChatCompletion", await client.chat.completions.create(**(CALL | params)))
 
 
-async def streamed(client: AsyncGradient, **params: Any) -> ChatCompletionStream:
+async def open_stream(client: AsyncGradient, **params: Any) -> ChatCompletionStream:
     """Open a stream."""
     stream: ChatCompletionStream = await client.chat.completions.create(stream=True, **(CALL | params))
     return stream

@@ -9,36 +9,36 @@ import time
 
 import pytest
 import uvloop
-from shell_calls import Start, ask, streamed
-from walks import (
-    HOWS,
+from cancellation import (
+    CANCEL_MOMENTS,
+    CASES,
     LATE_END,
     PIECES,
     STREAM,
-    WALKS,
-    How,
-    Walk,
-    Work,
+    CancelledAwait,
+    CancelMoment,
+    ClientWork,
     all_chunks,
-    drive,
-    settled,
+    cancel_at_each_await,
+    expect_settled,
+    expect_usable,
+    run_cancelled,
     to_completion,
-    walk_through,
-    works_on,
 )
+from client_calls import Start, create_completion, open_stream
 
 from gradient_async import GradientError
 from gradient_async.testing import HOLD, Handler, reply_sse, reply_writes
 
 
 @pytest.mark.parametrize("warm", [False, True], ids=["new connection", "pooled connection"])
-@pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize(("work", "script", "posts"), WALKS)
+@pytest.mark.parametrize("how", CANCEL_MOMENTS)
+@pytest.mark.parametrize(("work", "script", "posts"), CASES)
 async def test_cancelled_at_every_await(
-    work: Work, script: list[Handler], posts: int, how: How, *, warm: bool
+    work: ClientWork, script: list[Handler], posts: int, how: CancelMoment, *, warm: bool
 ) -> None:
     """The cancellation comes out as it went in, and frees everything by counting references alone."""
-    assert await walk_through(work, script, posts, how=how, warm=warm) > 0
+    assert await cancel_at_each_await(work, script, posts, how=how, warm=warm) > 0
 
 
 async def test_cancelled_twice(start: Start) -> None:
@@ -53,8 +53,8 @@ async def test_cancelled_twice(start: Start) -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            await settled(server, client)
-        await works_on(server, client)
+            await expect_settled(server, client)
+        await expect_usable(server, client)
 
 
 async def test_a_storm_of_cancellations_leaves_the_pool_whole(start: Start) -> None:
@@ -67,15 +67,15 @@ async def test_a_storm_of_cancellations_leaves_the_pool_whole(start: Start) -> N
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert {asyncio.CancelledError} == {type(result) for result in results}
-    await settled(server, client)
+    await expect_settled(server, client)
     server._service.script.clear()
     began = time.monotonic()
-    assert len(await asyncio.gather(*(ask(client) for _ in range(10)))) == 10
+    assert len(await asyncio.gather(*(create_completion(client) for _ in range(10)))) == 10
     assert time.monotonic() - began < 0.5
 
 
-@pytest.mark.parametrize("work", [ask, all_chunks, to_completion])
-async def test_a_timeout_around_it_is_a_timeout(start: Start, work: Work) -> None:
+@pytest.mark.parametrize("work", [create_completion, all_chunks, to_completion])
+async def test_a_timeout_around_it_is_a_timeout(start: Start, work: ClientWork) -> None:
     for steps in ([HOLD], [*reply_sse(PIECES[0]).steps[:2], HOLD]):
         server, client = await start(reply_writes(steps), max_retries=2)
         with pytest.raises(TimeoutError) as caught:
@@ -107,7 +107,7 @@ async def test_a_cancelled_stream_dies_with_its_last_reference(start: Start) -> 
     server, client = await start(reply_writes([*reply_sse(PIECES[0]).steps[:2], HOLD]))
 
     async def read() -> None:
-        stream = await streamed(client)
+        stream = await open_stream(client)
         async for _ in stream:
             pass
 
@@ -126,33 +126,35 @@ async def test_a_cancelled_stream_dies_with_its_last_reference(start: Start) -> 
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are not eager before 3.12")
-@pytest.mark.parametrize(("work", "script", "posts"), WALKS)
-def test_eager_tasks(work: Work, script: list[Handler], posts: int) -> None:
+@pytest.mark.parametrize(("work", "script", "posts"), CASES)
+def test_eager_tasks(work: ClientWork, script: list[Handler], posts: int) -> None:
     """Tasks that run up to their first await as they are made."""
 
     async def main() -> None:
         if sys.version_info >= (3, 12):
             asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
-        assert await walk_through(work, script, posts) > 0
+        assert await cancel_at_each_await(work, script, posts) > 0
 
     asyncio.run(main())
 
 
-@pytest.mark.parametrize(("work", "script", "posts"), WALKS)
-@pytest.mark.parametrize("how", HOWS[:2])
-def test_cancelled_at_every_await_of_uvloop(work: Work, script: list[Handler], posts: int, how: How) -> None:
+@pytest.mark.parametrize(("work", "script", "posts"), CASES)
+@pytest.mark.parametrize("how", CANCEL_MOMENTS[:2])
+def test_cancelled_at_every_await_of_uvloop(
+    work: ClientWork, script: list[Handler], posts: int, how: CancelMoment
+) -> None:
     async def main() -> None:
-        assert await walk_through(work, script, posts, how=how) > 0
+        assert await cancel_at_each_await(work, script, posts, how=how) > 0
 
     uvloop.run(main())
 
 
 async def test_closing_the_client_may_be_cancelled(start: Start) -> None:
     server, client = await start(reply_writes([*reply_sse(PIECES[0]).steps[:2], HOLD]))
-    stream = await streamed(client)
+    stream = await open_stream(client)
     for stop in range(1, 5):
-        closing = Walk(client.close(), stop)
-        (_,) = await asyncio.gather(asyncio.create_task(drive(closing)), return_exceptions=True)
+        closing = CancelledAwait(client.close(), stop)
+        (_,) = await asyncio.gather(asyncio.create_task(run_cancelled(closing)), return_exceptions=True)
     await server.wait_closed_connections(timeout=0.1)
     assert not stream.completed
     await stream.aclose()

@@ -1,4 +1,4 @@
-"""What is cancelled, at which await, and how to see that nothing of it is left."""
+"""Cancels work at each of its awaits in turn, and checks that nothing of the work is left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import aiohttp
 import pytest
-from shell_calls import CALL, ask, streamed
+from client_calls import CALL, create_completion, open_stream
 
 from gradient_async import AsyncGradient, ChatCompletionStream, GradientError, Retry
 from gradient_async.session.body import Body
@@ -34,30 +34,30 @@ from gradient_async.testing import completion as whole
 
 __all__ = [
     "ANSWER",
-    "HOWS",
+    "CANCEL_MOMENTS",
+    "CASES",
     "LATE_END",
     "PIECES",
     "STREAM",
     "TEXT",
-    "WALKS",
-    "How",
-    "Walk",
-    "Work",
+    "CancelMoment",
+    "CancelledAwait",
+    "ClientWork",
     "all_choices",
     "all_chunks",
-    "drive",
-    "left_alive",
-    "settled",
-    "timers",
+    "cancel_at_each_await",
+    "expect_settled",
+    "expect_usable",
+    "leaked_objects",
+    "pending_timers",
+    "run_cancelled",
     "to_completion",
-    "walk_through",
     "without_collector",
-    "works_on",
 ]
 
-Work: TypeAlias = Callable[[AsyncGradient], Awaitable[Any]]
-How: TypeAlias = Literal["as it waits", "as it wakes", "again and again"]
-HOWS: list[How] = ["as it waits", "as it wakes", "again and again"]
+ClientWork: TypeAlias = Callable[[AsyncGradient], Awaitable[Any]]
+CancelMoment: TypeAlias = Literal["as it waits", "as it wakes", "again and again"]
+CANCEL_MOMENTS: list[CancelMoment] = ["as it waits", "as it wakes", "again and again"]
 
 TEXT = "t0 t1 t2 "
 PIECES = [*(chunk(f"t{number} ") for number in range(3)), chunk(finish_reason="stop")]
@@ -71,23 +71,23 @@ REFUSAL: Handler = reply_writes(
 LATE_END: Handler = reply_writes([*reply_sse(*PIECES).steps[:-1], 0.01, http_chunk(b"")])
 
 
-class Walk:
+class CancelledAwait:
     """Runs a coroutine and cancels its task at its n-th suspension.
 
     Args:
         work: The coroutine.
-        stop: At which suspension.
-        how: While it waits; or just as what it waits for has come, so that it is told to stop in place of
-            what came; or while it waits, and at every suspension after that too.
+        stop: Number of the suspension, from 1.
+        how: When the task is cancelled: while it waits; or just when the awaited future is done, so that the
+            cancellation replaces the result; or while it waits, and at every later suspension as well.
 
     Attributes:
-        steps: How often it has been suspended.
+        steps: Number of suspensions so far.
     """
 
-    def __init__(self, work: Coroutine[Any, Any, Any], stop: int, how: How = "as it waits") -> None:
+    def __init__(self, work: Coroutine[Any, Any, Any], stop: int, how: CancelMoment = "as it waits") -> None:
         self._work = work
         self._stop = stop
-        self._how: How = how
+        self._how: CancelMoment = how
         self.steps = 0
 
     def __await__(self) -> Generator[Any, Any, Any]:
@@ -113,14 +113,14 @@ class Walk:
     def _cancel(self, waited: asyncio.Future[Any] | None) -> None:
         task: Any = asyncio.current_task()
         if waited is not None and self._how == "as it wakes":
-            # Called before what wakes the task, which asks for that after this.
+            # This callback runs before the callback that wakes the task, which is added later.
             waited.add_done_callback(lambda _: task.cancel("stop"))
         else:
             task.cancel("stop")
 
 
-async def drive(walk: Walk) -> Any:
-    """Await a walk, as the coroutine of a task."""
+async def run_cancelled(walk: CancelledAwait) -> Any:
+    """Await cancelled work, as the coroutine of a task."""
     return await walk
 
 
@@ -130,8 +130,8 @@ async def all_chunks(client: AsyncGradient) -> None:
             pass
 
 
-async def _abandoned(client: AsyncGradient) -> None:
-    stream = await streamed(client)
+async def _dropped(client: AsyncGradient) -> None:
+    stream = await open_stream(client)
     async for _ in stream:
         pass
 
@@ -179,7 +179,7 @@ async def _bytes(client: AsyncGradient) -> None:
 
 async def _refused(client: AsyncGradient) -> None:
     try:
-        await ask(client)
+        await create_completion(client)
     except GradientError:
         return
 
@@ -198,15 +198,15 @@ async def _queued(client: AsyncGradient) -> None:
     async with client.chat.completions.stream(**CALL) as stream:
         leaving = asyncio.create_task(leave(stream))
         try:
-            await ask(client)
+            await create_completion(client)
         finally:
             leaving.cancel()
 
 
-WALKS: list[Any] = [
-    pytest.param(ask, [ANSWER], 1, id="await"),
+CASES: list[Any] = [
+    pytest.param(create_completion, [ANSWER], 1, id="await"),
     pytest.param(all_chunks, [STREAM], 1, id="chunks"),
-    pytest.param(_abandoned, [STREAM], 1, id="chunks, abandoned"),
+    pytest.param(_dropped, [STREAM], 1, id="chunks, abandoned"),
     pytest.param(to_completion, [STREAM], 1, id="completion"),
     pytest.param(to_completion, [LATE_END], 1, id="drain"),
     pytest.param(to_completion, [ANSWER], 1, id="a whole reply in place of a stream"),
@@ -215,7 +215,7 @@ WALKS: list[Any] = [
     pytest.param(all_choices, [STREAM], 1, id="choices"),
     pytest.param(_bytes, [ANSWER], 1, id="bytes"),
     pytest.param(_refused, [REFUSAL], 1, id="the body of an error"),
-    pytest.param(ask, [BUSY, ANSWER], 2, id="retry"),
+    pytest.param(create_completion, [BUSY, ANSWER], 2, id="retry"),
     pytest.param(_models, [], 1, id="models"),
     pytest.param(_queued, [STREAM, ANSWER], 2, id="queue"),
 ]
@@ -223,7 +223,7 @@ WALKS: list[Any] = [
 
 @contextmanager
 def without_collector() -> Generator[None, None, None]:
-    """Free objects by counting alone: what is part of a cycle stays."""
+    """Turn the garbage collector off, so that objects in reference cycles stay alive and are found."""
     gc.collect()
     gc.disable()
     try:
@@ -232,16 +232,16 @@ def without_collector() -> Generator[None, None, None]:
         gc.enable()
 
 
-def left_alive() -> dict[str, int]:
-    """How many objects there are that hold a connection or a part of a reply."""
+def leaked_objects() -> dict[str, int]:
+    """Count the objects that hold a connection or a part of a reply."""
     kinds = (Body, Reply, StreamReader, ChatCompletionStream, aiohttp.ClientResponse)
     return dict(Counter(type(found).__name__ for found in gc.get_objects() if type(found) in kinds))
 
 
-def timers(server: Server) -> list[str]:
-    """Timers that are still to fire, of all but the server, the pool's sweeper, and timer with nobody to look at.
+def pending_timers(server: Server) -> list[str]:
+    """Return the timers that have not fired, except those of the server, of aiohttp's pool, and of an idle `DeadlineTimer`.
 
-    On asyncio's own loop; others don't show theirs.
+    Only asyncio's own event loop shows its timers.
     """
     found: list[str] = []
     scheduled: list[Any] = getattr(asyncio.get_running_loop(), "_scheduled", [])
@@ -259,8 +259,8 @@ def _idle(connector: Any) -> int:
     return sum(map(len, connector._conns.values()))
 
 
-async def settled(server: Server, client: AsyncGradient) -> None:
-    """See that the server soon has no more connections open than the client has in its pool."""
+async def expect_settled(server: Server, client: AsyncGradient) -> None:
+    """Expect the server to have, soon, no more connections open than the client has in its pool."""
     connector: Any = (await client._core.connections.manager.pool.session()).connector
     # The server is in this loop: fifty turns of it are enough, however slow the machine.
     for _ in range(50):
@@ -270,31 +270,36 @@ async def settled(server: Server, client: AsyncGradient) -> None:
     raise AssertionError(f"{server!r}, {_idle(connector)} idle, in use: {connector._acquired}")
 
 
-async def works_on(server: Server, client: AsyncGradient) -> None:
-    """Make one more call, whatever the script still had in store; over the idle connection, if there is one."""
+async def expect_usable(server: Server, client: AsyncGradient) -> None:
+    """Drop the rest of the script and make one more call, which must use the idle connection, if there is one."""
     idle = _idle((await client._core.connections.manager.pool.session()).connector)
     opened = server.connections
     server._service.script.clear()
     server.push(reply_json(whole("next")))
     async with asyncio.timeout(1):
-        assert (await ask(client)).choices[0].message.content == "next"
+        assert (await create_completion(client)).choices[0].message.content == "next"
     assert opened + (not idle) == server.connections
 
 
-async def walk_through(
-    work: Work, script: list[Handler], posts: int, *, how: How = "as it waits", warm: bool = False
+async def cancel_at_each_await(
+    work: ClientWork,
+    script: list[Handler],
+    posts: int,
+    *,
+    how: CancelMoment = "as it waits",
+    warm: bool = False,
 ) -> int:
-    """Cancel some work at each of its awaits in turn, until it ends by itself; look around after each.
+    """Cancel work at each of its awaits in turn, until it ends by itself; check after each that nothing is left.
 
     Args:
-        work: What is done.
-        script: What the server answers.
-        posts: Most requests that may come of it.
-        how: See `Walk`.
-        warm: Whether there is a connection in the pool before.
+        work: The work to cancel.
+        script: The replies of the server.
+        posts: Maximum number of requests that the work may send.
+        how: See `CancelledAwait`.
+        warm: Whether the pool has a connection before the work begins.
 
     Returns:
-        At how many awaits it was cancelled.
+        The number of awaits at which the work was cancelled.
     """
     stop, finished = 0, False
     with without_collector():
@@ -311,17 +316,19 @@ async def walk_through(
                 ) as client,
             ):
                 if warm:
-                    await ask(client)
+                    await create_completion(client)
                 server.push(*script)
                 asked = len(server.requests)
-                finished = await _walk_once(server, client, work, stop=stop, how=how)
+                finished = await _cancel_once(server, client, work, stop=stop, how=how)
                 assert len(server.requests) - asked <= posts
-                await works_on(server, client)
-        assert {} == left_alive()
+                await expect_usable(server, client)
+        assert {} == leaked_objects()
     return stop - 1
 
 
-async def _walk_once(server: Server, client: AsyncGradient, work: Work, *, stop: int, how: How) -> bool:
+async def _cancel_once(
+    server: Server, client: AsyncGradient, work: ClientWork, *, stop: int, how: CancelMoment
+) -> bool:
     tasks = asyncio.all_tasks() - set(server._service.tasks)
 
     async def run() -> None:
@@ -329,24 +336,24 @@ async def _walk_once(server: Server, client: AsyncGradient, work: Work, *, stop:
 
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        walk = Walk(run(), stop, how)
-        task = asyncio.create_task(drive(walk))
+        walk = CancelledAwait(run(), stop, how)
+        task = asyncio.create_task(run_cancelled(walk))
         await asyncio.wait([task])
-        told: Any = None
+        reported: Any = None
         try:
             await task
         except asyncio.CancelledError as error:
-            told = (error.args, error.__cause__)
+            reported = (error.args, error.__cause__)
         finished = walk.steps < stop
-        assert told == (None if finished else (("stop",), None))
+        assert reported == (None if finished else (("stop",), None))
         del task, walk
-        await settled(server, client)
+        await expect_settled(server, client)
         # Two turns, in which tasks that were cancelled along with it end.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-    # Who leaves a stream without closing it is told so; nobody else is.
+    # Only work that drops a stream without closing it gets a warning.
     messages = {str(warning.message).partition("> ")[2].partition(";")[0] for warning in warned}
-    assert messages <= ({"was dropped before its end"} if work is _abandoned else set())
+    assert messages <= ({"was dropped before its end"} if work is _dropped else set())
     assert tasks == asyncio.all_tasks() - set(server._service.tasks)
-    assert [] == timers(server)
+    assert [] == pending_timers(server)
     return finished

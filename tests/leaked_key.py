@@ -1,4 +1,4 @@
-"""A key to look for, and all the places of an error where it could show."""
+"""A key, and everything in an error that could show the key."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import pickle
 import traceback
 from pathlib import Path
 
-__all__ = ["KEY", "MIDDLE", "shown"]
+__all__ = ["KEY", "MIDDLE", "everything_shown"]
 
 KEY = "sk-secret-0123456789-abcdef-KEY"
 MIDDLE = KEY[6:-6]
 HERE = Path(__file__).parent
 
 
-def shown(error: BaseException) -> str:
-    """All that can be seen of an error; of its frames those that are not the tests' own."""
+def everything_shown(error: BaseException) -> str:
+    """Return everything that an error shows: text, attributes, pickle, and the frames that are not in the tests."""
     stack = traceback.TracebackException.from_exception(error, capture_locals=True)
     frames = [
         repr((frame.name, frame.locals)) for frame in stack.stack if HERE not in Path(frame.filename).parents

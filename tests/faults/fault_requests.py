@@ -1,4 +1,4 @@
-"""Both ways of asking, the ways of trying again, and streams that are begun but not ended."""
+"""Streamed and awaited requests, retry options, and streams that begin but do not end."""
 
 from __future__ import annotations
 
