@@ -94,7 +94,7 @@ def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
                 del value, headers  # a traceback may show the locals of this frame
                 raise ConfigurationError(f"header {name} has a line break or NUL in its value")
             if name.lower() in _SECRET_HEADERS:
-                value = HiddenHeader(value)  # noqa: PLW2901  # likewise
+                value = HiddenHeader(value)  # noqa: PLW2901  # no second local that holds a key
         checked[name] = value
     return checked
 

@@ -95,9 +95,8 @@ class EventDecoder:
         # short lines, and an object takes more memory than a short line.
         self._blocks: list[bytes] = []
         self._data: list[bytes] = []
-        self._data_size = (
-            -1
-        )  # length of all data lines joined by LF; -1 because the first line has no LF before it
+        # Length of all data lines joined by LF; -1 because the first line has no LF before it.
+        self._data_size = -1
         self._type = ""
 
     @property

@@ -52,7 +52,7 @@ def _tokens(count: int = _TOKENS, choice: int = 0, **more: Any) -> list[dict[str
 class Scenario:
     """What the server does to a request, and how the call has to end."""
 
-    reply: Reply  # to the first request of an id; later requests get a healthy reply
+    reply: Reply  # the reply to the first request of an id; later requests get a healthy reply
     # The call raises one of these errors. If there are none, it succeeds.
     errors: tuple[type[errors.GradientError], ...] = ()
     partial: int | None = None  # tokens in the error's partial completion

@@ -101,7 +101,7 @@ class Worker:
         self._client = client
         self._tally = tally
         self._dice = dice
-        self._number = number  # for the ids of requests
+        self._number = number  # part of the ids of this worker's requests
         self._count = 0
 
     async def run(self, until: float) -> None:

@@ -162,9 +162,8 @@ class ChoiceState:
                 call.arguments.append(arguments)
                 return len(arguments)
         touched: list[CallState] = []
-        self.touched = (
-            touched  # set before the loop: if a fragment is refused, the fragments before it have been added
-        )
+        # Set before the fragments are added: if a fragment is refused, the fragments before it have been added.
+        self.touched = touched
         return sum(self._add_call(entry, limit, touched) for entry in entries)
 
     def _add_call(self, entry: ToolCallDelta, limit: int, touched: list[CallState]) -> int:

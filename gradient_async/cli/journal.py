@@ -12,7 +12,7 @@ one line of the input (the request file). Its fields:
 - ``response``: null, or an object with ``status_code`` (200), ``request_id`` (or null), and the completion as ``body``.
 - ``error``: null, or an object with ``type`` (the name of the exception's class, or ``BadLine`` for an input line that
   is not a request) and ``message``; for an `APIError` also ``code``, ``status_code``, ``request_id``, ``retry_after``
-  and ``attempts``, each of which may be null; and ``partial``, the completion so far, where a stream broke.
+  and ``attempts``, each of which may be null; and ``partial``, the completion so far, if a stream broke off.
 
 Exactly one of ``response`` and ``error`` is null. The key of a result is its ``custom_id``. If ``custom_id`` is null or
 the error is a ``BadLine``, the key is ``line`` instead, because a line that is not a request may have the ``custom_id``

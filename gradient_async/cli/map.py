@@ -47,10 +47,10 @@ _MAX_SECONDS = 100  # times below are shown in seconds
 class RequestLine(msgspec.Struct, frozen=True):
     """A line of the input that is not empty: a request, or a line with a problem."""
 
-    number: int  # from 1; empty lines count
+    number: int  # number of the line, from 1; empty lines count
     custom_id: str | None  # the name that the line gives to its request
     digest: str  # shows whether the line has changed since its result was written
-    params: dict[str, Any]  # for `map`; empty if there is a problem
+    params: dict[str, Any]  # arguments for `map`; empty if there is a problem
     problem: str = ""  # why the line is not a request, and what to do
 
     @property
@@ -104,7 +104,7 @@ def _parse(text: bytes) -> tuple[str | None, dict[str, Any], str]:
 
 
 def _shown(value: Any) -> str:
-    """Return a value from the input as text for a message, cut where it is long."""
+    """Return a value from the input as text for a message; a long text is cut."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
@@ -132,7 +132,7 @@ class Counts:
         self.invalid = 0  # lines that are not requests
         self.skipped = 0  # lines whose results were in the file already
         self.changed = 0  # skipped lines that have changed since their results were written
-        self.tokens = 0  # of prompts and completions
+        self.tokens = 0  # tokens of prompts and completions
         self._clock = clock
         self._start = clock()
 

@@ -1,7 +1,7 @@
 """Encodes the JSON of requests; decodes streams to chunks, and bodies of replies to completions and errors.
 
-Pure: no clock, no I/O. Data in the usual shape is decoded by a fast path of a few C calls, all other data by a tolerant
-path behind it.
+Pure: no clock, no I/O. A fast path of a few C calls decodes data in the usual shape. Data that the fast path refuses is
+decoded by a tolerant path.
 """
 
 from .chunks import ChunkDecoder

@@ -122,7 +122,9 @@ class Template:
     ) -> None:
         self._before = _HEAD + before
         self._after = after + _END
-        self._joint = self._after + self._before  # from the text of one event to the first gap of the next
+        self._joint = (
+            self._after + self._before
+        )  # bytes from the text of one event to the first gap of the next
         self._between = between
         self._field: TextField = field
         self._choice = choice

@@ -107,9 +107,8 @@ class Branch:
             GradientError: If the request failed.
         """
         lease = await self._rate_limiter.acquire(self._params)
-        error: BaseException | None = (
-            asyncio.CancelledError()
-        )  # stays if neither success nor an Exception replaces it
+        # A cancellation, unless the request ends with success or with an Exception.
+        error: BaseException | None = asyncio.CancelledError()
         try:
             if hedge_after is None:
                 await self._attempt(lease)

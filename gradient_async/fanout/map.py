@@ -258,9 +258,8 @@ class MapWorkers:
         lease = await self._rate_limiter.acquire(params)
         task = asyncio.current_task()
         self._leases[task] = lease
-        error: BaseException | None = (
-            asyncio.CancelledError()
-        )  # stays unless success or another error replaces it
+        # A cancellation, unless the request ends with success or with another error.
+        error: BaseException | None = asyncio.CancelledError()
         usage: CompletionUsage | None = None
         try:
             completion = await self._perform(params, lease)

@@ -271,7 +271,7 @@ class Schedule:
         self._sent = 0
         self._tokens_sent = 0.0
         self.in_flight = 0
-        self._mean_tokens = 0.0  # of a request with its reply; 0 before the first reply
+        self._mean_tokens = 0.0  # mean tokens of a request and its reply; 0 before the first reply
         self._mean_completion = float(_EXPECTED_COMPLETION)
 
     @property

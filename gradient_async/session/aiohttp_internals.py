@@ -1,4 +1,4 @@
-"""All use of what aiohttp does not document, behind one switch.
+"""All uses of names that aiohttp does not document, behind one switch.
 
 `enabled` is the switch. It is on for the versions of aiohttp that this file was tested with, if they use their parser in
 C, and off for any other. With the switch off, calls are slower, and nothing else changes. A caller's own session never
@@ -70,7 +70,7 @@ class Handler(ResponseHandler):
         self._reading_paused = True
         self._pause_transport_reading()
 
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  # as aiohttp has it
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  # aiohttp's signature
         """Continue to read, if reading was paused."""
         if self._reading_paused:
             super().resume_reading(resume_parser)

@@ -85,9 +85,8 @@ class Attempt:
             call, self._deadline, DeadlineTimer.of(loop) if ours is None else ours.timer
         )
         if self._foreign and aiohttp_internals.loop_of(session) not in {None, loop}:
-            return (
-                self._unusable()
-            )  # such a session works only by chance, while its own loop runs in another thread
+            # Such a session works only by chance, while its own loop runs in another thread.
+            return self._unusable()
         progress.wants_new_connection = new_connection
         failure: BaseException
         scope = progress.scope = asyncio.Timeout(None)
@@ -207,7 +206,7 @@ async def _read_error(body: Body, limits: Limits) -> bytes:
     except (APIError, Expired):
         pass
     finally:
-        body.close()  # even if this task is cancelled
+        body.close()  # in `finally`, because this task may be cancelled
     return bytes(content[: limits.error_body_bytes])
 
 

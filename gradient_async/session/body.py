@@ -219,7 +219,7 @@ class Body:
 
     def _salvage(self, failure: BaseException) -> bytes:
         """Take the bytes that arrived before the failure, which aiohttp would raise before it returns these bytes."""
-        content: Any = self._content  # by aiohttp's types, an exception cannot be removed
+        content: Any = self._content  # aiohttp's type for `set_exception` does not allow None
         content.set_exception(None)
         data: bytes = content.read_nowait()
         content.set_exception(failure)
@@ -259,9 +259,8 @@ class Body:
         if limit != self.limit:
             self.limit = limit
             if limit is not None and self._timer is not None:
-                self._timer.join(
-                    self, self._loop.time() + limit
-                )  # this may be sooner than the timer would fire
+                # The new limit may run out before the timer would fire.
+                self._timer.join(self, self._loop.time() + limit)
 
     def _register(self) -> None:
         """Let the timer check this body when a limit may have run out, and at least once a second."""
@@ -407,9 +406,8 @@ class _GzipBody(Body):
             if self.overdue:
                 raise Expired
             if gunzip.pending:
-                await asyncio.sleep(
-                    0
-                )  # one read may decompress to thousands of pieces; other tasks run in between
+                # One read may decompress to thousands of pieces. Other tasks run in between.
+                await asyncio.sleep(0)
                 try:
                     data = gunzip.pull()
                 except StreamError as error:

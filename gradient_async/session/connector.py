@@ -191,9 +191,8 @@ class Connection(asyncio.Protocol):
         self._handler.connection_lost(exc)
         if content is not None and not content.is_eof():
             self._fail()  # aiohttp would leave the reader of a malformed body waiting
-        self._take = (
-            self._handler.data_received
-        )  # one of this object's own methods would be a reference cycle
+        # A method of this object would form a reference cycle, which would keep the connection alive.
+        self._take = self._handler.data_received
         self.notify()
 
     def _fail(self) -> None:

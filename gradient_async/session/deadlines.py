@@ -76,9 +76,7 @@ class DeadlineTimer:
             timed = reference()
             again = None if timed is None else timed.check(now)
             if again is None:
-                self._timed.pop(
-                    key, None
-                )  # the key may be gone: the check of another object may remove this one
+                self._timed.pop(key, None)  # the check of another object may have removed the key
             else:
                 earliest = min(earliest, again)
         if self._timed:

@@ -156,10 +156,11 @@ async def _keep(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
 
 
 def _close_elsewhere(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> None:
-    """Close a session in the loop that it belongs to."""
-    loop.create_task(
-        session.close()
-    )  # the loop refers to the task until its first step, which closes the sockets
+    """Close a session in the loop that it belongs to.
+
+    The loop refers to the task until the task's first step, which closes the sockets.
+    """
+    loop.create_task(session.close())
 
 
 def _open_session(*, max_connections: int, trust_env: bool, limits: Limits) -> aiohttp.ClientSession:

@@ -202,7 +202,7 @@ class Reply:
                 "raise Limits(body_bytes=...) if that is intended"
             )
         finally:
-            self.body.close()  # even if this task is cancelled
+            self.body.close()  # in `finally`, because this task may be cancelled
         # If the body is too large, the error shows only its beginning.
         too_long = limits.body_bytes is not None and size > limits.body_bytes
         self.describe(failure, b"".join(pieces[:1])[:_HEAD] if too_long else b"".join(pieces))

@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         """Make one socket write and wait until the kernel has taken every byte.
 
         Nagle's algorithm is off, so the bytes leave at once. Two writes may still reach a slow peer as one read;
-        sleep between them where the difference matters.
+        sleep between them if the difference matters.
 
         Args:
             data: Bytes to send unchanged; no framing is added.
