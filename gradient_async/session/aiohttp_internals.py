@@ -161,12 +161,12 @@ class Connector(connector.Connector):
         body = call.body
         if not self.direct or body is None or len(body) > _MAX_BODY or self._closed or _replaced():
             return None
-        # Nearly always the call has the same template as one before it, and the look-up by value is spared.
+        # Nearly always the call has the same template as an earlier call, which saves the look-up by value.
         reference: weakref.ref[RequestHead] | None = call.prepared.get("head")
         head = None if reference is None else reference()
         if head is None or head.loop is not self._loop:
             head = self._head_like(session, call)
-            call.prepared["head"] = weakref.ref(head)  # strongly, a client would keep loops that have ended
+            call.prepared["head"] = weakref.ref(head)  # a strong reference would keep ended loops alive
         return head if head.usual else None
 
     def _head_like(self, session: aiohttp.ClientSession, call: Call) -> RequestHead:

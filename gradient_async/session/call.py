@@ -44,7 +44,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         params: Parameters of the request, for hooks.
         hooks: Hooks that observe the call.
         lease: The call's lease from a rate limiter, asked before each further attempt; or None.
-        prepared: What the session made of URL, headers and key. `msgspec.structs.replace` keeps the dict, so all
+        prepared: Objects that the session made from URL, headers and key. `msgspec.structs.replace` keeps the dict, so all
             calls of one `RequestTemplate` share it.
     """
 

@@ -143,7 +143,8 @@ class SessionManager:
             )
             if wait is None or (deadline is not None and loop.time() + wait >= deadline):
                 raise outcome
-            bucket = self._buckets.setdefault(origin, TokenBucket())  # a bucket that nobody took from is full
+            # A bucket is full until a first retry takes tokens, so no bucket is needed before.
+            bucket = self._buckets.setdefault(origin, TokenBucket())
             price = bucket.take(outcome)
             if not price:
                 outcome.message += f"; not tried again: too many calls to {origin} are failing"
