@@ -306,7 +306,7 @@ class OverloadedError(InternalServerError):
 
 
 class GatewayTimeoutError(InternalServerError):
-    """504: a gateway stopped waiting; the model may still have done the work."""
+    """504, and 520 and 524 of a CDN: a gateway got no answer; the model may have done the work nevertheless."""
 
 
 class UnexpectedRedirectError(APIStatusError):
@@ -326,6 +326,8 @@ _BY_STATUS: dict[int, type[APIStatusError]] = {
     429: RateLimitError,
     503: OverloadedError,
     504: GatewayTimeoutError,
+    520: GatewayTimeoutError,
+    524: GatewayTimeoutError,
     529: OverloadedError,
 }
 _BY_HUNDREDS: dict[int, type[APIStatusError]] = {3: UnexpectedRedirectError, 5: InternalServerError}

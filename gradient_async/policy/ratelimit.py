@@ -5,20 +5,27 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from ..types import RateLimit, RateLimits
 
-_KINDS = {
-    "requests": "requests",
-    "tokens_per_minute": "tokens-per-minute",
-    "tokens_per_day": "tokens-per-day",
+# The headers of each limit, "{}" for limit, remaining and reset. The first pattern that a reply has a header of counts.
+# DigitalOcean's own come first; "-tokens" and "x-ratelimit-{}" alone pass through from other providers.
+_HEADERS = {
+    "requests": ("x-ratelimit-{}-requests", "ratelimit-{}", "x-ratelimit-{}"),
+    "tokens_per_minute": ("x-ratelimit-{}-tokens-per-minute", "x-ratelimit-{}-tokens"),
+    "tokens_per_day": ("x-ratelimit-{}-tokens-per-day",),
 }
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+")
-_PIECE = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+# A number and a unit, which may be written out: 17ms, 5min, 2 seconds.
+_PIECE = r"([0-9]+(?:\.[0-9]+)?) *(ns|[uµm]s|[smhd])(?:ec(?:ond)?|in(?:ute)?|our|ay)?s? *"
+_DURATION = re.compile(f"(?:{_PIECE})+")
+_PIECES = re.compile(_PIECE)
 # A reset from this number on is a Unix time in seconds; a smaller one is a number of seconds from now.
 _OLDEST_EPOCH = 1_000_000_000
+# Seconds. A reset that is further off was not meant so: it is a time in milliseconds, or the clock of a server is wrong.
+_MAX_DISTANCE = 86400.0
 _MIN_WAIT = 1.0  # seconds
 _TOO_MANY_REQUESTS = 429
 
@@ -38,20 +45,20 @@ def rate_limits(headers: Mapping[str, str], now: float) -> RateLimits | None:
         return None
     found = {
         name: limit
-        for name, kind in _KINDS.items()
-        if (limit := _limit(headers, "x-ratelimit-{}-" + kind, now)) is not None
+        for name, patterns in _HEADERS.items()
+        if (limit := _limit(headers, patterns, now)) is not None
     }
-    platform = _limit(headers, "ratelimit-{}", now)
-    if platform is not None:
-        found.setdefault("requests", platform)
     return RateLimits(**found) if found else None
 
 
-def _limit(headers: Mapping[str, str], pattern: str, now: float) -> RateLimit | None:
-    limit, remaining, reset = (headers.get(pattern.format(part)) for part in ("limit", "remaining", "reset"))
-    if limit is None and remaining is None and reset is None:
-        return None
-    return RateLimit(limit=_count(limit), remaining=_count(remaining), reset=_reset(reset, now))
+def _limit(headers: Mapping[str, str], patterns: tuple[str, ...], now: float) -> RateLimit | None:
+    for pattern in patterns:
+        limit, remaining, reset = (
+            headers.get(pattern.format(part)) for part in ("limit", "remaining", "reset")
+        )
+        if limit is not None or remaining is not None or reset is not None:
+            return RateLimit(limit=_count(limit), remaining=_count(remaining), reset=_reset(reset, now))
+    return None
 
 
 def _count(text: str | None) -> int | None:
@@ -70,25 +77,34 @@ def _number(text: str | None) -> float | None:
 
 
 def _reset(text: str | None, now: float) -> float | None:
+    """Return a reset as Unix time; 0 as it is, and None if the header states no time that can be meant."""
+    if text is None:
+        return None
     number = _number(text)
-    if number is not None:
-        return number if number == 0 or number >= _OLDEST_EPOCH else now + number
-    seconds = parse_duration(text or "")
-    return None if seconds is None else now + seconds
+    if number is None:
+        number = parse_duration(text)
+    if number is None:
+        number = _timestamp(text)
+    if not number:
+        return number
+    then = number if number >= _OLDEST_EPOCH else now + number
+    return then if abs(then - now) <= _MAX_DISTANCE else None
 
 
 def parse_duration(text: str) -> float | None:
     """Read a duration such as ``17ms`` or ``1m30s``; return seconds, or None if the text is not a duration."""
-    if not _DURATION.fullmatch(text.strip()):
+    text = text.strip().lower()
+    if not _DURATION.fullmatch(text):
         return None
-    return sum(float(number) * _UNITS[unit] for number, unit in _PIECE.findall(text))
+    return sum(float(number) * _UNITS[unit] for number, unit in _PIECES.findall(text))
 
 
 def retry_after(headers: Mapping[str, str], *, status: int, now: float, jitter: float) -> float | None:
     """Read the wait that a server asks for.
 
-    ``retry-after-ms`` and ``Retry-After`` come first. Without them DigitalOcean's rule applies to a 429: wait until the
-    soonest reset that is not 0, but at least a second, and a quarter to half a second more.
+    ``retry-after-ms`` and ``Retry-After`` come first, in seconds, with a unit (``2s``) or as a date. Without them
+    DigitalOcean's rule applies to a 429: wait until the soonest reset that is not 0, but at least a second, and a quarter
+    to half a second more.
 
     Args:
         headers: Headers of the reply, with names compared without case.
@@ -104,8 +120,9 @@ def retry_after(headers: Mapping[str, str], *, status: int, now: float, jitter: 
         return milliseconds / 1000
     text = headers.get("retry-after")
     if text is not None:
-        seconds = _number(text)
-        return seconds if seconds is not None else _until(text, headers.get("date"), now)
+        for seconds in (_number(text), parse_duration(text), _until(text, headers.get("date"), now)):
+            if seconds is not None:
+                return seconds
     limits = rate_limits(headers, now) if status == _TOO_MANY_REQUESTS else None
     if limits is None:
         return None
@@ -120,7 +137,7 @@ def retry_after(headers: Mapping[str, str], *, status: int, now: float, jitter: 
 
 
 def _until(text: str, date: str | None, now: float) -> float | None:
-    """Return the seconds until an HTTP date, by the server's own clock if there is a ``Date`` header."""
+    """Return the seconds until a date, by the server's own clock if there is a ``Date`` header."""
     then = _timestamp(text)
     if then is None:
         return None
@@ -129,7 +146,11 @@ def _until(text: str, date: str | None, now: float) -> float | None:
 
 
 def _timestamp(text: str) -> float | None:
-    try:
-        return parsedate_to_datetime(text).timestamp()
-    except (ValueError, OverflowError):
-        return None
+    """Return the Unix time of an HTTP date or an ISO date; None if the text is neither."""
+    for parse in (parsedate_to_datetime, datetime.fromisoformat):
+        try:
+            then = parse(text)
+            return (then if then.tzinfo is not None else then.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            pass
+    return None

@@ -8,15 +8,17 @@ from ..errors import (
     APIError,
     APIStatusError,
     APITimeoutError,
+    GatewayTimeoutError,
     QuotaExceededError,
+    RateLimitError,
     StreamError,
 )
 
 _FIRST_BACKOFF = 0.5  # seconds
-# Statuses after which a retry is safe: the model has not done the work.
-_RETRIED = frozenset({408, 429, 500, 502, 503, 529})
-# Statuses after which the model may have done the work.
-_AMBIGUOUS = frozenset({504})
+# Seconds. DigitalOcean's rule for a 429 whose reset is 0: the time at which the quota is available again is unknown.
+_MAX_BACKOFF_OF_UNKNOWN_RESET = 60.0
+# Statuses after which a retry is safe: the model has not done the work. From 521 on, a CDN did not reach the server.
+_RETRIED = frozenset({408, 429, 500, 502, 503, 521, 522, 523, 525, 529, 530})
 # Codes of this library's connection errors that are never retried: TLS would fail again, and a server that has begun to
 # reply has done the work.
 _FINAL = frozenset({"tls", "reply_begun"})
@@ -43,8 +45,8 @@ def may_retry(error: APIError, policy: Retry) -> bool:
             return header == "true"
         if isinstance(error, QuotaExceededError):
             return False
-        status = error.status_code
-        return status in _RETRIED or (status in _AMBIGUOUS and policy.ambiguous)
+        # With a GatewayTimeoutError the model may have done the work.
+        return error.status_code in _RETRIED or (policy.ambiguous and isinstance(error, GatewayTimeoutError))
     if not isinstance(error, APIConnectionError) or error.code in _FINAL:
         return False
     if error.phase == "connect":
@@ -52,16 +54,16 @@ def may_retry(error: APIError, policy: Retry) -> bool:
     return policy.ambiguous and error.phase in {"send", "response"}
 
 
-def backoff(attempt: int, policy: Retry, jitter: float) -> float:
+def backoff(attempt: int, max_: float, jitter: float) -> float:
     """Return the wait in seconds if the server asks for none: random, below a bound that doubles with each attempt.
 
     Args:
         attempt: Number of attempts made.
-        policy: The caller's settings.
+        max_: Longest wait, in seconds.
         jitter: A random number from 0 to 1.
     """
     # 2.0**1024 overflows; 2.0**16 half seconds are nine hours.
-    return jitter * min(_FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16), policy.max_backoff)
+    return jitter * min(_FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16), max_)
 
 
 def wait_before_retry(
@@ -79,13 +81,23 @@ def wait_before_retry(
     """
     if attempt > max_retries or not may_retry(error, policy):
         return None
-    wait = backoff(attempt, policy, jitter)
     asked = error.retry_after
+    unknown_reset = asked is None and isinstance(error, RateLimitError) and _has_unknown_reset(error)
+    wait = backoff(attempt, _MAX_BACKOFF_OF_UNKNOWN_RESET if unknown_reset else policy.max_backoff, jitter)
     if asked is not None:
         # The server's wait is never shortened. It is lengthened, but not beyond the budget: a retry within the budget is
         # better than an error.
         wait = max(wait, asked, min(spread(asked, jitter), policy.budget - spent))
     return wait if spent + wait <= policy.budget else None
+
+
+def _has_unknown_reset(error: RateLimitError) -> bool:
+    limits = error.rate_limits
+    return limits is not None and 0 in {
+        limits.requests.reset,
+        limits.tokens_per_minute.reset,
+        limits.tokens_per_day.reset,
+    }
 
 
 def spread(seconds: float, jitter: float) -> float:

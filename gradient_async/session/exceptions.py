@@ -15,6 +15,7 @@ from ..errors import (
     APIConnectionError,
     APIStatusError,
     APITimeoutError,
+    GatewayTimeoutError,
     Phase,
     RequestInfo,
     ResponseInfo,
@@ -219,5 +220,5 @@ def status_error(
         request_id=error.request_id or response.headers.get("x-request-id"),
         retry_after=retry_after(response.headers, status=status, now=now, jitter=jitter),
         rate_limits=rate_limits(response.headers, now),
-        ambiguous=status == 504,  # noqa: PLR2004  # an HTTP status
+        ambiguous=issubclass(kind, GatewayTimeoutError),
     )

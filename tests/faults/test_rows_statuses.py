@@ -80,7 +80,15 @@ def refusal(status: int, **headers: str) -> Handler:
         pytest.param(refusal(502), InternalServerError, 3, "reused", id="status_502"),
         pytest.param(refusal(503), OverloadedError, 3, "reused", id="status_503"),
         pytest.param(refusal(504), GatewayTimeoutError, 1, "reused", id="status_504"),
+        pytest.param(refusal(520), GatewayTimeoutError, 1, "reused", id="status_520"),
+        pytest.param(refusal(521), InternalServerError, 3, "reused", id="status_521"),
+        pytest.param(refusal(522), InternalServerError, 3, "reused", id="status_522"),
+        pytest.param(refusal(523), InternalServerError, 3, "reused", id="status_523"),
+        pytest.param(refusal(524), GatewayTimeoutError, 1, "reused", id="status_524"),
+        pytest.param(refusal(525), InternalServerError, 3, "reused", id="status_525"),
+        pytest.param(refusal(526), InternalServerError, 1, "reused", id="status_526"),
         pytest.param(refusal(529), OverloadedError, 3, "reused", id="status_529"),
+        pytest.param(refusal(530), InternalServerError, 3, "reused", id="status_530"),
         pytest.param(
             refusal(400, x_should_retry="true"), BadRequestError, 3, "reused", id="status_400_shouldretry"
         ),
@@ -92,15 +100,16 @@ async def test_a_status_is_an_error_of_its_class(
     """All that its body tells is told, and it is tried again where that may help and costs nothing."""
     server, client, seen = await ask_repeatedly(start, ask, reply, posts=posts)
     error = failed(seen, kind, says="no such luck", attempts=posts, retry_after=None, **TOLD)
-    assert (error.status_code == 504) == error.ambiguous
+    assert (kind is GatewayTimeoutError) == error.ambiguous
     assert f"answered {error.status_code}" in str(error)
     await expect_connection(server, client, connection)
     assert (1 if connection == "reused" else posts + 1) == server.connections
 
 
 @BOTH_WAYS
-async def test_a_gateway_timeout_is_tried_again_if_allowed(start: Start, ask: Ask) -> None:
-    _, _, seen = await ask_repeatedly(start, ask, refusal(504), posts=3, **AMBIGUOUS)
+@pytest.mark.parametrize("status", [504, 524])
+async def test_a_gateway_timeout_is_tried_again_if_allowed(start: Start, ask: Ask, status: int) -> None:
+    _, _, seen = await ask_repeatedly(start, ask, refusal(status), posts=3, **AMBIGUOUS)
     failed(seen, GatewayTimeoutError, ambiguous=True, attempts=3)
 
 

@@ -37,6 +37,61 @@ def test_limits_of_platform_headers_and_of_none() -> None:
     assert rate_limits({"date": "today"}, NOW) is None
 
 
+def test_limits_of_other_providers() -> None:
+    """``-tokens`` counts as ``-tokens-per-minute``, and headers without a kind as requests."""
+    headers = {
+        "X-RateLimit-Limit": "20",
+        "x-ratelimit-reset": "2.5",
+        "x-ratelimit-limit-tokens": "8000",
+        "x-ratelimit-remaining-tokens": "7990",
+        "x-ratelimit-reset-tokens": "450ms",
+    }
+    expected = RateLimits(
+        requests=RateLimit(limit=20, reset=NOW + 2.5),
+        tokens_per_minute=RateLimit(limit=8000, remaining=7990, reset=NOW + 0.45),
+    )
+    assert expected == rate_limits(Headers(headers.items()), NOW)
+    both = headers | {"x-ratelimit-limit-tokens-per-minute": "9", "x-ratelimit-limit-requests": "3"}
+    assert RateLimits(requests=RateLimit(limit=3), tokens_per_minute=RateLimit(limit=9)) == rate_limits(
+        Headers(both.items()), NOW
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reset"),
+    [
+        ("0", 0.0),
+        ("0s", 0.0),
+        ("0ms", 0.0),
+        ("30", NOW + 30),
+        ("6m0s", NOW + 360),
+        ("200µs", NOW + 0.0002),
+        (str(NOW + 86400), NOW + 86400),
+        (str(NOW - 40), NOW - 40),
+        (formatdate(NOW + 9, usegmt=True), NOW + 9),
+        ("2027-01-15T08:00:07Z", NOW + 7),
+        ("2027-01-15T08:00:07", NOW + 7),
+        ("2027-01-15T09:30:07+01:30", NOW + 7),
+        # A time in milliseconds, and what is more than a day off.
+        (str(int(NOW) * 1000 + 3000), None),
+        (str(NOW + 86401), None),
+        (str(NOW - 86401), None),
+        ("86401", None),
+        ("25h", None),
+        ("9999-12-31T00:00:00Z", None),
+        ("1e400", None),
+        ("9" * 400 + "s", None),
+        ("soon", None),
+    ],
+)
+def test_resets(text: str, reset: float | None) -> None:
+    limits = rate_limits({"x-ratelimit-reset-requests": text}, NOW)
+    assert limits is not None
+    assert limits.requests.reset == (None if reset is None else pytest.approx(reset))
+    wait = asked(x_ratelimit_reset_requests=text)
+    assert wait == (pytest.approx(max(1.0, reset - NOW) + 0.25) if reset else None)
+
+
 @pytest.mark.parametrize("text", ["nan", "-1", "inf", "1e400", "many", ""])
 def test_numbers_that_are_none_are_ignored(text: str) -> None:
     limits = rate_limits({"ratelimit-limit": text}, NOW)
@@ -51,12 +106,24 @@ def test_numbers_that_are_none_are_ignored(text: str) -> None:
         ("2h", 7200.0),
         ("1d1s", 86401.0),
         ("1.5s", 1.5),
+        ("987.5us", 0.0009875),
+        ("250ns", 0.00000025),
+        (" 2 S ", 2.0),
+        ("2 seconds", 2.0),
+        ("1 sec", 1.0),
+        ("1 min 5 secs", 65.0),
+        ("3 Minutes", 180.0),
+        ("1 hour", 3600.0),
+        ("2 days", 172800.0),
+        ("2 weeks", None),
+        ("2μs", None),
+        ("1s, 2s", None),
         ("90", None),
         ("s", None),
     ],
 )
 def test_durations(text: str, seconds: float | None) -> None:
-    assert seconds == parse_duration(text)
+    assert parse_duration(text) == (None if seconds is None else pytest.approx(seconds))
 
 
 def asked(code: int = 429, jitter: float = 0.0, **headers: Any) -> float | None:
@@ -68,6 +135,9 @@ def test_waits_that_servers_ask_for() -> None:
     assert asked(retry_after="3") == 3.0
     assert asked(retry_after_ms="300", retry_after="3") == 0.3
     assert asked(retry_after="1e400") == float("inf")
+    assert asked(retry_after="7s") == 7.0
+    assert asked(retry_after="1m 1.5s") == 61.5
+    assert asked(retry_after="2027-01-15T08:00:03Z") == 3.0
     assert asked(retry_after=formatdate(NOW + 5, usegmt=True)) == 5.0
     assert asked(retry_after=formatdate(NOW - 5, usegmt=True)) == 0.0
     assert asked(retry_after=formatdate(NOW + 9, usegmt=True), date=formatdate(NOW + 2, usegmt=True)) == 7.0
@@ -86,5 +156,8 @@ def test_resets_are_obeyed_by_digitaloceans_rule() -> None:
     assert asked(**resets, jitter=1.0) == 20.5
     assert asked(x_ratelimit_reset_requests=str(NOW - 3)) == 1.25
     assert asked(x_ratelimit_reset_requests="0") is None
+    assert asked(x_ratelimit_reset_tokens="1.5s", jitter=1.0) == 2.0
+    assert asked(**resets, retry_after="3") == 3.0
+    assert asked(**resets, retry_after="whenever") == 20.25
     assert asked() is None
     assert asked(503, **resets) is None

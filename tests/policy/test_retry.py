@@ -12,6 +12,8 @@ from gradient_async import (
     APIResponseValidationError,
     APITimeoutError,
     Headers,
+    RateLimit,
+    RateLimits,
     Retry,
     StreamInterruptedError,
 )
@@ -28,12 +30,12 @@ def status(
     return status_error_class(code, server_code)("", response=info, retry_after=wait)
 
 
-@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 529])
+@pytest.mark.parametrize("code", [408, 429, 500, 502, 503, 521, 522, 523, 525, 529, 530])
 def test_what_the_server_did_not_do_is_tried_again(code: int) -> None:
     assert may_retry(status(code), Retry())
 
 
-@pytest.mark.parametrize("code", [400, 401, 402, 403, 404, 409, 413, 422, 501, 307])
+@pytest.mark.parametrize("code", [400, 401, 402, 403, 404, 409, 413, 422, 501, 526, 307])
 def test_what_will_not_change_is_not_tried_again(code: int) -> None:
     assert not may_retry(status(code), Retry())
 
@@ -60,6 +62,8 @@ def test_a_spent_quota_is_not_tried_again() -> None:
         (StreamInterruptedError(phase="body"), False, False),
         (APIResponseValidationError(), False, False),
         (status(504), False, True),
+        (status(520), False, True),
+        (status(524), False, True),
     ],
 )
 def test_what_may_have_been_done_is_tried_again_only_if_told(
@@ -70,9 +74,24 @@ def test_what_may_have_been_done_is_tried_again_only_if_told(
 
 
 def test_backoff_doubles_with_full_jitter_up_to_a_bound() -> None:
-    assert [0.5, 1.0, 2.0, 4.0, 8.0, 8.0] == [backoff(attempt, Retry(), 1.0) for attempt in range(1, 7)]
-    assert backoff(3, Retry(), 0.0) == 0.0
-    assert backoff(10_000, Retry(max_backoff=3), 1.0) == 3.0
+    assert [0.5, 1.0, 2.0, 4.0, 8.0, 8.0] == [backoff(attempt, 8.0, 1.0) for attempt in range(1, 7)]
+    assert backoff(3, 8.0, 0.0) == 0.0
+    assert backoff(10_000, 3.0, 1.0) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("reset", "longest"),
+    [(0.0, 60.0), (None, 8.0), (5.0, 8.0)],
+)
+def test_a_reset_of_0_backs_off_by_digitaloceans_rule(reset: float | None, longest: float) -> None:
+    """Nobody knows when the quota is there again: half a second, doubled with each attempt, a minute at most."""
+    error = status(429)
+    error.rate_limits = RateLimits(requests=RateLimit(reset=4.0), tokens_per_day=RateLimit(reset=reset))
+    waits = [wait(error, attempt=attempt, max_retries=99) for attempt in (1, 4, 5, 6, 7, 8, 99)]
+    assert [min(waited, longest) for waited in (0.5, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0)] == waits
+    busy = status(503)
+    busy.rate_limits = error.rate_limits
+    assert wait(busy, attempt=9, max_retries=9) == 8.0
 
 
 def wait(error: APIError, **changes: Any) -> float | None:
