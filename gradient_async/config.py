@@ -82,7 +82,7 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
         budget: Maximum number of seconds for all waits of one call; if a wait exceeds it, the call fails at once.
         max_backoff: Longest wait in seconds if the server does not ask for one.
         ambiguous: Whether to retry if the server may have done the work: no reply after the request was sent, and
-            504. You may pay twice.
+            504, 520 or 524. You may pay twice.
     """
 
     budget: float = 60.0

@@ -14,6 +14,8 @@ from ..errors import StreamLimitError, StreamProtocolError
 PIECE = 64 * 1024  # maximum number of bytes that one `pull` returns
 _FREE = 1024 * 1024  # decompressed bytes before the ratio is checked
 _GZIP = 16 + zlib.MAX_WBITS
+# Names that servers put into the header of a body that is not coded; the last are those of a character set.
+_NOT_CODED = frozenset({"", "identity", "none", "utf-8", "utf8"})
 
 
 def content_coding(header: str) -> str | None:
@@ -27,7 +29,7 @@ def content_coding(header: str) -> str | None:
     """
     if not header:
         return None
-    names = [name for part in header.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
+    names = [name for part in header.split(",") if (name := part.strip().lower()) not in _NOT_CODED]
     if not names:
         return None
     return "gzip" if names in (["gzip"], ["x-gzip"]) else ", ".join(names)
@@ -68,6 +70,11 @@ class Gunzip:
             StreamLimitError: If a limit is exceeded.
         """
         if self._decoder.eof:
+            # Zeros behind a member are padding.
+            self._rest = self._rest.lstrip(b"\0")
+            if not self._rest:
+                self.pending = False
+                return b""
             self._next_member()
         given = self._rest
         problem: str

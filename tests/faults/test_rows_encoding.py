@@ -86,6 +86,26 @@ async def test_what_is_no_gzip_though_it_says_so(start: Start, writes: list[Any]
     await expect_connection(server, client, "closed")
 
 
+@pytest.mark.parametrize("apart", [False, True])
+async def test_gzip_padded(start: Start, apart: bool) -> None:
+    """Zeros behind the end of gzip are no second member, in the same write or in one of their own."""
+    packed = gzip.compress(sse(*TOKENS, FINISH))
+    pieces = [packed, bytes(512)] if apart else [packed + bytes(512)]
+    reply = reply_writes([head(200, GZIP), *map(http_chunk, pieces), http_chunk(b"")])
+    server, client = await start(reply, **RETRYING)
+    await expect_whole(server, client, await streamed(client), "reused")
+
+
+@pytest.mark.parametrize("coding", [pytest.param("none", id="encoding_none"), "identity", "UTF-8"])
+async def test_a_coding_that_means_nothing(start: Start, coding: str) -> None:
+    headers = {"content-type": "text/event-stream", "content-encoding": coding}
+    server, client = await start(reply_bytes(sse(*TOKENS, FINISH), 200, headers), **RETRYING)
+    await expect_whole(server, client, await streamed(client), "reused")
+    plain = {"content-type": "application/json", "content-encoding": coding}
+    _, _, seen = await ask_repeatedly(start, asked, reply_bytes(CALL_BODY, 200, plain), posts=1)
+    assert (seen.delivered, seen.error) == (TEXT, None)
+
+
 @pytest.mark.parametrize("coding", [pytest.param("zstd", id="encoding_unknown"), "br", "gzip, br"])
 async def test_a_coding_that_was_not_asked_for(start: Start, coding: str) -> None:
     headers = {"content-type": "text/event-stream", "content-encoding": coding}
@@ -100,6 +120,7 @@ async def test_a_coding_that_was_not_asked_for(start: Start, coding: str) -> Non
     ("body", "says"),
     [
         (gzip.compress(CALL_BODY), None),
+        (gzip.compress(CALL_BODY) + bytes(100), None),
         (gzip.compress(CALL_BODY)[:-4], "no end"),
         (CALL_BODY, "not gzip"),
         (gzip.compress(b" " * 3_000_000 + CALL_BODY), "decompression_ratio=200"),

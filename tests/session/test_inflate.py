@@ -31,6 +31,10 @@ def unpack(*pieces: bytes, limits: Limits | None = None) -> tuple[bytes, bool]:
     [
         ("", None),
         ("identity", None),
+        ("None", None),
+        ("UTF-8", None),
+        ("utf8", None),
+        ("gzip, none", "gzip"),
         (" GZip ", "gzip"),
         ("x-gzip", "gzip"),
         ("identity, gzip", "gzip"),
@@ -62,6 +66,17 @@ def test_members_follow_one_another() -> None:
     body = gzip.compress(TEXT) + gzip.compress(b"") + gzip.compress(TEXT)
     assert (TEXT + TEXT, True) == unpack(body)
     assert (TEXT + TEXT, True) == unpack(*(body[at : at + 1] for at in range(len(body))))
+
+
+@pytest.mark.parametrize("zeros", [1, 7, 300])
+def test_zeros_behind_a_member_are_padding(zeros: int) -> None:
+    """At the end, and between members, wherever the network cuts."""
+    padding = bytes(zeros)
+    body = gzip.compress(TEXT) + padding + gzip.compress(TEXT) + padding
+    assert (TEXT + TEXT, True) == unpack(body)
+    assert (TEXT + TEXT, True) == unpack(*(body[at : at + 1] for at in range(len(body))))
+    with pytest.raises(StreamProtocolError, match="not gzip"):
+        unpack(body + b"more")
 
 
 def test_much_comes_in_pieces() -> None:
