@@ -69,7 +69,7 @@ class FanOut(ChunkStream):
 
     def _read_chunks(self, chunks: Chunks) -> None:
         """Read chunks for the task that awaits the completion, and pass them to the readers of single choices."""
-        self._cursor.take(chunks)
+        self._cursor.read_past(chunks)
 
     @property
     def n(self) -> int:

@@ -164,7 +164,7 @@ class Cursor:
             self.ready = iter(chunks)
             self.texts = None
 
-    def take(self, chunks: Sequence[ChatCompletionChunk]) -> None:
+    def read_past(self, chunks: Sequence[ChatCompletionChunk]) -> None:
         """Read chunks that arrive while a task awaits the completion; readers of single choices get their chunks."""
         self.pass_all()
         self.place(chunks)

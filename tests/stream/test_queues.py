@@ -187,20 +187,20 @@ def plain(text: str, index: int = 0) -> ChatCompletionChunk:
     return ChatCompletionChunk(choices=[ChunkChoice(index=index, delta=ChoiceDelta(content=text))])
 
 
-def drained(lane: ChunkQueue) -> list[ChatCompletionChunk]:
+def drained(queue: ChunkQueue) -> list[ChatCompletionChunk]:
     chunks: list[ChatCompletionChunk] = []
-    while lane:
-        chunks.append(lane.take())
+    while queue:
+        chunks.append(queue.take())
     return chunks
 
 
 def test_adjacent_text_is_merged_where_many_chunks_wait() -> None:
     """Who keeps up sees every chunk; who lags sees as much text in fewer chunks, in a fraction of the room."""
-    lane = ChunkQueue(10**9)
+    queue = ChunkQueue(10**9)
     originals = [plain(f"{turn} ") for turn in range(10_000)]
     for piece in originals:
-        lane.put(piece)
-    merged = drained(lane)
+        queue.put(piece)
+    merged = drained(queue)
     assert len(merged) == 64
     assert "".join(f"{turn} " for turn in range(10_000)) == "".join(
         piece.choices[0].delta.content or "" for piece in merged
@@ -209,7 +209,7 @@ def test_adjacent_text_is_merged_where_many_chunks_wait() -> None:
 
 
 def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
-    lane = ChunkQueue(10**9)
+    queue = ChunkQueue(10**9)
     odd = plain("r")
     odd.choices[0].delta.role = "assistant"
     last = plain("f")
@@ -226,26 +226,26 @@ def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
         reported,
     ]
     for piece in pieces:
-        lane.put(piece)
+        queue.put(piece)
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == "".join(
-        piece.choices[0].delta.content or "" for piece in drained(lane)
+        piece.choices[0].delta.content or "" for piece in drained(queue)
     )
-    lane.put(plain("again"))
-    assert len(drained(lane)) == 1
+    queue.put(plain("again"))
+    assert len(drained(queue)) == 1
 
 
 def test_what_a_lane_holds_is_bounded_and_room_is_given_back() -> None:
-    lane = ChunkQueue(20_000)
+    queue = ChunkQueue(20_000)
     for _ in range(100):
-        lane.put(plain("x" * 1000))
-        lane.take()
-    overflowed = [lane.overflowed]
+        queue.put(plain("x" * 1000))
+        queue.take()
+    overflowed = [queue.overflowed]
     for _ in range(30):
-        lane.put(plain("x" * 1000))
-    assert [False, True] == [*overflowed, lane.overflowed]
-    assert not lane
-    lane.put(plain("x"))
-    assert not lane
+        queue.put(plain("x" * 1000))
+    assert [False, True] == [*overflowed, queue.overflowed]
+    assert not queue
+    queue.put(plain("x"))
+    assert not queue
 
 
 async def test_readers_of_choices_do_not_open_more_connections(start: Start) -> None:
