@@ -293,15 +293,15 @@ class Body:
             When to check again; None if no read waits.
         """
         connection = self._connection
-        if self._since is not None and connection is not None:
-            connection.parse_on()
-        # If something has arrived, the read does not wait any longer, although its task may not have run yet. The loop may
-        # have been blocked; a limit must not expire because of that.
-        there = self._something_there()
-        if there and connection is not None:
-            connection.notify()
-        elif self._since is not None and not there:
-            if self.limit is not None and self._waited_until(now) >= self.limit:
+        if self._since is not None:
+            if connection is not None:
+                connection.parse_on()
+            # If something has arrived, the read does not wait any longer, although its task may not have run yet. The
+            # loop may have been blocked; a limit must not expire because of that.
+            if self._something_there():
+                if connection is not None:
+                    connection.notify()  # a failure may have come without a word to the connection
+            elif self.limit is not None and self._waited_until(now) >= self.limit:
                 self._expire("response")
             elif self._deadline is not None and now >= self._deadline:
                 self._expire("total")
