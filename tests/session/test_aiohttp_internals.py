@@ -131,6 +131,22 @@ async def test_request_heads_are_kept_for_so_many_kinds_of_calls(
     assert len((await connector_of(client))._heads) <= 3
 
 
+@pytest.mark.usefixtures("needs_internals")
+async def test_each_event_loop_has_its_own_request_head(start: Start) -> None:
+    """The head of a call holds the loop it was made in; a client may serve several loops at once."""
+    _, client = await start()
+
+    async def made_here() -> bool:
+        await create_completion(client)
+        ((_, template),) = client._core._templates.items()
+        head: RequestHead | None = template.call.prepared["head"]()
+        return head is not None and head.loop is asyncio.get_running_loop()
+
+    assert await made_here()
+    assert await asyncio.to_thread(asyncio.run, made_here())
+    assert await made_here()
+
+
 async def test_a_mock_of_aiohttp_is_obeyed() -> None:
     """Who puts something in the place of aiohttp's way to send gets the requests."""
 

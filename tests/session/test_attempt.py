@@ -339,3 +339,12 @@ async def test_a_reply_that_nobody_asked_for_is_not_taken_for_the_next(
     second = await create_completion(client)
     assert ["first", "second"] == [answer.choices[0].message.content for answer in (first, second)]
     assert server.connections == 2
+
+
+async def test_each_call_of_a_trusted_environment_has_the_key(start: Start) -> None:
+    """Its headers are prepared once, and the key is taken out of them for aiohttp's ``.netrc``."""
+    server, client = await start(trust_env=True)
+    for _ in range(3):
+        await create_completion(client)
+    keys = {request.headers.get("authorization") for request in server.requests}
+    assert (3, {"Bearer model-key-0123"}) == (len(server.requests), keys)
