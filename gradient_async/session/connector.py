@@ -17,7 +17,7 @@ import asyncio
 import functools
 import re
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -32,7 +32,6 @@ from ..secrets import HiddenHeader
 from .call import Call
 from .deadlines import AttemptProgress
 from .exceptions import TooManyInterimError, UnsentError
-from .inflate import content_coding
 
 _OK = 200
 # Statuses after which a connection is not used again: after 101 it speaks an unknown protocol, and after 408 it is unknown
@@ -332,22 +331,12 @@ class Response(aiohttp.ClientResponse):
         if len(set(headers.getall("content-length", ()))) > 1:  # aiohttp's parser in Python uses the first
             used.discard()
             raise HttpProcessingError(message="it has two different Content-Length headers")
-        if self.status in _LAST or (self.status == _OK and _leads_elsewhere(headers)):
+        # A login page or a captive portal answers in place of the server. A content encoding that was not asked for
+        # needs no check here: the body refuses it, and closes the connection.
+        portal = self.status == _OK and "html" in headers.get("content-type", "")
+        if self.status in _LAST or portal:
             self.content.on_eof(used.discard)
         return self
-
-
-def _leads_elsewhere(headers: Mapping[str, str]) -> bool:
-    """Whether the reply probably does not come from the requested server, so that the connection is not used again."""
-    return (
-        # A login page or a captive portal answers in place of the server.
-        "html" in headers.get("content-type", "")
-        # A server that uses a content encoding that was not asked for does not follow HTTP.
-        or (
-            "content-encoding" in headers
-            and content_coding(headers["content-encoding"]) not in {None, "gzip"}
-        )
-    )
 
 
 def connection_of(response: aiohttp.ClientResponse) -> Connection | None:
