@@ -42,6 +42,7 @@ _SPACE = 0x20
 _MANY_LINES = 1000  # data lines of one event that are kept as separate objects; further lines are joined
 _MANY_ENDS = 64  # a slice with this many CR and LF consists of short lines
 _MAX_RETRY = 18  # maximum number of digits of a reconnection time
+_MAX_IGNORED = 64 * 1024  # maximum bytes kept of the ignored lines between two blank lines
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -66,6 +67,9 @@ class EventDecoder:
     Args:
         max_event_bytes: Maximum number of bytes of data in one event; a security limit. None is no limit.
         max_line_bytes: Maximum number of bytes in one line; a security limit. None is no limit.
+        keep_ignored: Whether to return the lines that the standard ignores as well: those that begin with the name of no
+            field. The lines before a blank line become one event, behind the event that the standard dispatches there.
+            Its type is "", which no other event has. Servers write errors where they expect no decoder of events.
 
     Attributes:
         retry: The reconnection time that the server last asked for, in milliseconds, or None.
@@ -74,7 +78,11 @@ class EventDecoder:
     """
 
     def __init__(
-        self, *, max_event_bytes: int | None = _DEFAULT_LIMIT, max_line_bytes: int | None = _DEFAULT_LINE
+        self,
+        *,
+        max_event_bytes: int | None = _DEFAULT_LIMIT,
+        max_line_bytes: int | None = _DEFAULT_LINE,
+        keep_ignored: bool = False,
     ) -> None:
         self.max_event_bytes = max_event_bytes
         self.max_line_bytes = max_line_bytes
@@ -98,12 +106,16 @@ class EventDecoder:
         # Length of all data lines joined by LF; -1 because the first line has no LF before it.
         self._data_size = -1
         self._type = ""
+        # The ignored lines since the last blank line, and how many bytes more are kept.
+        self._max_ignored = _MAX_IGNORED if keep_ignored else 0
+        self._ignored: list[bytes] = []
+        self._ignored_left = self._max_ignored
 
     @property
     def idle(self) -> bool:
         """Whether the next byte begins an event: nothing of an unfinished event is held."""
         return self._start is None and not (
-            self._line or self._data or self._type or self._skip_lf or self.error
+            self._line or self._data or self._type or self._skip_lf or self._ignored or self.error
         )
 
     def check_bom(self, data: bytes) -> None:
@@ -230,8 +242,12 @@ class EventDecoder:
         elif name == b"id":
             if b"\0" not in value:
                 self.last_event_id = value.decode("utf-8", "replace")
-        elif name == b"retry" and value.isdigit() and len(value) <= _MAX_RETRY:
-            self.retry = int(value)
+        elif name == b"retry":
+            if value.isdigit() and len(value) <= _MAX_RETRY:
+                self.retry = int(value)
+        elif self._ignored_left > 0:
+            self._ignored.append(line[start : min(end, start + self._ignored_left)])
+            self._ignored_left -= end - start + 1
 
     def _add_data(self, value: bytes) -> None:
         self._data_size += len(value) + 1
@@ -252,6 +268,10 @@ class EventDecoder:
             events.append(Event(data, self._type or "message", self.last_event_id))
             self._data.clear()
             self._data_size = -1
+        if self._ignored:
+            events.append(Event(b"\n".join(self._ignored), "", self.last_event_id))
+            self._ignored.clear()
+            self._ignored_left = self._max_ignored
         self._type = ""
 
     def _head_of_line(self) -> bytes:

@@ -196,3 +196,45 @@ def test_equals_the_standard(wire: bytes, cuts: list[int]) -> None:
         found, error = decode_events(decoder, pieces)
         assert (events, None) == ([(e.data.decode("utf-8", "replace"), e.type, e.id) for e in found], error)
         assert retry == decoder.retry
+
+
+IGNORED: dict[str, tuple[bytes, list[Event]]] = {
+    "one line": (b"foo: 1\n\n", [Event(b"foo: 1", "")]),
+    "behind its event": (b"data: a\nfoo: 1\n\ndata: b\n\n", [Event(b"a"), Event(b"foo: 1", ""), Event(b"b")]),
+    "behind its event, though before its data": (b"foo\ndata: a\n\n", [Event(b"a"), Event(b"foo", "")]),
+    "lines up to a blank one": (b'{\r\n "a": 1\r}\n\r\n<p>\n\n', [Event(b'{\n "a": 1\n}', ""), Event(b"<p>", "")]),
+    "with the last id": (b"id: 7\n{}\n\n", [Event(b"{}", "", "7")]),
+    "nothing else": (b"\n\n: c\nevent: x\nid: 1\nid: a\0\nretry: x\nretry: 5\ndata\n\n", [Event(b"", "x", "1")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("wire", "events"), IGNORED.values(), ids=IGNORED)
+def test_lines_that_the_standard_ignores_are_kept_if_wanted(wire: bytes, events: list[Event]) -> None:
+    """As events of a type that no other has, wherever the network cuts; by default they are ignored."""
+    for pieces in feedings(wire):
+        decoder, usual = EventDecoder(keep_ignored=True), EventDecoder()
+        assert events == [event for piece in pieces for event in decoder.feed(piece)]
+        assert [event for event in events if event.type] == [
+            event for piece in pieces for event in usual.feed(piece)
+        ]
+        assert decoder.idle
+        assert [] == decoder.close()
+
+
+def test_ignored_lines_are_kept_at_the_end_of_the_stream() -> None:
+    decoder = EventDecoder(keep_ignored=True)
+    assert [] == decoder.feed(b"data: a\nfoo: 1\nba")
+    assert not decoder.idle
+    assert [Event(b"a"), Event(b"foo: 1\nba", "")] == decoder.close()
+    assert decoder.idle
+
+
+def test_ignored_lines_are_bounded() -> None:
+    """Of each block 64 KiB are kept, however long or short its lines are."""
+    decoder = EventDecoder(keep_ignored=True)
+    (event,) = decoder.feed(b"x" * 100_000 + b"\n" + b"y\n\n")
+    assert b"x" * 65_536 == event.data
+    (event,) = decoder.feed(b"z\n" * 100_000 + b"\n")
+    assert b"\n".join([b"z"] * 32_768) == event.data
+    (event,) = decoder.feed(b"z\n\n")
+    assert b"z" == event.data
