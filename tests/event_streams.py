@@ -133,6 +133,14 @@ FORMS = [
     (b'{"choices":[{"delta":{"content":"', b'"},"finish_reason":""}]}'),
     (b'{"choices":[{"delta":{"content":"', b'"},"finish_reason":"stop"}]}'),
     (b'{"choices":[{"delta":{"content":"b"},"finish_reason":"', b'"}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"},"finish_reason":"null"}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"},"message":{"content":"b"}}]}'),
+    (b'{"choices":[{"message":{"content":"', b'"}}]}'),
+    (b'{"choices":[{"delta":{"role":"assistant"},"message":{"content":"', b'"},"finish_reason":"stop"}]}'),
+    (b'{"choices":[{"index":1,"text":"', b'"}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"},"usage":{"total_tokens":1}}]}'),
+    (b'{"choices":[{"delta":{"content":"', b'"}}],"x_groq":{"usage":{"total_tokens":2}}}'),
+    (b'{"choices":[{"delta":{"content":"', b'"}},{"delta":{},"index":1,"text":"b"}]}'),
     (b'{"choices":[{"delta":{"content":"', b'","tool_calls":[]}}]}'),
     (b'{"choices":[{"delta":{"content":"', b'","tool_calls":[{"index":0,"id":"x"}]}}]}'),
     (b'{"choices":[{"delta":{"content":"', b'"},"logprobs":{"content":[]}}]}'),
@@ -151,6 +159,11 @@ OTHERS = [
     DONE, b"data: [DONE]", b"data:[DONE]\n\n", b": c\n\n", b": c\n", b"\n", b"data: null\n\n", b"data:\n\n", b"data: \n\n",
     b"event: error\n", b"event: x\n", b"id: 1\n", raw('{"error":"x"}'), raw("[1]"), raw("{"), b"data: {\n", b"data: }\n\n",
     raw('{"choices":[],"usage":{"total_tokens":3}}'), b"\xef\xbb\xbf", b"data: ", b"data:",
+    raw('{"choices":[{"delta":{},"finish_reason":"stop","usage":{"total_tokens":4}}]}'), raw('"[DONE]"'), raw("ping"),
+    raw('{"choices":[{"delta":{"role":"assistant","content":""}}]}'), raw('{"status":"queued"}'), raw('{"answer":"b"}'),
+    raw('{"choices":[{"delta":{},"finish_reason":"stop"}],"x_groq":{"error":"e"}}'), raw('{"candidates":[]}'),
+    raw('{"choices":[],"error_code":7}'), b'error: {"message":"e"}\n', b'{"error":"e"}\n', b"<p>e</p>\n", b"foo: 1\n",
+    b'data: {"choices":[{"delta":{"content":"b"}}]}\n', b"event: ping\n", raw('{"choices":[{"delta":{"content":"b'),
 ]  # fmt: skip
 
 

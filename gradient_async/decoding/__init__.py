@@ -4,14 +4,24 @@ Pure: no clock, no I/O. A fast path of a few C calls decodes data in the usual s
 decoded by a tolerant path.
 """
 
+from .choiceless import OtherAPI
 from .chunks import ChunkDecoder
 from .error_bodies import ErrorBody, describe_error, find_error, parse_error, server_error
-from .replies import as_chunk, check_bounds, decode_completion, decode_models, reply_error
+from .replies import (
+    as_chunk,
+    check_bounds,
+    decode_completion,
+    decode_models,
+    identify_reply,
+    is_stream,
+    reply_error,
+)
 from .requests import check_params, encode_request, known_params, message_to_dict
 
 __all__ = [
     "ChunkDecoder",
     "ErrorBody",
+    "OtherAPI",
     "as_chunk",
     "check_bounds",
     "check_params",
@@ -20,6 +30,8 @@ __all__ = [
     "describe_error",
     "encode_request",
     "find_error",
+    "identify_reply",
+    "is_stream",
     "known_params",
     "message_to_dict",
     "parse_error",

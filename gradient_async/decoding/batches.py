@@ -35,7 +35,7 @@ from ..types import (
     TextField,
     ToolCallDelta,
 )
-from .normalize import DECODE_ERRORS, normalize_message
+from .normalize import DECODE_ERRORS, may_hide, normalize_message
 
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
 _decode_lines = msgspec.json.Decoder(str).decode_lines
@@ -204,7 +204,8 @@ def learn_template(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Tem
     """
     chunk = chunks[-1]
     found = _find_text(chunk)
-    if found is None:
+    if found is None or may_hide(payload, "delta", silent=True, closing=True):
+        # An event of the batch may be without text, and what it says elsewhere would count then.
         return None
     field, text = found
     literal = msgspec.json.encode(text)

@@ -5,7 +5,7 @@ Theory of operation
 
     push ──> _buffer ──> _next_block ──┬──> _decode_block   fast: a whole block with a few C calls
                              │         │         │ None: something in the block is unusual
-                           _tail       └──> _decode_events  tolerant: `EventDecoder`, then event by event
+                           _tail       └──> _decode_events  tolerant: `EventDecoder`, then `PayloadDecoder`
 
 Nearly every event is one line, ``data: {...}``, and a blank line. The fast path decodes a block of such events at once.
 It decodes all of a block or nothing: if anything is unusual it returns None and has changed no state, and the tolerant
@@ -21,12 +21,16 @@ Bytes wait in one of three places:
 - `_events`, for the beginning of any other unfinished event. `EventDecoder` never searches a byte twice, so a large event
   that arrives in many small reads costs linear time.
 
-Half a surrogate pair may wait in `_surrogates`. This gives four states:
+idle       nothing waits, the next byte begins an event                    `idle`
+pending    `decode_slice` has bytes to decode                              `pending` > 0
+cut        part of an event or of a surrogate pair waits                   `_tail`, or `_aligned` is False
+=======
+Half a surrogate pair, or the error of a torn event, may wait in `_payloads`. This gives four states:
 
 =========  ==============================================================  ========================================
 idle       nothing waits, the next byte begins an event                    `idle`
 pending    `decode_slice` has bytes to decode                              `pending` > 0
-cut        part of an event or of a surrogate pair waits                   `_tail`, or `_aligned` is False
+cut        part of an event or of a surrogate pair, or an error, waits     `_tail`, or `_aligned` is False
 ended      ``[DONE]`` came, or an error; all that follows is ignored       `done`, `error`
 =========  ==============================================================  ========================================
 
@@ -36,41 +40,31 @@ error once they have no chunk to return.
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
 import msgspec
 
 from ..config import Limits
-from ..errors import (
-    StreamError,
-    StreamLimitError,
-    StreamProtocolError,
-    call_index_error,
-    choice_index_error,
-    escape,
-)
+from ..errors import StreamError, StreamLimitError, StreamProtocolError, StreamServerError, escape
 from ..sse import Event, EventDecoder, end_of_slice, plain_objects
-from ..types import ChatCompletionChunk, ChunkChoice
+from ..types import ChatCompletionChunk
 from .batches import BatchDecoder
-from .error_bodies import describe_error, find_error, server_error
-from .normalize import (
-    DECODE_ERRORS,
-    SurrogateJoiner,
-    describe_decode_error,
-    is_object,
-    loads,
-    loads_or_none,
-    normalize_message,
-    to_chunk,
-)
+from .error_bodies import visible_words
+from .normalize import DECODE_ERRORS, may_hide, silences
+from .tolerant import Payload, PayloadDecoder, payloads_of_ignored, split_payloads, word_of
 
 _decoder = msgspec.json.Decoder(ChatCompletionChunk)
 _decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 
 _CR = 0x0D
-_DONE = b"[DONE]"
+_LF = b"\n"
+_FIELD = re.compile(
+    rb"[\w.-]+:"
+)  # how a line begins that the standard ignores because it does not know the field
 _DONE_EVENT = b"data: [DONE]\n\n"
 
 # The size of a slice in bytes. Decoding a read of 256 kB at once would make a thousand chunks before the consumer sees the
@@ -81,7 +75,6 @@ _MAX_TAIL = 8 * 1024
 # The longest event, in bytes, that takes the shortest path when it arrives alone. That path copies the event twice; for a
 # longer event the copies cost more than the view that `plain_objects` makes.
 _MAX_SINGLE = 4 * 1024
-_SHOWN = 200  # bytes of a bad event that the error shows
 
 _DEFAULT_LIMITS = Limits()
 
@@ -103,16 +96,15 @@ class ChunkDecoder:
     Attributes:
         done: Whether ``[DONE]`` came. Bytes after it are ignored.
         events: Number of events with data, ``[DONE]`` not counted.
-        anomalies: Number of events that were repaired or skipped.
         error: The error that the next call raises, or None.
         pending: Number of bytes that were pushed and not yet decoded.
         idle: Whether all bytes are decoded and the next byte begins an event.
     """
 
     # Slots save 2 % of the time of a chunk, here and in the assembler together.
-    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_indices", "_max_block", "_max_single",
-                 "_max_tail", "_skip", "_strict", "_surrogates", "_tail", "anomalies", "done", "error", "events",
-                 "idle", "pending")  # fmt: skip
+    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_ignored", "_indices", "_max_block",
+                 "_max_single", "_max_tail", "_payloads", "_silent", "_tail", "_tolerant", "done", "error", "events", "idle",
+                 "pending")  # fmt: skip
 
     def __init__(
         self,
@@ -124,13 +116,14 @@ class ChunkDecoder:
     ) -> None:
         self._indices = None if n is None else range(max(n, limits.choices))
         self._call_indices = range(limits.tool_calls)
-        self._strict = strict
-        self._skip = on_bad_event == "skip"
+        self._payloads = PayloadDecoder(limits, strict=strict, skip=on_bad_event == "skip", n=n)
         # The fast path does not measure events: in a block smaller than both limits, no event or line exceeds its limit.
         self._max_block = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
         self._max_tail = min(_MAX_TAIL, self._max_block)
         self._max_single = min(_MAX_SINGLE, self._max_block)
-        self._events = EventDecoder(max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes)
+        self._events = EventDecoder(
+            max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes, keep_ignored=True
+        )
         self._batches = BatchDecoder()
         self._buffer = b""
         self.pending = 0  # how many of the last bytes of the buffer are not decoded
@@ -139,11 +132,14 @@ class ChunkDecoder:
         # the stream may begin with a byte order mark.
         self._aligned = False
         self.idle = False
-        self._surrogates = SurrogateJoiner()
+        # Events that took the tolerant path, and chunks of the fast path without any part of an answer. All other events
+        # had one: so the fast path counts nothing more, and yet it is known whether deltas have brought anything.
+        self._tolerant = 0
+        self._silent = 0
+        self._ignored = b""  # the last lines that are no part of an event stream
         self.error: StreamError | None = None
         self.done = False
         self.events = 0
-        self.anomalies = 0
 
     def feed(self, data: bytes) -> list[ChatCompletionChunk]:
         """Take bytes off the wire; return the chunks that they complete.
@@ -175,13 +171,12 @@ class ChunkDecoder:
                         and choice.finish_reason is None
                         and (not choice.index or self._indices is None)
                         and (
-                            (calls := delta.tool_calls) is None
-                            or (
-                                len(calls) == 1
-                                and (self._indices is None or calls[0].index in self._call_indices)
-                            )
+                            delta.content or delta.reasoning_content
+                            if (calls := delta.tool_calls) is None
+                            else len(calls) == 1
+                            and (self._indices is None or calls[0].index in self._call_indices)
                         )
-                    ) or self._normalize_all((chunk,)):
+                    ) or self._normalize_all((chunk,), payload):
                         self.events += 1
                         return [chunk]
         self.push(data)
@@ -206,7 +201,7 @@ class ChunkDecoder:
             tail, self._tail = self._tail, b""
             chunks += self._decode_events(tail, last=True)
             if self.error is None:
-                chunks += self._surrogates.release()
+                chunks += self._payloads.surrogates.release()
         if self.error is not None and not chunks:
             raise self.error
         return chunks
@@ -246,7 +241,7 @@ class ChunkDecoder:
             StreamLimitError: If an index of a choice or tool call is beyond its limit.
         """
         for choice in chunk.choices:
-            self._check_indices(choice)
+            self._payloads.check_indices(choice)
 
     # Blocks
 
@@ -316,7 +311,7 @@ class ChunkDecoder:
             chunks = _decode_lines(lines)
         except DECODE_ERRORS:
             return None
-        if len(chunks) != count or not self._normalize_all(chunks):
+        if len(chunks) != count or not self._normalize_all(chunks, block):
             return None
         self._batches.learn(block, chunks)
         return chunks
@@ -331,103 +326,85 @@ class ChunkDecoder:
             last: Whether the stream ends with these bytes. A last event without its blank line is then decoded if its
                 data is whole.
         """
+        finished: list[Event] = []
+        unfinished: list[Event] = []
         try:
-            events = self._events.feed(block)
+            finished = self._events.feed(block)
             if last:
-                events += filter(_is_whole, self._events.close())
+                unfinished = self._events.close()
         except StreamLimitError:
-            events = []
+            pass
         chunks: list[ChatCompletionChunk] = []
-        for event in events:
-            data = event.data.strip()
-            if event.type != "error":  # an event of this type is an error, whatever its data
-                if not data:
-                    continue  # a keep-alive
-                if data == _DONE:
+        payloads = self._payloads
+        split = self._split(finished)
+        for data, name in chain(split, self._split(unfinished, unfinished=True)) if last else split:
+            if name != "error":  # an event of this name is an error, whatever its data
+                word = word_of(data, name)
+                if word == "done":
                     chunks += self._finish()
                     break
+                if word is not None:
+                    continue
+            torn = payloads.torn
             self.events += 1
+            self._tolerant += 1
             try:
-                chunk = self._decode_event(data, event.type)
+                spoken = self.events - self._tolerant > self._silent
+                chunk = payloads.decode(data, name, number=self.events, spoken=spoken)
             except StreamError as error:
-                self._fail(error)
+                self._fail(error if torn is None or isinstance(error, StreamServerError) else torn)
+                break
+            if torn is not None:
+                self._fail(torn)  # the server does not say why
                 break
             if chunk is not None:
                 chunks.append(chunk)
         # The events above came before the bytes that exceed a limit. After [DONE] or an error, a limit does not matter.
         if self._events.error is not None and not self.done:
             self._fail(self._events.error)
-        self._aligned = self._events.idle and not self._surrogates.high
+        self._aligned = self._events.idle and not payloads.surrogates.high and payloads.torn is None
         return chunks
 
-    def _decode_event(self, data: bytes, name: str) -> ChatCompletionChunk | None:
-        """Decode one event; return None if it is a keep-alive, or if it is skipped."""
-        if name == "error":
-            body = loads_or_none(data)
-            raise server_error(describe_error(data.decode("utf-8", "replace") if body is None else body))
-        try:
-            chunk = _decode(data)
-        except DECODE_ERRORS:
-            return self._decode_odd_event(data)
-        # An error in a field that the typed decoder does not know is lost in `chunk`, but such an event has no choices.
-        if chunk._error is not None or not chunk.choices:
-            error = find_error(loads_or_none(data))
-            if error is not None:
-                raise server_error(error)
-        for choice in chunk.choices:
-            self._normalize(choice)
-        if self._surrogates.high:
-            self._surrogates.join(chunk)
-        return chunk
-
-    def _decode_odd_event(self, data: bytes) -> ChatCompletionChunk | None:
-        """Decode an event that the typed decoder refuses."""
-        if data == b"null":
-            return None  # a keep-alive
-        problem: str
-        try:
-            if self._strict:
-                data.decode()
-            body = loads(data)
-            error = find_error(body)
-            if error is not None:
-                raise server_error(error)
-            chunk = to_chunk(body)
-        except DECODE_ERRORS as refused:
-            problem = describe_decode_error(refused)
-        else:
-            for choice in chunk.choices:
-                self._normalize(choice)
-            self._surrogates.join(chunk)
-            self.anomalies += 1
-            return chunk
-        if self._skip:
-            self.anomalies += 1
-            return None
-        beginning = data[:_SHOWN].decode("utf-8", "replace")
-        raise StreamProtocolError(
-            f"event {self.events} of the stream is not a chat completion chunk: {escape(problem)}; "
-            f"it begins with {escape(beginning)!r}",
-            body=beginning,
-        )
+    def _split(self, events: Iterable[Event], *, unfinished: bool = False) -> Iterator[Payload]:
+        """Yield the payloads of events, and of lines that are no part of an event stream."""
+        for event in events:
+            data = event.data.strip()
+            if not event.type:
+                found = payloads_of_ignored(data)
+                if not found and not _FIELD.match(data):
+                    self._ignored = data
+                yield from found
+            elif event.type.lower() == "error":
+                yield data, "error"
+            elif unfinished or _LF in data:
+                for payload in split_payloads(data, unfinished=unfinished):
+                    yield payload, event.type
+            else:
+                yield data, event.type
 
     # Chunks
 
-    def _normalize_all(self, chunks: Iterable[ChatCompletionChunk]) -> bool:
+    def _normalize_all(self, chunks: Iterable[ChatCompletionChunk], data: bytes) -> bool:
         """Normalize chunks of the fast path; return False if the tolerant path has to decode them.
 
         The loop makes no call for a usual chunk.
+
+        Args:
+            chunks: The chunks.
+            data: The bytes that they were decoded from.
         """
-        indices = self._indices
+        indices, normalize = self._indices, self._payloads.normalize
+        silent = closing = False
+        number_silent = 0
         try:
             for chunk in chunks:
                 try:
                     [choice] = chunk.choices
                 except ValueError:
                     if not chunk.choices:
-                        return False  # the event is usage, or an error, which `find_error` recognizes
+                        return False  # the event is usage, or an error, which `identify` recognizes
                     for choice in chunk.choices:
-                        self._normalize(choice)
+                        normalize(choice)
                 else:
                     delta = choice.delta
                     if (
@@ -441,48 +418,63 @@ class ChunkDecoder:
                         )
                         or (choice.index and indices is not None and choice.index not in indices)
                     ):
-                        self._normalize(choice)
+                        normalize(choice)
+                    if choice.finish_reason is None and (
+                        delta.content or delta.reasoning_content or delta.tool_calls
+                    ):
+                        if chunk._error is not None:
+                            return False
+                        continue
                 if chunk._error is not None:
                     return False
+                is_silent, is_closing = silences(chunk)
+                number_silent += is_silent
+                silent = silent or is_silent
+                closing = closing or is_closing
         except StreamError:
             return False  # the tolerant path raises the error again, after the chunks before it
+        if (silent or closing) and may_hide(data, "delta", silent=silent, closing=closing):
+            return False
+        self._silent += number_silent
         return True
-
-    def _normalize(self, choice: ChunkChoice) -> None:
-        """Bring a choice to its documented shape; refuse indices beyond the limits."""
-        normalize_message(choice.delta)
-        choice.finish_reason = choice.finish_reason or None
-        self._check_indices(choice)
-
-    def _check_indices(self, choice: ChunkChoice) -> None:
-        if self._indices is None:
-            return
-        if choice.index not in self._indices:
-            raise choice_index_error(choice.index, len(self._indices))
-        for call in choice.delta.tool_calls or ():
-            if call.index is not None and call.index not in self._call_indices:
-                raise call_index_error(choice.index, call.index, len(self._call_indices))
 
     # The end
 
     def _finish(self) -> list[ChatCompletionChunk]:
         """End the stream because ``[DONE]`` came."""
         self.done = True
+        error = self._payloads.torn or self.unanswered
+        if error is not None:
+            self._fail(error)
         self._drop()
-        return self._surrogates.release()
+        return self._payloads.surrogates.release()
 
     def _fail(self, error: StreamError) -> None:
         """End the stream with an error. The first error counts: the same block may exceed a limit after an error."""
         if self.error is None:
-            error.events = self.events
+            if error is not self._payloads.torn:
+                error.events = self.events
             self.error = error
         self._drop()
+
+    @property
+    def anomalies(self) -> int:
+        """Number of events that were repaired or passed over."""
+        return self._payloads.anomalies
+
+    @property
+    def unanswered(self) -> StreamProtocolError | None:
+        """The error of a stream that has ended without a choice; None if there was one, or nothing but heartbeats.
+
+        ``[DONE]`` raises it. Where a stream ends in another way, the caller may know a better reason.
+        """
+        return None if self.events > self._tolerant else self._payloads.unanswered(self.events)
+
+    @property
+    def last_words(self) -> str:
+        """The words of the last lines that are no part of an event stream, such as a gateway's page; "" if none came."""
+        return escape(visible_words(self._ignored.decode("utf-8", "replace")))
 
     def _drop(self) -> None:
         self._buffer = self._tail = b""
         self.pending = 0
-
-
-def _is_whole(event: Event) -> bool:
-    """Whether the data of an event without its blank line is whole; JSON that is cut does not parse."""
-    return event.type == "error" or event.data.strip() == _DONE or is_object(loads_or_none(event.data))

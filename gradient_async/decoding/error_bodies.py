@@ -1,25 +1,70 @@
-"""Errors in the bodies of replies and in events, in the four shapes that servers use.
+"""Errors in the bodies of replies and in events, under the names that servers use.
 
 =============  ==================================================================
 DigitalOcean   ``{"id": "unauthorized", "message": "...", "request_id": "..."}``
 OpenAI         ``{"error": {"message", "type", "code", "param"}}``, ``{"error": "text"}``
 Anthropic      ``{"type": "error", "error": {"type", "message"}}``
 FastAPI        ``{"detail": "text"}``, ``{"detail": [{"loc", "msg", "type"}]}``
+others         ``{"errors": [...]}``, ``{"error_code": 18, "error_msg": "..."}``, ``{"code": "...", "message": "..."}``,
+               ``{"base_resp": {"status_code": 1004, "status_msg": "..."}}``
 =============  ==================================================================
+
+With a status of 4xx or 5xx every body is an error. With a status of 2xx, and in a stream, the body has to say so: see
+`find_error`.
 """
 
 from __future__ import annotations
 
+import html
+import json
+import re
 from typing import Any, cast
 
 import msgspec
 
 from ..errors import StreamServerError, escape
-from .normalize import DECODE_ERRORS, is_object, loads
+from .normalize import DECODE_ERRORS, JSON_OPTIONS, first_of, is_object, loads, loads_or_none
 
 _MAX_NAME = 200  # characters of a code, a type or an id
 _MAX_TEXT = 2048  # characters to keep of a body that is not JSON
 _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
+
+# Names of fields, as `_folded` writes them, in the order in which they are looked at.
+_ERRORS = ("error", "errors", "baseresp")
+_MESSAGES = ("message", "detail", "msg", "errormsg", "errormessage", "statusmsg", "title")
+_CODES = ("code", "errorcode", "statuscode")
+_TYPES = ("type", "errortype", "status")
+# Where a gateway puts the error that it got itself.
+_CAUSES = ("metadata", "raw", "innererror", "cause")
+
+# Words with which a code or a message says that nothing failed.
+_FINE = frozenset({"", "0", "ok", "success", "successful", "succeeded", "none", "null"})
+# Words with which a message says that something failed, where nothing but the message can tell.
+_FAILED = re.compile(
+    "error|exception|fail|denied|forbidden|unauthori[sz]ed|invalid|exceeded|too many requests|overloaded|unavailable"
+    "|timed out|not found|bad gateway|unable to|cannot|refused|quota",
+    re.IGNORECASE,
+)
+_FAILED_STATUS = frozenset({"error", "fail", "failed", "failure"})
+# DigitalOcean's id of an error is a name; the id of a request or of a completion has digits, hyphens or capitals.
+_NAME = re.compile("[a-z]+(?:_[a-z]+)*")
+
+# Where an error may begin that is glued behind something else; how far from the end and how often it is looked for.
+_START = re.compile(
+    r'\{\s*"(?:error|errors|type|id|code|message|detail|object|base_resp|error_code|error_msg|request_id)"\s*:'
+)
+_MAX_GLUED = 64 * 1024
+_MAX_STARTS = 16
+_json = json.JSONDecoder(**JSON_OPTIONS)
+
+_TAG = re.compile(r"<(!--|style\b|script\b|[a-z/!?])", re.IGNORECASE)
+# What a reader does not see, by its beginning: up to where it goes.
+_INVISIBLE = {
+    "!--": re.compile("-->"),
+    "style": re.compile("</style", re.IGNORECASE),
+    "script": re.compile("</script", re.IGNORECASE),
+}
+_ENTITY = re.compile("&(?:#[0-9]{1,7}|#x[0-9a-f]{1,6}|[a-z]{2,8});", re.IGNORECASE)
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,61 +91,94 @@ def parse_error(content: bytes) -> ErrorBody:
     """Read the body of an error reply.
 
     Args:
-        content: The body: JSON in one of the four shapes, HTML, text, or nothing.
+        content: The body: JSON in one of the shapes above, alone or in an event stream, HTML, text, or nothing.
     """
     try:
-        body = loads(content)
+        return describe_error(loads(content))
     except DECODE_ERRORS:
-        text = content.decode("utf-8", "replace")
-        return ErrorBody(message=escape(_without_tags(text)), body=text[:_MAX_TEXT] or None)
-    return describe_error(body)
+        pass
+    error = find_glued_error(content)
+    if error is not None:
+        return error
+    text = content.decode("utf-8", "replace")
+    return ErrorBody(message=escape(visible_words(text)), body=text[:_MAX_TEXT] or None)
 
 
 def find_error(body: Any) -> ErrorBody | None:
     """Return the error in the payload of an event or in the body of a 2xx reply; None if there is none.
 
+    Beside choices only a field ``error`` is an error. Without choices whatever says that something failed is one: a
+    detail, a code or status other than success, ``"success": false``, a message beside DigitalOcean's id, or a message
+    that speaks of failure. A message alone is none: servers tell their progress by it.
+
     Args:
-        body: Decoded JSON. Without a field ``error``, an object that has no choices but a message, a detail or a
-            code is an error as well.
+        body: Decoded JSON. Some gateways send a list with one error.
     """
-    return describe_error(body) if is_object(body) and _is_error(body) else None
+    outer = first_of(body)
+    if not is_object(outer):
+        return None
+    error = outer.get("error")
+    if _says_something(error):
+        return describe_error(body)
+    groq = outer.get("x_groq")
+    if is_object(groq) and _says_something(groq.get("error")):
+        return describe_error(groq)
+    if outer is not body:
+        return None
+    choices = outer.get("choices")
+    if isinstance(choices, list) and choices:
+        return None
+    # An error without content is an error; null, false and 0 say that there is none.
+    empty = error is not None and error != 0 and not isinstance(choices, list)
+    return describe_error(body) if empty or _says_failed(outer) else None
 
 
 def describe_error(body: Any) -> ErrorBody:
     """Read a decoded JSON value that is an error by the status of its reply, or by the type of its event."""
-    outer = body
-    if isinstance(body, list) and body:
-        outer = cast("list[Any]", body)[0]  # some gateways send a list with one error
+    outer = first_of(body)
     if not is_object(outer):
         return ErrorBody(message=escape(_message_of(body)), body=body)
-    error = outer.get("error") or outer
-    details: dict[str, Any] = error if is_object(error) else outer
-    message = details.get("message") or details.get("detail") if is_object(error) else error
-    kind = details.get("type") or details.get("error_type")
-    code = details.get("code")
+    fields = _folded(outer)
+    error = _first(fields, _ERRORS) or outer
+    inner = first_of(error)
+    details = _folded(inner) if is_object(inner) else fields
+    message = error if not is_object(error) else _first(details, _MESSAGES)
+    kind = next((kind for name in _TYPES if isinstance(kind := details.get(name), str) and kind), None)
+    code = _first(details, _CODES)
     if code is None and error is outer and not outer.get("object"):
         # In DigitalOcean's shape the id names the kind of error. With a field `object`, the id would be a completion's.
         code = outer.get("id")
+    text = _message_of(message)
+    cause = _cause_of(details)
+    if cause and cause not in text:
+        text = f"{text}: {cause}" if text else cause
     return ErrorBody(
-        message=escape(_message_of(message) or _message_of(kind)),
+        message=escape(text or _message_of(kind)),
         code=_name(code),
         type=_name(kind),
         param=_name(details.get("param")),
-        request_id=_name(outer.get("request_id") or details.get("request_id")),
+        request_id=_name(fields.get("requestid") or details.get("requestid")),
         body=body,
     )
 
 
-def _is_error(body: dict[str, Any]) -> bool:
-    error = body.get("error")
-    if error:
-        return True
-    if isinstance(body.get("choices"), list):
-        return False
-    # An empty string, object or list is an error too; null, false and 0 mean that there is no error.
-    if error is not None and error != 0:
-        return True
-    return any(body.get(name) for name in ("message", "detail", "code"))
+def find_glued_error(data: bytes) -> ErrorBody | None:
+    """Return the error behind something that is not JSON as a whole; None if there is none.
+
+    A gateway writes its error wherever the reply that it passes on breaks off: in the middle of an event, or of a line.
+    """
+    if data.lstrip().startswith(b"<"):
+        return None  # a page, whose scripts hold JSON as well
+    text = data[-_MAX_GLUED:].decode("utf-8", "replace")
+    for match, _ in zip(_START.finditer(text), range(_MAX_STARTS), strict=False):
+        try:
+            body = _json.raw_decode(text, match.start())[0]
+        except DECODE_ERRORS:
+            continue
+        error = find_error(body)
+        if error is not None:
+            return error
+    return None
 
 
 def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamServerError:
@@ -116,10 +194,76 @@ def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamSe
     )
 
 
+# What says that something failed
+
+
+def _says_something(error: Any) -> bool:
+    """Whether the field ``error`` holds anything: some servers fill it with zeros and empty text where all is well."""
+    return any(error.values()) if is_object(error) else bool(error)
+
+
+def _says_failed(body: dict[str, Any]) -> bool:
+    fields = _folded(body)
+    if _says_something(fields.get("errors")):
+        return True
+    response = fields.get("baseresp")
+    if is_object(response) and _is_failure(response.get("status_code")):
+        return True
+    message = _first(fields, _MESSAGES)
+    if isinstance(message, str) and message and message.strip().lower() in _FINE:
+        return False
+    code = _first(fields, _CODES)
+    status = fields.get("status")
+    if (
+        _is_failure(code)
+        or (isinstance(status, str) and status.lower() in _FAILED_STATUS)
+        or (isinstance(status, int) and status >= 400)  # noqa: PLR2004  # an HTTP status
+        or fields.get("type") == "error"
+        or fields.get("object") == "error"
+        or fields.get("success") is False
+        or fields.get("detail")
+    ):
+        return True
+    if not message or code is not None:
+        return False
+    id_ = fields.get("id")
+    return (
+        bool(fields.get("errormsg") or fields.get("errormessage"))
+        or (isinstance(id_, str) and not fields.get("object") and _NAME.fullmatch(id_) is not None)
+        or ("choices" in body and body["choices"] is None)  # the body of a completion that came to nothing
+        or _FAILED.search(_message_of(message)) is not None
+    )
+
+
+def _is_failure(code: Any) -> bool:
+    """Whether a code is neither 0 nor that of success or progress, as an HTTP status has it, nor a word for success."""
+    if code is None or isinstance(code, (bool, dict, list)):
+        return False
+    try:
+        number = float(code)
+    except ValueError:
+        return str(code).strip().lower() not in _FINE
+    return not (number == 0 or 100 <= number < 300)  # noqa: PLR2004  # HTTP statuses
+
+
+# What the server says
+
+
+def _folded(body: dict[str, Any]) -> dict[str, Any]:
+    """Return an object with its names in lower case, without underscores and hyphens: servers differ in these."""
+    return {name.replace("_", "").replace("-", "").lower(): value for name, value in body.items()}
+
+
+def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """Return the first of several fields that says anything; else the first that is not null."""
+    values: list[Any] = [fields[name] for name in names if fields.get(name) is not None]
+    return next((value for value in values if value), values[0] if values else None)
+
+
 def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
     """Return the message in a value as one line; FastAPI sends a list of problems, each with its location."""
     if is_object(value):
-        inner = value.get("message") or value.get("detail") or value.get("msg") or value.get("type")
+        inner = _first(_folded(value), (*_MESSAGES, "type"))
         message = _message_of(inner, depth - 1) if depth else ""
         steps = value.get("loc")
         place = ""
@@ -131,14 +275,50 @@ def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
     return "" if value is None else str(value)
 
 
+def _cause_of(details: dict[str, Any], depth: int = _MAX_DEPTH) -> str:
+    """Return the message of the error that a gateway got itself and put into its own: an object, JSON as text, or text."""
+    for name in _CAUSES:
+        cause = details.get(name)
+        if isinstance(cause, str):
+            body = loads_or_none(cause.encode("utf-8", "replace"))
+            if not is_object(body):
+                return visible_words(cause)
+            cause = body
+        if is_object(cause) and depth:
+            fields = _folded(cause)
+            message = _cause_of(fields, depth - 1) or _message_of(_first(fields, (*_ERRORS, *_MESSAGES)))
+            if message:
+                return message
+    return ""
+
+
 def _name(value: Any) -> str | None:
     return None if value is None or isinstance(value, (dict, list)) else escape(str(value), _MAX_NAME)
 
 
-def _without_tags(text: str) -> str:
-    """Return the approximate text of a gateway's HTML page: everything outside of tags, with white space collapsed."""
+def visible_words(text: str) -> str:
+    """Return the words of a page as a reader sees them, roughly; text that is no page is returned on one line.
+
+    All text outside of tags counts, but for styles, scripts and comments, which may be longer than all the rest.
+    """
     words: list[str] = []
-    for piece in text[:4096].split("<"):
-        tag, closed, rest = piece.partition(">")
-        words.append(rest if closed else tag)
-    return " ".join(" ".join(words).split())
+    at = 0
+    while (tag := _TAG.search(text, at)) is not None:
+        words.append(text[at : tag.start()])
+        kind = tag.group(1).lower()
+        at = tag.end()
+        if kind in _INVISIBLE:
+            end = _INVISIBLE[kind].search(text, at)
+            if end is None:
+                break
+            at = end.end()
+            if kind == "!--":
+                continue
+        end_of_tag = text.find(">", at)
+        if end_of_tag < 0:
+            words.append(text[tag.start() :])
+            break
+        at = end_of_tag + 1
+    else:
+        words.append(text[at:])
+    return " ".join(_ENTITY.sub(lambda match: html.unescape(match.group()), " ".join(words)).split())

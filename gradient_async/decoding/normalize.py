@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, TypeGuard, cast
+from typing import Any, Literal, TypeGuard, cast
 
 import msgspec
 
@@ -37,7 +37,15 @@ DECODE_ERRORS = (ValueError, RecursionError)
 
 # Fields of a delta that are text.
 TEXT_FIELDS = ("content", "reasoning_content", "refusal")
+# Fields of a delta or message that are part of the answer. A role alone, say, is not.
+_ANSWER_FIELDS = (
+    *TEXT_FIELDS, "reasoning", "tool_calls", "function_call", "audio", "images", "content_parts", "reasoning_details",
+)  # fmt: skip
+# What some servers write in place of a finish_reason of null, in lower case.
+_NOT_FINISHED = frozenset({"", "null", "none"})
 
+_ELSEWHERE = {"delta": b'"message"', "message": b'"delta"'}
+_USAGE = re.compile(rb'"(?:usage|error)"\s*:\s*[{"]')
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 18  # digits of a whole number; every number of 18 digits fits in 64 bits
 _VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
@@ -51,6 +59,14 @@ def describe_decode_error(error: ValueError | RecursionError) -> str:
 def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a decoded JSON value is an object."""
     return isinstance(value, dict)
+
+
+def first_of(body: Any) -> Any:
+    """Return the first item of a list, and anything else as it is: some servers put their one object into a list."""
+    if isinstance(body, list):
+        items = cast("list[Any]", body)
+        return items[0] if items else items
+    return body
 
 
 def well_formed(text: str) -> str:
@@ -69,6 +85,9 @@ def _constant(_name: str) -> float:
     return math.inf  # NaN, Infinity, -Infinity
 
 
+JSON_OPTIONS: dict[str, Any] = {"parse_int": _int, "parse_constant": _constant}
+
+
 def loads(data: bytes) -> Any:
     """Decode JSON as servers write it, to plain data. Invalid UTF-8 becomes U+FFFD.
 
@@ -79,7 +98,7 @@ def loads(data: bytes) -> Any:
         ValueError: If the data is not JSON.
         RecursionError: If the data is nested too deep.
     """
-    return json.loads(data.decode("utf-8", "replace"), parse_int=_int, parse_constant=_constant)
+    return json.loads(data.decode("utf-8", "replace"), **JSON_OPTIONS)
 
 
 def loads_or_none(data: bytes) -> Any:
@@ -96,6 +115,9 @@ def to_completion(body: Any) -> ChatCompletion:
     Raises:
         msgspec.ValidationError: If the data is not a completion.
     """
+    for choice in _choices(body):
+        if is_object(choice):
+            take_from_elsewhere(choice, "message")
     _repair(body, "message")
     known = clean(body)
     if is_object(known):
@@ -137,6 +159,56 @@ def normalize_message(message: ChatCompletionMessage | ChoiceDelta) -> None:
         message._reasoning = None
     if not message.tool_calls:
         message.tool_calls = None
+
+
+def finish_reason(reason: str | None) -> str | None:
+    """Return a finish_reason; None if the server only wrote that there is none."""
+    return None if reason is None or reason.lower() in _NOT_FINISHED else reason
+
+
+def is_silent(message: ChatCompletionMessage | ChoiceDelta) -> bool:
+    """Whether a message holds no part of an answer; what it has may stand elsewhere then."""
+    return not (
+        message.content
+        or message.reasoning_content
+        or message.tool_calls
+        or message._reasoning
+        or message.refusal
+        or message.function_call
+        or message.audio
+        or message.content_parts
+        or message.reasoning_details
+    )
+
+
+def silences(chunk: ChatCompletionChunk) -> tuple[bool, bool]:
+    """Return whether text is missing in a choice of a chunk, and whether usage is missing where it may be expected.
+
+    Usage is expected where a choice is finished or silent, and where there is none.
+    """
+    silent, closing = False, not chunk.choices
+    for choice in chunk.choices:
+        if not choice.delta.content and is_silent(choice.delta):
+            silent = closing = True
+        elif choice.finish_reason is not None:
+            closing = True
+    return silent, closing and chunk.usage is None
+
+
+def may_hide(data: bytes, part: Literal["delta", "message"], *, silent: bool, closing: bool) -> bool:
+    """Whether JSON may hold text, usage or an error where the typed decoder does not look.
+
+    Only JSON that seems to lack them is searched, so that an ordinary chunk costs nothing.
+
+    Args:
+        data: One event, a whole reply, or a block of events.
+        part: Where the text should be.
+        silent: Whether text is missing.
+        closing: Whether usage is missing.
+    """
+    return (silent and (b'"text"' in data or _ELSEWHERE[part] in data)) or (
+        closing and (b'"usage"' in data or b'"error"' in data) and _USAGE.search(data) is not None
+    )
 
 
 class SurrogateJoiner:
@@ -182,6 +254,71 @@ class SurrogateJoiner:
         return chunks
 
 
+class TextElsewhere:
+    """Takes the text of a stream from another place than the delta: ``message``, in pieces or whole, or ``text``.
+
+    Servers that send deltas may add the whole message, at the end or growing with each delta: it says nothing new. A
+    server that sends pieces elsewhere may also end with the whole, so its pieces are kept.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, list[str]] = {}  # by choice
+        self._sizes: dict[str, int] = {}  # of all pieces of a choice together
+
+    def take(self, body: dict[str, Any], *, spoken: bool) -> bool:
+        """Move the text of a chunk that is plain data into its deltas; return whether there was any.
+
+        Args:
+            body: The chunk, whose choices are changed.
+            spoken: Whether deltas have brought any part of the answer.
+        """
+        found = False
+        for choice in _choices(body):
+            if spoken or not is_object(choice) or not take_from_elsewhere(choice, "delta"):
+                continue
+            found = True
+            delta = choice["delta"]
+            content = delta.get("content")
+            if not isinstance(content, str):
+                continue
+            index = str(choice.get("index"))
+            pieces = self._pieces.setdefault(index, [])
+            size = self._sizes.get(index, 0)
+            # The lengths first: to join the pieces takes longer than this piece alone can excuse.
+            whole = len(pieces) > 1 and len(content) == size and choice.get("finish_reason")
+            if whole and content == "".join(pieces):
+                delta["content"] = None
+            else:
+                pieces.append(content)
+                self._sizes[index] = size + len(content)
+        return found
+
+
+def take_from_elsewhere(choice: dict[str, Any], part: Literal["delta", "message"]) -> bool:
+    """Put into a silent delta or message what its choice holds elsewhere; return whether there was anything.
+
+    Args:
+        choice: A choice as plain data, which is changed.
+        part: What the choice should have: a delta in a stream, a message otherwise.
+    """
+    here, other = choice.get(part), choice.get("message" if part == "delta" else "delta")
+    if _says_anything(here):
+        return False
+    if _says_anything(other):
+        choice[part] = other
+        return True
+    known = here if is_object(here) else {}
+    text = choice.get("text") or known.get("text")
+    if isinstance(text, str):
+        choice[part] = {**known, "content": text}
+        return True
+    return False
+
+
+def _says_anything(message: Any) -> bool:
+    return is_object(message) and any(message.get(name) for name in _ANSWER_FIELDS)
+
+
 # Repairs, in place
 
 
@@ -191,6 +328,10 @@ def _repair(body: Any, part: str) -> None:
     for name in ("id", "model", "object", "system_fingerprint", "service_tier"):
         keep_text(body, name)
     keep_number(body, "created")
+    if not is_object(body.get("usage")):
+        # Some servers put it into the choice, some into a field of their own.
+        holders = [holder for holder in (*_choices(body), body.get("x_groq")) if is_object(holder)]
+        body["usage"] = next((usage for each in holders if is_object(usage := each.get("usage"))), None)
     _repair_usage(body)
     if body.get("choices") is None:
         body.pop("choices", None)
@@ -208,6 +349,8 @@ def _repair_choice(choice: dict[str, Any], part: str) -> None:
     _keep_index(choice)
     if choice.get(part) is None:
         choice.pop(part, None)
+    if not choice.get("finish_reason"):  # false and 0 as well
+        choice.pop("finish_reason", None)
     keep_text(choice, "finish_reason")
     choice["logprobs"] = _repaired_logprobs(clean(choice.get("logprobs")))
     if is_object(choice.get(part)):

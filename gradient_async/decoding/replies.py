@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, cast
 
 import msgspec
@@ -19,21 +20,26 @@ from ..types import (
     ModelList,
     ToolCallDelta,
 )
-from .error_bodies import ErrorBody, find_error
+from .choiceless import Choiceless, OtherAPI, identify
+from .error_bodies import ErrorBody, describe_error, find_glued_error
 from .normalize import (
     DECODE_ERRORS,
     clean,
     describe_decode_error,
+    finish_reason,
     is_object,
+    is_silent,
     keep_number,
     keep_text,
     loads,
     loads_or_none,
+    may_hide,
     normalize_message,
     to_completion,
 )
 
 _decode = msgspec.json.Decoder(ChatCompletion).decode
+_STREAM = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?::|(?:data|event|id|retry):)")
 
 
 def decode_completion(content: bytes) -> ChatCompletion:
@@ -48,23 +54,37 @@ def decode_completion(content: bytes) -> ChatCompletion:
     problem: str
     try:
         completion = _decode(content)
-        if completion.choices and completion._error is None:
+        if completion.choices and completion._error is None and not _may_hide(completion, content):
             return _finish(completion)
     except DECODE_ERRORS:
         pass
-    try:
-        body = loads(content)
-        error = find_error(body)
-        completion = _finish(to_completion(body))
-        if error is not None:
-            problem = f"it is an error: {error.message}"
-        elif isinstance(body.get("choices"), list):
-            return completion
-        else:
-            problem = "it has no choices"
-    except DECODE_ERRORS as refused:
-        problem = describe_decode_error(refused)
+    found = identify_reply(content)
+    if isinstance(found, ErrorBody):
+        problem = f"it is an error: {found.message}"
+    elif isinstance(found, OtherAPI):
+        problem = f"it is of {found.name}"
+    else:
+        try:
+            body = loads(content)
+            completion = _finish(to_completion(body))
+            if completion.choices:
+                return completion
+            problem = f"it has no choices{_quoted(body)}"
+        except DECODE_ERRORS as refused:
+            problem = describe_decode_error(refused)
     raise APIResponseValidationError(f"the reply is not a chat completion: {problem}")
+
+
+def _quoted(body: Any) -> str:
+    """Return what the server says in place of what it was asked for, to be appended to a message."""
+    message = describe_error(body).message
+    return f", and says {message!r}" if message else ""
+
+
+def _may_hide(completion: ChatCompletion, content: bytes) -> bool:
+    silent = any(is_silent(choice.message) for choice in completion.choices)
+    closing = completion.usage is None
+    return (silent or closing) and may_hide(content, "message", silent=silent, closing=closing)
 
 
 def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -> None:
@@ -94,9 +114,23 @@ def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -
             )
 
 
+def identify_reply(content: bytes) -> Choiceless:
+    """Say what the body of a 2xx reply is that is no completion; of several lines of JSON the first counts."""
+    body = loads_or_none(content)
+    if body is None:
+        body = loads_or_none(content.lstrip().partition(b"\n")[0])
+    return (find_glued_error(content) if body is None else None) or identify(body)
+
+
 def reply_error(content: bytes) -> ErrorBody | None:
     """Return the error in the body of a 2xx reply; None if there is none."""
-    return find_error(loads_or_none(content))
+    found = identify_reply(content)
+    return found if isinstance(found, ErrorBody) else None
+
+
+def is_stream(content: bytes) -> bool:
+    """Whether the body of a reply begins as an event stream, whatever its content type says; JSON never does."""
+    return _STREAM.match(content) is not None
 
 
 def _finish(completion: ChatCompletion) -> ChatCompletion:
@@ -108,6 +142,7 @@ def _finish(completion: ChatCompletion) -> ChatCompletion:
     choices = completion.choices
     for choice in choices:
         normalize_message(choice.message)
+        choice.finish_reason = finish_reason(choice.finish_reason)
     if len(choices) > 1:
         if len({choice.index for choice in choices}) < len(choices):
             # Some servers send no index, or the same index for all choices.
@@ -137,7 +172,7 @@ def decode_models(content: bytes) -> ModelList:
                     keep_text(entry, name)
                 keep_number(entry, "created")
             return ModelList(data=msgspec.convert(clean(entries), list[ModelInfo], strict=False))
-        problem = "it has no list named data"
+        problem = f"it has no list named data{_quoted(body)}"
     except DECODE_ERRORS as refused:
         problem = describe_decode_error(refused)
     raise APIResponseValidationError(f"the reply is not a list of models: {problem}")

@@ -48,7 +48,7 @@ class TestSameAsEachByItself:
         dice = random.Random(8)
         count = sum(
             expect_same_chunks(wire, cuts, **options)
-            for wire, cuts, options in (random_stream(dice) for _ in range(1200))
+            for wire, cuts, options in (random_stream(dice) for _ in range(1600))
         )
         assert count > 200, "a test of batches has batches"
 

@@ -163,10 +163,13 @@ class TestDone:
             b"data:\t[DONE]\t\n\n",
             b"data: [DONE]\r\n\r\n",
             b"data: [DONE]",
+            b'data: "[DONE]"\n\n',
+            b'event: end\ndata: "[DONE]"\n\n',
+            b'data: "[DONE]"',
         ],
     )
     def test_ends_the_stream(self, done: bytes) -> None:
-        """With spaces, torn, or without its blank line."""
+        """With spaces, in quotation marks, or without its blank line."""
         chunks, decoder = decoded(text("a") + done)
         assert (["a"], True, 1) == (contents(chunks), decoder.done, decoder.events)
 
@@ -188,7 +191,7 @@ class TestDone:
             assert (0, True) == (decoder.pending, decoder.done)
 
     @pytest.mark.parametrize(
-        "data", [b"data: [DONE\n\n", b"data: DONE\n\n", b'data: "[DONE]"\n\n', b"data: [DONE]x\n\n"]
+        "data", [b"data: [DONE\n\n", b"data: DONE\n\n", b'data: "DONE"\n\n', b"data: [DONE]x\n\n"]
     )
     def test_nothing_else_does(self, data: bytes) -> None:
         _, error = refused(data)

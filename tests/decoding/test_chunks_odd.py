@@ -16,7 +16,7 @@ from gradient_async.errors import StreamProtocolError
 
 CHOICES: list[tuple[str, list[Any]]] = [
     ('{"choices":null}', []),
-    ('{"id":"a"}', []),
+    ('{"object":"chat.completion.chunk"}', []),
     ('{"choices":[{"delta":null}]}', [{"index": 0, "delta": {}}]),
     ('{"choices":[{}]}', [{"index": 0, "delta": {}}]),
     (

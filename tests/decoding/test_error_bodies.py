@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gradient_async.decoding import describe_error, find_error, parse_error, reply_error, server_error
+from gradient_async.decoding.error_bodies import find_glued_error
 
 SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ({"id": "unauthorized", "message": "Unable", "request_id": "r"}, "Unable", {"code": "unauthorized", "request_id": "r"}),
@@ -30,8 +31,61 @@ SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ("words", "words", {}),
     (5, "5", {}),
     ({"id": "x", "object": "error", "message": "m", "code": 400}, "m", {"code": "400"}),
+    ({"errors": [{"message": "a", "code": 7003}, "b"], "success": False}, "a; b", {"code": "7003"}),
+    ({"errors": ["a", "b"]}, "a; b", {}),
+    ({"error": None, "errors": [{"detail": "a"}]}, "a", {}),
+    ({"errors": {"message": "a"}}, "a", {}),
+    ({"base_resp": {"status_code": 1027, "status_msg": "m"}, "id": "c"}, "m", {"code": "1027"}),
+    ({"error_code": 18, "error_msg": "m", "id": "as-1"}, "m", {"code": "18"}),
+    ({"ErrorCode": "Throttled", "ErrorMessage": "m", "RequestId": "r"}, "m", {"code": "Throttled", "request_id": "r"}),
+    ({"code": "InvalidParameter", "message": "m", "request_id": "r"}, "m", {"code": "InvalidParameter", "request_id": "r"}),
+    ({"statusCode": 503, "message": "m"}, "m", {"code": "503"}),
+    ({"title": "m", "status": 422, "type": "about:blank"}, "m", {"type": "about:blank"}),
+    ([{"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}], "m", {"code": "429", "type": "RESOURCE_EXHAUSTED"}),
+    ({"error": {"message": "m", "type": "", "code": ""}}, "m", {"code": ""}),
     ({"id": "x", "object": "chat.completion", "message": "m"}, "m", {}),
 ]  # fmt: skip
+
+
+# Where there is no answer.
+NAMED: list[dict[str, Any]] = [
+    {"base_resp": {"status_code": 2013}, "choices": []},
+    {"base_resp": {"status_code": "1004"}, "choices": None},
+    {"error_code": 336003},
+    {"error_msg": "m", "choices": []},
+    {"errorMessage": "m", "result": None},
+    {"errors": [{"message": "m"}]},
+    {"code": 500, "choices": []},
+    {"code": "DataInspectionFailed", "message": ""},
+    {"code": 1261},
+    {"status": 404, "path": "/"},
+    {"status": "error", "data": None},
+    {"status": "FAILED"},
+    {"success": False},
+    {"object": "error"},
+    {"detail": "starting"},
+    {"id": "overloaded", "message": "m"},
+    {"choices": None, "message": "m"},
+    {"message": "An unexpected error occurred"},
+    {"message": ["Forbidden"]},
+    {"msg": "Rate limit exceeded"},
+    {"x_groq": {"error": "over_capacity"}, "choices": [{"delta": {}}]},
+]
+
+NO_ERRORS: list[dict[str, Any]] = [
+    {"base_resp": {"status_code": 1008}, "choices": [{"delta": {"content": "a"}}]},
+    {"error_code": 4, "code": 500, "message": "m", "choices": [{}]},
+    {"error_code": 0, "error_msg": "m"},
+    {"code": True},
+    {"code": {"x": 1}},
+    {"status": True},
+    {"message": "success", "code": 1},
+    {"message": "m", "code": 0},
+    {"id": "chatcmpl-1", "message": "m"},
+    {"id": "loading", "object": "x", "message": "m"},
+    {"x_groq": {"error": None, "id": "q"}},
+    {"x_groq": "error"},
+]
 
 
 class TestErrors:
@@ -48,10 +102,24 @@ class TestErrors:
             (b"", ""),
             (b"Bad gateway\n", "Bad gateway"),
             (
+                (
+                    b"<!DOCTYPE html><html><head><title>523 &#124; down</title><STYLE type='text/css'>a > b { color: red }</STYLE >"
+                    b'<script>if (1 < 2) { x = {"error":{"message":"hidden"}} }</script><!-- <p>no</p> --></head>'
+                    b"<body onload='x'><p>The web&nbsp;server<br/>is&#x20;down &amp; out</p><SCRIPT src=x></SCRIPT>.</body></html>"
+                ),
+                "523 | down The web server is down & out .",
+            ),
+            (b"<p>seen<script>never closed", "seen"),
+            (b"<p>seen</p><!-- never closed", "seen"),
+            (b"<p>seen <b", "seen <b"),
+            (b"<p>&#99999999999; &nosuchname; &bogus</p>", "&#99999999999; &nosuchname; &bogus"),
+            (b"<Error><Code>AccessDenied</Code></Error>", "AccessDenied"),
+            (b"<style>" * 5000, ""),
+            (
                 b"<html><head><title>502</title></head>\n<body><h1>Bad  Gateway</h1></body></html>",
                 "502 Bad Gateway",
             ),
-            (b"a < b", "a b"),
+            (b"a < b", "a < b"),
             (b"\xff\x00", "\ufffd\\x00"),
             (b'{"error":"half', '{"error":"half'),
             (b"x" * 9000, "x" * 500 + "…"),
@@ -68,6 +136,85 @@ class TestErrors:
         assert "m" == parse_error(b'{"error":{"message":"m","x":NaN}}').message
         deep = '{"message":' * 60 + '"m"' + "}" * 60
         assert "" == parse_error(f'{{"error":{deep}}}'.encode()).message
+
+    @pytest.mark.parametrize(
+        ("error", "message"),
+        [
+            (
+                {
+                    "message": "Provider returned error",
+                    "metadata": {"raw": '{"error":{"message":"no room"}}'},
+                },
+                "no room",
+            ),
+            (
+                {"message": "m", "metadata": {"raw": '{"detail":[{"msg":"no room"}]}', "provider_name": "p"}},
+                "m: no room",
+            ),
+            ({"message": "m", "metadata": {"raw": "<html><style>x</style>no room</html>"}}, "m: no room"),
+            ({"message": "m", "metadata": {"raw": '"no room"'}}, 'm: "no room"'),
+            ({"message": "m", "metadata": {"raw": {"error": "no room"}}}, "m: no room"),
+            ({"message": "m", "metadata": {"reasons": ["x"]}}, "m"),
+            ({"message": "m", "metadata": {"raw": ""}}, "m"),
+            ({"message": "m: no room", "cause": {"message": "no room"}}, "m: no room"),
+            ({"metadata": {"raw": "no room"}, "code": 502}, "no room"),
+            (
+                {"message": "m", "innererror": {"code": "c", "innererror": {"message": "no room"}}},
+                "m: no room",
+            ),
+            (
+                {
+                    "message": "m",
+                    "cause": {"cause": {"cause": {"cause": {"cause": {"message": "too deep"}}}}},
+                },
+                "m",
+            ),
+        ],
+    )
+    def test_the_reason_may_lie_deeper(self, error: Any, message: str) -> None:
+        """A gateway puts the error that it got into its own."""
+        for found in (describe_error({"error": error}), find_error({"error": error, "choices": [{}]})):
+            assert found is not None
+            assert found.message.endswith(message)
+            assert found.message.startswith(error.get("message", ""))
+
+    @pytest.mark.parametrize("body", NAMED)
+    def test_by_every_name(self, body: Any) -> None:
+        """What says that something failed is an error where there is no answer."""
+        assert None is not find_error(body)
+
+    @pytest.mark.parametrize("body", NO_ERRORS)
+    def test_not_by_other_names(self, body: Any) -> None:
+        assert None is find_error(body)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b'{"id":"c","choices":[{"delta":{"content":"so f{"error":{"message":"no room","code":502}}',
+            b'{"id":"c","choi\n\ndata: {"error": {"message": "no room"}}\n\n',
+            b'upstream: { "code" : "busy", "message" : "no room" } (gateway)',
+            b'event: error\ndata: {"message":"no room","type":"error"}\n\n',
+            b'{"a":1}' * 99 + b'{"error":"no room"}',
+        ],
+    )
+    def test_behind_something_else(self, content: bytes) -> None:
+        found = parse_error(content)
+        assert "no room" == found.message
+        assert isinstance(found.body, dict)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b'<script>{"error":"x"}</script>words',
+            b'so {"error":{"message":"torn',
+            b'{"id":"c","object":"x"} {"type":"function"}',
+            b'{"id":' * 100_000,
+            b'{"id":1} ' * 17 + b'{"error":"too far from the first"}',
+        ],
+    )
+    def test_not_behind_everything(self, content: bytes) -> None:
+        """Scripts of a page are not looked at, and the work is bounded."""
+        assert None is find_glued_error(content)
 
     def test_codes_are_safe_to_print_and_short(self) -> None:
         found = parse_error(
@@ -89,8 +236,11 @@ class TestErrors:
         assert "the server sent an error in place of a stream: m (429)" == error.message
         assert ("429", True) == (error.code, error.retryable)
 
-    def test_of_a_list_only_where_it_is_named(self) -> None:
-        assert None is find_error([{"error": "x"}])
-        found = describe_error([{"error": "x"}])
+    def test_of_a_list(self) -> None:
+        """Some gateways send a list with one error; a list of anything else is none, unless it is known to be one."""
+        found = find_error([{"error": "x"}])
+        assert found == describe_error([{"error": "x"}])
         assert found is not None
-        assert "x" == found.message
+        assert ("x", [{"error": "x"}]) == (found.message, found.body)
+        assert None is find_error([{"message": "Forbidden"}])
+        assert "Forbidden" == describe_error([{"message": "Forbidden"}]).message

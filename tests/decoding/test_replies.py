@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gradient_async.assembly import CompletionAssembler
-from gradient_async.decoding import as_chunk, check_bounds, decode_completion, decode_models
+from gradient_async.decoding import as_chunk, check_bounds, decode_completion, decode_models, is_stream
 from gradient_async.errors import APIResponseValidationError
 from gradient_async.types import (
     ChatCompletion,
@@ -227,12 +227,37 @@ class TestRepairs:
     def test_of_text_and_numbers(self, body: bytes, content: str) -> None:
         assert content == decode_completion(body).choices[0].message.content
 
-    def test_no_choices_are_a_completion_too(self) -> None:
-        """The server said so; what that means is not for the decoder to say."""
-        assert ([], "c") == (
-            decoded({"id": "c", "choices": []}).choices,
-            decoded({"id": "c", "choices": []}).id,
-        )
+    @pytest.mark.parametrize(
+        ("choice", "content"),
+        [
+            ({"text": "a"}, "a"),
+            ({"delta": {"content": "a"}}, "a"),
+            ({"message": {"role": "assistant", "content": None}, "text": "a"}, "a"),
+            ({"message": {"content": ""}, "delta": {"role": "assistant", "content": "a"}}, "a"),
+            ({"message": {"content": "a"}, "text": "b", "delta": {"content": "c"}}, "a"),
+            ({"message": {"content": None}, "text": None, "delta": {}}, None),
+            ({"message": {"content": None, "refusal": "no"}, "text": "a"}, None),
+        ],
+    )
+    def test_of_text_in_another_place(self, choice: dict[str, Any], content: str | None) -> None:
+        found = decoded({"choices": [{"index": 0, "finish_reason": "stop", **choice}]})
+        assert (content, "assistant") == (found.choices[0].message.content, found.choices[0].message.role)
+
+    @pytest.mark.parametrize("reason", ["null", "None", "", False, 0, None])
+    def test_of_finish_reasons_that_are_none(self, reason: Any) -> None:
+        body = {"choices": [{"message": {"content": "a"}, "finish_reason": reason}]}
+        assert None is decoded(body).choices[0].finish_reason
+
+    def test_of_usage_in_another_place(self) -> None:
+        usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+        choice = {"message": {"content": "a"}}
+        expected = CompletionUsage(prompt_tokens=1, completion_tokens=2, total_tokens=3)
+        for body in (
+            {"choices": [{**choice, "usage": usage}]},
+            {"choices": [choice], "x_groq": {"usage": usage}},
+            {"choices": [{**choice, "usage": {"total_tokens": 9}}], "usage": usage},
+        ):
+            assert expected == decoded(body).usage
 
     def test_agents_fields(self) -> None:
         body: dict[str, Any] = {
@@ -262,6 +287,17 @@ class TestRefusals:
             (b'"x"', "Expected `object`, got `str`"),
             (b"{}", "it has no choices"),
             (b'{"choices":null}', "it has no choices"),
+            (b'{"id":"c","object":"chat.completion","choices":[]}', "it has no choices"),
+            (b'{"choices":[],"usage":{"total_tokens":9}}', "it has no choices"),
+            (b'{"candidates":[{"content":{}}]}', "it is of Gemini's API"),
+            (
+                b'{"model":"l","response":"a","done":false}\n{"model":"l","response":"","done":true}',
+                "it is of Ollama's API",
+            ),
+            (b'[{"generated_text":"a"}]', "it is of a text-generation server"),
+            (b'{"base_resp":{"status_code":7,"status_msg":"busy"},"choices":null}', "it is an error: busy"),
+            (b'{"choices":[{"message":{"content":"hal{"error":{"message":"busy"}}', "it is an error: busy"),
+            (b'{"message":"starting up"}', "it has no choices, and says 'starting up'"),
             (b'{"choices":"x","id":[1]}', "$.choices"),
             (b'{"choices":[5]}', "$.choices[0]"),
             (b'{"choices":[{"message":{"content":5}}]}', "$.choices[0].message.content"),
@@ -280,6 +316,26 @@ class TestRefusals:
         assert raised.value.message.startswith("the reply is not a chat completion: ")
         assert words in raised.value.message
         assert None is raised.value.__context__
+
+
+@pytest.mark.parametrize(
+    ("body", "stream"),
+    [
+        (b"data: {}\n\n", True),
+        (b"\xef\xbb\xbfdata:{}", True),
+        (b"\r\n: hello\n\n", True),
+        (b"event: x\ndata: {}\n\n", True),
+        (b"id: 1\n", True),
+        (b"retry: 5\n", True),
+        (b"", False),
+        (b'{"data": 1}', False),
+        (b"database: gone", False),
+        (b"<html>", False),
+        (b"error: no", False),
+    ],
+)
+def test_an_event_stream_is_known_by_its_beginning(body: bytes, stream: bool) -> None:
+    assert stream is is_stream(body)
 
 
 class TestModels:

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from corpus import CORPUS, STREAMS, expected_of, needs_corpus, reads_of
 from feeding import one_by_one
-from oracle import DIFFERENCES, actual_choice, by_index, differences, expected_choice, expected_usage
+from oracle import (
+    DIFFERENCES,
+    actual_choice,
+    by_index,
+    differences,
+    expected_choice,
+    expected_usage,
+    usage_of,
+)
 
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder
@@ -73,7 +81,7 @@ def test_stream(path: Path) -> None:
     assert int(expected["created"] or first_created(wire)) * applied == actual["created"]
     assert expected["system_fingerprint"] == actual["system_fingerprint"]
     assert expected["service_tier"] == actual["service_tier"]
-    assert expected_usage(expected["usage"]) == actual["usage"]
+    assert expected_usage(usage_of(expected)) == actual["usage"]
     assert sorted(map(expected_choice, expected["choices"]), key=by_index) == [
         actual_choice(choice) for choice in actual["choices"]
     ]
