@@ -48,6 +48,8 @@ def _assemble(file: str, assembler: CompletionAssembler) -> int:
         assembler.extend(decoder.feed(data))
     assembler.extend(decoder.close())
     assembler.end(done=decoder.done)
+    if decoder.unanswered is not None:
+        raise decoder.unanswered
     if not assembler.complete:
         raise StreamTruncatedError(
             "the recording ends with neither [DONE] nor a finish_reason for every choice"

@@ -1,7 +1,7 @@
 """The reader of one reply, and the stream that users hold."""
 
 from .cursor import ChoiceStream, ChunkSource, ChunkStream, EventStream, TextStream
-from .reader import StreamReader, has_content
+from .reader import StreamReader, has_content, premature_end
 from .stream import ChatCompletionStream, RawStream, StreamManager
 from .timing import ReadTimes, Timing
 
@@ -18,4 +18,5 @@ __all__ = [
     "TextStream",
     "Timing",
     "has_content",
+    "premature_end",
 ]

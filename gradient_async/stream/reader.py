@@ -26,7 +26,15 @@ from typing import TYPE_CHECKING, Literal
 
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
-from ..decoding import ChunkDecoder, as_chunk, decode_completion, reply_error, server_error
+from ..decoding import (
+    ChunkDecoder,
+    ErrorBody,
+    OtherAPI,
+    as_chunk,
+    decode_completion,
+    identify_reply,
+    server_error,
+)
 from ..errors import (
     APIError,
     APIResponseValidationError,
@@ -319,9 +327,11 @@ class StreamReader:
         self._read_at = self._loop.time()
         self.received = content if self.relaying else b""
         error: APIError
-        body = reply_error(content)
-        if body is not None:
-            error = server_error(body, "in place of a stream")
+        found = identify_reply(content)
+        if isinstance(found, ErrorBody):
+            error = server_error(found, "in place of a stream")
+        elif isinstance(found, OtherAPI):
+            error = StreamProtocolError(f"the reply is of {found.name}, not of chat completions")
         else:
             try:
                 chunks = [as_chunk(decode_completion(content))]
@@ -376,15 +386,7 @@ class StreamReader:
         elif self._lost is not None:
             self.fail(self._lost)
         else:
-            if self._size == 0:
-                what = "empty body: it ended before the first event"
-            elif not assembler.seen:
-                what = "[DONE] before any chunk" if done else "the stream ended before the first event"
-            elif done:
-                what = "[DONE] came without a finish_reason for every choice"
-            else:
-                what = "the stream ended with neither [DONE] nor a finish_reason for every choice"
-            self.fail(StreamTruncatedError(f"{what}; what came is in .partial"), close=False)
+            self.fail(premature_end(self.decoder, assembler, self._size), close=False)
 
     def fail(self, error: APIError, content: bytes = b"", *, close: bool = True) -> APIError:
         """End the stream with an error, and set the error's attributes; return the error that ended the stream first."""
@@ -457,6 +459,29 @@ class StreamReader:
         """Durations of the call and its parts."""
         reply = self._reply
         return self._times.timing(reply.started, reply.queued, reply.sent, reply.received, self._loop.time())
+
+
+def premature_end(decoder: ChunkDecoder, assembler: CompletionAssembler, size: int) -> StreamError:
+    """Return the error of a stream that has ended in good order, and whose completion is not whole.
+
+    Args:
+        decoder: The decoder of the stream.
+        assembler: What came of the stream.
+        size: Number of bytes received.
+    """
+    unanswered = decoder.unanswered
+    if unanswered is not None:
+        return unanswered
+    if size == 0:
+        what = "empty body: it ended before the first event"
+    elif not assembler.seen:
+        what = "[DONE] before any chunk" if decoder.done else "the stream ended before the first event"
+    elif decoder.done:
+        what = "[DONE] came without a finish_reason for every choice"
+    else:
+        what = "the stream ended with neither [DONE] nor a finish_reason for every choice"
+    words = f"; the server's last words are {decoder.last_words!r}" if decoder.last_words else ""
+    return StreamTruncatedError(f"{what}; what came is in .partial{words}")
 
 
 def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:

@@ -33,6 +33,8 @@ def recordings(tmp_path: Path) -> dict[str, Path]:
         "cut": sse(chunk("Hel"), done=False),
         "empty": b"",
         "error": sse(chunk("Hel"), {"error": {"message": "bo\x07om"}}),
+        "foreign": sse({"type": "response.created"}),
+        "foreign cut": sse({"candidates": []}, done=False),
     }
     for name, body in bodies.items():
         (tmp_path / f"{name}.sse").write_bytes(body)
@@ -57,9 +59,11 @@ def test_replay_prints_one_completion_a_line(
 def test_replay_reports_what_is_not_complete_and_goes_on(
     recordings: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    files = [str(recordings[name]) for name in ("cut", "empty", "error")]
+    files = [str(recordings[name]) for name in ("cut", "empty", "error", "foreign", "foreign cut")]
     assert main(["replay", "--json", *files, "/no/such/file", str(recordings["text"])]) == 1
-    cut, empty, error, missing, text = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    cut, empty, error, foreign, foreign_cut, missing, text = (
+        json.loads(line) for line in capsys.readouterr().out.splitlines()
+    )
     assert (cut["file"], cut["type"]) == (files[0], "StreamTruncatedError")
     assert cut["partial"]["choices"][0]["message"]["content"] == "Hel"
     assert empty["error"] == "the recording contains no chunk"
@@ -67,6 +71,8 @@ def test_replay_reports_what_is_not_complete_and_goes_on(
         "StreamServerError",
         "Hel",
     )
+    assert {"StreamProtocolError"} == {foreign["type"], foreign_cut["type"]}
+    assert ("Responses API" in foreign["error"], "Gemini" in foreign_cut["error"]) == (True, True)
     assert (missing["type"], missing["error"]) == ("FileNotFoundError", "No such file or directory")
     assert text["choices"]
 

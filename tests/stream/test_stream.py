@@ -184,6 +184,21 @@ async def test_streams_that_are_complete(start: Start, reply: Handler, pause: fl
             StreamServerError,
             "in place of a stream",
         ),
+        (reply_sse({"candidates": []}), "", StreamProtocolError, "of Gemini's API"),
+        (reply_sse({"answer": "x"}, done=False), "", StreamProtocolError, "no choices"),
+        (reply_json({"candidates": []}), "", StreamProtocolError, "of Gemini's API"),
+        (
+            reply_bytes(b'{"id":"c","choices":[]}', content_type="application/json"),
+            "",
+            APIResponseValidationError,
+            "no choices",
+        ),
+        (
+            reply_sse(*TOKENS[:3], b"<p>gone</p>\n", done=False),
+            PART,
+            StreamTruncatedError,
+            "words are 'gone'",
+        ),
         (reply_bytes(b"<html>log in</html>", content_type="text/html"), "", StreamProtocolError, "text/html"),
         (
             reply_bytes(b"<html>log in</html>", content_type="application/json"),
