@@ -33,7 +33,7 @@ from ..types import (
     ChatFanOut,
     NotGiven,
 )
-from .core import Core, Operation, check_choice, check_count, completion_of, read_reply
+from .core import Core, Operation, check_choice, check_count, read_reply
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
 
 # The default window of `map` is this many times its concurrency: a slow reader or, if results are ordered, a slow
@@ -82,10 +82,11 @@ class _Completions:
     async def _create(
         self, arguments: dict[str, Any], *, stream: bool | NotGiven | None
     ) -> ChatCompletion | ChatCompletionStream:
-        reply = await self._core.send(self._operation, arguments, stream=stream)
+        core = self._core
+        reply = await core.send(self._operation, arguments, stream=stream)
         if stream:
-            return self._core.open_stream(reply, arguments)
-        return await read_reply(reply, completion_of)
+            return core.open_stream(reply, arguments)
+        return await read_reply(reply, core.completion_of)
 
     def _stream(self, arguments: dict[str, Any]) -> StreamManager:
         if "stream" in arguments:
@@ -158,7 +159,7 @@ class _Completions:
                 _ask_for_usage(arguments)
             reply = await core.send(operation, arguments, stream=streamed or None, lease=lease)
             if not streamed:
-                return await read_reply(reply, completion_of)
+                return await read_reply(reply, core.completion_of)
             async with core.open_stream(reply, arguments) as opened:
                 return await opened.completion()
 
@@ -269,8 +270,9 @@ class _Requester:
         return StreamedReply(reply, *self._core.open_reader(reply, arguments, n=expect))
 
     async def fetch(self, n: int | None, lease: Lease) -> ChatCompletion:
-        reply = await self._core.send(self._operation, self._arguments(n), lease=lease)
-        return await read_reply(reply, completion_of)
+        core = self._core
+        reply = await core.send(self._operation, self._arguments(n), lease=lease)
+        return await read_reply(reply, core.completion_of)
 
     def _arguments(self, n: int | None) -> dict[str, Any]:
         return {**self._params} if n is None else {**self._params, "n": n}
@@ -311,6 +313,7 @@ class Completions(_Completions):
             APIStatusError: If the server answered with an error.
             APIConnectionError: If no complete answer came.
             APIResponseValidationError: If the answer is not a completion.
+            StreamError: If the server streamed its answer all the same, and the stream is not whole.
         """
         return await self._create(params, stream=stream)
 

@@ -17,18 +17,26 @@ from .._version import __version__
 from ..assembly import CompletionAssembler
 from ..config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Endpoints, Limits, Retry, Timeout
 from ..decoding import (
+    ChunkDecoder,
     check_bounds,
     check_params,
     decode_completion,
     decode_models,
     encode_request,
+    is_stream,
     reply_error,
 )
-from ..errors import APIError, APIResponseValidationError, APIStatusError, ConfigurationError
+from ..errors import (
+    APIError,
+    APIResponseValidationError,
+    APIStatusError,
+    ConfigurationError,
+    StreamError,
+)
 from ..hooks import Hook
 from ..secrets import Secret, check_headers, hide_headers, secrets_in
 from ..session.call import Call, Lease
-from ..stream import ChatCompletionStream, StreamReader
+from ..stream import ChatCompletionStream, StreamReader, premature_end
 from ..types import NOT_GIVEN, ChatCompletion, ModelList, NotGiven
 
 if TYPE_CHECKING:
@@ -383,6 +391,45 @@ class Core:
         assembler = CompletionAssembler(n=n, limits=settings.limits, strict=settings.strict)
         return StreamReader(reply, assembler, n=n, **self._stream_options(arguments)), assembler
 
+    def completion_of(self, reply: Reply, content: bytes) -> ChatCompletion:
+        """Decode the body of an awaited reply, and add what the session knows of it.
+
+        Some servers stream whatever they are asked for: an event stream is assembled, and judged as any other.
+
+        Raises:
+            APIStatusError: If a reply of status 200 holds an error.
+            APIResponseValidationError: If it holds no completion.
+            StreamError: If it is an event stream that is not whole, or holds an error.
+        """
+        completion = self._assemble(reply, content) if is_stream(content) else _decode(reply, content)
+        completion.request_id = reply.request_id
+        completion.rate_limits = reply.rate_limits
+        completion.attempts = reply.attempts
+        return completion
+
+    def _assemble(self, reply: Reply, content: bytes) -> ChatCompletion:
+        settings, n = self.settings, reply.n if isinstance(reply.n, int) and reply.n > 0 else 1
+        decoder = ChunkDecoder(
+            limits=reply.limits, strict=settings.strict, on_bad_event=settings.on_bad_event, n=n
+        )
+        assembler = CompletionAssembler(n=n, limits=reply.limits, strict=settings.strict)
+        failure: StreamError | None = None
+        try:
+            assembler.extend(decoder.feed(content))
+            assembler.extend(decoder.close())
+        except StreamError as error:
+            failure = error.with_traceback(None)
+        assembler.end(done=decoder.done)
+        if failure is None and not assembler.complete:
+            failure = premature_end(decoder, assembler, len(content))
+        if failure is None:
+            return assembler.completion
+        failure.partial = assembler.completion
+        failure.events = decoder.events
+        failure.bytes_received = len(content)
+        reply.describe(failure, content)
+        raise failure
+
     def _stream_options(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         settings = self.settings
         timeout = arguments.get("timeout", NOT_GIVEN)
@@ -420,13 +467,8 @@ async def read_reply(reply: Reply, make_result: Callable[[Reply, bytes], T]) -> 
     raise failure
 
 
-def completion_of(reply: Reply, content: bytes) -> ChatCompletion:
-    """Decode the body of an awaited reply to a completion, and add request id, rate limits and number of attempts.
-
-    Raises:
-        APIStatusError: If a reply of status 200 holds an error.
-        APIResponseValidationError: If it holds no completion.
-    """
+def _decode(reply: Reply, content: bytes) -> ChatCompletion:
+    """Decode the JSON body of an awaited reply."""
     failure: APIResponseValidationError
     try:
         completion = decode_completion(content)
@@ -436,9 +478,6 @@ def completion_of(reply: Reply, content: bytes) -> ChatCompletion:
     except APIResponseValidationError as error:
         failure = error
     else:
-        completion.request_id = reply.request_id
-        completion.rate_limits = reply.rate_limits
-        completion.attempts = reply.attempts
         return completion
     raise _wrong_body(reply, content, failure)
 

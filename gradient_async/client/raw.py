@@ -16,7 +16,7 @@ import msgspec
 from ..errors import RequestInfo, ResponseInfo
 from ..stream import ChatCompletionStream
 from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, Headers, ModelList, RateLimits
-from .core import Core, Operation, check_options, completion_of, models_of, read_reply
+from .core import Core, Operation, check_options, models_of, read_reply
 
 if TYPE_CHECKING:
     from ..session.reply import Reply
@@ -239,7 +239,7 @@ class _ResponseCompletions:
         async def parse(response: APIResponse[Any]) -> ChatCompletion | ChatCompletionStream:
             if stream:
                 return core.open_stream(reply, arguments)
-            return completion_of(reply, await response.read())
+            return core.completion_of(reply, await response.read())
 
         return APIResponse(reply, parse)
 

@@ -29,6 +29,11 @@ from gradient_async import (
     RequestTimeoutError,
     RequestTooLargeError,
     Retry,
+    StreamError,
+    StreamLimitError,
+    StreamProtocolError,
+    StreamServerError,
+    StreamTruncatedError,
     Timeout,
     UnexpectedRedirectError,
     UnprocessableEntityError,
@@ -40,12 +45,14 @@ from gradient_async.testing import (
     Connection,
     Handler,
     Request,
+    chunk,
     completion,
     forever,
     head,
     reply_bytes,
     reply_json,
     reply_writes,
+    sse,
 )
 
 
@@ -280,6 +287,73 @@ async def test_an_error_body_is_bounded_in_time_and_size(start: Start) -> None:
     assert error.body == "partly"
     error = await failing(start, reply_bytes(b"x" * 10_000, 400), limits=limits)
     assert error.body == "x" * 50
+
+
+async def test_an_event_stream_that_was_not_asked_for_is_assembled(start: Start) -> None:
+    """Awaited, raw, and in a map; with what the session knows of the reply."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
+    reply = reply_bytes(
+        sse(chunk("Hel"), chunk("lo", finish_reason="stop"), chunk(usage=usage) | {"choices": []}),
+        headers={
+            "content-type": "text/event-stream",
+            "x-request-id": "req-7",
+            "x-ratelimit-limit-requests": "5",
+        },
+    )
+    _, client = await start(reply, reply, reply)
+    raw = await client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
+    (mapped,) = [each async for each in client.chat.completions.map([{"model": "m", "messages": MESSAGES}])]
+    for got in (await ask(client), await raw.parse(), mapped.unwrap()):
+        assert ("Hello", "stop") == (got.choices[0].message.content, got.choices[0].finish_reason)
+        assert got.usage is not None
+        assert got.usage.total_tokens == 3
+        assert (got.request_id, got.attempts) == ("req-7", 1)
+        assert got.rate_limits is not None
+        assert got.rate_limits.requests.limit == 5
+
+
+@pytest.mark.parametrize(
+    ("body", "options", "kind", "says"),
+    [
+        (sse(chunk("Hello"), done=False), {}, StreamTruncatedError, "neither [DONE] nor"),
+        (sse(chunk("Hello"), {"error": {"message": "no room"}}), {}, StreamServerError, "no room"),
+        (sse(chunk("Hello")), {"strict": True}, StreamTruncatedError, "without a finish_reason"),
+        (sse(chunk("Hello"), "nonsense"), {}, StreamProtocolError, "event 2"),
+        (
+            sse(chunk("Hello"), chunk("x", index=9)),
+            {"limits": Limits(choices=4)},
+            StreamLimitError,
+            "choices=4",
+        ),
+        (
+            sse(chunk("Hello"), {"error": {"message": "no model-key-0123"}}),
+            {},
+            StreamServerError,
+            "sent an error",
+        ),
+    ],
+)
+async def test_an_event_stream_that_was_not_asked_for_is_judged(
+    start: Start, body: bytes, options: dict[str, Any], kind: type[StreamError], says: str
+) -> None:
+    """As any other stream is, with everything that came in ``.partial``."""
+    error = await failing(start, reply_bytes(body, headers={"x-request-id": "req-8"}), **options)
+    assert isinstance(error, kind)
+    assert says in error.message
+    assert (error.status_code, error.request_id, error.bytes_received) == (200, "req-8", len(body))
+    assert error.partial is not None
+    assert str(error.partial.choices[0].message.content).startswith("Hello")
+    assert "key-0123" not in str(error)
+    assert None is error.__context__
+
+
+async def test_all_choices_that_were_asked_for_have_to_come(start: Start) -> None:
+    body = sse(chunk("a", finish_reason="stop"), done=False)
+    _, client = await start(reply_bytes(body), reply_bytes(sse(chunk("a", finish_reason="stop"), "nonsense")))
+    with pytest.raises(StreamTruncatedError):
+        await ask(client, n=2)
+    skipping = client.with_options(on_bad_event="skip")
+    assert (await ask(skipping)).choices[0].message.content == "a"
 
 
 async def test_a_body_beyond_its_limit_is_refused(start: Start) -> None:
