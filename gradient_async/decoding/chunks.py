@@ -359,6 +359,8 @@ class ChunkDecoder:
                 break
             if chunk is not None:
                 chunks.append(chunk)
+        if last and payloads.torn is not None:
+            self._fail(payloads.torn)
         # The events above came before the bytes that exceed a limit. After [DONE] or an error, a limit does not matter.
         if self._events.error is not None and not self.done:
             self._fail(self._events.error)

@@ -24,7 +24,7 @@ ENTERED = {
     "one chunk of an open stream": 6,
     "one awaited create()": 16,
     "one 404": 20,
-    "one error event": 18,
+    "one error event": 20,
     "one chunk of a fan-out": 10,
 }
 

@@ -303,7 +303,7 @@ async def test_an_event_stream_that_was_not_asked_for_is_assembled(start: Start)
     _, client = await start(reply, reply, reply)
     raw = await client.chat.completions.with_raw_response.create(model="m", messages=MESSAGES)
     (mapped,) = [each async for each in client.chat.completions.map([{"model": "m", "messages": MESSAGES}])]
-    for got in (await ask(client), await raw.parse(), mapped.unwrap()):
+    for got in (await create_completion(client), await raw.parse(), mapped.unwrap()):
         assert ("Hello", "stop") == (got.choices[0].message.content, got.choices[0].finish_reason)
         assert got.usage is not None
         assert got.usage.total_tokens == 3
@@ -351,9 +351,9 @@ async def test_all_choices_that_were_asked_for_have_to_come(start: Start) -> Non
     body = sse(chunk("a", finish_reason="stop"), done=False)
     _, client = await start(reply_bytes(body), reply_bytes(sse(chunk("a", finish_reason="stop"), "nonsense")))
     with pytest.raises(StreamTruncatedError):
-        await ask(client, n=2)
+        await create_completion(client, n=2)
     skipping = client.with_options(on_bad_event="skip")
-    assert (await ask(skipping)).choices[0].message.content == "a"
+    assert (await create_completion(skipping)).choices[0].message.content == "a"
 
 
 async def test_a_body_beyond_its_limit_is_refused(start: Start) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from fault_requests import BOTH_WAYS, RETRYING, Ask, ask_repeatedly, expect_whole
 from fault_rows import FINISH, TEXT, TOKENS, Start, asked, expect_connection, failed, streamed, tokens
-from fault_ways import BOTH_WAYS, RETRYING, Ask, ask_repeatedly, expect_whole
 
 from gradient_async import (
     APIResponseValidationError,
