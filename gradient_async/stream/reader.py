@@ -47,7 +47,7 @@ from ..errors import (
     StreamTruncatedError,
 )
 from ..hooks import Outcome
-from ..types import ChatCompletion, ChatCompletionChunk, TextBatch
+from ..types import ChatCompletion, ChatCompletionChunk, TextBatch, ToolCallDelta
 from .sniff import is_event_stream, what_is
 from .timing import ReadTimes, Timing
 
@@ -485,9 +485,9 @@ def premature_end(decoder: ChunkDecoder, assembler: CompletionAssembler, size: i
 
 
 def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
-    """Whether chunks have content: text, reasoning, a refusal, a piece of a tool call, a finish_reason or usage."""
+    """Whether a model has spoken: text, reasoning, refusal, a tool call's piece, media, a finish_reason, usage."""
     if type(chunks) is TextBatch:
-        return chunks.field == "arguments" or any(chunks.texts)
+        return any(chunks.texts)
     for chunk in chunks:
         for choice in chunk.choices:
             delta = choice.delta
@@ -495,10 +495,17 @@ def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
                 delta.content
                 or choice.finish_reason is not None
                 or delta.reasoning_content
-                or delta.tool_calls is not None
                 or delta.refusal
+                or (delta.tool_calls is not None and any(map(_has_piece, delta.tool_calls)))
+                or delta.images
+                or delta.audio
             ):
                 return True
         if chunk.usage is not None:
             return True
     return False
+
+
+def _has_piece(entry: ToolCallDelta) -> bool:
+    function = entry.function
+    return bool(entry.id or function.name or function.arguments or entry.custom or entry.extra_content)

@@ -30,6 +30,9 @@ THREE = begun(*TOKENS[:3])
 DONE = [*begun(*TOKENS, FINISH), http_chunk(b"data: [DONE]\n\n")]
 KEEP_ALIVE = http_chunk(b": keep-alive\n\n")
 NOTHING = http_chunk(sse(chunk(""), done=False))
+NO_CALL = http_chunk(
+    sse(chunk(tool_calls=[{"index": 0, "id": "", "function": {"arguments": ""}}]), done=False)
+)
 ROLE = http_chunk(sse(chunk("", role="assistant"), done=False))
 TOKEN = http_chunk(sse(chunk("more "), done=False))
 
@@ -73,6 +76,7 @@ async def test_headers_have_to_end_within_the_limit(
         pytest.param([*THREE, forever(KEEP_ALIVE, 0.02)], "idle", 3, id="comments_after_tokens"),
         pytest.param([*OPENED, ROLE, forever(NOTHING, 0.02)], "first_token", 0, id="empty_deltas_forever"),
         pytest.param([*THREE, forever(NOTHING, 0.02)], "idle", 3, id="empty_deltas_after_tokens"),
+        pytest.param([*THREE, forever(NO_CALL, 0.02)], "idle", 3, id="empty_calls_after_tokens"),
     ],
 )
 async def test_content_has_to_come_within_the_limit(

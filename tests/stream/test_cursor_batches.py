@@ -195,7 +195,7 @@ async def test_a_chunk_may_be_changed_without_touching_the_others(start: Start) 
 
 @pytest.mark.parametrize("called", [True, False])
 def test_a_run_is_a_sign_of_life_where_its_chunks_are(called: bool) -> None:
-    """A piece of a call is one whatever it holds, as it is in a chunk of its own."""
+    """Empty pieces are none, whether of text or of a call."""
 
     def piece(text: str) -> Any:
         fields: dict[str, Any] = {"content": text}
@@ -208,4 +208,8 @@ def test_a_run_is_a_sign_of_life_where_its_chunks_are(called: bool) -> None:
     decoder.push(sse(piece(""), piece(""), done=False))
     run = decoder.decode_slice()
     assert isinstance(run, TextBatch)
-    assert (called, called) == (has_content(run), has_content(list(run)))
+    assert (False, False) == (has_content(run), has_content(list(run)))
+    decoder.push(sse(piece(""), piece("b"), done=False))
+    run = decoder.pull()
+    assert isinstance(run, TextBatch)
+    assert (True, True) == (has_content(run), has_content(list(run)))
