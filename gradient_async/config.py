@@ -109,8 +109,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         body_bytes: Body of an awaited reply, in bytes.
         error_body_bytes: Body of an error, in bytes; the rest is not read.
         error_body_seconds: Time to read the body of an error, in seconds.
-        completion_bytes: Text, reasoning, refusals and arguments of an assembled completion, in characters.
-        buffered_bytes: Text queued for the iterators of one stream that lag behind, in characters.
+        completion_bytes: Text, reasoning, refusals and arguments of an assembled completion, in bytes of UTF-8.
+        buffered_bytes: Text queued for the iterators of one stream that lag behind, in bytes of UTF-8.
         choices: Choices of a reply, or the ``n`` of the request if that is larger.
         tool_calls: Tool calls of one choice.
         drain_seconds: Time to wait for the end of the HTTP body after ``[DONE]``, in seconds.

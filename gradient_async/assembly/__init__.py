@@ -4,7 +4,20 @@ Pure: no clock, no I/O. The work for a chunk depends on that chunk alone; pieces
 `CompletionAssembler.completion` is read.
 """
 
-from .choices import CallState, ChoiceState
+from .call import CallState
+from .choices import JOIN, ChoiceState
 from .completion import CompletionAssembler
+from .pieces import json_size, utf8_size
+from .position import Position, position_of, since
 
-__all__ = ["CallState", "ChoiceState", "CompletionAssembler"]
+__all__ = [
+    "JOIN",
+    "CallState",
+    "ChoiceState",
+    "CompletionAssembler",
+    "Position",
+    "json_size",
+    "position_of",
+    "since",
+    "utf8_size",
+]

@@ -1,59 +1,31 @@
-"""One choice of a completion and its tool calls, as far as they have been received."""
+"""One choice of a completion, as far as it has been received."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from ..errors import call_index_error
-from ..types import (
-    ChatCompletionMessage,
-    Choice,
-    ChoiceDelta,
-    ChoiceLogprobs,
-    Function,
-    TokenLogprob,
-    ToolCall,
-    ToolCallDelta,
-)
-from .pieces import ObjectPieces, copy_merged, json_size, merge
+from ..types import ChatCompletionMessage, Choice, ChoiceDelta, ChoiceLogprobs, TokenLogprob
+from .call import CallState
+from .calls import ToolCalls
+from .pieces import join_details, join_lists, join_objects, json_size, merge_all, utf8_size
+from .rule import add_function
 
 # What one entry of logprobs counts against `Limits.completion_bytes`: about its smallest size as JSON. For an exact size,
 # each entry would have to be encoded again.
 _ENTRY_SIZE = 16
+_MAX_LABEL = 64  # characters of a role or finish_reason that costs nothing: a choice has one of each
 
-
-class CallState:
-    """One tool call, as far as it has been received.
-
-    Attributes:
-        index: The index in the fragment that opened the call.
-        id: The first id that is not empty.
-        name: The first name that is not empty.
-        type: The first type that is not empty.
-        arguments: Pieces of the JSON text.
-        custom: Payload of a custom call, whose input is received in pieces.
-        extra_content: Data that some servers require in the next request.
-    """
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.id = ""
-        self.name = ""
-        self.type = ""
-        self.arguments: list[str] = []
-        self.custom: ObjectPieces | None = None
-        self.extra_content: Any = None
-
-    def to_tool_call(self) -> ToolCall:
-        """Return the call as a message holds it."""
-        return ToolCall(
-            id=self.id,
-            type=self.type or "function",
-            function=Function(name=self.name, arguments="".join(self.arguments)),
-            custom=None if self.custom is None else self.custom.join(),
-            extra_content=copy_merged(self.extra_content),
-        )
+JOIN: dict[str, Callable[[list[Any]], Any]] = {
+    "annotations": join_lists,
+    "audio": partial(join_objects, texts=("data", "transcript")),
+    "content_parts": join_lists,
+    "extra_content": merge_all,
+    "images": join_lists,
+    "reasoning_details": join_details,
+}
+"""The fields of a message that few servers send, and how their pieces are joined."""
 
 
 class ChoiceState:
@@ -65,16 +37,18 @@ class ChoiceState:
         content: Pieces of the text; the list stays empty if no delta has any.
         reasoning: Pieces of the reasoning.
         refusal: Pieces of the refusal.
-        calls: Tool calls in the order in which they were opened.
+        calls: The tool calls.
+        function_call: The older form of a single call, or None.
         finish_reason: The last finish_reason.
+        finished: Whether a finish_reason has come, and no content since.
         logprobs: Entries for the text; None if no chunk has such a list.
         refusal_logprobs: Entries for the refusal; None if no chunk has such a list.
-        touched: The calls that the fragments of the last chunk belong to, in the order of the fragments.
-        rest: Fields that few servers send, by name.
+        rest: Pieces of the fields in `JOIN`, by name.
     """
 
-    __slots__ = ("_by_id", "_latest", "_next_index", "calls", "content", "finish_reason", "has_logprobs", "index", "logprobs",
-                 "reasoning", "refusal", "refusal_logprobs", "rest", "role", "touched")  # fmt: skip
+    __slots__ = ("_content_counted", "_reasoning_counted", "calls", "content", "finish_reason", "finished", "function_call",
+                 "has_logprobs", "index", "logprobs", "reasoning", "refusal", "refusal_logprobs", "rest",
+                 "role")  # fmt: skip
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -82,116 +56,56 @@ class ChoiceState:
         self.content: list[str] = []
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
-        self.calls: list[CallState] = []
-        # Two dicts find the call of a fragment: an index of a billion must not allocate anything, and a fragment must take
-        # constant time however many calls there are.
-        # The call opened last for each index and, under None, the call opened last of all.
-        self._latest: dict[int | None, CallState] = {}
-        self._by_id: dict[
-            tuple[int | None, str], CallState
-        ] = {}  # each call by index and id, and by None and id
-        self._next_index = 0  # the index of the next call that has none
+        # Pieces whose bytes have been counted.
+        self._content_counted = 0
+        self._reasoning_counted = 0
+        self.calls = ToolCalls(index)
+        self.function_call: CallState | None = None
         self.finish_reason: str | None = None
+        self.finished = False
         self.has_logprobs = False
         self.logprobs: list[TokenLogprob] | None = None
         self.refusal_logprobs: list[TokenLogprob] | None = None
-        self.rest: dict[str, Any] = {}
-        self.touched: Sequence[CallState] = ()
+        self.rest: dict[str, list[Any]] = {}
 
-    def call_for(self, entry: ToolCallDelta, limit: int) -> CallState:
-        """Return the call that a fragment belongs to, after opening it if the fragment begins a new call.
+    def add(self, delta: ChoiceDelta, limit: int) -> int:
+        """Add a delta; return its size in bytes, of text, reasoning and most arguments in characters.
 
-        A fragment with an index: an unknown index opens a call. With a known index, a known id continues its call; a
-        new id with a name opens another call; anything else continues the latest call of the index. A fragment
-        without an index: a known id continues its call; a new id opens a call; without an id, the fragment continues
-        the call opened last.
+        `count_bytes` has the bytes of these.
 
-        The index alone does not tell calls apart: some servers send every parallel call with index 0. A new id alone is
-        not the beginning of a call: only a beginning has a name.
-
-        Raises:
-            StreamProtocolError: If the index is negative.
-            StreamLimitError: If there are more calls than the limit, or the index is beyond the limit.
+        Args:
+            delta: The delta of this choice in the next chunk.
+            limit: Maximum number of tool calls.
         """
-        index, id_ = entry.index, entry.id
-        latest = self._latest.get(index)
-        if latest is not None:
-            if not id_:
-                return latest
-            call = self._by_id.get((index, id_))
-            if call is not None:
-                return call
-            if index is not None and not (entry.function.name or entry.custom):
-                return latest
-        if index is None:
-            index = self._next_index
-        if not 0 <= index < limit or len(self.calls) >= limit:
-            raise call_index_error(self.index, index, limit)
-        call = CallState(index)
-        self.calls.append(call)
-        self._latest[index] = self._latest[None] = call
-        self._next_index = max(self._next_index, index + 1)
-        return call
-
-    def add_calls(self, entries: list[ToolCallDelta], limit: int) -> int:
-        """Add fragments of tool calls; return the number of characters in them.
-
-        Raises:
-            StreamProtocolError: If an index is negative.
-            StreamLimitError: If there are more calls than the limit.
-        """
-        # Nearly every chunk has one fragment, which holds an index and the next piece of the arguments. By the rules of
-        # `call_for`, such a fragment continues the latest call of its index.
-        try:
-            [entry] = entries
-            call = self._latest[entry.index]
-        except (ValueError, KeyError):
-            pass
-        else:
-            function = entry.function
-            arguments = function.arguments
-            if (
-                arguments is not None
-                and entry.id is None
-                and entry.type is None
-                and function.name is None
-                and entry.custom is None
-                and entry.extra_content is None
-            ):
-                self.touched = (call,)
-                call.arguments.append(arguments)
-                return len(arguments)
-        touched: list[CallState] = []
-        # Set before the fragments are added: if a fragment is refused, the fragments before it have been added.
-        self.touched = touched
-        return sum(self._add_call(entry, limit, touched) for entry in entries)
-
-    def _add_call(self, entry: ToolCallDelta, limit: int, touched: list[CallState]) -> int:
-        size = 0
-        call = self.call_for(entry, limit)
-        touched.append(call)
-        function = entry.function
-        if not call.id and entry.id:
-            call.id = entry.id
-            self._by_id[call.index, entry.id] = self._by_id[None, entry.id] = call
-        if not call.name and function.name:
-            call.name = function.name
-        if not call.type and entry.type:
-            call.type = entry.type
-        if function.arguments is not None:
-            call.arguments.append(function.arguments)
-            size += len(function.arguments)
-        if entry.custom is not None:
-            if call.custom is None:
-                call.custom = ObjectPieces("input")
-            size += call.custom.add(entry.custom)
-        if entry.extra_content is not None:
-            call.extra_content = merge(call.extra_content, entry.extra_content)
-            size += json_size(entry.extra_content)
+        size = _append(self.content, delta.content) + _append(self.reasoning, delta.reasoning_content)
+        if _append(self.refusal, delta.refusal):
+            size += utf8_size(delta.refusal or "")
+        if delta.tool_calls is not None:
+            size += self.calls.add(delta.tool_calls, limit)
+        if delta.function_call is not None:
+            if self.function_call is None:
+                self.function_call = CallState()
+            size += add_function(self.function_call, delta.function_call)[1]
+        if size or delta.images or delta.audio:
+            self.finished = False
+        if delta.role and not self.role:
+            self.role = delta.role
+            size += _label_size(delta.role)
+        for name in JOIN:
+            value = getattr(delta, name)
+            if value is not None:
+                self.rest.setdefault(name, []).append(value)
+                size += json_size(value)
         return size
 
+    def finish(self, reason: str) -> int:
+        """Note a finish_reason, which content after it takes back; return its size."""
+        self.finish_reason = reason
+        self.finished = True
+        return _label_size(reason)
+
     def add_logprobs(self, logprobs: ChoiceLogprobs) -> int:
-        """Add the entries of a chunk; return their approximate size in characters."""
+        """Add the entries of a chunk; return about how many bytes they are."""
         self.has_logprobs = True
         size = 0
         if logprobs.content is not None:
@@ -206,66 +120,16 @@ class ChoiceState:
             size += _size(logprobs.refusal)
         return size
 
-    def add(self, delta: ChoiceDelta, limit: int) -> int:
-        """Add a delta; return the number of characters in it.
-
-        Args:
-            delta: The delta of this choice in the next chunk.
-            limit: Maximum number of tool calls.
-        """
-        size = 0
-        if delta.content is not None:
-            self.content.append(delta.content)
-            size += len(delta.content)
-        if delta.role and not self.role:
-            self.role = delta.role
-        if delta.reasoning_content is not None:
-            self.reasoning.append(delta.reasoning_content)
-            size += len(delta.reasoning_content)
-        if delta.tool_calls is not None:
-            size += self.add_calls(delta.tool_calls, limit)
-        if delta.refusal is not None:
-            self.refusal.append(delta.refusal)
-            size += len(delta.refusal)
-        if (
-            delta.function_call is not None
-            or delta.annotations is not None
-            or delta.audio is not None
-            or delta.reasoning_details is not None
-            or delta.extra_content is not None
-            or delta.content_parts is not None
-        ):
-            size += self.add_rest(delta)
-        return size
-
-    def add_rest(self, delta: ChoiceDelta) -> int:
-        """Add the fields that few servers send; return the number of characters in them."""
-        size = 0
-        rest = self.rest
-        for name in ("annotations", "reasoning_details", "content_parts"):
-            items: list[Any] | None = getattr(delta, name)
-            if items is not None:
-                rest.setdefault(name, []).extend(items)
-                size += json_size(items)
-        if delta.function_call is not None:
-            # The name, then the pieces of the arguments.
-            pieces = rest.setdefault("function_call", [""])
-            pieces[0] = pieces[0] or delta.function_call.name or ""
-            pieces.append(delta.function_call.arguments or "")
-            size += len(pieces[-1])
-        if delta.audio is not None:
-            size += rest.setdefault("audio", ObjectPieces("data", "transcript")).add(delta.audio)
-        if delta.extra_content is not None:
-            rest["extra_content"] = merge(rest.get("extra_content"), delta.extra_content)
-            size += json_size(delta.extra_content)
-        return size
+    def count_bytes(self) -> int:
+        """Return by how much bytes exceed the characters that `add` returned, since the last call."""
+        text, reasoning = self.content[self._content_counted :], self.reasoning[self._reasoning_counted :]
+        self._content_counted, self._reasoning_counted = len(self.content), len(self.reasoning)
+        joined = "".join(text + reasoning)
+        return utf8_size(joined) - len(joined) + self.calls.count_bytes()
 
     def to_choice(self) -> Choice:
-        """Return the choice as a completion holds it: pieces joined, calls ordered by index, then by opening."""
-        # `sorted` is stable, and `calls` is in the order of opening.
-        calls = [call.to_tool_call() for call in sorted(self.calls, key=_index_of)]
-        function_call = cast("list[str] | None", self.rest.get("function_call"))
-        audio = cast("ObjectPieces | None", self.rest.get("audio"))
+        """Return the choice as a completion holds it, with its pieces joined."""
+        call = self.function_call
         return Choice(
             index=self.index,
             message=ChatCompletionMessage(
@@ -273,21 +137,32 @@ class ChoiceState:
                 content=_join(self.content),
                 refusal=_join(self.refusal),
                 reasoning_content=_join(self.reasoning),
-                tool_calls=calls or None,
-                function_call=None
-                if function_call is None
-                else Function(name=function_call[0], arguments="".join(function_call[1:])),
-                annotations=_copy(self.rest.get("annotations")),
-                audio=None if audio is None else audio.join(),
-                reasoning_details=_copy(self.rest.get("reasoning_details")),
-                extra_content=copy_merged(self.rest.get("extra_content")),
-                content_parts=_copy(self.rest.get("content_parts")),
+                tool_calls=[call.to_tool_call(id_) for call, id_ in self.calls.distinct()] or None,
+                function_call=None if call is None else call.to_function(),
+                **{name: JOIN[name](pieces) for name, pieces in self.rest.items()},
             ),
             finish_reason=self.finish_reason,
             logprobs=ChoiceLogprobs(content=_copy(self.logprobs), refusal=_copy(self.refusal_logprobs))
             if self.has_logprobs
             else None,
         )
+
+
+def _append(pieces: list[str], piece: str | None) -> int:
+    """Append a piece; return its number of characters.
+
+    An empty piece counts only where no other has come, to tell an empty text from none: pieces that cost nothing would
+    add up without a limit.
+    """
+    if piece is None or (not piece and pieces):
+        return 0
+    pieces.append(piece)
+    return len(piece)
+
+
+def _label_size(label: str) -> int:
+    """Return the size of a role or finish_reason: 0 for the usual ones."""
+    return 0 if len(label) <= _MAX_LABEL else utf8_size(label)
 
 
 def _size(entries: list[TokenLogprob]) -> int:
@@ -301,9 +176,5 @@ def _join(pieces: list[str]) -> str | None:
     return "".join(pieces) if pieces else None
 
 
-def _copy(items: list[Any] | None) -> list[Any] | None:
+def _copy(items: list[TokenLogprob] | None) -> list[TokenLogprob] | None:
     return None if items is None else list(items)
-
-
-def _index_of(call: CallState) -> int:
-    return call.index

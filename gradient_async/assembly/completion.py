@@ -18,15 +18,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 from ..config import Limits
 from ..errors import StreamError, StreamLimitError, choice_index_error
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch, largest_usage
 from .choices import ChoiceState
-from .pieces import copy_merged, json_size, merge
+from .pieces import json_size, merge_all
 
 _DEFAULT_LIMITS = Limits()
+# Text and reasoning are counted in characters, which is one call for each chunk, and in bytes after so many characters at
+# the latest: the work is small, and the limit holds to the byte.
+_COUNT_AFTER = 1024 * 1024
+_MAX_CHARACTER = 4  # bytes of a character in UTF-8
 
 
 class CompletionAssembler:
@@ -39,33 +43,34 @@ class CompletionAssembler:
 
     Attributes:
         choices: The choices as far as they have been received, by index.
-        usage: The last usage that was reported.
+        usage: The usage that was reported; of several each count is the largest.
         seen: Whether any chunk was added.
         done: Whether ``[DONE]`` ended the stream.
     """
 
     # Slots save 2 % of the time of a chunk, together with those of `ChoiceState`.
-    __slots__ = ("_extras", "_head_complete", "_limits", "_max_calls", "_max_choices", "_max_size", "_n", "_size", "_strict",
+    __slots__ = ("_count_at", "_extras", "_head_complete", "_limit", "_max_calls", "_max_choices", "_n", "_size", "_strict", "_unfinished",
                  "choices", "created", "done", "id", "model", "seen", "service_tier", "system_fingerprint",
                  "usage")  # fmt: skip
 
     def __init__(self, *, n: int = 1, limits: Limits = _DEFAULT_LIMITS, strict: bool = False) -> None:
         self._n = n
-        self._limits = limits
         self._max_choices = max(n, limits.choices)
         self._max_calls = limits.tool_calls
         self._strict = strict
-        self._size = 0  # characters, and bytes of JSON that is passed on unchanged
-        self._max_size = sys.maxsize if limits.completion_bytes is None else limits.completion_bytes
+        self._size = 0  # bytes; of text and reasoning that came since the last `_count`, characters
+        self._limit = sys.maxsize if limits.completion_bytes is None else limits.completion_bytes
+        self._count_at = min(_COUNT_AFTER, self._limit // _MAX_CHARACTER)
         self._head_complete = False  # whether id, model and time are known
         self.choices: dict[int, ChoiceState] = {}
+        self._unfinished: dict[int, ChoiceState] = {}  # those that have not had a finish_reason
         self.usage: CompletionUsage | None = None
         self.id = ""
         self.model = ""
         self.created = 0
         self.system_fingerprint: str | None = None
         self.service_tier: str | None = None
-        self._extras: dict[str, Any] = {}
+        self._extras: dict[str, list[Any]] = {}  # pieces of the fields that belong to no choice
         self.seen = False
         self.done = False
 
@@ -81,7 +86,7 @@ class CompletionAssembler:
         """
         try:
             [choice] = chunk.choices
-            state = self.choices[choice.index]
+            state = self._unfinished[choice.index]
         except (ValueError, KeyError):
             self._add_any(chunk)
             return
@@ -95,6 +100,7 @@ class CompletionAssembler:
             or delta.reasoning_details is not None
             or delta.extra_content is not None
             or delta.content_parts is not None
+            or delta.images is not None
             or choice.finish_reason is not None
             or chunk.usage is not None
             or chunk.retrieval is not None
@@ -109,19 +115,20 @@ class CompletionAssembler:
         # Does the same as `ChoiceState.add` for the remaining fields, and saves the call.
         size = self._size
         text = delta.content
-        if text is not None:
+        if text is not None and (text or not state.content):
             state.content.append(text)
             size += len(text)
-        if delta.reasoning_content is not None:
-            state.reasoning.append(delta.reasoning_content)
-            size += len(delta.reasoning_content)
+        text = delta.reasoning_content
+        if text is not None and (text or not state.reasoning):
+            state.reasoning.append(text)
+            size += len(text)
         if delta.tool_calls is not None:
-            size += state.add_calls(delta.tool_calls, self._max_calls)
+            size += state.calls.add(delta.tool_calls, self._max_calls)
         if choice.logprobs is not None:
             size += state.add_logprobs(choice.logprobs)
         self._size = size
-        if size > self._max_size:
-            self._refuse_size()
+        if size > self._count_at:
+            self._count()
 
     def extend(self, chunks: Iterable[ChatCompletionChunk]) -> None:
         """Add several chunks, as `add` does for each.
@@ -150,10 +157,11 @@ class CompletionAssembler:
             if choice.logprobs is not None:
                 self._size += state.add_logprobs(choice.logprobs)
             if choice.finish_reason is not None:
-                state.finish_reason = choice.finish_reason
+                self._size += state.finish(choice.finish_reason)
+                self._unfinished.pop(choice.index, None)
         self._add_rest(chunk)
-        if self._size > self._max_size:
-            self._refuse_size()
+        if self._size > self._count_at:
+            self._count()
 
     def _add_batch(self, batch: TextBatch) -> None:
         """Add chunks of one choice that differ in their text alone.
@@ -164,42 +172,54 @@ class CompletionAssembler:
         self._take_head(first)
         choice = first.choices[0]
         state = self.choices.get(choice.index) or self._open(choice.index)
+        if choice.index not in self._unfinished or not all(batch.texts):
+            self._add_each(batch)
+            return
+        if batch.field == "arguments":
+            size = state.calls.extend((choice.delta.tool_calls or [])[0], batch.texts)
+            if size:
+                self._size += size
+                choice.delta.tool_calls = None
+                self.add(first)  # what it brings beside the arguments
+            else:
+                self._add_each(batch)
+            return
         try:
             self.add(first)
         finally:
             # If the first chunk exceeds a limit, the others have been received all the same, so `completion` has them.
             texts = batch.texts[1:]
-            if batch.field == "arguments":
-                # No call was touched if the first chunk was refused.
-                pieces = state.touched[0].arguments if state.touched else []
-            else:
-                pieces = state.content if batch.field == "content" else state.reasoning
+            pieces = state.content if batch.field == "content" else state.reasoning
             pieces += texts
             self._size += sum(map(len, texts))
-        if self._size > self._max_size:
-            self._refuse_size()
+        if self._size > self._count_at:
+            self._count()
 
     def _add_batch_of_choices(self, batch: TextBatch, choices: list[int]) -> None:
         """Add chunks that differ in text and choice.
 
-        If all choices have begun, every chunk adds its text and nothing else. Otherwise each chunk is added by itself.
+        If all choices have begun and none has a finish_reason, every chunk adds its text and nothing else. Otherwise each
+        chunk is added by itself.
         """
         first = batch[0]
         role = first.choices[0].delta.role
         pieces: dict[int, list[str]] = {}
         for index in set(choices):
-            state = self.choices.get(index)
+            state = self._unfinished.get(index)
             if state is None or not self._head_complete or (role is not None and not state.role):
                 self._add_each(batch)
                 return
             pieces[index] = state.content if batch.field == "content" else state.reasoning
         texts = batch.texts
+        if not all(texts):
+            self._add_each(batch)
+            return
         for index, text in zip(choices, texts, strict=True):
             pieces[index].append(text)
         self._size += sum(map(len, texts))
         self._add_rest(first)
-        if self._size > self._max_size:
-            self._refuse_size()
+        if self._size > self._count_at:
+            self._count()
 
     def _add_each(self, chunks: Iterable[ChatCompletionChunk]) -> None:
         """Add all chunks, then raise the first error: the chunks after a refused chunk have been received as well."""
@@ -212,11 +232,20 @@ class CompletionAssembler:
         if refused is not None:
             raise refused
 
-    def _refuse_size(self) -> NoReturn:
-        raise StreamLimitError(
-            f"the completion has more than completion_bytes={self._limits.completion_bytes} characters; "
-            "raise Limits(completion_bytes=...) to allow more"
-        )
+    def _count(self) -> None:
+        """Count the bytes of the text that came since the last count.
+
+        Raises:
+            StreamLimitError: If the completion is larger than its limit.
+        """
+        self._size += sum(state.count_bytes() for state in self.choices.values())
+        room = self._limit - self._size
+        if room < 0:
+            raise StreamLimitError(
+                f"the completion has more than completion_bytes={self._limit} bytes; "
+                "raise Limits(completion_bytes=...) to allow more"
+            )
+        self._count_at = self._size + min(_COUNT_AFTER, room // _MAX_CHARACTER)
 
     def end(self, *, done: bool) -> None:
         """Note that the stream has ended.
@@ -230,18 +259,25 @@ class CompletionAssembler:
     def complete(self) -> bool:
         """Whether the completion is complete.
 
-        It is complete if ``[DONE]`` came after at least one chunk, or if every choice that was asked for has a
-        finish_reason.
+        A completion is complete if ``[DONE]`` came after at least one chunk, or if every choice that was asked for is
+        finished.
         """
         return self.finished or (self.done and self.seen and not self._strict)
 
     @property
     def finished(self) -> bool:
-        """Whether every choice that was asked for, and every choice that was received, has a finish_reason."""
+        """Whether every choice that was asked for, and every choice that was received, is finished.
+
+        A finish_reason finishes a choice. Content that comes after it takes it back, until another finish_reason or
+        ``[DONE]`` comes.
+        """
         return (
             len(self.choices) >= self._n
             and self.seen
-            and all(state.finish_reason is not None for state in self.choices.values())
+            and all(
+                state.finished or (self.done and state.finish_reason is not None)
+                for state in self.choices.values()
+            )
         )
 
     @property
@@ -255,7 +291,7 @@ class CompletionAssembler:
             choices=[self.choices[index].to_choice() for index in sorted(self.choices)],
             system_fingerprint=self.system_fingerprint,
             service_tier=self.service_tier,
-            **{name: copy_merged(value) for name, value in self._extras.items()},
+            **{name: merge_all(pieces) for name, pieces in self._extras.items()},
         )
 
     def _take_head(self, chunk: ChatCompletionChunk) -> None:
@@ -272,13 +308,13 @@ class CompletionAssembler:
     def _open(self, index: int) -> ChoiceState:
         if not 0 <= index < self._max_choices:
             raise choice_index_error(index, self._max_choices)
-        state = self.choices[index] = ChoiceState(index)
+        state = self.choices[index] = self._unfinished[index] = ChoiceState(index)
         return state
 
     def _add_rest(self, chunk: ChatCompletionChunk) -> None:
         """Add the fields that belong to no choice."""
         if chunk.usage is not None:
-            self.usage = chunk.usage
+            self.usage = largest_usage(self.usage, chunk.usage)
         if self.system_fingerprint is None:
             self.system_fingerprint = chunk.system_fingerprint
         if self.service_tier is None:
@@ -286,5 +322,5 @@ class CompletionAssembler:
         for name in ("retrieval", "functions", "guardrails"):
             piece = getattr(chunk, name)
             if piece is not None:
-                self._extras[name] = merge(self._extras.get(name), piece)
+                self._extras.setdefault(name, []).append(piece)
                 self._size += json_size(piece)

@@ -1,40 +1,27 @@
-"""Merges and measures JSON values that are received in pieces and passed on unchanged."""
+"""Fields that are passed on unchanged and received in pieces: joined, and measured.
+
+The pieces are kept as they were received, in lists that only grow, and joined when a completion is read. So the work for a
+chunk depends on that chunk alone, and what came after some moment is a slice.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import msgspec
 
 from ..errors import StreamProtocolError
 
-_MAX_DEPTH = 16  # levels of objects that are merged; at deeper levels the newer piece replaces the older
+_MAX_DEPTH = 16  # levels of objects that are merged; below, the newer piece replaces the older
+_EMPTY = (None, "")
+# Of an entry of ``reasoning_details``, the fields that are received in pieces.
+_DETAIL_TEXTS = ("text", "summary", "data")
 
 
-def merge(old: Any, new: Any, depth: int = _MAX_DEPTH) -> Any:
-    """Combine two pieces: objects are merged key by key; of any other two values, the newer replaces the older.
-
-    Args:
-        old: The result of this function for the earlier pieces. It is changed in place, so that the work depends on the
-            new piece alone.
-        new: The next piece, which is not changed.
-        depth: How many levels to merge.
-    """
-    if new is None:
-        return old
-    if not isinstance(new, dict) or depth == 0:
-        return cast("Any", new)
-    merged = cast("dict[str, Any]", old) if isinstance(old, dict) else {}
-    for name, value in cast("dict[str, Any]", new).items():
-        merged[name] = merge(merged.get(name), value, depth - 1)
-    return merged
-
-
-def copy_merged(value: Any, depth: int = _MAX_DEPTH) -> Any:
-    """Copy the objects that `merge` may still change."""
-    if isinstance(value, dict) and depth:
-        return {name: copy_merged(item, depth - 1) for name, item in cast("dict[str, Any]", value).items()}
-    return cast("Any", value)
+def utf8_size(text: str) -> int:
+    """Return the number of bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def json_size(value: Any) -> int:
@@ -50,34 +37,71 @@ def json_size(value: Any) -> int:
     raise StreamProtocolError("a field of a chunk is nested too deep")
 
 
-class ObjectPieces:
-    """An object that is received in pieces, some of whose fields are strings to be joined.
+def join_lists(pieces: Iterable[list[Any]]) -> list[Any]:
+    """Return the items of all lists, in order."""
+    return [item for piece in pieces for item in piece]
+
+
+def join_details(pieces: Iterable[list[Any]]) -> list[Any]:
+    """Join the entries of ``reasoning_details`` that have one type and index; entries without an index stay apart.
+
+    Servers that want the entries back refuse them in fragments: the signature is that of the whole entry.
+    """
+    groups: list[list[Any]] = []
+    group_of: dict[tuple[Any, Any], list[Any]] = {}
+    for entry in join_lists(pieces):
+        group: list[Any] | None = None
+        if isinstance(entry, dict):
+            fields = cast("dict[str, Any]", entry)
+            key = (fields.get("type"), fields.get("index"))
+            if isinstance(key[1], (int, str)) and isinstance(key[0], (str, type(None))):
+                group = group_of.setdefault(key, [])
+        if not group:
+            group = [] if group is None else group
+            groups.append(group)
+        group.append(entry)
+    return [group[0] if len(group) == 1 else join_objects(group, _DETAIL_TEXTS) for group in groups]
+
+
+def join_objects(pieces: Iterable[Any], texts: Iterable[str]) -> Any:
+    """Join the pieces of one object; if no piece is an object, return the last piece.
 
     Args:
-        *names: The fields whose pieces are joined; every other field has its last value.
+        pieces: The pieces, in order.
+        texts: The fields that are text in pieces; of every other field the last value that is not empty counts.
     """
-
-    def __init__(self, *names: str) -> None:
-        self._names = names
-        self._fields: dict[str, Any] = {}
-        self._other: Any = None  # the last piece that was not an object
-
-    def add(self, piece: Any) -> int:
-        """Add a piece; return its size as JSON in bytes."""
+    last: Any = None
+    fields: dict[str, Any] = {}
+    joined: dict[str, list[str]] = {name: [] for name in texts}
+    for piece in pieces:
         if not isinstance(piece, dict):
-            self._other = piece
-            return json_size(piece)
+            last = piece
+            continue
         for name, value in cast("dict[str, Any]", piece).items():
-            if name in self._names and isinstance(value, str):
-                self._fields.setdefault(name, []).append(value)
-            elif value is not None and name not in self._names:
-                self._fields[name] = value
-        return json_size(cast("Any", piece))
+            if isinstance(value, str) and name in joined:
+                fields[name] = value  # the place of the field; the text follows below
+                joined[name].append(value)
+            elif value is not None and (name not in fields or value not in _EMPTY):
+                fields[name] = value
+    fields |= {name: "".join(values) for name, values in joined.items() if values}
+    return fields or last
 
-    def join(self) -> Any:
-        """Return the object."""
-        if not self._fields:
-            return self._other
-        return {
-            name: "".join(value) if name in self._names else value for name, value in self._fields.items()
-        }
+
+def merge_all(pieces: Iterable[Any]) -> Any:
+    """Merge values: objects key by key; of any other values the last counts."""
+    merged: Any = None
+    for piece in pieces:
+        merged = _merge(merged, piece, _MAX_DEPTH)
+    return merged
+
+
+def _merge(old: Any, new: Any, depth: int) -> Any:
+    """Combine two pieces; the old one is a result of this function, and is changed."""
+    if new is None:
+        return old
+    if not isinstance(new, dict) or depth == 0:
+        return cast("Any", new)
+    merged = cast("dict[str, Any]", old) if isinstance(old, dict) else {}
+    for name, value in cast("dict[str, Any]", new).items():
+        merged[name] = _merge(merged.get(name), value, depth - 1)
+    return merged

@@ -35,7 +35,7 @@ from ..types import (
     TextField,
     ToolCallDelta,
 )
-from .normalize import DECODE_ERRORS, may_hide, normalize_message
+from .normalize import DECODE_ERRORS, may_hide_text, normalize_message
 
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
 _decode_lines = msgspec.json.Decoder(str).decode_lines
@@ -204,7 +204,7 @@ def learn_template(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Tem
     """
     chunk = chunks[-1]
     found = _find_text(chunk)
-    if found is None or may_hide(payload, "delta", silent=True, closing=True):
+    if found is None or may_hide_text(payload, "delta"):
         # An event of the batch may be without text, and what it says elsewhere would count then.
         return None
     field, text = found

@@ -54,7 +54,7 @@ from ..sse import Event, EventDecoder, end_of_slice, plain_objects
 from ..types import ChatCompletionChunk
 from .batches import BatchDecoder
 from .error_bodies import visible_words
-from .normalize import DECODE_ERRORS, may_hide, silences
+from .normalize import DECODE_ERRORS, has_silent_choice, may_hide_text
 from .tolerant import Payload, PayloadDecoder, payloads_of_ignored, split_payloads, word_of
 
 _decoder = msgspec.json.Decoder(ChatCompletionChunk)
@@ -396,8 +396,7 @@ class ChunkDecoder:
             data: The bytes that they were decoded from.
         """
         indices, normalize = self._indices, self._payloads.normalize
-        silent = closing = False
-        number_silent = 0
+        silent = 0
         try:
             for chunk in chunks:
                 try:
@@ -429,15 +428,12 @@ class ChunkDecoder:
                         continue
                 if chunk._error is not None:
                     return False
-                is_silent, is_closing = silences(chunk)
-                number_silent += is_silent
-                silent = silent or is_silent
-                closing = closing or is_closing
+                silent += has_silent_choice(chunk)
         except StreamError:
             return False  # the tolerant path raises the error again, after the chunks before it
-        if (silent or closing) and may_hide(data, "delta", silent=silent, closing=closing):
+        if silent and may_hide_text(data, "delta"):
             return False
-        self._silent += number_silent
+        self._silent += silent
         return True
 
     # The end

@@ -45,7 +45,6 @@ _ANSWER_FIELDS = (
 _NOT_FINISHED = frozenset({"", "null", "none"})
 
 _ELSEWHERE = {"delta": b'"message"', "message": b'"delta"'}
-_USAGE = re.compile(rb'"(?:usage|error)"\s*:\s*[{"]')
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 18  # digits of a whole number; every number of 18 digits fits in 64 bits
 _VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
@@ -161,7 +160,7 @@ def normalize_message(message: ChatCompletionMessage | ChoiceDelta) -> None:
         message.tool_calls = None
 
 
-def finish_reason(reason: str | None) -> str | None:
+def normalize_finish_reason(reason: str | None) -> str | None:
     """Return a finish_reason; None if the server only wrote that there is none."""
     return None if reason is None or reason.lower() in _NOT_FINISHED else reason
 
@@ -178,37 +177,23 @@ def is_silent(message: ChatCompletionMessage | ChoiceDelta) -> bool:
         or message.audio
         or message.content_parts
         or message.reasoning_details
+        or message.images
     )
 
 
-def silences(chunk: ChatCompletionChunk) -> tuple[bool, bool]:
-    """Return whether text is missing in a choice of a chunk, and whether usage is missing where it may be expected.
-
-    Usage is expected where a choice is finished or silent, and where there is none.
-    """
-    silent, closing = False, not chunk.choices
-    for choice in chunk.choices:
-        if not choice.delta.content and is_silent(choice.delta):
-            silent = closing = True
-        elif choice.finish_reason is not None:
-            closing = True
-    return silent, closing and chunk.usage is None
+def has_silent_choice(chunk: ChatCompletionChunk) -> bool:
+    """Whether a choice of a chunk holds no part of an answer."""
+    return any(not choice.delta.content and is_silent(choice.delta) for choice in chunk.choices)
 
 
-def may_hide(data: bytes, part: Literal["delta", "message"], *, silent: bool, closing: bool) -> bool:
-    """Whether JSON may hold text, usage or an error where the typed decoder does not look.
-
-    Only JSON that seems to lack them is searched, so that an ordinary chunk costs nothing.
+def may_hide_text(data: bytes, part: Literal["delta", "message"]) -> bool:
+    """Whether JSON whose ``delta`` or ``message`` is silent may hold text where the typed decoder does not look.
 
     Args:
         data: One event, a whole reply, or a block of events.
         part: Where the text should be.
-        silent: Whether text is missing.
-        closing: Whether usage is missing.
     """
-    return (silent and (b'"text"' in data or _ELSEWHERE[part] in data)) or (
-        closing and (b'"usage"' in data or b'"error"' in data) and _USAGE.search(data) is not None
-    )
+    return b'"text"' in data or _ELSEWHERE[part] in data
 
 
 class SurrogateJoiner:
@@ -333,6 +318,7 @@ def _repair(body: Any, part: str) -> None:
         holders = [holder for holder in (*_choices(body), body.get("x_groq")) if is_object(holder)]
         body["usage"] = next((usage for each in holders if is_object(usage := each.get("usage"))), None)
     _repair_usage(body)
+    body.pop("x_groq", None)
     if body.get("choices") is None:
         body.pop("choices", None)
     for choice in _choices(body):
@@ -349,6 +335,7 @@ def _repair_choice(choice: dict[str, Any], part: str) -> None:
     _keep_index(choice)
     if choice.get(part) is None:
         choice.pop(part, None)
+    choice.pop("usage", None)
     if not choice.get("finish_reason"):  # false and 0 as well
         choice.pop("finish_reason", None)
     keep_text(choice, "finish_reason")
@@ -383,8 +370,11 @@ def _repair_message(message: dict[str, Any]) -> None:
     reasoning = message.pop("reasoning", None)
     if reasoning is not None:
         message.setdefault("reasoning_content", reasoning)
-    for name in ("annotations", "reasoning_details", "content_parts"):
-        if not isinstance(message.get(name), list):
+    for name in ("annotations", "reasoning_details", "content_parts", "images", "tool_calls"):
+        value = message.get(name)
+        if is_object(value):
+            message[name] = [value] if value else None
+        elif name != "tool_calls" and not isinstance(message.get(name), list):
             message.pop(name, None)
     parts = message.get("content")
     if is_object(parts):

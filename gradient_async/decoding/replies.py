@@ -26,14 +26,14 @@ from .normalize import (
     DECODE_ERRORS,
     clean,
     describe_decode_error,
-    finish_reason,
+    normalize_finish_reason,
     is_object,
     is_silent,
     keep_number,
     keep_text,
     loads,
     loads_or_none,
-    may_hide,
+    may_hide_text,
     normalize_message,
     to_completion,
 )
@@ -54,7 +54,7 @@ def decode_completion(content: bytes) -> ChatCompletion:
     problem: str
     try:
         completion = _decode(content)
-        if completion.choices and completion._error is None and not _may_hide(completion, content):
+        if completion.choices and completion._error is None and not _may_hide_text(completion, content):
             return _finish(completion)
     except DECODE_ERRORS:
         pass
@@ -81,10 +81,8 @@ def _quoted(body: Any) -> str:
     return f", and says {message!r}" if message else ""
 
 
-def _may_hide(completion: ChatCompletion, content: bytes) -> bool:
-    silent = any(is_silent(choice.message) for choice in completion.choices)
-    closing = completion.usage is None
-    return (silent or closing) and may_hide(content, "message", silent=silent, closing=closing)
+def _may_hide_text(completion: ChatCompletion, content: bytes) -> bool:
+    return may_hide_text(content, "message") and any(is_silent(choice.message) for choice in completion.choices)
 
 
 def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -> None:
@@ -142,7 +140,7 @@ def _finish(completion: ChatCompletion) -> ChatCompletion:
     choices = completion.choices
     for choice in choices:
         normalize_message(choice.message)
-        choice.finish_reason = finish_reason(choice.finish_reason)
+        choice.finish_reason = normalize_finish_reason(choice.finish_reason)
     if len(choices) > 1:
         if len({choice.index for choice in choices}) < len(choices):
             # Some servers send no index, or the same index for all choices.
@@ -231,4 +229,5 @@ def _as_delta(message: ChatCompletionMessage) -> ChoiceDelta:
         reasoning_details=message.reasoning_details,
         extra_content=message.extra_content,
         content_parts=message.content_parts,
+        images=message.images,
     )

@@ -42,14 +42,14 @@ from .normalize import (
     SurrogateJoiner,
     TextElsewhere,
     describe_decode_error,
-    finish_reason,
+    normalize_finish_reason,
     first_of,
+    has_silent_choice,
     is_object,
     loads,
     loads_or_none,
-    may_hide,
+    may_hide_text,
     normalize_message,
-    silences,
     to_chunk,
 )
 
@@ -242,8 +242,8 @@ class PayloadDecoder:
         """Normalize a chunk of the typed decoder; return False if its payload may hold more than the chunk does."""
         for choice in chunk.choices:
             self.normalize(choice)
-        silent, closing = silences(chunk)
-        if (silent or closing) and may_hide(data, "delta", silent=silent, closing=closing):
+        silent = has_silent_choice(chunk)
+        if silent and may_hide_text(data, "delta"):
             return False
         if silent or not (self.answered and self._spoken):
             self._note(chunk, data, spoken=not silent)
@@ -262,7 +262,7 @@ class PayloadDecoder:
         for choice in chunk.choices:
             self.normalize(choice)
         self.surrogates.join(chunk)
-        self._note(chunk, data, spoken=not (moved or silences(chunk)[0]))
+        self._note(chunk, data, spoken=not (moved or has_silent_choice(chunk)))
         self.anomalies += moved or typed is None or typed.usage != chunk.usage
         return chunk
 
@@ -316,7 +316,7 @@ class PayloadDecoder:
     def normalize(self, choice: ChunkChoice) -> None:
         """Bring a choice to its documented shape; refuse indices beyond the limits."""
         normalize_message(choice.delta)
-        choice.finish_reason = finish_reason(choice.finish_reason)
+        choice.finish_reason = normalize_finish_reason(choice.finish_reason)
         self.check_indices(choice)
 
     def check_indices(self, choice: ChunkChoice) -> None:

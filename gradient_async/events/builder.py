@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections.abc import Iterator
 
 from ..assembly import CallState, ChoiceState, CompletionAssembler
-from ..types import ChatCompletionChunk, ChunkChoice, ToolCallDelta
+from ..errors import StreamError
+from ..types import ChatCompletionChunk, ChunkChoice
 from .types import (
     ChatCompletionStreamEvent,
     ChunkEvent,
@@ -33,21 +36,25 @@ class _Progress:
 
     def __init__(self) -> None:
         self.calls_started = 0
-        # For each call with a done event, the number of pieces of arguments it had; by position in `ChoiceState.calls`.
-        self.calls_done: dict[int, int] = {}
+        # The pieces of the arguments and their number, by the ordinal of the call.
+        self.calls_done: dict[int, tuple[list[str], int]] = {}
         self.content = 0
         self.reasoning = 0
         self.refusal = 0
         self.logprobs = 0
         self.refusal_logprobs = 0
+        self.finished = False  # whether the done events of a finish_reason have been made
+        self.finished_again = False
 
 
 class EventBuilder:
     """Makes events from chunks.
 
     Nothing is final before a finish_reason or the end of the stream: arguments that parse may still be the beginning of
-    longer arguments. Therefore done events come only after a finish_reason or at the end. A choice that continues after
-    its finish_reason gets further done events at the end of the stream, with everything it has then.
+    longer ones. Therefore only a finish_reason and the end bring done events. A choice that goes on after its
+    finish_reason gets further done events at the end, with everything that it has then, and another finish event if
+    another finish_reason came: some servers send one in each chunk, and to join all text each time would take a time that
+    grows with the square of its length.
 
     Args:
         assembler: The assembler. Each chunk must be added to it before the chunk is passed to `add`.
@@ -55,24 +62,49 @@ class EventBuilder:
 
     def __init__(self, assembler: CompletionAssembler) -> None:
         self._assembler = assembler
+        self._detached = False
         self._progress: dict[int, _Progress] = {}
+
+    def detach(self) -> None:
+        """Continue with a copy of the assembler, to which `add` adds the chunks.
+
+        Events show the moment after their chunk. With readers of single choices the stream's assembler is ahead of the
+        reader of events, by chunks that wait in a queue.
+        """
+        if not self._detached:
+            self._assembler = copy.deepcopy(self._assembler)
+            self._detached = True
 
     def add(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent]:
         """Return the events of the chunk that was added to the assembler last."""
+        if self._detached:
+            with contextlib.suppress(StreamError):  # the stream's own assembler refuses the chunk as well
+                self._assembler.add(chunk)
         yield ChunkEvent(chunk=chunk, _assembler=self._assembler)
         for choice in chunk.choices:
             state = self._assembler.choices[choice.index]
             yield from self._deltas(choice, state)
             if choice.finish_reason is not None:
+                progress = self._progress_of(state)
+                if progress.finished:
+                    progress.finished_again = True
+                    continue
+                progress.finished = True
                 yield from self._done(state)
                 yield FinishEvent(choice=choice.index, finish_reason=choice.finish_reason)
-        if chunk.usage is not None:
-            yield UsageEvent(usage=chunk.usage)
+        if chunk.usage is not None and self._assembler.usage is not None:
+            yield UsageEvent(usage=self._assembler.usage)
 
     def end(self) -> Iterator[ChatCompletionStreamEvent]:
         """Return the done events of choices that had no finish_reason, or that continued after it."""
         for index in sorted(self._assembler.choices):
-            yield from self._done(self._assembler.choices[index])
+            state = self._assembler.choices[index]
+            yield from self._done(state)
+            if self._progress_of(state).finished_again and state.finish_reason is not None:
+                yield FinishEvent(choice=index, finish_reason=state.finish_reason)
+
+    def _progress_of(self, state: ChoiceState) -> _Progress:
+        return self._progress.setdefault(state.index, _Progress())
 
     def _deltas(self, choice: ChunkChoice, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
         delta = choice.delta
@@ -92,7 +124,7 @@ class EventBuilder:
                 choice=index, delta=delta.refusal, _prefix=Prefix(state.refusal, len(state.refusal))
             )
         if delta.tool_calls is not None:
-            yield from self._calls(delta.tool_calls, state)
+            yield from self._calls(state)
         logprobs = choice.logprobs
         if logprobs is not None:
             if logprobs.content and state.logprobs is not None:
@@ -108,36 +140,17 @@ class EventBuilder:
                     _prefix=Prefix(state.refusal_logprobs, len(state.refusal_logprobs)),
                 )
 
-    def _calls(self, entries: list[ToolCallDelta], state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
-        progress = self._progress.setdefault(state.index, _Progress())
-        started = state.calls[progress.calls_started :]
-        progress.calls_started = len(state.calls)
-        # Two fragments of one chunk may belong to the same call. The call's list already has both pieces, so the prefix for
-        # the first fragment must end before the piece of the second.
-        counts: dict[int, int] = {}
-        for entry, call in zip(entries, state.touched, strict=True):
-            if entry.function.arguments is not None:
-                counts[id(call)] = counts.get(id(call), 0) + 1
-        for entry, call in zip(entries, state.touched, strict=True):
-            if any(call is new for new in started):
-                started = [new for new in started if new is not call]
-                yield ToolCallStartEvent(choice=state.index, index=call.index, id=call.id, name=call.name)
-            arguments = entry.function.arguments
-            if arguments is None:
-                continue
-            counts[id(call)] -= 1
-            if arguments:
-                yield FunctionToolCallArgumentsDeltaEvent(
-                    choice=state.index,
-                    index=call.index,
-                    id=call.id,
-                    name=call.name,
-                    arguments_delta=arguments,
-                    _prefix=Prefix(call.arguments, len(call.arguments) - counts[id(call)]),
-                )
+    def _calls(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
+        progress = self._progress_of(state)
+        for call, text, pieces, count in state.calls.added:
+            if call.ordinal >= progress.calls_started:
+                progress.calls_started = call.ordinal + 1
+                yield ToolCallStartEvent(choice=state.index, index=call.number, id=call.id, name=call.name)
+            if text:
+                yield _call_delta(state.index, call, text, Prefix(pieces, count))
 
     def _done(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
-        progress = self._progress.setdefault(state.index, _Progress())
+        progress = self._progress_of(state)
         index = state.index
         if len(state.reasoning) > progress.reasoning:
             progress.reasoning = len(state.reasoning)
@@ -148,10 +161,17 @@ class EventBuilder:
         if len(state.refusal) > progress.refusal:
             progress.refusal = len(state.refusal)
             yield RefusalDoneEvent(choice=index, refusal="".join(state.refusal))
-        for ordinal, call in enumerate(state.calls):
-            if len(call.arguments) > progress.calls_done.get(ordinal, -1):
-                progress.calls_done[ordinal] = len(call.arguments)
-                yield _call_done(index, call)
+        for call, id_ in state.calls.distinct():
+            pieces = call.arguments.pieces
+            known, count = progress.calls_done.get(call.ordinal, (None, 0))
+            if known is pieces and count == len(pieces):
+                continue
+            progress.calls_done[call.ordinal] = (pieces, len(pieces))
+            if call.arguments.is_placeholder:
+                yield _call_delta(index, call, "".join(pieces), Prefix(pieces, 1))
+            yield FunctionToolCallArgumentsDoneEvent(
+                choice=index, index=call.number, id=id_, name=call.name, arguments="".join(pieces)
+            )
         if state.logprobs is not None and len(state.logprobs) > progress.logprobs:
             progress.logprobs = len(state.logprobs)
             yield LogprobsContentDoneEvent(choice=index, content=list(state.logprobs))
@@ -160,7 +180,9 @@ class EventBuilder:
             yield LogprobsRefusalDoneEvent(choice=index, refusal=list(state.refusal_logprobs))
 
 
-def _call_done(choice: int, call: CallState) -> FunctionToolCallArgumentsDoneEvent:
-    return FunctionToolCallArgumentsDoneEvent(
-        choice=choice, index=call.index, id=call.id, name=call.name, arguments="".join(call.arguments)
+def _call_delta(
+    choice: int, call: CallState, text: str, prefix: Prefix
+) -> FunctionToolCallArgumentsDeltaEvent:
+    return FunctionToolCallArgumentsDeltaEvent(
+        choice=choice, index=call.number, id=call.id, name=call.name, arguments_delta=text, _prefix=prefix
     )

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from ..assembly import CompletionAssembler
+from ..assembly import CompletionAssembler, Position, since
 from ..decoding import as_chunk
 from ..errors import StreamError
 from ..session.call import Lease
 from ..stream import StreamReader, has_content
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
+from ..types import ChatCompletion, ChatCompletionChunk, Choice, ChoiceDelta, CompletionUsage, TextBatch
 from .merge import Chunks, MergedChunks
 from .rate_limiter import RateLimiter
 
@@ -121,7 +121,13 @@ class Branch:
         finally:
             lease.release(error=error, usage=self.usage)
 
-    # The reply that won the race, or the only reply
+    def is_finished(self, choice: Choice) -> bool:
+        """Whether a choice of `completion` is whole, though the rest of the reply may not be."""
+        if self._reply is None:
+            return choice.finish_reason is not None
+        return self._reply.assembler.choices[choice.index].finished
+
+    # The reply that won the race, or the only one
 
     @property
     def id(self) -> str:
@@ -285,8 +291,7 @@ def _received(assembler: CompletionAssembler, index: int | None) -> ChatCompleti
     """Return everything that a stream has received as one chunk, so that another assembler can continue from it."""
     chunk = as_chunk(assembler.completion)
     for choice in chunk.choices:
-        # A completion does not hold the indices of its tool calls, by which later fragments find their calls.
-        calls = sorted(assembler.choices[choice.index].calls, key=lambda call: call.index)
-        for fragment, call in zip(choice.delta.tool_calls or (), calls, strict=True):
-            fragment.index = call.index
+        # A completion does not tell the indices of its tool calls, by which later fragments find their call.
+        came = since(assembler.choices[choice.index], Position())
+        choice.delta = ChoiceDelta() if came is None else came.delta
     return chunk if index is None else _renumber([chunk], index)[0]

@@ -9,7 +9,15 @@ from typing import TypeAlias
 from ..assembly import CompletionAssembler
 from ..errors import FanOutError, StreamError
 from ..stream import ReadTimes, StreamReader, Timing
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, RateLimits, TextBatch, sum_usage
+from ..types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletionUsage,
+    RateLimits,
+    TextBatch,
+    largest_usage,
+    sum_usage,
+)
 
 Chunks: TypeAlias = Sequence[ChatCompletionChunk]
 
@@ -110,8 +118,9 @@ class MergedChunks:
         if type(chunks) is not TextBatch:  # the chunks of a batch have no usage
             for chunk in chunks:
                 if chunk.usage is not None:
-                    self._usage = sum_usage(self._usage, chunk.usage, less=self._usages.get(token))
-                    self._usages[token] = chunk.usage
+                    known = self._usages.get(token)
+                    self._usages[token] = largest_usage(known, chunk.usage)
+                    self._usage = sum_usage(self._usage, self._usages[token], less=known)
                     chunk.usage = self._usage
         self._times.content_at.append(self._loop.time())
         if self._skipping:

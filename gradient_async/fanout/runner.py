@@ -276,7 +276,7 @@ class FanOutRunner:
         whole = failure is None and not self._stopping
         came = set[int]()
         for choice in self._choices_of(branch):
-            if whole or choice.finish_reason:
+            if whole or branch.is_finished(choice):
                 came.add(choice.index)
                 await self._complete_from(branch, choice)
         missing = [result for result in self.results if result.index not in came]

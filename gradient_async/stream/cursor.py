@@ -284,6 +284,8 @@ class ChunkStream:
         if self._builder is None:
             self._cursor.assemble_read()
             self._builder = EventBuilder(self._assembler)
+            if self._cursor.queues is not None:
+                self._builder.detach()
         return EventStream(self, self._cursor, self._builder)
 
     def choice(self, index: int) -> ChoiceStream:
@@ -296,6 +298,9 @@ class ChunkStream:
         Args:
             index: Index of the choice, from 0. The stream of a choice that never arrives is empty.
         """
+        if self._builder is not None:
+            self._cursor.assemble_read()
+            self._builder.detach()
         return ChoiceStream(self, self._cursor, index, self._cursor.open_choice(index, self._buffered))
 
     def overflow(self, who: str) -> StreamLimitError:

@@ -13,19 +13,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..assembly import ChoiceState, CompletionAssembler
-from ..types import (
-    ChatCompletionChunk,
-    ChoiceDelta,
-    ChoiceLogprobs,
-    ChunkChoice,
-    FunctionDelta,
-    ToolCallDelta,
-)
+from ..assembly import JOIN, CompletionAssembler, Position, json_size, position_of, since, utf8_size
+from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
 
 # From this number of queued chunks on, deltas of text are merged. A reader that is fast enough gets every chunk by itself.
 _MERGE_FROM = 64
-# What a queued chunk counts in addition to its text, in characters: about its bytes in memory.
+# What a queued chunk weighs beside its text, in bytes: roughly its size in memory.
 _SIZE_OF_CHUNK = 500
 
 _PLAIN = ChoiceDelta()
@@ -35,7 +28,7 @@ class ChunkQueue:
     """A queue of chunks for one reader.
 
     Args:
-        limit: Maximum number of queued characters; each chunk counts `_SIZE_OF_CHUNK` in addition to its text.
+        limit: Most bytes to hold, each chunk's own weight included.
 
     Attributes:
         overflowed: Whether the limit was exceeded; the queue is then empty and stays so.
@@ -120,94 +113,29 @@ def _size_of(chunk: ChatCompletionChunk) -> int:
     for choice in chunk.choices:
         delta = choice.delta
         for text in (delta.content, delta.reasoning_content, delta.refusal):
-            size += len(text) if text is not None else 0
+            size += utf8_size(text) if text else 0
         for call in delta.tool_calls or ():
-            size += len(call.function.arguments or "")
+            size += utf8_size(call.function.arguments or "")
+            for value in (call.custom, call.extra_content):
+                size += json_size(value) if value is not None else 0
+        for name in JOIN:
+            value = getattr(delta, name)
+            size += json_size(value) if value is not None else 0
         if choice.logprobs is not None:
             entries = (choice.logprobs.content or []) + (choice.logprobs.refusal or [])
             size += _SIZE_OF_CHUNK * sum(1 + len(entry.top_logprobs) for entry in entries)
+    for value in (chunk.retrieval, chunk.functions, chunk.guardrails):
+        size += json_size(value) if value is not None else 0
     return size
-
-
-class Position(msgspec.Struct, frozen=True):
-    """How much of a choice had been received at some moment: lengths of the lists in `ChoiceState`."""
-
-    content: int = 0
-    reasoning: int = 0
-    refusal: int = 0
-    logprobs: int = 0
-    refusal_logprobs: int = 0
-    calls: tuple[int, ...] = ()
-    finished: bool = False
-    role: bool = False
-
-
-def position_of(state: ChoiceState) -> Position:
-    """Return the current position of a choice."""
-    return Position(
-        content=len(state.content),
-        reasoning=len(state.reasoning),
-        refusal=len(state.refusal),
-        logprobs=len(state.logprobs or ()),
-        refusal_logprobs=len(state.refusal_logprobs or ()),
-        calls=tuple(len(call.arguments) for call in state.calls),
-        finished=state.finish_reason is not None,
-        role=bool(state.role),
-    )
-
-
-def catch_up(state: ChoiceState, position: Position, like: ChatCompletionChunk) -> ChatCompletionChunk | None:
-    """Return one chunk with everything that a choice received after a position; None if it received nothing.
-
-    Args:
-        state: The choice as it is now.
-        position: The position.
-        like: A chunk from which id, model and similar fields are copied.
-    """
-    calls = [
-        ToolCallDelta(
-            index=call.index,
-            id=call.id if new else None,
-            type=call.type or None if new else None,
-            function=FunctionDelta(name=call.name if new else None, arguments="".join(call.arguments[seen:])),
-        )
-        for ordinal, call in enumerate(state.calls)
-        for new in (ordinal >= len(position.calls),)
-        for seen in (0 if new else position.calls[ordinal],)
-        if new or len(call.arguments) > seen
-    ]
-    logprobs = (state.logprobs or [])[position.logprobs :]
-    refusal_logprobs = (state.refusal_logprobs or [])[position.refusal_logprobs :]
-    choice = ChunkChoice(
-        index=state.index,
-        delta=ChoiceDelta(
-            role=None if position.role else state.role or None,
-            content=_since(state.content, position.content),
-            reasoning_content=_since(state.reasoning, position.reasoning),
-            refusal=_since(state.refusal, position.refusal),
-            tool_calls=calls or None,
-        ),
-        finish_reason=None if position.finished else state.finish_reason,
-        logprobs=ChoiceLogprobs(content=logprobs or None, refusal=refusal_logprobs or None)
-        if logprobs or refusal_logprobs
-        else None,
-    )
-    if choice == ChunkChoice(index=state.index):
-        return None
-    return msgspec.structs.replace(like, choices=[choice], usage=None)
-
-
-def _since(pieces: list[str], seen: int) -> str | None:
-    return None if len(pieces) <= seen else "".join(pieces[seen:])
 
 
 class ChoiceQueues:
     """The queues of a stream, made when the first choice is asked for.
 
     Args:
-        assembler: The stream's assembler, which has everything that was read before that moment.
-        limit: Maximum number of characters in one queue.
-        main: Whether the stream is also read as a whole, and so needs a queue for all chunks.
+        assembler: What everything before that moment was added to.
+        limit: Most bytes that one queue may hold.
+        main: Whether the stream itself is being read as well, and so needs a queue of its own.
 
     Attributes:
         main: The queue for all chunks; None if the stream is not read as a whole.
@@ -239,11 +167,9 @@ class ChoiceQueues:
         if queue is None:
             queue = self._queues[index] = ChunkQueue(self._limit)
             state = self._assembler.choices.get(index)
-            missed = (
-                None if state is None else catch_up(state, self._positions.get(index, Position()), self._last)
-            )
+            missed = None if state is None else since(state, self._positions.get(index, Position()))
             if missed is not None:
-                queue.put(missed)
+                queue.put(msgspec.structs.replace(self._last, choices=[missed], usage=None))
         return queue
 
     def put(self, chunks: Iterable[ChatCompletionChunk]) -> None:

@@ -24,6 +24,7 @@ from .messages import (
     ToolCall,
     ToolCallDelta,
     TopLogprob,
+    largest_usage,
     sum_usage,
 )
 from .model import Model
@@ -118,6 +119,7 @@ __all__ = [
     "UserMessage",
     "VideoPart",
     "VideoURL",
+    "largest_usage",
     "omit",
     "sum_usage",
 ]

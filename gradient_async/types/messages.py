@@ -52,7 +52,7 @@ class CompletionUsage(Model, gc=False, kw_only=True):
     Attributes:
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens of all choices together.
-        total_tokens: Tokens of prompt and choices together.
+        total_tokens: Tokens of prompt and choices together; never less than the sum of the two.
         cache_created_input_tokens: Prompt tokens written to the cache (Gradient).
         cache_creation: Prompt tokens written to the cache, by lifetime (Gradient).
         cache_read_input_tokens: Prompt tokens read from the cache (Gradient).
@@ -70,6 +70,10 @@ class CompletionUsage(Model, gc=False, kw_only=True):
     cache_read_input_tokens: int | None = None
     prompt_tokens_details: PromptTokensDetails | None = None
     completion_tokens_details: CompletionTokensDetails | None = None
+
+    def __post_init__(self) -> None:
+        # Some servers leave the sum out, or count only a part of it.
+        self.total_tokens = max(self.total_tokens, self.prompt_tokens + self.completion_tokens)
 
 
 U = TypeVar("U", bound=Model)
@@ -97,19 +101,49 @@ def sum_usage(usage: U | None, more: U, *, less: U | None = None) -> U:
     return type(more)(**sums)
 
 
+def largest_usage(usage: U | None, more: U) -> U:
+    """Combine two reports of one request's usage: the larger of each count; None is less than any.
+
+    Servers report the usage so far in each chunk, or the real usage first and zeros or a part of it later.
+    """
+    if usage is None:
+        return more
+    pairs: list[tuple[Any, Any]] = [
+        *zip(msgspec.structs.astuple(usage), msgspec.structs.astuple(more), strict=True)
+    ]
+    for old, new in pairs:
+        if old is not new and (type(old) is not int or type(new) is not int or old > new) and old != new:
+            break
+    else:
+        return more  # usage that grows from chunk to chunk
+    return type(more)(
+        **{
+            name: new
+            if old is None
+            else old
+            if new is None
+            else largest_usage(old, new)
+            if isinstance(old, Model)
+            else max(old, new)
+            for name, (old, new) in zip(more.__struct_fields__, pairs, strict=True)
+        }
+    )
+
+
 class TopLogprob(Model, gc=False, kw_only=True):
     """One of the likeliest tokens at a position.
 
     Attributes:
         token: The token as text; a token may be part of a character.
-        logprob: Natural log probability, at most 0; -9999.0 stands for "very unlikely".
+        logprob: Natural log probability, at most 0; -9999.0 stands for "very unlikely", and for a number that the
+            server left out.
         bytes: UTF-8 bytes of the token, or None if the token has no byte form.
 
     Source: ``ChatCompletionTokenLogprob.top_logprobs``, Gradient OpenAPI specification.
     """
 
     token: str = ""
-    logprob: float = 0.0
+    logprob: float = -9999.0
     bytes: list[int] | None = None
 
 
@@ -118,7 +152,8 @@ class TokenLogprob(Model, gc=False, kw_only=True):
 
     Attributes:
         token: The token as text; a token may be part of a character.
-        logprob: Natural log probability, at most 0; -9999.0 stands for "very unlikely".
+        logprob: Natural log probability, at most 0; -9999.0 stands for "very unlikely", and for a number that the
+            server left out.
         bytes: UTF-8 bytes of the token, or None if the token has no byte form.
         top_logprobs: The likeliest tokens at this position, at most 20, likeliest first.
 
@@ -126,7 +161,7 @@ class TokenLogprob(Model, gc=False, kw_only=True):
     """
 
     token: str = ""
-    logprob: float = 0.0
+    logprob: float = -9999.0
     bytes: list[int] | None = None
     top_logprobs: list[TopLogprob] = []
 
@@ -217,9 +252,11 @@ class ChatCompletionMessage(Model, gc=False, kw_only=True):
         function_call: The older form of a single call.
         annotations: Citations and similar data, unchanged.
         audio: Spoken reply, unchanged.
-        reasoning_details: Reasoning in the form that some servers require in the next request, unchanged.
+        reasoning_details: Reasoning in the form that some servers require in the next request, unchanged. In a
+            completion, the fragments of one entry are joined.
         extra_content: Data that some servers require in the next request, unchanged.
         content_parts: The content as a list of parts, if the server sent a list; ``content`` has the text.
+        images: Pictures that the model made, unchanged.
     """
 
     role: str = "assistant"
@@ -233,6 +270,7 @@ class ChatCompletionMessage(Model, gc=False, kw_only=True):
     reasoning_details: list[Any] | None = None
     extra_content: Any = None
     content_parts: list[Any] | None = None
+    images: list[Any] | None = None
     _reasoning: str | None = msgspec.field(default=None, name="reasoning")
 
 
@@ -248,9 +286,11 @@ class ChoiceDelta(Model, gc=False, kw_only=True):
         function_call: A fragment of the older form of a single call.
         annotations: Citations and similar data, unchanged.
         audio: The next piece of a spoken reply, unchanged.
-        reasoning_details: Reasoning in the form that some servers require in the next request, unchanged.
+        reasoning_details: Reasoning in the form that some servers require in the next request, unchanged. In a
+            completion, the fragments of one entry are joined.
         extra_content: Data that some servers require in the next request, unchanged.
         content_parts: The content as a list of parts, if the server sent a list; ``content`` has the text.
+        images: Pictures that the model made, unchanged.
     """
 
     content: str | None = None
@@ -264,7 +304,18 @@ class ChoiceDelta(Model, gc=False, kw_only=True):
     reasoning_details: list[Any] | None = None
     extra_content: Any = None
     content_parts: list[Any] | None = None
+    images: list[Any] | None = None
     _reasoning: str | None = msgspec.field(default=None, name="reasoning")
+
+
+class GroqExtras(Model, gc=False, kw_only=True):
+    """The field ``x_groq`` of Groq's servers.
+
+    The typed decoder refuses its usage and its error, so that the tolerant path takes them.
+    """
+
+    usage: None = None
+    error: None = None
 
 
 class Choice(Model, gc=False, kw_only=True):
@@ -282,6 +333,8 @@ class Choice(Model, gc=False, kw_only=True):
     message: ChatCompletionMessage = msgspec.field(default_factory=ChatCompletionMessage)
     finish_reason: str | None = None
     logprobs: ChoiceLogprobs | None = None
+    # The typed decoder refuses usage in a choice, so that the tolerant path moves it to the completion.
+    _usage: None = msgspec.field(default=None, name="usage")
 
 
 class ChunkChoice(Model, gc=False, kw_only=True):
@@ -298,6 +351,7 @@ class ChunkChoice(Model, gc=False, kw_only=True):
     delta: ChoiceDelta = msgspec.field(default_factory=ChoiceDelta)
     finish_reason: str | None = None
     logprobs: ChoiceLogprobs | None = None
+    _usage: None = msgspec.field(default=None, name="usage")  # see `Choice`
 
 
 class ChatCompletion(Model, gc=False, kw_only=True):
@@ -337,6 +391,7 @@ class ChatCompletion(Model, gc=False, kw_only=True):
     rate_limits: RateLimits | None = msgspec.field(default=None, name="@rate_limits")
     attempts: int = msgspec.field(default=1, name="@attempts")
     _error: Any = msgspec.field(default=None, name="error")
+    _x_groq: GroqExtras | None = msgspec.field(default=None, name="x_groq")
 
 
 class ChatCompletionChunk(Model, gc=False, kw_only=True):
@@ -370,6 +425,7 @@ class ChatCompletionChunk(Model, gc=False, kw_only=True):
     functions: Any = None
     guardrails: Any = None
     _error: Any = msgspec.field(default=None, name="error")
+    _x_groq: GroqExtras | None = msgspec.field(default=None, name="x_groq")
 
 
 TextField: TypeAlias = Literal["content", "reasoning_content", "arguments"]

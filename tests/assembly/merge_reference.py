@@ -13,9 +13,8 @@ something in a stream; the tests do not use such streams.
    Chosen: not; the first id wins, and the call has one.
 3. *An id that only a call of another index has.* "New" may mean new at this index or new in the choice. Chosen: new at
    this index, because the parenthesis names only the call.
-4. *A new id without a name, with blank arguments or the same object, behind a whole JSON object.* The id opens a call,
-   but blank arguments and the same object "open nothing". Chosen: the id opens, because only arguments are the subject
-   of the second sentence. A server that makes up an id for every fragment gets an empty call by that.
+4. *A name and other arguments in one entry, behind a whole JSON object of a call without a name.* The name may have
+   "come since", or it may be the late name of the call. Chosen: it has come since, so the entry opens a call.
 5. *A new id without a name, with text, behind the placeholder `{}`.* The id opens a call (`{}` is a whole JSON value),
    or the text replaces the placeholder. Chosen: it opens; only text of the same call replaces.
 6. *A name that begins with the name so far, before any arguments* (`get_`, then `get_weather`). "Once arguments have
@@ -35,21 +34,26 @@ something in a stream; the tests do not use such streams.
 12. *An entry that opens a call and brings neither id nor name nor arguments.* Chosen: the call exists, and is empty.
 13. *Reasoning, tool calls or images after a finish_reason, where no `[DONE]` follows.* "Content" may mean the text or
     anything of the message. Chosen: anything.
-14. *A name and other arguments in one entry, behind a whole JSON object of a call without a name.* The name may have
-    "come since", or it may be the late name of the call. Chosen: it has come since, so the entry opens a call.
 
 **Readings.** Here the text suffices, but it can be misread; the tests use such streams.
 
-15. Several calls may have the same id (gateways leave ids equal). An entry with this id goes to the one opened last.
-16. "The latest of that index" and "the call last opened" go by the opening, not by the last fragment.
-17. "Unless it opens another" holds for a call found by its id as well: the example has two calls of equal id.
-18. "A name has come since" includes a name in the entry that brings the other arguments.
-19. A name restated in another length: the longer of the two is the name.
-20. Calls that are alike become one at the end, because nothing is final before; until then each takes fragments. The
+14. Several calls may have the same id (gateways leave ids equal). An entry with this id goes to the one opened last.
+15. "The latest of that index" and "the call last opened" go by the opening, not by the last fragment.
+16. "Unless it opens another" holds for a call found by its id as well: the example has two calls of equal id.
+17. "A name has come since" includes a name in the entry that brings the other arguments.
+18. A name restated in another length: the longer of the two is the name.
+19. Calls that are alike become one at the end, because nothing is final before; until then each takes fragments. The
     call that was opened first stays.
-21. An empty id, name or type is none. A call without a type is a `function`.
-22. Of an entry with a name and arguments, the name counts as before any arguments if the call had none before the entry.
-23. The finish_reason shown is the last one told, also where content after it has taken it back.
+20. An empty id, name or type is none. A call without a type is a `function`.
+21. Of an entry with a name and arguments, the name counts as before any arguments if the call had none before the entry.
+22. The finish_reason shown is the last one told, also where content after it has taken it back.
+23. A new id without a name, with blank arguments or the same object, behind a whole JSON object: "blank arguments and the
+    same object again add nothing and open nothing" decides. A server that makes up an id for every fragment would get an
+    empty call otherwise. The id is that of the call that other arguments open next.
+24. Where other arguments without a name open a call because a name has come since ("also when both are of one name"),
+    that name and the id beside it are those of the new call: a fragment with nothing but id and name begins a call with
+    most servers, and a call without a name is none. Therefore text behind a placeholder and such a fragment follows
+    with a name, and replaces nothing. A late name of a call without a name is its own.
 """
 
 from __future__ import annotations
@@ -161,6 +165,8 @@ class Call:
         opened: Number of calls that the choice opened before this one.
         named: Whether a name has come with the arguments so far, or since.
         from_object: Whether an object gave arguments; then only the JSON counts, not its spacing.
+        waiting: Id and name of a fragment that added nothing behind a whole object: the beginning of another call, or
+            nothing.
         fragments: Everything that went to this call.
     """
 
@@ -172,6 +178,7 @@ class Call:
     arguments: str = ""
     named: bool = False
     from_object: bool = False
+    waiting: tuple[str, str] = ("", "")
     fragments: list[Fragment] = field(default_factory=list[Fragment])
 
     def adds_nothing(self, text: str) -> bool:
@@ -183,15 +190,16 @@ class Call:
 
     def opens_another(self, piece: Fragment) -> bool:
         """Whether a fragment that would go to this call opens another one instead."""
-        new_id = piece.id not in {"", self.id}
+        new_id = (piece.id or self.waiting[0]) not in {"", self.id}
+        nothing = is_object(self.arguments) and self.adds_nothing(piece.text)
         if new_id and piece.name:
             return True
-        if new_id and parsed(self.arguments) is not None:
+        if new_id and parsed(self.arguments) is not None and not nothing:
             return True
         if piece.name and self.arguments and not self.restated_by(piece.name):
             return True
-        if is_object(self.arguments) and not self.adds_nothing(piece.text):
-            if is_placeholder(self.arguments) and not piece.name:
+        if is_object(self.arguments) and not nothing:
+            if is_placeholder(self.arguments) and not (piece.name or self.waiting[1]):
                 return False  # the text replaces the placeholder
             return self.named or bool(piece.name)
         return False
@@ -199,6 +207,12 @@ class Call:
     def take(self, piece: Fragment) -> None:
         """Add a fragment to this call."""
         self.fragments.append(piece)
+        restated = piece.name if self.name else ""
+        if is_object(self.arguments) and self.adds_nothing(piece.text):
+            if restated or piece.id not in {"", self.id}:
+                self.waiting = (piece.id, restated)
+        elif piece.text:
+            self.waiting = ("", "")
         self.id = self.id or piece.id
         self.type = self.type or piece.type
         if not self.arguments:
@@ -292,9 +306,19 @@ class MergedChoice:
         call = self._call_for(piece)
         self._note_open_points(piece, call)
         if call is None or call.opens_another(piece):
-            call = Call(piece.index, len(self.calls))
-            self.calls.append(call)
+            call = self._open(piece, call)
         call.take(piece)
+
+    def _open(self, piece: Fragment, found: Call | None) -> Call:
+        """Open a call; it has what came since the arguments of the call found were whole."""
+        call = Call(piece.index, len(self.calls))
+        self.calls.append(call)
+        if found is not None:
+            (waiting_id, name), found.waiting = found.waiting, ("", "")
+            if piece.id in {"", found.id} and not (name and piece.name):
+                call.id = piece.id or waiting_id
+                call.name = name
+        return call
 
     def _call_for(self, piece: Fragment) -> Call | None:
         """Return the call that a fragment goes to unless it opens another there; None if it opens one anyway."""
@@ -335,11 +359,8 @@ class MergedChoice:
                 note(1)
             if any(other.id == piece.id for other in self.calls):
                 note(3)
-        if by_id_alone and not piece.name and is_object(call.arguments):
-            if call.adds_nothing(piece.text):
-                note(4)
-            elif is_placeholder(call.arguments):
-                note(5)
+        if by_id_alone and not piece.name and is_placeholder(call.arguments):
+            note(5)
         if (
             not opens
             and not call.arguments
@@ -363,7 +384,7 @@ class MergedChoice:
             and not call.adds_nothing(piece.text)
             and not by_id_alone
         ):
-            note(14)
+            note(4)
         if (
             not by_id_alone
             and call.arguments

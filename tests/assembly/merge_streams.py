@@ -258,8 +258,6 @@ def _entries(server: Server, number: int, of: int, name_of_all: str, dice: rando
         "zero": 0,
     }.get(server.index, _ABSENT)
     values = _values(server.arguments, dice.choice(_ARGUMENTS), dice)
-    if server.id == "new":  # blank arguments with a new id are an open point
-        values = [value for value in values if value not in ("", None)]
     called = name_of_all or dice.choice(_NAMES)
     entries: list[JSON] = []
     for at, (name, value) in enumerate(_with_names(server.name, called, values, dice)):

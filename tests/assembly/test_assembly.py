@@ -18,6 +18,7 @@ from gradient_async.types import (
     ChatCompletionMessage,
     ChoiceLogprobs,
     CompletionUsage,
+    PromptTokensDetails,
     TokenLogprob,
     TopLogprob,
 )
@@ -134,6 +135,59 @@ class TestFinish:
         assert not assembler.complete
 
     @pytest.mark.parametrize(
+        "content",
+        [
+            {"content": "b"},
+            {"reasoning_content": "b"},
+            {"refusal": "b"},
+            {"tool_calls": [{"index": 0, "function": {"name": "f"}}]},
+            {"function_call": {"arguments": "{"}},
+            {"images": [{"a": 1}]},
+            {"audio": {"data": "x"}},
+        ],
+    )
+    def test_content_takes_a_reason_back(self, content: dict[str, Any]) -> None:
+        """Until another comes, or `[DONE]`; what is shown is the last reason in any case."""
+        for strict in (False, True):
+            assembler = CompletionAssembler(strict=strict)
+            states: list[tuple[bool, str | None]] = []
+            for piece in (chunk(content="a", finish="stop"), chunk(**content), chunk(finish="length")):
+                assembler.add(piece)
+                states.append((assembler.complete, assembler.completion.choices[0].finish_reason))
+            assert [(True, "stop"), (False, "stop"), (True, "length")] == states
+            assembler = CompletionAssembler(strict=strict)
+            assembler.extend([chunk(finish="stop"), chunk(**content)])
+            assembler.end(done=True)
+            assert assembler.complete
+
+    @pytest.mark.parametrize(
+        "nothing",
+        [
+            {},
+            {"content": "", "reasoning_content": "", "refusal": ""},
+            {"role": "assistant"},
+            {"tool_calls": [{"index": 0}]},
+            {"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}]},
+            {"images": []},
+            {"annotations": [{"a": 1}], "extra_content": {"a": 1}},
+        ],
+    )
+    def test_what_is_no_content_takes_nothing_back(self, nothing: dict[str, Any]) -> None:
+        call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}
+        assembler = CompletionAssembler()
+        assembler.extend([chunk(tool_calls=[call], finish="tool_calls"), chunk(**nothing)])
+        assembler.add(head(usage=CompletionUsage(total_tokens=1)))
+        assert assembler.complete
+
+    def test_each_choice_has_its_own(self) -> None:
+        assembler = CompletionAssembler(n=2)
+        for piece in (chunk(0, finish="stop"), chunk(1, finish="stop"), chunk(0, content="a")):
+            assembler.add(piece)
+        assert not assembler.complete
+        assembler.add(chunk(0, finish="stop"))
+        assert assembler.complete
+
+    @pytest.mark.parametrize(
         ("pieces", "done", "strict", "complete"),
         [
             ([], False, False, False),
@@ -225,8 +279,47 @@ class TestUsage:
         assert two == assembled(head(usage=one), chunk(content="a"), head(usage=two), head(usage=None)).usage
         assert None is assembled(chunk(content="a")).usage
 
+    def test_of_several_each_count_is_the_largest(self) -> None:
+        """Zeros or a part of the usage at the end erase nothing."""
+        real = CompletionUsage(
+            prompt_tokens=7,
+            completion_tokens=3,
+            total_tokens=10,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=4),
+        )
+        part = CompletionUsage(
+            completion_tokens=5,
+            cache_read_input_tokens=2,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=1, audio_tokens=1),
+        )
+        found = assembled(head(usage=real), head(usage=CompletionUsage()), head(usage=part)).usage
+        assert found is not None
+        assert (7, 5, 12, 2) == (
+            found.prompt_tokens,
+            found.completion_tokens,
+            found.total_tokens,
+            found.cache_read_input_tokens,
+        )
+        assert PromptTokensDetails(cached_tokens=4, audio_tokens=1) == found.prompt_tokens_details
+
+    def test_the_total_is_never_less_than_its_parts(self) -> None:
+        assert 9 == CompletionUsage(prompt_tokens=4, completion_tokens=5).total_tokens
+        assert (
+            9
+            == msgspec.json.decode(
+                b'{"prompt_tokens":4,"completion_tokens":5,"total_tokens":4}', type=CompletionUsage
+            ).total_tokens
+        )
+        assert 11 == CompletionUsage(prompt_tokens=4, completion_tokens=5, total_tokens=11).total_tokens
+
 
 class TestLogprobs:
+    def test_a_log_probability_that_was_left_out_is_very_unlikely(self) -> None:
+        found = assembled(chunk(logprobs={"content": [{"token": "a", "top_logprobs": [{"token": "a"}]}]}))
+        assert found.choices[0].logprobs is not None
+        (entry,) = found.choices[0].logprobs.content or []
+        assert (-9999.0, -9999.0) == (entry.logprob, entry.top_logprobs[0].logprob)
+
     def test_entries_of_text_and_refusal_join(self) -> None:
         a, b, c = (
             TokenLogprob(token=token, logprob=-1.0, top_logprobs=[TopLogprob(token="x")]) for token in "abc"

@@ -13,6 +13,11 @@ from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamLimitError, StreamProtocolError
+from gradient_async.types import ChatCompletionChunk, TextBatch
+
+
+def decoded(wire: bytes) -> list[ChatCompletionChunk]:
+    return ChunkDecoder().feed(wire)
 
 
 class TestAssembled:
@@ -78,6 +83,40 @@ class TestAssembled:
                     one_by_one.add(chunk)
             assert one_by_one.completion == by_batch.completion
             assert one_by_one.complete == by_batch.complete
+
+    @pytest.mark.parametrize("finish", [None, 0, 1])
+    @pytest.mark.parametrize("most", [None, 6])
+    def test_of_several_choices(self, finish: int | None, most: int | None) -> None:
+        """Also where one of them has had a finish_reason: content takes it back."""
+        wire = [event(delta(index, content="a")).replace(b'": ', b'":') for _ in range(5) for index in (0, 1)]
+        decoder = ChunkDecoder()
+        begun = decoder.feed(b"".join(wire[:4]))
+        decoder.push(b"".join(wire))
+        batch = decoder.pull()
+        assert isinstance(batch, TextBatch)
+        assert batch.choices is not None
+        by_batch, one_by_one = (
+            CompletionAssembler(n=2, limits=Limits(completion_bytes=most)) for _ in range(2)
+        )
+        for assembler in (by_batch, one_by_one):
+            assembler.extend(begun)
+            if finish is not None:
+                assembler.extend(decoded(event(delta(finish) | {"finish_reason": "stop"})))
+        refused = 0
+        try:
+            by_batch.extend(batch)
+        except StreamLimitError:
+            refused += 1
+        for piece in batch:
+            try:
+                one_by_one.add(piece)
+            except StreamLimitError:
+                refused += 1
+        assert (refused > 0) == (most is not None)
+        assert one_by_one.completion == by_batch.completion
+        assert [state.finished for state in one_by_one.choices.values()] == [
+            state.finished for state in by_batch.choices.values()
+        ]
 
     @pytest.mark.parametrize(("index", "kind"), [(-1, StreamProtocolError), (999, StreamLimitError)])
     def test_a_choice_that_is_refused_is_refused_as_such(self, index: int, kind: type[Exception]) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import random
 import sys
+import tracemalloc
 from types import FrameType
 from typing import Any
 
 import msgspec
 import pytest
+from alike import a_batch
 from chunking import assembled, chunk, head, message
 
-from gradient_async.assembly import CompletionAssembler
+from gradient_async.assembly import CompletionAssembler, completion
 from gradient_async.config import Limits
 from gradient_async.decoding import encode_request
 from gradient_async.errors import StreamLimitError, StreamProtocolError
-from gradient_async.types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Function
+from gradient_async.types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Function, TextBatch
 
 
 class TestRest:
@@ -31,8 +36,38 @@ class TestRest:
         assert None is message(chunk()).function_call
         assert Function() == message(chunk(function_call={})).function_call
 
+    def test_function_call_by_the_rule_for_tool_calls(self) -> None:
+        pieces: list[dict[str, Any]] = [
+            {"name": "get_"},
+            {"name": "weather", "arguments": '{"a":1}'},
+            {"name": "get_weather", "arguments": '{ "a": 1 }'},
+        ]
+        found = message(*(chunk(function_call=piece) for piece in pieces)).function_call
+        assert Function(name="get_weather", arguments='{"a":1}') == found
+
+    def test_fragments_of_reasoning_details_join(self) -> None:
+        """By type and index, in the order of their beginnings; entries without an index stay apart."""
+        pieces: list[list[Any]] = [
+            [{"type": "t", "index": 0, "text": "a", "format": "f", "id": None, "signature": ""}],
+            [{"type": "s", "index": 0, "summary": "x"}, {"type": "t", "text": "alone"}],
+            [{"type": "t", "index": 0, "text": "b", "signature": "s", "format": "", "id": "i"}],
+            [{"type": "t", "index": None, "text": "alone"}, "text", {"type": ["t"], "index": 0}],
+            [{"type": "s", "index": 0, "summary": "y"}, {"type": "t", "index": 1, "data": "d", "text": None}],
+            [{"type": "t", "index": 0, "text": None, "signature": "last"}],
+        ]
+        found = message(*(chunk(reasoning_details=piece) for piece in pieces)).reasoning_details
+        assert [
+            {"type": "t", "index": 0, "text": "ab", "format": "f", "signature": "last", "id": "i"},
+            {"type": "s", "index": 0, "summary": "xy"},
+            {"type": "t", "text": "alone"},
+            {"type": "t", "index": None, "text": "alone"},
+            "text",
+            {"type": ["t"], "index": 0},
+            {"type": "t", "index": 1, "data": "d", "text": None},
+        ] == found
+
     def test_lists_join(self) -> None:
-        for name in ("annotations", "reasoning_details", "content_parts"):
+        for name in ("annotations", "reasoning_details", "content_parts", "images"):
             found = message(chunk(**{name: [1]}), chunk(**{name: None}), chunk(**{name: [{"a": 2}, 3]}))
             assert [1, {"a": 2}, 3] == getattr(found, name)
             assert None is getattr(message(chunk()), name)
@@ -145,10 +180,17 @@ class TestLimits:
             {"refusal": "12345"},
             {"tool_calls": [{"index": 0, "function": {"arguments": "12345"}}]},
             {"function_call": {"arguments": "12345"}},
+            {"content": "é345"},
+            {"reasoning_content": "é345"},
+            {"refusal": "é345"},
+            {"tool_calls": [{"index": 0, "function": {"arguments": "é345"}}]},
+            {"function_call": {"arguments": "é345"}},
+            {"content": "😀", "reasoning_content": "5"},
+            {"tool_calls": [{"index": 0, "function": {"arguments": "😀5"}}]},
         ],
     )
     def test_of_a_completion(self, delta: dict[str, Any]) -> None:
-        """Text of every kind counts, to the character."""
+        """Text of every kind counts, to the byte of its UTF-8."""
         assembler = CompletionAssembler(limits=Limits(completion_bytes=10))
         assembler.extend([chunk(**delta), chunk(**delta)])
         with pytest.raises(StreamLimitError, match=r"completion_bytes=10 .*Limits\(completion_bytes="):
@@ -178,6 +220,89 @@ class TestLimits:
         with pytest.raises(StreamLimitError):
             for _ in range(1001):
                 assembler.add(piece)
+
+    def test_counts_bytes_wherever_it_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Text is counted in characters for a while, and its bytes later; the limit holds to the byte."""
+        monkeypatch.setattr(completion, "_COUNT_AFTER", 100)
+        dice = random.Random(5)
+        for limit in (1, 3, 100, 1000, 4000):
+            assembler, size = CompletionAssembler(n=3, limits=Limits(completion_bytes=limit)), 0
+            refused = False
+            while not refused:
+                text = dice.choice(["a", "é", "\u20ac", "😀"]) * dice.randint(1, 40)
+                name = dice.choice(["content", "reasoning_content", "refusal", "tool_calls"])
+                calls = [{"index": dice.randrange(3), "function": {"arguments": text}}]
+                piece = chunk(dice.randrange(3), **{name: calls if name == "tool_calls" else text})
+                size += len(text.encode())
+                try:
+                    assembler.extend([piece])
+                except StreamLimitError:
+                    refused = True
+                assert (size > limit) == refused
+            with pytest.raises(StreamLimitError):
+                assembler.add(chunk(content="a"))
+
+    @pytest.mark.parametrize(
+        "piece",
+        [
+            chunk(tool_calls=[{"index": 0, "id": "x" * 100}, {"index": 1, "id": "y" * 100}]),
+            chunk(
+                tool_calls=[{"index": 0, "type": "x" * 100}, {"index": 1, "function": {"name": "y" * 100}}]
+            ),
+            chunk(0, role="x" * 200),
+            chunk(0, finish="x" * 200),
+        ],
+    )
+    def test_long_labels_count(self, piece: ChatCompletionChunk) -> None:
+        with pytest.raises(StreamLimitError):
+            CompletionAssembler(limits=Limits(completion_bytes=199)).add(piece)
+        CompletionAssembler(limits=Limits(completion_bytes=200)).add(piece)
+
+    @pytest.mark.parametrize(
+        "piece",
+        [
+            chunk(content="", reasoning_content="", refusal=""),
+            chunk(tool_calls=[{"index": 0, "function": {"arguments": ""}}]),
+            chunk(tool_calls=[{"index": 0}, {"index": 0, "id": "", "type": "", "function": {"name": ""}}]),
+            chunk(
+                tool_calls=[{"index": 0, "id": "c", "type": "t", "function": {"name": "f", "arguments": " "}}]
+            ),
+            chunk(tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a": 1}'}}]),
+            chunk(function_call={}),
+            chunk(logprobs={"content": []}),
+            chunk(finish="stop"),
+        ],
+    )
+    def test_what_adds_nothing_takes_no_memory(self, piece: ChatCompletionChunk) -> None:
+        """A stream of it may be endless: no list may grow by it."""
+        first = chunk(
+            content="",
+            reasoning_content="",
+            refusal="",
+            tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}],
+        )
+        assembler = CompletionAssembler()
+        assembler.extend([first, piece, piece])
+        before = len(pickle.dumps(copy.deepcopy(assembler.choices[0].to_choice())))
+        tracemalloc.start()
+        try:
+            for _ in range(1000):
+                assembler.add(piece)
+            assert tracemalloc.get_traced_memory()[0] < 2000
+        finally:
+            tracemalloc.stop()
+        assert before == len(pickle.dumps(copy.deepcopy(assembler.choices[0].to_choice())))
+
+    def test_a_batch_of_nothing_takes_no_memory(self) -> None:
+        assembler = CompletionAssembler()
+        batch = a_batch("a", *[""] * 20)
+        for _ in range(3):
+            assembler.extend(batch)
+        assert ["a"] * 3 == assembler.choices[0].content
+        both = TextBatch(["", "b", ""], field="content", choice=[0, 1, 1], make=batch._make)
+        assembler.extend(both)
+        assembler.extend(both)
+        assert (["a"] * 3, ["b", "b"]) == (assembler.choices[0].content, assembler.choices[1].content)
 
     def test_off(self) -> None:
         assembler = CompletionAssembler(limits=Limits(completion_bytes=None))
@@ -263,7 +388,14 @@ def test_work_does_not_depend_on_what_came_before(piece: ChatCompletionChunk) ->
     assert first == calls_made(assembler, [piece] * 200)
     fresh = CompletionAssembler(n=4)
     fresh.extend(
-        [chunk(tool_calls=[{"index": 0, "id": name, "function": {"name": "f"}}]) for name in ("c0", "c1")]
+        [
+            chunk(
+                tool_calls=[
+                    {"index": number, "id": f"c{number}", "function": {"name": "f", "arguments": "x"}}
+                ]
+            )
+            for number in range(3)
+        ]
         + [piece]
     )
     assert first == calls_made(fresh, [piece] * 200)

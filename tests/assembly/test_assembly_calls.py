@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import permutations
 from typing import Any
 
 import msgspec
 import pytest
+from chunking import chunk as whole_chunk
+from fragments import calls_of as merged
+from fragments import chunk_of, fragment
+from fragments import plain as plain_calls
+from wire import delta, event
 
 from gradient_async.assembly import CompletionAssembler
+from gradient_async.assembly.json_text import MAX_PENDING
 from gradient_async.config import Limits
+from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamLimitError, StreamProtocolError
-from gradient_async.types import ChatCompletionChunk, ToolCall
+from gradient_async.types import ChatCompletionChunk, TextBatch, ToolCall
 
 Entry = dict[str, Any]
 
@@ -68,8 +76,8 @@ RULE: dict[str, tuple[list[Entry], list[tuple[str, str, str]]]] = {
     ),
     "id and name repeated": ([entry(0, "a", "f", "1"), entry(0, "a", "f", "2")], [("a", "f", "12")]),
     "id and name empty later": ([entry(0, "a", "f", "1"), entry(0, "", "", "2")], [("a", "f", "12")]),
-    "id later": ([entry(0, None, "f", "1"), entry(0, "a", None, "2")], [("a", "f", "12")]),
-    "id empty at first": ([entry(0, "", "f", "1"), entry(0, "a", None, "2")], [("a", "f", "12")]),
+    "id later": ([entry(0, None, "f", "[1"), entry(0, "a", None, "]")], [("a", "f", "[1]")]),
+    "id empty at first": ([entry(0, "", "f", "[1"), entry(0, "a", None, "]")], [("a", "f", "[1]")]),
     "name later": ([entry(0, "a", None, "1"), entry(0, "a", "f", "2")], [("a", "f", "12")]),
     "a new id with a name on a known index opens another": (
         [entry(0, "a", "f", "1"), entry(0, "b", "g", "2")],
@@ -84,8 +92,12 @@ RULE: dict[str, tuple[list[Entry], list[tuple[str, str, str]]]] = {
         [("a", "f", "1"), ("b", "g", "23")],
     ),
     "a new id without a name on a known index continues": (
-        [entry(0, "a", "f", "1"), entry(0, "b", None, "2"), entry(0, "c", "", "3")],
-        [("a", "f", "123")],
+        [entry(0, "a", "f", "[1"), entry(0, "b", None, ",2"), entry(0, "c", "", ",3")],
+        [("a", "f", "[1,2,3")],
+    ),
+    "a new id without a name behind whole arguments opens another": (
+        [entry(0, "a", "f", "1"), entry(0, "b", None, "2")],
+        [("a", "f", "1"), ("b", "", "2")],
     ),
     "a new id with a name where none was yet": (
         [entry(0, None, "f", "1"), entry(0, "a", "f", "2")],
@@ -138,7 +150,10 @@ RULE: dict[str, tuple[list[Entry], list[tuple[str, str, str]]]] = {
         [entry(0, "a", "f"), entry(0), entry(0, arguments="1"), entry(0)],
         [("a", "f", "1")],
     ),
-    "first id and name win": ([entry(0, "a", "f", "1"), entry(0, "a", "g", "2")], [("a", "f", "12")]),
+    "another name behind arguments opens another, of the same id": (
+        [entry(0, "a", "f", "1"), entry(0, "a", "g", "2"), entry(0, "a", None, "3")],
+        [("a", "f", "1"), ("a", "g", "23")],
+    ),
 }
 
 
@@ -171,7 +186,7 @@ def test_what_comes_late_counts_beside_arguments() -> None:
     opened = entry(0, arguments="1")
     assert "custom" == calls_of(opened, entry(0, arguments="2", type="custom"))[0].type
     assert "f" == calls_of(opened, entry(0, name="f", arguments="2"))[0].function.name
-    assert "a" == calls_of(opened, entry(0, id="a", arguments="2"))[0].id
+    assert "a" == calls_of(entry(0, arguments="["), entry(0, id="a", arguments="2"))[0].id
     assert {"k": 1} == calls_of(opened, entry(0, arguments="2", extra_content={"k": 1}))[0].extra_content
     assert {"input": "i"} == calls_of(opened, entry(0, arguments="2", custom={"input": "i"}))[0].custom
 
@@ -216,10 +231,10 @@ def test_extra_content_merges() -> None:
 def test_fragments_tell_which_call_they_went_to() -> None:
     assembler = CompletionAssembler()
     assembler.add(chunk(entry(0, "a", "f"), entry(1, "b", "g"), entry(0, arguments="x")))
-    state = assembler.choices[0]
-    assert ["a", "b", "a"] == [call.id for call in state.touched]
+    calls = assembler.choices[0].calls
+    assert [("a", ""), ("b", ""), ("a", "x")] == [(call.id, text) for call, text, *_ in calls.added]
     assembler.add(chunk(entry(1)))
-    assert ["b"] == [call.id for call in state.touched]
+    assert [("b", "")] == [(call.id, text) for call, text, *_ in calls.added]
 
 
 class TestLimits:
@@ -246,3 +261,174 @@ class TestLimits:
     def test_a_negative_index_is_refused(self) -> None:
         with pytest.raises(StreamProtocolError, match="a tool call of choice 0 has the index -1"):
             calls_of(entry(-1, "a", "f"))
+
+
+# Streams in short form (`fragments`), beyond the examples of docs/merging.md.
+STREAMS = {
+    "all at index 0, of one name, in pieces": (
+        ["0 - f -", '0 - - {"x"', "0 - - :1}", "0 - f -", '0 - - {"y"', "0 - - :2}"],
+        ['- f {"x":1}', '- f {"y":2}'],
+    ),
+    "all at index 0, of one name and id, no arguments first": (
+        ["0 c f -", "0 - - {}", "0 c f -", '0 - - {"y":2}'],
+        ["c f {}", 'c f {"y":2}'],
+    ),
+    "an id for each fragment, and nothing in the last": (
+        ["0 a f {", "0 b - }", "0 c - -", "0 d -  "],
+        ["a f {}"],
+    ),
+    "an id that waits for its name": (["0 a f {}", "0 b - -", "0 - g -", "0 - - []"], ["a f {}", "b g []"]),
+    "an id that waits for arguments": (["0 a f {}", "0 b - -", '0 - - {"x":1}'], ["a f {}", 'b - {"x":1}']),
+    "an id that waits, and another": (
+        ["0 a f {}", "0 b - -", '0 c - {"x":1}'],
+        ["a f {}", 'c - {"x":1}'],
+    ),
+    "a name that waits, and another id": (
+        ["0 a f {}", "0 a f -", '0 b - {"y":', "0 - g 2}"],
+        ["a f {}", 'b g {"y":2}'],
+    ),
+    "what waited does not wait for more than one": (
+        ['0 - f {"x":1}', "0 - f -", "0 - g {}", '0 - f {"z":3}'],
+        ['- f {"x":1}', "- g {}", '- f {"z":3}'],
+    ),
+    "a late name is that of its call": (
+        ['0 - - {"x":1}', "0 - f -", '0 - - {"y":2}', "0 - g -"],
+        ['- f {"x":1}', '- g {"y":2}'],
+    ),
+    "alike, in pieces": (['0 - f {"x":1}', "0 - g []", '0 - f {"x"', "0 - - :1}"], ['- f {"x":1}', "- g []"]),
+    "alike, without an index": (["- - f []", "- - g []", "- - f []"], ["- f []", "- g []"]),
+    "alike, but of another index": (["0 - f []", "1 - f []"], ["- f []", "- f []"]),
+    "alike, but of another id": (["0 a f []", "0 b f []", "0 - g []"], ["a f []", "b f []", "- g []"]),
+    "alike, the id in the first alone": (["0 a f []", "0 - g {}", "0 - f []", "0 b f []"], ["a f []", "- g {}", "b f []"]),
+    "alike, the id in the last alone": (["0 - f []", "0 - g {}", "0 b f []", "0 c f []"], ["b f []", "- g {}", "c f []"]),
+    "an id that two calls of one index have": (
+        ['0 c f {"x":1}', '0 c g {"y":', "0 c - 2}"],
+        ['c f {"x":1}', 'c g {"y":2}'],
+    ),
+    "an id that an earlier call takes late": (
+        ["1 - f [", "2 c g [", "1 c - 1", "- c - 2"],
+        ["c f [1", "c g [2"],
+    ),
+    "behind what is no JSON": (['0 - f {"x":}', '0 - f {"y":2}'], ['- f {"x":}{"y":2}']),
+    "behind a value that is no object": (["0 - f []", "0 - f []"], ["- f [][]"]),
+    "white space before a name": (["0 - f  ", "0 - g {}"], ["- f  ", "- g {}"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("fragments", "expected"), STREAMS.values(), ids=STREAMS)
+def test_streams(fragments: list[str], expected: list[str]) -> None:
+    for together in (False, True):
+        assert expected == merged(*fragments, together=together)
+
+
+def test_custom_calls_are_alike_if_their_payloads_are() -> None:
+    def custom(name: str, text: str) -> Entry:
+        return entry(0, type="custom", custom={"name": name, "input": text})
+
+    found = calls_of(custom("f", "a"), entry(0, "x", custom={"name": "f", "input": "b"}))
+    assert [("", "a"), ("x", "b")] == [(call.id, call.custom["input"]) for call in found]
+    found = calls_of(
+        custom("f", "a"),
+        entry(1, "x", custom={"name": "f"}),
+        entry(0, "y", custom={"name": "f", "input": "a"}),
+    )
+    assert [("y", "a"), ("x", None)] == [(call.id, call.custom.get("input")) for call in found]
+    found = calls_of(entry(0, "x", custom=["a"]), entry(0, "y", custom=["a"]), entry(0, "z", "f"))
+    assert ["x", "y", "z"] == [call.id for call in found]
+
+
+def test_each_call_has_a_number_of_its_own() -> None:
+    """That of the server, or a free one where several calls have it: by it, readers of events tell calls apart."""
+    assembler = CompletionAssembler()
+    for text in ("0 a f []", "0 b f []", "3 c f []", "1 d f []", "- e f []", "0 g h []"):
+        assembler.add(chunk_of(fragment(text)))
+    calls = assembler.choices[0].calls.opened
+    assert [0, 0, 3, 1, 5, 0] == [call.index for call in calls]
+    assert [0, 1, 3, 4, 5, 6] == [call.number for call in calls]
+
+
+def test_a_name_of_many_pieces_is_not_copied_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    assembler = CompletionAssembler()
+    piece = chunk_of(fragment("0 - abc -"), fragment("0 - d -"))
+    tracemalloc.start()
+    try:
+        for _ in range(2000):
+            assembler.add(piece)
+            assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+    assert ["- " + "abcd" * 2000 + " -"] == plain_calls(assembler.completion.choices[0].message.tool_calls)
+
+
+def test_arguments_are_counted_while_they_come() -> None:
+    """A piece after the other, and after 64 kB of pieces that were not read."""
+    count = MAX_PENDING // 10
+    assembler = CompletionAssembler(limits=Limits(completion_bytes=3 * 10 * 2 * count + 3))
+    assembler.add(chunk(entry(0, None, None, "[")))
+    arguments = assembler.choices[0].calls.opened[0].arguments
+    piece = chunk(entry(0, arguments="\u20ac" * 10))
+    most = 0
+    for _ in range(2 * count):
+        assembler.add(piece)
+        most = max(most, arguments.pending)
+    assert MAX_PENDING - 20 < most <= MAX_PENDING
+    assembler.add(chunk(entry(0, arguments="12")))
+    with pytest.raises(StreamLimitError):
+        assembler.add(chunk(entry(0, arguments="3")))
+
+
+class TestBatches:
+    """A batch of arguments is the same as its chunks."""
+
+    @pytest.mark.parametrize(
+        "texts",
+        [
+            ['{"a', '":', "1", "}"],
+            ['{"a":1}', " ", '{"b":2}'],
+            ["{", "}", '{"b":2}'],
+            ["1", "2", "3"],
+            ["é", "}", "}", "{"],
+            ["[", "", "1", "]"],
+        ],
+    )
+    @pytest.mark.parametrize(
+        "first", ["0 c f -", "0 c f {", "0 c f {}", "0 c f }", "1 c f {", '0 c f {"a":1}']
+    )
+    @pytest.mark.parametrize("reason", [None, "stop"])
+    def test_of_arguments(self, texts: list[str], first: str, reason: str | None) -> None:
+        decoder = ChunkDecoder()
+        decoder.feed(event(delta(tool_calls=[{"index": 0, "function": {"arguments": "a"}}])))
+        decoder.push(
+            b"".join(
+                event(delta(tool_calls=[{"index": 0, "function": {"arguments": text}}])) for text in texts
+            )
+        )
+        batch = decoder.pull()
+        assert isinstance(batch, TextBatch)
+        by_batch, one_by_one = CompletionAssembler(), CompletionAssembler()
+        for assembler in (by_batch, one_by_one):
+            assembler.add(chunk_of(fragment(first)))
+            if reason is not None:
+                assembler.add(whole_chunk(finish=reason))
+        by_batch.extend(batch)
+        for piece in batch:
+            one_by_one.add(piece)
+        assert one_by_one.completion == by_batch.completion
+        # The last piece is told as of its own chunk, for the events.
+        told = [
+            (call.ordinal, *rest)
+            for assembler in (by_batch, one_by_one)
+            for call, *rest in assembler.choices[0].calls.added
+        ]
+        assert told[0] == told[-1]
+
+    def test_beyond_a_limit(self) -> None:
+        """All of a batch has been received, whatever it exceeds."""
+        decoder = ChunkDecoder()
+        one = event(delta(tool_calls=[{"index": 0, "function": {"arguments": "ab"}}]))
+        decoder.feed(one)
+        decoder.push(one * 5)
+        assembler = CompletionAssembler(limits=Limits(completion_bytes=5))
+        with pytest.raises(StreamLimitError):
+            assembler.extend(decoder.pull())
+        assert [("", "", "ab" * 5)] == plain(assembler.completion.choices[0].message.tool_calls or [])

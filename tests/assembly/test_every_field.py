@@ -23,7 +23,7 @@ from gradient_async.types import (
 
 # All but constants, fields that the session sets, and fields that decoding uses up.
 _OF_A_COMPLETION = set(ChatCompletion.__struct_fields__) - {
-    "choices", "object", "request_id", "rate_limits", "attempts", "_error",
+    "choices", "object", "request_id", "rate_limits", "attempts", "_error", "_x_groq",
 }  # fmt: skip
 _OF_A_MESSAGE = set(ChatCompletionMessage.__struct_fields__) - {"_reasoning"}
 _CALL = ToolCall(id="c", function=Function(name="f", arguments="{}"))

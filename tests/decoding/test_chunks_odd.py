@@ -56,6 +56,25 @@ CHOICES: list[tuple[str, list[Any]]] = [
         [{"index": 0, "delta": {}, "finish_reason": "7"}],
     ),
     ('{"choices":[{"delta":{},"finish_reason":{"a":1}}]}', [{"index": 0, "delta": {}}]),
+    *(
+        (f'{{"choices":[{{"delta":{{}},"finish_reason":{none}}}]}}', [{"index": 0, "delta": {}}])
+        for none in ('"null"', '"None"', '"none"', "false", "0", "0.0", "null", "[]")
+    ),
+    (
+        '{"choices":[{"delta":{},"finish_reason":"nonesuch"}]}',
+        [{"index": 0, "delta": {}, "finish_reason": "nonesuch"}],
+    ),
+    (
+        '{"choices":[{"delta":{"tool_calls":{"index":1,"id":"a"}}}]}',
+        [{"index": 0, "delta": {"tool_calls": [{"index": 1, "id": "a", "function": {}}]}}],
+    ),
+    ('{"choices":[{"delta":{"tool_calls":{}}}]}', [{"index": 0, "delta": {}}]),
+    ('{"choices":[{"delta":{"images":{"a":1}}}]}', [{"index": 0, "delta": {"images": [{"a": 1}]}}]),
+    ('{"choices":[{"delta":{"images":"x","content":"a"}}]}', [{"index": 0, "delta": {"content": "a"}}]),
+    (
+        '{"choices":[{"delta":{"reasoning_details":{"a":1}}}]}',
+        [{"index": 0, "delta": {"reasoning_details": [{"a": 1}]}}],
+    ),
     (
         '{"choices":[{"delta":{"annotations":{},"content":"a"}}]}',
         [{"index": 0, "delta": {"content": "a"}}],
@@ -94,6 +113,39 @@ class TestOddities:
         assert (3, choices) == (len(chunks), chunks[1]["choices"])
 
     @pytest.mark.parametrize(
+        ("chunk", "choice", "groq", "expected"),
+        [
+            (None, None, 3, 3),
+            (None, 2, 3, 2),
+            (1, 2, 3, 1),
+            (None, 2, None, 2),
+            (None, None, None, None),
+        ],
+    )
+    @pytest.mark.parametrize("null", ["null", "[]"])
+    def test_where_usage_is(
+        self, chunk: int | None, choice: int | None, groq: int | None, expected: int | None, null: str
+    ) -> None:
+        """In the chunk, else in its first choice, else in `x_groq`."""
+
+        def usage(total: int | None) -> str:
+            return null if total is None else f'{{"total_tokens":{total}}}'
+
+        first = f'{{"index":0,"delta":{{"content":"a"}},"usage":{usage(choice)}}}'
+        other = '{"index":1,"delta":{"content":"b"},"usage":{"total_tokens":9}}'
+        wire = raw(
+            f'{{"choices":[{first},{other}],"usage":{usage(chunk)},"x_groq":{{"id":"r","usage":{usage(groq)}}}}}'
+        )
+        chunks, _ = decoded(wire)
+        assert ["a", "b"] == [found["delta"]["content"] for found in chunks[0]["choices"]]
+        found = chunks[0].get("usage")
+        assert expected == (None if found is None else found["total_tokens"])
+
+    def test_usage_in_x_groq_needs_no_choice(self) -> None:
+        chunks, _ = decoded(raw('{"choices":[],"x_groq":{"usage":{"total_tokens":3}}}'))
+        assert {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 3} == chunks[0]["usage"]
+
+    @pytest.mark.parametrize(
         ("field", "name", "value"),
         [
             ('"id":5', "id", "5"),
@@ -126,18 +178,18 @@ class TestOddities:
         ("usage", "expected"),
         [
             ('{"prompt_tokens":1,"completion_tokens":2.0,"total_tokens":3}', (1, 2, 3)),
-            ('{"prompt_tokens":null,"completion_tokens":2,"total_tokens":null}', (0, 2, 0)),
-            ('{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":null}}', (1, 0, 0)),
+            ('{"prompt_tokens":null,"completion_tokens":2,"total_tokens":null}', (0, 2, 2)),
+            ('{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":null}}', (1, 0, 1)),
             (
                 '{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3,"prompt_tokens_details":[]}',
                 (1, 2, 3),
             ),
-            ('{"prompt_tokens":1,"completion_tokens":"many"}', (1, 0, 0)),
+            ('{"prompt_tokens":1,"completion_tokens":"many"}', (1, 0, 1)),
             ('{"prompt_tokens":"few"}', None),
             ('{"prompt_tokens":1,"completion_tokens":1e999}', None),
             ('{"prompt_tokens":1,"completion_tokens":NaN}', None),
             ('{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":Infinity}}', None),
-            ('{"prompt_tokens":' + "9" * 30 + "}", (10**30 - 1, 0, 0)),
+            ('{"prompt_tokens":' + "9" * 30 + "}", (10**30 - 1, 0, 10**30 - 1)),
             ('{"prompt_tokens":' + "9" * 5000 + "}", None),
             ("[]", None),
             ('"none"', None),

@@ -114,6 +114,7 @@ def test_any_completion_is_a_chunk_of_itself() -> None:
                     reasoning_details=[{}],
                     extra_content={"e": 1},
                     content_parts=[{"type": "text", "text": "a"}],
+                    images=[{"type": "image_url"}],
                     tool_calls=[
                         ToolCall(
                             id="same", function=Function(name="f", arguments="1"), extra_content={"s": 1}
@@ -155,6 +156,16 @@ class TestRepairs:
                 Choice(message=ChatCompletionMessage(reasoning_content="c")),
             ),
             ({"message": {"tool_calls": []}, "finish_reason": "eos"}, Choice(finish_reason="eos")),
+            ({"finish_reason": "null"}, Choice()),
+            ({"finish_reason": False}, Choice()),
+            ({"message": {"images": [{"a": 1}]}}, Choice(message=ChatCompletionMessage(images=[{"a": 1}]))),
+            ({"usage": {"total_tokens": 3}}, Choice()),
+            (
+                {"message": {"tool_calls": {"id": "a", "function": {"name": "f"}}}},
+                Choice(
+                    message=ChatCompletionMessage(tool_calls=[ToolCall(id="a", function=Function(name="f"))])
+                ),
+            ),
             ({"logprobs": {"tokens": 5, "content": 6}, "finish_reason": 3}, Choice(finish_reason="3")),
             (
                 {"message": {"content": [{"type": "text", "text": "a"}]}},
@@ -258,6 +269,18 @@ class TestRepairs:
             {"choices": [{**choice, "usage": {"total_tokens": 9}}], "usage": usage},
         ):
             assert expected == decoded(body).usage
+
+    @pytest.mark.parametrize(
+        ("choice", "groq", "expected"), [(2, 3, 2), (None, 3, 3), (2, None, 2), (None, None, None)]
+    )
+    def test_usage_of_a_choice_or_of_x_groq(
+        self, choice: int | None, groq: int | None, expected: int | None
+    ) -> None:
+        def usage(total: int | None) -> Any:
+            return total and {"total_tokens": total}
+
+        found = decoded({"choices": [{"usage": usage(choice)}], "x_groq": {"usage": usage(groq)}})
+        assert expected == (None if found.usage is None else found.usage.total_tokens)
 
     def test_agents_fields(self) -> None:
         body: dict[str, Any] = {

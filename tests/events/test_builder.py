@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gradient_async.assembly import CompletionAssembler
+from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
+from gradient_async.errors import StreamLimitError
 from gradient_async.events import ChatCompletionStreamEvent, EventBuilder
 from gradient_async.testing import chunk, sse
 
@@ -103,6 +107,119 @@ def test_a_choice_that_goes_on_after_its_finish_reason_is_told_again_at_the_end(
     first = events[0]
     assert first.type == "chunk"
     assert "ab" == first.snapshot.choices[0].message.content
+
+
+def test_a_finish_reason_in_each_chunk_joins_the_text_twice() -> None:
+    """At the first, and at the end; with the last reason. To join it for each would cost the square of its length."""
+    events = events_of(*(chunk(str(n), finish_reason=f"r{n}") for n in range(5)))
+    told = [
+        getattr(event, "content", None) or getattr(event, "finish_reason", None)
+        for event in events
+        if event.type in {"content.done", "finish"}
+    ]
+    assert ["0", "r0", "01234", "r4"] == told
+
+
+def test_a_second_finish_reason_is_told_at_the_end() -> None:
+    events = events_of(chunk("a", finish_reason="stop"), chunk(finish_reason="length"))
+    assert ["content.delta", "content.done", "finish", "finish"] == [
+        e.type for e in events if e.type != "chunk"
+    ]
+    last = events[-1]
+    assert last.type == "finish"
+    assert "length" == last.finish_reason
+
+
+def told_calls(*wire: dict[str, Any]) -> tuple[dict[int, str], list[tuple[Any, ...]]]:
+    """Return the deltas of each call joined, and the calls that were told as whole."""
+    deltas: dict[int, str] = {}
+    done: list[tuple[Any, ...]] = []
+    started: set[int] = set()
+    for event in events_of(*wire):
+        if event.type == "tool_calls.start":
+            assert event.index not in started
+            started.add(event.index)
+        elif event.type == "tool_calls.function.arguments.delta":
+            assert event.index in started
+            deltas[event.index] = deltas.get(event.index, "") + event.arguments_delta
+            assert deltas[event.index] == event.arguments
+        elif event.type == "tool_calls.function.arguments.done":
+            done.append((event.index, event.id, event.name, event.arguments))
+    return deltas, done
+
+
+FINISH = chunk(finish_reason="tool_calls")
+
+
+def test_calls_of_one_index_are_told_apart() -> None:
+    one, two = call(0, '{"x":1}', name="f"), call(0, '{"y":2}', name="g")
+    for wire in ([chunk(tool_calls=[one]), chunk(tool_calls=[two])], [chunk(tool_calls=[one, two])]):
+        deltas, done = told_calls(*wire, FINISH)
+        assert {0: '{"x":1}', 1: '{"y":2}'} == deltas
+        assert [(0, "", "f", '{"x":1}'), (1, "", "g", '{"y":2}')] == done
+
+
+def test_what_adds_nothing_is_no_delta() -> None:
+    whole = call(0, '{"x":1}', id="c", name="f")
+    deltas, done = told_calls(
+        chunk(tool_calls=[whole]),
+        chunk(tool_calls=[whole, call(0, " ")]),
+        chunk(tool_calls=[call(0, "")]),
+        FINISH,
+    )
+    assert {0: '{"x":1}'} == deltas
+    assert [(0, "c", "f", '{"x":1}')] == done
+
+
+def test_a_placeholder_is_told_if_nothing_replaces_it() -> None:
+    empty = call(0, "{}", name="f")
+    assert ({0: "{}"}, [(0, "", "f", "{}")]) == told_calls(chunk(tool_calls=[empty]), FINISH)
+    rest = [call(0, '{"x"'), call(0, ":1}")]
+    expected = ({0: '{"x":1}'}, [(0, "", "f", '{"x":1}')])
+    assert expected == told_calls(
+        chunk(tool_calls=[empty]), *(chunk(tool_calls=[each]) for each in rest), FINISH
+    )
+    assert expected == told_calls(chunk(tool_calls=[empty, *rest]), FINISH)
+
+
+def test_calls_that_are_alike_are_done_once() -> None:
+    pieces = [call(0, "[]", name="f"), call(0, "{}", name="g"), call(0, "[", name="f"), call(0, "]", id="c")]
+    _, done = told_calls(*(chunk(tool_calls=[piece]) for piece in pieces))
+    assert [(0, "c", "f", "[]"), (1, "", "g", "{}")] == done
+
+
+def test_usage_events_have_the_largest_counts() -> None:
+    usages = [{"prompt_tokens": 2, "completion_tokens": 3}, {"prompt_tokens": 0, "completion_tokens": 4}]
+    events = events_of(*(chunk(usage=usage) for usage in usages))
+    told = [event.usage for event in events if event.type == "usage"]
+    assert [(2, 3, 5), (2, 4, 6)] == [(u.prompt_tokens, u.completion_tokens, u.total_tokens) for u in told]
+
+
+def test_a_detached_builder_tells_the_moment_of_its_chunk() -> None:
+    """Though the stream's own assembler is ahead; a chunk that is refused there is told no more."""
+    pieces = ChunkDecoder().feed(
+        sse(
+            chunk("a"),
+            chunk(tool_calls=[call(0, "{", name="f")]),
+            chunk(tool_calls=[call(0, "}")]),
+            chunk("b"),
+        )
+    )
+    assembler = CompletionAssembler(limits=Limits(completion_bytes=4))
+    builder = EventBuilder(assembler)
+    assembler.add(pieces[0])
+    events = [*builder.add(pieces[0])]
+    builder.detach()
+    builder.detach()
+    with pytest.raises(StreamLimitError):
+        assembler.extend([*pieces[1:], pieces[3]])
+    for piece in pieces[1:]:
+        events += builder.add(piece)
+    told = [event for event in events if event.type == "tool_calls.function.arguments.delta"]
+    assert [("{", "{"), ("}", "{}")] == [(event.arguments_delta, event.arguments) for event in told]
+    last = events[-1]
+    assert last.type == "content.delta"
+    assert "ab" == last.snapshot
 
 
 def test_log_probabilities_of_text_and_refusal_are_told_whole_at_the_end() -> None:

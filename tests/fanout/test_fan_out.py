@@ -193,6 +193,20 @@ async def test_events_of_all_choices(start: Start) -> None:
     assert "usage" == kinds[-1]
 
 
+async def test_usage_at_the_end_of_a_request_takes_nothing_away(start: Start) -> None:
+    """Of one request each count is the largest; zeros behind the real usage do not count."""
+    first = reply_sse(
+        chunk("a", usage=usage(3, 1)),
+        chunk(finish_reason="stop", usage=usage(3, 4)),
+        chunk(usage=usage(0, 0)),
+    )
+    _, client = await start(first, answer("two", usage=usage(5, 7)))
+    async with client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL) as fan:
+        usages = [piece.usage async for piece in fan]
+    told = [(usage.prompt_tokens, usage.completion_tokens) for usage in usages if usage is not None]
+    assert [(3, 1), (3, 4), (3, 4), (8, 11)] == told
+
+
 async def test_usage_grows_with_each_request(start: Start) -> None:
     """A chunk's usage is the sum over all requests so far, also where a request tells its usage several times."""
     details: dict[str, Any] = {"completion_tokens_details": {"reasoning_tokens": 1}}
@@ -413,6 +427,21 @@ async def test_finished_choices_of_a_broken_reply_are_kept(start: Start) -> None
         assert {StreamInterruptedError} == {type(error) for error in fan.errors.values()}
         assert {0: "zero", 1: "on"} == texts_of(fan)
         assert 1 == len(server.requests)
+
+
+async def test_a_choice_of_a_broken_reply_that_went_on_is_not_finished(start: Start) -> None:
+    """Content after a finish_reason takes it back."""
+    broken = reply_sse(
+        chunk("zero", finish_reason="stop"),
+        chunk("one", index=1, finish_reason="stop"),
+        chunk("..."),
+        done=False,
+    ).steps[:-1]
+    _, client = await start(reply_writes([*broken, CLOSE]))
+    fan = client.chat.completions.fan_out(n=2, native=True, on_error="collect", **CALL)
+    found = await fan.completion()
+    assert ["one"] == [choice.message.content for choice in found.choices]
+    assert ["failed", "completed"] == [result.state for result in fan.results]
 
 
 @pytest.mark.parametrize("stream", WAYS)

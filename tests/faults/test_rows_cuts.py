@@ -19,7 +19,16 @@ from fault_rows import (
 )
 
 from gradient_async import StreamError, StreamInterruptedError, StreamTruncatedError
-from gradient_async.testing import CLOSE, RESET, Handler, head, http_chunk, reply_sse, reply_writes, sse
+from gradient_async.testing import (
+    CLOSE,
+    RESET,
+    Handler,
+    head,
+    http_chunk,
+    reply_sse,
+    reply_writes,
+    sse,
+)
 
 pytestmark = pytest.mark.usefixtures("either_parser")
 
@@ -35,6 +44,11 @@ NOT_WHOLE = "neither [DONE] nor a finish_reason"
 def announced(body: bytes, length: int) -> bytes:
     """A stream of so many bytes, it is said."""
     return head(200, {"content-type": "text/event-stream", "content-length": str(length)}) + body
+
+
+def finishing(event: dict[str, Any], reason: str) -> dict[str, Any]:
+    """Give the only choice of an event a finish_reason."""
+    return {**event, "choices": [{**event["choices"][0], "finish_reason": reason}]}
 
 
 @pytest.mark.parametrize(
@@ -77,6 +91,22 @@ def announced(body: bytes, length: int) -> bytes:
             NOT_WHOLE,
             "reused",
             id="cut_clean_chunked",
+        ),
+        pytest.param(
+            reply_sse(TOKENS[0], finishing(TOKENS[1], "stop"), TOKENS[2], done=False),
+            StreamTruncatedError,
+            3,
+            NOT_WHOLE,
+            "reused",
+            id="cut_after_finish_taken_back",
+        ),
+        pytest.param(
+            reply_sse(*[finishing(token, "null") for token in TOKENS[:3]], done=False),
+            StreamTruncatedError,
+            3,
+            NOT_WHOLE,
+            "reused",
+            id="cut_finish_null",
         ),
         pytest.param(
             reply_sse(*TOKENS[:3], done=False, framing="eof"),

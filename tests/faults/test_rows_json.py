@@ -230,13 +230,13 @@ def entry(name: str = "", arguments: str = "", **fields: Any) -> dict[str, Any]:
         pytest.param(
             [
                 calls(entry("a", id="1")),
-                calls(entry(arguments="{}", index=None)),
+                calls(entry(arguments="{", index=None)),
                 calls(entry("b", id="2")),
                 calls(entry(arguments="[")),
-                calls(entry(arguments="!", id="1")),
+                calls(entry(arguments="}", id="1")),
                 calls(entry(arguments="]")),
             ],
-            [("1", "a", "{}!"), ("2", "b", "[]")],
+            [("1", "a", "{}"), ("2", "b", "[]")],
             id="tool_index_null",
         ),
         pytest.param(

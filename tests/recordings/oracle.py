@@ -27,6 +27,7 @@ DIFFERENCES = {
     "thinking_parts_text": "thinking parts join reasoning_content",
     "tool_calls.type": "function where no server said it",
     "tool_calls.index": "told by the order alone: a message's calls have no index",
+    "reasoning_details": "fragments of one type and index are joined: servers refuse fragments that are sent back",
     "logprobs": "other shapes than the API's are dropped, and so are fields unknown to it; an entry's"
     " log probability, bytes and alternatives that were left out have defaults",
     "usage": "that of x_groq counts where the chunk has none; fields that no server documents are dropped; a count that was left out or null is 0 or None;"
@@ -48,7 +49,7 @@ def expected_call(call: dict[str, Any]) -> dict[str, Any]:
 def expected_entry(entry: dict[str, Any]) -> dict[str, Any]:
     known = {
         "token": entry.get("token") or "",
-        "logprob": entry.get("logprob") or 0.0,
+        "logprob": -9999.0 if entry.get("logprob") is None else entry["logprob"],
         "bytes": entry.get("bytes"),
     }
     if "top_logprobs" in entry:
@@ -84,8 +85,27 @@ def expected_choice(choice: dict[str, Any]) -> dict[str, Any]:
         "logprobs": expected_logprobs(choice["logprobs"]),
         "annotations": extras.get("annotations"),
         "audio": extras.get("audio"),
-        "reasoning_details": extras.get("reasoning_details"),
+        "reasoning_details": expected_details(extras.get("reasoning_details")),
     }
+
+
+def expected_details(fragments: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Join the fragments of one type and index."""
+    if fragments is None:
+        return None
+    joined: list[dict[str, Any]] = []
+    for fragment in fragments:
+        key = (fragment.get("type"), fragment.get("index"))
+        same = [entry for entry in joined if key == (entry.get("type"), entry.get("index"))]
+        if key[1] is None or not same:
+            joined.append(dict(fragment))
+            continue
+        for name, value in fragment.items():
+            if name in ("text", "summary", "data"):
+                same[0][name] = same[0].get(name, "") + value
+            elif value:
+                same[0][name] = value
+    return joined
 
 
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -156,12 +176,14 @@ def differences(expected: dict[str, Any], actual: dict[str, Any], *, done: bool)
     for choice, ours in zip(sorted(expected["choices"], key=by_index), actual["choices"], strict=True):
         message: dict[str, Any] = ours["message"]
         calls: list[dict[str, Any]] = choice["tool_calls"] or []
+        extras: dict[str, Any] = choice.get("extras") or {}
         several = {
             "role": choice["role"] != message["role"],
             "reasoning": choice["reasoning"] is not None,
             "thinking_parts_text": choice.get("thinking_parts_text") is not None,
             "tool_calls.type": any(call["type"] != "function" for call in calls),
             "tool_calls.index": any("index" in call for call in calls),
+            "reasoning_details": extras.get("reasoning_details") != message["reasoning_details"],
             "logprobs": choice["logprobs"] != ours["logprobs"],
         }
         for name, differs in several.items():

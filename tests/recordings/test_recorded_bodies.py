@@ -64,6 +64,7 @@ def test_body(path: Path) -> None:
             for call in message["tool_calls"] or ()
         ]
         assert expected == {name: message[name] for name in expected} | {"tool_calls": calls}
+        # An empty finish_reason is none.
         assert (choice.get("index", 0), choice.get("finish_reason") or None) == (
             found["index"],
             found["finish_reason"],

@@ -17,9 +17,10 @@ from gradient_async import (
     StreamLimitError,
     StreamTruncatedError,
 )
+from gradient_async.decoding import ChunkDecoder
 from gradient_async.stream import ChatCompletionStream
 from gradient_async.stream.queues import ChunkQueue
-from gradient_async.testing import Connection, Request, chunk, reply_sse
+from gradient_async.testing import Connection, Request, chunk, reply_sse, sse
 
 CALL: dict[str, Any] = {"model": "m", "messages": MESSAGES, "n": 3}
 WIRE = [
@@ -88,6 +89,69 @@ async def test_one_asked_for_late_begins_with_what_it_missed(start: Start) -> No
         (0, None, None, ": 1}"),
         (1, "d", "g", ""),
     ]
+
+
+async def test_one_asked_for_late_misses_no_field(start: Start) -> None:
+    """Also those that few servers send."""
+
+    def late(**delta: Any) -> dict[str, Any]:
+        return chunk(choices=[{"index": 1, "delta": delta}])
+
+    wire = [
+        chunk("x", role="assistant"),
+        late(annotations=[1], images=[{"a": 1}], content_parts=["p"], extra_content={"g": {"a": 1}}),
+        late(audio={"id": "a", "data": "x"}, reasoning_details=[{"type": "t", "index": 0, "text": "a"}]),
+        late(audio={"data": "y"}, reasoning_details=[{"type": "t", "index": 0, "text": "b"}]),
+        late(annotations=[2], extra_content={"g": {"b": 2}}, function_call={"name": "f", "arguments": "{}"}),
+        late(tool_calls=[{"index": 0, "custom": {"input": "i"}, "extra_content": {"c": 3}}]),
+        *(chunk(index=index, finish_reason="stop") for index in range(2)),
+    ]
+    _, client = await start(reply_sse(*wire))
+    async with client.chat.completions.stream(**CALL) as stream:
+        assert await text_of(stream, 0) == "x"
+        (missed,) = [piece async for piece in stream.choice(1)]
+        expected = (await stream.completion()).choices[1].message
+    delta = missed.choices[0].delta
+    for name in ("annotations", "images", "content_parts", "extra_content", "audio", "reasoning_details"):
+        assert getattr(expected, name) is not None
+        assert getattr(expected, name) == getattr(delta, name)
+    assert delta.function_call is not None
+    assert ("f", "{}") == (delta.function_call.name, delta.function_call.arguments)
+    (call,) = delta.tool_calls or []
+    assert ({"input": "i"}, {"c": 3}) == (call.custom, call.extra_content)
+
+
+@pytest.mark.parametrize("per_write", [1, 99])
+@pytest.mark.parametrize("first", ["events", "choice"])
+async def test_events_beside_readers_of_choices_show_their_moment(
+    start: Start, per_write: int, first: str
+) -> None:
+    """The reader of the choice takes chunks of all; those of the reader of events wait in a queue."""
+    calls = [("f", None), (None, '{"x"'), (None, ":1}"), ("g", "{"), (None, "}")]
+    wire = [
+        chunk("a"),
+        *(
+            chunk(tool_calls=[{"index": 0, "function": {"name": name, "arguments": text}}])
+            for name, text in calls
+        ),
+        chunk("b", index=1),
+        chunk("c"),
+        *(chunk(index=index, finish_reason="stop") for index in range(2)),
+    ]
+    _, client = await start(reply_sse(*wire, per_write=per_write))
+    async with client.chat.completions.stream(**CALL) as stream:
+        events = stream.events() if first == "events" else None
+        told = [await anext(events)] if events is not None else []
+        one = stream.choice(1)
+        told.append(await anext(events or stream.events()))
+        assert "b" == "".join([piece.choices[0].delta.content or "" async for piece in one])
+        told += [event async for event in events or stream.events()]
+    deltas = [event for event in told if event.type == "tool_calls.function.arguments.delta"]
+    assert [(0, '{"x"'), (0, '{"x":1}'), (1, "{"), (1, "{}")] == [
+        (event.index, event.arguments) for event in deltas
+    ]
+    texts = [event.snapshot for event in told if event.type == "content.delta" and event.choice == 0]
+    assert ["a", "ac"][-len(texts) :] == texts
 
 
 async def test_the_same_index_again_goes_on_where_its_reader_stopped(start: Start) -> None:
@@ -232,6 +296,36 @@ def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
     )
     queue.put(plain("again"))
     assert len(drained(queue)) == 1
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"content": "\u20ac" * 400},
+        {"reasoning_content": "\u20ac" * 400},
+        {"images": ["x" * 1200]},
+        {"audio": {"data": "x" * 1200}},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "\u20ac" * 400}}]},
+        {"tool_calls": [{"index": 0, "custom": "x" * 1200}]},
+        {"tool_calls": [{"index": 0, "extra_content": ["x" * 1200]}]},
+    ],
+)
+@pytest.mark.parametrize("field", ["choices", "retrieval"])
+def test_what_a_lane_holds_is_counted_in_bytes(delta: dict[str, Any], field: str) -> None:
+    """Pictures and other fields count too."""
+    (piece,) = ChunkDecoder().feed(sse({"choices": [{"delta": delta}], "retrieval": "x" * 1200}, done=False))
+    if field == "choices":
+        piece.retrieval = None
+    else:
+        piece.choices.clear()
+    lane = ChunkQueue(1_600)
+    lane.put(piece)
+    assert lane.overflowed
+    lane = ChunkQueue(1_900)
+    for _ in range(10):
+        lane.put(piece)
+        assert [piece] == drained(lane)
+    assert not lane.overflowed
 
 
 def test_what_a_lane_holds_is_bounded_and_room_is_given_back() -> None:

@@ -87,7 +87,10 @@ class TestConversion:
             "function_call",
             "annotations",
         }
-        assert names | {"audio", "reasoning_details", "extra_content", "content_parts"} == message.keys()
+        assert (
+            names | {"audio", "reasoning_details", "extra_content", "content_parts", "images"}
+            == message.keys()
+        )
 
     @pytest.mark.parametrize("option", ["exclude_none", "exclude_unset", "exclude_defaults"])
     def test_model_dump_without_none(self, option: str) -> None:
