@@ -315,7 +315,7 @@ def _repair(body: Any, part: str) -> None:
     keep_number(body, "created")
     if not is_object(body.get("usage")):
         # Some servers put it into the choice, some into a field of their own.
-        holders = [holder for holder in (*_choices(body), body.get("x_groq")) if is_object(holder)]
+        holders = [holder for holder in (*_choices(body)[:1], body.get("x_groq")) if is_object(holder)]
         body["usage"] = next((usage for each in holders if is_object(usage := each.get("usage"))), None)
     _repair_usage(body)
     body.pop("x_groq", None)

@@ -26,7 +26,6 @@ from .normalize import (
     DECODE_ERRORS,
     clean,
     describe_decode_error,
-    normalize_finish_reason,
     is_object,
     is_silent,
     keep_number,
@@ -34,6 +33,7 @@ from .normalize import (
     loads,
     loads_or_none,
     may_hide_text,
+    normalize_finish_reason,
     normalize_message,
     to_completion,
 )
@@ -82,7 +82,9 @@ def _quoted(body: Any) -> str:
 
 
 def _may_hide_text(completion: ChatCompletion, content: bytes) -> bool:
-    return may_hide_text(content, "message") and any(is_silent(choice.message) for choice in completion.choices)
+    return may_hide_text(content, "message") and any(
+        is_silent(choice.message) for choice in completion.choices
+    )
 
 
 def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -> None:

@@ -59,7 +59,7 @@ def play(stream: Stream) -> CompletionAssembler:
     elif way == 1:  # batches of chunks that are alike, as the client's reader takes them
         decoder.push(wire)
         while decoder.pending:
-            assembler.extend(decoder.pull())
+            assembler.extend(decoder.decode_slice())
     else:
         size = len(wire) // dice.randint(2, 4) + 1 if way == 2 else dice.randint(100, 300)
         for start in range(0, len(wire), size):

@@ -92,7 +92,7 @@ class TestAssembled:
         decoder = ChunkDecoder()
         begun = decoder.feed(b"".join(wire[:4]))
         decoder.push(b"".join(wire))
-        batch = decoder.pull()
+        batch = decoder.decode_slice()
         assert isinstance(batch, TextBatch)
         assert batch.choices is not None
         by_batch, one_by_one = (

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from alike import a_batch
 from chunking import assembled, chunk, head, message
+from event_streams import make_batch
 
 from gradient_async.assembly import CompletionAssembler, completion
 from gradient_async.config import Limits
@@ -295,7 +295,7 @@ class TestLimits:
 
     def test_a_batch_of_nothing_takes_no_memory(self) -> None:
         assembler = CompletionAssembler()
-        batch = a_batch("a", *[""] * 20)
+        batch = make_batch("a", *[""] * 20)
         for _ in range(3):
             assembler.extend(batch)
         assert ["a"] * 3 == assembler.choices[0].content

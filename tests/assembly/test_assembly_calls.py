@@ -403,7 +403,7 @@ class TestBatches:
                 event(delta(tool_calls=[{"index": 0, "function": {"arguments": text}}])) for text in texts
             )
         )
-        batch = decoder.pull()
+        batch = decoder.decode_slice()
         assert isinstance(batch, TextBatch)
         by_batch, one_by_one = CompletionAssembler(), CompletionAssembler()
         for assembler in (by_batch, one_by_one):
@@ -430,5 +430,5 @@ class TestBatches:
         decoder.push(one * 5)
         assembler = CompletionAssembler(limits=Limits(completion_bytes=5))
         with pytest.raises(StreamLimitError):
-            assembler.extend(decoder.pull())
+            assembler.extend(decoder.decode_slice())
         assert [("", "", "ab" * 5)] == plain(assembler.completion.choices[0].message.tool_calls or [])

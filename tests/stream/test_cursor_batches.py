@@ -210,6 +210,6 @@ def test_a_run_is_a_sign_of_life_where_its_chunks_are(called: bool) -> None:
     assert isinstance(run, TextBatch)
     assert (False, False) == (has_content(run), has_content(list(run)))
     decoder.push(sse(piece(""), piece("b"), done=False))
-    run = decoder.pull()
+    run = decoder.decode_slice()
     assert isinstance(run, TextBatch)
     assert (True, True) == (has_content(run), has_content(list(run)))
