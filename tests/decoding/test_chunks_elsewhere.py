@@ -147,7 +147,6 @@ class TestUsage:
             event({"index": 0, "delta": {}, "finish_reason": "stop"}, usage=None, x_groq={"usage": USAGE}),
             event({"index": 0, "delta": {}, "usage": USAGE}),
             event({"index": 0, "delta": {}, "finish_reason": "stop", "usage": None}, x_groq={"usage": USAGE}),
-            event({"index": 0, "delta": {}}, {"index": 1, "delta": {}, "usage": USAGE}),
             event(x_groq={"usage": USAGE}),
             raw(json.dumps({"x_groq": {"usage": USAGE}})),
             event({"index": 0, "delta": {}, "finish_reason": "stop", "usage": USAGE}, x_groq={"usage": {"total_tokens": 1}}),
