@@ -31,6 +31,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 from .types import ChatCompletion, Headers, RateLimits
+from .types.nesting import decode_json
 
 Phase = Literal["connect", "send", "response", "body", "first_token", "idle", "total"]
 
@@ -87,9 +88,9 @@ class ResponseInfo(msgspec.Struct, frozen=True, kw_only=True):
         """Decode the body.
 
         Raises:
-            ValueError: If the body is not JSON.
+            ValueError: If the body is not JSON, or is nested too deep.
         """
-        return msgspec.json.decode(self.content)
+        return decode_json(self.content)
 
 
 class GradientError(Exception):

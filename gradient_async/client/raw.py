@@ -11,11 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
-import msgspec
-
 from ..errors import RequestInfo, ResponseInfo
 from ..stream import ChatCompletionStream
 from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, Headers, ModelList, RateLimits
+from ..types.nesting import decode_json
 from .core import Core, Operation, check_options, models_of, read_reply
 
 if TYPE_CHECKING:
@@ -130,9 +129,9 @@ class APIResponse(Generic[T]):
         """Decode the whole body.
 
         Raises:
-            ValueError: If the body is not JSON.
+            ValueError: If it is not JSON, or is nested too deep.
         """
-        return msgspec.json.decode(await self.read())
+        return decode_json(await self.read())
 
     async def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.

@@ -30,9 +30,10 @@ from ..types import (
     ChunkChoice,
     CompletionUsage,
 )
+from ..types.nesting import check_depth
 
-# The errors that decoding raises. msgspec's errors, JSONDecodeError and UnicodeDecodeError are ValueErrors; msgspec and
-# `json` both raise RecursionError for data that is nested too deep.
+# The errors of decoding. Those of msgspec, JSONDecodeError and UnicodeDecodeError are ValueErrors; msgspec raises
+# RecursionError as well.
 DECODE_ERRORS = (ValueError, RecursionError)
 
 # Fields of a delta that are text.
@@ -94,9 +95,9 @@ def loads(data: bytes) -> Any:
     than 18 digits. `clean` turns infinity into None; before that, the repairs can tell such a number from null.
 
     Raises:
-        ValueError: If the data is not JSON.
-        RecursionError: If the data is nested too deep.
+        ValueError: If the data is not JSON, or is nested too deep.
     """
+    check_depth(data)
     return json.loads(data.decode("utf-8", "replace"), **JSON_OPTIONS)
 
 

@@ -20,6 +20,7 @@ from ..types import (
     ModelList,
     ToolCallDelta,
 )
+from ..types.nesting import check_depth
 from .choiceless import Choiceless, OtherAPI, identify
 from .error_bodies import ErrorBody, describe_error, find_glued_error
 from .normalize import (
@@ -38,6 +39,8 @@ from .normalize import (
     to_completion,
 )
 
+_SHOWN = 64 * 1024  # bytes of a body that an error has
+
 _decode = msgspec.json.Decoder(ChatCompletion).decode
 _STREAM = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?::|(?:data|event|id|retry):)")
 
@@ -53,6 +56,7 @@ def decode_completion(content: bytes) -> ChatCompletion:
     """
     problem: str
     try:
+        check_depth(content)  # of the fields, too, that the typed decoder drops
         completion = _decode(content)
         if completion.choices and completion._error is None and not _may_hide_text(completion, content):
             return _finish(completion)
@@ -72,7 +76,9 @@ def decode_completion(content: bytes) -> ChatCompletion:
             problem = f"it has no choices{_quoted(body)}"
         except DECODE_ERRORS as refused:
             problem = describe_decode_error(refused)
-    raise APIResponseValidationError(f"the reply is not a chat completion: {problem}")
+    raise APIResponseValidationError(
+        f"the reply is not a chat completion: {problem}", body=_beginning(content)
+    )
 
 
 def _quoted(body: Any) -> str:
@@ -175,7 +181,13 @@ def decode_models(content: bytes) -> ModelList:
         problem = f"it has no list named data{_quoted(body)}"
     except DECODE_ERRORS as refused:
         problem = describe_decode_error(refused)
-    raise APIResponseValidationError(f"the reply is not a list of models: {problem}")
+    raise APIResponseValidationError(
+        f"the reply is not a list of models: {problem}", body=_beginning(content)
+    )
+
+
+def _beginning(content: bytes) -> str:
+    return content[:_SHOWN].decode("utf-8", "replace")
 
 
 def as_chunk(completion: ChatCompletion) -> ChatCompletionChunk:

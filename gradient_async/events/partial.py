@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
+from ..types.nesting import MAX_DEPTH, decode_json
 
 
 def parse_partial(text: str) -> Any:
@@ -36,6 +36,8 @@ def parse_partial(text: str) -> Any:
         elif character == '"':
             in_string = True
         elif character in "{[":
+            if len(closers) == MAX_DEPTH:
+                return None  # each stop takes time for every bracket that is open
             closers.append("}" if character == "{" else "]")
             stops.append((position + 1, "".join(reversed(closers))))
         elif character in "}]" and closers:
@@ -51,7 +53,7 @@ def parse_partial(text: str) -> Any:
         candidates = [(text[: len(text) - cut], '"' + closing) for cut in range(7)]
     for head, tail in (*candidates, *((text[:end], tail) for end, tail in reversed(stops))):
         try:
-            return msgspec.json.decode(head + tail)
-        except (msgspec.DecodeError, RecursionError):
+            return decode_json(head + tail)
+        except ValueError:
             continue
     return None

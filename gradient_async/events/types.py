@@ -12,6 +12,7 @@ import msgspec
 
 from ..assembly import CompletionAssembler
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TokenLogprob
+from ..types.nesting import decode_json
 from .partial import parse_partial
 
 
@@ -218,8 +219,8 @@ class FunctionToolCallArgumentsDoneEvent(msgspec.Struct, frozen=True, kw_only=Tr
     def parsed_arguments(self) -> Any:
         """The value of the arguments, or None if they are not JSON."""
         try:
-            return msgspec.json.decode(self.arguments)
-        except (msgspec.DecodeError, RecursionError):
+            return decode_json(self.arguments)
+        except ValueError:
             return None
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from .headers import RateLimits
 from .model import Model
+from .nesting import AnyJSON
 
 
 class CacheCreation(Model, gc=False, kw_only=True):
@@ -216,8 +217,8 @@ class ToolCall(Model, gc=False, kw_only=True):
     id: str = ""
     type: str = "function"
     function: Function = msgspec.field(default_factory=Function)
-    custom: Any = None
-    extra_content: Any = None
+    custom: AnyJSON = None
+    extra_content: AnyJSON = None
 
 
 class ToolCallDelta(Model, gc=False, kw_only=True):
@@ -236,8 +237,8 @@ class ToolCallDelta(Model, gc=False, kw_only=True):
     id: str | None = None
     type: str | None = None
     function: FunctionDelta = msgspec.field(default_factory=FunctionDelta)
-    custom: Any = None
-    extra_content: Any = None
+    custom: AnyJSON = None
+    extra_content: AnyJSON = None
 
 
 class ChatCompletionMessage(Model, gc=False, kw_only=True):
@@ -265,12 +266,12 @@ class ChatCompletionMessage(Model, gc=False, kw_only=True):
     reasoning_content: str | None = None
     tool_calls: list[ToolCall] | None = None
     function_call: Function | None = None
-    annotations: list[Any] | None = None
-    audio: Any = None
-    reasoning_details: list[Any] | None = None
-    extra_content: Any = None
-    content_parts: list[Any] | None = None
-    images: list[Any] | None = None
+    annotations: list[AnyJSON] | None = None
+    audio: AnyJSON = None
+    reasoning_details: list[AnyJSON] | None = None
+    extra_content: AnyJSON = None
+    content_parts: list[AnyJSON] | None = None
+    images: list[AnyJSON] | None = None
     _reasoning: str | None = msgspec.field(default=None, name="reasoning")
 
 
@@ -299,12 +300,12 @@ class ChoiceDelta(Model, gc=False, kw_only=True):
     reasoning_content: str | None = None
     refusal: str | None = None
     function_call: FunctionDelta | None = None
-    annotations: list[Any] | None = None
-    audio: Any = None
-    reasoning_details: list[Any] | None = None
-    extra_content: Any = None
-    content_parts: list[Any] | None = None
-    images: list[Any] | None = None
+    annotations: list[AnyJSON] | None = None
+    audio: AnyJSON = None
+    reasoning_details: list[AnyJSON] | None = None
+    extra_content: AnyJSON = None
+    content_parts: list[AnyJSON] | None = None
+    images: list[AnyJSON] | None = None
     _reasoning: str | None = msgspec.field(default=None, name="reasoning")
 
 
@@ -384,13 +385,13 @@ class ChatCompletion(Model, gc=False, kw_only=True):
     usage: CompletionUsage | None = None
     system_fingerprint: str | None = None
     service_tier: str | None = None
-    retrieval: Any = None
-    functions: Any = None
-    guardrails: Any = None
+    retrieval: AnyJSON = None
+    functions: AnyJSON = None
+    guardrails: AnyJSON = None
     request_id: str | None = msgspec.field(default=None, name="@request_id")
     rate_limits: RateLimits | None = msgspec.field(default=None, name="@rate_limits")
     attempts: int = msgspec.field(default=1, name="@attempts")
-    _error: Any = msgspec.field(default=None, name="error")
+    _error: AnyJSON = msgspec.field(default=None, name="error")
     _x_groq: GroqExtras | None = msgspec.field(default=None, name="x_groq")
 
 
@@ -421,10 +422,10 @@ class ChatCompletionChunk(Model, gc=False, kw_only=True):
     usage: CompletionUsage | None = None
     system_fingerprint: str | None = None
     service_tier: str | None = None
-    retrieval: Any = None
-    functions: Any = None
-    guardrails: Any = None
-    _error: Any = msgspec.field(default=None, name="error")
+    retrieval: AnyJSON = None
+    functions: AnyJSON = None
+    guardrails: AnyJSON = None
+    _error: AnyJSON = msgspec.field(default=None, name="error")
     _x_groq: GroqExtras | None = msgspec.field(default=None, name="x_groq")
 
 

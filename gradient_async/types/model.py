@@ -104,9 +104,12 @@ def _plain_struct(struct: msgspec.Struct, *, keep_none: bool) -> dict[str, Any]:
 
 
 def _plain(value: Any, *, keep_none: bool) -> Any:
-    # Only Structs and lists are converted. Dictionaries hold JSON that is passed on unchanged, its nulls included.
+    # Only Structs and lists of Structs are converted. All else is JSON that is passed on unchanged, its nulls included.
     if isinstance(value, msgspec.Struct):
         return _plain_struct(value, keep_none=keep_none)
     if isinstance(value, list):
-        return [_plain(item, keep_none=keep_none) for item in value]  # pyright: ignore[reportUnknownVariableType]  # of any type
+        return [
+            _plain_struct(item, keep_none=keep_none) if isinstance(item, msgspec.Struct) else item
+            for item in value  # pyright: ignore[reportUnknownVariableType]  # of any type
+        ]
     return value

@@ -1,0 +1,92 @@
+"""How deep the JSON of a server may be nested.
+
+Values nested some hundred levels deep end in a `RecursionError` wherever they are compared, copied, pickled, printed or
+encoded, and Python's own decoders accept about a thousand levels. Hence a limit of the library's own, far below that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+MAX_DEPTH = 64
+"""How many objects and arrays may be inside each other, the outermost one included."""
+
+_ROUND = bytes.maketrans(b"[]{}", b"()()")
+_OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
+
+
+def too_deep(data: bytes) -> bool:
+    """Whether JSON is nested deeper than `MAX_DEPTH`, without decoding it; of JSON that is cut or wrong, a guess."""
+    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return False
+    # A few passes of C code leave the brackets. Escapes go first: behind them every quotation mark begins or ends a string.
+    # Most strings have no bracket inside, so that two quotation marks are left of them.
+    quotes = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(_ROUND, _OTHERS).replace(b'""', b"")
+    brackets = b"".join(quotes.split(b'"')[::2])
+    for _ in range(MAX_DEPTH):
+        outer = brackets.replace(b"()", b"")  # without the innermost pairs
+        if len(outer) == len(brackets):  # what is left is not balanced
+            return outer.count(b"(") > MAX_DEPTH
+        brackets = outer
+    return bool(brackets)
+
+
+def check_depth(data: bytes) -> None:
+    """Refuse JSON that is nested deeper than `MAX_DEPTH`.
+
+    Raises:
+        ValueError: If the JSON is nested deeper.
+    """
+    if too_deep(data):
+        raise ValueError(f"nested too deep, more than {MAX_DEPTH} levels")
+
+
+def decode_json(data: bytes | str) -> Any:
+    """Decode JSON to plain data.
+
+    Raises:
+        ValueError: If the data is not JSON, or is nested deeper than `MAX_DEPTH`.
+    """
+    if isinstance(data, str):
+        data = data.encode("utf-8", "surrogatepass")
+    check_depth(data)
+    return msgspec.json.decode(data)
+
+
+def is_deeper(value: Any, max_depth: int = MAX_DEPTH) -> bool:
+    """Whether plain data is nested deeper than ``max_depth``."""
+    # Level by level: a function that calls itself for each level would be the problem again.
+    level = _containers([value])
+    for _ in range(max_depth):
+        if not level:
+            return False
+        level = _containers(
+            item for outer in level for item in (outer if type(outer) is list else outer.values())
+        )
+    return bool(level)
+
+
+def _containers(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if type(value) is list or type(value) is dict]
+
+
+class _Bounded(type):
+    """The type of `AnyJSON`.
+
+    msgspec decodes a field of a class that it does not know like one of type Any, and then asks `isinstance`. So the
+    check costs nothing where the field is missing, and nobody who decodes the Struct can forget it.
+    """
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return not is_deeper(instance, MAX_DEPTH - 1)  # a field is inside one object at least
+
+
+if TYPE_CHECKING:
+    AnyJSON: TypeAlias = Any
+else:
+
+    class AnyJSON(metaclass=_Bounded):
+        """Plain data that is not nested too deep: the type of a field that is passed on unchanged."""
