@@ -173,13 +173,16 @@ class APIResponse(Generic[T]):
 
     async def iter_lines(self) -> AsyncIterator[str]:
         """Yield the body's lines as they arrive, without their line ends."""
-        rest = ""
+        rest: list[str] = []  # the pieces of a line; joined once, because a line may arrive in many pieces
         async for text in self.iter_text():
-            *lines, rest = (rest + text).split("\n")
-            for line in lines:
-                yield line.removesuffix("\r")
-        if rest:
-            yield rest
+            first, *others = text.split("\n")
+            rest.append(first)
+            for start in others:
+                yield "".join(rest).removesuffix("\r")
+                rest = [start]
+        line = "".join(rest)
+        if line:
+            yield line
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         if self._content is not None:
