@@ -9,6 +9,7 @@ from typing import Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack, 
 import msgspec
 
 from ..assembly import CompletionAssembler
+from ..decoding import list_iterables
 from ..errors import ConfigurationError
 from ..fanout import (
     FanOut,
@@ -32,6 +33,7 @@ from ..types import (
     ChatCompletionCreate,
     ChatFanOut,
     NotGiven,
+    is_given,
 )
 from .core import Core, Operation, check_choice, check_count, read_reply
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
@@ -67,7 +69,7 @@ class _AgentFanOut(_FanOutOptions, AgentFanOut, total=False):
 
 def _ask_for_usage(arguments: dict[str, Any]) -> None:
     """Ask for the usage at the end of a stream, unless the caller gave ``stream_options``."""
-    if isinstance(arguments.get("stream_options", NOT_GIVEN), NotGiven):
+    if not is_given(arguments.get("stream_options", NOT_GIVEN)):
         arguments["stream_options"] = {"include_usage": True}
 
 
@@ -210,6 +212,7 @@ class _Completions:
         if max_concurrency is None:
             max_concurrency = n
         check_count("max_concurrency", max_concurrency, min_=1)
+        list_iterables(params)  # each request reads them
         if stream:
             _ask_for_usage(params)
         limits = self._core.settings.limits

@@ -7,6 +7,7 @@ decoded by a tolerant path.
 from .choiceless import OtherAPI
 from .chunks import ChunkDecoder
 from .error_bodies import ErrorBody, describe_error, find_error, parse_error, server_error
+from .plain import message_to_dict
 from .replies import (
     as_chunk,
     check_bounds,
@@ -16,7 +17,7 @@ from .replies import (
     is_stream,
     reply_error,
 )
-from .requests import check_params, encode_request, known_params, message_to_dict
+from .requests import check_params, encode_request, known_params, list_iterables
 
 __all__ = [
     "ChunkDecoder",
@@ -33,6 +34,7 @@ __all__ = [
     "identify_reply",
     "is_stream",
     "known_params",
+    "list_iterables",
     "message_to_dict",
     "parse_error",
     "reply_error",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import msgspec
 
-from ..errors import InvalidRequestError, escape
-from ..types import AgentCompletionParams, ChatCompletionMessage, ChatCompletionParams, Model, NotGiven
-from .normalize import DECODE_ERRORS, describe_decode_error, is_object
+from ..errors import InvalidRequestError
+from ..types import AgentCompletionParams, ChatCompletionParams, is_given
+from .plain import NoJSONError, encode, is_list_like, shown, to_plain
 
 _CHAT = frozenset(ChatCompletionParams.__annotations__)
 _AGENT = frozenset(AgentCompletionParams.__annotations__)
@@ -31,8 +31,7 @@ _DOCUMENTED = {
     "top_logprobs": "0 to 20",
     "top_p": "0 to 1",
 }
-_MAX_SHOWN = 80  # characters of a refused value
-_OVERRIDE = "to send it anyway, use validate=False or extra_body={...}"
+_WAY_ROUND = "validate=False or extra_body={...} sends it nevertheless"
 
 
 def known_params(*, agent: bool = False) -> frozenset[str]:
@@ -55,16 +54,21 @@ def check_params(
         TypeError: If a name is unknown, or ``messages`` or ``model`` is missing.
         InvalidRequestError: If a value is outside its documented limit.
     """
-    arguments = {name: value for name, value in params.items() if not isinstance(value, NotGiven)}
+    arguments = list_iterables({name: value for name, value in params.items() if is_given(value)})
     known = known_params(agent=agent)
     if not arguments.keys() <= known:
         raise _unknown_name(next(name for name in arguments if name not in known), known)
-    for name in ("messages", "tools", "stop"):
-        value = arguments.get(name)
-        if value is not None and not isinstance(value, (list, str, Mapping)) and isinstance(value, Iterable):
-            arguments[name] = list(cast("Iterable[Any]", value))
     if validate:
         _validate(arguments, stream=stream, agent=agent)
+    return arguments
+
+
+def list_iterables(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Make lists of arguments that may be iterables, in place: some iterables can be read only once."""
+    for name in ("messages", "tools", "stop"):
+        value = arguments.get(name)
+        if value is not None and not isinstance(value, list) and is_list_like(value):
+            arguments[name] = list(value)
     return arguments
 
 
@@ -73,103 +77,35 @@ def encode_request(
 ) -> bytes:
     """Encode the body of a request.
 
+    Subclasses of str, int and float count as their base; mappings, iterables and messages of other libraries become
+    plain data.
+
     Args:
         params: The result of `check_params`.
         stream: The value of ``stream`` to send; None sends no such field.
         extra_body: Additional fields; they override parameters of the same name.
 
     Raises:
-        InvalidRequestError: If a value has no JSON form.
+        InvalidRequestError: If a value has no JSON form, is nested too deep, or contains itself; ``param`` is its path.
     """
     body = dict(params)
     if stream is not None:
         body["stream"] = stream
-    if extra_body:
-        body.update({name: value for name, value in extra_body.items() if not isinstance(value, NotGiven)})
-    messages = body.get("messages")
-    if isinstance(messages, list):
-        body["messages"] = [_message(message) for message in cast("list[Any]", messages)]
-    problem: str
+    body.update(extra_body or {})
+    plain = _plain(body)
+    refusal: NoJSONError
     try:
-        return msgspec.json.encode(body, enc_hook=_plain)
-    except TypeError as error:
-        problem = str(error)
-    except DECODE_ERRORS as error:
-        problem = describe_decode_error(error)
-    raise InvalidRequestError(f"the request can't be written as JSON: {problem}")
+        return encode(plain)
+    except NoJSONError as refused:
+        refusal = refused.with_traceback(None)
+    raise _cannot_be_sent(refusal)
 
 
-def _message(message: Any) -> Any:
-    if isinstance(message, ChatCompletionMessage):
-        return message_to_dict(message)
-    if isinstance(message, (dict, Mapping)):  # `dict` first: `isinstance` with an ABC is slow
-        entry = cast("Mapping[str, Any]", message)
-        # A dictionary may hold parts of a reply: `{"role": "assistant", "tool_calls": reply.tool_calls}`.
-        return {
-            name: value if isinstance(value, str) else _part(value)
-            for name, value in entry.items()
-            if not isinstance(value, NotGiven)
-        }
-    return message
-
-
-def _part(value: Any) -> Any:
-    if isinstance(value, Model):
-        data = value.to_dict()
-        if "custom" in data:
-            data.pop("function", None)  # a custom call has no function, and servers refuse an empty one
-        return data
-    return [_part(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
-
-
-def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
-    """Convert the message of a reply to a message of the next request.
-
-    The role is always sent, and fields that are None are not, except for ``content`` beside tool calls. Content that
-    was received as parts is sent as parts; text that was received beside the parts becomes another part.
-    """
-    data = {name: value for name, value in message.to_dict().items() if name != "role"}
-    if message.tool_calls is not None:
-        data["tool_calls"] = _part(message.tool_calls)
-    parts = data.pop("content_parts", None)
-    if parts:
-        data["content"] = _with_text(parts, message.content)
-        if any(is_object(part) and "thinking" in part for part in parts):
-            data.pop("reasoning_content", None)  # the parts contain the reasoning
-    elif "tool_calls" in data or "function_call" in data:
-        data.setdefault("content", None)
-    audio = data.get("audio")
-    if isinstance(audio, dict) and "id" in audio:
-        data["audio"] = {"id": cast("dict[str, Any]", audio)["id"]}  # the API accepts nothing but the id
-    return {"role": message.role, **data}
-
-
-def _with_text(parts: list[Any], content: str | None) -> list[Any]:
-    """Return the parts of a message, with its whole text: some deltas contain parts, and others plain text."""
-    texts: list[str] = []
-    others: list[Any] = []
-    for part in parts:
-        text = part.get("text") if is_object(part) else part
-        if isinstance(text, str):
-            texts.append(text)
-        else:
-            others.append(part)
-    if not content or "".join(texts) == content:
-        return parts
-    return [*others, {"type": "text", "text": content}]
-
-
-def _plain(value: Any) -> Any:
-    """Convert an object that msgspec cannot encode: a message of another library, a mapping or an iterable."""
-    for name in ("model_dump", "to_dict"):
-        dump = getattr(value, name, None)
-        if callable(dump):
-            return dump(exclude_none=True) if name == "model_dump" else dump()
-    if isinstance(value, Mapping):
-        return dict(cast("Mapping[Any, Any]", value))
-    if isinstance(value, Iterable):
-        return list(cast("Iterable[Any]", value))
-    raise TypeError(f"{type(value).__name__} has no JSON form")
+def _cannot_be_sent(refusal: NoJSONError) -> InvalidRequestError:
+    path = refusal.path
+    return InvalidRequestError(
+        f"{path}={shown(refusal.value)}: {refusal.problem}; the request can't be written as JSON", param=path
+    )
 
 
 def _unknown_name(name: str, known: frozenset[str]) -> TypeError:
@@ -185,12 +121,13 @@ def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
     for name in ("messages",) if agent else ("messages", "model"):
         if name not in arguments:
             raise TypeError(f"missing required keyword argument {name!r}")
-    message: str
-    try:
-        msgspec.convert(arguments, AgentCompletionParams if agent else ChatCompletionParams)
-    except msgspec.ValidationError as error:
-        message = str(error)
-    else:
+    message = _mismatch(arguments, agent=agent)
+    if message:
+        # A value may be nearly of its type, such as a number of numpy.
+        others = {name: value for name, value in arguments.items() if name != "messages"}
+        arguments.update(_plain(others))
+        message = _mismatch(arguments, agent=agent)
+    if not message:
         _validate_messages(arguments["messages"])
         if arguments.get("top_logprobs") is not None and arguments.get("logprobs") is not True:
             raise _invalid("top_logprobs", arguments["top_logprobs"], "it requires logprobs=True")
@@ -206,6 +143,26 @@ def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
         inside = f" as a key{inside}"
     documented = f" (documented: {_DOCUMENTED[name]})" if name in _DOCUMENTED else ""
     raise _invalid(name, arguments.get(name), f"{problem[:1].lower()}{problem[1:]}{inside}{documented}")
+
+
+def _mismatch(arguments: Mapping[str, Any], *, agent: bool) -> str:
+    """Say which argument is not of its type; "" if there is none."""
+    try:
+        msgspec.convert(arguments, AgentCompletionParams if agent else ChatCompletionParams)
+    except msgspec.ValidationError as error:
+        return str(error)
+    return ""
+
+
+def _plain(value: Any, *steps: str | int) -> Any:
+    """Convert a value to plain data; the steps lead to the value, the first first."""
+    refusal: NoJSONError
+    try:
+        return to_plain(value, len(steps))
+    except NoJSONError as refused:
+        refusal = refused.with_traceback(None)  # which holds this frame
+    refusal.steps += reversed(steps)
+    raise _cannot_be_sent(refusal)
 
 
 def _validate_messages(messages: Any) -> None:
@@ -224,10 +181,14 @@ def _validate_messages(messages: Any) -> None:
             raise _invalid(f"messages[{index}]", message, "expected a dictionary or a reply's message")
         entry = cast("Mapping[str, Any]", message)
         role = entry.get("role")
+        if not isinstance(role, str):
+            role = _plain(role, "messages", index, "role")
         if role not in _ROLES:
             raise _invalid(f"messages[{index}].role", role, f"expected one of {', '.join(_ROLES)}")
         content = entry.get("content")
-        if content is not None and not isinstance(content, (str, Mapping, list, tuple)):
+        if not (content is None or isinstance(content, (str, Mapping)) or is_list_like(content)):
+            content = _plain(content, "messages", index, "content")
+        if not (content is None or isinstance(content, (str, Mapping)) or is_list_like(content)):
             raise _invalid(f"messages[{index}].content", content, "expected text, a part, or a list of them")
         if content is None and role not in {"assistant", "function"}:
             raise _invalid(f"messages[{index}].content", content, f"a message of role {role} needs content")
@@ -238,5 +199,4 @@ def _validate_messages(messages: Any) -> None:
 
 
 def _invalid(param: str, value: Any, limit: str) -> InvalidRequestError:
-    shown = escape(repr(value), _MAX_SHOWN)
-    return InvalidRequestError(f"{param}={shown}: {limit}; {_OVERRIDE}", param=param)
+    return InvalidRequestError(f"{param}={shown(value)}: {limit}; {_WAY_ROUND}", param=param)

@@ -59,6 +59,7 @@ from .params import (
     UserMessage,
     VideoPart,
     VideoURL,
+    is_given,
     omit,
 )
 
@@ -119,6 +120,7 @@ __all__ = [
     "UserMessage",
     "VideoPart",
     "VideoURL",
+    "is_given",
     "largest_usage",
     "omit",
     "sum_usage",

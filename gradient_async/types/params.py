@@ -31,6 +31,11 @@ class NotGiven:
         return "NOT_GIVEN"
 
 
+def is_given(argument: object) -> bool:
+    """Whether an argument is given: `NOT_GIVEN` of any package stands for one that is not."""
+    return type(argument).__name__ not in {"NotGiven", "Omit"}
+
+
 # The declared type is Any, so that a type checker accepts `temperature=NOT_GIVEN` for every parameter.
 NOT_GIVEN: Any = NotGiven()
 omit: Any = NOT_GIVEN

@@ -1,0 +1,289 @@
+"""What callers put into a request, to plain data: dicts, lists, str, int, float, bool and None, and nothing else.
+
+Callers pass values that are nearly plain: text of numpy or of a template engine, an enum, a message of another library, a
+proxy of a dictionary. `msgspec.json.encode` alone would send some of these in ways that nobody means: a subclass of str
+as a list of its letters, NaN as null, bytes as base64, a Decimal as text. So everything is converted here first, and what
+has no JSON form is refused with its place.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import UserString
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from enum import Enum
+from typing import Any, cast
+
+import msgspec
+
+from ..errors import escape
+from ..types import ChatCompletionMessage, Model, is_given
+from ..types.nesting import MAX_DEPTH
+from .normalize import is_object
+
+# Types of which msgspec makes text, although their text is not what they are.
+_NO_JSON: dict[type, str] = {
+    bytes: "bytes are not text; decode them, or write them as base64",
+    bytearray: "bytes are not text; decode them, or write them as base64",
+    memoryview: "bytes are not text; decode them, or write them as base64",
+    Decimal: "JSON has no Decimal; convert it with float() or str()",
+}
+# The methods with which objects of other libraries turn themselves into plain data: of pydantic, of many clients, of
+# arrays and their scalars.
+_DUMPS = ("model_dump", "to_dict", "tolist")
+_LEAVES = frozenset({str, int, bool, type(None)})  # not float: NaN is one
+_TOO_DEEP = f"nested too deep, more than {MAX_DEPTH} levels"
+_MAX_UNWRAPPED = 8  # objects that turn into each other before plain data comes
+
+_MAX_PATH = 200  # characters of the path to a refused value
+_MAX_SHOWN = 80  # characters of a refused value
+
+
+class NoJSONError(Exception):
+    """A value that cannot be sent; never leaves `decoding`.
+
+    Attributes:
+        problem: Why.
+        value: The value.
+        steps: The names and indices that lead to the value, the last first.
+    """
+
+    def __init__(self, problem: str, value: Any) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.value = value
+        self.steps: list[str | int] = []
+
+    def inside(self, container: Any, step: str | int | None) -> None:
+        """Note that the value is inside a container; the step is None if the value is a key of it."""
+        if container is self.value:  # it was found too deep because it contains itself
+            self.problem = "it contains itself"
+            self.steps.clear()
+        elif step is not None:
+            self.steps.append(step)
+
+    @property
+    def path(self) -> str:
+        """Where the value is, such as ``messages[3].content[0].text``."""
+        steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in reversed(self.steps))
+        return escape("".join(steps).removeprefix("."), _MAX_PATH)
+
+
+def to_plain(value: Any, depth: int = 0, unwrapped: int = 0) -> Any:
+    """Convert a value of the caller to plain data; text may still hold half a surrogate pair.
+
+    Args:
+        value: The value.
+        depth: How many objects and arrays the value is inside of.
+        unwrapped: How many objects of other libraries turned into each other before this value came.
+
+    Raises:
+        NoJSONError: If the value, or anything in it, has no JSON form, is nested too deep, or contains itself.
+    """
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
+    if kind is dict:
+        return _plain_fields(value, depth)
+    if kind is list:
+        return _plain_items(value, depth)
+    # The base class converts: a subclass may show itself as something else.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise NoJSONError("JSON has no such number", value)
+        return float.__float__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if unwrapped == _MAX_UNWRAPPED:
+        raise NoJSONError(f"{kind.__name__} turns into other objects again and again", value)
+    return to_plain(_unwrapped(value), depth, unwrapped + 1)
+
+
+def _plain_fields(value: dict[Any, Any], depth: int) -> dict[str, Any]:
+    if depth == MAX_DEPTH:
+        raise NoJSONError(_TOO_DEEP, value)
+    fields: dict[str, Any] = {}
+    name: str | None = None
+    try:
+        for key, item in value.items():
+            name = None
+            name = key if type(key) is str else _plain_name(key)
+            kind = type(item)
+            # The same as `to_plain`, without a call for each item: tools and parts have thousands of them.
+            if kind in _LEAVES:
+                fields[name] = item
+            elif kind is dict:
+                fields[name] = _plain_fields(item, depth + 1)
+            elif kind is list:
+                fields[name] = _plain_items(item, depth + 1)
+            elif is_given(item):
+                fields[name] = to_plain(item, depth + 1)
+    except NoJSONError as refused:
+        refused.inside(value, name)
+        raise
+    return fields
+
+
+def _plain_items(value: list[Any], depth: int) -> list[Any]:
+    if depth == MAX_DEPTH:
+        raise NoJSONError(_TOO_DEEP, value)
+    items: list[Any] = []
+    try:
+        for item in value:
+            items.append(item if type(item) in _LEAVES else to_plain(item, depth + 1))  # noqa: PERF401  # counted below
+    except NoJSONError as refused:
+        refused.inside(value, len(items))
+        raise
+    return items
+
+
+def _plain_name(key: Any) -> str:
+    """Return the key of a dictionary as the name of a field; JSON has text only."""
+    name = to_plain(key)
+    if isinstance(name, int) and not isinstance(name, bool):
+        return str(name)
+    if not isinstance(name, str):
+        raise NoJSONError("the keys of a dictionary must be text or whole numbers", key)
+    return name
+
+
+def _unwrapped(value: Any) -> Any:
+    """Convert an object one step towards plain data."""
+    for kind, problem in _NO_JSON.items():
+        if isinstance(value, kind):
+            raise NoJSONError(problem, value)
+    try:
+        return _converted(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        # Of another library's conversion, such as of a generator that was used up.
+        problem = str(error) if not isinstance(error, RecursionError) else "nested too deep"
+    raise NoJSONError(problem, value)
+
+
+def _converted(value: Any) -> Any:
+    kind = type(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, UserString):
+        return value.data
+    if isinstance(value, ChatCompletionMessage):
+        return message_to_dict(value)
+    if isinstance(value, Model):
+        return _part(value)
+    if isinstance(value, type):
+        raise TypeError("a class has no JSON form")
+    for name in _DUMPS:
+        dump = getattr(value, name, None)
+        if callable(dump):
+            return dump(exclude_none=True) if name == "model_dump" else dump()
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[Any, Any]", value))
+    if is_list_like(value) and not hasattr(kind, "__dataclass_fields__"):
+        return list(value)
+    # Dataclasses and the like, dates, ids. What msgspec would make text of stays, to be refused.
+    # `enc_hook` gets what msgspec does not know: what is inside, or the value itself.
+    return msgspec.to_builtins(
+        value,
+        builtin_types=tuple(_NO_JSON),
+        enc_hook=lambda inner: _no_form(value) if inner is value else to_plain(inner),
+    )
+
+
+def _no_form(value: Any) -> Any:
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def is_list_like(value: Any) -> bool:
+    """Whether a value of the caller stands for a list: an iterable that is neither text, bytes nor a mapping."""
+    return isinstance(value, Iterable) and not isinstance(
+        value, (str, bytes, bytearray, memoryview, Mapping, UserString, type)
+    )
+
+
+def encode(plain: Any) -> bytes:
+    """Encode plain data as JSON.
+
+    Raises:
+        NoJSONError: If a text or a number cannot be encoded.
+    """
+    try:
+        return msgspec.json.encode(plain)
+    except UnicodeEncodeError:
+        problem = "half a surrogate pair cannot be encoded"
+    except ValueError:
+        problem = "Python writes no number of so many digits"
+    step: str | int | None = None
+    try:
+        if isinstance(plain, dict):
+            for name, item in cast("dict[str, Any]", plain).items():
+                step = None
+                encode(name)
+                step = name
+                encode(item)
+        elif isinstance(plain, list):
+            for index, item in enumerate(cast("list[Any]", plain)):
+                step = index
+                encode(item)
+    except NoJSONError as refused:
+        refused.inside(plain, step)
+        raise
+    raise NoJSONError(problem, plain)
+
+
+def shown(value: Any) -> str:
+    """Return a value of the caller for a message: escaped, cut, whatever its type and size."""
+    try:
+        text = repr(value[:_MAX_SHOWN] if isinstance(value, (str, bytes)) else value)
+    except Exception:  # noqa: BLE001  # of a foreign `__repr__`, deep lists, and numbers of too many digits
+        text = f"<{type(value).__name__}>"
+    return escape(text, _MAX_SHOWN)
+
+
+def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
+    """Convert the message of a reply to a message of the next request.
+
+    The role is always sent, and fields that are None are not, except for ``content`` beside tool calls. Content that
+    was received as parts is sent as parts; text that was received beside the parts becomes another part.
+    """
+    data = {name: value for name, value in message.to_dict().items() if name != "role"}
+    if message.tool_calls is not None:
+        data["tool_calls"] = _part(message.tool_calls)
+    parts = data.pop("content_parts", None)
+    if parts:
+        data["content"] = _with_text(parts, message.content)
+        if any(is_object(part) and "thinking" in part for part in parts):
+            data.pop("reasoning_content", None)  # the parts hold it
+    elif "tool_calls" in data or "function_call" in data:
+        data.setdefault("content", None)
+    audio = data.get("audio")
+    if isinstance(audio, dict) and "id" in audio:
+        data["audio"] = {"id": cast("dict[str, Any]", audio)["id"]}  # the API accepts nothing but the id
+    return {"role": message.role, **data}
+
+
+def _part(value: Any) -> Any:
+    """Convert part of a reply, or a list of such parts; of anything else return the same object."""
+    if isinstance(value, Model):
+        data = value.to_dict()
+        if "custom" in data:
+            data.pop("function", None)  # a custom call has none; servers refuse the empty one
+        return data
+    return [_part(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
+
+
+def _with_text(parts: list[Any], content: str | None) -> list[Any]:
+    """Return the parts of a message with all of its text: some deltas bring parts, and others plain text."""
+    texts: list[str] = []
+    others: list[Any] = []
+    for part in parts:
+        text = part.get("text") if is_object(part) else part
+        if isinstance(text, str):
+            texts.append(text)
+        else:
+            others.append(part)
+    if not content or "".join(texts) == content:
+        return parts
+    return [*others, {"type": "text", "text": content}]
