@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, cast
 
 import msgspec
@@ -138,43 +141,81 @@ _MIN_SECRET = 8
 _LONG = 12
 _SHOWN = 3
 
+# Characters as URLs, JSON (also JSON inside JSON) and HTML write them. A run of backslashes is one match, whatever
+# follows: a match for each beginning of the run would take quadratic time.
+_ESCAPE = re.compile(
+    r"""%([0-7][0-9a-f])|\\+(?:u00([0-7][0-9a-f])|x([0-7][0-9a-f])|(["'/]))?|&(?:\#0*([0-9]{2,3})|\#x0*([0-7][0-9a-f])|([a-z]{2,4}));""",
+    re.IGNORECASE,
+)
+_ENTITIES = {"amp": "&", "apos": "'", "gt": ">", "lt": "<", "quot": '"'}
+_MAX_ESCAPED = 3  # how often one after the other: JSON inside JSON inside a URL
+
 
 class Redactor:
     """Replaces known keys in text, bytes, JSON values and errors.
+
+    Servers echo what they were sent as they write it: escaped for a URL, JSON or HTML, as base64 (also inside something
+    longer) or as hexadecimal digits; and a message may be cut inside a key. All of it is found in linear time, because
+    the text is a server's, which may be made to take long.
 
     Args:
         secrets: The keys.
     """
 
-    def __init__(self, secrets: tuple[Secret, ...]) -> None:
-        pairs: dict[str, str] = {}
-        for secret in secrets:
-            key = secret.reveal()
-            if len(key) >= _MIN_SECRET:
-                shown = f"{key[:_SHOWN]}…{key[-_SHOWN:]}" if len(key) >= _LONG else "[key]"
-                pairs[key] = pairs[key.replace("/", "\\/")] = shown  # some servers escape the slash in JSON
-        # The longest first: a key may contain another key.
-        self._pairs = sorted(pairs.items(), key=lambda pair: -len(pair[0]))
+    def __init__(self, secrets: Iterable[Secret] = ()) -> None:
+        self._keys = [key for key in (secret.reveal() for secret in secrets) if len(key) >= _MIN_SECRET]
+
+    def __repr__(self) -> str:
+        return "Redactor(…)"
+
+    @cached_property
+    def _forms(self) -> list[tuple[str, str, str]]:
+        """What to look for: each form of each key, its beginning that is enough, and what is shown in its place."""
+        forms: dict[str, str] = {}
+        for key in self._keys:
+            shown = f"{key[:_SHOWN]}…{key[-_SHOWN:]}" if len(key) >= _LONG else "[key]"
+            for form in _forms_of(key):
+                forms.setdefault(form, shown)
+        # Half a key at least: keys of one provider begin alike, and a shorter beginning would show in any text.
+        return [
+            (form, form[: max(_MIN_SECRET, (len(form) + 1) // 2)], shown) for form, shown in forms.items()
+        ]
 
     def text(self, text: str) -> str:
-        """Return text without keys, and without the beginnings of keys: a message may be cut inside a key."""
-        for key, shown in self._pairs:
-            text = text.replace(key, shown)
-        for key, shown in self._pairs:
-            # At least half of the key: keys of one provider begin alike, so a shorter beginning may be harmless text.
-            stub = key[: max(_MIN_SECRET, (len(key) + 1) // 2)]
-            start = text.find(stub)
+        """Return text without keys, and without the beginnings of keys; the same object if there are none."""
+        found = self._find(text, _MAX_ESCAPED)
+        if not found:
+            return text
+        pieces: list[str] = []
+        end = 0
+        # Places may overlap, as one key may contain another; of such places the widest says what is shown.
+        for start, stop, shown in _joined(sorted(found)):
+            pieces += (text[end:start], shown)
+            end = stop
+        return "".join([*pieces, text[end:]])
+
+    def _find(self, text: str, rounds: int) -> list[tuple[int, int, str]]:
+        """Return the places of all keys, as start, end, and what is shown there."""
+        found: list[tuple[int, int, str]] = []
+        for form, beginning, shown in self._forms:
+            start = text.find(beginning)
             while start >= 0:
-                end = start + max(_common(text, start, other) for other, _ in self._pairs)
-                text = text[:start] + shown + text[end:]
-                start = text.find(stub, start + len(shown))
-        return text
+                found.append((start, start + _common(text, start, form), shown))
+                start = text.find(beginning, start + 1)
+        if rounds and self._keys:
+            plain = _Unescaped(text)
+            if plain.text != text:
+                found += [
+                    (plain.place(start), plain.place(end), shown)
+                    for start, end, shown in self._find(plain.text, rounds - 1)
+                ]
+        return found
 
     def data(self, data: bytes) -> bytes:
         """Return bytes without keys; the same object if there are none."""
-        if not any(key[:_MIN_SECRET].encode() in data for key, _ in self._pairs):
-            return data
-        return self.text(data.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+        text = data.decode("utf-8", "surrogateescape")
+        redacted = self.text(text)
+        return data if redacted is text else redacted.encode("utf-8", "surrogateescape")
 
     def value(self, value: Any) -> Any:
         """Return a JSON value without keys in its names and values."""
@@ -198,7 +239,7 @@ class Redactor:
 
     def clean(self, error: APIError) -> None:
         """Remove keys from every attribute of an error that holds text of a server."""
-        if not self._pairs:
+        if not self._keys:
             return
         error.message = self.text(error.message)
         error.args = (error.message,)
@@ -209,9 +250,91 @@ class Redactor:
             error.response = self.info(error.response)
 
 
+def _forms_of(key: str) -> Iterator[str]:
+    """Give the forms of a key that no unescaping leads back to it."""
+    yield key
+    yield key.replace(" ", "+")  # in the query of a URL
+    data = key.encode()
+    yield data.hex()
+    yield data.hex().upper()
+    # Base64 writes three bytes as four characters, so that it looks different behind one or two other bytes. The
+    # characters that hold bits of other bytes are left out.
+    for others in range(3):
+        encoded = base64.b64encode(bytes(others) + data).decode()
+        form = encoded[(8 * others + 5) // 6 : 8 * (others + len(data)) // 6]
+        yield form
+        yield form.replace("+", "-").replace("/", "_")
+
+
 def _common(text: str, start: int, key: str) -> int:
     """Return how many characters of the text from ``start`` on equal the beginning of the key."""
-    length = 0
-    while length < len(key) and text[start + length : start + length + 1] == key[length]:
-        length += 1
+    if text.startswith(key, start):
+        return len(key)
+    length, too_long = 0, len(key)
+    while too_long - length > 1:
+        middle = (length + too_long) // 2
+        if text.startswith(key[:middle], start):
+            length = middle
+        else:
+            too_long = middle
     return length
+
+
+def _joined(places: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
+    """Join places that overlap; they come in the order of their starts."""
+    first = last = widest = -1
+    text = ""
+    for start, end, shown in places:
+        if start >= last:
+            if last >= 0:
+                yield first, last, text
+            first = start
+            widest = -1
+        if end - start > widest:
+            widest, text = end - start, shown
+        last = max(last, end)
+    yield first, last, text
+
+
+class _Unescaped:
+    """Text in which characters stand for their escapes.
+
+    Attributes:
+        text: The text.
+    """
+
+    def __init__(self, escaped: str) -> None:
+        pieces: list[str] = []
+        # Where the text goes on behind and before an escape: in this text, and in the escaped one.
+        self._here, self._there = [0], [0]
+        length = end = 0
+        for match in _ESCAPE.finditer(escaped):
+            start = match.start()
+            character = _character_of(match)
+            pieces += (escaped[end:start], character)
+            length += start - end
+            end = match.end()
+            self._here += (length, length + len(character))
+            self._there += (start, end)
+            length += len(character)
+        self.text = "".join([*pieces, escaped[end:]])
+
+    def place(self, position: int) -> int:
+        """Return the position in the escaped text of a position in this text."""
+        at = bisect_right(self._here, position) - 1
+        return self._there[at] + position - self._here[at]
+
+
+def _character_of(escape: re.Match[str]) -> str:
+    """Return the character that an escape stands for; a run of backslashes stands for half of them."""
+    of_url, of_json, of_python, quoted, decimal, hexadecimal, name = escape.groups()
+    digits = of_url or of_json or of_python or hexadecimal
+    if digits:
+        return chr(int(digits, 16))
+    if quoted:
+        return quoted
+    if decimal:
+        return chr(int(decimal))
+    if name:
+        return _ENTITIES.get(name.lower(), escape.group())
+    return "\\" * ((len(escape.group()) + 1) // 2)

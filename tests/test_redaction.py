@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
+import time
+import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gradient_async import APIError, BadRequestError, Headers
 from gradient_async.errors import ResponseInfo
@@ -110,3 +117,130 @@ def test_an_error_without_a_reply_is_cleaned() -> None:
     error = APIError(f"said {KEY}")
     redactor().clean(error)
     assert (f"said {SHOWN}", None) == (error.message, error.response)
+
+
+# As servers write what they were sent
+
+SPECIAL = "sk-do+A1b2/C3d4=\"<&>\\ 'xyzKEY"
+WRITTEN: dict[str, Callable[[str], str]] = {
+    "URL": lambda key: urllib.parse.quote(key, safe=""),
+    "query of a URL": urllib.parse.quote_plus,
+    "URL, every character": lambda key: "".join(f"%{ord(each):02x}" for each in key),
+    "URL in a URL": lambda key: urllib.parse.quote(urllib.parse.quote(key, safe=""), safe=""),
+    "JSON": lambda key: json.dumps(key)[1:-1],
+    "JSON with slashes escaped": lambda key: json.dumps(key)[1:-1].replace("/", "\\/"),
+    "JSON, every character": lambda key: "".join(f"\\u{ord(each):04X}" for each in key),
+    "JSON in JSON": lambda key: json.dumps(json.dumps(key)),
+    "JSON in JSON, every character": lambda key: json.dumps("".join(f"\\u{ord(each):04x}" for each in key)),
+    "JSON in a URL": lambda key: urllib.parse.quote(json.dumps(key)),
+    "JavaScript": lambda key: "".join(f"\\x{ord(each):02x}" for each in key),
+    "HTML": html.escape,
+    "HTML, decimal": lambda key: "".join(f"&#{ord(each)};" for each in key),
+    "HTML, hexadecimal": lambda key: "".join(f"&#x{ord(each):04X};" for each in key),
+    "hexadecimal": lambda key: key.encode().hex(),
+    "HEXADECIMAL": lambda key: key.encode().hex().upper(),
+    "base64": lambda key: base64.b64encode(key.encode()).decode(),
+    "base64 of URLs": lambda key: base64.urlsafe_b64encode(key.encode()).decode(),
+    "base64 in a URL": lambda key: urllib.parse.quote(base64.b64encode(key.encode()).decode(), safe=""),
+    "base64 in JSON": lambda key: base64.b64encode(key.encode()).decode().replace("/", "\\/"),
+}
+
+
+@pytest.mark.parametrize("key", [KEY, SPECIAL, "First second third fourth", "abcd/fgh"])
+@pytest.mark.parametrize("write", WRITTEN.values(), ids=WRITTEN)
+def test_a_key_is_found_however_it_is_written(write: Callable[[str], str], key: str) -> None:
+    """Alone, repeated, and as bytes; also half of what was written, since a message may be cut."""
+    written = write(key)
+    known = redactor(key)
+    shown = f"{key[:3]}…{key[-3:]}" if len(key) >= 12 else "[key]"
+    for text in (f"<{written}>", f"{written} {written}"):
+        found = known.text(text)
+        assert shown in found
+        assert known.data(text.encode()) == found.encode()
+        assert not any(written[at : at + 12] in found for at in range(len(written) - 11))
+        assert found == known.text(found)
+    if len(key) >= 20:
+        cut = written[: len(written) * 3 // 4]
+        assert shown in known.text(f"{cut}…")
+
+
+@pytest.mark.parametrize("before", ["", ":", "u:", "user:", "Bearer "])
+@pytest.mark.parametrize("behind", ["", "\n", ", and more"])
+def test_a_key_is_found_inside_longer_base64(before: str, behind: str) -> None:
+    """As in ``Authorization: Basic``: base64 looks different behind one or two other bytes."""
+    encoded = base64.b64encode(f"{before}{KEY}{behind}".encode()).decode()
+    found = redactor().text(f"got {encoded}")
+    assert SHOWN in found
+    assert not any(
+        encoded[at : at + 8] in found
+        for at in range(len(before) * 4 // 3 + 2, len(before + KEY) * 4 // 3 - 9)
+    )
+
+
+@given(st.lists(st.sampled_from([lambda c: c, *(WRITTEN[name] for name in WRITTEN if name in {"URL, every character", "JSON, every character", "JavaScript"} or "HTML," in name)]),
+                min_size=len(KEY), max_size=len(KEY)))  # fmt: skip
+def test_each_character_may_be_written_in_its_own_way(ways: list[Callable[[str], str]]) -> None:
+    text = "".join(write(each) for write, each in zip(ways, KEY, strict=True))
+    assert f"({SHOWN})" == redactor().text(f"({text})")
+
+
+@given(st.text("sk-do0\\%u&#x;/\"'+= é"))
+def test_text_without_keys_is_unchanged(text: str) -> None:
+    """Whatever escapes it has, and those that are none."""
+    assert text is redactor().text(text)
+
+
+@given(
+    st.lists(st.sampled_from([KEY, KEY[:14], KEY[:13], KEY[:12], KEY[1:], KEY[13:], "sk-", " ", "\\", "%41"]))
+)
+def test_no_half_of_a_key_stays(pieces: list[str]) -> None:
+    """However keys, halves and other text overlap."""
+    found = redactor().text("".join(pieces))
+    assert KEY[:13] not in found
+    assert found == redactor().text(found)
+
+
+def test_keys_that_repeat_themselves() -> None:
+    """Their beginnings overlap with each other."""
+    for key in ("ab" * 10 + "-the-secret-part", "a" * 30, "abcabcabcabcabcabcd"):
+        found = redactor(key).text(f"x{key[:3]}{key}{key}{key[:-1]}y")
+        assert "secret" not in found
+        assert key[: len(key) // 2 + 1] not in found
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [KEY[:13], KEY[:14], KEY, KEY[:-1], "\\", "%41", "&amp;", "&", "\\u0073", "s", "sk-do-01234567sk-"],
+    ids=[
+        "half a key",
+        "more",
+        "keys",
+        "all but one",
+        "backslashes",
+        "URL",
+        "HTML",
+        "ampersands",
+        "JSON",
+        "letters",
+        "mixed",
+    ],
+)
+def test_the_work_is_linear(piece: str) -> None:
+    """Text comes from servers: 2 MiB of half a key once took minutes."""
+    known = redactor(KEY, "a" * 40, SPECIAL)
+
+    def seconds(size: int) -> float:
+        text = piece * (size // len(piece))
+        times: list[float] = []
+        for _ in range(3):
+            start = time.perf_counter()
+            known.text(text)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    small, large = seconds(1 << 14), seconds(1 << 17)
+    assert large < 32 * small + 0.001  # 8 times as much; 64 if it were quadratic
+
+
+def test_a_redactor_shows_no_key() -> None:
+    assert KEY not in repr(redactor())

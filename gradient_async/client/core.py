@@ -34,7 +34,7 @@ from ..errors import (
     StreamError,
 )
 from ..hooks import Hook
-from ..secrets import Secret, check_headers, hide_headers, secrets_in
+from ..secrets import Redactor, Secret, check_headers, hide_headers, secrets_in
 from ..session.call import Call, Lease
 from ..stream import ChatCompletionStream, StreamReader, premature_end
 from ..types import NOT_GIVEN, ChatCompletion, ModelList, NotGiven
@@ -270,7 +270,7 @@ def _make_call(settings: Settings, operation: Operation, options: Mapping[str, A
         max_retries=settings.max_retries,
         retry=settings.retry,
         limits=settings.limits,
-        secrets=tuple(secret for secret in keys if secret is not None) + secrets_in(headers),
+        redactor=Redactor((*(key for key in keys if key is not None), *secrets_in(headers))),
         operation=operation,
         hooks=settings.hooks,
     )

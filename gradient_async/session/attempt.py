@@ -13,7 +13,6 @@ from yarl import URL
 from ..config import Limits
 from ..decoding import parse_error
 from ..errors import APIConnectionError, APIError, APIResponseValidationError, RequestInfo
-from ..secrets import Redactor
 from . import aiohttp_internals
 from .body import Body, Expired, open_body
 from .call import Call
@@ -127,7 +126,7 @@ class Attempt:
         lost = connection_error(
             failure, self._request, phase=progress.phase, begun=begun, host=host, limits=call.limits
         )
-        Redactor(call.secrets).clean(lost)
+        call.redactor.clean(lost)
         return lost
 
     async def _request_by_aiohttp(self, progress: AttemptProgress) -> aiohttp.ClientResponse:
@@ -177,7 +176,7 @@ class Attempt:
 
     async def _refusal(self, reply: Reply) -> APIError:
         """Read the body of a reply whose status is an error; return the error."""
-        redactor, host = Redactor(self._call.secrets), self._host
+        redactor, host = self._call.redactor, self._host
         # Keys are removed before the text is cut to the length of a message: a cut might leave the beginning of a key.
         content = redactor.data(await _read_error(reply.body, self._call.limits))
         info = reply.info(content)

@@ -9,7 +9,7 @@ import msgspec
 
 from ..config import Limits, Retry, Timeout
 from ..hooks import Hook
-from ..secrets import Secret
+from ..secrets import Redactor, Secret
 
 
 class Lease(Protocol):
@@ -39,7 +39,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         max_retries: Maximum number of attempts after the first.
         retry: When to retry, and how long to wait before a retry.
         limits: Limits on what a server may send.
-        secrets: Keys to remove from text that servers send.
+        redactor: Removes keys from text that servers send.
         operation: Kind of the call, for hooks.
         params: Parameters of the request, for hooks.
         hooks: Hooks that observe the call.
@@ -59,7 +59,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     max_retries: int
     retry: Retry
     limits: Limits
-    secrets: tuple[Secret, ...] = ()
+    redactor: Redactor = Redactor()
     operation: str = "chat"
     params: Mapping[str, Any] = {}
     hooks: tuple[Hook, ...] = ()

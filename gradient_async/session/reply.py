@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -23,14 +25,26 @@ from ..errors import (
 )
 from ..hooks import Outcome
 from ..policy.ratelimit import rate_limits
-from ..secrets import Redactor
 from ..types import ChatCompletion, Headers, RateLimits
 from .body import Body, Expired
 from .call import Call
 from .exceptions import status_error
 from .trace import Trace, log
 
-_HEAD = 64 * 1024  # bytes to keep of a body that is too large
+_json = json.JSONEncoder(ensure_ascii=False, check_circular=False)
+
+
+def _beginning(body: Any, size: int) -> Any:
+    """Return decoded JSON, or the beginning of its text if it is longer than so many characters."""
+    if isinstance(body, str):
+        return body[:size]
+    pieces: list[str] = []
+    for piece in _json.iterencode(body):  # piece by piece, so that the rest is never written
+        pieces.append(piece[:size])
+        size -= len(piece)
+        if size < 0:
+            return "".join(pieces)
+    return body
 
 
 class Reply:
@@ -43,7 +57,7 @@ class Reply:
         rate_limits: The rate limits in the headers.
         request: The request.
         body: The body.
-        secrets: Keys to remove from text that the server sends.
+        redactor: Removes keys from text that the server sends.
         limits: Limits on what the server may send.
         n: Value of ``n`` in the request, or None.
         trace: Informs hooks and the log about the end of the call; None if there are none.
@@ -65,8 +79,8 @@ class Reply:
         "queued",
         "rate_limits",
         "received",
+        "redactor",
         "request",
-        "secrets",
         "sent",
         "started",
         "status",
@@ -97,7 +111,7 @@ class Reply:
         self.sent = started
         self.queued = 0.0
         # The call itself is not kept: its body and messages may be large, and a stream may last long.
-        self.secrets = call.secrets
+        self.redactor = call.redactor
         self.limits = call.limits
         self.n: object = call.params.get("n")
         self.trace = trace
@@ -126,13 +140,17 @@ class Reply:
             error: The error.
             content: The part of the body that the error should show.
         """
-        error.response = self.info(content)
+        # Keys are looked for in all that the error has, so that it may not have much: a large body would hold up the
+        # event loop.
+        size = self.limits.error_body_bytes
+        error.response = self.info(content[:size])
+        error.body = _beginning(error.body, size)
         error.request = self.request
         error.request_id = error.request_id or self.request_id
         error.rate_limits = self.rate_limits
         error.attempts = self.attempts
         error.elapsed = self.elapsed
-        Redactor(self.secrets).clean(error)
+        self.redactor.clean(error)
 
     def refusal(self, error_body: ErrorBody, content: bytes) -> APIStatusError:
         """Make the error of a reply of status 2xx whose body holds an error."""
@@ -203,9 +221,12 @@ class Reply:
             )
         finally:
             self.body.close()  # in `finally`, because this task may be cancelled
-        # If the body is too large, the error shows only its beginning.
-        too_long = limits.body_bytes is not None and size > limits.body_bytes
-        self.describe(failure, b"".join(pieces[:1])[:_HEAD] if too_long else b"".join(pieces))
+        beginning = bytearray()
+        for piece in pieces:
+            beginning += piece
+            if len(beginning) >= limits.error_body_bytes:
+                break
+        self.describe(failure, bytes(beginning))
         raise failure
 
     async def read_some(self) -> bytes:

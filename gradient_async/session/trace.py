@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from ..errors import APIError, escape
 from ..hooks import CallInfo, Hook, Outcome
 from ..policy.ratelimit import rate_limits
-from ..secrets import Redactor
 
 if TYPE_CHECKING:
     from ..types import ChatCompletion, Headers
@@ -41,7 +40,7 @@ class Trace:
         self._loop = asyncio.get_running_loop()
         self._started = started
         self._over = False
-        self._redactor = Redactor(call.secrets)
+        self._redactor = call.redactor
         self.info = CallInfo(
             operation=call.operation, method=call.method, url=call.url, params=call.params, stream=call.stream
         )
