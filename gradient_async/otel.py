@@ -19,6 +19,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
 
 from ._version import __version__
+from .errors import APIError, escape
 from .hooks import CallInfo, Hook
 
 __all__ = ["OpenTelemetry"]
@@ -39,6 +40,7 @@ _PARAMETERS = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
 }
+_MAX_NAME = 200  # characters of a name that a server gives
 Attributes = dict[str, str | int | float | bool | Sequence[str]]
 
 
@@ -98,7 +100,7 @@ class OpenTelemetry(Hook):
             return
         span.set_attributes(_reply_attributes(call))
         if call.outcome in {"failed", "cancelled"}:
-            span.set_status(Status(StatusCode.ERROR, str(call.error) or None))
+            span.set_status(Status(StatusCode.ERROR, _description(call)))
         span.end()
         self._record(call)
 
@@ -112,7 +114,7 @@ class OpenTelemetry(Hook):
             common["gen_ai.request.model"] = call.params["model"]
         completion = call.completion
         if completion is not None and completion.model:
-            common["gen_ai.response.model"] = completion.model
+            common["gen_ai.response.model"] = escape(completion.model, _MAX_NAME)
         usage = None if completion is None else completion.usage
         if usage is not None:
             self._tokens.record(usage.prompt_tokens, common | {"gen_ai.token.type": "input"})
@@ -122,6 +124,13 @@ class OpenTelemetry(Hook):
         if call.outcome in {"failed", "cancelled"} and call.error_type is not None:
             common["error.type"] = call.error_type
         self._duration.record(call.elapsed, common)
+
+
+def _description(call: CallInfo) -> str:
+    """Return the class of the error and the status; the text of an error may repeat prompts and replies."""
+    error = call.error
+    status = error.status_code if isinstance(error, APIError) else None
+    return type(error).__name__ if status is None else f"{type(error).__name__} {status}"
 
 
 def _server(call: CallInfo) -> Attributes:
@@ -163,10 +172,12 @@ def _reply_attributes(call: CallInfo) -> Attributes:
     if completion is None:
         return attributes
     if completion.id:
-        attributes["gen_ai.response.id"] = completion.id
+        attributes["gen_ai.response.id"] = escape(completion.id, _MAX_NAME)
     if completion.model:
-        attributes["gen_ai.response.model"] = completion.model
-    reasons = [choice.finish_reason for choice in completion.choices if choice.finish_reason]
+        attributes["gen_ai.response.model"] = escape(completion.model, _MAX_NAME)
+    reasons = [
+        escape(choice.finish_reason, _MAX_NAME) for choice in completion.choices if choice.finish_reason
+    ]
     if reasons:
         attributes["gen_ai.response.finish_reasons"] = reasons
     usage = completion.usage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -13,9 +14,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from gradient_async import APIConnectionError, AuthenticationError, Retry
+from gradient_async import APIConnectionError, APIError, AuthenticationError, Retry
 from gradient_async.otel import OpenTelemetry
-from gradient_async.testing import CLOSE, chunk, completion, reply_json, reply_sse, reply_writes
+from gradient_async.testing import CLOSE, HOLD, chunk, completion, reply_json, reply_sse, reply_writes
 
 USAGE = {
     "prompt_tokens": 7,
@@ -119,7 +120,7 @@ async def test_an_awaited_call_that_fails(start: Start, sink: Sink) -> None:
         await create_completion(client, stop=["a", "b"])
     (span,) = sink.spans
     attributes = dict(span.attributes or {})
-    assert span.status.is_ok is False
+    assert (False, "AuthenticationError 401") == (span.status.is_ok, span.status.description)
     assert ("401", 401, ("a", "b")) == (
         attributes["error.type"],
         attributes["http.response.status_code"],
@@ -160,7 +161,7 @@ async def test_a_call_that_got_no_answer(start: Start, sink: Sink) -> None:
         await create_completion(client)
     (span,) = sink.spans
     attributes = dict(span.attributes or {})
-    assert attributes["error.type"] == "APIConnectionError"
+    assert attributes["error.type"] == span.status.description == "APIConnectionError"
     assert "http.response.status_code" not in attributes
 
 
@@ -179,3 +180,54 @@ async def test_a_stream_left_is_no_error(start: Start, sink: Sink) -> None:
     (span,) = sink.spans
     assert span.status.is_unset
     assert "error.type" not in (span.attributes or {})
+
+
+SECRET = "Grandmother's recipe"
+
+
+@pytest.mark.parametrize(
+    ("reply", "stream", "description"),
+    [
+        (reply_json({"error": {"message": SECRET, "code": "c"}}, 400), False, "BadRequestError 400"),
+        (reply_json({"choices": SECRET}), False, "APIResponseValidationError 200"),
+        (reply_sse(chunk("a"), {"error": {"message": SECRET}}), True, "StreamServerError 200"),
+        (reply_sse(chunk("a"), SECRET), True, "StreamProtocolError 200"),
+        (reply_sse(chunk(SECRET), done=False), True, "StreamTruncatedError 200"),
+    ],
+)
+async def test_a_span_shows_the_class_of_an_error_and_not_its_text(
+    start: Start, sink: Sink, reply: Any, stream: bool, description: str
+) -> None:
+    """Servers repeat prompts in errors, and some errors show what came of a reply."""
+    _, client = await start(reply, hooks=[sink.hook])
+    with pytest.raises(APIError):
+        await ((await streamed(client)).completion() if stream else ask(client))
+    (span,) = sink.spans
+    assert span.status.description == description
+    assert SECRET not in span.to_json()
+
+
+async def test_a_cancelled_call_shows_no_text(start: Start, sink: Sink) -> None:
+    server, client = await start(reply_writes([HOLD]), hooks=[sink.hook])
+    call = asyncio.ensure_future(ask(client))
+    await server.wait_requests(1)
+    call.cancel(SECRET)
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    (span,) = sink.spans
+    assert span.status.description == "CancelledError"
+    assert SECRET not in span.to_json()
+
+
+async def test_names_of_a_server_are_escaped_and_cut(start: Start, sink: Sink) -> None:
+    odd: Any = completion("ok") | {"id": "i\x1b" + "x" * 999, "model": "m\u202e" + "y" * 999}
+    odd["choices"][0]["finish_reason"] = "s\x9b" + "z" * 999
+    _, client = await start(reply_json(odd), hooks=[sink.hook])
+    await ask(client)
+    (span,) = sink.spans
+    attributes = dict(span.attributes or {})
+    assert attributes["gen_ai.response.id"] == "i\\x1b" + "x" * 198 + "…"
+    assert attributes["gen_ai.response.model"] == "m\\u202e" + "y" * 198 + "…"
+    assert attributes["gen_ai.response.finish_reasons"] == ("s\\x9b" + "z" * 198 + "…",)
+    (duration,) = sink.points("gen_ai.client.operation.duration")
+    assert (duration.attributes or {})["gen_ai.response.model"] == attributes["gen_ai.response.model"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -167,5 +168,12 @@ class Trace:
     def _tell(self, method: Callable[[CallInfo], None]) -> None:
         try:
             method(self.info)
-        except Exception:
-            log.exception("a hook failed: %s", getattr(method, "__qualname__", method))
+        except Exception as error:  # noqa: BLE001  # a hook may raise anything, and must not change the call
+            # Not by `log.exception`: it shows the text of the exception and of the error that the hook was told of, and
+            # both may repeat prompts and replies.
+            log.error(  # noqa: TRY400
+                "a hook failed: %s raised %s\n%s",
+                getattr(method, "__qualname__", method),
+                type(error).__name__,
+                "".join(traceback.format_tb(error.__traceback__)),
+            )

@@ -12,6 +12,7 @@ from client_calls import CALL, Start, create_completion, open_stream
 
 from gradient_async import (
     APIConnectionError,
+    APIError,
     AsyncGradient,
     CallInfo,
     ConfigurationError,
@@ -194,14 +195,32 @@ async def test_raw_replies_end_when_they_are_read_or_closed(start: Start, notes:
 async def test_a_hook_that_fails_changes_nothing(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Hook):
         def on_request(self, call: CallInfo) -> None:
-            raise ValueError("broken hook")
+            raise ValueError("words of a prompt")
 
     notes = Notes()
     _, client = await start(hooks=[Broken(), notes])
     assert (await create_completion(client)).choices
     assert ["request 1", "response 200", "completed None"] == notes.lines
     assert "a hook failed: " in caplog.text
-    assert "Broken.on_request" in caplog.text
+    assert "Broken.on_request raised ValueError" in caplog.text
+    assert ", in on_request" in caplog.text
+    assert "words of a prompt" not in caplog.text.replace('raise ValueError("words of a prompt")', "")
+
+
+async def test_a_hook_that_fails_brings_no_words_of_a_server_into_the_log(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is called while the error of the call is handled, which is its context then."""
+
+    class Broken(Hook):
+        def on_end(self, call: CallInfo) -> None:
+            raise RuntimeError(str(call.error)) from call.error
+
+    _, client = await start(reply_json({"message": "words of a server"}, 400), hooks=[Broken()])
+    with pytest.raises(APIError):
+        await ask(client)
+    assert "Broken.on_end raised RuntimeError" in caplog.text
+    assert "words of a server" not in caplog.text
 
 
 async def test_a_hook_does_not_keep_a_stream_alive(start: Start, notes: Notes) -> None:
