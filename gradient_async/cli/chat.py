@@ -13,7 +13,7 @@ from ..client import AsyncGradient
 from ..errors import GradientError, StreamError
 from ..stream import ChatCompletionStream
 from ..testing import serve
-from .display import complain, open_display, say
+from .display import complain, json_line, note, open_display, say_json
 
 DEFAULT_MODEL = "llama3.3-70b-instruct"
 
@@ -29,13 +29,13 @@ async def run_chat(arguments: argparse.Namespace) -> int:
             client.chat.completions.stream(**_params(arguments, prompt)) as stream,
         ):
             if arguments.json:
-                say((await stream.completion()).to_json(indent=None))
+                say_json((await stream.completion()).to_dict())
             else:
                 await show(stream, arguments.n or 1, logprobs=arguments.logprobs)
     except GradientError as error:
         complain(f"{type(error).__name__}: {error}")
         if isinstance(error, StreamError) and arguments.json and error.partial is not None:
-            print(error.partial.to_json(indent=None), file=sys.stderr)
+            note(json_line(error.partial.to_dict()))
         return 1
     return 0
 

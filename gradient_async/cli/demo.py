@@ -13,7 +13,7 @@ from ..events import FunctionToolCallArgumentsDeltaEvent, ToolCallStartEvent
 from ..stream import ChatCompletionStream
 from ..testing import serve
 from .chat import DEFAULT_MODEL, show
-from .display import on_terminal, printable, say, tool_line, write
+from .display import on_terminal, one_line, say, say_bold, tool_line, write
 
 # Seconds between tokens: slow enough to watch on a terminal, and fast if the output goes elsewhere.
 _TERMINAL_DELAY = 0.02
@@ -46,7 +46,11 @@ async def run_demo() -> int:
 
 
 def _title(text: str) -> None:
-    say(f"\n\033[1m{text}\033[0m" if on_terminal(sys.stdout) else f"\n{text}")
+    say()
+    if on_terminal(sys.stdout):
+        say_bold(text)
+    else:
+        say(text)
 
 
 def _prompt(text: str) -> list[Any]:
@@ -68,9 +72,9 @@ async def _await_one(client: AsyncGradient) -> None:
     messages = _prompt("What does a streaming client do?")
     completion = await client.chat.completions.create(model=DEFAULT_MODEL, messages=messages)
     choice, usage = completion.choices[0], completion.usage
-    say(f"  {printable(choice.message.content or '')}")
+    say(f"  {choice.message.content or ''}")
     say(
-        f"  [{choice.finish_reason}, {0 if usage is None else usage.total_tokens} tokens, "
+        f"  [{one_line(choice.finish_reason or '')}, {0 if usage is None else usage.total_tokens} tokens, "
         f"{completion.attempts} request, id {completion.request_id}]"
     )
 
@@ -81,9 +85,9 @@ async def _stream_tools(client: AsyncGradient) -> None:
     async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, tools=_TOOLS) as stream:
         async for event in stream.events():
             if isinstance(event, ToolCallStartEvent):
-                write(f"\n  {printable(event.name)} ")
+                write(f"\n  {event.name} ")
             elif isinstance(event, FunctionToolCallArgumentsDeltaEvent):
-                write(f"·{printable(event.arguments_delta)}")
+                write(f"·{event.arguments_delta}")
         say()
         completion = await stream.completion()
     message = completion.choices[0].message
@@ -96,7 +100,7 @@ async def _stream_tools(client: AsyncGradient) -> None:
     async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, tools=_TOOLS) as stream:
         write("  ")
         async for text in stream.text:
-            write(printable(text))
+            write(text)
         say()
     _say_timing(stream)
 
@@ -126,7 +130,7 @@ async def _fan_out(client: AsyncGradient) -> None:
     ) as fan:
         completion = await fan.completion()
     for choice in completion.choices:
-        say(f"  {choice.index}: {printable(choice.message.content or '')}")
+        say(f"  {choice.index}: {choice.message.content or ''}")
     states = ", ".join(f"{result.index} {result.state}" for result in fan.results)
     say(f"  [{states}; {fan.attempts} requests, {1000 * fan.timing.total:.0f} ms]")
 

@@ -8,18 +8,22 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
-from typing import Literal, Protocol, TextIO, TypeAlias
+from typing import Any, Literal, Protocol, TextIO, TypeAlias
 
+import msgspec
+
+from ..errors import escape
 from ..types import ChatCompletion, ChunkChoice, TokenLogprob, ToolCall
 
 Kind: TypeAlias = Literal["text", "reasoning", "refusal", "call"]
 
 _INTERVAL = 5.0  # seconds between two lines of progress
 
-# Control characters except tab and line feed, and the marks that change the direction of text. A terminal obeys
-# them: a model could move the cursor, clear the screen, or make a line read differently from what it contains.
+# Control characters except tab and line feed, the marks that change the direction of text, and half surrogate pairs. A
+# terminal obeys them: a model could move the cursor, clear the screen, or make a line read differently from what it
+# contains.
 _CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
@@ -28,11 +32,17 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
+def one_line(text: str) -> str:
+    """Replace tabs and line feeds as well: what is not text of the model could pass for a line of this program."""
+    return escape(text, len(text))
+
+
+# Whatever the command line writes passes one of these functions, which escape it.
+
+
 def write(text: str) -> None:
-    """Write to standard output at once; characters that its encoding lacks become question marks."""
-    encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
-    sys.stdout.flush()
+    """Write to standard output at once."""
+    _emit(printable(text))
 
 
 def say(line: str = "") -> None:
@@ -40,9 +50,37 @@ def say(line: str = "") -> None:
     write(line + "\n")
 
 
+def say_bold(line: str) -> None:
+    """Write a line to a terminal in bold."""
+    _emit(f"\033[1m{printable(line)}\033[0m\n")
+
+
+def say_json(value: Any) -> None:
+    """Write a value as one line of JSON to standard output."""
+    _emit(json_line(value) + "\n")
+
+
+def json_line(value: Any) -> str:
+    """Return one line of JSON whose control characters are escaped: JSON itself allows most of them."""
+    line = msgspec.json.encode(value).decode()
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match.group()):04x}", line)
+
+
+def note(line: str) -> None:
+    """Write a line to standard error."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
 def complain(message: str) -> None:
     """Write an error message to standard error."""
-    print(f"gradient-async: {printable(message)}", file=sys.stderr)
+    note(f"gradient-async: {message}")
+
+
+def _emit(text: str) -> None:
+    """Write to standard output; characters that its encoding lacks become question marks."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
 
 
 def on_terminal(stream: TextIO | None) -> bool:
@@ -53,7 +91,7 @@ def on_terminal(stream: TextIO | None) -> bool:
 def tool_line(call: ToolCall) -> str:
     """Return a tool call as one escaped line."""
     name = f"{call.function.name}({call.function.arguments})"
-    return printable(f"{name}  [{call.id}]" if call.id else name)
+    return one_line(f"{name}  [{call.id}]" if call.id else name)
 
 
 def probability_of(entry: TokenLogprob) -> float:
@@ -117,7 +155,7 @@ class PlainScreen:
 
     def say(self, line: str) -> None:
         """Write the line."""
-        print(line, file=sys.stderr, flush=True)
+        note(line)
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Write a line if the last is 5 s old."""

@@ -26,8 +26,9 @@ a space before its value: a last line that begins in another way is not a result
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
+import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -51,12 +52,35 @@ if sys.platform == "win32":
     def _lock(file: int) -> None:
         """Do nothing: Windows has no `fcntl` locks."""
 
+    def _copy_rights(source: int, target: int) -> None:
+        """Do nothing: a file has the rights of its folder there."""
+
 else:
     import fcntl
 
     def _lock(file: int) -> None:
         """Keep other processes from locking an open file; raise `OSError` if one has locked it."""
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _copy_rights(source: int, target: int) -> None:
+        """Let those read and write an open file who may read and write another."""
+        os.fchmod(target, stat.S_IMODE(os.fstat(source).st_mode))
+
+
+def _open(path: Path, flags: int = 0) -> int:
+    """Open or create a file to read it and to add to it; only this user may read what is created.
+
+    Raises:
+        JournalError: If the path is a symbolic link. Anybody who may write to the folder could have put it there, to
+            have this user write to a file of the user's own.
+    """
+    flags |= os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+    raise JournalError(f"{path} is a symbolic link; name the file itself")
 
 
 class JournalError(Exception):
@@ -155,7 +179,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._file = _open(path)
         self.done: dict[Key, str] = {}
         self.errors = 0
         try:
@@ -172,8 +196,12 @@ class Journal:
             )
         try:
             _lock(self._file)
+            # A run that replaced the file has unlocked the old one, which has no name any more.
+            replaced = not os.path.samestat(os.fstat(self._file), self._path.lstat())
         except OSError:
-            raise JournalError(f"another run is writing to {self._path}; wait until it ends") from None
+            replaced = True
+        if replaced:
+            raise JournalError(f"another run is writing to {self._path}; wait until it ends")
         last = b"\n"
         for line, result in self._read():
             self.done[result.key] = result.digest
@@ -184,11 +212,12 @@ class Journal:
 
     def _read(self) -> Iterator[tuple[bytes, _Result]]:
         """Give each line of the file with its contents; remove a last line that was not written to its end."""
-        with self._path.open("rb") as file:
+        with open(os.dup(self._file), "rb") as file:  # noqa: PTH123  # the file that is locked, whatever has its name now
+            file.seek(0)
             for number, line in enumerate(file, 1):
                 try:
                     result = _decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
                     # Whole JSON that is not a result was not cut off: another program wrote it.
                     if _is_torn(line) and not isinstance(error, msgspec.ValidationError):
                         os.ftruncate(self._file, os.fstat(self._file).st_size - len(line))
@@ -204,21 +233,26 @@ class Journal:
         Raises:
             OSError: If the file can't be replaced; it is unchanged then.
         """
-        path = self._path.resolve()  # replaces the file that a symbolic link leads to, not the link
-        copy = path.with_name(path.name + ".tmp")
-        forgotten, self.errors = self.errors, 0
-        with copy.open("wb") as file:
-            shutil.copymode(path, copy)  # before the copy has contents that other users must not read
-            for line, result in self._read():
-                if result.error is not None:
-                    self.done.pop(result.key, None)
-                else:
-                    file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        old, self._file = self._file, os.open(copy, os.O_RDWR | os.O_APPEND)
-        _lock(self._file)  # before the copy gets the name under which another run would open it
-        copy.replace(path)
+        # A name that nobody can guess and put a link in its place, and rights of this user alone until they are copied.
+        copy = self._path.with_name(f".{secrets.token_hex(8)}.tmp")
+        file = _open(copy, os.O_EXCL)
+        old, forgotten = self._file, self.errors
+        try:
+            with open(os.dup(file), "wb") as kept:  # noqa: PTH123  # a descriptor
+                for line, result in self._read():
+                    if result.error is not None:
+                        self.done.pop(result.key, None)
+                    else:
+                        kept.write(line)
+            _copy_rights(old, file)
+            os.fsync(file)
+            _lock(file)  # before it has the name under which another run would open it
+            copy.replace(self._path)
+        except BaseException:
+            os.close(file)
+            copy.unlink(missing_ok=True)
+            raise
+        self._file, self.errors = file, 0
         os.close(old)
         return forgotten
 

@@ -23,7 +23,7 @@ from ..decoding import known_params
 from ..errors import ConfigurationError
 from ..fanout import MapResult, MapResults
 from .chat import open_client
-from .display import complain, open_display
+from .display import complain, note, open_display
 from .journal import Journal, JournalError, Key, encode_result, key_of
 
 _FAILED = 1
@@ -229,7 +229,7 @@ class MapCommand:
         self._counts = Counts(sum(not line.isspace() for line in source))
         source.seek(0)
         if arguments.retry_errors:
-            print(f"requests to retry: {journal.forget_errors()}", file=sys.stderr)
+            note(f"requests to retry: {journal.forget_errors()}")
         self._unseen = set(journal.done)  # results whose lines this run has not read
         self._signal_status = 0  # the exit status that a signal asked for
 
@@ -257,12 +257,11 @@ class MapCommand:
                     raise
             self._show_progress()
         if self._unseen and not self._signal_status:
-            print(
+            note(
                 f"{arguments.output} also has {len(self._unseen)} results for lines that are not in "
-                f"{arguments.input}; they were kept",
-                file=sys.stderr,
+                f"{arguments.input}; they were kept"
             )
-        print(counts.summary(), file=sys.stderr)
+        note(counts.summary())
         wrong = counts.failed or counts.invalid or counts.changed or self._journal.errors
         return self._signal_status or (_FAILED if wrong else 0)
 

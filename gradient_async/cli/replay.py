@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-import msgspec
-
 from ..assembly import CompletionAssembler
 from ..decoding import ChunkDecoder
 from ..errors import StreamError, StreamTruncatedError
 from ..types import ChatCompletion, Choice
-from .display import printable, say, tool_line
+from .display import one_line, say, say_json, tool_line
 
 _READ_SIZE = 64 * 1024
 
@@ -29,15 +28,15 @@ def run_replay(files: Sequence[str], *, as_json: bool) -> int:
             status = 1
             message = (error.strerror if isinstance(error, OSError) else None) or str(error)
             partial = assembler.completion.to_dict()
-            row = {"file": file, "error": message, "type": type(error).__name__, "partial": partial}
-            note = f": {type(error).__name__}: {printable(message)}"
+            row = {"file": _name_of(file), "error": message, "type": type(error).__name__, "partial": partial}
+            note = f": {type(error).__name__}: {one_line(message)}"
         else:
             row = assembler.completion.to_dict()
             note = f" ({anomalies} irregular events)" if anomalies else ""
         if as_json:
-            say(msgspec.json.encode(row).decode())
+            say_json(row)
         else:
-            say("\n".join([f"== {file}{note}", *_summary(assembler.completion)]))
+            say("\n".join([f"== {one_line(file)}{note}", *_summary(assembler.completion)]))
     return status
 
 
@@ -65,6 +64,11 @@ def _read(file: str) -> Iterator[bytes]:
             yield data
 
 
+def _name_of(file: str) -> str:
+    """Return the name of a file as text that can be encoded: it may hold any bytes."""
+    return os.fsencode(file).decode("utf-8", "replace")
+
+
 def _summary(completion: ChatCompletion) -> list[str]:
     """Return lines with the text and the tool calls of every choice, and the number of tokens."""
     lines: list[str] = []
@@ -80,11 +84,11 @@ def _choice_lines(choice: Choice, *, numbered: bool) -> list[str]:
     message = choice.message
     lines = [f"-- choice {choice.index}"] if numbered else []
     if message.reasoning_content:
-        lines.append(f"(thinking) {printable(message.reasoning_content)}")
+        lines.append(f"(thinking) {message.reasoning_content}")
     if message.content:
-        lines.append(printable(message.content))
+        lines.append(message.content)
     if message.refusal:
-        lines.append(f"(refused) {printable(message.refusal)}")
+        lines.append(f"(refused) {message.refusal}")
     lines += [f"-> {tool_line(call)}" for call in message.tool_calls or ()]
-    lines.append(f"[{choice.finish_reason or 'no finish_reason'}]")
+    lines.append(f"[{one_line(choice.finish_reason or 'no finish_reason')}]")
     return lines

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from gradient_async.cli import main
-from gradient_async.testing import Server, ThreadedServer, serve
+from gradient_async.testing import Server, ThreadedServer, chunk, reply_sse, serve
 
 
 @pytest.fixture
@@ -100,3 +100,17 @@ def test_a_broken_answer_is_kept_where_json_was_asked_for(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert json.loads(printed.err.splitlines()[1])["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_chat_escapes_json(
+    server: ThreadedServer, capsys: pytest.CaptureFixture[str], *, complete: bool
+) -> None:
+    """Of the completion, and of what there is of it where the stream breaks."""
+    evil = "a\x9bb\u202ec"
+    server.push(reply_sse(chunk(evil, model=evil, finish_reason=evil if complete else None), done=complete))
+    assert main(["chat", "--json", "Hi"]) == (0 if complete else 1)
+    printed = "".join(capsys.readouterr())
+    assert not {"\x9b", "\u202e"} & set(printed)
+    found = json.loads(printed.splitlines()[-1])
+    assert (evil, evil) == (found["model"], found["choices"][0]["message"]["content"])

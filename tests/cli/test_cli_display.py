@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from typing import Any
 
@@ -14,12 +16,20 @@ from gradient_async import ChatCompletionMessage, Choice, ChunkChoice, ToolCall
 from gradient_async.cli.display import (
     Display,
     PlainScreen,
+    complain,
+    json_line,
+    note,
     on_terminal,
+    one_line,
     open_display,
     open_screen,
     printable,
     probability_of,
+    say,
+    say_bold,
+    say_json,
     tool_line,
+    write,
 )
 from gradient_async.cli.rich_screen import RichScreen, colour_of
 from gradient_async.types import ChatCompletion, ChoiceDelta, ChoiceLogprobs, Function, TokenLogprob
@@ -124,8 +134,44 @@ def test_colours_tell_how_likely_a_token_was(capsys: pytest.CaptureFixture[str])
 
 
 def test_control_characters_are_shown_and_not_obeyed() -> None:
-    assert printable("a\x1b[2J\r\n\tb\u202ec") == "a\\x1b[2J\\r\n\tb\\u202ec"
+    assert printable("a\x1b[2J\r\n\tb\u202ec\ud800") == "a\\x1b[2J\\r\n\tb\\u202ec\\ud800"
+    assert one_line("a\x1b[2J\r\n\tb\u202ec" + "x" * 999) == "a\\x1b[2J\\r\\n\\tb\\u202ec" + "x" * 999
+    forged = ToolCall(id="c", function=Function(name="f", arguments="{\n[stop]"))
+    assert tool_line(forged) == "f({\\n[stop])  [c]"
     assert tool_line(ToolCall(id="c\x07", function=Function(name="f", arguments="{}"))) == "f({})  [c\\x07]"
+
+
+# All characters that a terminal obeys, and what they look like in Python and in JSON.
+DANGEROUS = {
+    chr(code)
+    for code in [*range(0x20), *range(0x7F, 0xA0), 0x61C, 0x2028, 0x2029, 0x200E, 0x200F, *range(0x202A, 0x202F),
+                 *range(0x2066, 0x206A)]
+} - {"\t", "\n"}  # fmt: skip
+
+
+@pytest.mark.parametrize("out", [say, write, say_bold, complain, note])
+def test_whatever_is_written_is_escaped(
+    out: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the exit, so that no caller can forget it."""
+    out("a" + "".join(sorted(DANGEROUS)) + "\ud800b")
+    written = "".join(capsys.readouterr()).removeprefix("\033[1m").removesuffix("\033[0m\n")
+    assert set() == DANGEROUS & set(written)
+    assert "\\x9b" in written
+    assert "\\u202e" in written
+
+
+def test_json_is_escaped_and_stays_the_same_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON allows all of these characters but C0 inside text, in names as well."""
+    text = "".join(sorted(DANGEROUS)) + "é🙂\t\n"
+    value: Any = {text: [text, {"a": text}], "b": None}
+    say_json(value)
+    line = capsys.readouterr().out
+    assert line == json_line(value) + "\n"
+    assert set() == DANGEROUS & set(line)
+    assert "\n" not in line[:-1]
+    assert value == json.loads(line)
+    assert "é🙂" in line
 
 
 # Progress

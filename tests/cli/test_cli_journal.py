@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,16 +216,123 @@ def test_errors_can_be_forgotten(tmp_path: Path) -> None:
     assert [path] == list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="neither links nor modes there")
-def test_a_file_is_what_it_was_once_errors_are_forgotten(tmp_path: Path) -> None:
-    """Nobody may read it who could not before, and a link leads where it led."""
-    path, link = tmp_path / "out.jsonl", tmp_path / "link.jsonl"
+posix = pytest.mark.skipif(sys.platform == "win32", reason="neither links, modes nor locks there")
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_file_keeps_its_rights_once_errors_are_forgotten(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "out.jsonl"
     path.write_bytes(result(1, failed=True) + result(2))
-    path.chmod(0o600)
-    link.symlink_to(path)
-    journal = Journal(link)
+    path.chmod(mode)
+    journal = Journal(path)
     assert 1 == journal.forget_errors()
     journal.close()
-    assert link.is_symlink()
     assert result(2) == path.read_bytes()
+    assert mode == path.stat().st_mode & 0o777
+
+
+@posix
+def test_a_new_file_is_its_users_own(tmp_path: Path) -> None:
+    """It will hold what prompts were answered."""
+    path = tmp_path / "out.jsonl"
+    Journal(path).close()
     assert 0o600 == path.stat().st_mode & 0o777
+
+
+@posix
+@pytest.mark.parametrize("content", [b"", b"not for you", None], ids=["empty", "full", "missing"])
+def test_no_link_is_followed(tmp_path: Path, content: bytes | None) -> None:
+    """Whoever may write to the folder could have put it there."""
+    path, target = tmp_path / "out.jsonl", tmp_path / "target"
+    if content is not None:
+        target.write_bytes(content)
+    path.symlink_to(target)
+    with pytest.raises(JournalError, match="is a symbolic link; name the file itself"):
+        Journal(path)
+    assert content == (target.read_bytes() if target.exists() else None)
+
+
+@posix
+def test_a_link_that_waits_for_the_copy_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither under the name that the copy once had, nor under a name that was guessed."""
+    path, target = tmp_path / "out.jsonl", tmp_path / "target"
+    target.write_bytes(b"precious")
+    path.write_bytes(result(1, failed=True) + result(2))
+    (tmp_path / "out.jsonl.tmp").symlink_to(target)
+    journal = Journal(path)
+    assert 1 == journal.forget_errors()
+    journal.close()
+    assert (result(2), b"precious") == (path.read_bytes(), target.read_bytes())
+
+    path.write_bytes(result(1, failed=True) + result(2))
+    monkeypatch.setattr("secrets.token_hex", lambda _size: "guessed")
+    (tmp_path / ".guessed.tmp").symlink_to(target)
+    journal = Journal(path)
+    with pytest.raises(FileExistsError):
+        journal.forget_errors()
+    journal.close()
+    assert (result(1, failed=True) + result(2), b"precious") == (path.read_bytes(), target.read_bytes())
+
+
+@posix
+def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(result(1, failed=True) + result(2))
+    journal = Journal(path)
+
+    def full(_file: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        journal.forget_errors()
+    monkeypatch.undo()
+    journal.write(result(3))
+    journal.close()
+    assert [path] == list(tmp_path.iterdir())
+    assert result(1, failed=True) + result(2) + result(3) == path.read_bytes()
+
+
+@posix
+def test_a_run_that_opened_the_file_before_it_was_replaced_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lock is free by then, but what it would write has no name any more."""
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(result(1, failed=True) + result(2))
+    first = Journal(path)
+    open_ = os.open
+
+    def slow(*arguments: Any) -> int:
+        file: int = open_(*arguments)
+        monkeypatch.undo()
+        first.forget_errors()
+        return file
+
+    monkeypatch.setattr(os, "open", slow)
+    with pytest.raises(JournalError, match="another run is writing to"):
+        Journal(path)
+    first.write(result(4))
+    first.close()
+    assert result(2) + result(4) == path.read_bytes()
+
+
+@pytest.mark.parametrize("depth", [65, 700, 100_000])
+def test_lines_nested_deep_are_no_surprise(tmp_path: Path, depth: int) -> None:
+    """A result may have been made by another program; a field that no reader needs may hold anything."""
+    path = tmp_path / "out.jsonl"
+    deep = b"[" * depth + b"]" * depth
+    line = result(1).replace(b'"error":null', b'"more":' + deep + b',"error":null')
+    path.write_bytes(line)
+    known: dict[Any, str] = {}
+    with contextlib.suppress(
+        JournalError
+    ):  # deeper than the decoder goes, which depends on the version of Python
+        journal = Journal(path)
+        known = journal.done
+        journal.close()
+    assert known in ([{1: "d1"}, {}] if depth > 100 else [{1: "d1"}])
+    assert line == path.read_bytes()

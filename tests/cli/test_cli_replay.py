@@ -106,6 +106,51 @@ def test_replay_reads_standard_input(
     assert json.loads(capsys.readouterr().out)["choices"]
 
 
+EVIL = "x\x9b2J\u202e\x7fy"
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_every_field_is_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    """Names, ids and reasons of a server as well as text, in JSON too, and names of files."""
+    call = {
+        "index": 0,
+        "id": EVIL,
+        "type": EVIL,
+        "function": {"name": EVIL, "arguments": f'{{"{EVIL}":"\n"}}'},
+    }
+    everything = chunk(
+        EVIL, id=EVIL, model=EVIL, finish_reason=EVIL + "\n[stop]", refusal=EVIL, reasoning_content=EVIL,
+        role=EVIL, tool_calls=[call], usage={"prompt_tokens": 1},
+    )  # fmt: skip
+    bodies = [
+        sse(everything | {"system_fingerprint": EVIL, "service_tier": EVIL, "retrieval": {EVIL: EVIL}}),
+        sse(everything, {"error": {"message": EVIL + "\nforged", "code": EVIL, "type": EVIL}}),
+        sse(EVIL),
+    ]
+    files = [tmp_path / f"{number}{EVIL}" for number in range(len(bodies))]
+    for file, body in zip(files, bodies, strict=True):
+        file.write_bytes(body)
+    names = [*map(str, files), str(tmp_path / f"missing{EVIL}\n")]
+    assert main(["replay", *["--json"] * as_json, *names]) == 1
+    printed, complaints = capsys.readouterr()
+    assert complaints == ""
+    assert not {"\x9b", "\u202e", "\x7f"} & set(printed)
+    assert not {"[stop]", "forged"} & set(printed.splitlines())
+    if as_json:
+        whole, broken, *_ = map(json.loads, printed.splitlines())
+        assert (EVIL, EVIL + "\n[stop]") == (whole["model"], whole["choices"][0]["finish_reason"])
+        assert names[1] == broken["file"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_a_file_may_have_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    assert main(["replay", "--json", file]) == 1
+    assert json.loads(capsys.readouterr().out)["file"].endswith("/\ufffd")
+    assert main(["replay", file]) == 1
+    assert "/\\udcff: FileNotFoundError" in capsys.readouterr().out
+
+
 def corpus() -> Path:
     default = Path(__file__).parents[2] / ".." / "shared" / "corpus"
     return Path(os.environ.get("GRADIENT_ASYNC_CORPUS", default)) / "streams"
