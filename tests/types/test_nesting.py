@@ -29,7 +29,9 @@ from gradient_async.types.nesting import MAX_DEPTH, check_depth, decode_json, is
 KINDS: dict[str, Callable[[int], bytes]] = {
     "arrays": lambda depth: b"[" * depth + b"]" * depth,
     "objects": lambda depth: b'{"k":' * depth + b"1" + b"}" * depth,
-    "both": lambda depth: b'[{"k":' * (depth // 2) + b"[]" * (depth % 2) + b"1" * (1 - depth % 2) + b"}]" * (depth // 2),
+    "both": lambda depth: (
+        b'[{"k":' * (depth // 2) + b"[]" * (depth % 2) + b"1" * (1 - depth % 2) + b"}]" * (depth // 2)
+    ),
 }
 DEPTHS = [1, 2, MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1, MAX_DEPTH + 2, 700]
 
@@ -65,14 +67,29 @@ def test_no_depth_is_too_much(depth: int) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b'"', b'"\\', b"]}" * 500, b'{"a": [1' + b"[]" * 500, b'"' + b"[" * 500, b"[" * MAX_DEPTH, b'\\"' + b"[]" * 99],
+    [
+        b"",
+        b"{",
+        b'"',
+        b'"\\',
+        b"]}" * 500,
+        b'{"a": [1' + b"[]" * 500,
+        b'"' + b"[" * 500,
+        b"[" * MAX_DEPTH,
+        b'\\"' + b"[]" * 99,
+    ],
 )
 def test_what_is_no_json_is_not_called_deep(data: bytes) -> None:
     """The decoder says better what is wrong with it."""
     assert not too_deep(data)
 
 
-@given(st.recursive(st.text("[]{}\\\"a") | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text("[{\\\""), inner)))
+@given(
+    st.recursive(
+        st.text('[]{}\\"a') | st.none(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text('[{\\"'), inner),
+    )
+)
 def test_brackets_in_text_do_not_count(value: Any) -> None:
     """Nor do they hide others."""
     depth = next(depth for depth in range(100) if not is_deeper(value, depth))
@@ -135,9 +152,17 @@ def test_items_of_any_json_are_not_deep(kind: type[msgspec.Struct], field: str) 
 def test_what_is_accepted_can_be_used() -> None:
     """Converted, written, copied, compared, pickled, and shown."""
     deepest = KINDS["both"](MAX_DEPTH - 1)
-    message = msgspec.json.decode(b'{"annotations":[%b],"audio":%b}' % (deepest, deepest), type=ChatCompletionMessage)
-    assert message == copy.deepcopy(message) == pickle.loads(pickle.dumps(message))
-    for dumped in (message.to_dict(), message.model_dump(), json.loads(message.to_json()), json.loads(message.model_dump_json())):
+    message = msgspec.json.decode(
+        b'{"annotations":[%b],"audio":%b}' % (deepest, deepest), type=ChatCompletionMessage
+    )
+    assert message == copy.deepcopy(message)
+    assert message == pickle.loads(pickle.dumps(message))  # noqa: S301  # our own
+    for dumped in (
+        message.to_dict(),
+        message.model_dump(),
+        json.loads(message.to_json()),
+        json.loads(message.model_dump_json()),
+    ):
         assert json.loads(deepest) == dumped["audio"] == dumped["annotations"][0]
     assert repr(message)
 
