@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -203,7 +203,10 @@ def from_env(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def resolve(
-    options: Mapping[str, str | None], environ: Mapping[str, str], *, allow_insecure_http: bool = False
+    options: Mapping[str, str | Secret | None],
+    environ: Mapping[str, str],
+    *,
+    allow_insecure_http: bool = False,
 ) -> Endpoints:
     """Combine arguments, environment and defaults, in that order of precedence.
 
@@ -227,12 +230,12 @@ def resolve(
 
 
 def _resolve(
-    options: Mapping[str, str | None], environ: Mapping[str, str], *, allow_insecure_http: bool
+    options: Mapping[str, Any], environ: Mapping[str, str], *, allow_insecure_http: bool
 ) -> Endpoints:
     arguments = {name: value for name, value in options.items() if value}
     env = from_env(environ)
 
-    def pick(name: str) -> str | None:
+    def pick(name: str) -> Any:
         return arguments.get(name) or env.get(name)
 
     # A base URL from the environment must not replace an endpoint that is an argument.
@@ -270,6 +273,17 @@ def _resolve(
     )
 
 
+def url_text(option: str, value: Any) -> str:
+    """Return the text of a URL, which may be an object of another library.
+
+    Raises:
+        TypeError: If the value is no URL.
+    """
+    if isinstance(value, str) or hasattr(value, "scheme"):
+        return str(value)
+    raise TypeError(f"{option}: expected a str, not {type(value).__name__}")
+
+
 def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
     """Return a URL without a slash at its end, and with https if it has no scheme."""
     text = value.strip()
@@ -288,10 +302,12 @@ def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
         problem = f"its scheme is {parts.scheme!r}; only https and http are supported"
     elif parts.username is not None or parts.password is not None:
         problem = "it holds a user name or password; give the key as an argument"
-    elif parts.query or parts.fragment:
+    elif "?" in text or "#" in text:  # also an empty one, behind which the path would go
         problem = "it has a query or a fragment; give default_query instead"
-    elif re.search(r"[\x00-\x20\x7f-\xa0\\]", text):
+    elif re.search(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]", text):
         problem = "it has white space or control characters"
+    elif not _is_host(parts, host):
+        problem = "its host is neither an IP address nor a name"
     elif parts.scheme == "http" and not allow_insecure_http and not _is_private(host):
         problem = (
             f"plain http would show the key to everyone on the way to {host!r}; use https, "
@@ -302,14 +318,51 @@ def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
     return text
 
 
-def _is_private(host: str) -> bool:
+# Where no address of the internet is. Not by `is_private` of `ipaddress`: that holds also for addresses that lead to
+# others (6to4, Teredo, mapped ones), for reserved ones, and not for the same ones in all versions of Python.
+_PRIVATE = tuple(
+    ipaddress.ip_network(network)
+    for network in ("0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+                    "192.168.0.0/16", "::/128", "::1/128", "fc00::/7", "fe80::/10")
+)  # fmt: skip
+_PRIVATE_NAMES = (".localhost", ".internal", ".local", ".lan", ".svc", ".home.arpa", ".ts.net")
+
+_NAME = re.compile(
+    r"[\w-]+(?:[.\u3002\uff0e\uff61][\w-]+)*\.?"
+)  # the last three stand for dots in international names
+_NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
+
+
+def _address_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        address = ipaddress.ip_address(host)
+        return ipaddress.ip_address(host)
     except ValueError:
-        name = host.rstrip(".").lower()
-        if re.fullmatch(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*", name):
-            return False  # resolvers read such a name as an address: 134744072 is 8.8.8.8
-        if not name.isascii():
-            return False  # other characters than a dot may separate the labels of such a name
-        return "." not in name or name.endswith((".localhost", ".internal", ".local"))
-    return address.is_private or address.is_loopback or address.is_link_local
+        return None
+
+
+def _is_host(parts: SplitResult, host: str) -> bool:
+    """Whether the host of a URL can be looked up."""
+    if parts.netloc.startswith("["):
+        return (
+            _address_of(host) is not None and re.fullmatch(r"\[[^\]]*\](?::\d*)?", parts.netloc) is not None
+        )
+    if _address_of(host) is not None:
+        return True
+    if _NUMBERS.fullmatch(host):
+        return False  # some resolvers read such a name as an address, and others do not: 134744072 is 8.8.8.8
+    try:
+        host.encode("idna")  # its parts are neither empty nor too long
+    except UnicodeError:
+        return False
+    return _NAME.fullmatch(host) is not None
+
+
+def _is_private(host: str) -> bool:
+    address = _address_of(host)
+    if address is not None:
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in _PRIVATE)
+    name = host.rstrip(".").lower()
+    if not name.isascii():
+        return False  # in such a name other characters than a dot separate parts, too
+    return "." not in name or name.endswith(_PRIVATE_NAMES)

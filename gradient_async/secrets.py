@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 
 from .errors import APIError, ConfigurationError, ResponseInfo
-from .types import Headers, NotGiven
+from .types import Headers, is_given
 
 _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-auth-token"}
@@ -22,24 +22,39 @@ _SECRET_HEADERS = frozenset(
 # may be a scheme or the beginning of the key.
 _SCHEME = re.compile(r"^(?:apikey|basic|bearer|digest|token) +", re.IGNORECASE)
 
+# What would end a header early, or cannot be written; servers and proxies differ in what they make of the others.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def unwrap(value: Any) -> Any:
+    """Return the key in an object that hides it, as pydantic's SecretStr does; of any other object, the object."""
+    return value.get_secret_value() if hasattr(value, "get_secret_value") else value
+
 
 class Secret:
     """A key that neither repr nor logs nor the locals in a traceback show.
 
     Args:
-        value: The key; white space around it is dropped, single spaces inside are part of it.
+        value: The key, or an object with ``get_secret_value()``; white space around the key is dropped, single spaces
+            inside are part of it.
         name: Name of the key in errors.
 
     Raises:
+        TypeError: If the key is not a str.
         ConfigurationError: If the key has a character that a header may not have.
     """
 
     __slots__ = ("_value",)  # no `__dict__`, whose contents debugging tools display
 
-    def __init__(self, value: str, name: str = "key") -> None:
-        self._value = value.strip()
-        if not re.fullmatch(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", self._value):
+    def __init__(self, value: object, name: str = "key") -> None:
+        value = unwrap(value)
+        if not isinstance(value, str):
+            kind = type(value).__name__
             del value  # a traceback may show the locals of this frame
+            raise TypeError(f"{name}: expected a str, not {kind}")
+        self._value = str.__str__(value).strip()
+        if not re.fullmatch(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", self._value):
+            del value  # likewise
             raise ConfigurationError(
                 f"{name} may contain only visible ASCII and single spaces; copy it again, without line breaks"
             )
@@ -47,6 +62,8 @@ class Secret:
     def reveal(self) -> str:
         """Return the key."""
         return self._value
+
+    get_secret_value = reveal
 
     def __repr__(self) -> str:
         return "Secret(…)"
@@ -76,42 +93,63 @@ class HiddenHeader(str):
         return "'…'"
 
 
-def check_headers(headers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return headers after checking that no name or value can end a header early.
+def check_headers(headers: Any) -> dict[str, Any]:
+    """Return headers after checking that each can be sent, and ends where it should.
 
     Args:
-        headers: Name to value; a value of `NOT_GIVEN` removes the header.
+        headers: Name to value, each a str or ASCII bytes; a value of `NOT_GIVEN` removes the header.
 
     Raises:
-        ConfigurationError: If a name or value cannot be sent; the message does not show the value.
+        TypeError: If a name or value is of another type.
+        ConfigurationError: If a name or value has characters that cannot be sent. No message shows a value.
     """
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers: expected a dict, not {type(headers).__name__}")
     checked: dict[str, Any] = {}
-    for name, value in headers.items():
+    for given_name, value in headers.items():
+        name = _header_text(given_name)
+        if name is None:
+            raise TypeError(f"name of a header: expected a str, not {type(given_name).__name__}")
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ConfigurationError(
                 f"header name {name!r} has characters that the name of a header may not have"
             )
-        if not isinstance(value, NotGiven):
-            value = str(value)  # noqa: PLW2901  # no second local that holds a key
-            if re.search(r"[\r\n\0]", value):
-                del value, headers  # a traceback may show the locals of this frame
-                raise ConfigurationError(f"header {name} has a line break or NUL in its value")
+        if is_given(value):
+            kind = type(value).__name__
+            value = _header_text(value)  # noqa: PLW2901  # no second local that holds a key
+            if value is None:
+                del headers  # a traceback may show the locals of this frame
+                raise TypeError(f"header {name}: expected a str, not {kind}")
+            if _CONTROLS.search(value):
+                del value, headers  # likewise
+                raise ConfigurationError(
+                    f"header {name} has a line break or another control character in its value"
+                )
             if name.lower() in _SECRET_HEADERS:
                 value = HiddenHeader(value)  # noqa: PLW2901  # no second local that holds a key
         checked[name] = value
     return checked
 
 
-def hide_headers(headers: Mapping[str, Any] | None) -> dict[str, Any]:
+def hide_headers(headers: Mapping[Any, Any] | None) -> dict[Any, Any]:
     """Return headers, unchecked, with keys that a traceback with locals does not show.
 
     Args:
         headers: Name to value, or None.
     """
-    return {
-        name: HiddenHeader(value) if isinstance(value, str) and name.lower() in _SECRET_HEADERS else value
-        for name, value in (headers or {}).items()
-    }
+    hidden: dict[Any, Any] = {}
+    for name, value in (headers or {}).items():
+        secret = (_header_text(name) or "").lower() in _SECRET_HEADERS
+        text = _header_text(value) if secret else None
+        hidden[name] = value if text is None else HiddenHeader(text)
+    return hidden
+
+
+def _header_text(text: object) -> str | None:
+    """Return the name or value of a header as text; None if it has another type."""
+    if isinstance(text, str):
+        return str.__str__(text)
+    return text.decode() if isinstance(text, bytes) and text.isascii() else None
 
 
 def secrets_in(headers: Mapping[str, Any]) -> tuple[Secret, ...]:

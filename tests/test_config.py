@@ -22,6 +22,15 @@ def make(kind: type[Any], **options: Any) -> Any:
     return kind(**options)
 
 
+class Odd(str):
+    """Text that shows itself as something else, as members of an Enum do."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "something else"
+
+
 def limits(
     connect: float | None, first_token: float | None, idle: float | None, response: float | None
 ) -> Timeout:
@@ -279,7 +288,8 @@ class TestURLs:
     @pytest.mark.parametrize(
         "host",
         ["localhost", "127.0.0.1:8000", "[::1]:8000", "10.1.2.3", "192.168.0.4", "172.16.0.1", "169.254.1.1",
-         "[fd00::1]", "gateway", "a.internal", "printer.local", "x.localhost", "LOCALHOST", "localhost."],
+         "[fd00::1]", "gateway", "a.internal", "printer.local", "x.localhost", "LOCALHOST", "localhost.", "[::]",
+         "100.100.1.2", "[fe80::1%eth0]", "[::ffff:10.0.0.1]", "nas.lan", "llm.team.svc", "box.home.arpa", "gpu.tail.ts.net"],
     )  # fmt: skip
     def test_plain_http_to_private_hosts(self, host: str) -> None:
         assert f"http://{host}/v1" == resolve({"inference_endpoint": f"http://{host}"}, {}).inference_url
@@ -289,14 +299,20 @@ class TestURLs:
         [
             "example.com",
             "8.8.8.8",
-            "134744072",
-            "0x8.0x8.2056",
             "[2001:4860:4860::8888]",
             "internal.example.com",
             "example\u3002com",
             "example\uff0ecom",
             "example\uff61com",
             "evillocal.com",
+            "ts.net.example",
+            "192.0.2.1",
+            "240.0.0.1",
+            "100.128.0.1",
+            "[2002:a00:1::1]",
+            "[2001:0:a00:1::1]",
+            "[::ffff:8.8.8.8]",
+            "[64:ff9b::a00:1]",
         ],
     )
     @pytest.mark.parametrize("option", ["inference_endpoint", "agent_endpoint", "base_url"])
@@ -329,6 +345,21 @@ class TestURLs:
             ("https://x.test/a b", "white space"),
             ("https://x.test/\x7f", "white space"),
             ("https://x.test\\evil.test", "white space"),
+            ("https://x.test/\ud800", "white space"),
+            ("https://x.test/v1?", "query or a fragment"),
+            ("https://x.test/v1#", "query or a fragment"),
+            ("http://evil%2ecom", "neither an IP address nor a name"),
+            ("https://a..test", "neither an IP address nor a name"),
+            ("https://.", "neither an IP address nor a name"),
+            (f"https://{'a' * 64}.test", "neither an IP address nor a name"),
+            ("https://\u00e9..test", "neither an IP address nor a name"),
+            ("https://a,b.test", "neither an IP address nor a name"),
+            ("https://x\ufe0f.test", "neither an IP address nor a name"),
+            ("http://134744072", "neither an IP address nor a name"),
+            ("http://0x8.0x8.2056", "neither an IP address nor a name"),
+            ("https://1.2.3.4.5", "neither an IP address nor a name"),
+            ("https://[::1]x", "neither an IP address nor a name|no host"),
+            ("https://[v1.x]", "neither an IP address nor a name|no host"),
         ],
     )
     def test_what_is_no_base(self, url: str, problem: str) -> None:
@@ -370,6 +401,31 @@ class TestSecret:
         text = "".join(traceback.format_exception(raised.value))
         assert KEY not in text
 
+    def test_keys_that_other_libraries_hide(self) -> None:
+        """As pydantic's SecretStr; a subclass of str counts as a str, whatever it shows."""
+
+        class Hidden:
+            def get_secret_value(self) -> Any:
+                return f" {KEY} "
+
+        for key in (Hidden(), Odd(KEY), Secret(KEY)):
+            assert KEY == Secret(key).reveal()
+            assert str is type(Secret(key).reveal())
+
+    @pytest.mark.parametrize("key", [KEY.encode(), 5, None, [KEY], object()])
+    def test_keys_of_other_types(self, key: Any) -> None:
+        """Refused by name; the value is nowhere."""
+
+        class Hidden:
+            def get_secret_value(self) -> Any:
+                return key
+
+        for value in (key, Hidden()):
+            with pytest.raises(TypeError, match=r"^access_token: expected a str, not ") as raised:
+                Secret(value, "access_token")
+            shown = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+            assert KEY not in f"{raised.value}{shown.stack[-1].locals}"
+
     def test_white_space_around_is_dropped(self) -> None:
         assert KEY == Secret(f"\t {KEY}\r\n").reveal()
 
@@ -405,16 +461,35 @@ class TestSecret:
 
 class TestHeaders:
     def test_values_are_text_and_may_be_dropped(self) -> None:
-        assert {"X-A": "1", "x-b": NOT_GIVEN, "!#$": "v"} == check_headers(
-            {"X-A": 1, "x-b": NOT_GIVEN, "!#$": "v"}
-        )
+        checked = check_headers({"X-A": b"1", "x-b": NOT_GIVEN, "!#$": "v", Odd("x-c"): Odd("é"), b"x-d": ""})
+        assert {"X-A": "1", "x-b": NOT_GIVEN, "!#$": "v", "x-c": "é", "x-d": ""} == checked
+        assert {str} == {type(value) for value in checked.values()} - {type(NOT_GIVEN)}
+
+    @pytest.mark.parametrize("value", [None, 1, 1.5, True, [KEY], KEY.encode() + b"\xff", bytearray(b"x")])
+    def test_values_of_other_types(self, value: Any) -> None:
+        for name in ("X-A", "Authorization"):
+            with pytest.raises(TypeError, match=f"^header {name}: expected a str, not ") as raised:
+                check_headers({name: value})
+            shown = traceback.TracebackException.from_exception(raised.value, capture_locals=True)
+            assert KEY not in f"{raised.value}{shown.stack[-1].locals}"
+
+    @pytest.mark.parametrize("name", [None, 1, b"\xff", ("a",)])
+    def test_names_of_other_types(self, name: Any) -> None:
+        with pytest.raises(TypeError, match=r"^name of a header: expected a str, not "):
+            check_headers({name: "x"})
+
+    def test_headers_of_another_type(self) -> None:
+        with pytest.raises(TypeError, match=r"^headers: expected a dict, not list$"):
+            check_headers([("a", "b")])
 
     @pytest.mark.parametrize("name", ["", "a b", "a:b", "a\n", "é", "a\x00", "(a)"])
     def test_bad_names(self, name: str) -> None:
         with pytest.raises(ConfigurationError, match="header name"):
             check_headers({name: "x"})
 
-    @pytest.mark.parametrize("value", ["a\r\nEvil: 1", "a\nb", "a\x00", "a\rb"])
+    @pytest.mark.parametrize(
+        "value", ["a\r\nEvil: 1", "a\nb", "a\x00", "a\rb", "a\tb", "a\x1b", "a\x7f", "a\x9b", "a\ud800"]
+    )
     def test_bad_values(self, value: str) -> None:
         """Named, but never shown: it may be a key."""
         with pytest.raises(ConfigurationError, match="header X-A has a line break") as raised:

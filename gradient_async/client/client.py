@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from ..config import DEFAULT_MAX_RETRIES, Endpoints, Limits, Retry, Timeout, resolve
+from ..config import DEFAULT_MAX_RETRIES, Limits, Retry, Timeout, resolve, url_text
 from ..errors import ConfigurationError
 from ..hooks import Hook
-from ..secrets import Secret
-from ..types import NOT_GIVEN
+from ..secrets import Secret, unwrap
+from ..types import NOT_GIVEN, is_given
 from .completions import Agents, Chat, Completions
 from .core import Connections, Core, Settings, check_count
 from .models import Models
@@ -42,16 +42,17 @@ set_up_log(os.environ)
 
 
 def _conceal(function: Callable[P, T]) -> Callable[P, T]:
-    """Raise a `ConfigurationError` of the function again, without the function's frames: their locals hold keys."""
+    """Raise errors of options anew, without the frames of the function: their locals hold keys."""
 
     @functools.wraps(function)
     def concealed(*args: P.args, **kwargs: P.kwargs) -> T:
+        problem: ConfigurationError | TypeError
         try:
             return function(*args, **kwargs)
-        except ConfigurationError as error:
-            problem = error.message
+        except (ConfigurationError, TypeError) as error:
+            problem = type(error)(str(error))
         del args, kwargs
-        raise ConfigurationError(problem)
+        raise problem
 
     return concealed
 
@@ -61,25 +62,17 @@ def _refuse_http_client(http_client: object) -> None:
         raise TypeError("http_client is not supported: pass session=aiohttp.ClientSession(...)")
 
 
-def _hide(options: Mapping[str, str | None]) -> dict[str, str | Secret | None]:
-    """Wrap the keys among the options in `Secret`."""
-    return {
-        name: Secret(value, name) if name in _KEYS and value and value.strip() else value
-        for name, value in options.items()
-    }
-
-
-def _resolve(options: Mapping[str, str | Secret | None], *, allow_insecure_http: bool) -> Endpoints:
-    """Combine the endpoints and keys that the caller passed with those in the environment."""
-    return resolve(
-        {
-            # A URL may be the URL object of another library.
-            name: value.reveal() if isinstance(value, Secret) else value and str(value)
-            for name, value in options.items()
-        },
-        os.environ,
-        allow_insecure_http=allow_insecure_http,
-    )
+def _hide(options: Mapping[str, Any]) -> dict[str, str | Secret | None]:
+    """Make secrets of the keys among the options, and text of the URLs; None of what is not given."""
+    hidden: dict[str, str | Secret | None] = {}
+    for name, value in options.items():
+        if name in _KEYS:
+            value = unwrap(value)  # noqa: PLW2901  # no second local that holds a key
+        if value is None or not is_given(value) or (isinstance(value, str) and not value):
+            hidden[name] = None
+        else:
+            hidden[name] = Secret(value, name) if name in _KEYS else url_text(name, value)
+    return hidden
 
 
 def _setting(name: str) -> Any:
@@ -187,7 +180,7 @@ class AsyncGradient:
         )
         settings = Settings(
             endpoint_options=endpoint_options,
-            endpoints=_resolve(endpoint_options, allow_insecure_http=allow_insecure_http),
+            endpoints=resolve(endpoint_options, os.environ, allow_insecure_http=allow_insecure_http),
             allow_insecure_http=allow_insecure_http,
         ).changed(
             timeout=timeout,
@@ -331,7 +324,7 @@ class AsyncGradient:
             settings = msgspec.structs.replace(
                 settings,
                 endpoint_options=options,
-                endpoints=_resolve(options, allow_insecure_http=settings.allow_insecure_http),
+                endpoints=resolve(options, os.environ, allow_insecure_http=settings.allow_insecure_http),
             )
         headers = settings.default_headers if set_default_headers is None else set_default_headers
         query = settings.default_query if set_default_query is None else set_default_query

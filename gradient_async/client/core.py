@@ -7,9 +7,10 @@ after the client is gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -37,7 +38,7 @@ from ..hooks import Hook
 from ..secrets import Redactor, Secret, check_headers, hide_headers, secrets_in
 from ..session.call import Call, Lease
 from ..stream import ChatCompletionStream, StreamReader, premature_end
-from ..types import NOT_GIVEN, ChatCompletion, ModelList, NotGiven
+from ..types import NOT_GIVEN, ChatCompletion, ModelList, is_given
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -77,12 +78,56 @@ def check_hooks(hooks: Iterable[Any]) -> tuple[Hook, ...]:
     return checked
 
 
+def check_query(query: Any) -> dict[str, Any]:
+    """Return parameters of a query that can be written."""
+    if not isinstance(query, Mapping):
+        raise TypeError(f"default_query: expected a dict, not {type(query).__name__}")
+    for _ in query_pairs(query):
+        pass
+    return dict(query)
+
+
+def query_pairs(query: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    """Give the parameters of a query as they are sent: a list is repeated, and None leaves a parameter out.
+
+    Raises:
+        TypeError: If a value is neither a scalar nor a list of scalars.
+        ConfigurationError: If a text cannot be encoded.
+    """
+    for name, value in query.items():
+        if not isinstance(name, str):
+            raise TypeError(f"parameter of the query: expected a str, not {type(name).__name__}")
+        if value is None or not is_given(value):
+            continue
+        for each in cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else (value,):
+            yield _query_text(name, name), _query_text(name, each)
+
+
+def _query_text(name: str, value: Any) -> str:
+    # The base of a subclass: an Enum of str or int shows its name otherwise.
+    if isinstance(value, str):
+        text = str.__str__(value)
+        if not _SURROGATES.search(text):
+            return text
+        raise ConfigurationError(
+            f"parameter {name!r} of the query has half a surrogate pair, which cannot be encoded"
+        )
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (int, float)):
+        return int.__repr__(value) if isinstance(value, int) else float.__repr__(value)
+    raise TypeError(
+        f"parameter {name!r} of the query: expected text, a number, a bool, or a list of these, not {type(value).__name__}"
+    )
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "timeout": Timeout.of,
     "max_retries": lambda value: check_count("max_retries", value, min_=0),
     "on_bad_event": lambda value: check_choice("on_bad_event", value, "raise", "skip"),
     "default_headers": check_headers,
-    "default_query": dict,
+    "default_query": check_query,
     "hooks": check_hooks,
 }
 # `timeout=None` turns the time limits off. `max_retries=None` is refused: it may mean 0 or no limit.
@@ -118,7 +163,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Check options and return settings with them; None or `NOT_GIVEN` leaves an option as it is."""
         changes: dict[str, Any] = {}
         for name, value in options.items():
-            if isinstance(value, NotGiven) or (value is None and name not in _NONE_IS_A_VALUE):
+            if not is_given(value) or (value is None and name not in _NONE_IS_A_VALUE):
                 continue
             changes[name] = _CHECKS[name](value) if name in _CHECKS else value
         return msgspec.structs.replace(self, **changes)
@@ -248,7 +293,7 @@ def _make_call(settings: Settings, operation: Operation, options: Mapping[str, A
         for name, value in more.items():
             for same in [same for same in headers if same.lower() == name.lower()]:
                 del headers[same]
-            if not isinstance(value, NotGiven):
+            if is_given(value):
                 headers[name] = value
     query: dict[str, object] = {"agent": True} if agent else {}
     query |= settings.default_query
@@ -257,11 +302,7 @@ def _make_call(settings: Settings, operation: Operation, options: Mapping[str, A
     return Call(
         method=method,
         url=(settings.agent_url if agent else settings.endpoints.inference_url) + path,
-        query={
-            name: str(value).lower() if isinstance(value, bool) else str(value)
-            for name, value in query.items()
-            if value is not None and not isinstance(value, NotGiven)
-        },
+        query=tuple(query_pairs(query)),
         headers=headers,
         key=key,
         body=None,
@@ -350,9 +391,7 @@ class Core:
             # The check requires messages and model, which extra_body may contain instead.
             validate=self.settings.validate and extra_body.keys().isdisjoint({"messages", "model"}),
         )
-        body = encode_request(
-            params, stream=None if isinstance(stream, NotGiven) else stream, extra_body=extra_body
-        )
+        body = encode_request(params, stream=stream if is_given(stream) else None, extra_body=extra_body)
         call = self._template(operation, arguments, stream=bool(stream))
         call = msgspec.structs.replace(call, body=body, params=params, lease=lease)
         return await self.connections.manager.send(call)
@@ -371,14 +410,14 @@ class Core:
             template = RequestTemplate(settings, operation, options, stream=stream)
             self._templates[operation, stream] = template
         timeout = options.get("timeout", NOT_GIVEN)
-        if isinstance(timeout, NotGiven):
+        if not is_given(timeout):
             return template.call
         return msgspec.structs.replace(template.call, timeout=Timeout.of(timeout))
 
     def open_stream(self, reply: Reply, arguments: Mapping[str, Any]) -> ChatCompletionStream:
         """Make the stream of a reply whose body has not been read."""
         extra_body: Mapping[str, Any] = arguments.get("extra_body") or {}
-        n = extra_body.get("n", arguments.get("n"))
+        n = extra_body.get("n", reply.n)
         return ChatCompletionStream(
             reply, n=n if isinstance(n, int) and n > 0 else 1, **self._stream_options(arguments)
         )
@@ -434,7 +473,7 @@ class Core:
         settings = self.settings
         timeout = arguments.get("timeout", NOT_GIVEN)
         return {
-            "timeout": settings.timeout if isinstance(timeout, NotGiven) else Timeout.of(timeout),
+            "timeout": Timeout.of(timeout) if is_given(timeout) else settings.timeout,
             "limits": settings.limits,
             "strict": settings.strict,
             "on_bad_event": settings.on_bad_event,
@@ -504,6 +543,6 @@ def _wrong_body(
     error_body = reply_error(content)
     if error_body is not None:
         return reply.refusal(error_body, content)
-    failure.body = content.decode("utf-8", "replace")
+    failure.body = content[: reply.limits.error_body_bytes].decode("utf-8", "replace")
     reply.describe(failure, content)
     return failure

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 import weakref
 from collections.abc import Callable
 from types import FunctionType
@@ -45,9 +44,6 @@ _MAX_HEADS = 100
 _SENT_OTHERWISE = frozenset(
     {"connection", "content-encoding", "content-length", "expect", "transfer-encoding", "upgrade"}
 )
-_REFUSED = re.compile(
-    "[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]"
-)  # characters that aiohttp refuses, with its own error
 _NO_TIMER = TimerNoop()
 
 enabled = aiohttp.__version__.startswith(_TESTED) and (
@@ -133,10 +129,8 @@ class RequestHead:
         lines += [
             f"{name}: {value}" for name, value in self.request.headers.items() if name != hdrs.CONTENT_LENGTH
         ]
-        self.usual = _SENT_OTHERWISE.isdisjoint(map(str.lower, call.headers)) and not any(
-            map(_REFUSED.search, lines)
-        )
-        self.start = _Bytes("\r\n".join([*lines, f"{hdrs.CONTENT_LENGTH}: "]).encode(errors="replace"))
+        self.usual = _SENT_OTHERWISE.isdisjoint(map(str.lower, call.headers))
+        self.start = _Bytes("\r\n".join([*lines, f"{hdrs.CONTENT_LENGTH}: "]).encode())
 
 
 class Connector(connector.Connector):
@@ -171,7 +165,7 @@ class Connector(connector.Connector):
 
     def _head_like(self, session: aiohttp.ClientSession, call: Call) -> RequestHead:
         """Return the head of calls with equal URL, headers and key."""
-        key = (call.method, call.url, call.key, tuple(call.query.items()), tuple(call.headers.items()))
+        key = (call.method, call.url, call.key, call.query, tuple(call.headers.items()))
         head = self._heads.get(key)
         if head is None:
             if len(self._heads) >= _MAX_HEADS:

@@ -161,7 +161,7 @@ class Attempt:
     def _host(self) -> str:
         """The server's host and port, for messages."""
         url = URL(self._call.url)
-        return f"{url.host}:{url.port}"
+        return f"{url.raw_host}:{url.port}"  # as ASCII: a name may be no encoded name, although it begins like one
 
     def _reply(self, response: aiohttp.ClientResponse, progress: AttemptProgress) -> Reply:
         """Make the reply of a response of any status."""

@@ -30,7 +30,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         method: HTTP method.
         url: URL without its query.
-        query: Parameters of the query.
+        query: Parameters of the query, as pairs of name and value.
         headers: Headers, without the key.
         key: Key for the header ``Authorization``; None leaves that header out.
         body: JSON, or None.
@@ -50,7 +50,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     method: str
     url: str
-    query: Mapping[str, str]
+    query: tuple[tuple[str, str], ...]
     headers: Mapping[str, str]
     key: Secret | None
     body: bytes | None

@@ -195,7 +195,7 @@ def call(**changes: Any) -> Call:
     facts: dict[str, Any] = {
         "method": "POST",
         "url": "http://127.0.0.1:9/v1/x",
-        "query": {},
+        "query": (),
         "headers": {},
         "key": Secret("key-0123456"),
         "body": b"{}",
@@ -212,7 +212,7 @@ async def test_the_session_is_asked_for_one_request_without_redirects(replies: A
     """What aiohttp is called with, seen from its side."""
     replies.post("http://127.0.0.1:9/v1/x?a=1", body=b'{"ok": 1}', response_class=_Response)
     async with aiohttp.ClientSession() as session:
-        reply = await SessionManager(session=session).send(call(query={"a": "1"}))
+        reply = await SessionManager(session=session).send(call(query=(("a", "1"),)))
         assert (reply.status, await reply.read_all(Limits())) == (200, b'{"ok": 1}')
     ((_, requests),) = replies.requests.items()
     (request,) = requests
