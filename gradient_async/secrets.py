@@ -7,7 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -93,6 +93,12 @@ class HiddenHeader(str):
         return "'…'"
 
 
+class _WrongHeader(NamedTuple):
+    """Stands for the value of a header that may hold a key, and is of the wrong type."""
+
+    kind: str
+
+
 def check_headers(headers: Any) -> dict[str, Any]:
     """Return headers after checking that each can be sent, and ends where it should.
 
@@ -109,16 +115,17 @@ def check_headers(headers: Any) -> dict[str, Any]:
     for given_name, value in headers.items():
         name = _header_text(given_name)
         if name is None:
+            del value, headers  # a traceback may show the locals of this frame
             raise TypeError(f"name of a header: expected a str, not {type(given_name).__name__}")
         if not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ConfigurationError(
                 f"header name {name!r} has characters that the name of a header may not have"
             )
         if is_given(value):
-            kind = type(value).__name__
+            kind = value.kind if isinstance(value, _WrongHeader) else type(value).__name__
             value = _header_text(value)  # noqa: PLW2901  # no second local that holds a key
             if value is None:
-                del headers  # a traceback may show the locals of this frame
+                del headers  # likewise
                 raise TypeError(f"header {name}: expected a str, not {kind}")
             if _CONTROLS.search(value):
                 del value, headers  # likewise
@@ -139,9 +146,15 @@ def hide_headers(headers: Mapping[Any, Any] | None) -> dict[Any, Any]:
     """
     hidden: dict[Any, Any] = {}
     for name, value in (headers or {}).items():
-        secret = (_header_text(name) or "").lower() in _SECRET_HEADERS
-        text = _header_text(value) if secret else None
-        hidden[name] = value if text is None else HiddenHeader(text)
+        name_text, text = _header_text(name), _header_text(value)
+        if (
+            value is None
+            or not is_given(value)
+            or (name_text is not None and name_text.lower() not in _SECRET_HEADERS)
+        ):
+            hidden[name] = value
+        else:
+            hidden[name] = _WrongHeader(type(value).__name__) if text is None else HiddenHeader(text)
     return hidden
 
 

@@ -16,9 +16,11 @@ from unittest.mock import MagicMock, create_autospec, patch
 import aiohttp
 import pytest
 from client_calls import CALL, MESSAGES, Start, create_completion
+from yarl import URL
 
 import gradient_async
 from gradient_async import (
+    NOT_GIVEN,
     AsyncGradient,
     ChatCompletion,
     ConfigurationError,
@@ -80,6 +82,15 @@ async def test_a_missing_key_or_agent_is_an_error_of_the_first_call(monkeypatch:
         ({"inference_endpoint": "http://example.com"}, ConfigurationError, "plain http"),
         ({"default_headers": {"x": "a\r\nb: c"}}, ConfigurationError, "line break"),
         ({"model_access_key": "sé"}, ConfigurationError, "visible ASCII"),
+        ({"model_access_key": b"k"}, TypeError, "^model_access_key: expected a str, not bytes$"),
+        ({"api_key": 5}, TypeError, "^api_key: expected a str, not int$"),
+        ({"agent_access_key": ["k"]}, TypeError, "^agent_access_key: expected a str, not list$"),
+        ({"access_token": {}}, TypeError, "^access_token: expected a str, not dict$"),
+        ({"base_url": b"https://x.test"}, TypeError, "^base_url: expected a str, not bytes$"),
+        ({"inference_endpoint": 5}, TypeError, "^inference_endpoint: expected a str, not int$"),
+        ({"agent_endpoint": ["x.test"]}, TypeError, "^agent_endpoint: expected a str, not list$"),
+        ({"default_headers": {"x": None}}, TypeError, "^header x: expected a str, not NoneType$"),
+        ({"default_query": {"x": {}}}, TypeError, "^parameter 'x' of the query: "),
     ],
 )
 def test_options_that_can_not_be_used_are_refused(
@@ -90,6 +101,39 @@ def test_options_that_can_not_be_used_are_refused(
     if "max_connections" not in options:
         with pytest.raises(error, match=says):
             AsyncGradient(model_access_key="k").with_options(**options)
+
+
+def test_keys_and_urls_may_be_objects_of_other_libraries() -> None:
+    """Keys that are hidden, URLs, text of any class; what is not given, or empty, is as if left out."""
+
+    class Hidden:
+        def __init__(self, value: str) -> None:
+            self.value = value
+
+        def get_secret_value(self) -> str:
+            return self.value
+
+    class Text(str):
+        __slots__ = ()
+
+    def made(**options: Any) -> AsyncGradient:
+        return AsyncGradient(**options)
+
+    client = made(
+        model_access_key=Hidden(" a key "), agent_access_key=Text("other"), base_url=URL("https://x.test/v1")
+    )
+    assert ("a key", "other", "https://x.test/v1") == (
+        client.model_access_key, client.agent_access_key, client.base_url,
+    )  # fmt: skip
+    assert (str, str) == (type(client.model_access_key), type(client.agent_access_key))
+    copy: Any = client.with_options
+    assert "new" == copy(model_access_key=Hidden("new")).model_access_key
+    for nothing in (None, "", Hidden(""), NOT_GIVEN):
+        assert None is made(model_access_key=nothing).model_access_key
+        assert (
+            "https://inference.do-ai.run/v1"
+            == made(base_url="" if isinstance(nothing, Hidden) else nothing).base_url
+        )
 
 
 async def test_copies_share_connections_and_close_nothing(start: Start) -> None:

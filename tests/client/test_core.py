@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from enum import Enum, IntEnum
 from typing import Any
 
 import pytest
@@ -113,6 +114,34 @@ def test_a_setting_is_checked_when_it_is_set() -> None:
     assert (client.max_retries, client.on_bad_event) == (2, "raise")
 
 
+class Colour(str, Enum):  # noqa: UP042  # as it is written for older versions of Python
+    """Text that shows itself by its name."""
+
+    RED = "red"
+
+
+class Number(IntEnum):
+    """A number."""
+
+    TWO = 2
+
+
+class Noted(Hook):
+    """Notes which calls begin."""
+
+    def __init__(self) -> None:
+        self.calls: list[CallInfo] = []
+
+    def on_request(self, call: CallInfo) -> None:
+        """Note it."""
+        self.calls.append(call)
+
+
+async def listed(client: AsyncGradient, headers: dict[Any, Any]) -> Any:
+    """List the models."""
+    return await client.models.list(extra_headers=headers)
+
+
 def set_header(client: AsyncGradient) -> None:
     client.default_headers = {"Authorization": KEY + "\n"}
 
@@ -131,6 +160,117 @@ async def test_a_header_that_can_not_be_sent_is_refused_and_not_shown(
         await create_completion(client)
     assert MIDDLE not in everything_shown(caught.value)
     assert [] == server.requests
+
+
+WRONG_HEADERS: list[tuple[dict[Any, Any], type[Exception], str]] = [
+    ({"X-A": None}, TypeError, "header X-A: expected a str, not NoneType"),
+    ({"X-A": 1}, TypeError, "header X-A: expected a str, not int"),
+    ({"X-A": True}, TypeError, "header X-A: expected a str, not bool"),
+    ({"X-A": ["a"]}, TypeError, "header X-A: expected a str, not list"),
+    ({"X-A": b"\xff"}, TypeError, "header X-A: expected a str, not bytes"),
+    ({"Authorization": KEY.encode() + b"\xff"}, TypeError, "header Authorization: expected a str, not bytes"),
+    ({b"x-api-key": [KEY]}, TypeError, "header x-api-key: expected a str, not list"),
+    ({1: "a"}, TypeError, "name of a header: expected a str, not int"),
+    ({None: KEY}, TypeError, "name of a header: expected a str, not NoneType"),
+    ({"X-A": "a\r\nX-B: b"}, ConfigurationError, "header X-A has a line break"),
+    ({"X-A": "a\x00"}, ConfigurationError, "header X-A has a line break or another control character"),
+    ({"X-A": "a\x1b"}, ConfigurationError, "header X-A has a line break or another control character"),
+    ({"X-A": "a\x85"}, ConfigurationError, "header X-A has a line break or another control character"),
+    ({"X-A": b"a\n"}, ConfigurationError, "header X-A has a line break"),
+    ({"Cookie": f"a={KEY}\x7f"}, ConfigurationError, "header Cookie has a line break"),
+    ({"X A": "a"}, ConfigurationError, "header name 'X A'"),
+    ({"": "a"}, ConfigurationError, "header name ''"),
+]
+QUERIES: list[tuple[dict[str, Any], str]] = [
+    ({"a": [1, "b", True, 2.5]}, "?a=1&a=b&a=true&a=2.5"),
+    ({"a": ("x",), "b": [], "c": None, "d": NOT_GIVEN}, "?a=x"),
+    ({"a": False, "b": 1.0, "c": "é &="}, "?a=false&b=1.0&c=%C3%A9+%26%3D"),
+    ({"a": Colour.RED, "b": Number.TWO}, "?a=red&b=2"),
+    ({"a": "\x1b\r\n"}, "?a=%1B%0D%0A"),
+    ({}, ""),
+]
+WRONG_QUERIES: list[tuple[dict[Any, Any], type[Exception], str]] = [
+    ({"a": {"b": 1}}, TypeError, "parameter 'a' of the query: expected .*, not dict"),
+    ({"a": {1}}, TypeError, "parameter 'a' of the query: expected .*, not set"),
+    ({"a": b"x"}, TypeError, "parameter 'a' of the query: expected .*, not bytes"),
+    ({"a": object()}, TypeError, "parameter 'a' of the query: expected .*, not object"),
+    ({"a": [1, None]}, TypeError, "parameter 'a' of the query: expected .*, not NoneType"),
+    ({"a": [[1]]}, TypeError, "parameter 'a' of the query: expected .*, not list"),
+    ({1: "a"}, TypeError, "parameter of the query: expected a str, not int"),
+    ({"a": "\ud800"}, ConfigurationError, "half a surrogate pair"),
+    ({"\udfff": 1}, ConfigurationError, "half a surrogate pair"),
+]
+
+
+@pytest.mark.parametrize(("headers", "error", "says"), WRONG_HEADERS)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_wrong_header_is_refused_before_anything_is_opened(
+    start: Start, headers: dict[Any, Any], error: type[Exception], says: str, *, stream: bool
+) -> None:
+    """Of a call or of all calls; what is in the header is not shown."""
+    server, client = await start(hooks=[hook := Noted()])
+    other = client.with_options()
+    other.default_headers.update(headers)
+    for call in (
+        ask(client, stream=stream, extra_headers=headers),
+        ask(other, stream=stream),
+        listed(client, headers),
+    ):
+        with pytest.raises(error, match=says) as caught:
+            await call
+        assert MIDDLE not in shown(caught.value)
+    with pytest.raises(error, match=says):
+        AsyncGradient(default_headers=headers)
+    assert (0, []) == (server.connections, hook.calls)
+
+
+@pytest.mark.parametrize(("query", "sent"), QUERIES)
+async def test_a_query_is_sent_as_it_is_meant(start: Start, query: dict[str, Any], sent: str) -> None:
+    server, client = await start(default_query=query)
+    await ask(client)
+    client.default_query = {}
+    await ask(client, extra_query=query)
+    await client.models.list(extra_query=query)
+    assert [f"/v1/chat/completions{sent}"] * 2 + [f"/v1/models{sent}"] == [r.target for r in server.requests]
+    client.default_query = {"a": "default", "other": 1}
+    await ask(client, extra_query={"a": [1, 2]})
+    assert server.requests[-1].target.endswith("?a=1&a=2&other=1")
+
+
+@pytest.mark.parametrize(("query", "error", "says"), WRONG_QUERIES)
+async def test_a_wrong_query_is_refused_before_anything_is_opened(
+    start: Start, query: dict[Any, Any], error: type[Exception], says: str
+) -> None:
+    server, client = await start()
+    with pytest.raises(error, match=says):
+        AsyncGradient(default_query=query)
+    with pytest.raises(error, match=says):
+        await ask(client, extra_query=query)
+    client.default_query.update(query)
+    with pytest.raises(error, match=says):
+        await ask(client)
+    assert 0 == server.connections
+
+
+@pytest.mark.parametrize("name", ["default_headers", "default_query"])
+def test_headers_and_queries_are_dictionaries(name: str) -> None:
+    options: dict[str, Any] = {name: [("a", "b")]}
+    with pytest.raises(TypeError, match="expected a dict, not list"):
+        AsyncGradient(**options)
+
+
+async def test_a_count_of_choices_may_be_nearly_a_number(start: Start) -> None:
+    """As many choices are expected as are asked for."""
+
+    class Scalar:
+        def tolist(self) -> int:
+            return 2
+
+    one = reply_sse(chunk("a", finish_reason="stop"), done=False)
+    for n in (Scalar(), Number.TWO):
+        _, client = await start(one)
+        with pytest.raises(StreamTruncatedError):
+            await (await streamed(client, n=n)).completion()
 
 
 async def test_a_key_added_in_place_is_taken_out_of_errors(start: Start) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -127,3 +129,25 @@ async def test_options_of_a_raw_list_of_models_are_checked(start: Start) -> None
     assert [] == server.requests
     await client.models.with_raw_response.list(extra_headers={"X-A": "1"}, extra_query={"page": 2}, timeout=5)
     assert ("1", {"page": "2"}) == (server.requests[0].headers["x-a"], server.requests[0].query)
+
+
+async def test_a_line_of_many_pieces_takes_linear_time(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece was once joined to all before it."""
+    _, client = await start()
+    line = ""
+
+    async def pieces(_response: Any) -> AsyncIterator[str]:
+        yield "a\r\n\n"
+        for at in range(0, len(line), 7):
+            yield line[at : at + 7]
+        yield "\nb"
+
+    async with client.chat.completions.with_streaming_response.create(**CALL) as response:
+        monkeypatch.setattr(type(response), "iter_text", pieces)
+        times: list[float] = []
+        for size in (250_000, 250_000, 2_000_000):
+            line = "x" * size
+            began = time.perf_counter()
+            assert ["a", "", line, "b"] == [each async for each in response.iter_lines()]
+            times.append(time.perf_counter() - began)
+    assert times[2] < 32 * min(times[:2])  # 8 times as much; 64 if it were quadratic

@@ -513,3 +513,16 @@ async def test_invalid_parameters(start: Start) -> None:
     with pytest.raises(TypeError, match="promt"):
         await client.chat.completions.fan_out(n=3, **call).completion()
     assert not server.requests
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_messages_that_can_be_read_only_once(start: Start, stream: bool) -> None:
+    """Each request has all of them."""
+    server, client = await start()
+    messages: Any = ({"role": "user", "content": text} for text in ("a", "b"))
+    async with client.chat.completions.fan_out(
+        n=3, stream=stream, model="m", messages=messages, stop=iter(["END"])
+    ) as fan:
+        assert 3 == len((await fan.completion()).choices)
+    assert [["a", "b"]] * 3 == [[each["content"] for each in r.json["messages"]] for r in server.requests]
+    assert [["END"]] * 3 == [request.json["stop"] for request in server.requests]
