@@ -18,6 +18,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from itertools import islice
 from typing import Any, cast
 
 import msgspec
@@ -28,6 +29,7 @@ from .normalize import DECODE_ERRORS, JSON_OPTIONS, first_of, is_object, loads, 
 _MAX_NAME = 200  # characters of a code, a type or an id
 _MAX_TEXT = 2048  # characters to keep of a body that is not JSON
 _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
+_MAX_ITEMS = 20  # items of a list of messages that a message shows
 
 # Names of fields, as `_folded` writes them, in the order in which they are looked at.
 _ERRORS = ("error", "errors", "baseresp")
@@ -268,10 +270,11 @@ def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
         steps = value.get("loc")
         place = ""
         if isinstance(steps, list):
-            place = ".".join(_message_of(step, 0) for step in cast("list[Any]", steps))
+            place = ".".join(_message_of(step, 0) for step in islice(cast("list[Any]", steps), _MAX_ITEMS))
         return f"{place}: {message}" if place else message
     if isinstance(value, list):
-        return "; ".join(_message_of(item, depth - 1) for item in cast("list[Any]", value)) if depth else ""
+        items = islice(cast("list[Any]", value), _MAX_ITEMS if depth else 0)
+        return "; ".join(_message_of(item, depth - 1) for item in items)
     return "" if value is None else str(value)
 
 

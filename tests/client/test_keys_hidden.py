@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,8 @@ import pytest
 from client_calls import Start, create_completion, open_stream
 from leaked_key import KEY, MIDDLE, everything_shown
 
-from gradient_async import APIError, AsyncGradient, ConfigurationError, GradientError
-from gradient_async.testing import chunk, reply_bytes, reply_json, reply_sse
+from gradient_async import APIError, AsyncGradient, ConfigurationError, GradientError, Limits
+from gradient_async.testing import CLOSE, chunk, head, reply_bytes, reply_json, reply_sse, reply_writes
 
 BAD = KEY + "\x01"
 REFUSED: list[Any] = [
@@ -106,3 +107,58 @@ async def test_a_client_shows_no_key(start: Start) -> None:
     assert server.requests[0].headers["authorization"] == f"Bearer {KEY}"
     assert repr(client).startswith("<AsyncGradient http://127.0.0.1:")
     assert MIDDLE not in repr(vars(client))
+
+
+MUCH = KEY[: len(KEY) // 2 + 1] * 80_000  # more than a megabyte of half a key
+LARGE: list[Any] = [
+    pytest.param(reply_bytes(MUCH.encode(), 200, {"content-type": "application/json"}), False, id="no JSON"),
+    pytest.param(reply_json({"choices": MUCH}), False, id="another shape"),
+    pytest.param(reply_json({"choices": MUCH}), True, id="another shape of a stream"),
+    pytest.param(reply_json({"error": {"message": MUCH}}), False, id="an error"),
+    pytest.param(reply_json({"error": {"message": MUCH}}), True, id="an error in place of a stream"),
+    pytest.param(reply_json({"error": {"message": "m", "x": [MUCH[:17]] * 60_000}}), False, id="a list"),
+    pytest.param(reply_json({"error": {"message": "m", MUCH: {MUCH: MUCH}}}, 500), False, id="a status"),
+    pytest.param(reply_sse(chunk("a"), {"error": {"message": MUCH}}), True, id="an event"),
+    pytest.param(
+        reply_sse(chunk("a"), {"error": {"message": "m", "x": [MUCH[:17]] * 60_000}}),
+        True,
+        id="a list in an event",
+    ),
+    pytest.param(reply_sse(chunk("a"), "{" + MUCH), True, id="an event that is no JSON"),
+    pytest.param(
+        reply_writes([head(headers={"content-length": "9999999"}) + MUCH.encode(), CLOSE]),
+        False,
+        id="a body that is cut",
+    ),
+]
+
+
+@pytest.mark.parametrize(("reply", "stream"), LARGE)
+async def test_an_error_holds_no_more_than_can_be_searched_for_keys(
+    start: Start, reply: Any, *, stream: bool
+) -> None:
+    """The beginning of a large body, as of the body of any error; it took minutes to search all of it."""
+    _, client = await start(reply, model_access_key=KEY, max_retries=0)
+    with pytest.raises(APIError) as caught:
+        await ((await streamed(client)).completion() if stream else ask(client))
+    error = caught.value
+    body = error.body if isinstance(error.body, str) else json.dumps(error.body)
+    assert len(body) <= 64 * 1024
+    assert error.response is not None
+    assert len(error.response.content) <= 64 * 1024
+    assert KEY[:14] not in f"{error}{body}{error.response.content!r}"
+
+
+async def test_how_much_an_error_holds_can_be_set(start: Start) -> None:
+    """Only the beginning of a body, or its JSON as long as its text is not longer."""
+    limits = Limits(error_body_bytes=100)
+    reply = {"error": {"message": "m", "list": [1, "é", None]}}
+    _, client = await start(reply_json(reply), reply_json(reply | {"x": "y" * 100}), limits=limits)
+    with pytest.raises(APIError) as caught:
+        await ask(client)
+    assert reply == caught.value.body
+    with pytest.raises(APIError) as caught:
+        await ask(client)
+    assert '{"error": {"message": "m", "list": [1, "é", null]}, "x": "' + "y" * 42 == caught.value.body
+    assert caught.value.response is not None
+    assert 100 == len(caught.value.response.content)

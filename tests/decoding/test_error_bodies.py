@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -244,3 +245,21 @@ class TestErrors:
         assert ("x", [{"error": "x"}]) == (found.message, found.body)
         assert None is find_error([{"message": "Forbidden"}])
         assert "Forbidden" == describe_error([{"message": "Forbidden"}]).message
+
+    def test_of_a_long_list_the_beginning_counts(self) -> None:
+        """A message shows no more of it; the rest is not even looked at."""
+
+        class Counted(list[Any]):
+            looked_at = 0
+
+            def __iter__(self) -> Iterator[Any]:
+                for item in super().__iter__():
+                    self.looked_at += 1
+                    yield item
+
+        steps = Counted(["x"] * 100_000)
+        problems = Counted([{"loc": steps, "msg": "m"}] + ["n"] * 100_000)
+        message = describe_error({"detail": problems}).message
+        assert message.startswith("x.x.")
+        assert message.endswith("x: m; " + "; ".join(["n"] * 19))
+        assert (20, 20) == (steps.looked_at, problems.looked_at)
