@@ -112,7 +112,7 @@ def check_headers(headers: Any) -> dict[str, Any]:
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers: expected a dict, not {type(headers).__name__}")
     checked: dict[str, Any] = {}
-    for given_name, value in headers.items():
+    for given_name, value in cast("Mapping[Any, Any]", headers).items():
         name = _header_text(given_name)
         if name is None:
             del value, headers  # a traceback may show the locals of this frame

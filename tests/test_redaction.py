@@ -177,8 +177,15 @@ def test_a_key_is_found_inside_longer_base64(before: str, behind: str) -> None:
     )
 
 
-@given(st.lists(st.sampled_from([lambda c: c, *(WRITTEN[name] for name in WRITTEN if name in {"URL, every character", "JSON, every character", "JavaScript"} or "HTML," in name)]),
-                min_size=len(KEY), max_size=len(KEY)))  # fmt: skip
+def as_it_is(character: str) -> str:
+    """Write a character without any escape."""
+    return character
+
+
+SINGLY = [WRITTEN[name] for name in WRITTEN if "HTML," in name or ("every" in name and "JSON in" not in name)]
+
+
+@given(st.lists(st.sampled_from([as_it_is, *SINGLY]), min_size=len(KEY), max_size=len(KEY)))
 def test_each_character_may_be_written_in_its_own_way(ways: list[Callable[[str], str]]) -> None:
     text = "".join(write(each) for write, each in zip(ways, KEY, strict=True))
     assert f"({SHOWN})" == redactor().text(f"({text})")

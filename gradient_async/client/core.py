@@ -82,9 +82,10 @@ def check_query(query: Any) -> dict[str, Any]:
     """Return parameters of a query that can be written."""
     if not isinstance(query, Mapping):
         raise TypeError(f"default_query: expected a dict, not {type(query).__name__}")
-    for _ in query_pairs(query):
+    checked = dict(cast("Mapping[Any, Any]", query))
+    for _ in query_pairs(checked):
         pass
-    return dict(query)
+    return checked
 
 
 def query_pairs(query: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:

@@ -81,7 +81,7 @@ def to_plain(value: Any, depth: int = 0, unwrapped: int = 0) -> Any:
     Raises:
         NoJSONError: If the value, or anything in it, has no JSON form, is nested too deep, or contains itself.
     """
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _LEAVES:
         return value
     if kind is dict:
@@ -111,7 +111,7 @@ def _plain_fields(value: dict[Any, Any], depth: int) -> dict[str, Any]:
         for key, item in value.items():
             name = None
             name = key if type(key) is str else _plain_name(key)
-            kind = type(item)
+            kind: Any = type(item)
             # The same as `to_plain`, without a call for each item: tools and parts have thousands of them.
             if kind in _LEAVES:
                 fields[name] = item
@@ -164,7 +164,6 @@ def _unwrapped(value: Any) -> Any:
 
 
 def _converted(value: Any) -> Any:
-    kind = type(value)
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, UserString):
@@ -181,7 +180,7 @@ def _converted(value: Any) -> Any:
             return dump(exclude_none=True) if name == "model_dump" else dump()
     if isinstance(value, Mapping):
         return dict(cast("Mapping[Any, Any]", value))
-    if is_list_like(value) and not hasattr(kind, "__dataclass_fields__"):
+    if is_list_like(value) and not hasattr(value, "__dataclass_fields__"):
         return list(value)
     # Dataclasses and the like, dates, ids. What msgspec would make text of stays, to be refused.
     # `enc_hook` gets what msgspec does not know: what is inside, or the value itself.

@@ -64,12 +64,12 @@ def is_deeper(value: Any, max_depth: int = MAX_DEPTH) -> bool:
         if not level:
             return False
         level = _containers(
-            item for outer in level for item in (outer if type(outer) is list else outer.values())
+            item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)
         )
     return bool(level)
 
 
-def _containers(values: Iterable[Any]) -> list[Any]:
+def _containers(values: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
     return [value for value in values if type(value) is list or type(value) is dict]
 
 

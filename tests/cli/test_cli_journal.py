@@ -268,7 +268,11 @@ def test_a_link_that_waits_for_the_copy_is_not_followed(
     assert (result(2), b"precious") == (path.read_bytes(), target.read_bytes())
 
     path.write_bytes(result(1, failed=True) + result(2))
-    monkeypatch.setattr("secrets.token_hex", lambda _size: "guessed")
+
+    def guess(_size: int) -> str:
+        return "guessed"
+
+    monkeypatch.setattr("secrets.token_hex", guess)
     (tmp_path / ".guessed.tmp").symlink_to(target)
     journal = Journal(path)
     with pytest.raises(FileExistsError):

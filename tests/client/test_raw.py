@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from client_calls import CALL, MESSAGES, Start
 
+from gradient_async.client.raw import ResponseContext
 from gradient_async.testing import (
     CLOSE,
     chunk,
@@ -142,7 +143,9 @@ async def test_a_line_of_many_pieces_takes_linear_time(start: Start, monkeypatch
             yield line[at : at + 7]
         yield "\nb"
 
-    async with client.chat.completions.with_streaming_response.create(**CALL) as response:
+    create: Any = client.chat.completions.with_streaming_response.create
+    context: ResponseContext[Any] = create(**CALL)
+    async with context as response:
         monkeypatch.setattr(type(response), "iter_text", pieces)
         times: list[float] = []
         for size in (250_000, 250_000, 2_000_000):

@@ -519,9 +519,10 @@ async def test_invalid_parameters(start: Start) -> None:
 async def test_messages_that_can_be_read_only_once(start: Start, stream: bool) -> None:
     """Each request has all of them."""
     server, client = await start()
+    stop: Any = iter(["END"])
     messages: Any = ({"role": "user", "content": text} for text in ("a", "b"))
     async with client.chat.completions.fan_out(
-        n=3, stream=stream, model="m", messages=messages, stop=iter(["END"])
+        n=3, stream=stream, model="m", messages=messages, stop=stop
     ) as fan:
         assert 3 == len((await fan.completion()).choices)
     assert [["a", "b"]] * 3 == [[each["content"] for each in r.json["messages"]] for r in server.requests]
