@@ -201,7 +201,7 @@ async def test_a_span_shows_the_class_of_an_error_and_not_its_text(
     """Servers repeat prompts in errors, and some errors show what came of a reply."""
     _, client = await start(reply, hooks=[sink.hook])
     with pytest.raises(APIError):
-        await ((await streamed(client)).completion() if stream else ask(client))
+        await ((await open_stream(client)).completion() if stream else create_completion(client))
     (span,) = sink.spans
     assert span.status.description == description
     assert SECRET not in span.to_json()
@@ -209,7 +209,7 @@ async def test_a_span_shows_the_class_of_an_error_and_not_its_text(
 
 async def test_a_cancelled_call_shows_no_text(start: Start, sink: Sink) -> None:
     server, client = await start(reply_writes([HOLD]), hooks=[sink.hook])
-    call = asyncio.ensure_future(ask(client))
+    call = asyncio.ensure_future(create_completion(client))
     await server.wait_requests(1)
     call.cancel(SECRET)
     with pytest.raises(asyncio.CancelledError):
@@ -223,7 +223,7 @@ async def test_names_of_a_server_are_escaped_and_cut(start: Start, sink: Sink) -
     odd: Any = completion("ok") | {"id": "i\x1b" + "x" * 999, "model": "m\u202e" + "y" * 999}
     odd["choices"][0]["finish_reason"] = "s\x9b" + "z" * 999
     _, client = await start(reply_json(odd), hooks=[sink.hook])
-    await ask(client)
+    await create_completion(client)
     (span,) = sink.spans
     attributes = dict(span.attributes or {})
     assert attributes["gen_ai.response.id"] == "i\\x1b" + "x" * 198 + "…"

@@ -24,6 +24,7 @@ from typing import Any, cast
 import msgspec
 
 from ..errors import StreamServerError, escape
+from ..types.nesting import is_deeper
 from .normalize import DECODE_ERRORS, JSON_OPTIONS, first_of, is_object, loads, loads_or_none
 
 _MAX_NAME = 200  # characters of a code, a type or an id
@@ -177,7 +178,7 @@ def find_glued_error(data: bytes) -> ErrorBody | None:
             body = _json.raw_decode(text, match.start())[0]
         except DECODE_ERRORS:
             continue
-        error = find_error(body)
+        error = None if is_deeper(body) else find_error(body)
         if error is not None:
             return error
     return None

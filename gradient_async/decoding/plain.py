@@ -81,7 +81,7 @@ def to_plain(value: Any, depth: int = 0, unwrapped: int = 0) -> Any:
     Raises:
         NoJSONError: If the value, or anything in it, has no JSON form, is nested too deep, or contains itself.
     """
-    kind: Any = type(value)
+    kind = cast("type[Any]", type(value))
     if kind in _LEAVES:
         return value
     if kind is dict:
@@ -111,7 +111,7 @@ def _plain_fields(value: dict[Any, Any], depth: int) -> dict[str, Any]:
         for key, item in value.items():
             name = None
             name = key if type(key) is str else _plain_name(key)
-            kind: Any = type(item)
+            kind = cast("type[Any]", type(item))
             # The same as `to_plain`, without a call for each item: tools and parts have thousands of them.
             if kind in _LEAVES:
                 fields[name] = item

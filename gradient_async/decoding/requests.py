@@ -31,7 +31,7 @@ _DOCUMENTED = {
     "top_logprobs": "0 to 20",
     "top_p": "0 to 1",
 }
-_WAY_ROUND = "validate=False or extra_body={...} sends it nevertheless"
+_OVERRIDE = "to send it anyway, use validate=False or extra_body={...}"
 
 
 def known_params(*, agent: bool = False) -> frozenset[str]:
@@ -199,4 +199,4 @@ def _validate_messages(messages: Any) -> None:
 
 
 def _invalid(param: str, value: Any, limit: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{param}={shown(value)}: {limit}; {_WAY_ROUND}", param=param)
+    return InvalidRequestError(f"{param}={shown(value)}: {limit}; {_OVERRIDE}", param=param)

@@ -212,13 +212,13 @@ async def test_a_wrong_header_is_refused_before_anything_is_opened(
     other = client.with_options()
     other.default_headers.update(headers)
     for call in (
-        ask(client, stream=stream, extra_headers=headers),
-        ask(other, stream=stream),
+        create_completion(client, stream=stream, extra_headers=headers),
+        create_completion(other, stream=stream),
         listed(client, headers),
     ):
         with pytest.raises(error, match=says) as caught:
             await call
-        assert MIDDLE not in shown(caught.value)
+        assert MIDDLE not in everything_shown(caught.value)
     with pytest.raises(error, match=says):
         AsyncGradient(default_headers=headers)
     assert (0, []) == (server.connections, hook.calls)
@@ -227,13 +227,13 @@ async def test_a_wrong_header_is_refused_before_anything_is_opened(
 @pytest.mark.parametrize(("query", "sent"), QUERIES)
 async def test_a_query_is_sent_as_it_is_meant(start: Start, query: dict[str, Any], sent: str) -> None:
     server, client = await start(default_query=query)
-    await ask(client)
+    await create_completion(client)
     client.default_query = {}
-    await ask(client, extra_query=query)
+    await create_completion(client, extra_query=query)
     await client.models.list(extra_query=query)
     assert [f"/v1/chat/completions{sent}"] * 2 + [f"/v1/models{sent}"] == [r.target for r in server.requests]
     client.default_query = {"a": "default", "other": 1}
-    await ask(client, extra_query={"a": [1, 2]})
+    await create_completion(client, extra_query={"a": [1, 2]})
     assert server.requests[-1].target.endswith("?a=1&a=2&other=1")
 
 
@@ -245,10 +245,10 @@ async def test_a_wrong_query_is_refused_before_anything_is_opened(
     with pytest.raises(error, match=says):
         AsyncGradient(default_query=query)
     with pytest.raises(error, match=says):
-        await ask(client, extra_query=query)
+        await create_completion(client, extra_query=query)
     client.default_query.update(query)
     with pytest.raises(error, match=says):
-        await ask(client)
+        await create_completion(client)
     assert 0 == server.connections
 
 
@@ -270,7 +270,7 @@ async def test_a_count_of_choices_may_be_nearly_a_number(start: Start) -> None:
     for n in (Scalar(), Number.TWO):
         _, client = await start(one)
         with pytest.raises(StreamTruncatedError):
-            await (await streamed(client, n=n)).completion()
+            await (await open_stream(client, n=n)).completion()
 
 
 async def test_a_key_added_in_place_is_taken_out_of_errors(start: Start) -> None:

@@ -140,7 +140,7 @@ async def test_an_error_holds_no_more_than_can_be_searched_for_keys(
     """The beginning of a large body, as of the body of any error; it took minutes to search all of it."""
     _, client = await start(reply, model_access_key=KEY, max_retries=0)
     with pytest.raises(APIError) as caught:
-        await ((await streamed(client)).completion() if stream else ask(client))
+        await ((await open_stream(client)).completion() if stream else create_completion(client))
     error = caught.value
     body = error.body if isinstance(error.body, str) else json.dumps(error.body)
     assert len(body) <= 64 * 1024
@@ -155,10 +155,10 @@ async def test_how_much_an_error_holds_can_be_set(start: Start) -> None:
     reply = {"error": {"message": "m", "list": [1, "é", None]}}
     _, client = await start(reply_json(reply), reply_json(reply | {"x": "y" * 100}), limits=limits)
     with pytest.raises(APIError) as caught:
-        await ask(client)
+        await create_completion(client)
     assert reply == caught.value.body
     with pytest.raises(APIError) as caught:
-        await ask(client)
+        await create_completion(client)
     assert '{"error": {"message": "m", "list": [1, "é", null]}, "x": "' + "y" * 42 == caught.value.body
     assert caught.value.response is not None
     assert 100 == len(caught.value.response.content)

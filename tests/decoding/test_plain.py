@@ -409,7 +409,7 @@ def wrapped(draw: Any, value: Any) -> Any:
     elif isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
         value = {wrapped_name(draw, name): wrapped(draw, item) for name, item in fields.items()}
-    kind: Any = type(value)
+    kind = cast("type[Any]", type(value))
     wrap = draw(st.sampled_from([None, *WRAPPERS.get(kind, [])]))
     return value if wrap is None else wrap(value)
 

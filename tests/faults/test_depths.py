@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell_calls import CALL, MESSAGES, Start
+from client_calls import CALL, MESSAGES, Start
 
 from gradient_async import (
     APIResponseValidationError,

@@ -218,7 +218,7 @@ async def test_a_hook_that_fails_brings_no_words_of_a_server_into_the_log(
 
     _, client = await start(reply_json({"message": "words of a server"}, 400), hooks=[Broken()])
     with pytest.raises(APIError):
-        await ask(client)
+        await create_completion(client)
     assert "Broken.on_end raised RuntimeError" in caplog.text
     assert "words of a server" not in caplog.text
 
