@@ -102,7 +102,6 @@ class CompletionAssembler:
             or delta.content_parts is not None
             or delta.images is not None
             or choice.finish_reason is not None
-            or chunk.usage is not None
             or chunk.retrieval is not None
             or chunk.functions is not None
             or chunk.guardrails is not None
@@ -115,17 +114,23 @@ class CompletionAssembler:
         # Does the same as `ChoiceState.add` for the remaining fields, and saves the call.
         size = self._size
         text = delta.content
-        if text is not None and (text or not state.content):
+        if text:
             state.content.append(text)
             size += len(text)
+        elif text is not None and not state.content:
+            state.content.append(text)
         text = delta.reasoning_content
-        if text is not None and (text or not state.reasoning):
+        if text:
             state.reasoning.append(text)
             size += len(text)
+        elif text is not None and not state.reasoning:
+            state.reasoning.append(text)
         if delta.tool_calls is not None:
             size += state.calls.add(delta.tool_calls, self._max_calls)
         if choice.logprobs is not None:
             size += state.add_logprobs(choice.logprobs)
+        if chunk.usage is not None:
+            self.usage = largest_usage(self.usage, chunk.usage)
         self._size = size
         if size > self._count_at:
             self._count()

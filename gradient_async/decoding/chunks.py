@@ -21,10 +21,6 @@ Bytes wait in one of three places:
 - `_events`, for the beginning of any other unfinished event. `EventDecoder` never searches a byte twice, so a large event
   that arrives in many small reads costs linear time.
 
-idle       nothing waits, the next byte begins an event                    `idle`
-pending    `decode_slice` has bytes to decode                              `pending` > 0
-cut        part of an event or of a surrogate pair waits                   `_tail`, or `_aligned` is False
-=======
 Half a surrogate pair, or the error of a torn event, may wait in `_payloads`. This gives four states:
 
 =========  ==============================================================  ========================================
@@ -114,9 +110,8 @@ class ChunkDecoder:
         on_bad_event: Literal["raise", "skip"] = "raise",
         n: int | None = None,
     ) -> None:
-        self._indices = None if n is None else range(max(n, limits.choices))
-        self._call_indices = range(limits.tool_calls)
         self._payloads = PayloadDecoder(limits, strict=strict, skip=on_bad_event == "skip", n=n)
+        self._indices, self._call_indices = self._payloads.indices, self._payloads.call_indices
         # The fast path does not measure events: in a block smaller than both limits, no event or line exceeds its limit.
         self._max_block = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
         self._max_tail = min(_MAX_TAIL, self._max_block)
@@ -411,21 +406,17 @@ class ChunkDecoder:
                     if (
                         delta._reasoning is not None
                         or choice.finish_reason is not None
-                        or (
-                            (calls := delta.tool_calls) is not None
-                            and not (
-                                len(calls) == 1 and (indices is None or calls[0].index in self._call_indices)
-                            )
-                        )
                         or (choice.index and indices is not None and choice.index not in indices)
                     ):
                         normalize(choice)
-                    if choice.finish_reason is None and (
-                        delta.content or delta.reasoning_content or delta.tool_calls
-                    ):
-                        if chunk._error is not None:
-                            return False
-                        continue
+                    elif (calls := delta.tool_calls) is None:
+                        if (delta.content or delta.reasoning_content) and chunk._error is None:
+                            continue
+                    elif len(calls) == 1 and (indices is None or calls[0].index in self._call_indices):
+                        if chunk._error is None:
+                            continue
+                    else:
+                        normalize(choice)
                 if chunk._error is not None:
                     return False
                 silent += has_silent_choice(chunk)

@@ -160,16 +160,18 @@ class PayloadDecoder:
     Attributes:
         anomalies: Number of payloads that were repaired or passed over.
         answered: Whether a payload had a choice.
+        indices: The indices that a choice may have; None if any.
+        call_indices: The indices that a tool call may have.
         torn: The error of a torn event, until it is known whether the next one is an error of the server that explains it.
         surrogates: Joins surrogate pairs that are cut between two chunks.
     """
 
-    __slots__ = ("_api", "_call_indices", "_choiceless", "_elsewhere", "_indices", "_skip", "_spoken", "_strict", "anomalies",
-                 "answered", "surrogates", "torn")  # fmt: skip
+    __slots__ = ("_api", "_choiceless", "_elsewhere", "_skip", "_spoken", "_strict", "anomalies",
+                 "answered", "call_indices", "indices", "surrogates", "torn")  # fmt: skip
 
     def __init__(self, limits: Limits, *, strict: bool, skip: bool, n: int | None) -> None:
-        self._indices = None if n is None else range(max(n, limits.choices))
-        self._call_indices = range(limits.tool_calls)
+        self.indices = None if n is None else range(max(n, limits.choices))
+        self.call_indices = range(limits.tool_calls)
         self._strict = strict
         self._skip = skip
         self.surrogates = SurrogateJoiner()
@@ -326,10 +328,10 @@ class PayloadDecoder:
             StreamProtocolError: If an index is negative.
             StreamLimitError: If an index of a choice or tool call is beyond its limit.
         """
-        if self._indices is None:
+        if self.indices is None:
             return
-        if choice.index not in self._indices:
-            raise choice_index_error(choice.index, len(self._indices))
+        if choice.index not in self.indices:
+            raise choice_index_error(choice.index, len(self.indices))
         for call in choice.delta.tool_calls or ():
-            if call.index is not None and call.index not in self._call_indices:
-                raise call_index_error(choice.index, call.index, len(self._call_indices))
+            if call.index is not None and call.index not in self.call_indices:
+                raise call_index_error(choice.index, call.index, len(self.call_indices))

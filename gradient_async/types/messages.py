@@ -74,7 +74,8 @@ class CompletionUsage(Model, gc=False, kw_only=True):
 
     def __post_init__(self) -> None:
         # Some servers leave the sum out, or count only a part of it.
-        self.total_tokens = max(self.total_tokens, self.prompt_tokens + self.completion_tokens)
+        both = self.prompt_tokens + self.completion_tokens
+        self.total_tokens = max(self.total_tokens, both)
 
 
 U = TypeVar("U", bound=Model)
@@ -109,11 +110,9 @@ def largest_usage(usage: U | None, more: U) -> U:
     """
     if usage is None:
         return more
-    pairs: list[tuple[Any, Any]] = [
-        *zip(msgspec.structs.astuple(usage), msgspec.structs.astuple(more), strict=True)
-    ]
-    for old, new in pairs:
-        if old is not new and (type(old) is not int or type(new) is not int or old > new) and old != new:
+    old_counts, new_counts = msgspec.structs.astuple(usage), msgspec.structs.astuple(more)
+    for old, new in zip(old_counts, new_counts, strict=True):
+        if old != new and (type(old) is not int or type(new) is not int or old > new):
             break
     else:
         return more  # usage that grows from chunk to chunk
@@ -126,7 +125,7 @@ def largest_usage(usage: U | None, more: U) -> U:
             else largest_usage(old, new)
             if isinstance(old, Model)
             else max(old, new)
-            for name, (old, new) in zip(more.__struct_fields__, pairs, strict=True)
+            for name, old, new in zip(more.__struct_fields__, old_counts, new_counts, strict=True)
         }
     )
 

@@ -150,7 +150,7 @@ async def test_a_line_of_many_pieces_takes_linear_time(start: Start, monkeypatch
         times: list[float] = []
         for size in (250_000, 250_000, 2_000_000):
             line = "x" * size
-            began = time.perf_counter()
+            began = time.thread_time()
             assert ["a", "", line, "b"] == [each async for each in response.iter_lines()]
-            times.append(time.perf_counter() - began)
+            times.append(time.thread_time() - began)
     assert times[2] < 32 * min(times[:2])  # 8 times as much; 64 if it were quadratic
