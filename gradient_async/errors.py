@@ -151,8 +151,8 @@ class APIError(GradientError):
         request_id: The server's id of the request.
         body: The error as the server sent it: decoded JSON, or the beginning of the text; the whole body is in
             ``response.content``.
-        code: The server's code for the error. The library's own codes "tls" and "reply_begun" mark a lost
-            connection after which no retry is made.
+        code: The server's code for the error. The library's own codes "tls", "proxy_refused", "too_many_files" and
+            "reply_begun" mark a failed or lost connection after which no retry is made.
         type: The server's type of the error.
         param: The parameter that the server refused.
         retry_after: Seconds to wait before a retry, if the server stated them.

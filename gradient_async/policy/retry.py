@@ -19,9 +19,9 @@ _FIRST_BACKOFF = 0.5  # seconds
 _MAX_BACKOFF_OF_UNKNOWN_RESET = 60.0
 # Statuses after which a retry is safe: the model has not done the work. From 521 on, a CDN did not reach the server.
 _RETRIED = frozenset({408, 429, 500, 502, 503, 521, 522, 523, 525, 529, 530})
-# Codes of this library's connection errors that are never retried: TLS would fail again, and a server that has begun to
-# reply has done the work.
-_FINAL = frozenset({"tls", "reply_begun"})
+# Codes of this library's connection errors that are never retried: TLS would fail again, a server that has begun to reply
+# has done the work, a proxy's rules do not change, and a call for which no file could be opened has waited already.
+_FINAL = frozenset({"tls", "reply_begun", "proxy_refused", "too_many_files"})
 
 # Tokens of `TokenBucket`: 20 failed retries in a row empty a full bucket.
 _TOKENS = 100.0

@@ -2,7 +2,7 @@
 
 `enabled` is the switch. It is on for the versions of aiohttp that this file was tested with, if they use their parser in
 C, and off for any other. With the switch off, calls are slower, and nothing else changes. A caller's own session never
-uses this file, except for `loop_of`.
+uses this file, except for `loop_of` and `middlewares_of`.
 
 | piece | what it buys | without it |
 |---|---|---|
@@ -10,6 +10,7 @@ uses this file, except for `loop_of`.
 | `Handler` | aiohttp's parser is not fed empty bytes after each read | it is fed empty bytes |
 | `reader_of` | three calls of Python a read, 1 % of the cost of a token | `StreamReader.read_nowait` |
 | `loop_of` | a caller's session that belongs to another loop is refused | such a session may work by chance |
+| `middlewares_of` | errors name the proxy of a caller's session | they speak of a proxy, without its name |
 
 The risk of each piece is the same: another version of aiohttp may rename these things, or call them in another order.
 Therefore there is the switch, and all tests also run with the switch off.
@@ -87,6 +88,11 @@ def loop_of(session: aiohttp.ClientSession) -> asyncio.AbstractEventLoop | None:
     """Return the event loop that a session belongs to; None if that is unknown."""
     loop: asyncio.AbstractEventLoop | None = getattr(session, "_loop", None) if enabled else None
     return loop
+
+
+def middlewares_of(session: aiohttp.ClientSession) -> tuple[aiohttp.ClientMiddlewareType, ...] | None:
+    """Return the middlewares of a session, which those of a request replace; None if they are unknown."""
+    return tuple(getattr(session, "_middlewares", ())) if enabled else None
 
 
 class _Bytes(bytes):

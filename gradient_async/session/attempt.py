@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Callable
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
@@ -12,19 +13,30 @@ from yarl import URL
 
 from ..config import Limits
 from ..decoding import parse_error
-from ..errors import APIConnectionError, APIError, APIResponseValidationError, RequestInfo
+from ..errors import APIConnectionError, APIError, APIResponseValidationError, ConfigurationError, RequestInfo
 from . import aiohttp_internals
 from .body import Body, Expired, open_body
 from .call import Call
 from .connector import current, headers_of, url_of
 from .deadlines import AttemptProgress, DeadlineTimer
-from .exceptions import TRANSPORT_ERRORS, connection_error, reply_begun, status_error, timeout_error
+from .exceptions import (
+    PROXY_AUTHENTICATION,
+    TRANSPORT_ERRORS,
+    Peer,
+    connection_error,
+    proxy_error,
+    reply_begun,
+    status_error,
+    timeout_error,
+)
+from .files import OpenFiles, lacks_files
 from .reply import Reply
 from .trace import Trace
 
 _OK = 200
 _NO_CONTENT = 204
 _REDIRECT = 300
+_PROXIES = frozenset({"http", "https"})  # schemes of proxies that aiohttp can use
 _WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body that are written in one piece
 
 
@@ -75,6 +87,9 @@ class Attempt:
 
         Args:
             new_connection: Whether to make a new connection in place of one from the pool.
+
+        Raises:
+            ConfigurationError: If aiohttp refuses to send the request: a setting of the session does not permit it.
         """
         call, session = self._call, self._session
         loop = asyncio.get_running_loop()
@@ -87,18 +102,30 @@ class Attempt:
             # Such a session works only by chance, while its own loop runs in another thread.
             return self._unusable()
         progress.wants_new_connection = new_connection
+        files = OpenFiles.of(loop) if ours is None else ours.files
         failure: BaseException
         scope = progress.scope = asyncio.Timeout(None)
         context = current.set(progress)
         try:
             try:
                 async with scope:
-                    progress.start(foreign=self._foreign)
-                    head = None if ours is None else ours.head_of(session, call)
-                    if ours is None or head is None:
-                        response = await self._request_by_aiohttp(progress)
-                    else:
-                        response = await ours.send(session, head, call)
+                    progress.start(foreign=self._foreign, tells=call.body is not None)
+                    if files.line:
+                        await files.wait(progress, first=False)
+                    while True:
+                        head = None if ours is None else ours.head_of(session, call)
+                        try:
+                            if ours is None or head is None:
+                                response = await self._request_by_aiohttp(progress)
+                            else:
+                                response = await ours.send(session, head, call)
+                            break
+                        except OSError as error:
+                            if not lacks_files(error):
+                                raise
+                        phase = progress.phase
+                        await files.wait(progress, first=True)
+                        progress.phase = phase
             finally:
                 progress.over()  # the body of an error reply has its own limits
                 current.reset(context)
@@ -117,15 +144,31 @@ class Attempt:
             return reply
         if isinstance(failure, RuntimeError):
             return self._unusable()
-        host = self._host
         if scope.expired():
-            phase, limit = progress.expired_limit()
-            return timeout_error(self._request, phase=phase, limit=limit, host=host)
-        begun = progress.begun or reply_begun(failure)
+            expired, limit = progress.expired_limit()
+            return timeout_error(
+                self._request,
+                phase=expired,
+                limit=limit,
+                sent=progress.phase == "response",
+                lacks_files=progress.lacks_files and progress.phase == "connect",
+                peer=self._peer,
+            )
+        # A reply to the attempt to connect is that of a proxy.
+        begun = progress.phase != "connect" and (progress.begun or reply_begun(failure))
         progress.lost = isinstance(failure, aiohttp.ClientConnectionError) and not begun
         lost = connection_error(
-            failure, self._request, phase=progress.phase, begun=begun, host=host, limits=call.limits
+            failure,
+            self._request,
+            phase=progress.phase,
+            begun=begun,
+            peer=self._peer,
+            limits=call.limits,
+            session=session,
         )
+        if not isinstance(lost, APIError):
+            # A copy: the traceback of `lost` would hold this frame, which holds `lost`.
+            raise ConfigurationError(lost.message)
         call.redactor.clean(lost)
         return lost
 
@@ -134,15 +177,22 @@ class Attempt:
         call, limits = self._call, self._call.limits
         headers = headers_of(call)
         authorization: str | None = None
-        if self._session.trust_env:
+        trust_env = self._session.trust_env
+        if trust_env:
             headers = headers.copy()
             authorization = headers.pop("Authorization", None)
+        middlewares: tuple[aiohttp.ClientMiddlewareType, ...] | None = () if trust_env else None
+        if self._foreign:
+            theirs = aiohttp_internals.middlewares_of(self._session)
+            middlewares = middlewares if theirs is None else theirs
         return await self._session.request(
             call.method,
             url_of(call),
-            data=_body_of(call.body),
+            data=_body_of(call.body, progress.writing if self._foreign else None),
             headers=headers,
-            middlewares=None if authorization is None else (_authorizing(authorization),),
+            middlewares=None
+            if middlewares is None
+            else (*middlewares, _last_middleware(progress, authorization)),
             allow_redirects=False,
             timeout=progress.client_timeout() if self._foreign else self._session.timeout,
             auto_decompress=False,
@@ -158,10 +208,18 @@ class Attempt:
         )
 
     @property
-    def _host(self) -> str:
-        """The server's host and port, for messages."""
+    def _peer(self) -> Peer:
+        """The other end of the attempt, for its error."""
         url = URL(self._call.url)
-        return f"{url.raw_host}:{url.port}"  # as ASCII: a name may be no encoded name, although it begins like one
+        unsure = (
+            self._foreign
+            and not self._session.trust_env
+            and aiohttp_internals.middlewares_of(self._session) is None
+        )
+        # The host as ASCII: a name may be no encoded name, although it begins like one.
+        return Peer(
+            f"{url.raw_host}:{url.port}", self._progress.proxy, unsure=unsure, tls=url.scheme == "https"
+        )
 
     def _reply(self, response: aiohttp.ClientResponse, progress: AttemptProgress) -> Reply:
         """Make the reply of a response of any status."""
@@ -176,20 +234,23 @@ class Attempt:
 
     async def _refusal(self, reply: Reply) -> APIError:
         """Read the body of a reply whose status is an error; return the error."""
-        redactor, host = self._call.redactor, self._host
+        redactor, peer = self._call.redactor, self._peer
         # Keys are removed before the text is cut to the length of a message: a cut might leave the beginning of a key.
         content = redactor.data(await _read_error(reply.body, self._call.limits))
         info = reply.info(content)
         error: APIError
         if reply.status == _NO_CONTENT:
-            error = APIResponseValidationError(f"{host} answered 204: no content", response=info)
+            error = APIResponseValidationError(f"{peer.answering} answered 204: no content", response=info)
+        elif reply.status == PROXY_AUTHENTICATION and (peer.proxy or peer.unsure) and not peer.tls:
+            reason = parse_error(content).message or "a password is required"
+            error = proxy_error(reply.status, reason, self._request, peer)
         else:
             error = status_error(
                 parse_error(content),
                 info,
                 now=time.time(),
                 jitter=random.random(),  # noqa: S311  # spreads load; needs no cryptography
-                host=host,
+                peer=peer,
             )
         redactor.clean(error)
         return error
@@ -209,41 +270,86 @@ async def _read_error(body: Body, limits: Limits) -> bytes:
     return bytes(content[: limits.error_body_bytes])
 
 
-def _authorizing(value: str) -> aiohttp.ClientMiddlewareType:
-    """Make a middleware that sets ``Authorization`` last, so that a password from ``.netrc`` does not replace it."""
+def _last_middleware(progress: AttemptProgress, authorization: str | None) -> aiohttp.ClientMiddlewareType:
+    """Make the middleware that sees a request as it is sent, after all other middlewares.
 
-    async def put(
+    Args:
+        progress: Notes the proxy.
+        authorization: The header ``Authorization``, set so late that no password from ``.netrc`` replaces it; or None.
+    """
+
+    async def send(
         request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        request.headers["Authorization"] = value
+        if authorization is not None:
+            request.headers["Authorization"] = authorization
+        proxy = request.proxy
+        if proxy is not None:
+            if proxy.scheme not in _PROXIES or not proxy.host:
+                raise aiohttp.InvalidURL("")  # without the URL, which may show a password
+            progress.proxy = f"{proxy.host}:{proxy.port}"
         return await handler(request)
 
-    return put
+    return send
 
 
-class _LargeBody(aiohttp.Payload):
-    """A body of megabytes, written in pieces, so that other tasks run and an early refusal is read in between."""
+class _Body(aiohttp.Payload):
+    """The body of a request.
 
-    def __init__(self, content: bytes) -> None:
+    It is written in pieces, so that other tasks run and an early refusal is read in between. A caller's own session
+    tells by no other way that it sends a request.
+
+    Args:
+        content: The bytes.
+        on_write: Called before the bytes are written, or read by a middleware that may send others in their place.
+    """
+
+    def __init__(self, content: bytes, on_write: Callable[[], None] | None) -> None:
         super().__init__(content, content_type="application/json")
         self.content = content
+        self._on_write = on_write
 
     @property
     def size(self) -> int:
         """Number of bytes in the body."""
         return len(self.content)
 
+    @property
+    def autoclose(self) -> bool:
+        """Whether there is nothing to close, so that a middleware may replace the body without a warning."""
+        return True
+
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the body as text."""
+        self._tell()
         return self.content.decode(encoding, errors)
+
+    async def as_bytes(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:  # noqa: ARG002  # aiohttp's signature
+        """Return the body."""
+        self._tell()
+        return self.content
 
     async def write(self, writer: AbstractStreamWriter) -> None:
         """Write the body."""
+        self._tell()
         view = memoryview(self.content)
         for start in range(0, len(view), _WRITTEN_AT_ONCE):
             await writer.write(view[start : start + _WRITTEN_AT_ONCE])
 
+    def __deepcopy__(self, memo: object) -> bytes:
+        """Return the bytes: a mock that keeps what it is called with stands for the network."""
+        self._tell()
+        return self.content
 
-def _body_of(data: bytes | None) -> bytes | aiohttp.Payload | None:
+    def _tell(self) -> None:
+        if self._on_write is not None:
+            self._on_write()
+
+
+def _body_of(
+    data: bytes | None, on_write: Callable[[], None] | None = None
+) -> bytes | aiohttp.Payload | None:
     """Return a request's body in the form in which aiohttp should write it."""
-    return data if data is None or len(data) <= _WRITTEN_AT_ONCE else _LargeBody(data)
+    if data is None or (on_write is None and len(data) <= _WRITTEN_AT_ONCE):
+        return data
+    return _Body(data, on_write)

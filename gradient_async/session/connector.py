@@ -32,6 +32,7 @@ from ..secrets import HiddenHeader
 from .call import Call
 from .deadlines import AttemptProgress
 from .exceptions import TooManyInterimError, UnsentError
+from .files import OpenFiles
 
 _OK = 200
 # Statuses after which a connection is not used again: after 101 it speaks an unknown protocol, and after 408 it is unknown
@@ -220,6 +221,9 @@ class Connector(aiohttp.TCPConnector):
     Args:
         max_connections: Maximum number of connections in use; further requests wait for a free connection.
         options: Options of aiohttp's own connector.
+
+    Attributes:
+        files: The line of calls for which no file could be opened; all connectors of a loop share it.
     """
 
     def __init__(self, *, max_connections: int, **options: Any) -> None:
@@ -230,6 +234,7 @@ class Connector(aiohttp.TCPConnector):
         )
         self._slots = asyncio.Semaphore(max_connections)
         self._clock = asyncio.get_running_loop().time
+        self.files = OpenFiles.of(asyncio.get_running_loop())
 
     async def connect(self, *arguments: Any, **options: Any) -> connector.Connection:
         """Return a connection for the attempt of this task, which writes its request next.
@@ -254,22 +259,34 @@ class Connector(aiohttp.TCPConnector):
                 connection.close()
             if used is None:
                 progress.connected()
-                _begin_to_use(connection).expect_reply(progress)
+                used = _begin_to_use(connection)
+                used.expect_reply(progress)
                 # Nothing has been written yet. Now it shows whether the server closes the connection at once.
                 for _ in range(_TURNS_BEFORE_SENDING):
                     await asyncio.sleep(0)
             else:
                 progress.reused = True
                 used.expect_reply(progress)
-            _refuse_closed(connection)
+            if connection.closed:
+                await _refuse_closed(connection, used)
         except BaseException:
             if connection is not None:
                 connection.close()
             self._slots.release()
             raise
-        connection.add_callback(self._slots.release)
+        self.files.in_use += 1
+        connection.add_callback(self._give_back)
+        if self.files.line:
+            self.files.wake()  # there may be room for more
         progress.sending()
         return connection
+
+    def _give_back(self) -> None:
+        """Let another request have the place of a connection that is used no more."""
+        self.files.in_use -= 1
+        self._slots.release()
+        if self.files.line:
+            self.files.wake()
 
 
 def _used_by(connection: connector.Connection) -> Connection | None:
@@ -289,18 +306,24 @@ def _begin_to_use(connection: connector.Connection) -> Connection:
     return used
 
 
-def _refuse_closed(connection: connector.Connection) -> None:
+async def _refuse_closed(connection: connector.Connection, used: Connection) -> None:
     """Raise the error of a connection that ended before a request was written to it."""
-    if connection.closed:
-        handler = connection.protocol
-        error = None if handler is None else handler.exception()
-        raise error if isinstance(error, HttpProcessingError) else UnsentError
+    handler = connection.protocol
+    # A transport that is closing tells a moment later why: TLS may have been refused.
+    for _ in range(_TURNS_BEFORE_SENDING):
+        if used.lost is None:
+            await asyncio.sleep(0)
+    error = None if handler is None else handler.exception()
+    raise error if isinstance(error, HttpProcessingError) else UnsentError from used.lost
 
 
 def open_socket(address: Any) -> socket.socket:
     """Make a socket with TCP keep-alive, which detects that a peer has vanished without closing the connection."""
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
+    progress = current.get(None)
+    if progress is not None:
+        progress.lacks_files = False
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # Not every system has these options.
     for name, value in (

@@ -101,13 +101,16 @@ class AttemptProgress:
         wants_new_connection: Whether the attempt must not use the pool: if one pooled connection was dead, others may be.
         begun: Whether any byte of a reply has arrived.
         lost: Whether the connection was lost before any byte of a reply.
+        foreign: Whether the session is the caller's own.
+        lacks_files: Whether this process can open no file for the connection.
+        proxy: The proxy of the request, as host and port, if it is known.
         interim_left: How many interim responses may still come before the reply.
         scope: The timeout around the attempt, through which the attempt is ended.
     """
 
     __slots__ = (
-        "__weakref__", "_due", "_loop", "_stream", "_timeout", "_timer", "begun", "deadline", "interim_left", "limit", "lost",
-        "phase", "queued", "reused", "scope", "sent", "wants_new_connection",
+        "__weakref__", "_due", "_loop", "_no_files_since", "_stream", "_timeout", "_timer", "begun", "deadline", "foreign",
+        "interim_left", "lacks_files", "limit", "lost", "phase", "proxy", "queued", "reused", "scope", "sent", "wants_new_connection",
     )  # fmt: skip
 
     scope: asyncio.Timeout
@@ -130,19 +133,30 @@ class AttemptProgress:
         self.wants_new_connection = False
         self.begun = False
         self.lost = False
+        self.foreign = False
+        self.lacks_files = False
+        self._no_files_since: float | None = None
+        self.proxy: str | None = None
 
     def client_timeout(self) -> aiohttp.ClientTimeout:
         """Return the timeout that aiohttp has to enforce: a caller's own session does not tell when it connects."""
         return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout.connect)
 
-    def start(self, *, foreign: bool) -> None:
+    def start(self, *, foreign: bool, tells: bool = False) -> None:
         """Begin the attempt.
 
-        A caller's own session does not tell how far a request has come. The phase is therefore "response" from the start:
-        the request may have been sent when the connection is lost.
+        A caller's own session does not tell how far a request has come, except that it writes the body. Without a body the
+        phase is "response" from the start: the request may have been sent when the connection is lost. The time limit of
+        the reply includes the time to connect.
+
+        Args:
+            foreign: Whether the session is the caller's own.
+            tells: Whether `writing` is called when such a session writes the request.
         """
+        self.foreign = foreign
         if foreign:
-            self.phase = "response"
+            if not tells:
+                self.phase = "response"
             seconds = None if self.limit is None else self.limit + (self._timeout.connect or 0.0)
             self._until(None if seconds is None else self._loop.time() + seconds)
         elif self.deadline is not None:
@@ -163,6 +177,20 @@ class AttemptProgress:
         seconds = self._timeout.connect
         self._until(None if seconds is None else self._loop.time() + seconds)
 
+    def wait_for_file(self, *, limited: bool) -> None:
+        """Note that the attempt waits because this process can open no file.
+
+        Args:
+            limited: Whether the wait counts against the time limit for connecting.
+        """
+        self.lacks_files = True
+        self.phase = "connect"
+        if self.foreign:
+            return  # aiohttp does not tell when it connects, so one limit covers all
+        since, seconds = self._no_files_since, self._timeout.connect
+        self._no_files_since = since = None if not limited else self._loop.time() if since is None else since
+        self._until(None if since is None or seconds is None else since + seconds)
+
     def connected(self) -> None:
         """Note that there is a new connection."""
         self.phase = "send"
@@ -174,6 +202,11 @@ class AttemptProgress:
         self.phase = "response"
         self.sent = now = self._loop.time()
         self._until(None if self.limit is None else now + self.limit)
+
+    def writing(self) -> None:
+        """Note that a caller's own session writes the request, which it may do more than once."""
+        if self.phase == "connect" and hasattr(self, "scope"):  # without a scope the attempt is over
+            self.sending()
 
     @property
     def died_idle(self) -> bool:
@@ -188,7 +221,9 @@ class AttemptProgress:
         if self.deadline is not None and self._loop.time() >= self.deadline:
             return "total", self._timeout.total
         if self.phase == "connect":
-            return "connect", self._timeout.connect
+            # In a caller's own session the time limit of the reply runs, which includes the time to connect.
+            allowed = self._timeout.connect
+            return "connect", (self.limit or 0.0) + (allowed or 0.0) if self.foreign else allowed
         return ("first_token" if self._stream else "response"), self.limit
 
     def _until(self, when: float | None) -> None:

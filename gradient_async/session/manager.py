@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from ..config import Limits
-from ..errors import APIError, APIStatusError, QuotaExceededError, RequestInfo
+from ..errors import APIError, APIStatusError, GradientError, QuotaExceededError, RequestInfo
 from ..policy.retry import TokenBucket, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
@@ -85,7 +85,7 @@ class SessionManager:
         Raises:
             APIStatusError: If the server answered with an error and no attempt is left.
             APIConnectionError: If no answer came and no attempt is left.
-            ConfigurationError: If the client has been closed.
+            ConfigurationError: If the client has been closed, or a setting of the session does not permit the request.
         """
         session = await self.pool.session()
         started = asyncio.get_running_loop().time()
@@ -94,7 +94,7 @@ class SessionManager:
         trace = Trace(call, started)
         try:
             return await self._send(session, call, started, trace)
-        except APIError as error:
+        except GradientError as error:
             trace.end("failed", error=error)
             raise
         except BaseException as error:

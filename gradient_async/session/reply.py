@@ -28,7 +28,7 @@ from ..policy.ratelimit import rate_limits
 from ..types import ChatCompletion, Headers, RateLimits
 from .body import Body, Expired
 from .call import Call
-from .exceptions import status_error
+from .exceptions import Peer, status_error
 from .trace import Trace, log
 
 _json = json.JSONEncoder(ensure_ascii=False, check_circular=False)
@@ -154,8 +154,8 @@ class Reply:
 
     def refusal(self, error_body: ErrorBody, content: bytes) -> APIStatusError:
         """Make the error of a reply of status 2xx whose body holds an error."""
-        host = URL(self.request.url).authority
-        error = status_error(error_body, self.info(content), now=time.time(), jitter=0.0, host=host)
+        peer = Peer(URL(self.request.url).authority)
+        error = status_error(error_body, self.info(content), now=time.time(), jitter=0.0, peer=peer)
         self.describe(error, content)
         return error
 
