@@ -55,6 +55,8 @@ def test_a_spent_quota_is_not_tried_again() -> None:
     [
         (APIConnectionError(phase="connect"), True, True),
         (APIConnectionError(phase="connect", code="tls"), False, False),
+        (APIConnectionError(phase="connect", code="proxy_refused"), False, False),
+        (APITimeoutError(phase="connect", code="too_many_files"), False, False),
         (APIConnectionError(phase="send"), False, True),
         (APIConnectionError(phase="response"), False, True),
         (APIConnectionError(phase="response", code="reply_begun"), False, False),
