@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ..types.model import build_tables
 from .connection import Connection
 from .payloads import CREATED, digitalocean_error, head, http_chunk
 from .request import Request
@@ -173,6 +174,9 @@ class _Recording(msgspec.Struct):
 
     file: str
     recorded_read_sizes: list[int]
+
+
+build_tables(_Named, _Recording)
 
 
 def _read_sizes(folder: Path) -> dict[str, list[int]]:

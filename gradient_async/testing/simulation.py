@@ -14,6 +14,7 @@ from msgspec import Meta
 from ..decoding import check_params, known_params
 from ..errors import InvalidRequestError
 from ..types import FunctionDefinition
+from ..types.model import build_tables
 from .payloads import chunk, completion, digitalocean_error, dump, http_chunk, openai_error, sse
 from .request import Request
 from .schemas import choose_calls, fill_schema
@@ -290,6 +291,9 @@ class _Limits(TypedDict, total=False):
     stop: Annotated[str, Meta(min_length=1)] | list[Annotated[str, Meta(min_length=1)]] | None
     response_format: _Text | _JSONObject | _JSONSchema | None
     tools: list[_FunctionTool] | None
+
+
+build_tables(_Limits)
 
 
 def check_request(body: object, *, agent: bool) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from .messages import (
     largest_usage,
     sum_usage,
 )
-from .model import Model
+from .model import Model, build_tables
 from .params import (
     NOT_GIVEN,
     AgentCompletionCreate,
@@ -125,3 +125,6 @@ __all__ = [
     "omit",
     "sum_usage",
 ]
+
+# The messages that are decoded, and the parameters that are checked; their tables include the types inside them.
+build_tables(ChatCompletion, ChatCompletionChunk, ModelInfo, ChatCompletionParams, AgentCompletionParams)

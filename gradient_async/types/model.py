@@ -88,6 +88,17 @@ class Model(msgspec.Struct, gc=False, repr_omit_defaults=True):
         return _dump(self.model_dump(**options), indent)
 
 
+def build_tables(*types: Any) -> None:
+    """Let msgspec build its tables of types, at the import of the module that calls this function.
+
+    msgspec builds the table of a type when the type is first used, and other threads see the table before it is
+    filled. If two threads use a type for the first time together, the process may crash. During an import, the import
+    lock keeps other threads away. A `msgspec.json.Decoder` that a module makes at its import has the same effect.
+    """
+    for type_ in types:
+        msgspec.json.Decoder(type_)
+
+
 def _dump(data: dict[str, Any], indent: int | None) -> str:
     encoded = msgspec.json.encode(data)
     return (encoded if indent is None else msgspec.json.format(encoded, indent=indent)).decode()
