@@ -24,6 +24,7 @@ from ..errors import FanOutError, GradientError, InvalidRequestError
 from ..session.call import Lease
 from ..types import ChatCompletion, CompletionUsage
 from .rate_limiter import RateLimiter, RequestLease
+from .tasks import later
 
 Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
 Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
@@ -174,7 +175,7 @@ class MapWorkers:
         if self._exhausted:
             return
         for _ in range(min(max_, self._max_concurrency - len(self._workers))):
-            worker = asyncio.ensure_future(self._work())
+            worker = asyncio.ensure_future(later(self._work))
             self._workers.add(worker)
             worker.add_done_callback(self._worker_done)
 

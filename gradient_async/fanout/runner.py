@@ -25,6 +25,7 @@ from ..types import Choice
 from .branch import Branch, Requester
 from .merge import MergedChunks
 from .rate_limiter import RateLimiter
+from .tasks import later
 
 State: TypeAlias = Literal["waiting", "running", "completed", "failed", "stopped"]
 StopWhen: TypeAlias = Callable[[Choice], bool | Awaitable[bool]]
@@ -131,7 +132,7 @@ class FanOutRunner:
         self._loop = asyncio.get_running_loop()
         self._rate_limiter = self._make_rate_limiter()
         self.merged.start()
-        self._main = asyncio.create_task(self._run())
+        self._main = asyncio.create_task(later(self._run))
 
     @property
     def started(self) -> bool:
@@ -191,14 +192,14 @@ class FanOutRunner:
         n, native = self._options.n, self._options.native
         if native and n > 1:
             async with asyncio.TaskGroup() as group:
-                self._create_task(group, self._request_all(n if native is True else min(n, _MAX_N)))
+                self._create_task(group, partial(self._request_all, n if native is True else min(n, _MAX_N)))
         async with asyncio.TaskGroup() as group:
             for result in self.results:
                 if result.state == "waiting" and not self._stopping:
-                    self._create_task(group, self._request_one(result))
+                    self._create_task(group, partial(self._request_one, result))
 
-    def _create_task(self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(group.create_task(work))
+    def _create_task(self, group: asyncio.TaskGroup, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._tasks.append(group.create_task(later(work)))
 
     def _judge_end(self) -> Exception | None:
         """Return the error of the whole fan-out, or None."""
