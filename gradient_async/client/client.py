@@ -351,7 +351,11 @@ class AsyncGradient:
     # Closing
 
     async def close(self) -> None:
-        """Close the connections and every open stream; on a copy, do nothing."""
+        """Close the connections and every open stream; on a copy, do nothing.
+
+        Connections and streams of event loops in other threads are closed by these loops, which have a second for
+        that. A loop that is blocked or stopped closes them when it runs again.
+        """
         if not self._is_copy:
             await self._core.connections.close()
 

@@ -212,16 +212,24 @@ class Connections:
         """The session manager, which sends the requests."""
         if self.closed:
             raise ConfigurationError("this client has been closed; make a new one")
+        return self._make_manager()
+
+    def _make_manager(self) -> SessionManager:
         # This import loads aiohttp, which takes a third of a second of CPU. A program that sends no request does
         # not pay for it.
         from ..session.manager import SessionManager  # noqa: PLC0415  # see above
 
-        return SessionManager(
+        manager = SessionManager(
             session=self._session,
             max_connections=self._max_connections,
             trust_env=self._trust_env,
             limits=self._limits,
         )
+        # Threads that make their first calls together must get the same manager; this line decides which.
+        manager = cast("SessionManager", vars(self).setdefault("manager", manager))
+        if self.closed:  # by another thread, which may not have seen the manager
+            manager.pool.closed = True
+        return manager
 
     async def close(self) -> None:
         """Close the connections and every open stream."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -358,13 +360,13 @@ class Body:
             self._connection.discard()
 
     def abandon(self) -> None:
-        """Close the body from a finaliser, which may run in any thread."""
+        """Close the body in its own loop. Any thread may call this method, and so may a finaliser."""
         if self._loop.is_closed() or (self._timer is None and self._response.closed):
             return
         if runs_here(self._loop):
             self.close()
         else:
-            self._loop.call_soon_threadsafe(self._response.close)
+            call_in(self._loop, self._response.close)
 
     def __del__(self) -> None:
         self.abandon()
@@ -463,3 +465,9 @@ def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
         return False
+
+
+def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
+    """Call a function in a loop of any thread, at the loop's next iteration; do nothing if the loop is closed."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *arguments)

@@ -75,7 +75,9 @@ class SessionManager:
         self.pool = Pool(
             session=session, max_connections=max_connections, trust_env=trust_env, limits=limits or Limits()
         )
-        self._open: weakref.WeakSet[Reply] = weakref.WeakSet()
+        # References to the replies that are being read; a reply that dies removes its own. Calls in several threads
+        # change the set, which a `WeakSet` does not allow while it is iterated over.
+        self._open: set[weakref.ref[Reply]] = set()
         self._buckets: dict[str, TokenBucket] = {}
         self._cooldowns: dict[tuple[str, Secret | None], Cooldown] = {}
 
@@ -129,7 +131,7 @@ class SessionManager:
                     bucket.succeeded(paid)
                 outcome.body.keep_alive_ref = self.pool
                 if not outcome.body.closed:  # a body that has arrived in full holds no connection
-                    self._open.add(outcome)
+                    self._open.add(weakref.ref(outcome, self._open.discard))
                 return outcome
             outcome.elapsed = loop.time() - started
             self._start_cooldown(call, origin, outcome)
@@ -201,9 +203,12 @@ class SessionManager:
         return spent
 
     async def close(self) -> None:
-        """Close every stream and every session of this manager; the caller's own session stays open."""
-        for reply in list(self._open):
-            reply.body.close()
+        """Close every stream and every session of this manager, each in its own loop.
+
+        The caller's own session stays open.
+        """
+        for reply in filter(None, [reference() for reference in self._open.copy()]):
+            reply.body.abandon()
         await self.pool.close()
 
 

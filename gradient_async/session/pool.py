@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import weakref
+import threading
 from collections.abc import AsyncGenerator
 from typing import TypeAlias
 
@@ -13,13 +14,19 @@ import aiohttp
 from ..config import Limits
 from ..errors import ConfigurationError
 from . import aiohttp_internals
-from .body import runs_here
+from .body import call_in, runs_here
 from .connector import Connector, Response
 
 # Idle connections are closed after this time, which is shorter than the idle times of known servers.
 _IDLE_SECONDS = 14.0
 
-_Sessions: TypeAlias = weakref.WeakKeyDictionary[
+_CLOSED = "this client has been closed; make a new one"
+
+# Seconds to wait until the loops of other threads have closed their sessions.
+_PATIENCE = 1.0
+
+# Loops of several threads add and remove entries at any time, so only a copy may be iterated over.
+_Sessions: TypeAlias = dict[
     asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None, None]]
 ]
 
@@ -40,6 +47,7 @@ class Pool:
     Attributes:
         foreign: Whether the session is the caller's own.
         closed: Whether `close` was called.
+        lock: Guards what calls in several threads change: token buckets and cooldowns.
     """
 
     def __init__(
@@ -50,9 +58,10 @@ class Pool:
         self._max_connections = max_connections
         self._trust_env = trust_env
         self._limits = limits
-        self._sessions: _Sessions = weakref.WeakKeyDictionary()
+        self._sessions: _Sessions = {}
         self._pid = os.getpid()
         self.closed = False
+        self.lock = threading.Lock()
 
     async def session(self) -> aiohttp.ClientSession:
         """Return the session of the running loop.
@@ -61,7 +70,7 @@ class Pool:
             ConfigurationError: If the pool or the caller's session is closed, or if no usable loop is running.
         """
         if self.closed:
-            raise ConfigurationError("this client has been closed; make a new one")
+            raise ConfigurationError(_CLOSED)
         loop = _running_loop()
         if self._pid != os.getpid():
             self._forget_parent(loop)
@@ -70,24 +79,27 @@ class Pool:
                 raise ConfigurationError("the session given to this client has been closed")
             return self._foreign
         entry = self._sessions.get(loop)
-        if entry is None or entry[0].closed:
-            self._forget_closed()
-            session = _open_session(
-                max_connections=self._max_connections, trust_env=self._trust_env, limits=self._limits
-            )
-            # When a loop shuts down, it closes suspended async generators. Closing this one closes the session, so that a
-            # client that is never closed leaves no open connection.
-            keeper = _keep(session)
-            entry = self._sessions[loop] = (session, keeper)
-            await anext(keeper)
-        return entry[0]
+        return await self._open(loop) if entry is None or entry[0].closed else entry[0]
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> aiohttp.ClientSession:
+        self._forget_closed()
+        session = _open_session(
+            max_connections=self._max_connections, trust_env=self._trust_env, limits=self._limits
+        )
+        # When a loop shuts down, it closes suspended async generators. Closing this one closes the session, so that a
+        # client that is never closed leaves no open connection.
+        keeper = _keep(session)
+        self._sessions[loop] = (session, keeper)
+        await anext(keeper)
+        if self.closed:  # by another thread, which may not have seen this session
+            await keeper.aclose()
+            raise ConfigurationError(_CLOSED)
+        return session
 
     def _forget_closed(self) -> None:
         """Remove closed loops with their sessions; loop and session keep each other alive."""
-        for reference in self._sessions.keyrefs():
-            loop = reference()
-            entry = None if loop is None else self._sessions.get(loop)
-            if loop is not None and entry is not None and loop.is_closed() and entry[0].closed:
+        for loop, (session, _) in self._sessions.copy().items():
+            if loop.is_closed() and session.closed:
                 self._sessions.pop(loop, None)
 
     def _forget_parent(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -98,31 +110,44 @@ class Pool:
                 "start a new loop here with asyncio.run(...), and let the client open its own session"
             )
         _inherited.append(self._sessions)
-        self._sessions = weakref.WeakKeyDictionary()
+        self._sessions = {}
+        # A thread of the parent may have held the old lock at the fork, and no thread here would ever release it.
+        self.lock = threading.Lock()
         self._pid = os.getpid()
 
     async def close(self) -> None:
-        """Close every session except the caller's own."""
+        """Close every session except the caller's own, each in its own loop.
+
+        The loops of other threads have a second for that. A loop that is blocked or stopped is not waited for any longer; it
+        closes its session when it runs again.
+        """
         self.closed = True
         if self._pid != os.getpid():
             return
         running = asyncio.get_running_loop()
-        for loop, (session, keeper) in list(self._sessions.items()):
-            if loop is running:
-                await keeper.aclose()
-            elif not loop.is_closed():
-                loop.call_soon_threadsafe(_close_elsewhere, loop, session)
+        sessions = self._sessions.copy()
         self._sessions.clear()
+        elsewhere = [
+            _close_and_tell(loop, keeper)
+            for loop, (_, keeper) in sessions.items()
+            if loop is not running and not loop.is_closed()
+        ]
+        if running in sessions:
+            await sessions[running][1].aclose()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                for closed in elsewhere:
+                    await closed.wait()
 
     def __del__(self) -> None:
         if self._pid != os.getpid():
             _inherited.append(self._sessions)
             return
-        for loop, (session, _) in list(self._sessions.items()):
+        for loop, (session, keeper) in self._sessions.items():
             if loop.is_closed() or session.closed:
                 continue
             if loop.is_running() and not runs_here(loop):
-                loop.call_soon_threadsafe(_close_elsewhere, loop, session)
+                call_in(loop, _close_here, loop, keeper)
             else:
                 _close_now(session)
 
@@ -155,12 +180,34 @@ async def _keep(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
         await session.close()
 
 
-def _close_elsewhere(loop: asyncio.AbstractEventLoop, session: aiohttp.ClientSession) -> None:
-    """Close a session in the loop that it belongs to.
+def _close_here(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, None]) -> asyncio.Task[None]:
+    """Close a session in the running loop, which it belongs to.
 
     The loop refers to the task until the task's first step, which closes the sockets.
     """
-    loop.create_task(session.close())
+    return loop.create_task(_close(keeper))
+
+
+async def _close(keeper: AsyncGenerator[None, None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is shutting down, and closes the generator already
+        await keeper.aclose()
+
+
+def _close_and_tell(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, None]) -> asyncio.Event:
+    """Close a session in its own loop, which may run in another thread; return an event of the running loop.
+
+    The event is set once the session is closed; or at once if its loop is stopped, and may never run again.
+    """
+    here = asyncio.get_running_loop()
+    closed = asyncio.Event()
+    if not loop.is_running():
+        closed.set()
+
+    def tell(_task: asyncio.Task[None]) -> None:
+        call_in(here, closed.set)
+
+    call_in(loop, lambda: _close_here(loop, keeper).add_done_callback(tell))
+    return closed
 
 
 def _open_session(*, max_connections: int, trust_env: bool, limits: Limits) -> aiohttp.ClientSession:
