@@ -128,7 +128,8 @@ class SessionManager:
                 call.lease.on_response(outcome)
             if isinstance(outcome, Reply):
                 if self._buckets and (bucket := self._buckets.get(origin)) is not None:
-                    bucket.succeeded(paid)
+                    with self.pool.lock:
+                        bucket.succeeded(paid)
                 outcome.body.keep_alive_ref = self.pool
                 if not outcome.body.closed:  # a body that has arrived in full holds no connection
                     self._open.add(weakref.ref(outcome, self._open.discard))
@@ -147,7 +148,8 @@ class SessionManager:
                 raise outcome
             # A bucket is full until a first retry takes tokens, so no bucket is needed before.
             bucket = self._buckets.setdefault(origin, TokenBucket())
-            price = bucket.take(outcome)
+            with self.pool.lock:
+                price = bucket.take(outcome)
             if not price:
                 outcome.message += f"; not tried again: too many calls to {origin} are failing"
                 outcome.args = (outcome.message,)
@@ -172,9 +174,10 @@ class SessionManager:
         if isinstance(error, QuotaExceededError):
             return
         until = time.monotonic() + wait
-        cooldown = self._cooldowns.get((origin, call.key))
-        if cooldown is None or cooldown.until < until:
-            self._cooldowns[origin, call.key] = Cooldown(until, error)
+        with self.pool.lock:
+            cooldown = self._cooldowns.get((origin, call.key))
+            if cooldown is None or cooldown.until < until:
+                self._cooldowns[origin, call.key] = Cooldown(until, error)
 
     async def _wait_for_cooldown(
         self, call: Call, origin: str, started: float, spent: float, trace: Trace | None
@@ -190,8 +193,11 @@ class SessionManager:
         while (cooldown := self._cooldowns.get(name)) is not None:
             left = cooldown.until - time.monotonic()
             if left <= 0:
-                del self._cooldowns[name]
-                break
+                # Another thread may have removed this cooldown already, or have begun the next.
+                with self.pool.lock:
+                    if self._cooldowns.get(name) is cooldown:
+                        del self._cooldowns[name]
+                continue
             if spent + left > call.retry.budget or (deadline is not None and loop.time() + left >= deadline):
                 request = RequestInfo(method=call.method, url=call.url)
                 raise cooldown.refusal(request, left=left, host=origin, elapsed=loop.time() - started)
