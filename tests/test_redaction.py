@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import json
-import time
 import urllib.parse
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from work import expect_linear
 
 from gradient_async import APIError, BadRequestError, Headers
 from gradient_async.errors import ResponseInfo
@@ -236,17 +236,11 @@ def test_the_work_is_linear(piece: str) -> None:
     """Text comes from servers: 2 MiB of half a key once took minutes."""
     known = redactor(KEY, "a" * 40, SPECIAL)
 
-    def seconds(size: int) -> float:
+    def work(size: int) -> Callable[[], object]:
         text = piece * (size // len(piece))
-        times: list[float] = []
-        for _ in range(3):
-            start = time.perf_counter()
-            known.text(text)
-            times.append(time.perf_counter() - start)
-        return min(times)
+        return lambda: known.text(text)
 
-    small, large = seconds(1 << 14), seconds(1 << 17)
-    assert large < 32 * small + 0.001  # 8 times as much; 64 if it were quadratic
+    expect_linear(work, 1 << 14)
 
 
 def test_a_redactor_shows_no_key() -> None:

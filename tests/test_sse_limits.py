@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import tracemalloc
 from itertools import pairwise
-from types import FrameType
-from typing import Any
 
 import pytest
 from event_decoding import FRAGMENTS, decode_events, held_bytes
 from feeding import feedings, one_by_one
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from work import lines_run
 
 from gradient_async.errors import StreamLimitError
 from gradient_async.sse import Event, EventDecoder, plain_objects
@@ -186,22 +184,13 @@ ADVICE = {name: f"raise Limits({name}=...) if you trust the server" for name in 
 def steps(wire: bytes, size: int) -> int:
     """Return how many lines of code it takes to decode one event in pieces of a size."""
     decoder = EventDecoder()
-    ran = 0
 
-    def count(_frame: FrameType, event: str, _arg: object) -> Any:
-        nonlocal ran
-        ran += event == "line"
-        return count
-
-    outer = sys.gettrace()  # coverage's, say
-    sys.settrace(count)
-    try:
+    def decode() -> None:
         for at in range(0, len(wire), size):
             decoder.feed(wire[at : at + size])
         decoder.feed(b"\n\n")
-    finally:
-        sys.settrace(outer)
-    return ran
+
+    return lines_run(decode)
 
 
 def test_work_is_linear_in_small_pieces() -> None:

@@ -8,7 +8,6 @@ import datetime as dt
 import enum
 import json
 import math
-import sys
 import types
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from work import lines_run
 
 from gradient_async.decoding import check_params, encode_request
 from gradient_async.errors import InvalidRequestError
@@ -462,23 +462,13 @@ def test_the_work_is_linear() -> None:
     """Also where the value that cannot be sent comes last."""
 
     def lines(size: int, last: Any) -> int:
-        """Count the lines of Python that run: the time would depend on the machine."""
         value = [{"a": ["b", "c"]} for _ in range(size)] + [last]
-        count = 0
 
-        def trace(_frame: object, event: str, _argument: object) -> Any:
-            nonlocal count
-            count += event == "line"
-            return trace
-
-        before = sys.gettrace()
-        sys.settrace(trace)
-        try:
+        def encode() -> None:
             with contextlib.suppress(InvalidRequestError):
                 encode_request(BASE, stream=None, extra_body={"x": value})
-        finally:
-            sys.settrace(before)
-        return count
+
+        return lines_run(encode)
 
     for last in ("x", "\ud800", b"x"):
         assert lines(800, last) < 8.5 * lines(100, last)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from work import expect_linear
 
 from gradient_async.errors import ResponseInfo
 from gradient_async.types import (
@@ -106,17 +106,11 @@ def test_brackets_in_text_do_not_count(value: Any) -> None:
     ids=["open", "pairs", "objects", "quotes", "escapes", "odd", "deep", "strings"],
 )
 def test_the_work_is_linear(piece: bytes) -> None:
-    def seconds(size: int) -> float:
+    def work(size: int) -> Callable[[], object]:
         data = piece * (size // len(piece))
-        times: list[float] = []
-        for _ in range(5):
-            start = time.thread_time()
-            too_deep(data)
-            times.append(time.thread_time() - start)
-        return min(times)
+        return lambda: too_deep(data)
 
-    small, large = seconds(1 << 17), seconds(1 << 20)
-    assert large < 32 * small + 0.001  # 8 times as much; 64 if it were quadratic
+    expect_linear(work, 1 << 17)
 
 
 @pytest.mark.parametrize(
