@@ -70,12 +70,13 @@ async def _error_event(client: AsyncGradient, window: Window) -> None:
             await anext(stream)
 
 
+# The streams are slow, so that even on a busy machine each event arrives in a read of its own.
 WALKS = {
-    "one chunk of an open stream": Walk("chat-30-5", 6, _chunk, _CHUNKS),
+    "one chunk of an open stream": Walk("chat-20-40", 6, _chunk, _CHUNKS),
     "one awaited create()": Walk("small-300", 15, _create),
     "one 404": Walk("status-404", 14, _not_found),
-    "one error event": Walk("broken-5", 14, _error_event),
-    "one chunk of a fan-out": Walk("chat-30-5", 8, _fan_out, _CHUNKS),
+    "one error event": Walk("broken-40", 14, _error_event),
+    "one chunk of a fan-out": Walk("chat-20-40", 8, _fan_out, _CHUNKS),
 }
 
 
