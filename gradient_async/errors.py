@@ -24,9 +24,10 @@ Names and attributes are those of ``gradient`` and ``openai``, with more attribu
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
@@ -113,6 +114,22 @@ class GradientError(Exception):
     def __str__(self) -> str:
         # OSError, a base of the timeout errors, formats its arguments differently.
         return self.message
+
+
+E = TypeVar("E", bound=GradientError)
+
+
+def copy_of(error: E) -> E:
+    """Return a copy of an error without traceback and context, to be raised in place of an error that is kept.
+
+    A raised exception refers, by its traceback, to every frame that it passes, also to frames of the user. A frame
+    refers to its local variables. If anything in these frames refers to the exception, be it a variable, an attribute
+    of a stream or the result of a task, there is a reference cycle: then the frames, with the messages of the request
+    and the connection, stay in memory until the cyclic garbage collector runs. Two rules prevent that. An error that
+    is kept anywhere, even in a local variable, has no traceback (``error.with_traceback(None)``). It is never raised;
+    a copy is, to which nothing refers.
+    """
+    return copy.copy(error)
 
 
 def _restore(kind: type[GradientError], args: tuple[Any, ...]) -> GradientError:

@@ -33,6 +33,7 @@ from ..errors import (
     APIStatusError,
     ConfigurationError,
     StreamError,
+    copy_of,
 )
 from ..hooks import Hook
 from ..secrets import Redactor, Secret, check_headers, hide_headers, secrets_in
@@ -476,7 +477,7 @@ class Core:
         failure.events = decoder.events
         failure.bytes_received = len(content)
         reply.describe(failure, content)
-        raise failure
+        raise copy_of(failure)
 
     def _stream_options(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         settings = self.settings
@@ -512,7 +513,7 @@ async def read_reply(reply: Reply, make_result: Callable[[Reply, bytes], T]) -> 
         reply.end(completion=result if isinstance(result, ChatCompletion) else None)
         return result
     reply.end(failure)
-    raise failure
+    raise copy_of(failure)
 
 
 def _decode(reply: Reply, content: bytes) -> ChatCompletion:
@@ -524,10 +525,10 @@ def _decode(reply: Reply, content: bytes) -> ChatCompletion:
         max_choices = max(limits.choices, n) if isinstance(n, int) else limits.choices
         check_bounds(completion, choices=max_choices, tool_calls=limits.tool_calls)
     except APIResponseValidationError as error:
-        failure = error
+        failure = error.with_traceback(None)
     else:
         return completion
-    raise _wrong_body(reply, content, failure)
+    raise copy_of(_wrong_body(reply, content, failure))
 
 
 def models_of(reply: Reply, content: bytes) -> ModelList:
@@ -541,8 +542,8 @@ def models_of(reply: Reply, content: bytes) -> ModelList:
     try:
         return decode_models(content)
     except APIResponseValidationError as error:
-        failure = error
-    raise _wrong_body(reply, content, failure)
+        failure = error.with_traceback(None)
+    raise copy_of(_wrong_body(reply, content, failure))
 
 
 def _wrong_body(

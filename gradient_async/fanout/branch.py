@@ -107,19 +107,15 @@ class Branch:
             GradientError: If the request failed.
         """
         lease = await self._rate_limiter.acquire(self._params)
-        # A cancellation, unless the request ends with success or with an Exception.
-        error: BaseException | None = asyncio.CancelledError()
         try:
             if hedge_after is None:
                 await self._attempt(lease)
-            else:
-                await self._race(lease, hedge_after)
-            error = None
-        except Exception as failure:
-            error = failure
-            raise
-        finally:
+            elif failures := await self._race(lease, hedge_after):
+                raise failures.pop()  # so that nothing here refers to the error, see `copy_of`
+        except BaseException as error:
             lease.release(error=error, usage=self.usage)
+            raise
+        lease.release(error=None, usage=self.usage)
 
     def is_finished(self, choice: Choice) -> bool:
         """Whether a choice of `completion` is whole, though the rest of the reply may not be."""
@@ -201,7 +197,8 @@ class Branch:
     def _win(self, received: Callable[[], ChatCompletionChunk]) -> None:
         """Win the race, which the first content decides: cancel the other request."""
         self._merged.add_reply(received)
-        self._winner = asyncio.current_task()
+        if self._racers:
+            self._winner = asyncio.current_task()
         for racer in self._racers:
             if racer is not self._winner:
                 racer.cancel()
@@ -220,25 +217,28 @@ class Branch:
 
     # The race of two requests
 
-    async def _race(self, lease: Lease, hedge_after: float) -> None:
-        """Send a second request if the first brings no content in time."""
+    async def _race(self, lease: Lease, hedge_after: float) -> list[BaseException]:
+        """Send a second request if the first brings no content in time; return the error, if the request failed."""
         racers = self._racers
         racers.append(asyncio.ensure_future(self._attempt(lease)))
         try:
             await asyncio.wait(racers, timeout=hedge_after)
             if self._winner is None and not racers[0].done():
                 racers.append(asyncio.ensure_future(self._attempt(lease)))
-            await self._wait_for_winner()
+            return await self._wait_for_winner()
         finally:
             for racer in racers:
                 racer.cancel()
             await asyncio.wait(racers)
+            # A task keeps its exception, and the frames of the exception refer to this object.
+            self._winner = None
+            racers.clear()
 
-    async def _wait_for_winner(self) -> None:
+    async def _wait_for_winner(self) -> list[BaseException]:
         """Wait until the winner has ended, or until both requests have ended without a winner.
 
-        Raises:
-            GradientError: The winner's error, or the first error if there is no winner.
+        Returns:
+            The winner's error, or the first error if there is no winner; empty if there is no error.
         """
         pending = set(self._racers)
         failures: list[BaseException] = []
@@ -247,12 +247,10 @@ class Branch:
             for racer in done:
                 failure = None if racer.cancelled() else racer.exception()
                 if racer is self._winner and not racer.cancelled():
-                    if failure is not None:
-                        raise failure
-                    return
+                    return [] if failure is None else [failure]
                 if failure is not None:
                     failures.append(failure)
-        raise failures[0] if failures else asyncio.CancelledError
+        return failures[:1] or [asyncio.CancelledError()]
 
 
 def _assemble(chunks: Chunks, reader: StreamReader, assembler: CompletionAssembler) -> None:

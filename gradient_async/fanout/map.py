@@ -20,9 +20,9 @@ from typing import Any, Self, TypeAlias, cast
 
 import msgspec
 
-from ..errors import FanOutError, GradientError, InvalidRequestError
+from ..errors import FanOutError, GradientError, InvalidRequestError, copy_of
 from ..session.call import Lease
-from ..types import ChatCompletion, CompletionUsage
+from ..types import ChatCompletion
 from .rate_limiter import RateLimiter, RequestLease
 from .tasks import later
 
@@ -61,7 +61,7 @@ class MapResult(msgspec.Struct, frozen=True, kw_only=True):
             GradientError: The error, if the request failed.
         """
         if self.completion is None:
-            raise self.error or GradientError("neither completion nor error")
+            raise copy_of(self.error or GradientError("neither completion nor error"))
         return self.completion
 
 
@@ -117,7 +117,7 @@ class MapWorkers:
         self._early: dict[int, MapResult] = {}
         self._next_index = 0
         self._errors: dict[int, GradientError] = {}  # errors of requests, if they are to be raised
-        self._failure: BaseException | None = None  # the error of the caller's iterable, or of a worker
+        self._failures: list[BaseException] = []  # the error of the caller's iterable, or of a worker; one at most
         self._readers: deque[asyncio.Future[None]] = deque()  # readers that wait for a result
         self._stalled: deque[asyncio.Future[None]] = deque()  # workers that wait for room in the window
         self._stopping = False  # whether workers are being cancelled on purpose
@@ -154,9 +154,8 @@ class MapWorkers:
 
     def _raise_end(self) -> None:
         """Raise the error that ended the results, if there is one; from the second call on StopAsyncIteration."""
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        if self._failures:
+            raise self._failures.pop()  # so that nothing refers to the error, see `copy_of`
         errors, self._errors = self._errors, {}
         if errors:
             first = next(iter(errors.values()))
@@ -197,8 +196,8 @@ class MapWorkers:
 
     def _fail(self, error: BaseException) -> None:
         self._exhausted = True
-        if self._failure is None:
-            self._failure = error
+        if not self._failures:
+            self._failures.append(error)
         _wake_all(self._stalled)
 
     async def _work(self) -> None:
@@ -257,26 +256,24 @@ class MapWorkers:
             )
         params = {**self._defaults, **cast("Mapping[str, Any]", request)}
         lease = await self._rate_limiter.acquire(params)
-        task = asyncio.current_task()
-        self._leases[task] = lease
-        # A cancellation, unless the request ends with success or with another error.
-        error: BaseException | None = asyncio.CancelledError()
-        usage: CompletionUsage | None = None
+        # No local variable for the task: a cancelled task holds its exception, whose traceback holds this frame.
+        self._leases[asyncio.current_task()] = lease
         try:
             completion = await self._perform(params, lease)
-        except GradientError as problem:
-            error = problem
-            raise
-        except TypeError as problem:
+        except TypeError as error:
             # An unknown parameter, such as a misspelt one in a file, is an error of this request alone.
-            error = invalid = InvalidRequestError(f"request {index}: {problem}")
+            invalid = InvalidRequestError(f"request {index}: {error}")
+            lease.release(error=invalid)
+        except BaseException as error:
+            lease.release(error=error)
+            raise
         else:
-            error, usage = None, completion.usage
+            lease.release(error=None, usage=completion.usage)
             return completion
         finally:
-            del self._leases[task]
-            lease.release(error=error, usage=usage)
-        raise invalid  # outside the handler, so that the TypeError with its frames is not the context
+            del self._leases[asyncio.current_task()]
+        # Outside the handler, so that the TypeError with its frames is not the context.
+        raise copy_of(invalid)
 
     def _put(self, result: MapResult) -> None:
         if result.error is not None and self._raise_errors:
@@ -332,6 +329,7 @@ class MapWorkers:
 
     def abandon(self) -> None:
         """Cancel everything from a finaliser, which may run in any thread."""
+        self._failures.clear()  # the frames of an error refer to this object
         if self._loop is None or self._loop.is_closed() or not self._workers:
             return
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from ..assembly import CompletionAssembler
-from ..errors import FanOutError, StreamError
+from ..errors import FanOutError, GradientError, StreamError, StreamInterruptedError, copy_of
 from ..stream import ReadTimes, StreamReader, Timing
 from ..types import (
     ChatCompletion,
@@ -203,14 +203,15 @@ class MergedChunks:
         if self.error is None:
             self._cancel()
             self.finish()
-            self.error = error
+            self.error = error.with_traceback(None)
             self._take_waiting()
         return self.error
 
     def _with_partial(self, error: Exception) -> Exception:
+        """Return the error to raise: the caller's own error, or a copy of one of ours, see `copy_of`."""
         if isinstance(error, (FanOutError, StreamError)) and error.partial is None:
             error.partial = self.completion()
-        return error
+        return copy_of(error) if isinstance(error, GradientError) else error
 
     @property
     def open(self) -> bool:
@@ -220,6 +221,15 @@ class MergedChunks:
     def close(self) -> None:
         """Cancel everything."""
         self._cancel()
+
+    def forget_callers_error(self) -> None:
+        """Put an error of ours in the place of an error that the caller's own code raised.
+
+        The caller's error is raised itself, because it may have no copy. Its traceback has frames that refer to this
+        object, and so the two are a reference cycle, which ends here at the latest.
+        """
+        if self.error is not None and not isinstance(self.error, GradientError):
+            self.error = closed_error()
 
     def completion(self) -> ChatCompletion:
         """Return the completion as far as it was read, with request id, rate limits and attempts of the replies."""
@@ -242,6 +252,11 @@ class MergedChunks:
             return self._times.timing(0.0, 0.0, 0.0, 0.0, 0.0)
         now = self._loop.time()
         return self._times.timing(self._started, 0.0, self._started, self._answered or now, now)
+
+
+def closed_error() -> StreamInterruptedError:
+    """Make the error of a fan-out that is read after it was closed."""
+    return StreamInterruptedError("this fan-out was closed before its end", phase="body")
 
 
 def _nothing() -> None:

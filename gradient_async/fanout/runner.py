@@ -17,13 +17,12 @@ from ..errors import (
     FanOutError,
     GradientError,
     StreamError,
-    StreamInterruptedError,
     StreamTruncatedError,
     UnprocessableEntityError,
 )
 from ..types import Choice
 from .branch import Branch, Requester
-from .merge import MergedChunks
+from .merge import MergedChunks, closed_error
 from .rate_limiter import RateLimiter
 from .tasks import later
 
@@ -149,6 +148,7 @@ class FanOutRunner:
         self._cancel()
         if self._main is not None and not self._main.done():
             await asyncio.wait((self._main,))
+        self.merged.forget_callers_error()
 
     def abandon(self) -> None:
         """Cancel everything from a finaliser, which may run in any thread."""
@@ -172,17 +172,20 @@ class FanOutRunner:
 
     async def _run(self) -> None:
         error: Exception | None
-        error = StreamInterruptedError("this fan-out was closed before its end", phase="body")
+        error = closed_error()
         try:
             await self._send_requests()
             error = self._judge_end()
-        except asyncio.CancelledError:
-            pass
+        except asyncio.CancelledError as cancelled:
+            cancelled.with_traceback(None)
         except BaseExceptionGroup as group:
             # Errors of requests are in the results. The error of the group comes from the caller's ``stop_when`` or
             # parameters. The reader gets it unchanged, even if it is only a BaseException, as test tools raise.
             error = cast("Exception", group.exceptions[0])
+            group.with_traceback(None)
         finally:
+            # The tracebacks are removed because a frame of the task group refers to the exception that it raises.
+            self._tasks.clear()  # a task keeps its exception, and the frames of the exception refer to this object
             for result in self.results:
                 if result.state in {"waiting", "running"}:
                     result.state = "stopped"
@@ -272,7 +275,7 @@ class FanOutRunner:
         try:
             await branch.run(hedge_after=options.hedge_after)
         except GradientError as error:
-            failure = error
+            failure = error.with_traceback(None)
         # If the reply broke off or was stopped, only finished choices count.
         whole = failure is None and not self._stopping
         came = set[int]()

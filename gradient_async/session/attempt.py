@@ -23,6 +23,7 @@ from .exceptions import (
     PROXY_AUTHENTICATION,
     TRANSPORT_ERRORS,
     Peer,
+    bare,
     connection_error,
     proxy_error,
     reply_begun,
@@ -129,11 +130,14 @@ class Attempt:
             finally:
                 progress.over()  # the body of an error reply has its own limits
                 current.reset(context)
+                expired = scope.expired()
+                # `scope` holds the task; a cancelled task holds its exception, whose traceback holds this frame.
+                del scope
         except TRANSPORT_ERRORS as error:
-            failure = error.with_traceback(None)
+            failure = bare(error)
         except RuntimeError as error:
             # aiohttp raises RuntimeError if the session has been closed, or belongs to another loop.
-            failure = error.with_traceback(None)
+            failure = bare(error)
         else:
             reply = self._reply(response, progress)
             if not _OK <= reply.status < _REDIRECT or reply.status == _NO_CONTENT:
@@ -144,11 +148,11 @@ class Attempt:
             return reply
         if isinstance(failure, RuntimeError):
             return self._unusable()
-        if scope.expired():
-            expired, limit = progress.expired_limit()
+        if expired:
+            phase, limit = progress.expired_limit()
             return timeout_error(
                 self._request,
-                phase=expired,
+                phase=phase,
                 limit=limit,
                 sent=progress.phase == "response",
                 lacks_files=progress.lacks_files and progress.phase == "connect",

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
-from ..errors import APIError, ConfigurationError, RequestInfo, StreamError, StreamProtocolError, escape
+from ..errors import (
+    APIError,
+    ConfigurationError,
+    RequestInfo,
+    StreamError,
+    StreamProtocolError,
+    copy_of,
+    escape,
+)
 from .aiohttp_internals import reader_of
 from .connector import connection_of
 from .deadlines import DeadlineTimer
-from .exceptions import TRANSPORT_ERRORS, interruption
+from .exceptions import TRANSPORT_ERRORS, bare, interruption
 from .inflate import Gunzip, content_coding
 
 if TYPE_CHECKING:
@@ -136,7 +144,7 @@ class Body:
             data = self._read_some()
         except (IndexError, *_FAILURES) as error:
             # Nothing has arrived; or there is a failure, which aiohttp raises before it returns what has arrived.
-            error.__traceback__ = None  # aiohttp keeps the failure, and the traceback would keep this body
+            bare(error)  # aiohttp keeps the failure, and the traceback would keep this body
             return b""
         self._taken += len(data)
         return data
@@ -158,7 +166,7 @@ class Body:
             ConfigurationError: If another task is reading this body, or if the reply belongs to another event loop.
         """
         if self._error is not None:
-            raise self._error
+            raise copy_of(self._error)
         content = self._content
         if content.is_eof() and content.exception() is None:
             self.read_at = self._loop.time()
@@ -167,7 +175,7 @@ class Body:
         try:
             return await self._read()
         except _FAILURES as error:
-            failure = _bare(error)
+            failure = bare(error)
         # The new error is raised outside of the `except` block: aiohttp's errors hold the request's headers, and must not
         # become the context of an error that a user logs.
         if self.expired is not None:
@@ -178,7 +186,7 @@ class Body:
         self.close()
         if data:
             return data
-        raise self._error
+        raise copy_of(self._error)
 
     async def _read(self) -> bytes:
         content = self._content
@@ -413,7 +421,7 @@ class _GzipBody(Body):
                 try:
                     data = gunzip.pull()
                 except StreamError as error:
-                    failure = error
+                    failure = error.with_traceback(None)
                     break
                 if data:
                     self.read_at = self._loop.time()
@@ -425,7 +433,7 @@ class _GzipBody(Body):
                 return b""
             gunzip.push(data)
         self.refuse(failure)
-        raise failure
+        raise copy_of(failure)
 
 
 def open_body(
@@ -451,12 +459,6 @@ def open_body(
             )
         )
     return body
-
-
-def _bare(error: BaseException) -> BaseException:
-    """Remove context and traceback from an exception: aiohttp may keep the exception, and so their frames, for ever."""
-    error.__context__ = None
-    return error.with_traceback(None)
 
 
 def runs_here(loop: asyncio.AbstractEventLoop) -> bool:

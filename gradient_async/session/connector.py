@@ -14,6 +14,7 @@ any byte in IDLE ──> closed      HEAD: bytes that are not HTTP, or too many 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import re
 import socket
@@ -165,6 +166,15 @@ class Connection(asyncio.Protocol):
         """Close the connection if it is between replies; otherwise another request may be using it."""
         if self._take == self._take_unasked:
             self._transport.close()
+
+    def drop_reply(self) -> None:
+        """Drop a reply that nobody will read: aiohttp's protocol holds the reply, and the reply holds the protocol.
+
+        The request was cancelled after the head of the reply had arrived, and before its task could run.
+        """
+        while len(self._handler):
+            with contextlib.suppress(StopIteration):  # as a coroutine ends that does not have to wait
+                self._handler.read().send(None)
 
     def parse_on(self) -> None:
         """Let aiohttp parse bytes that its parser has held back.
@@ -347,7 +357,11 @@ class Response(aiohttp.ClientResponse):
         used = _used_by(connection)
         if used is None or connection.closed:
             raise UnsentError
-        await super().start(connection)
+        try:
+            await super().start(connection)
+        except BaseException:
+            used.drop_reply()
+            raise
         self.connection_used = used
         used.attach(self)
         headers = self.headers

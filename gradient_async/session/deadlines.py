@@ -165,7 +165,7 @@ class AttemptProgress:
     def over(self) -> None:
         """Note that the attempt has ended."""
         # `scope` holds the task, and the task may hold this object: by its context, which a connection keeps, and by the
-        # traceback of its error. Deleting `scope` breaks this reference cycle.
+        # traceback of its exception. Deleting `scope` breaks this reference cycle.
         del self.scope
         self._due = None
         self._timer.leave(self)

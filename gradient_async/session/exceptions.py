@@ -68,6 +68,19 @@ _ADVICE: dict[int, str] = {
 }
 
 
+def bare(error: BaseException) -> BaseException:
+    """Remove traceback and context from an exception of aiohttp and from its causes, and return the exception.
+
+    aiohttp keeps some exceptions, and local variables here hold others. Their tracebacks would keep frames alive, and
+    so close reference cycles; see `copy_of`. The context is not searched for more tracebacks: it may be an exception
+    that the user is handling.
+    """
+    for origin in origins(error):
+        origin.__traceback__ = None
+        origin.__context__ = None
+    return error
+
+
 def reply_begun(cause: BaseException) -> bool:
     """Whether a connection was lost inside the head of a reply."""
     return isinstance(cause, aiohttp.ServerDisconnectedError) and not isinstance(cause.message, str)

@@ -13,7 +13,7 @@ import aiohttp
 from yarl import URL
 
 from ..config import Limits
-from ..errors import APIError, APIStatusError, GradientError, QuotaExceededError, RequestInfo
+from ..errors import APIError, APIStatusError, GradientError, QuotaExceededError, RequestInfo, copy_of
 from ..policy.retry import TokenBucket, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
@@ -145,7 +145,7 @@ class SessionManager:
                 jitter=_dice(),
             )
             if wait is None or (deadline is not None and loop.time() + wait >= deadline):
-                raise outcome
+                raise copy_of(outcome)
             # A bucket is full until a first retry takes tokens, so no bucket is needed before.
             bucket = self._buckets.setdefault(origin, TokenBucket())
             with self.pool.lock:
@@ -153,7 +153,7 @@ class SessionManager:
             if not price:
                 outcome.message += f"; not tried again: too many calls to {origin} are failing"
                 outcome.args = (outcome.message,)
-                raise outcome
+                raise copy_of(outcome)
             paid += price
             spent += wait
             if trace is not None:
@@ -228,7 +228,7 @@ async def _reacquire(lease: Lease, deadline: float | None, error: APIError, star
         late = True
     if late:
         error.elapsed = asyncio.get_running_loop().time() - started
-        raise error
+        raise copy_of(error)
 
 
 def _deadline(call: Call, started: float) -> float | None:

@@ -21,6 +21,7 @@ from ..errors import (
     GradientError,
     RequestInfo,
     ResponseInfo,
+    copy_of,
     escape,
 )
 from ..hooks import Outcome
@@ -227,7 +228,7 @@ class Reply:
             if len(beginning) >= limits.error_body_bytes:
                 break
         self.describe(failure, bytes(beginning))
-        raise failure
+        raise copy_of(failure)
 
     async def read_some(self) -> bytes:
         """Wait until bytes of the body have arrived, and return them; b"" at the end.
@@ -244,7 +245,7 @@ class Reply:
         self.body.close()
         self.describe(failure, b"")
         self.end(failure)
-        raise failure
+        raise copy_of(failure)
 
     def _failure(self, error: APIError | Expired, size: int | None) -> APIError:
         """Map the error that broke off the reading of a reply that is not an event stream."""

@@ -157,8 +157,9 @@ class Trace:
         )
         for hook in self._hooks:
             self._tell(hook.on_end)
-        # A hook may keep `info`. The error in `info` holds its traceback, and the frames there hold this object. Without this
-        # line, the hooks would close the cycle, which would keep the frames, and perhaps a connection, alive.
+        # The error in `info` holds its traceback, and the frames there hold this object. Without these lines `info`, or the
+        # hooks, which may keep `info`, would close a reference cycle; see `copy_of`.
+        del self.info
         self._hooks = ()
 
     def _shown(self, name: str | None) -> str | None:

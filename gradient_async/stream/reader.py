@@ -45,6 +45,7 @@ from ..errors import (
     StreamProtocolError,
     StreamTimeoutError,
     StreamTruncatedError,
+    copy_of,
 )
 from ..hooks import Outcome
 from ..types import ChatCompletion, ChatCompletionChunk, TextBatch, ToolCallDelta
@@ -195,9 +196,9 @@ class StreamReader:
         decoder, body = self.decoder, self.body
         while True:
             if self.error is not None:
-                raise self.error
+                raise copy_of(self.error)
             if decoder.error is not None:
-                raise self.fail(decoder.error)
+                raise copy_of(self.fail(decoder.error))
             chunks: Sequence[ChatCompletionChunk] = ()
             if decoder.pending:
                 late = time.monotonic() - self._turn_began > _SECONDS_PER_TURN
@@ -355,7 +356,7 @@ class StreamReader:
 
     def _break_off(self, error: StreamError) -> Sequence[ChatCompletionChunk]:
         """End the body because of an error; return the chunks of what arrived before, and keep the error."""
-        self._lost = error
+        self._lost = error.with_traceback(None)
         self._body_over = True
         self.steady = False
         self.body.close()
