@@ -22,3 +22,9 @@ async def open_stream(client: AsyncGradient, **params: Any) -> ChatCompletionStr
     """Open a stream."""
     stream: ChatCompletionStream = await client.chat.completions.create(stream=True, **(CALL | params))
     return stream
+
+
+def assert_equal_errors(expected: BaseException | None, error: BaseException) -> None:
+    """Expect a copy: another error of the same class with the same attributes."""
+    assert error is not expected
+    assert (type(expected), vars(expected)) == (type(error), vars(error))

@@ -229,10 +229,10 @@ class Branch:
         finally:
             for racer in racers:
                 racer.cancel()
+            # A task keeps its exception, and the frames of the exception refer to this object, which therefore gives up the
+            # tasks; before the wait, because the wait may be cancelled.
+            self._racers, self._winner = [], None
             await asyncio.wait(racers)
-            # A task keeps its exception, and the frames of the exception refer to this object.
-            self._winner = None
-            racers.clear()
 
     async def _wait_for_winner(self) -> list[BaseException]:
         """Wait until the winner has ended, or until both requests have ended without a winner.

@@ -9,6 +9,7 @@ sets itself again while any object is registered. The timer holds only weak refe
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import weakref
 from typing import Protocol
@@ -35,13 +36,16 @@ class Timed(Protocol):
 class DeadlineTimer:
     """The timer of one event loop."""
 
-    __slots__ = ("__weakref__", "_at", "_handle", "_loop", "_timed")
+    __slots__ = ("__weakref__", "_at", "_context", "_handle", "_loop", "_timed")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timed: dict[int, weakref.ref[Timed]] = {}
         self._at = math.inf
         self._handle: asyncio.TimerHandle | None = None
+        # A handle that has not fired when its loop closes never fires. Therefore it refers to this object weakly, and not to
+        # an attempt by the context of its task: otherwise handle, timer and attempt would be a reference cycle.
+        self._context = contextvars.Context()
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> DeadlineTimer:
@@ -65,9 +69,10 @@ class DeadlineTimer:
         if self._handle is not None:
             self._handle.cancel()
         self._at = min(at, self._loop.time() + _LONGEST)
-        self._handle = self._loop.call_at(self._at, self._ring)
+        self._handle = self._loop.call_at(self._at, _ring, weakref.ref(self), context=self._context)
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
+        """Ask every registered object to check its deadline."""
         self._handle = None
         self._at = math.inf
         now = self._loop.time()
@@ -81,6 +86,12 @@ class DeadlineTimer:
                 earliest = min(earliest, again)
         if self._timed:
             self._set(earliest)
+
+
+def _ring(reference: weakref.ref[DeadlineTimer]) -> None:
+    timer = reference()
+    if timer is not None:
+        timer.ring()
 
 
 # The timers, by `id` of their loops. A timer holds its loop, so the `id` is not reused while the timer lives. With the loops
