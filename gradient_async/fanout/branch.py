@@ -111,7 +111,7 @@ class Branch:
             if hedge_after is None:
                 await self._attempt(lease)
             elif failures := await self._race(lease, hedge_after):
-                raise failures.pop()  # so that nothing here refers to the error, see `copy_of`
+                raise failures.pop()  # noqa: TRY301  # so that nothing here refers to the error, see `copy_of`
         except BaseException as error:
             lease.release(error=error, usage=self.usage)
             raise

@@ -117,7 +117,9 @@ class MapWorkers:
         self._early: dict[int, MapResult] = {}
         self._next_index = 0
         self._errors: dict[int, GradientError] = {}  # errors of requests, if they are to be raised
-        self._failures: list[BaseException] = []  # the error of the caller's iterable, or of a worker; one at most
+        self._failures: list[
+            BaseException
+        ] = []  # the error of the caller's iterable, or of a worker; one at most
         self._readers: deque[asyncio.Future[None]] = deque()  # readers that wait for a result
         self._stalled: deque[asyncio.Future[None]] = deque()  # workers that wait for room in the window
         self._stopping = False  # whether workers are being cancelled on purpose

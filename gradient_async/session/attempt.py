@@ -106,6 +106,7 @@ class Attempt:
         files = OpenFiles.of(loop) if ours is None else ours.files
         failure: BaseException
         scope = progress.scope = asyncio.Timeout(None)
+        expired = False
         context = current.set(progress)
         try:
             try:

@@ -32,7 +32,7 @@ from yarl import URL
 from ..secrets import HiddenHeader
 from .call import Call
 from .deadlines import AttemptProgress
-from .exceptions import TooManyInterimError, UnsentError
+from .exceptions import TooManyInterimError, UnsentError, bare
 from .files import OpenFiles
 
 _OK = 200
@@ -201,6 +201,11 @@ class Connection(asyncio.Protocol):
         self._handler.connection_lost(exc)
         if content is not None and not content.is_eof():
             self._fail()  # aiohttp would leave the reader of a malformed body waiting
+        failure = None if content is None else content.exception()
+        if failure is not None:
+            bare(
+                failure
+            )  # its traceback refers to aiohttp's protocol, which refers to the body, which keeps the failure
         # A method of this object would form a reference cycle, which would keep the connection alive.
         self._take = self._handler.data_received
         self.notify()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import math
 import weakref
 from typing import Protocol
@@ -36,7 +37,7 @@ class Timed(Protocol):
 class DeadlineTimer:
     """The timer of one event loop."""
 
-    __slots__ = ("__weakref__", "_at", "_context", "_handle", "_loop", "_timed")
+    __slots__ = ("__weakref__", "_at", "_context", "_handle", "_loop", "_ring_later", "_timed")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -46,6 +47,7 @@ class DeadlineTimer:
         # A handle that has not fired when its loop closes never fires. Therefore it refers to this object weakly, and not to
         # an attempt by the context of its task: otherwise handle, timer and attempt would be a reference cycle.
         self._context = contextvars.Context()
+        self._ring_later = functools.partial(_ring, weakref.ref(self))
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> DeadlineTimer:
@@ -69,7 +71,7 @@ class DeadlineTimer:
         if self._handle is not None:
             self._handle.cancel()
         self._at = min(at, self._loop.time() + _LONGEST)
-        self._handle = self._loop.call_at(self._at, _ring, weakref.ref(self), context=self._context)
+        self._handle = self._loop.call_at(self._at, self._ring_later, context=self._context)
 
     def ring(self) -> None:
         """Ask every registered object to check its deadline."""
