@@ -150,6 +150,10 @@ class Pool:
                 call_in(loop, _close_here, loop, keeper)
             else:
                 _close_now(session)
+                # Otherwise the loop would make a task to close the generator, and `asyncio.run` would cancel the task.
+                # Nothing is awaited here, because the session is closed.
+                with contextlib.suppress(StopIteration):
+                    keeper.aclose().send(None)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

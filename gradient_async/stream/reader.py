@@ -13,7 +13,7 @@ streams under many types, and whole completions in place of streams. WHOLE colle
 needs the completion that has been assembled so far, so callers must assemble all chunks before they call `next_chunks`.
 
 Errors never overtake chunks. Chunks that arrived before a loss, a limit or a bad event are returned first, and the next
-call raises. In FAILED, every call raises the same error, which has everything received in `.partial`.
+call raises. In FAILED, every call raises an equal error, which has everything received in `.partial`.
 """
 
 from __future__ import annotations
