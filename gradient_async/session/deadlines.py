@@ -9,11 +9,10 @@ sets itself again while any object is registered. The timer holds only weak refe
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import functools
 import math
 import weakref
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import aiohttp
 
@@ -37,17 +36,15 @@ class Timed(Protocol):
 class DeadlineTimer:
     """The timer of one event loop."""
 
-    __slots__ = ("__weakref__", "_at", "_context", "_handle", "_loop", "_ring_later", "_timed")
+    __slots__ = ("__weakref__", "_at", "_handle", "_loop", "_timed")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timed: dict[int, weakref.ref[Timed]] = {}
         self._at = math.inf
-        self._handle: asyncio.TimerHandle | None = None
-        # A handle that has not fired when its loop closes never fires. Therefore it refers to this object weakly, and not to
-        # an attempt by the context of its task: otherwise handle, timer and attempt would be a reference cycle.
-        self._context = contextvars.Context()
-        self._ring_later = functools.partial(_ring, weakref.ref(self))
+        # Held weakly, because the handle holds this object. A handle that has not fired when its loop closes never fires, and
+        # would form a reference cycle with this object, and, by its context, with the last attempt.
+        self._handle: Callable[[], asyncio.TimerHandle | None] = _no_handle
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> DeadlineTimer:
@@ -68,14 +65,15 @@ class DeadlineTimer:
         self._timed.pop(id(timed), None)
 
     def _set(self, at: float) -> None:
-        if self._handle is not None:
-            self._handle.cancel()
+        handle: Any = self._handle()
+        if handle is not None:
+            handle.cancel()
         self._at = min(at, self._loop.time() + _LONGEST)
-        self._handle = self._loop.call_at(self._at, self._ring_later, context=self._context)
+        handle = self._loop.call_at(self._at, self._ring)
+        self._handle = _no_handle if handle is None else weakref.ref(handle)
 
-    def ring(self) -> None:
-        """Ask every registered object to check its deadline."""
-        self._handle = None
+    def _ring(self) -> None:
+        self._handle = _no_handle
         self._at = math.inf
         now = self._loop.time()
         earliest = math.inf
@@ -90,10 +88,8 @@ class DeadlineTimer:
             self._set(earliest)
 
 
-def _ring(reference: weakref.ref[DeadlineTimer]) -> None:
-    timer = reference()
-    if timer is not None:
-        timer.ring()
+def _no_handle() -> None:
+    """Take the place of a reference to a handle while none is set."""
 
 
 # The timers, by `id` of their loops. A timer holds its loop, so the `id` is not reused while the timer lives. With the loops
