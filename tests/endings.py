@@ -261,6 +261,39 @@ def _add_streams() -> None:
     _add("the client closed meanwhile", calls.close_client_meanwhile, StreamInterruptedError, OPEN)
 
 
+def _add_other_words() -> None:
+    """Add answers that are no completions, or are in an odd form."""
+    torn = reply_writes([HEAD, FIRST, http_chunk(b'data: {"choices": [{"delta\n\n' + sse(chunk(ANSWER)))])
+    other = {"type": "response.output_text.delta", "delta": ANSWER}
+    glued = reply_writes([HEAD, http_chunk(b'data: {"choices": [{"del{"error": {"message": "no"}}\n\n')])
+    _add("awaited, a whole stream", calls.create, None, STREAM)
+    _add(
+        "awaited, a stream cut short",
+        calls.create,
+        StreamTruncatedError,
+        reply_sse(chunk(ANSWER), done=False),
+    )
+    _add("awaited, another API", calls.create, APIResponseValidationError, reply_json(other))
+    _add(
+        "awaited, no choices",
+        calls.create,
+        APIResponseValidationError,
+        reply_json({"choices": [], "id": ANSWER}),
+    )
+    _add("no choices", calls.completion, StreamProtocolError, reply_sse({"object": "chat.completion.chunk"}))
+    _add("another API", calls.completion, StreamProtocolError, reply_sse(other))
+    _add("a torn event", calls.completion, StreamProtocolError, torn)
+    _add("an error glued to an event", calls.completion, StreamServerError, glued)
+    _add("JSON too deep", calls.completion, StreamProtocolError, reply_sse({"choices": [{"delta": _deep()}]}))
+
+
+def _deep() -> Any:
+    value: Any = ANSWER
+    for _ in range(100):
+        value = [value]
+    return value
+
+
 def _add_refused() -> None:
     values: dict[str, dict[str, Any]] = {
         "a value beyond its limit": {"temperature": 99},
@@ -413,6 +446,7 @@ def _add_circumstances() -> None:
 
 _add_awaited()
 _add_streams()
+_add_other_words()
 _add_refused()
 _add_responses()
 _add_several()
