@@ -264,10 +264,10 @@ class CompletionAssembler:
     def complete(self) -> bool:
         """Whether the completion is complete.
 
-        A completion is complete if ``[DONE]`` came after at least one chunk, or if every choice that was asked for is
+        A completion is complete if ``[DONE]`` came after at least one choice, or if every choice that was asked for is
         finished.
         """
-        return self.finished or (self.done and self.seen and not self._strict)
+        return self.finished or (self.done and bool(self.choices) and not self._strict)
 
     @property
     def finished(self) -> bool:

@@ -394,6 +394,8 @@ class ChunkDecoder:
         silent = 0
         try:
             for chunk in chunks:
+                if chunk._error is not None:
+                    return False
                 try:
                     [choice] = chunk.choices
                 except ValueError:
@@ -410,15 +412,12 @@ class ChunkDecoder:
                     ):
                         normalize(choice)
                     elif (calls := delta.tool_calls) is None:
-                        if (delta.content or delta.reasoning_content) and chunk._error is None:
+                        if delta.content or delta.reasoning_content:
                             continue
                     elif len(calls) == 1 and (indices is None or calls[0].index in self._call_indices):
-                        if chunk._error is None:
-                            continue
+                        continue
                     else:
                         normalize(choice)
-                if chunk._error is not None:
-                    return False
                 silent += has_silent_choice(chunk)
         except StreamError:
             return False  # the tolerant path raises the error again, after the chunks before it

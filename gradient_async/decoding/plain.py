@@ -214,21 +214,20 @@ def encode(plain: Any) -> bytes:
         problem = "half a surrogate pair cannot be encoded"
     except ValueError:
         problem = "Python writes no number of so many digits"
-    step: str | int | None = None
-    try:
-        if isinstance(plain, dict):
-            for name, item in cast("dict[str, Any]", plain).items():
-                step = None
-                encode(name)
-                step = name
-                encode(item)
-        elif isinstance(plain, list):
-            for index, item in enumerate(cast("list[Any]", plain)):
-                step = index
-                encode(item)
-    except NoJSONError as refused:
-        refused.inside(plain, step)
-        raise
+    items: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(plain, dict):
+        items = cast("dict[str, Any]", plain).items()
+    elif isinstance(plain, list):
+        items = enumerate(cast("list[Any]", plain))
+    for step, item in items:
+        place = None
+        try:
+            encode(step)
+            place = step
+            encode(item)
+        except NoJSONError as refused:
+            refused.inside(plain, place)
+            raise
     raise NoJSONError(problem, plain)
 
 

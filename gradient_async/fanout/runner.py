@@ -20,7 +20,7 @@ from ..errors import (
     StreamTruncatedError,
     UnprocessableEntityError,
 )
-from ..types import Choice
+from ..types import ChatCompletion, Choice
 from .branch import Branch, Requester
 from .merge import MergedChunks, closed_error
 from .rate_limiter import RateLimiter
@@ -247,12 +247,9 @@ class FanOutRunner:
                     choice.index = result.index
             self._fail([result], error)
         else:
-            completion = branch.completion
-            choices = [] if completion is None else completion.choices
-            if choices:
-                await self._complete(result, msgspec.structs.replace(choices[0], index=result.index))
-            else:
-                self._fail([result], self._missing("the server gave no choice"))
+            # A reply without a choice is an error.
+            choice = cast("ChatCompletion", branch.completion).choices[0]
+            await self._complete(result, msgspec.structs.replace(choice, index=result.index))
         finally:
             self._update(result, branch)
 

@@ -200,17 +200,17 @@ class TestFinish:
             ([chunk(finish="stop")], False, True, True),
             ([chunk(finish="stop")], True, True, True),
             ([head()], False, False, False),
-            ([head()], True, False, True),
+            ([head()], True, False, False),
         ],
     )
-    def test_done_after_at_least_one_chunk(
+    def test_done_after_at_least_one_choice(
         self,
         pieces: list[ChatCompletionChunk],
         done: bool,
         strict: bool,
         complete: bool,
     ) -> None:
-        """`[DONE]` completes what had at least one chunk, unless a finish_reason is insisted on."""
+        """`[DONE]` completes what had at least one choice, unless a finish_reason is insisted on."""
         assembler = CompletionAssembler(strict=strict)
         assembler.extend(pieces)
         assembler.end(done=done)

@@ -27,6 +27,8 @@ from gradient_async import (
 from gradient_async.config import Limits, Retry
 from gradient_async.secrets import Secret
 from gradient_async.session.call import Call
+from gradient_async.session.connector import _refuse_closed
+from gradient_async.session.exceptions import UnsentError
 from gradient_async.session.manager import SessionManager
 from gradient_async.session.pool import _close_now
 from gradient_async.testing import CLOSE, HOLD, RESET, chunk, head, reply_sse, reply_writes, serve
@@ -363,3 +365,14 @@ async def test_a_key_of_a_letter_is_no_secret(start: Start) -> None:
     _, client = await start(model_access_key="e")
     with pytest.raises(BadRequestError, match="asked for"):
         await create_completion(client, model="error-400")
+
+
+async def test_a_closing_connection_tells_a_moment_later_why() -> None:
+    """TLS is refused in a turn of the event loop after the one that closes the transport."""
+    connection: Any = SimpleNamespace(protocol=None)
+    used: Any = SimpleNamespace(lost=None)
+    why = ConnectionResetError()
+    asyncio.get_running_loop().call_soon(setattr, used, "lost", why)
+    with pytest.raises(UnsentError) as caught:
+        await _refuse_closed(connection, used)
+    assert caught.value.__cause__ is why
