@@ -23,6 +23,7 @@ from typing import Any
 from ..config import Limits
 from ..errors import StreamError, StreamLimitError, choice_index_error
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch, largest_usage
+from ..types.messages import REPLY_FIELDS
 from .choices import ChoiceState
 from .pieces import json_size, merge_all
 
@@ -324,7 +325,7 @@ class CompletionAssembler:
             self.system_fingerprint = chunk.system_fingerprint
         if self.service_tier is None:
             self.service_tier = chunk.service_tier
-        for name in ("retrieval", "functions", "guardrails"):
+        for name in REPLY_FIELDS:
             piece = getattr(chunk, name)
             if piece is not None:
                 self._extras.setdefault(name, []).append(piece)

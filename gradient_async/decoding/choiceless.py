@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from ..types.messages import REPLY_FIELDS
 from .error_bodies import ErrorBody, find_error
 from .normalize import first_of, is_object
 
@@ -75,7 +76,7 @@ _ANSWER = frozenset(
     {"answer", "completion", "content", "data", "delta", "output", "response", "result", "text", "token"}
 )
 # Fields of a chunk that count without choices.
-_CHUNK = ("usage", "x_groq", "retrieval", "functions", "guardrails")
+_CHUNK = ("usage", "x_groq", *REPLY_FIELDS)
 
 
 def identify(body: Any, name: str = "") -> Choiceless:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from operator import attrgetter
 from typing import Any, Literal, TypeGuard, cast
 
 import msgspec
@@ -30,18 +31,15 @@ from ..types import (
     ChunkChoice,
     CompletionUsage,
 )
+from ..types.messages import ANSWER_FIELDS, TEXT_FIELDS
 from ..types.nesting import check_depth
 
 # The errors of decoding. Those of msgspec, JSONDecodeError and UnicodeDecodeError are ValueErrors; msgspec raises
 # RecursionError as well.
 DECODE_ERRORS = (ValueError, RecursionError)
 
-# Fields of a delta that are text.
-TEXT_FIELDS = ("content", "reasoning_content", "refusal")
-# Fields of a delta or message that are part of the answer. A role alone, say, is not.
-_ANSWER_FIELDS = (
-    *TEXT_FIELDS, "reasoning", "tool_calls", "function_call", "audio", "images", "content_parts", "reasoning_details",
-)  # fmt: skip
+# One call in C reads all of these fields of a message or delta.
+_answer_of = attrgetter(*ANSWER_FIELDS)
 # What some servers write in place of a finish_reason of null, in lower case.
 _NOT_FINISHED = frozenset({"", "null", "none"})
 
@@ -168,18 +166,7 @@ def normalize_finish_reason(reason: str | None) -> str | None:
 
 def is_silent(message: ChatCompletionMessage | ChoiceDelta) -> bool:
     """Whether a message holds no part of an answer; what it has may stand elsewhere then."""
-    return not (
-        message.content
-        or message.reasoning_content
-        or message.tool_calls
-        or message._reasoning
-        or message.refusal
-        or message.function_call
-        or message.audio
-        or message.content_parts
-        or message.reasoning_details
-        or message.images
-    )
+    return not (message.content or message._reasoning or any(_answer_of(message)))
 
 
 def has_silent_choice(chunk: ChatCompletionChunk) -> bool:
@@ -302,7 +289,7 @@ def take_from_elsewhere(choice: dict[str, Any], part: Literal["delta", "message"
 
 
 def _says_anything(message: Any) -> bool:
-    return is_object(message) and any(message.get(name) for name in _ANSWER_FIELDS)
+    return is_object(message) and any(message.get(name) for name in ("reasoning", *ANSWER_FIELDS))
 
 
 # Repairs, in place
@@ -366,8 +353,9 @@ def _repair_entries(entries: Any) -> None:
 
 
 def _repair_message(message: dict[str, Any]) -> None:
-    for name in ("role", "reasoning_content", "reasoning", "refusal"):
-        keep_text(message, name)
+    for name in ("role", "reasoning", *TEXT_FIELDS):
+        if name != "content":  # a list of parts, perhaps
+            keep_text(message, name)
     reasoning = message.pop("reasoning", None)
     if reasoning is not None:
         message.setdefault("reasoning_content", reasoning)

@@ -41,6 +41,18 @@ from .normalize import (
 
 _SHOWN = 64 * 1024  # bytes of a body that an error has
 
+# Fields that `as_chunk` copies: a completion and a chunk, or a message and a delta, hold them in the same form.
+_SAME_IN_CHUNK = tuple(
+    name
+    for name in ChatCompletionChunk.__struct_fields__
+    if name not in {"choices", "object", "_error", "_x_groq"}
+)
+_SAME_IN_DELTA = tuple(
+    name
+    for name in ChoiceDelta.__struct_fields__
+    if name not in {"tool_calls", "function_call", "_reasoning"}
+)
+
 _decode = msgspec.json.Decoder(ChatCompletion).decode
 _STREAM = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?::|(?:data|event|id|retry):)")
 
@@ -196,15 +208,7 @@ def as_chunk(completion: ChatCompletion) -> ChatCompletionChunk:
     Some servers ignore ``stream=True`` and send a whole completion.
     """
     return ChatCompletionChunk(
-        id=completion.id,
-        created=completion.created,
-        model=completion.model,
-        usage=completion.usage,
-        system_fingerprint=completion.system_fingerprint,
-        service_tier=completion.service_tier,
-        retrieval=completion.retrieval,
-        functions=completion.functions,
-        guardrails=completion.guardrails,
+        **{name: getattr(completion, name) for name in _SAME_IN_CHUNK},
         choices=[
             ChunkChoice(
                 index=choice.index,
@@ -220,10 +224,7 @@ def as_chunk(completion: ChatCompletion) -> ChatCompletionChunk:
 def _as_delta(message: ChatCompletionMessage) -> ChoiceDelta:
     call = message.function_call
     return ChoiceDelta(
-        role=message.role,
-        content=message.content,
-        refusal=message.refusal,
-        reasoning_content=message.reasoning_content,
+        **{name: getattr(message, name) for name in _SAME_IN_DELTA},
         tool_calls=[
             ToolCallDelta(
                 index=index,
@@ -238,10 +239,4 @@ def _as_delta(message: ChatCompletionMessage) -> ChoiceDelta:
         if message.tool_calls
         else None,
         function_call=None if call is None else FunctionDelta(name=call.name, arguments=call.arguments),
-        annotations=message.annotations,
-        audio=message.audio,
-        reasoning_details=message.reasoning_details,
-        extra_content=message.extra_content,
-        content_parts=message.content_parts,
-        images=message.images,
     )

@@ -22,6 +22,7 @@ import asyncio
 import enum
 import time
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
 from ..assembly import CompletionAssembler
@@ -49,6 +50,7 @@ from ..errors import (
 )
 from ..hooks import Outcome
 from ..types import ChatCompletion, ChatCompletionChunk, TextBatch, ToolCallDelta
+from ..types.messages import ANSWER_FIELDS
 from .sniff import is_event_stream, what_is
 from .timing import ReadTimes, Timing
 
@@ -62,6 +64,8 @@ _SLICES_PER_TURN = 4
 _SECONDS_PER_TURN = 0.005
 # A read up to this size, in bytes, is decoded in one call; cutting it into slices would cost more than it saves.
 _ONE_GO = 4 * 1024
+# The fields of a delta that are content unless they are empty. A fragment of a call may be an object of empty fields.
+_other_parts = attrgetter(*(name for name in ANSWER_FIELDS if name not in {"tool_calls", "function_call"}))
 _HEAD = 200  # bytes of a body to show in an error
 
 
@@ -486,7 +490,7 @@ def premature_end(decoder: ChunkDecoder, assembler: CompletionAssembler, size: i
 
 
 def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
-    """Whether a model has spoken: text, reasoning, refusal, a tool call's piece, media, a finish_reason, usage."""
+    """Whether chunks have content: a part of the answer, a finish_reason or usage. An empty piece is not content."""
     if type(chunks) is TextBatch:
         return any(chunks.texts)
     for chunk in chunks:
@@ -496,10 +500,9 @@ def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
                 delta.content
                 or choice.finish_reason is not None
                 or delta.reasoning_content
-                or delta.refusal
                 or (delta.tool_calls is not None and any(map(_has_piece, delta.tool_calls)))
-                or delta.images
-                or delta.audio
+                or ((call := delta.function_call) is not None and (call.name or call.arguments))
+                or any(_other_parts(delta))
             ):
                 return True
         if chunk.usage is not None:

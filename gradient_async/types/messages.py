@@ -308,6 +308,17 @@ class ChoiceDelta(Model, gc=False, kw_only=True):
     _reasoning: str | None = msgspec.field(default=None, name="reasoning")
 
 
+TEXT_FIELDS = ("content", "reasoning_content", "refusal")
+"""Fields of a delta whose pieces are text, so that a surrogate pair may be cut between two pieces."""
+ANSWER_FIELDS = (
+    *TEXT_FIELDS, "tool_calls", "function_call", "audio", "images", "content_parts", "reasoning_details",
+)  # fmt: skip
+"""Fields of a message or delta that are a part of the answer; a role alone, for example, is not.
+
+They show that the model is at work, and that the text of a choice is where it should be.
+"""
+
+
 class GroqExtras(Model, gc=False, kw_only=True):
     """The field ``x_groq`` of Groq's servers.
 
@@ -427,6 +438,9 @@ class ChatCompletionChunk(Model, gc=False, kw_only=True):
     _error: AnyJSON = msgspec.field(default=None, name="error")
     _x_groq: GroqExtras | None = msgspec.field(default=None, name="x_groq")
 
+
+REPLY_FIELDS = ("retrieval", "functions", "guardrails")
+"""Fields of a reply that belong to no choice and come in pieces, in any chunk."""
 
 TextField: TypeAlias = Literal["content", "reasoning_content", "arguments"]
 MakeChunks: TypeAlias = Callable[[Iterable[str], Iterable[int]], list[ChatCompletionChunk]]

@@ -20,6 +20,7 @@ from gradient_async.types import (
     Function,
     ToolCall,
 )
+from gradient_async.types.messages import ANSWER_FIELDS, TEXT_FIELDS
 
 # All but constants, fields that the session sets, and fields that decoding uses up.
 _OF_A_COMPLETION = set(ChatCompletion.__struct_fields__) - {
@@ -71,3 +72,14 @@ def test_of_a_message(name: str, before: list[ChatCompletionChunk]) -> None:
     value = example(ChatCompletionMessage, name)
     completion = ChatCompletion(choices=[Choice(message=ChatCompletionMessage(**{name: value}))])
     assert value == getattr(streamed(completion, *before).choices[0].message, name)
+
+
+def test_every_field_is_known_to_be_a_part_of_the_answer_or_not() -> None:
+    """A part of the answer that is in neither list would not restart the time limits of a stream."""
+    assert {*ANSWER_FIELDS, "role", "annotations", "extra_content"} == _OF_A_MESSAGE
+
+
+def test_every_text_is_known_to_come_in_pieces() -> None:
+    """A surrogate pair that is cut between two pieces would be lost in a text that is not in the list."""
+    texts = {field.name for field in msgspec.structs.fields(ChoiceDelta) if field.type == str | None}
+    assert set(TEXT_FIELDS) == texts - {"role", "_reasoning"}

@@ -24,6 +24,7 @@ from gradient_async import (
     Timeout,
 )
 from gradient_async.session import body as body_module
+from gradient_async.stream import has_content
 from gradient_async.testing import (
     HOLD,
     Connection,
@@ -36,6 +37,7 @@ from gradient_async.testing import (
     sse,
 )
 from gradient_async.testing.script import Step
+from gradient_async.types import ChoiceDelta, ChunkChoice, FunctionDelta, ToolCallDelta
 
 HEAD = head(headers={"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"})
 END = http_chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
@@ -277,6 +279,28 @@ async def test_what_is_thought_is_content_as_well(start: Start) -> None:
         pass
     assert "hm" * 8 == stream.snapshot.choices[0].message.reasoning_content
     assert 9 == len(stream.timing.gaps)
+
+
+@pytest.mark.parametrize(
+    ("delta", "expected"),
+    [
+        (ChoiceDelta(refusal="no"), True),
+        (ChoiceDelta(tool_calls=[ToolCallDelta(id="a")]), True),
+        (ChoiceDelta(tool_calls=[ToolCallDelta(index=0)]), False),
+        (ChoiceDelta(function_call=FunctionDelta(name="f")), True),
+        (ChoiceDelta(function_call=FunctionDelta(arguments="{")), True),
+        (ChoiceDelta(function_call=FunctionDelta(name="", arguments="")), False),
+        (ChoiceDelta(images=[{}]), True),
+        (ChoiceDelta(audio={"data": "x"}), True),
+        (ChoiceDelta(content_parts=[{"type": "image_url"}]), True),
+        (ChoiceDelta(reasoning_details=[{"text": "hm"}]), True),
+        (ChoiceDelta(images=[], content_parts=[], reasoning_details=[]), False),
+        (ChoiceDelta(role="assistant", content="", annotations=[1], extra_content={"a": 1}), False),
+    ],
+)
+def test_every_part_of_an_answer_is_content(delta: ChoiceDelta, expected: bool) -> None:
+    """So that it restarts the limit; an empty piece does not."""
+    assert has_content([ChatCompletionChunk(choices=[ChunkChoice(delta=delta)])]) is expected
 
 
 @pytest.mark.usefixtures("one_future")
