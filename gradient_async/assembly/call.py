@@ -1,4 +1,4 @@
-"""One tool call, and where fragments find it."""
+"""The state of one tool call, and the index by which a fragment finds its call."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class CallState:
 
     Attributes:
         index: The index in the fragment that opened the call; without one, the next free index.
-        number: The index that events show. No two calls of a choice have the same.
-        ordinal: How many calls of the choice were opened before.
+        number: The index that events show; every call of a choice has a different one.
+        ordinal: How many calls of the choice were opened before this call.
         indexed: Whether the server gave the index.
         id: The first id that is not empty.
         name_length: Characters of the name.
         type: The first type that is not empty.
         arguments: The arguments.
-        named: Whether a name has come with the arguments so far, or since.
-        waiting: Id and name of a fragment that added nothing behind a whole object.
+        named: Whether a name was received with the arguments so far, or after them.
+        waiting: Id and name of a fragment that added nothing after a whole object; they may belong to the next call.
         custom: Pieces of the payload of a custom call.
-        extra_content: Pieces of data that some servers require back.
+        extra_content: Pieces of data that some servers require back in the next request.
     """
 
     __slots__ = ("_names", "arguments", "custom", "extra_content", "id", "index", "indexed", "name_length", "named",
@@ -36,9 +36,8 @@ class CallState:
         self.ordinal = ordinal
         self.indexed = indexed
         self.id = ""
-        self._names: list[
-            str
-        ] = []  # joined when the name is read: a name of many pieces must not be copied for each
+        # The pieces of the name. They are joined when the name is read, so that a further piece copies nothing.
+        self._names: list[str] = []
         self.name_length = 0
         self.type = ""
         self.arguments = JsonText()
@@ -61,12 +60,12 @@ class CallState:
         return utf8_size(piece)
 
     def replace_name(self, name: str) -> int:
-        """Replace the name by a longer one; return by how many bytes."""
+        """Replace the name by a longer one; return by how many bytes the name grew."""
         shorter, self._names, self.name_length = self.name, [], 0
         return self.append_name(name) - utf8_size(shorter)
 
     def to_tool_call(self, id_: str) -> ToolCall:
-        """Return the call as a message holds it, with an id."""
+        """Return the call in the form that a message holds, with this id."""
         return ToolCall(
             id=id_,
             type=self.type or "function",
@@ -86,15 +85,15 @@ def join_custom(pieces: list[Any]) -> Any:
 
 
 class CallIndex:
-    """Where a fragment finds its call.
+    """Finds the call that a fragment belongs to, by index and id.
 
     Attributes:
-        latest: The call opened last, for each index; for None, of all.
-        by_id: The call opened last, for each index and id; for None and id, of all.
+        latest: For each index, the call of this index that was opened last; for None, the call that was opened last.
+        by_id: The same for each index and id; the key (None, id) has the latest call with this id, whatever its index.
     """
 
-    # Dicts, because an index of a billion must not allocate anything, and because a fragment must take constant time however
-    # many calls there are.
+    # Dicts for two reasons: an index of a billion must not allocate anything, and the time for a fragment must not depend on
+    # the number of calls.
     __slots__ = ("by_id", "latest")
 
     def __init__(self) -> None:

@@ -1,10 +1,10 @@
 """The tool calls of a choice, merged from their fragments by the tables in `rule`.
 
-Nearly every fragment holds an index and the next piece of the arguments, and nothing else. Such a piece is appended, unless
-the arguments so far are a whole object, so `ToolCalls.add` appends it without the tables.
+Nearly every fragment holds an index and the next piece of the arguments, and nothing else. By the tables such a piece is
+appended, unless the arguments so far are a whole object. `ToolCalls.add` therefore appends it without reading the tables.
 
-Calls that are alike may be one call, restated, but their arguments come in pieces: `ToolCalls.distinct` compares them when a
-completion is read.
+Some servers send a whole call again. Whether two calls are equal is known only when their arguments are whole, so
+`ToolCalls.distinct` compares calls when a completion is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ToolCalls:
 
     Attributes:
         opened: The calls in the order in which they were opened.
-        index: Where fragments find their calls.
+        index: Finds the call of a fragment.
     """
 
     __slots__ = ("_added", "_choice", "_grown", "_next", "_numbers", "index", "opened")
@@ -37,16 +37,17 @@ class ToolCalls:
         self._choice = choice
         self._next = 0  # greater than all indices and numbers
         self._numbers: set[int] = set()
-        self._grown: list[JsonText] = []  # those with pieces whose bytes have not been counted
+        self._grown: list[JsonText] = []  # arguments with pieces whose bytes have not been counted
         self.opened: list[CallState] = []
         self.index = CallIndex()
-        # The call of the last chunk, if its only fragment appended a piece and did nothing else; otherwise see `added`.
+        # What `added` returns. If the last chunk had one fragment, which only appended a piece, this is the call of the
+        # fragment, and `added` makes the list if it is read.
         self._added: CallState | list[Added] = []
 
     def add(self, entries: list[ToolCallDelta], limit: int) -> int:
-        """Add the fragments of a chunk; return the number of bytes that they add, of usual fragments of characters.
+        """Add the fragments of a chunk; return the number of bytes that they add.
 
-        `count_bytes` has the bytes of usual fragments.
+        A usual fragment counts its characters here. `count_bytes` returns by how much its bytes exceed them.
 
         Args:
             entries: The fragments.
@@ -66,8 +67,8 @@ class ToolCalls:
             text = function.arguments
             arguments = call.arguments
             pieces = arguments.pieces
-            # The last piece of a whole object closes the object: blank pieces behind it are not appended. Some servers
-            # repeat id, type and name, which adds nothing here.
+            # Without "}" in the last piece, the arguments so far are no whole object: blank pieces after a whole object are
+            # not appended, so its last piece has the "}". A repeated id, type or name changes nothing.
             if (
                 text
                 and pieces
@@ -90,23 +91,23 @@ class ToolCalls:
                     arguments.read_pending()
                 return size
         added: list[Added] = []
-        self._added = added  # also if a fragment is refused: those before it have been added
+        self._added = added  # set now, because a later fragment may be refused
         size = 0
         for entry in entries:
             call, carried = self._call_for(entry, limit)
             text, more = self._add_to(call, entry)
             size += carried + more
             pieces = call.arguments.pieces
-            # Another piece may replace `{}`: nobody is told of it until the end.
+            # A later piece may replace `{}`, so events do not report `{}` before the end of the choice.
             added.append((call, "" if call.arguments.is_placeholder else text, pieces, len(pieces)))
         return size
 
     @property
     def added(self) -> list[Added]:
-        """For each fragment of the last chunk, its call, and what it appended to the arguments.
+        """For each fragment of the last chunk: the call, the text, the list of pieces, and the length of the list.
 
-        That is the text, the list that the text went to, and the length of the list then. A `{}` that another piece may
-        replace is not told.
+        The text is what the fragment appended to the arguments. The list has this text as its last piece, and the length
+        is the length after this piece. The text is empty for `{}`, because a later piece may replace `{}`.
         """
         if isinstance(self._added, list):
             return self._added
@@ -130,9 +131,9 @@ class ToolCalls:
         return size
 
     def _call_for(self, entry: ToolCallDelta, limit: int) -> tuple[CallState, int]:
-        """Return the call that a fragment belongs to, after opening it if the fragment opens one.
+        """Return the call that a fragment belongs to, and the bytes that earlier fragments add to a new call.
 
-        Beside it, the number of bytes that the call has from the fragments before.
+        The call is opened if the fragment opens one.
         """
         found = find(self.index, entry)
         if found is None:
@@ -143,7 +144,7 @@ class ToolCalls:
         (id_, name), found.waiting = found.waiting, ("", "")
         if (entry.id or found.id) != found.id or (name and entry.function.name):
             return call, 0
-        # What came since the arguments were whole was the beginning of this call.
+        # Id and name that came after the arguments were whole belong to this call.
         return call, self.index.identify(call, entry.id or id_) + call.append_name(name)
 
     def _open(self, index: int | None, limit: int) -> CallState:
@@ -175,7 +176,7 @@ class ToolCalls:
         return text, size
 
     def count_bytes(self) -> int:
-        """Return by how much the bytes of arguments exceed the characters that `add` returned, since the last call."""
+        """Return by how much the bytes of usual fragments exceed their characters, since the last call of this method."""
         size = 0
         for arguments in self._grown:
             arguments.read_pending()
@@ -185,11 +186,13 @@ class ToolCalls:
         return size
 
     def distinct(self) -> list[tuple[CallState, str]]:
-        """Return the calls as a message holds them, each with its id, ordered by index, then by opening.
+        """Return the calls of a message, each with its id, ordered by index, then by the order of opening.
 
-        Calls of one name and the same arguments, which neither index nor id tells apart, are one call.
+        Calls with the same name and the same arguments are one call if neither index nor id distinguishes them.
         """
-        calls = sorted(self.opened, key=_index_of)  # stable: calls of one index stay in the order of opening
+        calls = sorted(
+            self.opened, key=_index_of
+        )  # `sorted` is stable: calls of one index stay in the order of opening
         named: dict[tuple[int | None, str], list[CallState]] = {}
         for call in calls:
             named.setdefault((call.index if call.indexed else None, call.name), []).append(call)
@@ -204,13 +207,16 @@ def _index_of(call: CallState) -> int:
 
 
 def _ids_of_different(calls: list[CallState]) -> dict[int, str]:
-    """Return the ids of the calls that differ, of several with one name, by ordinal; the first of those alike stays."""
+    """Compare calls of one index and name; return the ids of the calls that differ, by ordinal.
+
+    Of equal calls, only the first is returned.
+    """
     ids: dict[int, str] = {}
     alike: dict[tuple[str | bytes, bytes], dict[str, int]] = {}
     for call in calls:
         payload = msgspec.json.encode(join_custom(call.custom))
         by_id = alike.setdefault((canonical(str(call.arguments)), payload), {})
-        # A call without an id may be any of the others.
+        # A call without an id is equal to any call with the same arguments.
         same = by_id.get(call.id, by_id.get(""))
         if same is None and not call.id:
             same = next(iter(by_id.values()), None)

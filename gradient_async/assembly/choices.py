@@ -1,4 +1,4 @@
-"""One choice of a completion, as far as it has been received."""
+"""The state of one choice of a completion: everything that was received for it so far."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .rule import add_function
 # What one entry of logprobs counts against `Limits.completion_bytes`: about its smallest size as JSON. For an exact size,
 # each entry would have to be encoded again.
 _ENTRY_SIZE = 16
-_MAX_LABEL = 64  # characters of a role or finish_reason that costs nothing: a choice has one of each
+_MAX_LABEL = 64  # a role or finish_reason of so many characters counts 0 bytes
 
 JOIN: dict[str, Callable[[list[Any]], Any]] = {
     "annotations": join_lists,
@@ -34,13 +34,13 @@ class ChoiceState:
     Attributes:
         index: Index of the choice.
         role: The first role that is not empty.
-        content: Pieces of the text; the list stays empty if no delta has any.
+        content: Pieces of the text; the list is empty if no delta had a text.
         reasoning: Pieces of the reasoning.
         refusal: Pieces of the refusal.
         calls: The tool calls.
         function_call: The older form of a single call, or None.
         finish_reason: The last finish_reason.
-        finished: Whether a finish_reason has come, and no content since.
+        finished: Whether a finish_reason was received, and no content after it.
         logprobs: Entries for the text; None if no chunk has such a list.
         refusal_logprobs: Entries for the refusal; None if no chunk has such a list.
         rest: Pieces of the fields in `JOIN`, by name.
@@ -56,7 +56,7 @@ class ChoiceState:
         self.content: list[str] = []
         self.reasoning: list[str] = []
         self.refusal: list[str] = []
-        # Pieces whose bytes have been counted.
+        # Number of pieces whose bytes `count_bytes` has counted.
         self._content_counted = 0
         self._reasoning_counted = 0
         self.calls = ToolCalls(index)
@@ -69,9 +69,10 @@ class ChoiceState:
         self.rest: dict[str, list[Any]] = {}
 
     def add(self, delta: ChoiceDelta, limit: int) -> int:
-        """Add a delta; return its size in bytes, of text, reasoning and most arguments in characters.
+        """Add a delta; return its size in bytes.
 
-        `count_bytes` has the bytes of these.
+        Text, reasoning and most arguments count their characters here. `count_bytes` returns by how much their bytes
+        exceed them.
 
         Args:
             delta: The delta of this choice in the next chunk.
@@ -99,13 +100,13 @@ class ChoiceState:
         return size
 
     def finish(self, reason: str) -> int:
-        """Note a finish_reason, which content after it takes back; return its size."""
+        """Note a finish_reason; return its size. Content after it makes the choice unfinished again."""
         self.finish_reason = reason
         self.finished = True
         return _label_size(reason)
 
     def add_logprobs(self, logprobs: ChoiceLogprobs) -> int:
-        """Add the entries of a chunk; return about how many bytes they are."""
+        """Add the entries of a chunk; return their approximate size in bytes."""
         self.has_logprobs = True
         size = 0
         if logprobs.content is not None:
@@ -121,14 +122,14 @@ class ChoiceState:
         return size
 
     def count_bytes(self) -> int:
-        """Return by how much bytes exceed the characters that `add` returned, since the last call."""
+        """Return by how much the bytes of texts exceed their characters, since the last call of this method."""
         text, reasoning = self.content[self._content_counted :], self.reasoning[self._reasoning_counted :]
         self._content_counted, self._reasoning_counted = len(self.content), len(self.reasoning)
         joined = "".join(text + reasoning)
         return utf8_size(joined) - len(joined) + self.calls.count_bytes()
 
     def to_choice(self) -> Choice:
-        """Return the choice as a completion holds it, with its pieces joined."""
+        """Return the choice in the form that a completion holds, with its pieces joined."""
         call = self.function_call
         return Choice(
             index=self.index,
@@ -151,8 +152,8 @@ class ChoiceState:
 def _append(pieces: list[str], piece: str | None) -> int:
     """Append a piece; return its number of characters.
 
-    An empty piece counts only where no other has come, to tell an empty text from none: pieces that cost nothing would
-    add up without a limit.
+    An empty piece is appended only as the first piece, because an empty text differs from no text. Further empty pieces
+    would use memory that no limit counts.
     """
     if piece is None or (not piece and pieces):
         return 0
@@ -161,7 +162,7 @@ def _append(pieces: list[str], piece: str | None) -> int:
 
 
 def _label_size(label: str) -> int:
-    """Return the size of a role or finish_reason: 0 for the usual ones."""
+    """Return the size of a role or finish_reason: 0 if it is as short as the usual ones."""
     return 0 if len(label) <= _MAX_LABEL else utf8_size(label)
 
 

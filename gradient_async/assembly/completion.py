@@ -28,10 +28,10 @@ from .choices import ChoiceState
 from .pieces import json_size, merge_all
 
 _DEFAULT_LIMITS = Limits()
-# Text and reasoning are counted in characters, which is one call for each chunk, and in bytes after so many characters at
-# the latest: the work is small, and the limit holds to the byte.
+# The size of text is counted in characters, which costs one call for each chunk. After this many characters, or earlier if
+# the limit may be near, the bytes are counted. So counting is cheap, and the limit is exact.
 _COUNT_AFTER = 1024 * 1024
-_MAX_CHARACTER = 4  # bytes of a character in UTF-8
+_MAX_CHARACTER = 4  # maximum bytes of a character in UTF-8
 
 
 class CompletionAssembler:
@@ -44,7 +44,7 @@ class CompletionAssembler:
 
     Attributes:
         choices: The choices as far as they have been received, by index.
-        usage: The usage that was reported; of several each count is the largest.
+        usage: The usage that was reported; of several reports, the largest value of each count.
         seen: Whether any chunk was added.
         done: Whether ``[DONE]`` ended the stream.
     """
@@ -59,12 +59,12 @@ class CompletionAssembler:
         self._max_choices = max(n, limits.choices)
         self._max_calls = limits.tool_calls
         self._strict = strict
-        self._size = 0  # bytes; of text and reasoning that came since the last `_count`, characters
+        self._size = 0  # bytes, except that text and reasoning since the last `_count` count in characters
         self._limit = sys.maxsize if limits.completion_bytes is None else limits.completion_bytes
         self._count_at = min(_COUNT_AFTER, self._limit // _MAX_CHARACTER)
         self._head_complete = False  # whether id, model and time are known
         self.choices: dict[int, ChoiceState] = {}
-        self._unfinished: dict[int, ChoiceState] = {}  # those that have not had a finish_reason
+        self._unfinished: dict[int, ChoiceState] = {}  # choices without a finish_reason
         self.usage: CompletionUsage | None = None
         self.id = ""
         self.model = ""
@@ -186,7 +186,7 @@ class CompletionAssembler:
             if size:
                 self._size += size
                 choice.delta.tool_calls = None
-                self.add(first)  # what it brings beside the arguments
+                self.add(first)  # the other fields of the first chunk
             else:
                 self._add_each(batch)
             return
@@ -239,7 +239,7 @@ class CompletionAssembler:
             raise refused
 
     def _count(self) -> None:
-        """Count the bytes of the text that came since the last count.
+        """Count the bytes of the text that was added since the last count.
 
         Raises:
             StreamLimitError: If the completion is larger than its limit.
@@ -274,8 +274,8 @@ class CompletionAssembler:
     def finished(self) -> bool:
         """Whether every choice that was asked for, and every choice that was received, is finished.
 
-        A finish_reason finishes a choice. Content that comes after it takes it back, until another finish_reason or
-        ``[DONE]`` comes.
+        A finish_reason finishes a choice. If content follows, the choice is unfinished until another finish_reason or
+        ``[DONE]`` is received.
         """
         return (
             len(self.choices) >= self._n

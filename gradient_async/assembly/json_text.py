@@ -1,26 +1,26 @@
-"""JSON text that is received in pieces, and whether it is whole by now.
+"""A JSON text that is received in pieces, and that knows whether it is whole.
 
 Theory of operation
 ===================
 
-Whether another piece belongs to the arguments of a call depends on whether the arguments so far are whole. To parse them
-anew for each piece would make a long text cost the square of its length. Therefore each piece is read once: its quotation
-marks and brackets show whether the value has ended.
+Whether another piece belongs to the arguments of a call depends on whether the arguments so far are whole. Parsing all of
+them again for each piece would take quadratic time. Therefore each piece is read once: its quotation marks and brackets
+show whether the value has ended.
 
 =======  ============================================================  =================================
 BLANK    nothing but white space so far                                OPEN, CLOSED, SCALAR
 OPEN     a string, a list or an object has begun and has not ended     CLOSED, BROKEN
 CLOSED   it has ended; whether it is JSON is not known yet             WHOLE, BROKEN
 WHOLE    it is JSON                                                    BROKEN
-SCALAR   a number or a word, which may be whole and go on nevertheless BROKEN
-BROKEN   no JSON, and no piece can make JSON of it
+SCALAR   a number or a word; more digits or letters may follow         BROKEN
+BROKEN   not JSON, and no further piece can make it JSON
 =======  ============================================================  =================================
 
-Usual pieces are only appended, by `ToolCalls.add`, and read later, many together: when somebody asks, and after 64 kB at
-the latest, so that nobody who asks waits long.
+`ToolCalls.add` only appends usual pieces. They are read later, many together, when a property such as `whole` needs the
+state. They are read after 64 kB at the latest, so that no property takes long.
 
-Only a parser knows whether a CLOSED text is JSON. It runs when somebody asks, at most once for each text: the answer is
-WHOLE or BROKEN. Nobody asks about the arguments of a usual call, because nothing comes behind them.
+Only a parser can decide whether a CLOSED text is JSON. The property `whole` runs the parser, at most once for each text,
+and the state becomes WHOLE or BROKEN. The parser never runs for a usual call, because no fragment follows its arguments.
 """
 
 from __future__ import annotations
@@ -34,22 +34,21 @@ from .pieces import utf8_size
 
 _WHITE = " \t\n\r"
 _BEGINNINGS = ("{", "[", '"')
-# An escape in a string, with the character behind the backslash if that has come; or what opens or closes something.
+# An escape in a string, with the character after the backslash if it was received; or a quotation mark or bracket.
 _MARKS = re.compile(r'\\.?|["{}\[\]]', re.DOTALL)
 MAX_PENDING = 64 * 1024  # characters that may be appended without being read
-# A piece beyond this size is not read: it would hold the event loop for too long. If nothing came before it, it counts
-# as CLOSED, which is right where a server sends arguments as a whole; otherwise the text counts as BROKEN.
+# A longer piece is not read, because that would block the event loop for too long. If it is the first piece, the text counts
+# as CLOSED, which is right if the server sends arguments in one piece. Otherwise the text counts as BROKEN.
 _MAX_PIECE = 256 * 1024
-_MAX_SCALAR = 64  # characters of a number that counts as whole
-_MAX_COMPARED = (
-    64 * 1024
-)  # characters of objects that are compared by value; longer ones are compared as text
-# Spaces, line breaks and escapes make an object at most so many times as long as the same object written otherwise. This
-# bounds the cost of a comparison by the size of the new piece.
+_MAX_SCALAR = 64  # a longer number never counts as whole
+# Objects of up to this many characters are compared by value, longer objects as text.
+_MAX_COMPARED = 64 * 1024
+# Spaces, line breaks and escapes rarely make an object more than this many times as long. An object that is longer than a new
+# piece by this factor is not compared with it, so that the size of the piece bounds the cost of the comparison.
 _MAX_RATIO = 16
-_MAX_INTEGER = 2.0**53  # every whole number up to here is a float
+_MAX_INTEGER = 2.0**53  # up to here, a float represents every whole number exactly
 
-_check = msgspec.json.Decoder(msgspec.Raw).decode  # parses, and makes no objects
+_check = msgspec.json.Decoder(msgspec.Raw).decode  # checks the syntax without making objects
 
 
 def _number(digits: str) -> float:
@@ -57,7 +56,7 @@ def _number(digits: str) -> float:
     return int(value) if value.is_integer() and abs(value) < _MAX_INTEGER else value
 
 
-_decode = msgspec.json.Decoder(float_hook=_number).decode  # 1.0 is the number 1
+_decode = msgspec.json.Decoder(float_hook=_number).decode  # makes 1.0 equal to 1
 
 
 class _State(enum.Enum):
@@ -75,7 +74,7 @@ class JsonText:
     Attributes:
         pieces: The pieces; a list that only grows.
         pending: Characters of the last pieces that were appended without being read.
-        uncounted: By how much the bytes of pieces that were pending exceed their characters.
+        uncounted: By how much the bytes of pieces that were pending exceed their characters; the caller resets it.
     """
 
     __slots__ = ("_depth", "_empty", "_escaped", "_in_string", "_is_object", "_pieces_read", "_size", "_state", "pending",
@@ -89,10 +88,10 @@ class JsonText:
         self._size: int = 0  # characters that have been read
         self._state: _State = _State.BLANK
         self._is_object: bool = False  # whether the text begins an object
-        self._depth: int = 0  # of open lists and objects
+        self._depth: int = 0  # number of open lists and objects
         self._in_string: bool = False
-        self._escaped: bool = False  # the text so far ends with a backslash
-        self._empty: bool = False  # a whole object with nothing in it
+        self._escaped: bool = False  # whether the text so far ends with a backslash
+        self._empty: bool = False  # whether the text is a whole object without fields
 
     def __str__(self) -> str:
         return "".join(self.pieces)
@@ -163,7 +162,7 @@ class JsonText:
             elif mark in "}]":
                 depth -= 1
             if depth == 0 and not in_string:
-                # The value ends here; whatever follows, but white space, makes the text invalid.
+                # The value ends here. Anything but white space after it makes the text invalid.
                 rest = at + 1 < len(marks) or not is_blank(piece[piece.rfind(mark) + 1 :])
                 self._state = _State.BROKEN if rest else _State.CLOSED
                 return
@@ -173,19 +172,19 @@ class JsonText:
 
     @property
     def blank(self) -> bool:
-        """Whether nothing but white space has come."""
+        """Whether the text so far is empty or white space."""
         self.read_pending()
         return self._state is _State.BLANK
 
     @property
     def open(self) -> bool:
-        """Whether the text is the beginning of a longer one, as far as its brackets and quotation marks show."""
+        """Whether a bracket or quotation mark is still open, so that more of the text must follow."""
         self.read_pending()
         return self._state is _State.OPEN
 
     @property
     def whole(self) -> bool:
-        """Whether the text is exactly one JSON value; a number that is whole may go on nevertheless."""
+        """Whether the text is exactly one JSON value. More digits may follow a number that is whole."""
         self.read_pending()
         if self._state is _State.CLOSED:
             text = str(self)
@@ -203,16 +202,16 @@ class JsonText:
 
     @property
     def empty_object(self) -> bool:
-        """Whether the text is exactly one JSON object with nothing in it."""
+        """Whether the text is exactly one JSON object without fields."""
         return self.whole_object and self._empty
 
     @property
     def is_placeholder(self) -> bool:
-        """Whether the text is one piece, an object with nothing in it."""
+        """Whether the text was received in one piece and is an object without fields."""
         return len(self.pieces) == 1 and self.empty_object
 
     def repeated_by(self, text: str) -> bool:
-        """Whether a text is the same JSON object as this one; the work depends on the size of that text alone."""
+        """Whether another text is the same JSON object; the time depends only on the size of the other text."""
         text = text.strip(_WHITE)
         if not text.startswith("{") or self._size > _MAX_RATIO * len(text):
             return False
@@ -221,12 +220,12 @@ class JsonText:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text is empty, or white space of JSON."""
+    """Whether a text is empty or only white space of JSON."""
     return not text.strip(_WHITE)
 
 
 def canonical(text: str) -> str | bytes:
-    """Return what is equal for all ways to write one JSON value; the text itself if it is long, or not JSON."""
+    """Return a form that is equal for all texts of the same JSON value; the text itself if it is long or not JSON."""
     if len(text) > _MAX_COMPARED:
         return text
     try:

@@ -1,7 +1,7 @@
-"""Fields that are passed on unchanged and received in pieces: joined, and measured.
+"""Joins and measures fields that are received in pieces and passed on unchanged.
 
 The pieces are kept as they were received, in lists that only grow, and joined when a completion is read. So the work for a
-chunk depends on that chunk alone, and what came after some moment is a slice.
+chunk depends on that chunk alone, and the pieces that were received after some moment are a slice of the list.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import msgspec
 
 from ..errors import StreamProtocolError
 
-_MAX_DEPTH = 16  # levels of objects that are merged; below, the newer piece replaces the older
+_MAX_DEPTH = 16  # levels of objects that are merged; at deeper levels the newer value replaces the older
 _EMPTY = (None, "")
-# Of an entry of ``reasoning_details``, the fields that are received in pieces.
+# The fields of an entry of ``reasoning_details`` that are received in pieces.
 _DETAIL_TEXTS = ("text", "summary", "data")
 
 
@@ -43,9 +43,9 @@ def join_lists(pieces: Iterable[list[Any]]) -> list[Any]:
 
 
 def join_details(pieces: Iterable[list[Any]]) -> list[Any]:
-    """Join the entries of ``reasoning_details`` that have one type and index; entries without an index stay apart.
+    """Join the entries of ``reasoning_details`` that have the same type and index; others stay separate.
 
-    Servers that want the entries back refuse them in fragments: the signature is that of the whole entry.
+    Servers that require the entries in the next request refuse fragments: the signature belongs to the whole entry.
     """
     groups: list[list[Any]] = []
     group_of: dict[tuple[Any, Any], list[Any]] = {}
@@ -68,7 +68,7 @@ def join_objects(pieces: Iterable[Any], texts: Iterable[str]) -> Any:
 
     Args:
         pieces: The pieces, in order.
-        texts: The fields that are text in pieces; of every other field the last value that is not empty counts.
+        texts: The fields whose pieces of text are joined; of any other field, the last value that is not empty counts.
     """
     last: Any = None
     fields: dict[str, Any] = {}
@@ -79,7 +79,7 @@ def join_objects(pieces: Iterable[Any], texts: Iterable[str]) -> Any:
             continue
         for name, value in cast("dict[str, Any]", piece).items():
             if isinstance(value, str) and name in joined:
-                fields[name] = value  # the place of the field; the text follows below
+                fields[name] = value  # keeps the order of the fields; the joined text is set below
                 joined[name].append(value)
             elif value is not None and (name not in fields or value not in _EMPTY):
                 fields[name] = value
@@ -88,7 +88,7 @@ def join_objects(pieces: Iterable[Any], texts: Iterable[str]) -> Any:
 
 
 def merge_all(pieces: Iterable[Any]) -> Any:
-    """Merge values: objects key by key; of any other values the last counts."""
+    """Merge objects key by key; of other values the last counts."""
     merged: Any = None
     for piece in pieces:
         merged = _merge(merged, piece, _MAX_DEPTH)
@@ -96,7 +96,7 @@ def merge_all(pieces: Iterable[Any]) -> Any:
 
 
 def _merge(old: Any, new: Any, depth: int) -> Any:
-    """Combine two pieces; the old one is a result of this function, and is changed."""
+    """Merge two values; ``old`` is a result of this function and is changed in place."""
     if new is None:
         return old
     if not isinstance(new, dict) or depth == 0:

@@ -1,8 +1,8 @@
-"""What came to a choice after some moment, as one delta.
+"""Makes one delta of everything that was added to a choice after some moment.
 
-Pieces are kept in lists that only grow. So the lengths of the lists are a moment, and the rest of the lists is what came
-after it. The rest is again a part of a stream: whoever has everything before it, and adds it by the rule for fragments, has
-everything.
+Pieces are kept in lists that only grow. So the lengths of the lists describe a moment, and the rest of each list is what was
+added after it. The delta is like a part of the stream: a reader that has everything up to the moment, and adds the delta by
+the rule for fragments, has the whole choice.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .pieces import merge_all
 
 
 class CallPosition(msgspec.Struct, frozen=True):
-    """How far a call had come at some moment.
+    """What had been received of a call at some moment.
 
     Attributes:
-        id: Its id.
-        type: Its type.
-        name: Its name.
-        arguments: The list of the pieces of its arguments; another one if they have been replaced since.
-        counts: The number of pieces of arguments, payload and extra content.
+        id: Id of the call.
+        type: Type of the call.
+        name: Name of the function.
+        arguments: The list of the pieces of the arguments; if it is no longer the call's list, they have been replaced.
+        counts: The numbers of pieces of arguments, payload and extra content.
     """
 
     id: str = ""
@@ -37,14 +37,14 @@ class CallPosition(msgspec.Struct, frozen=True):
 
 
 class Position(msgspec.Struct, frozen=True):
-    """How far a choice had come at some moment.
+    """What had been received of a choice at some moment.
 
     Attributes:
-        counts: The number of pieces of text, reasoning, refusal and the two kinds of logprobs.
-        calls: The calls, in the order of opening.
+        counts: The numbers of pieces of text, reasoning and refusal, and of entries of the two kinds of logprobs.
+        calls: The calls, in the order in which they were opened.
         function_call: The older form of a call.
         rest: The number of pieces of the other fields, by name.
-        role: Whether there was a role.
+        role: Whether a role had been received.
         finished: Whether the choice was finished.
     """
 
@@ -57,7 +57,7 @@ class Position(msgspec.Struct, frozen=True):
 
 
 def position_of(state: ChoiceState) -> Position:
-    """Note how far a choice has come."""
+    """Return what has been received of a choice so far."""
     text, reasoning, refusal, logprobs, refusal_logprobs = map(len, _lists(state))
     return Position(
         counts=(text, reasoning, refusal, logprobs, refusal_logprobs),
@@ -70,11 +70,11 @@ def position_of(state: ChoiceState) -> Position:
 
 
 def since(state: ChoiceState, position: Position) -> ChunkChoice | None:
-    """Return everything that came to a choice after a position; None if nothing did.
+    """Return everything that was added to a choice after a position; None if nothing was.
 
     Args:
         state: The choice as it is now.
-        position: How far it had come.
+        position: The choice as it was.
     """
     text, reasoning, refusal, logprobs, refusal_logprobs = (
         items[seen:] for items, seen in zip(_lists(state), position.counts, strict=True)
@@ -86,7 +86,7 @@ def since(state: ChoiceState, position: Position) -> ChunkChoice | None:
             if call.indexed:
                 delta.index = call.index
             if state.calls.index.latest[call.index if call.indexed else None] is not call:
-                delta.id = call.id or None  # the index alone would lead to another call
+                delta.id = call.id or None  # by its index alone, the fragment would go to another call
             calls.append(delta)
     older = () if state.function_call is None else _call_since(state.function_call, position.function_call)
     choice = ChunkChoice(
@@ -130,7 +130,7 @@ def _position_of_call(call: CallState) -> CallPosition:
 
 
 def _call_since(call: CallState, position: CallPosition | None) -> list[ToolCallDelta]:
-    """Return what came to a call after a position, or all of the call."""
+    """Return what was added to a call after a position; without a position, the whole call."""
     known = position or CallPosition()
     seen, custom, extra = known.counts
     deltas: list[ToolCallDelta] = []
@@ -138,11 +138,11 @@ def _call_since(call: CallState, position: CallPosition | None) -> list[ToolCall
     if pieces is known.arguments:
         pieces = pieces[seen:]
     elif known.arguments and len(known.arguments) > seen:
-        # The rest of an empty object, which the pieces replace.
+        # The reader must see the rest of the empty object first, because the pieces replace the whole object.
         deltas.append(ToolCallDelta(function=FunctionDelta(arguments="".join(known.arguments[seen:]))))
     name = call.name[len(known.name) :] or None
     if known.name and name and call.arguments.pieces:
-        # Once arguments have begun, a longer name restates the one before; until then, another piece is appended.
+        # By the rule, a name after arguments is the whole name; before arguments it is appended. So arguments go first.
         deltas.append(ToolCallDelta(function=FunctionDelta(arguments="".join(pieces))))
         name, pieces = call.name, []
     delta = ToolCallDelta(

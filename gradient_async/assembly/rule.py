@@ -1,19 +1,19 @@
 """The rule by which fragments of tool calls merge.
 
-Servers disagree on everything that could tell calls apart: some leave out the index, some number every call 0, some repeat
-the id in each fragment, some send no id, some send the name in pieces. One rule covers them all. It is written down once, as
-the four tables below:
+Servers disagree on everything that could distinguish calls: some leave out the index, some give every call the index 0, some
+repeat the id in each fragment, some send no id, some send the name in pieces. One rule covers all of them. It is written down
+once, in the four tables below:
 
-1. `FIND` finds the call that a fragment belongs to. No call: the fragment opens one.
-2. `OPEN` says which fragments open another call there nevertheless. If no row holds, the fragment goes to the call found.
-3. `NAMES` says what a name does to the name so far.
-4. `ARGUMENTS` says what arguments do to the arguments so far.
+1. `FIND` finds the call that a fragment belongs to. If it finds none, the fragment opens a call.
+2. `OPEN` decides whether the fragment opens another call instead. If no row holds, it belongs to the call that was found.
+3. `NAMES` says how the name of a fragment changes the name so far.
+4. `ARGUMENTS` says how the arguments of a fragment change the arguments so far.
 
-Of `FIND`, `NAMES` and `ARGUMENTS` the first row that holds counts. ``docs/merging.md`` has the same rows with an example for
-each, and a test plays the examples.
+In `FIND`, `NAMES` and `ARGUMENTS` the first row that holds decides. ``docs/merging.md`` has the same rows with an example
+for each, and a test checks the examples.
 
-A fragment that adds nothing behind a whole object may be the last of its call, or the beginning of the next: its id and name
-are kept in `CallState.waiting` for the fragment that follows.
+If a fragment adds nothing after a whole object, it may be the last fragment of this call or the first of the next call. So
+its id and name are kept in `CallState.waiting` until the next fragment decides.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class FindRow(msgspec.Struct, frozen=True):
     Attributes:
         when: The condition, in words.
         then: What happens, in words.
-        holds: Whether the row decides about a fragment.
-        call: Returns the call that the fragment belongs to; None opens one.
+        holds: Whether the condition holds for a fragment.
+        call: Returns the call that the fragment belongs to; None if the fragment opens a call.
     """
 
     when: str
@@ -50,7 +50,7 @@ class OpenRow(msgspec.Struct, frozen=True):
     Attributes:
         when: The condition, in words.
         then: What happens, in words.
-        holds: Whether a fragment opens another call than this one.
+        holds: Whether the condition holds for a call and a fragment, so that the fragment opens another call.
     """
 
     when: str
@@ -64,8 +64,8 @@ class NameRow(msgspec.Struct, frozen=True):
     Attributes:
         when: The condition, in words.
         then: What happens, in words.
-        holds: Whether the row decides about a name.
-        add: Adds the name; returns the number of bytes that it adds.
+        holds: Whether the condition holds for a call and a name.
+        add: Adds the name to the call; returns the number of bytes that this adds.
     """
 
     when: str
@@ -80,8 +80,8 @@ class ArgumentsRow(msgspec.Struct, frozen=True):
     Attributes:
         when: The condition, in words.
         then: What happens, in words.
-        holds: Whether the row decides about a text.
-        add: Adds the text; returns what was appended.
+        holds: Whether the condition holds for a call and the arguments of a fragment.
+        add: Adds the arguments to the call; returns the text that was appended.
     """
 
     when: str
@@ -91,12 +91,12 @@ class ArgumentsRow(msgspec.Struct, frozen=True):
 
 
 def _adds_nothing(call: CallState, text: str | None) -> bool:
-    """Whether arguments behind a whole object are none, or blank, or the same object again."""
+    """Whether arguments after a whole object are missing, blank, or the same object again."""
     return not text or is_blank(text) or call.arguments.repeated_by(text)
 
 
 def _is_new_id(call: CallState, entry: ToolCallDelta) -> bool:
-    """Whether a fragment has an id other than that of the call, or follows one that had."""
+    """Whether this fragment, or a waiting fragment before it, has another id than the call."""
     return (entry.id or call.waiting[0]) not in {"", call.id}
 
 
@@ -150,7 +150,7 @@ FIND: Sequence[FindRow] = (
         lambda calls, _: calls.latest.get(None),
     ),
 )
-"""Which call a fragment belongs to; an empty id is none."""
+"""Which call a fragment belongs to; an empty id counts as no id."""
 
 OPEN: Sequence[OpenRow] = (
     OpenRow(
@@ -159,7 +159,7 @@ OPEN: Sequence[OpenRow] = (
         lambda call, entry: _is_new_id(call, entry) and (entry.function.name or entry.custom),
     ),
     OpenRow(
-        "an id that the call does not have, where the arguments so far are one whole JSON value; behind an object, "
+        "an id that the call does not have, where the arguments so far are one whole JSON value; after an object, "
         "with arguments that are neither blank nor the same object again",
         "opens another",
         lambda call, entry: (
@@ -175,8 +175,8 @@ OPEN: Sequence[OpenRow] = (
     ),
     OpenRow(
         "arguments that are neither blank nor the same object again, where the arguments so far are a whole object "
-        "and a name has come with the fragment, with the arguments so far, or since",
-        "opens another, unless the object is empty and no name has come with the fragment or since",
+        "and a name came with the fragment, with the arguments so far, or between them",
+        "opens another, unless the object is empty and no name came with the fragment or between them",
         lambda call, entry: (
             (entry.function.name or call.waiting[1] or (call.named and not call.arguments.empty_object))
             and call.arguments.whole_object
@@ -184,7 +184,7 @@ OPEN: Sequence[OpenRow] = (
         ),
     ),
 )
-"""Which fragments open another call, where the tables above have found one."""
+"""Which fragments open another call although `FIND` has found a call."""
 
 
 def _add_no_name(_call: CallState, _name: str) -> int:
@@ -195,7 +195,7 @@ NAMES: Sequence[NameRow] = (
     NameRow(
         "none, or equal to the name so far",
         "adds nothing",
-        # The lengths first: to read a name of many pieces joins them.
+        # The lengths are compared first, because reading a name joins its pieces.
         lambda call, name: not name or (len(name) == call.name_length and name == call.name),
         _add_no_name,
     ),
@@ -212,7 +212,7 @@ NAMES: Sequence[NameRow] = (
         lambda call, name: call.replace_name(name) if len(name) > call.name_length else 0,
     ),
 )
-"""What a name does."""
+"""How the name of a fragment changes the name of the call."""
 
 
 def _add_nothing(_call: CallState, _text: str) -> str:
@@ -221,12 +221,12 @@ def _add_nothing(_call: CallState, _text: str) -> str:
 
 def _append(call: CallState, text: str) -> str:
     call.arguments.add(text)
-    call.waiting = ("", "")  # these arguments are of this call
+    call.waiting = ("", "")  # the arguments belong to this call, and so did the waiting id and name
     return text
 
 
 def _replace(call: CallState, text: str) -> str:
-    # A list of its own: events may still hold the old one.
+    # A new list, because events may still refer to the old list.
     call.arguments = JsonText()
     call.named = False
     return _append(call, text)
@@ -235,20 +235,20 @@ def _replace(call: CallState, text: str) -> str:
 ARGUMENTS: Sequence[ArgumentsRow] = (
     ArgumentsRow("none", "add nothing", lambda _, text: not text, _add_nothing),
     ArgumentsRow(
-        "blank, or the same object again, behind a whole object",
+        "blank, or the same object again, after a whole object",
         "add nothing",
         lambda call, text: call.arguments.whole_object and _adds_nothing(call, text),
         _add_nothing,
     ),
     ArgumentsRow(
-        "any other, behind an object with nothing in it",
+        "any other, after an object without fields",
         "replace it",
         lambda call, _: call.arguments.empty_object,
         _replace,
     ),
     ArgumentsRow("any other", "are appended", _always, _append),
 )
-"""What arguments do."""
+"""How the arguments of a fragment change the arguments of the call."""
 
 
 def find(calls: CallIndex, entry: ToolCallDelta) -> CallState | None:
@@ -257,20 +257,20 @@ def find(calls: CallIndex, entry: ToolCallDelta) -> CallState | None:
 
 
 def opens_another(call: CallState, entry: ToolCallDelta) -> bool:
-    """Whether a fragment opens another call than the one that `find` has found."""
+    """Whether a fragment opens another call than the call that `find` returned."""
     return any(row.holds(call, entry) for row in OPEN)
 
 
 def add_function(call: CallState, function: FunctionDelta, id_: str = "") -> tuple[str, int]:
-    """Add name and arguments of a fragment; return the arguments that were appended, and the size of all in bytes.
+    """Add name and arguments of a fragment; return the arguments that were appended, and the bytes that were added.
 
     Args:
         call: The call that the fragment goes to.
         function: The fragment.
-        id_: The id beside it.
+        id_: The id of the fragment.
     """
     name, text = function.name or "", function.arguments or ""
-    restated = name if call.name_length else ""  # the first name is that of this call, however late it comes
+    restated = name if call.name_length else ""  # the first name names this call, however late it is received
     size = next(row for row in NAMES if row.holds(call, name)).add(call, name)
     new_id = id_ not in {"", call.id}
     if (restated or new_id) and call.arguments.whole_object and _adds_nothing(call, text):

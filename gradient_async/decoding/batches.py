@@ -205,7 +205,7 @@ def learn_template(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Tem
     chunk = chunks[-1]
     found = _find_text(chunk)
     if found is None or may_hide_text(payload, "delta"):
-        # An event of the batch may be without text, and what it says elsewhere would count then.
+        # An event of the batch may have an empty text. Then text in another field would count, which a batch does not hold.
         return None
     field, text = found
     literal = msgspec.json.encode(text)

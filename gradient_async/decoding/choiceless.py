@@ -1,10 +1,10 @@
-"""What JSON without choices is: an error, a chunk that brings none, a heartbeat, or an event of another API.
+"""Identifies JSON without choices: an error, a chunk with other fields, a heartbeat, or an event of another API.
 
-An answer is a choice. Servers send much else, and only a look at the names of its fields tells what that is. Nothing of
-it may pass for an empty answer: whoever gets a stream without a single choice was sent to another API, or past a gateway
-that does not pass answers on.
+Only choices are an answer. Servers also send JSON without choices, and only the names of its fields show what it means. It
+must not pass for an empty answer: if a stream has no choice at all, the request went to another API, or a gateway dropped
+the answer.
 
-The stream and the awaited path ask the same function, `identify`.
+Streams and awaited replies use the same function, `identify`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .normalize import first_of, is_object
 
 
 class OtherAPI(NamedTuple):
-    """JSON of an API that is not this one.
+    """The result for JSON of another API.
 
     Attributes:
         name: The API, as a noun phrase.
@@ -26,7 +26,7 @@ class OtherAPI(NamedTuple):
     name: str
 
 
-# "chunk": it belongs to a completion, and brings usage or nothing. "heartbeat": the server tells that it is at work.
+# "chunk": the JSON belongs to a completion, and has usage or nothing. "heartbeat": it only shows that the server is at work.
 Choiceless: TypeAlias = ErrorBody | OtherAPI | Literal["chunk", "heartbeat", "unknown"]
 
 _RESPONSES = "the Responses API"
@@ -36,7 +36,7 @@ _OLLAMA = "Ollama's API"
 _COHERE = "Cohere's API"
 _TEXT_GENERATION = "a text-generation server"
 
-# Other APIs by the beginning of their types, which are also the names of their events.
+# Beginnings of the types of other APIs. The names of their events begin in the same way.
 _TYPES: dict[str, str] = {
     "response.": _RESPONSES,
     "thread.": "the Assistants API",
@@ -47,7 +47,7 @@ _TYPES: dict[str, str] = {
     "text-generation": _COHERE,
     "stream-start": _COHERE,
 }
-# Other APIs by fields that no chunk has, each with its type: one of these sets is enough.
+# Sets of fields, with their types, that no chunk has. JSON with all fields of a set belongs to the named API.
 _FIELDS: tuple[tuple[dict[str, type], str], ...] = (
     ({"candidates": list}, _GEMINI),
     ({"promptFeedback": dict}, _GEMINI),
@@ -65,9 +65,9 @@ _FIELDS: tuple[tuple[dict[str, type], str], ...] = (
     ({"answer": str, "event": str}, "Dify's API"),
 )
 
-# Names of events, types and data that only tell that the connection is alive, as `is_heartbeat` writes them.
+# Names of events and types that only show that the connection is alive, in the form in which `is_heartbeat` compares.
 _HEARTBEATS = frozenset({"ping", "heartbeat", "keepalive", "done"})
-# Fields of an object that tells the server's progress, and of one that may hold an answer under an unknown name.
+# Fields that describe the progress of a server, and fields in which an unknown API may have an answer.
 _PROGRESS = frozenset(
     {"status", "state", "message", "msg", "code", "progress", "position", "queue_position", "eta", "ts", "time",
      "timestamp", "ping", "heartbeat", "keepalive"}
@@ -75,15 +75,15 @@ _PROGRESS = frozenset(
 _ANSWER = frozenset(
     {"answer", "completion", "content", "data", "delta", "output", "response", "result", "text", "token"}
 )
-# Fields of a chunk that count without choices.
+# Fields that make JSON without choices a chunk.
 _CHUNK = ("usage", "x_groq", *REPLY_FIELDS)
 
 
 def identify(body: Any, name: str = "") -> Choiceless:
-    """Say what JSON without choices is.
+    """Return what JSON without choices is.
 
     Args:
-        body: Decoded JSON: the payload of an event, or the body of a 2xx reply. Of a list the first item counts.
+        body: Decoded JSON: the payload of an event, or the body of a 2xx reply. If it is a list, the first item counts.
         name: The name of the event.
     """
     error = find_error(body)
@@ -108,7 +108,7 @@ def identify(body: Any, name: str = "") -> Choiceless:
 
 
 def is_heartbeat(word: str) -> bool:
-    """Whether the name of an event, or its data, only tells that the connection is alive."""
+    """Whether this name of an event, or this type, only shows that the connection is alive."""
     return word.lower().replace("-", "").replace("_", "") in _HEARTBEATS
 
 

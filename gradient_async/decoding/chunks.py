@@ -27,7 +27,7 @@ Half a surrogate pair, or the error of a torn event, may wait in `_payloads`. Th
 idle       nothing waits, the next byte begins an event                    `idle`
 pending    `decode_slice` has bytes to decode                              `pending` > 0
 cut        part of an event or of a surrogate pair, or an error, waits     `_tail`, or `_aligned` is False
-ended      ``[DONE]`` came, or an error; all that follows is ignored       `done`, `error`
+ended      ``[DONE]`` was received, or an error; the rest is ignored       `done`, `error`
 =========  ==============================================================  ========================================
 
 Errors never overtake chunks. `_fail` ends the stream and keeps the error; `feed`, `decode_slice` and `close` raise the
@@ -58,9 +58,8 @@ _decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 
 _CR = 0x0D
 _LF = b"\n"
-_FIELD = re.compile(
-    rb"[\w.-]+:"
-)  # how a line begins that the standard ignores because it does not know the field
+# The beginning of a line with a field that the standard does not know, so that the line is ignored.
+_FIELD = re.compile(rb"[\w.-]+:")
 _DONE_EVENT = b"data: [DONE]\n\n"
 
 # The size of a slice in bytes. Decoding a read of 256 kB at once would make a thousand chunks before the consumer sees the
@@ -127,11 +126,11 @@ class ChunkDecoder:
         # the stream may begin with a byte order mark.
         self._aligned = False
         self.idle = False
-        # Events that took the tolerant path, and chunks of the fast path without any part of an answer. All other events
-        # had one: so the fast path counts nothing more, and yet it is known whether deltas have brought anything.
+        # The number of events that took the tolerant path, and of silent chunks of the fast path. All other events had a part
+        # of the answer. So these two counts show whether any delta had one, without work for a usual chunk.
         self._tolerant = 0
         self._silent = 0
-        self._ignored = b""  # the last lines that are no part of an event stream
+        self._ignored = b""  # the last lines that do not belong to an event stream
         self.error: StreamError | None = None
         self.done = False
         self.events = 0
@@ -333,7 +332,7 @@ class ChunkDecoder:
         payloads = self._payloads
         split = self._split(finished)
         for data, name in chain(split, self._split(unfinished, unfinished=True)) if last else split:
-            if name != "error":  # an event of this name is an error, whatever its data
+            if name != "error":  # an event with this name is an error, whatever its data are
                 word = word_of(data, name)
                 if word == "done":
                     chunks += self._finish()
@@ -363,7 +362,7 @@ class ChunkDecoder:
         return chunks
 
     def _split(self, events: Iterable[Event], *, unfinished: bool = False) -> Iterator[Payload]:
-        """Yield the payloads of events, and of lines that are no part of an event stream."""
+        """Yield the payloads of events, and of lines that do not belong to an event stream."""
         for event in events:
             data = event.data.strip()
             if not event.type:
@@ -447,20 +446,20 @@ class ChunkDecoder:
 
     @property
     def anomalies(self) -> int:
-        """Number of events that were repaired or passed over."""
+        """Number of events that were repaired or skipped."""
         return self._payloads.anomalies
 
     @property
     def unanswered(self) -> StreamProtocolError | None:
-        """The error of a stream that has ended without a choice; None if there was one, or nothing but heartbeats.
+        """The error of a stream without choices; None if there was a choice, or if there were only heartbeats.
 
-        ``[DONE]`` raises it. Where a stream ends in another way, the caller may know a better reason.
+        At ``[DONE]`` the decoder raises this error. If the stream ends in another way, the caller may know a better reason.
         """
         return None if self.events > self._tolerant else self._payloads.unanswered(self.events)
 
     @property
     def last_words(self) -> str:
-        """The words of the last lines that are no part of an event stream, such as a gateway's page; "" if none came."""
+        """The text of the last lines that do not belong to an event stream, such as the page of a gateway; or ""."""
         return escape(visible_words(self._ignored.decode("utf-8", "replace")))
 
     def _drop(self) -> None:

@@ -9,8 +9,7 @@ others         ``{"errors": [...]}``, ``{"error_code": 18, "error_msg": "..."}``
                ``{"base_resp": {"status_code": 1004, "status_msg": "..."}}``
 =============  ==================================================================
 
-With a status of 4xx or 5xx every body is an error. With a status of 2xx, and in a stream, the body has to say so: see
-`find_error`.
+If the status is 4xx or 5xx, every body is an error. If the status is 2xx, and in a stream, `find_error` decides.
 """
 
 from __future__ import annotations
@@ -30,29 +29,30 @@ from .normalize import DECODE_ERRORS, JSON_OPTIONS, first_of, is_object, loads, 
 _MAX_NAME = 200  # characters of a code, a type or an id
 _MAX_TEXT = 2048  # characters to keep of a body that is not JSON
 _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
-_MAX_ITEMS = 20  # items of a list of messages that a message shows
+_MAX_ITEMS = 20  # items of a list of messages that are shown
 
-# Names of fields, as `_folded` writes them, in the order in which they are looked at.
+# Names of fields in the form that `_folded` returns. Earlier names take precedence.
 _ERRORS = ("error", "errors", "baseresp")
 _MESSAGES = ("message", "detail", "msg", "errormsg", "errormessage", "statusmsg", "title")
 _CODES = ("code", "errorcode", "statuscode")
 _TYPES = ("type", "errortype", "status")
-# Where a gateway puts the error that it got itself.
+# Fields in which a gateway puts the error that the server behind it returned.
 _CAUSES = ("metadata", "raw", "innererror", "cause")
 
-# Words with which a code or a message says that nothing failed.
+# Codes and messages which say that nothing failed.
 _FINE = frozenset({"", "0", "ok", "success", "successful", "succeeded", "none", "null"})
-# Words with which a message says that something failed, where nothing but the message can tell.
+# Words which say that something failed. They count only if no other field decides.
 _FAILED = re.compile(
     "error|exception|fail|denied|forbidden|unauthori[sz]ed|invalid|exceeded|too many requests|overloaded|unavailable"
     "|timed out|not found|bad gateway|unable to|cannot|refused|quota",
     re.IGNORECASE,
 )
 _FAILED_STATUS = frozenset({"error", "fail", "failed", "failure"})
-# DigitalOcean's id of an error is a name; the id of a request or of a completion has digits, hyphens or capitals.
+# DigitalOcean's id of an error is a name. Ids of requests and completions have digits, hyphens or capitals.
 _NAME = re.compile("[a-z]+(?:_[a-z]+)*")
 
-# Where an error may begin that is glued behind something else; how far from the end and how often it is looked for.
+# How an error begins that follows other text without a separator. Only the last `_MAX_GLUED` characters are searched, and at
+# most `_MAX_STARTS` places are tried.
 _START = re.compile(
     r'\{\s*"(?:error|errors|type|id|code|message|detail|object|base_resp|error_code|error_msg|request_id)"\s*:'
 )
@@ -61,7 +61,7 @@ _MAX_STARTS = 16
 _json = json.JSONDecoder(**JSON_OPTIONS)
 
 _TAG = re.compile(r"<(!--|style\b|script\b|[a-z/!?])", re.IGNORECASE)
-# What a reader does not see, by its beginning: up to where it goes.
+# Parts of a page that a reader does not see, by the beginning of their tags, each with the end of the part.
 _INVISIBLE = {
     "!--": re.compile("-->"),
     "style": re.compile("</style", re.IGNORECASE),
@@ -110,9 +110,9 @@ def parse_error(content: bytes) -> ErrorBody:
 def find_error(body: Any) -> ErrorBody | None:
     """Return the error in the payload of an event or in the body of a 2xx reply; None if there is none.
 
-    Beside choices only a field ``error`` is an error. Without choices whatever says that something failed is one: a
-    detail, a code or status other than success, ``"success": false``, a message beside DigitalOcean's id, or a message
-    that speaks of failure. A message alone is none: servers tell their progress by it.
+    If the body has choices, only a field ``error`` is an error. Without choices, the body is an error if any field says
+    that something failed: a detail, a code or status other than success, ``"success": false``, a message beside
+    DigitalOcean's id, or a message about a failure. Any other message is no error, because servers report progress in it.
 
     Args:
         body: Decoded JSON. Some gateways send a list with one error.
@@ -131,13 +131,13 @@ def find_error(body: Any) -> ErrorBody | None:
     choices = outer.get("choices")
     if isinstance(choices, list) and choices:
         return None
-    # An error without content is an error; null, false and 0 say that there is none.
+    # A field ``error`` without content is an error; null, false and 0 mean that there is no error.
     empty = error is not None and error != 0 and not isinstance(choices, list)
     return describe_error(body) if empty or _says_failed(outer) else None
 
 
 def describe_error(body: Any) -> ErrorBody:
-    """Read a decoded JSON value that is an error by the status of its reply, or by the type of its event."""
+    """Read a decoded JSON value; the status of the reply, or the type of the event, says that it is an error."""
     outer = first_of(body)
     if not is_object(outer):
         return ErrorBody(message=escape(_message_of(body)), body=body)
@@ -166,12 +166,12 @@ def describe_error(body: Any) -> ErrorBody:
 
 
 def find_glued_error(data: bytes) -> ErrorBody | None:
-    """Return the error behind something that is not JSON as a whole; None if there is none.
+    """Return an error at the end of data that is not JSON as a whole; None if there is no error.
 
-    A gateway writes its error wherever the reply that it passes on breaks off: in the middle of an event, or of a line.
+    If a reply breaks off, a gateway writes its own error at that place: in the middle of an event or of a line.
     """
     if data.lstrip().startswith(b"<"):
-        return None  # a page, whose scripts hold JSON as well
+        return None  # a page of HTML: its scripts may contain JSON
     text = data[-_MAX_GLUED:].decode("utf-8", "replace")
     for match, _ in zip(_START.finditer(text), range(_MAX_STARTS), strict=False):
         try:
@@ -197,11 +197,11 @@ def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamSe
     )
 
 
-# What says that something failed
+# Signs of a failure
 
 
 def _says_something(error: Any) -> bool:
-    """Whether the field ``error`` holds anything: some servers fill it with zeros and empty text where all is well."""
+    """Whether a field ``error`` has content: some servers always send it, with zeros and empty text if nothing failed."""
     return any(error.values()) if is_object(error) else bool(error)
 
 
@@ -233,13 +233,13 @@ def _says_failed(body: dict[str, Any]) -> bool:
     return (
         bool(fields.get("errormsg") or fields.get("errormessage"))
         or (isinstance(id_, str) and not fields.get("object") and _NAME.fullmatch(id_) is not None)
-        or ("choices" in body and body["choices"] is None)  # the body of a completion that came to nothing
+        or ("choices" in body and body["choices"] is None)  # the body of a completion without result
         or _FAILED.search(_message_of(message)) is not None
     )
 
 
 def _is_failure(code: Any) -> bool:
-    """Whether a code is neither 0 nor that of success or progress, as an HTTP status has it, nor a word for success."""
+    """Whether a code means failure: it is not 0, not a status of success or progress, and not a word for success."""
     if code is None or isinstance(code, (bool, dict, list)):
         return False
     try:
@@ -249,16 +249,16 @@ def _is_failure(code: Any) -> bool:
     return not (number == 0 or 100 <= number < 300)  # noqa: PLR2004  # HTTP statuses
 
 
-# What the server says
+# Messages and names
 
 
 def _folded(body: dict[str, Any]) -> dict[str, Any]:
-    """Return an object with its names in lower case, without underscores and hyphens: servers differ in these."""
+    """Return an object with its names in lower case without underscores and hyphens, in which servers differ."""
     return {name.replace("_", "").replace("-", "").lower(): value for name, value in body.items()}
 
 
 def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
-    """Return the first of several fields that says anything; else the first that is not null."""
+    """Return the first of several fields that is not empty; if all are empty, the first that is not null."""
     values: list[Any] = [fields[name] for name in names if fields.get(name) is not None]
     return next((value for value in values if value), values[0] if values else None)
 
@@ -280,7 +280,7 @@ def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
 
 
 def _cause_of(details: dict[str, Any], depth: int = _MAX_DEPTH) -> str:
-    """Return the message of the error that a gateway got itself and put into its own: an object, JSON as text, or text."""
+    """Return the message of the error of the server behind a gateway, which is an object, JSON as text, or text."""
     for name in _CAUSES:
         cause = details.get(name)
         if isinstance(cause, str):
@@ -301,9 +301,9 @@ def _name(value: Any) -> str | None:
 
 
 def visible_words(text: str) -> str:
-    """Return the words of a page as a reader sees them, roughly; text that is no page is returned on one line.
+    """Return the words that a reader of a page sees, approximately; other text is returned on one line.
 
-    All text outside of tags counts, but for styles, scripts and comments, which may be longer than all the rest.
+    These are all texts outside of tags, without styles, scripts and comments, which may be longer than the other text.
     """
     words: list[str] = []
     at = 0

@@ -1,4 +1,4 @@
-"""Brings messages from the shapes that servers send to the documented shape.
+"""Converts messages from the shapes that servers send to the documented shape.
 
 Theory of operation
 ===================
@@ -40,7 +40,7 @@ DECODE_ERRORS = (ValueError, RecursionError)
 
 # One call in C reads all of these fields of a message or delta.
 _answer_of = attrgetter(*ANSWER_FIELDS)
-# What some servers write in place of a finish_reason of null, in lower case.
+# Values that some servers send for a finish_reason of null, in lower case.
 _NOT_FINISHED = frozenset({"", "null", "none"})
 
 _ELSEWHERE = {"delta": b'"message"', "message": b'"delta"'}
@@ -60,7 +60,7 @@ def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
 
 
 def first_of(body: Any) -> Any:
-    """Return the first item of a list, and anything else as it is: some servers put their one object into a list."""
+    """Return the first item of a list, and any other value unchanged: some servers send one object in a list."""
     if isinstance(body, list):
         items = cast("list[Any]", body)
         return items[0] if items else items
@@ -160,22 +160,22 @@ def normalize_message(message: ChatCompletionMessage | ChoiceDelta) -> None:
 
 
 def normalize_finish_reason(reason: str | None) -> str | None:
-    """Return a finish_reason; None if the server only wrote that there is none."""
+    """Return a finish_reason; None if its text means that there is no finish_reason."""
     return None if reason is None or reason.lower() in _NOT_FINISHED else reason
 
 
 def is_silent(message: ChatCompletionMessage | ChoiceDelta) -> bool:
-    """Whether a message holds no part of an answer; what it has may stand elsewhere then."""
+    """Whether a message has no part of an answer; then the answer may be in another place."""
     return not (message.content or message._reasoning or any(_answer_of(message)))
 
 
 def has_silent_choice(chunk: ChatCompletionChunk) -> bool:
-    """Whether a choice of a chunk holds no part of an answer."""
+    """Whether a choice of a chunk has no part of an answer."""
     return any([is_silent(choice.delta) for choice in chunk.choices])  # noqa: C419  # nearly always one; faster
 
 
 def may_hide_text(data: bytes, part: Literal["delta", "message"]) -> bool:
-    """Whether JSON whose ``delta`` or ``message`` is silent may hold text where the typed decoder does not look.
+    """Whether JSON whose ``delta`` or ``message`` is silent may have text in a field that the typed decoder ignores.
 
     Args:
         data: One event, a whole reply, or a block of events.
@@ -228,22 +228,22 @@ class SurrogateJoiner:
 
 
 class TextElsewhere:
-    """Takes the text of a stream from another place than the delta: ``message``, in pieces or whole, or ``text``.
+    """Finds the text of a stream if it is not in the deltas: in ``message``, in pieces or whole, or in ``text``.
 
-    Servers that send deltas may add the whole message, at the end or growing with each delta: it says nothing new. A
-    server that sends pieces elsewhere may also end with the whole, so its pieces are kept.
+    Servers that send deltas may also send the whole message, at the end or beside each delta; it adds nothing. A server
+    that sends pieces in another place may end with the whole text, so the pieces are kept for a comparison.
     """
 
     def __init__(self) -> None:
-        self._pieces: dict[str, list[str]] = {}  # by choice
-        self._sizes: dict[str, int] = {}  # of all pieces of a choice together
+        self._pieces: dict[str, list[str]] = {}  # by index of the choice
+        self._sizes: dict[str, int] = {}  # characters of all pieces of a choice
 
     def take(self, body: dict[str, Any], *, spoken: bool) -> bool:
         """Move the text of a chunk that is plain data into its deltas; return whether there was any.
 
         Args:
             body: The chunk, whose choices are changed.
-            spoken: Whether deltas have brought any part of the answer.
+            spoken: Whether any delta had a part of the answer.
         """
         found = False
         for choice in _choices(body):
@@ -257,7 +257,7 @@ class TextElsewhere:
             index = str(choice.get("index"))
             pieces = self._pieces.setdefault(index, [])
             size = self._sizes.get(index, 0)
-            # The lengths first: to join the pieces takes longer than this piece alone can excuse.
+            # The lengths are compared first: joining the pieces takes longer than this piece may cost.
             whole = len(pieces) > 1 and len(content) == size and choice.get("finish_reason")
             if whole and content == "".join(pieces):
                 delta["content"] = None
@@ -268,11 +268,11 @@ class TextElsewhere:
 
 
 def take_from_elsewhere(choice: dict[str, Any], part: Literal["delta", "message"]) -> bool:
-    """Put into a silent delta or message what its choice holds elsewhere; return whether there was anything.
+    """Fill a silent delta or message from another field of its choice; return whether such a field was found.
 
     Args:
         choice: A choice as plain data, which is changed.
-        part: What the choice should have: a delta in a stream, a message otherwise.
+        part: The field that should have the answer: ``delta`` in a stream, else ``message``.
     """
     here, other = choice.get(part), choice.get("message" if part == "delta" else "delta")
     if _says_anything(here):
@@ -302,7 +302,7 @@ def _repair(body: Any, part: str) -> None:
         keep_text(body, name)
     keep_number(body, "created")
     if not is_object(body.get("usage")):
-        # Some servers put it into the choice, some into a field of their own.
+        # Some servers put usage into the choice, some into a field of their own.
         holders = [holder for holder in (*_choices(body)[:1], body.get("x_groq")) if is_object(holder)]
         body["usage"] = next((usage for each in holders if is_object(usage := each.get("usage"))), None)
     _repair_usage(body)
@@ -324,7 +324,7 @@ def _repair_choice(choice: dict[str, Any], part: str) -> None:
     if choice.get(part) is None:
         choice.pop(part, None)
     choice.pop("usage", None)
-    if not choice.get("finish_reason"):  # false and 0 as well
+    if not choice.get("finish_reason"):  # null, "", false or 0
         choice.pop("finish_reason", None)
     keep_text(choice, "finish_reason")
     choice["logprobs"] = _repaired_logprobs(clean(choice.get("logprobs")))
@@ -354,7 +354,7 @@ def _repair_entries(entries: Any) -> None:
 
 def _repair_message(message: dict[str, Any]) -> None:
     for name in ("role", "reasoning", *TEXT_FIELDS):
-        if name != "content":  # a list of parts, perhaps
+        if name != "content":  # content may be a list of parts
             keep_text(message, name)
     reasoning = message.pop("reasoning", None)
     if reasoning is not None:

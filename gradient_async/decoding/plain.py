@@ -1,9 +1,9 @@
-"""What callers put into a request, to plain data: dicts, lists, str, int, float, bool and None, and nothing else.
+"""Converts the values of a request to plain data: dicts, lists, str, int, float, bool and None.
 
 Callers pass values that are nearly plain: text of numpy or of a template engine, an enum, a message of another library, a
-proxy of a dictionary. `msgspec.json.encode` alone would send some of these in ways that nobody means: a subclass of str
-as a list of its letters, NaN as null, bytes as base64, a Decimal as text. So everything is converted here first, and what
-has no JSON form is refused with its place.
+proxy of a dictionary. `msgspec.json.encode` alone would encode some of these in a way that the caller did not mean: a
+subclass of str as a list of its letters, NaN as null, bytes as base64, a Decimal as text. So all values are converted here
+first, and a value without a JSON form is refused with its path.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from ..types import ChatCompletionMessage, Model, is_given
 from ..types.nesting import MAX_DEPTH
 from .normalize import is_object
 
-# Types of which msgspec makes text, although their text is not what they are.
+# Types that msgspec would encode as text, which would be a guess; each with the reason for the refusal.
 _NO_JSON: dict[type, str] = {
     bytes: "bytes are not text; decode them, or write them as base64",
     bytearray: "bytes are not text; decode them, or write them as base64",
     memoryview: "bytes are not text; decode them, or write them as base64",
     Decimal: "JSON has no Decimal; convert it with float() or str()",
 }
-# The methods with which objects of other libraries turn themselves into plain data: of pydantic, of many clients, of
-# arrays and their scalars.
+# Methods by which objects of other libraries return plain data: those of pydantic, of many clients, and of arrays and their
+# scalars.
 _DUMPS = ("model_dump", "to_dict", "tolist")
-_LEAVES = frozenset({str, int, bool, type(None)})  # not float: NaN is one
+_LEAVES = frozenset({str, int, bool, type(None)})  # without float, because NaN is a float
 _TOO_DEEP = f"nested too deep, more than {MAX_DEPTH} levels"
-_MAX_UNWRAPPED = 8  # objects that turn into each other before plain data comes
+_MAX_UNWRAPPED = 8  # how many conversions in a row may return another object
 
 _MAX_PATH = 200  # characters of the path to a refused value
 _MAX_SHOWN = 80  # characters of a refused value
 
 
 class NoJSONError(Exception):
-    """A value that cannot be sent; never leaves `decoding`.
+    """A value cannot be sent. Only `decoding` uses this exception, and never passes it on.
 
     Attributes:
-        problem: Why.
+        problem: Why the value cannot be sent.
         value: The value.
-        steps: The names and indices that lead to the value, the last first.
+        steps: The names and indices on the path to the value, from the inside out.
     """
 
     def __init__(self, problem: str, value: Any) -> None:
@@ -57,7 +57,7 @@ class NoJSONError(Exception):
 
     def inside(self, container: Any, step: str | int | None) -> None:
         """Note that the value is inside a container; the step is None if the value is a key of it."""
-        if container is self.value:  # it was found too deep because it contains itself
+        if container is self.value:  # the value was nested too deep because it contains itself
             self.problem = "it contains itself"
             self.steps.clear()
         elif step is not None:
@@ -65,18 +65,18 @@ class NoJSONError(Exception):
 
     @property
     def path(self) -> str:
-        """Where the value is, such as ``messages[3].content[0].text``."""
+        """The path to the value, such as ``messages[3].content[0].text``."""
         steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in reversed(self.steps))
         return escape("".join(steps).removeprefix("."), _MAX_PATH)
 
 
 def to_plain(value: Any, depth: int = 0, unwrapped: int = 0) -> Any:
-    """Convert a value of the caller to plain data; text may still hold half a surrogate pair.
+    """Convert a value of the caller to plain data. Half a surrogate pair in a text is not refused here.
 
     Args:
         value: The value.
-        depth: How many objects and arrays the value is inside of.
-        unwrapped: How many objects of other libraries turned into each other before this value came.
+        depth: How many objects and arrays are around the value.
+        unwrapped: How many objects of other libraries have been converted to get this value.
 
     Raises:
         NoJSONError: If the value, or anything in it, has no JSON form, is nested too deep, or contains itself.
@@ -88,7 +88,7 @@ def to_plain(value: Any, depth: int = 0, unwrapped: int = 0) -> Any:
         return _plain_fields(value, depth)
     if kind is list:
         return _plain_items(value, depth)
-    # The base class converts: a subclass may show itself as something else.
+    # The methods of the base class are called, because a subclass may override them.
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, float):
@@ -112,7 +112,7 @@ def _plain_fields(value: dict[Any, Any], depth: int) -> dict[str, Any]:
             name = None
             name = key if type(key) is str else _plain_name(key)
             kind = cast("type[Any]", type(item))
-            # The same as `to_plain`, without a call for each item: tools and parts have thousands of them.
+            # The same as `to_plain`, without a call for each item: tools and parts have thousands of items.
             if kind in _LEAVES:
                 fields[name] = item
             elif kind is dict:
@@ -141,7 +141,7 @@ def _plain_items(value: list[Any], depth: int) -> list[Any]:
 
 
 def _plain_name(key: Any) -> str:
-    """Return the key of a dictionary as the name of a field; JSON has text only."""
+    """Return the key of a dictionary as the name of a JSON field, which is always text."""
     name = to_plain(key)
     if isinstance(name, int) and not isinstance(name, bool):
         return str(name)
@@ -158,7 +158,7 @@ def _unwrapped(value: Any) -> Any:
     try:
         return _converted(value)
     except (TypeError, ValueError, RecursionError) as error:
-        # Of another library's conversion, such as of a generator that was used up.
+        # An error of the other library's conversion, for example of a generator that has been read before.
         problem = str(error) if not isinstance(error, RecursionError) else "nested too deep"
     raise NoJSONError(problem, value)
 
@@ -182,8 +182,8 @@ def _converted(value: Any) -> Any:
         return dict(cast("Mapping[Any, Any]", value))
     if is_list_like(value) and not hasattr(value, "__dataclass_fields__"):
         return list(value)
-    # Dataclasses and the like, dates, ids. What msgspec would make text of stays, to be refused.
-    # `enc_hook` gets what msgspec does not know: what is inside, or the value itself.
+    # msgspec converts dataclasses and similar objects, dates and UUIDs. The types in `_NO_JSON` are left unchanged, so that
+    # they are refused later. `enc_hook` is called for a type that msgspec does not know: of the value, or inside the value.
     return msgspec.to_builtins(
         value,
         builtin_types=tuple(_NO_JSON),
@@ -196,7 +196,7 @@ def _no_form(value: Any) -> Any:
 
 
 def is_list_like(value: Any) -> bool:
-    """Whether a value of the caller stands for a list: an iterable that is neither text, bytes nor a mapping."""
+    """Whether a value of the caller counts as a list: an iterable that is neither text, bytes nor a mapping."""
     return isinstance(value, Iterable) and not isinstance(
         value, (str, bytes, bytearray, memoryview, Mapping, UserString, type)
     )
@@ -232,7 +232,7 @@ def encode(plain: Any) -> bytes:
 
 
 def shown(value: Any) -> str:
-    """Return a value of the caller for a message: escaped, cut, whatever its type and size."""
+    """Return a value of any type and size as text for a message, escaped and cut."""
     try:
         text = repr(value[:_MAX_SHOWN] if isinstance(value, (str, bytes)) else value)
     except Exception:  # noqa: BLE001  # of a foreign `__repr__`, deep lists, and numbers of too many digits
@@ -243,7 +243,7 @@ def shown(value: Any) -> str:
 def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
     """Convert the message of a reply to a message of the next request.
 
-    The role is always sent, and fields that are None are not, except for ``content`` beside tool calls. Content that
+    The role is always sent. Fields that are None are left out, except for ``content`` beside tool calls. Content that
     was received as parts is sent as parts; text that was received beside the parts becomes another part.
     """
     data = {name: value for name, value in message.to_dict().items() if name != "role"}
@@ -253,7 +253,7 @@ def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
     if parts:
         data["content"] = _with_text(parts, message.content)
         if any(is_object(part) and "thinking" in part for part in parts):
-            data.pop("reasoning_content", None)  # the parts hold it
+            data.pop("reasoning_content", None)  # the parts contain the reasoning
     elif "tool_calls" in data or "function_call" in data:
         data.setdefault("content", None)
     audio = data.get("audio")
@@ -263,17 +263,17 @@ def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
 
 
 def _part(value: Any) -> Any:
-    """Convert part of a reply, or a list of such parts; of anything else return the same object."""
+    """Convert a part of a reply, or a list of such parts; return any other object unchanged."""
     if isinstance(value, Model):
         data = value.to_dict()
         if "custom" in data:
-            data.pop("function", None)  # a custom call has none; servers refuse the empty one
+            data.pop("function", None)  # a custom call has no function, and servers refuse an empty one
         return data
     return [_part(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def _with_text(parts: list[Any], content: str | None) -> list[Any]:
-    """Return the parts of a message with all of its text: some deltas bring parts, and others plain text."""
+    """Return the parts of a message with all of its text: some deltas have parts, and others plain text."""
     texts: list[str] = []
     others: list[Any] = []
     for part in parts:

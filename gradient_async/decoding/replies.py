@@ -39,9 +39,9 @@ from .normalize import (
     to_completion,
 )
 
-_SHOWN = 64 * 1024  # bytes of a body that an error has
+_SHOWN = 64 * 1024  # maximum bytes of a body that an error holds
 
-# Fields that `as_chunk` copies: a completion and a chunk, or a message and a delta, hold them in the same form.
+# Fields that `as_chunk` copies, because they have the same form in a completion and a chunk, or in a message and a delta.
 _SAME_IN_CHUNK = tuple(
     name
     for name in ChatCompletionChunk.__struct_fields__
@@ -68,7 +68,7 @@ def decode_completion(content: bytes) -> ChatCompletion:
     """
     problem: str
     try:
-        check_depth(content)  # of the fields, too, that the typed decoder drops
+        check_depth(content)  # this includes fields that the typed decoder ignores
         completion = _decode(content)
         if completion.choices and completion._error is None and not _may_hide_text(completion, content):
             return _finish(completion)
@@ -94,7 +94,7 @@ def decode_completion(content: bytes) -> ChatCompletion:
 
 
 def _quoted(body: Any) -> str:
-    """Return what the server says in place of what it was asked for, to be appended to a message."""
+    """Return the message in an unexpected body, in a form that can be appended to a message of ours."""
     message = describe_error(body).message
     return f", and says {message!r}" if message else ""
 
@@ -133,7 +133,7 @@ def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -
 
 
 def identify_reply(content: bytes) -> Choiceless:
-    """Say what the body of a 2xx reply is that is no completion; of several lines of JSON the first counts."""
+    """Return what the body of a 2xx reply is if it is no completion; of several lines of JSON, the first counts."""
     body = loads_or_none(content)
     if body is None:
         body = loads_or_none(content.lstrip().partition(b"\n")[0])
@@ -147,7 +147,7 @@ def reply_error(content: bytes) -> ErrorBody | None:
 
 
 def is_stream(content: bytes) -> bool:
-    """Whether the body of a reply begins as an event stream, whatever its content type says; JSON never does."""
+    """Whether the body of a reply begins like an event stream; JSON never does. The content type does not matter."""
     return _STREAM.match(content) is not None
 
 

@@ -64,7 +64,7 @@ def check_params(
 
 
 def list_iterables(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Make lists of arguments that may be iterables, in place: some iterables can be read only once."""
+    """Replace iterables among the arguments by lists, in place: some iterables can be read only once."""
     for name in ("messages", "tools", "stop"):
         value = arguments.get(name)
         if value is not None and not isinstance(value, list) and is_list_like(value):
@@ -77,8 +77,8 @@ def encode_request(
 ) -> bytes:
     """Encode the body of a request.
 
-    Subclasses of str, int and float count as their base; mappings, iterables and messages of other libraries become
-    plain data.
+    Values of subclasses of str, int and float are sent as values of these types. Mappings, iterables and messages of
+    other libraries are converted to plain data.
 
     Args:
         params: The result of `check_params`.
@@ -123,7 +123,7 @@ def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
             raise TypeError(f"missing required keyword argument {name!r}")
     message = _mismatch(arguments, agent=agent)
     if message:
-        # A value may be nearly of its type, such as a number of numpy.
+        # The value may be convertible to its type, for example a number of numpy.
         others = {name: value for name, value in arguments.items() if name != "messages"}
         arguments.update(_plain(others))
         message = _mismatch(arguments, agent=agent)
@@ -146,7 +146,7 @@ def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
 
 
 def _mismatch(arguments: Mapping[str, Any], *, agent: bool) -> str:
-    """Say which argument is not of its type; "" if there is none."""
+    """Return the error message for the first argument that is not of its type; "" if there is none."""
     try:
         msgspec.convert(arguments, AgentCompletionParams if agent else ChatCompletionParams)
     except msgspec.ValidationError as error:
@@ -155,12 +155,12 @@ def _mismatch(arguments: Mapping[str, Any], *, agent: bool) -> str:
 
 
 def _plain(value: Any, *steps: str | int) -> Any:
-    """Convert a value to plain data; the steps lead to the value, the first first."""
+    """Convert a value to plain data; the steps are the path to the value, from the outside in."""
     refusal: NoJSONError
     try:
         return to_plain(value, len(steps))
     except NoJSONError as refused:
-        refusal = refused.with_traceback(None)  # which holds this frame
+        refusal = refused.with_traceback(None)  # the traceback would refer to this frame
     refusal.steps += reversed(steps)
     raise _cannot_be_sent(refusal)
 

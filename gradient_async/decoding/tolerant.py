@@ -1,28 +1,27 @@
-"""Events to payloads, and payloads to chunks, one by one: the tolerant path of `ChunkDecoder`.
+"""The tolerant path of `ChunkDecoder`: splits events into payloads, and decodes each payload to a chunk.
 
 Theory of operation
 ===================
 
-`sse.EventDecoder` follows the standard, and servers do not always. Three things are no business of a decoder of events:
+`sse.EventDecoder` follows the standard, but servers do not always follow it. Three functions handle the differences:
 
-- An event without its blank line is joined to the next one. Several lines that are not one JSON value, but one each, are
-  several payloads: `split_payloads`.
-- Lines that the standard ignores may hold an error: in a field named ``error``, or as JSON without any field. See
-  `payloads_of_ignored`.
-- Data may be only a word: the end, or a sign of life. See `word_of`.
+- If a server forgets a blank line, two events become one. `split_payloads` returns several payloads if the lines of an
+  event are not one JSON value together, but one value each.
+- Lines that the standard ignores may have an error, in a field named ``error`` or as JSON without a field.
+  `payloads_of_ignored` returns it.
+- Data may be only a word: the end of the stream, or a heartbeat. `word_of` recognizes it.
 
-What is left is JSON. `PayloadDecoder` decodes it with the typed decoder. Only if that refuses the payload, or understands
-no answer in it, the payload is decoded once more, to plain data:
+All other data are JSON. `PayloadDecoder` decodes them with the typed decoder. If the typed decoder refuses a payload, or
+finds no answer in it, the payload is decoded once more, to plain data:
 
     decode ──> typed ──┬─> _accept       a chunk with an answer
-                       └─> identify ──┬─> an error, or no JSON: raised
-                         plain data   ├─> a heartbeat, another API, nothing known: passed over, and counted
-                                      ├─> _accept, a chunk of usage, say
+                       └─> identify ──┬─> an error, or not JSON: raised
+                         plain data   ├─> a heartbeat, another API or unknown: skipped and counted
+                                      ├─> _accept, for example a chunk with usage
                                       └─> _repair, a chunk in another shape
 
-What is passed over is harmless in a stream that also has choices: gateways mix events of their own, and even of other
-APIs, into the chunks. A stream that ends without a single choice is an error, and that error names the first payload that
-was no heartbeat: see `unanswered`.
+Skipped payloads do no harm in a stream that also has choices: gateways insert events of their own, and even of other APIs.
+If a stream has no choice at all, `unanswered` returns an error, which shows the first payload that was no heartbeat.
 """
 
 from __future__ import annotations
@@ -53,27 +52,27 @@ from .normalize import (
     to_chunk,
 )
 
-# Data to be decoded, and the name of its event.
+# The data to decode, and the name of the event.
 Payload: TypeAlias = tuple[bytes, str]
 
 DONE = b"[DONE]"
 _LF = b"\n"
-_WORDS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive"})  # data that says nothing
+_WORDS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive"})  # data that is a heartbeat
 _SHOWN = 200  # bytes of a bad payload that an error shows
-_MAX_LINES = 10_000  # payloads of one event; more would keep the event loop waiting
+_MAX_LINES = 10_000  # maximum payloads of one event; more would block the event loop
 _OBJECT = re.compile(rb"\[?\s*\{")
 _NO_ERROR = frozenset({b"", b"null", b"{}", b"0", b"false", b'""'})
-# Parts of names that say that something failed, whatever their case and underscores.
+# Parts of the names of fields in which `find_error` may find an error, in any case, with or without underscores.
 _SPEAKING = (b"rr", b'ode"', b"tatus", b"uccess", b'etail"', b"essage", b'sg"', b'itle"', b'esp"')
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
-_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode  # checks the syntax, and makes no objects
+_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode  # checks the syntax without making objects
 
 
 def word_of(data: bytes, name: str) -> Literal["done", "heartbeat"] | None:
-    """Say what data is that is only a word; None if it has to be decoded.
+    """Return what a word in place of JSON means; None if the data have to be decoded.
 
     Args:
-        data: Data of an event, without white space around it. The word may stand in quotation marks.
+        data: Data of an event, without white space around them. The word may be in quotation marks.
         name: Name of the event.
     """
     if data.startswith(b"{"):
@@ -87,17 +86,17 @@ def word_of(data: bytes, name: str) -> Literal["done", "heartbeat"] | None:
 
 
 def split_payloads(data: bytes, *, unfinished: bool = False) -> list[bytes]:
-    """Return the payloads in the data of an event: the data itself, or each of several lines that are one value each.
+    """Return the payloads in the data of an event: all data together, or each line if each line is one JSON value.
 
     Args:
-        data: The data, without white space around it.
-        unfinished: Whether the stream ended before the event's blank line. If the last payload is torn, it does not count
-            then.
+        data: The data, without white space around them.
+        unfinished: Whether the stream ended before the blank line of the event. Then a last payload that is cut is left
+            out.
     """
     payloads = [data]
     if _LF in data and not is_value(data):
         lines = [line for line in map(bytes.strip, data.split(_LF)) if line]
-        # A look at the first line is enough: what is wrong with a later one is told behind the payloads before it.
+        # Only the first line is checked. An error in a later line is raised after the payloads before it.
         if len(lines) <= _MAX_LINES and (is_value(lines[0]) or word_of(lines[0], "")):
             payloads = lines
     if unfinished and not _counts(payloads[-1]):
@@ -106,7 +105,7 @@ def split_payloads(data: bytes, *, unfinished: bool = False) -> list[bytes]:
 
 
 def _counts(payload: bytes) -> bool:
-    """Whether the last payload of a stream is whole, or holds an error behind something torn."""
+    """Whether the last payload of a stream is whole, or ends with the error of a gateway."""
     return (
         payload.strip(b'"') == DONE
         or is_object(first_of(loads_or_none(payload)))
@@ -115,7 +114,7 @@ def _counts(payload: bytes) -> bool:
 
 
 def payloads_of_ignored(lines: bytes) -> list[Payload]:
-    """Return the payloads in lines that are no part of an event stream: an error, JSON, or nothing that can be decoded."""
+    """Return the payloads in lines that do not belong to an event stream: an error, or JSON, or none."""
     field, _, value = lines.partition(b":")
     if field.strip().lower() == b"error":
         value = value.strip()
@@ -125,7 +124,7 @@ def payloads_of_ignored(lines: bytes) -> list[Payload]:
 
 
 def is_value(data: bytes) -> bool:
-    """Whether data is one JSON value, as the tolerant decoder takes it."""
+    """Whether data are one JSON value that the tolerant decoder accepts."""
     try:
         _decode_raw(data)
     except DECODE_ERRORS:
@@ -134,35 +133,36 @@ def is_value(data: bytes) -> bool:
 
 
 def is_torn(data: bytes) -> bool:
-    """Whether data is the beginning of a JSON object."""
+    """Whether data are the beginning of a JSON object."""
     try:
         _decode_raw(data)
     except DECODE_ERRORS as error:
-        # msgspec tells it in no other way than by this text.
+        # Only the text of msgspec's error shows that the data are cut.
         return data.startswith(b"{") and "truncated" in str(error)
     return False
 
 
 def _is_plain(data: bytes) -> bool:
-    """Whether a payload that brings usage and no choices holds nothing else: nearly every stream has one such payload."""
+    """Whether a payload with usage and an empty list of choices has no sign of an error. Most streams end with one."""
     return b'"choices"' in data and not any(map(data.__contains__, _SPEAKING))
 
 
 class PayloadDecoder:
-    """Decodes the payloads of one stream, and remembers what that takes.
+    """Decodes the payloads of one stream, with the state that this needs.
 
     Args:
         limits: Limits on what a server may send.
         strict: Refuse invalid UTF-8.
-        skip: Pass over payloads that are no chunks.
+        skip: Skip payloads that are not chunks.
         n: Number of choices that were asked for; None accepts any index.
 
     Attributes:
-        anomalies: Number of payloads that were repaired or passed over.
+        anomalies: Number of payloads that were repaired or skipped.
         answered: Whether a payload had a choice.
         indices: The indices that a choice may have; None if any.
         call_indices: The indices that a tool call may have.
-        torn: The error of a torn event, until it is known whether the next one is an error of the server that explains it.
+        torn: The error of an event that is cut. It is kept until the next event shows whether the server sent an error that
+            explains the cut.
         surrogates: Joins surrogate pairs that are cut between two chunks.
     """
 
@@ -175,23 +175,23 @@ class PayloadDecoder:
         self._strict = strict
         self._skip = skip
         self.surrogates = SurrogateJoiner()
-        self._elsewhere: TextElsewhere | None = None  # few streams need one
+        self._elsewhere: TextElsewhere | None = None  # made when a stream needs it, which is rare
         self.anomalies = 0
         self.answered = False
-        self._spoken = False  # whether a delta held a part of an answer
-        # The first payload without choices that was no heartbeat: its beginning, and the API that it is of.
+        self._spoken = False  # whether any delta had a part of the answer
+        # The beginning of the first payload without choices that was no heartbeat, and the API that it belongs to.
         self._choiceless = b""
         self._api = ""
         self.torn: StreamProtocolError | None = None
 
     def decode(self, data: bytes, name: str, *, number: int, spoken: bool) -> ChatCompletionChunk | None:
-        """Decode one payload; None if it is no chunk and does no harm.
+        """Decode one payload; return None if it is skipped.
 
         Args:
             data: The payload.
-            name: Name of its event. An event named ``error`` is one, whatever its data.
+            name: Name of its event. An event named ``error`` is an error, whatever its data are.
             number: Number of the payload in the stream, for errors.
-            spoken: Whether deltas that this object has not seen have brought a part of the answer.
+            spoken: Whether a delta that the fast path decoded had a part of the answer.
 
         Raises:
             StreamServerError: If the payload is an error.
@@ -241,7 +241,7 @@ class PayloadDecoder:
         return None
 
     def _accept(self, chunk: ChatCompletionChunk, data: bytes) -> bool:
-        """Normalize a chunk of the typed decoder; return False if its payload may hold more than the chunk does."""
+        """Normalize a chunk of the typed decoder; return False if its payload may have text that the chunk lacks."""
         for choice in chunk.choices:
             self.normalize(choice)
         silent = has_silent_choice(chunk)
@@ -269,7 +269,7 @@ class PayloadDecoder:
         return chunk
 
     def _note(self, chunk: ChatCompletionChunk, data: bytes, *, spoken: bool) -> None:
-        """Note what has been answered."""
+        """Note whether a chunk has choices, and whether they have a part of the answer."""
         if chunk.choices:
             self.answered = True
             self._spoken = self._spoken or spoken
@@ -277,13 +277,13 @@ class PayloadDecoder:
             self._note_choiceless(data)
 
     def _note_choiceless(self, data: bytes, api: str = "") -> None:
-        """Note what the stream is made of, if it turns out to have no choice."""
+        """Keep the beginning of a payload for the error of a stream without choices."""
         if not self._choiceless or (api and not self._api):
             self._choiceless = data[:_SHOWN]
             self._api = api
 
     def _refuse(self, data: bytes, problem: str, number: int) -> None:
-        """Raise the error of a payload that is no chunk; if the payload is torn, keep the error for now."""
+        """Raise the error of a payload that is not a chunk; if the payload is cut, keep the error in `torn` instead."""
         beginning = data[:_SHOWN].decode("utf-8", "replace")
         error = StreamProtocolError(
             f"event {number} of the stream is not a chat completion chunk: {escape(problem)}; "
@@ -296,7 +296,7 @@ class PayloadDecoder:
         self.torn = error
 
     def unanswered(self, number: int) -> StreamProtocolError | None:
-        """Return the error of a stream that ended without a choice; None if there was one, or nothing but heartbeats.
+        """Return the error of a stream without choices; None if there was a choice, or if there were only heartbeats.
 
         Args:
             number: Number of payloads in the stream.
@@ -316,7 +316,7 @@ class PayloadDecoder:
         )
 
     def normalize(self, choice: ChunkChoice) -> None:
-        """Bring a choice to its documented shape; refuse indices beyond the limits."""
+        """Convert a choice to its documented shape; refuse indices beyond the limits."""
         normalize_message(choice.delta)
         choice.finish_reason = normalize_finish_reason(choice.finish_reason)
         self.check_indices(choice)
