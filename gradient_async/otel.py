@@ -40,7 +40,7 @@ _PARAMETERS = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",
 }
-_MAX_NAME = 200  # characters of a name that a server gives
+_MAX_NAME = 200  # maximum characters of a name that a server sent
 Attributes = dict[str, str | int | float | bool | Sequence[str]]
 
 

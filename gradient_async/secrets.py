@@ -22,21 +22,21 @@ _SECRET_HEADERS = frozenset(
 # may be a scheme or the beginning of the key.
 _SCHEME = re.compile(r"^(?:apikey|basic|bearer|digest|token) +", re.IGNORECASE)
 
-# What would end a header early, or cannot be written; servers and proxies differ in what they make of the others.
+# Characters that would end a header early, that cannot be encoded, or that servers and proxies interpret differently.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def unwrap(value: Any) -> Any:
-    """Return the key in an object that hides it, as pydantic's SecretStr does; of any other object, the object."""
+    """Return the key in an object that hides it, such as pydantic's SecretStr; return any other object unchanged."""
     return value.get_secret_value() if hasattr(value, "get_secret_value") else value
 
 
 class Secret:
-    """A key that neither repr nor logs nor the locals in a traceback show.
+    """A key that is not shown by repr, in logs, or among the locals in a traceback.
 
     Args:
-        value: The key, or an object with ``get_secret_value()``; white space around the key is dropped, single spaces
-            inside are part of it.
+        value: The key, or an object with ``get_secret_value()``. White space around the key is removed; single spaces
+            inside the key are part of it.
         name: Name of the key in errors.
 
     Raises:
@@ -54,7 +54,7 @@ class Secret:
             raise TypeError(f"{name}: expected a str, not {kind}")
         self._value = str.__str__(value).strip()
         if not re.fullmatch(r"[\x21-\x7e]+(?: [\x21-\x7e]+)*", self._value):
-            del value  # likewise
+            del value  # a traceback may show the locals of this frame
             raise ConfigurationError(
                 f"{name} may contain only visible ASCII and single spaces; copy it again, without line breaks"
             )
@@ -85,7 +85,7 @@ class _HeaderSecret(Secret):
 
 
 class HiddenHeader(str):
-    """The value of a header, not shown in tracebacks with locals: they print the repr."""
+    """The value of a header. Its repr hides it, because tracebacks with locals print the repr."""
 
     __slots__ = ()
 
@@ -94,13 +94,13 @@ class HiddenHeader(str):
 
 
 class _WrongHeader(NamedTuple):
-    """Stands for the value of a header that may hold a key, and is of the wrong type."""
+    """Replaces a value of the wrong type in a header that may hold a key."""
 
     kind: str
 
 
 def check_headers(headers: Any) -> dict[str, Any]:
-    """Return headers after checking that each can be sent, and ends where it should.
+    """Return headers after checking that each can be sent, and that none ends early.
 
     Args:
         headers: Name to value, each a str or ASCII bytes; a value of `NOT_GIVEN` removes the header.
@@ -125,10 +125,10 @@ def check_headers(headers: Any) -> dict[str, Any]:
             kind = value.kind if isinstance(value, _WrongHeader) else type(value).__name__
             value = _header_text(value)  # noqa: PLW2901  # no second local that holds a key
             if value is None:
-                del headers  # likewise
+                del headers  # a traceback may show the locals of this frame
                 raise TypeError(f"header {name}: expected a str, not {kind}")
             if _CONTROLS.search(value):
-                del value, headers  # likewise
+                del value, headers  # a traceback may show the locals of this frame
                 raise ConfigurationError(
                     f"header {name} has a line break or another control character in its value"
                 )
@@ -192,22 +192,22 @@ _MIN_SECRET = 8
 _LONG = 12
 _SHOWN = 3
 
-# Characters as URLs, JSON (also JSON inside JSON) and HTML write them. A run of backslashes is one match, whatever
-# follows: a match for each beginning of the run would take quadratic time.
+# Escapes of URLs, JSON (also JSON inside JSON) and HTML. A run of backslashes is one match: one match for each of its
+# backslashes would take quadratic time.
 _ESCAPE = re.compile(
     r"""%([0-7][0-9a-f])|\\+(?:u00([0-7][0-9a-f])|x([0-7][0-9a-f])|(["'/]))?|&(?:\#0*([0-9]{2,3})|\#x0*([0-7][0-9a-f])|([a-z]{2,4}));""",
     re.IGNORECASE,
 )
 _ENTITIES = {"amp": "&", "apos": "'", "gt": ">", "lt": "<", "quot": '"'}
-_MAX_ESCAPED = 3  # how often one after the other: JSON inside JSON inside a URL
+_MAX_ESCAPED = 3  # layers of escapes that are removed: JSON inside JSON inside a URL
 
 
 class Redactor:
     """Replaces known keys in text, bytes, JSON values and errors.
 
-    Servers echo what they were sent as they write it: escaped for a URL, JSON or HTML, as base64 (also inside something
-    longer) or as hexadecimal digits; and a message may be cut inside a key. All of it is found in linear time, because
-    the text is a server's, which may be made to take long.
+    Servers repeat parts of a request in other forms: escaped for a URL, JSON or HTML, as base64 (also inside a longer
+    text), or as hexadecimal digits. A message may also be cut inside a key. All forms are found in linear time, because a
+    hostile server chooses the text.
 
     Args:
         secrets: The keys.
@@ -221,13 +221,13 @@ class Redactor:
 
     @cached_property
     def _forms(self) -> list[tuple[str, str, str]]:
-        """What to look for: each form of each key, its beginning that is enough, and what is shown in its place."""
+        """The texts to find: each form of each key, the beginning that is enough for a match, and the replacement."""
         forms: dict[str, str] = {}
         for key in self._keys:
             shown = f"{key[:_SHOWN]}…{key[-_SHOWN:]}" if len(key) >= _LONG else "[key]"
             for form in _forms_of(key):
                 forms.setdefault(form, shown)
-        # Half a key at least: keys of one provider begin alike, and a shorter beginning would show in any text.
+        # At least half a key must match: keys of one provider have the same beginning, which is no secret.
         return [
             (form, form[: max(_MIN_SECRET, (len(form) + 1) // 2)], shown) for form, shown in forms.items()
         ]
@@ -239,14 +239,14 @@ class Redactor:
             return text
         pieces: list[str] = []
         end = 0
-        # Places may overlap, as one key may contain another; of such places the widest says what is shown.
+        # Places overlap if one key contains another. The widest of them decides about the replacement.
         for start, stop, shown in _joined(sorted(found)):
             pieces += (text[end:start], shown)
             end = stop
         return "".join([*pieces, text[end:]])
 
     def _find(self, text: str, rounds: int) -> list[tuple[int, int, str]]:
-        """Return the places of all keys, as start, end, and what is shown there."""
+        """Return the places of all keys, each with start, end and replacement."""
         found: list[tuple[int, int, str]] = []
         for form, beginning, shown in self._forms:
             start = text.find(beginning)
@@ -302,14 +302,14 @@ class Redactor:
 
 
 def _forms_of(key: str) -> Iterator[str]:
-    """Give the forms of a key that no unescaping leads back to it."""
+    """Yield the forms of a key that removing escapes does not turn into the key."""
     yield key
-    yield key.replace(" ", "+")  # in the query of a URL
+    yield key.replace(" ", "+")  # as in the query of a URL
     data = key.encode()
     yield data.hex()
     yield data.hex().upper()
-    # Base64 writes three bytes as four characters, so that it looks different behind one or two other bytes. The
-    # characters that hold bits of other bytes are left out.
+    # Base64 encodes three bytes as four characters, so the characters of a key depend on the number of bytes before it. The
+    # characters that also hold bits of other bytes are left out.
     for others in range(3):
         encoded = base64.b64encode(bytes(others) + data).decode()
         form = encoded[(8 * others + 5) // 6 : 8 * (others + len(data)) // 6]
@@ -318,7 +318,7 @@ def _forms_of(key: str) -> Iterator[str]:
 
 
 def _common(text: str, start: int, key: str) -> int:
-    """Return how many characters of the text from ``start`` on equal the beginning of the key."""
+    """Return how many characters at this place of the text are equal to the beginning of the key."""
     if text.startswith(key, start):
         return len(key)
     length, too_long = 0, len(key)
@@ -332,7 +332,7 @@ def _common(text: str, start: int, key: str) -> int:
 
 
 def _joined(places: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
-    """Join places that overlap; they come in the order of their starts."""
+    """Join places that overlap; the places must be sorted by their starts."""
     first = last = widest = -1
     text = ""
     for start, end, shown in places:
@@ -348,15 +348,15 @@ def _joined(places: Iterable[tuple[int, int, str]]) -> Iterator[tuple[int, int, 
 
 
 class _Unescaped:
-    """Text in which characters stand for their escapes.
+    """A text without its escapes, which knows the position of each character in the escaped text.
 
     Attributes:
-        text: The text.
+        text: The text without escapes.
     """
 
     def __init__(self, escaped: str) -> None:
         pieces: list[str] = []
-        # Where the text goes on behind and before an escape: in this text, and in the escaped one.
+        # Positions at which a run of unchanged characters begins or ends: in this text, and in the escaped text.
         self._here, self._there = [0], [0]
         length = end = 0
         for match in _ESCAPE.finditer(escaped):
@@ -371,13 +371,13 @@ class _Unescaped:
         self.text = "".join([*pieces, escaped[end:]])
 
     def place(self, position: int) -> int:
-        """Return the position in the escaped text of a position in this text."""
+        """Return the position in the escaped text that belongs to a position in this text."""
         at = bisect_right(self._here, position) - 1
         return self._there[at] + position - self._here[at]
 
 
 def _character_of(escape: re.Match[str]) -> str:
-    """Return the character that an escape stands for; a run of backslashes stands for half of them."""
+    """Return the character that an escape stands for; a run of backslashes stands for half as many."""
     of_url, of_json, of_python, quoted, decimal, hexadecimal, name = escape.groups()
     digits = of_url or of_json or of_python or hexadecimal
     if digits:

@@ -42,7 +42,7 @@ _SPACE = 0x20
 _MANY_LINES = 1000  # data lines of one event that are kept as separate objects; further lines are joined
 _MANY_ENDS = 64  # a slice with this many CR and LF consists of short lines
 _MAX_RETRY = 18  # maximum number of digits of a reconnection time
-_MAX_IGNORED = 64 * 1024  # maximum bytes kept of the ignored lines between two blank lines
+_MAX_IGNORED = 64 * 1024  # bytes that are kept of the ignored lines between two blank lines
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -67,9 +67,9 @@ class EventDecoder:
     Args:
         max_event_bytes: Maximum number of bytes of data in one event; a security limit. None is no limit.
         max_line_bytes: Maximum number of bytes in one line; a security limit. None is no limit.
-        keep_ignored: Whether to return the lines that the standard ignores as well: those that begin with the name of no
-            field. The lines before a blank line become one event, behind the event that the standard dispatches there.
-            Its type is "", which no other event has. Servers write errors where they expect no decoder of events.
+        keep_ignored: Whether to return lines that the standard ignores, because they do not begin with a known field: a
+            server may write an error into such a line. The ignored lines before a blank line become one event of type "",
+            which no other event has. It follows the event that the standard dispatches at this blank line.
 
     Attributes:
         retry: The reconnection time that the server last asked for, in milliseconds, or None.
@@ -106,7 +106,7 @@ class EventDecoder:
         # Length of all data lines joined by LF; -1 because the first line has no LF before it.
         self._data_size = -1
         self._type = ""
-        # The ignored lines since the last blank line, and how many bytes more are kept.
+        # The ignored lines since the last blank line, and how many more bytes of such lines are kept.
         self._max_ignored = _MAX_IGNORED if keep_ignored else 0
         self._ignored: list[bytes] = []
         self._ignored_left = self._max_ignored
@@ -119,7 +119,7 @@ class EventDecoder:
         )
 
     def check_bom(self, data: bytes) -> None:
-        """Become idle if the first bytes of the stream, which the caller feeds next, do not begin a byte order mark."""
+        """Note that there is no byte order mark, if these first bytes of the stream show it; the caller feeds them next."""
         if self._start == b"" and data[:1] not in (b"", b"\xef"):
             self._start = None
 

@@ -33,11 +33,11 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Replace tabs and line feeds as well: what is not text of the model could pass for a line of this program."""
+    """Replace control characters, tabs and line feeds: text of a server must not look like a line of this program."""
     return escape(text, len(text))
 
 
-# Whatever the command line writes passes one of these functions, which escape it.
+# All output of the command line goes through these functions, which escape it.
 
 
 def write(text: str) -> None:
@@ -61,7 +61,7 @@ def say_json(value: Any) -> None:
 
 
 def json_line(value: Any) -> str:
-    """Return one line of JSON whose control characters are escaped: JSON itself allows most of them."""
+    """Return a value as one line of JSON with escapes for all control characters, most of which JSON itself allows."""
     line = msgspec.json.encode(value).decode()
     return _CONTROLS.sub(lambda match: f"\\u{ord(match.group()):04x}", line)
 
@@ -77,7 +77,7 @@ def complain(message: str) -> None:
 
 
 def _emit(text: str) -> None:
-    """Write to standard output; characters that its encoding lacks become question marks."""
+    """Write to standard output, with question marks for characters that its encoding does not have."""
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
@@ -154,11 +154,11 @@ class PlainScreen:
             write(text)
 
     def say(self, line: str) -> None:
-        """Write the line."""
+        """Write the line at once."""
         note(line)
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """Write a line if the last is 5 s old."""
+        """Write a line of progress, unless the last one is less than 5 s old."""
         now = self._clock()
         if now >= self._next_line:
             self._next_line = now + _INTERVAL

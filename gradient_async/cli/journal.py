@@ -53,7 +53,7 @@ if sys.platform == "win32":
         """Do nothing: Windows has no `fcntl` locks."""
 
     def _copy_rights(source: int, target: int) -> None:
-        """Do nothing: a file has the rights of its folder there."""
+        """Do nothing: on Windows a new file inherits the permissions of its folder."""
 
 else:
     import fcntl
@@ -63,16 +63,16 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _copy_rights(source: int, target: int) -> None:
-        """Let those read and write an open file who may read and write another."""
+        """Copy the permissions of an open file to another open file."""
         os.fchmod(target, stat.S_IMODE(os.fstat(source).st_mode))
 
 
 def _open(path: Path, flags: int = 0) -> int:
-    """Open or create a file to read it and to add to it; only this user may read what is created.
+    """Open or create a file for reading and appending; only this user may read a file that is created here.
 
     Raises:
-        JournalError: If the path is a symbolic link. Anybody who may write to the folder could have put it there, to
-            have this user write to a file of the user's own.
+        JournalError: If the path is a symbolic link. Another user with access to the folder may have made the link, so
+            that this program overwrites a file of its user.
     """
     flags |= os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     try:
@@ -196,7 +196,7 @@ class Journal:
             )
         try:
             _lock(self._file)
-            # A run that replaced the file has unlocked the old one, which has no name any more.
+            # If another run has replaced the file, the lock on the old file is free, but the old file has no name.
             replaced = not os.path.samestat(os.fstat(self._file), self._path.lstat())
         except OSError:
             replaced = True
@@ -211,7 +211,7 @@ class Journal:
             self.write(b"\n")
 
     def _read(self) -> Iterator[tuple[bytes, _Result]]:
-        """Give each line of the file with its contents; remove a last line that was not written to its end."""
+        """Yield each line of the file with its decoded result; remove a last line that is cut off."""
         with open(os.dup(self._file), "rb") as file:  # noqa: PTH123  # the file that is locked, whatever has its name now
             file.seek(0)
             for number, line in enumerate(file, 1):
@@ -233,7 +233,8 @@ class Journal:
         Raises:
             OSError: If the file can't be replaced; it is unchanged then.
         """
-        # A name that nobody can guess and put a link in its place, and rights of this user alone until they are copied.
+        # The name is random, so that nobody can put a link there before. Only this user may read the copy until it has the
+        # permissions of the old file.
         copy = self._path.with_name(f".{secrets.token_hex(8)}.tmp")
         file = _open(copy, os.O_EXCL)
         old, forgotten = self._file, self.errors
@@ -246,7 +247,7 @@ class Journal:
                         kept.write(line)
             _copy_rights(old, file)
             os.fsync(file)
-            _lock(file)  # before it has the name under which another run would open it
+            _lock(file)  # before another run can open it by its final name
             copy.replace(self._path)
         except BaseException:
             os.close(file)

@@ -65,7 +65,7 @@ def _read(file: str) -> Iterator[bytes]:
 
 
 def _name_of(file: str) -> str:
-    """Return the name of a file as text that can be encoded: it may hold any bytes."""
+    """Return the name of a file, which may have any bytes, as text that can be encoded."""
     return os.fsencode(file).decode("utf-8", "replace")
 
 

@@ -42,7 +42,7 @@ set_up_log(os.environ)
 
 
 def _conceal(function: Callable[P, T]) -> Callable[P, T]:
-    """Raise errors of options anew, without the frames of the function: their locals hold keys."""
+    """Wrap a function so that its errors have no traceback of its frames, whose local variables hold keys."""
 
     @functools.wraps(function)
     def concealed(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -63,7 +63,7 @@ def _refuse_http_client(http_client: object) -> None:
 
 
 def _hide(options: Mapping[str, Any]) -> dict[str, str | Secret | None]:
-    """Make secrets of the keys among the options, and text of the URLs; None of what is not given."""
+    """Replace keys among the options by secrets, URLs by text, and missing values by None."""
     hidden: dict[str, str | Secret | None] = {}
     for name, value in options.items():
         if name in _KEYS:
@@ -353,8 +353,8 @@ class AsyncGradient:
     async def close(self) -> None:
         """Close the connections and every open stream; on a copy, do nothing.
 
-        Connections and streams of event loops in other threads are closed by these loops, which have a second for
-        that. A loop that is blocked or stopped closes them when it runs again.
+        Event loops of other threads close their own connections and streams; this method waits for them, at most one
+        second. A loop that is blocked or stopped closes its connections when it runs again.
         """
         if not self._is_copy:
             await self._core.connections.close()

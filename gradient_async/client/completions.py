@@ -212,7 +212,7 @@ class _Completions:
         if max_concurrency is None:
             max_concurrency = n
         check_count("max_concurrency", max_concurrency, min_=1)
-        list_iterables(params)  # each request reads them
+        list_iterables(params)  # every request of the fan-out reads the same arguments
         if stream:
             _ask_for_usage(params)
         limits = self._core.settings.limits

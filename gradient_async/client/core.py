@@ -80,7 +80,7 @@ def check_hooks(hooks: Iterable[Any]) -> tuple[Hook, ...]:
 
 
 def check_query(query: Any) -> dict[str, Any]:
-    """Return parameters of a query that can be written."""
+    """Return the parameters of a query after checking that all of them can be sent."""
     if not isinstance(query, Mapping):
         raise TypeError(f"default_query: expected a dict, not {type(query).__name__}")
     checked = dict(cast("Mapping[Any, Any]", query))
@@ -90,7 +90,7 @@ def check_query(query: Any) -> dict[str, Any]:
 
 
 def query_pairs(query: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
-    """Give the parameters of a query as they are sent: a list is repeated, and None leaves a parameter out.
+    """Yield the parameters of a query as they are sent: one pair for each item of a list, and none for None.
 
     Raises:
         TypeError: If a value is neither a scalar nor a list of scalars.
@@ -106,7 +106,7 @@ def query_pairs(query: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _query_text(name: str, value: Any) -> str:
-    # The base of a subclass: an Enum of str or int shows its name otherwise.
+    # The methods of the base class are called, because the text of an Enum of str or int would be its name.
     if isinstance(value, str):
         text = str.__str__(value)
         if not _SURROGATES.search(text):
@@ -226,9 +226,9 @@ class Connections:
             trust_env=self._trust_env,
             limits=self._limits,
         )
-        # Threads that make their first calls together must get the same manager; this line decides which.
+        # Threads that make their first calls at the same time must get the same manager. `setdefault` is atomic.
         manager = cast("SessionManager", vars(self).setdefault("manager", manager))
-        if self.closed:  # by another thread, which may not have seen the manager
+        if self.closed:  # another thread may have closed the client before it saw the manager
             manager.pool.closed = True
         return manager
 
@@ -443,12 +443,12 @@ class Core:
     def completion_of(self, reply: Reply, content: bytes) -> ChatCompletion:
         """Decode the body of an awaited reply, and add what the session knows of it.
 
-        Some servers stream whatever they are asked for: an event stream is assembled, and judged as any other.
+        Some servers always send a stream. A body that is an event stream is assembled, and must be whole.
 
         Raises:
             APIStatusError: If a reply of status 200 holds an error.
-            APIResponseValidationError: If it holds no completion.
-            StreamError: If it is an event stream that is not whole, or holds an error.
+            APIResponseValidationError: If the body holds no completion.
+            StreamError: If the body is an event stream that is not whole, or that holds an error.
         """
         completion = self._assemble(reply, content) if is_stream(content) else _decode(reply, content)
         completion.request_id = reply.request_id

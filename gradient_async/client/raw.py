@@ -129,7 +129,7 @@ class APIResponse(Generic[T]):
         """Decode the whole body.
 
         Raises:
-            ValueError: If it is not JSON, or is nested too deep.
+            ValueError: If the body is not JSON, or is nested too deep.
         """
         return decode_json(await self.read())
 
@@ -172,8 +172,8 @@ class APIResponse(Generic[T]):
             yield rest
 
     async def iter_lines(self) -> AsyncIterator[str]:
-        """Yield the body's lines as they arrive, without their line ends."""
-        rest: list[str] = []  # the pieces of a line; joined once, because a line may arrive in many pieces
+        """Yield the lines of the body as they arrive, without line ends."""
+        rest: list[str] = []  # pieces of the current line; joining them once takes linear time
         async for text in self.iter_text():
             first, *others = text.split("\n")
             rest.append(first)

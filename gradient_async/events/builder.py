@@ -36,7 +36,7 @@ class _Progress:
 
     def __init__(self) -> None:
         self.calls_started = 0
-        # The pieces of the arguments and their number, by the ordinal of the call.
+        # By the ordinal of each call: the list of pieces, and its length, at the last done event.
         self.calls_done: dict[int, tuple[list[str], int]] = {}
         self.content = 0
         self.reasoning = 0
@@ -50,11 +50,11 @@ class _Progress:
 class EventBuilder:
     """Makes events from chunks.
 
-    Nothing is final before a finish_reason or the end of the stream: arguments that parse may still be the beginning of
-    longer ones. Therefore only a finish_reason and the end bring done events. A choice that goes on after its
-    finish_reason gets further done events at the end, with everything that it has then, and another finish event if
-    another finish_reason came: some servers send one in each chunk, and to join all text each time would take a time that
-    grows with the square of its length.
+    Nothing is final before a finish_reason or the end of the stream: arguments that are whole JSON may still be the
+    beginning of longer arguments. Therefore done events are made only at the first finish_reason of a choice and at the end
+    of the stream. If a choice continues after its finish_reason, the end has further done events with all text. If another
+    finish_reason was received, the end also has another finish event. Some servers send a finish_reason in each chunk, and
+    joining all text for each of them would take quadratic time.
 
     Args:
         assembler: The assembler. Each chunk must be added to it before the chunk is passed to `add`.
@@ -68,8 +68,8 @@ class EventBuilder:
     def detach(self) -> None:
         """Continue with a copy of the assembler, to which `add` adds the chunks.
 
-        Events show the moment after their chunk. With readers of single choices the stream's assembler is ahead of the
-        reader of events, by chunks that wait in a queue.
+        A snapshot of an event shows the completion up to the chunk of the event. If single choices are read as well, chunks
+        for the reader of events wait in a queue, and the stream's assembler already has them.
         """
         if not self._detached:
             self._assembler = copy.deepcopy(self._assembler)
@@ -78,7 +78,7 @@ class EventBuilder:
     def add(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent]:
         """Return the events of the chunk that was added to the assembler last."""
         if self._detached:
-            with contextlib.suppress(StreamError):  # the stream's own assembler refuses the chunk as well
+            with contextlib.suppress(StreamError):  # the stream's own assembler reports the same error
                 self._assembler.add(chunk)
         yield ChunkEvent(chunk=chunk, _assembler=self._assembler)
         for choice in chunk.choices:

@@ -37,7 +37,7 @@ def parse_partial(text: str) -> Any:
             in_string = True
         elif character in "{[":
             if len(closers) == MAX_DEPTH:
-                return None  # each stop takes time for every bracket that is open
+                return None  # the time for each stop grows with the number of open brackets
             closers.append("}" if character == "{" else "]")
             stops.append((position + 1, "".join(reversed(closers))))
         elif character in "}]" and closers:

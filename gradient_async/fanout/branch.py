@@ -118,12 +118,12 @@ class Branch:
         lease.release(error=None, usage=self.usage)
 
     def is_finished(self, choice: Choice) -> bool:
-        """Whether a choice of `completion` is whole, though the rest of the reply may not be."""
+        """Whether a choice of `completion` is whole; other choices of the reply may still be incomplete."""
         if self._reply is None:
             return choice.finish_reason is not None
         return self._reply.assembler.choices[choice.index].finished
 
-    # The reply that won the race, or the only one
+    # Facts about the reply; after a hedge, about the reply that was chosen
 
     @property
     def id(self) -> str:
@@ -289,7 +289,7 @@ def _received(assembler: CompletionAssembler, index: int | None) -> ChatCompleti
     """Return everything that a stream has received as one chunk, so that another assembler can continue from it."""
     chunk = as_chunk(assembler.completion)
     for choice in chunk.choices:
-        # A completion does not tell the indices of its tool calls, by which later fragments find their call.
+        # A completion lacks the indices of its tool calls, by which later fragments find their call.
         came = since(assembler.choices[choice.index], Position())
         choice.delta = ChoiceDelta() if came is None else came.delta
     return chunk if index is None else _renumber([chunk], index)[0]

@@ -138,7 +138,7 @@ class MergedChunks:
             await writer
 
     def finish(self, error: Exception | None = None) -> None:
-        """Note that nothing more will come."""
+        """Note that no more chunks will be added."""
         if self._finished:
             return
         self._finished = True
@@ -219,7 +219,7 @@ class MergedChunks:
         return self._started is not None and not self._finished
 
     def close(self) -> None:
-        """Cancel everything."""
+        """Cancel all requests."""
         self._cancel()
 
     def forget_callers_error(self) -> None:

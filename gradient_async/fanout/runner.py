@@ -144,14 +144,14 @@ class FanOutRunner:
         return self.merged.open and not self._cancelled
 
     async def close(self) -> None:
-        """Cancel everything and wait until the main task has ended."""
+        """Cancel all requests, and wait until the main task has ended."""
         self._cancel()
         if self._main is not None and not self._main.done():
             await asyncio.wait((self._main,))
         self.merged.forget_callers_error()
 
     def abandon(self) -> None:
-        """Cancel everything from a finaliser, which may run in any thread."""
+        """Cancel all requests from a finaliser, which may run in any thread."""
         if self._loop is None or self._loop.is_closed():
             return
         try:

@@ -1,4 +1,4 @@
-"""Starts tasks whose first step runs later, whatever the event loop's task factory does."""
+"""Makes tasks that do not run before they have been created, with every task factory of an event loop."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ T = TypeVar("T")
 def later(work: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
     """Return the coroutine for a new task: ``work()``, which does not begin before the task has been created.
 
-    The code that creates a task also records it, and counts on that the task has not run before. A factory such as
-    `asyncio.eager_task_factory` runs the first step of a task while the task is created. Workers that create further
-    workers would then run inside each other, uncounted, until the stack is full.
+    The code that creates a task also records it, and must do so before the task runs. A factory such as
+    `asyncio.eager_task_factory` runs the first step of a task during its creation. Workers that create further workers
+    would then run nested in each other, without being recorded, until the stack overflows.
     """
     if asyncio.get_running_loop().get_task_factory() is None:
         return work()
@@ -22,7 +22,7 @@ def later(work: Callable[[], Coroutine[Any, Any, T]]) -> Coroutine[Any, Any, T]:
 
 
 async def _after_a_turn(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    # Takes a function, not a coroutine: Python warns of a coroutine that is never awaited, which a cancellation of this
-    # sleep would cause.
+    # The parameter is a function, not a coroutine. If this sleep is cancelled, a coroutine would never be awaited, and Python
+    # would warn about it.
     await asyncio.sleep(0)
     return await work()

@@ -238,7 +238,7 @@ class Connector(aiohttp.TCPConnector):
         options: Options of aiohttp's own connector.
 
     Attributes:
-        files: The line of calls for which no file could be opened; all connectors of a loop share it.
+        files: The line of calls that wait because of too many open files; all connectors of a loop share the line.
     """
 
     def __init__(self, *, max_connections: int, **options: Any) -> None:
@@ -292,12 +292,12 @@ class Connector(aiohttp.TCPConnector):
         self.files.in_use += 1
         connection.add_callback(self._give_back)
         if self.files.line:
-            self.files.wake()  # there may be room for more
+            self.files.wake()  # another call may connect now as well
         progress.sending()
         return connection
 
     def _give_back(self) -> None:
-        """Let another request have the place of a connection that is used no more."""
+        """Give the place of a connection that is no longer in use to another request."""
         self.files.in_use -= 1
         self._slots.release()
         if self.files.line:
@@ -324,7 +324,7 @@ def _begin_to_use(connection: connector.Connection) -> Connection:
 async def _refuse_closed(connection: connector.Connection, used: Connection) -> None:
     """Raise the error of a connection that ended before a request was written to it."""
     handler = connection.protocol
-    # A transport that is closing tells a moment later why: TLS may have been refused.
+    # A transport that is closing reports the reason, such as a failure of TLS, some iterations of the loop later.
     for _ in range(_TURNS_BEFORE_SENDING):
         if used.lost is None:
             await asyncio.sleep(0)

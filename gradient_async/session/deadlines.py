@@ -102,7 +102,7 @@ class AttemptProgress:
 
     Attributes:
         phase: The current phase.
-        limit: Seconds from the sent request to its whole reply or first content; None is no limit.
+        limit: Seconds from sending the request to the whole reply or the first content; None is no limit.
         sent: When the request was sent, on the loop's clock.
         deadline: When the whole call has to be over, on the loop's clock; None is no deadline.
         queued: Seconds waited for a free connection.
@@ -111,7 +111,7 @@ class AttemptProgress:
         begun: Whether any byte of a reply has arrived.
         lost: Whether the connection was lost before any byte of a reply.
         foreign: Whether the session is the caller's own.
-        lacks_files: Whether this process can open no file for the connection.
+        lacks_files: Whether this process has too many open files to open a connection.
         proxy: The proxy of the request, as host and port, if it is known.
         interim_left: How many interim responses may still come before the reply.
         scope: The timeout around the attempt, through which the attempt is ended.
@@ -154,13 +154,13 @@ class AttemptProgress:
     def start(self, *, foreign: bool, tells: bool = False) -> None:
         """Begin the attempt.
 
-        A caller's own session does not tell how far a request has come, except that it writes the body. Without a body the
-        phase is "response" from the start: the request may have been sent when the connection is lost. The time limit of
-        the reply includes the time to connect.
+        A session of the caller reports only that the body of a request is being written. For a request without body, the
+        phase is "response" from the start, because at any loss of the connection the request may have been sent. The time
+        limit of the reply includes the time to connect.
 
         Args:
             foreign: Whether the session is the caller's own.
-            tells: Whether `writing` is called when such a session writes the request.
+            tells: Whether a session of the caller calls `writing` when it writes the request.
         """
         self.foreign = foreign
         if foreign:
@@ -187,7 +187,7 @@ class AttemptProgress:
         self._until(None if seconds is None else self._loop.time() + seconds)
 
     def wait_for_file(self, *, limited: bool) -> None:
-        """Note that the attempt waits because this process can open no file.
+        """Note that the attempt waits because this process has too many open files.
 
         Args:
             limited: Whether the wait counts against the time limit for connecting.
@@ -195,7 +195,7 @@ class AttemptProgress:
         self.lacks_files = True
         self.phase = "connect"
         if self.foreign:
-            return  # aiohttp does not tell when it connects, so one limit covers all
+            return  # aiohttp does not report when it connects, so one limit covers all phases
         since, seconds = self._no_files_since, self._timeout.connect
         self._no_files_since = since = None if not limited else self._loop.time() if since is None else since
         self._until(None if since is None or seconds is None else since + seconds)
@@ -213,7 +213,7 @@ class AttemptProgress:
         self._until(None if self.limit is None else now + self.limit)
 
     def writing(self) -> None:
-        """Note that a caller's own session writes the request, which it may do more than once."""
+        """Note that a session of the caller writes the request, which may happen more than once."""
         if self.phase == "connect" and hasattr(self, "scope"):  # without a scope the attempt is over
             self.sending()
 
@@ -230,7 +230,7 @@ class AttemptProgress:
         if self.deadline is not None and self._loop.time() >= self.deadline:
             return "total", self._timeout.total
         if self.phase == "connect":
-            # In a caller's own session the time limit of the reply runs, which includes the time to connect.
+            # In a session of the caller, the time limit of the reply applies, and includes the time to connect.
             allowed = self._timeout.connect
             return "connect", (self.limit or 0.0) + (allowed or 0.0) if self.foreign else allowed
         return ("first_token" if self._stream else "response"), self.limit

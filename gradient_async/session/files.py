@@ -1,4 +1,4 @@
-"""Where calls wait while this process can open no file: "too many open files" is a limit of ours, not a fault of a server."""
+"""Lets calls wait while this process has too many open files, which is a local limit and not a fault of the server."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from .exceptions import origins
 from .trace import log
 
 _SHORT = frozenset({errno.EMFILE, errno.ENFILE})
-_LOOK_EVERY = 0.05  # seconds; other parts of the program may close files, and tell nobody
-_LOG_EVERY = 60.0  # seconds
+# Seconds between two attempts to open a file. Other parts of the program may close files without notice.
+_LOOK_EVERY = 0.05
+_LOG_EVERY = 60.0  # seconds between two warnings in the log
 
 
 def lacks_files(error: OSError) -> bool:
     """Whether a connection could not be made because this process, or its system, has too many open files."""
     if any(isinstance(origin, OSError) and origin.errno in _SHORT for origin in origins(error)):
         return True
-    # A resolver that can open neither its configuration nor a socket reports an unknown name. If several addresses fail
-    # in different ways, the error has no number.
+    # Two errors do not name the reason. A resolver that can open neither its configuration nor a socket reports an unknown
+    # name. If several addresses fail in different ways, the error has no number.
     if not isinstance(error, aiohttp.ClientConnectorError) or isinstance(error, aiohttp.ClientSSLError):
         return False
     return (isinstance(error, aiohttp.ClientConnectorDNSError) or error.errno is None) and not _can_open()
@@ -40,14 +41,14 @@ def _can_open() -> bool:
 
 
 class OpenFiles:
-    """The calls of one event loop that wait until a file can be opened, in the order in which they came.
+    """The calls of one event loop that wait until a file can be opened, in the order in which they began to wait.
 
-    The first in the line tries again when a connection comes free, which it may then use, and every 50 ms. If it succeeds,
-    the next tries.
+    The first call in the line tries again every 50 ms, and when a connection becomes free, which it may use. If it
+    succeeds, the next call tries.
 
     Attributes:
-        line: The calls that wait, by the futures that they await.
-        in_use: Number of connections of this loop that are in use. While it is 0, no connection can come free, and the
+        line: The attempts that wait, by the futures that they await.
+        in_use: Number of connections of this loop that are in use. While it is 0, no connection can become free, so the
             wait counts against the time limit for connecting.
     """
 
@@ -56,14 +57,14 @@ class OpenFiles:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._limited = False  # whether the time limits of the line count
+        self._limited = False  # whether the wait counts against the time limits
         self._logged = -math.inf
         self.line: OrderedDict[asyncio.Future[None], AttemptProgress] = OrderedDict()
         self.in_use = 0
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> OpenFiles:
-        """Return the line of a loop; it lives as long as an object holds it."""
+        """Return the line of a loop. The line exists as long as another object refers to it."""
         files = _of_loops.get(id(loop))
         if files is None:
             files = _of_loops[id(loop)] = cls(loop)
@@ -73,8 +74,8 @@ class OpenFiles:
         """Wait until this call may try to connect.
 
         Args:
-            progress: The attempt, whose time limits change while it waits.
-            first: Whether the call has tried before, and goes to the front of the line.
+            progress: The attempt; its time limits change while it waits.
+            first: Whether the call has waited before, so that it goes to the front of the line.
         """
         began = self._loop.time()
         if began >= self._logged + _LOG_EVERY:
@@ -92,7 +93,7 @@ class OpenFiles:
             await future
         except asyncio.CancelledError:
             if self.line.pop(future, None) is None:
-                self.wake()  # the turn that this call can't take
+                self.wake()  # this call was woken and cannot try, so the next call tries
             raise
         finally:
             progress.queued += self._loop.time() - began
@@ -101,11 +102,11 @@ class OpenFiles:
         """Let the first call in the line try again, if any waits."""
         if self.line:
             future, _ = self.line.popitem(last=False)
-            if not future.done():  # otherwise it has been cancelled, and wakes the next
+            if not future.done():  # a cancelled call wakes the next call itself
                 future.set_result(None)
 
     def _look(self) -> None:
-        """Let the first call try, and change the time limits if the last connection in use has been closed."""
+        """Let the first call try; change the time limits if the number of connections in use became or ceased to be 0."""
         self._timer = None
         limited = not self.in_use
         if limited is not self._limited:
@@ -117,5 +118,5 @@ class OpenFiles:
             self._timer = self._loop.call_later(_LOOK_EVERY, self._look)
 
 
-# As with the timers in `deadlines`: a line holds its loop, so the `id` is not reused while the line lives.
+# The lines, by `id` of their loops. A line refers to its loop, so the `id` is not reused while the line exists.
 _of_loops: weakref.WeakValueDictionary[int, OpenFiles] = weakref.WeakValueDictionary()

@@ -75,8 +75,8 @@ class SessionManager:
         self.pool = Pool(
             session=session, max_connections=max_connections, trust_env=trust_env, limits=limits or Limits()
         )
-        # References to the replies that are being read; a reply that dies removes its own. Calls in several threads
-        # change the set, which a `WeakSet` does not allow while it is iterated over.
+        # References to the replies that are being read. The reference of a reply that is deleted removes itself. This is not a
+        # `WeakSet`, because calls in other threads may change the set while it is copied.
         self._open: set[weakref.ref[Reply]] = set()
         self._buckets: dict[str, TokenBucket] = {}
         self._cooldowns: dict[tuple[str, Secret | None], Cooldown] = {}
@@ -193,7 +193,7 @@ class SessionManager:
         while (cooldown := self._cooldowns.get(name)) is not None:
             left = cooldown.until - time.monotonic()
             if left <= 0:
-                # Another thread may have removed this cooldown already, or have begun the next.
+                # Another thread may have removed this cooldown already, or may have set a new one.
                 with self.pool.lock:
                     if self._cooldowns.get(name) is cooldown:
                         del self._cooldowns[name]

@@ -22,10 +22,10 @@ _IDLE_SECONDS = 14.0
 
 _CLOSED = "this client has been closed; make a new one"
 
-# Seconds to wait until the loops of other threads have closed their sessions.
+# Maximum seconds to wait until the loops of other threads have closed their sessions.
 _PATIENCE = 1.0
 
-# Loops of several threads add and remove entries at any time, so only a copy may be iterated over.
+# The loops of other threads may add and remove entries at any time. Therefore only a copy is iterated over.
 _Sessions: TypeAlias = dict[
     asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None, None]]
 ]
@@ -47,7 +47,7 @@ class Pool:
     Attributes:
         foreign: Whether the session is the caller's own.
         closed: Whether `close` was called.
-        lock: Guards what calls in several threads change: token buckets and cooldowns.
+        lock: Guards the token buckets and cooldowns, which calls in several threads change.
     """
 
     def __init__(
@@ -91,13 +91,13 @@ class Pool:
         keeper = _keep(session)
         self._sessions[loop] = (session, keeper)
         await anext(keeper)
-        if self.closed:  # by another thread, which may not have seen this session
+        if self.closed:  # another thread may have closed the pool before it saw this session
             await keeper.aclose()
             raise ConfigurationError(_CLOSED)
         return session
 
     def _forget_closed(self) -> None:
-        """Remove closed loops with their sessions; loop and session keep each other alive."""
+        """Remove closed loops with their sessions, which would otherwise keep each other alive."""
         for loop, (session, _) in self._sessions.copy().items():
             if loop.is_closed() and session.closed:
                 self._sessions.pop(loop, None)
@@ -111,15 +111,15 @@ class Pool:
             )
         _inherited.append(self._sessions)
         self._sessions = {}
-        # A thread of the parent may have held the old lock at the fork, and no thread here would ever release it.
+        # If a thread of the parent held the old lock during the fork, no thread of this process would ever release it.
         self.lock = threading.Lock()
         self._pid = os.getpid()
 
     async def close(self) -> None:
         """Close every session except the caller's own, each in its own loop.
 
-        The loops of other threads have a second for that. A loop that is blocked or stopped is not waited for any longer; it
-        closes its session when it runs again.
+        This method waits at most one second for the loops of other threads. A loop that is blocked or stopped closes its
+        session when it runs again.
         """
         self.closed = True
         if self._pid != os.getpid():
@@ -185,22 +185,26 @@ async def _keep(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:
 
 
 def _close_here(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, None]) -> asyncio.Task[None]:
-    """Close a session in the running loop, which it belongs to.
+    """Close a session in the running loop, to which the session belongs.
 
-    The loop refers to the task until the task's first step, which closes the sockets.
+    The loop refers to the task until its first step has run. This step closes the sockets, so nothing else needs to
+    refer to the task.
     """
     return loop.create_task(_close(keeper))
 
 
 async def _close(keeper: AsyncGenerator[None, None]) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop is shutting down, and closes the generator already
+    with contextlib.suppress(
+        RuntimeError
+    ):  # a loop that is shutting down may be closing the generator already
         await keeper.aclose()
 
 
 def _close_and_tell(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, None]) -> asyncio.Event:
     """Close a session in its own loop, which may run in another thread; return an event of the running loop.
 
-    The event is set once the session is closed; or at once if its loop is stopped, and may never run again.
+    The event is set when the session is closed. If the loop of the session is stopped, it may never run again, so the
+    event is set at once.
     """
     here = asyncio.get_running_loop()
     closed = asyncio.Event()

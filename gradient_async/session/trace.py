@@ -170,8 +170,8 @@ class Trace:
         try:
             method(self.info)
         except Exception as error:  # noqa: BLE001  # a hook may raise anything, and must not change the call
-            # Not by `log.exception`: it shows the text of the exception and of the error that the hook was told of, and
-            # both may repeat prompts and replies.
+            # `log.exception` would show the texts of the exception and of the call's error, and both may repeat prompts and
+            # replies.
             log.error(  # noqa: TRY400
                 "a hook failed: %s raised %s\n%s",
                 getattr(method, "__qualname__", method),

@@ -291,9 +291,9 @@ class ChunkStream:
     def choice(self, index: int) -> ChoiceStream:
         """The chunks of one choice; several tasks may read several choices.
 
-        A task that has nothing to read makes the next read for all tasks. The first chunk of a choice that is asked for
-        later than the first choice contains everything of it since then. If the same index is asked for again, reading
-        continues at the same place.
+        A task that has no chunk to return reads the socket for all tasks. Queues exist from the first call of this method
+        on. If a later call is the first for its index, one chunk contains everything that this choice received in the
+        meantime. A further call for the same index continues at the same place.
 
         Args:
             index: Index of the choice, from 0. The stream of a choice that never arrives is empty.

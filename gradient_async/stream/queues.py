@@ -18,7 +18,7 @@ from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
 
 # From this number of queued chunks on, deltas of text are merged. A reader that is fast enough gets every chunk by itself.
 _MERGE_FROM = 64
-# What a queued chunk weighs beside its text, in bytes: roughly its size in memory.
+# The size of a queued chunk without its text, in bytes: about its size in memory.
 _SIZE_OF_CHUNK = 500
 
 _PLAIN = ChoiceDelta()
@@ -28,10 +28,10 @@ class ChunkQueue:
     """A queue of chunks for one reader.
 
     Args:
-        limit: Most bytes to hold, each chunk's own weight included.
+        limit: Maximum size of all chunks together, in bytes.
 
     Attributes:
-        overflowed: Whether the limit was exceeded; the queue is then empty and stays so.
+        overflowed: Whether the limit was exceeded; then the queue is empty, and takes no more chunks.
         waiters: Futures of the tasks that wait for a chunk.
     """
 
@@ -133,9 +133,9 @@ class ChoiceQueues:
     """The queues of a stream, made when the first choice is asked for.
 
     Args:
-        assembler: What everything before that moment was added to.
-        limit: Most bytes that one queue may hold.
-        main: Whether the stream itself is being read as well, and so needs a queue of its own.
+        assembler: The assembler, to which all chunks before that moment were added.
+        limit: Maximum size of one queue, in bytes.
+        main: Whether the stream itself is read as well, so that it needs a queue of its own.
 
     Attributes:
         main: The queue for all chunks; None if the stream is not read as a whole.

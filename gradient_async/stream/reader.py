@@ -467,11 +467,11 @@ class StreamReader:
 
 
 def premature_end(decoder: ChunkDecoder, assembler: CompletionAssembler, size: int) -> StreamError:
-    """Return the error of a stream that has ended in good order, and whose completion is not whole.
+    """Return the error of a stream that ended without a lost connection, but too early.
 
     Args:
         decoder: The decoder of the stream.
-        assembler: What came of the stream.
+        assembler: The assembler of the stream.
         size: Number of bytes received.
     """
     unanswered = decoder.unanswered

@@ -126,5 +126,5 @@ __all__ = [
     "sum_usage",
 ]
 
-# The messages that are decoded, and the parameters that are checked; their tables include the types inside them.
+# The types of messages and parameters that msgspec converts. Their tables include the types of their fields.
 build_tables(ChatCompletion, ChatCompletionChunk, ModelInfo, ChatCompletionParams, AgentCompletionParams)

@@ -53,7 +53,7 @@ class CompletionUsage(Model, gc=False, kw_only=True):
     Attributes:
         prompt_tokens: Tokens of the prompt.
         completion_tokens: Tokens of all choices together.
-        total_tokens: Tokens of prompt and choices together; never less than the sum of the two.
+        total_tokens: Tokens of prompt and choices together; at least the sum of both counts.
         cache_created_input_tokens: Prompt tokens written to the cache (Gradient).
         cache_creation: Prompt tokens written to the cache, by lifetime (Gradient).
         cache_read_input_tokens: Prompt tokens read from the cache (Gradient).
@@ -73,7 +73,7 @@ class CompletionUsage(Model, gc=False, kw_only=True):
     completion_tokens_details: CompletionTokensDetails | None = None
 
     def __post_init__(self) -> None:
-        # Some servers leave the sum out, or count only a part of it.
+        # Some servers leave the sum out, or report a sum that is too small.
         both = self.prompt_tokens + self.completion_tokens
         self.total_tokens = max(self.total_tokens, both)
 
@@ -104,9 +104,9 @@ def sum_usage(usage: U | None, more: U, *, less: U | None = None) -> U:
 
 
 def largest_usage(usage: U | None, more: U) -> U:
-    """Combine two reports of one request's usage: the larger of each count; None is less than any.
+    """Combine two reports of one request's usage: the larger value of each count; None is less than any number.
 
-    Servers report the usage so far in each chunk, or the real usage first and zeros or a part of it later.
+    Some servers report the usage so far in each chunk. Others report the whole usage, and later zeros or a part of it.
     """
     if usage is None:
         return more
@@ -115,7 +115,7 @@ def largest_usage(usage: U | None, more: U) -> U:
         if old != new and (type(old) is not int or type(new) is not int or old > new):
             break
     else:
-        return more  # usage that grows from chunk to chunk
+        return more  # the usual case: usage that grows with each chunk
     return type(more)(
         **{
             name: new
@@ -275,7 +275,7 @@ class ChatCompletionMessage(Model, gc=False, kw_only=True):
 
 
 class ChoiceDelta(Model, gc=False, kw_only=True):
-    """The part of a choice's message that one chunk brings.
+    """The part of a choice's message that one chunk holds.
 
     Attributes:
         content: The next piece of the text.
@@ -322,7 +322,7 @@ They show that the model is at work, and that the text of a choice is where it s
 class GroqExtras(Model, gc=False, kw_only=True):
     """The field ``x_groq`` of Groq's servers.
 
-    The typed decoder refuses its usage and its error, so that the tolerant path takes them.
+    The types make the typed decoder refuse usage and an error in it, so that the tolerant path handles them.
     """
 
     usage: None = None

@@ -89,11 +89,11 @@ class Model(msgspec.Struct, gc=False, repr_omit_defaults=True):
 
 
 def build_tables(*types: Any) -> None:
-    """Let msgspec build its tables of types, at the import of the module that calls this function.
+    """Make msgspec build its tables of types. Modules call this function when they are imported.
 
-    msgspec builds the table of a type when the type is first used, and other threads see the table before it is
-    filled. If two threads use a type for the first time together, the process may crash. During an import, the import
-    lock keeps other threads away. A `msgspec.json.Decoder` that a module makes at its import has the same effect.
+    msgspec builds the table of a type at the first use of the type, and other threads see the table before it is
+    complete. If two threads use a type for the first time at the same moment, the process may crash. During an import,
+    the import lock keeps other threads away. A `msgspec.json.Decoder` that is made during the import has the same effect.
     """
     for type_ in types:
         msgspec.json.Decoder(type_)
@@ -115,7 +115,7 @@ def _plain_struct(struct: msgspec.Struct, *, keep_none: bool) -> dict[str, Any]:
 
 
 def _plain(value: Any, *, keep_none: bool) -> Any:
-    # Only Structs and lists of Structs are converted. All else is JSON that is passed on unchanged, its nulls included.
+    # Only Structs and lists of Structs are converted. All other values are JSON that is passed on unchanged, with its nulls.
     if isinstance(value, msgspec.Struct):
         return _plain_struct(value, keep_none=keep_none)
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """How deep the JSON of a server may be nested.
 
-Values nested some hundred levels deep end in a `RecursionError` wherever they are compared, copied, pickled, printed or
-encoded, and Python's own decoders accept about a thousand levels. Hence a limit of the library's own, far below that.
+Values that are nested some hundred levels deep raise a `RecursionError` if they are compared, copied, pickled, printed or
+encoded, but Python's own decoders accept about a thousand levels. Therefore the library has a much lower limit of its own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def decode_json(data: bytes | str) -> Any:
 
 def is_deeper(value: Any, max_depth: int = MAX_DEPTH) -> bool:
     """Whether plain data is nested deeper than ``max_depth``."""
-    # Level by level: a function that calls itself for each level would be the problem again.
+    # Level by level, because a function that calls itself for each level could raise a `RecursionError` itself.
     level = _containers([value])
     for _ in range(max_depth):
         if not level:
@@ -76,12 +76,12 @@ def _containers(values: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
 class _Bounded(type):
     """The type of `AnyJSON`.
 
-    msgspec decodes a field of a class that it does not know like one of type Any, and then asks `isinstance`. So the
-    check costs nothing where the field is missing, and nobody who decodes the Struct can forget it.
+    msgspec decodes a field of an unknown class like a field of type Any, and then calls `isinstance`. So every decoder of a
+    Struct makes the check, and the check costs nothing if the field is missing.
     """
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return not is_deeper(instance, MAX_DEPTH - 1)  # a field is inside one object at least
+        return not is_deeper(instance, MAX_DEPTH - 1)  # a field has at least one object around it
 
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ class NotGiven:
 
 
 def is_given(argument: object) -> bool:
-    """Whether an argument is given: `NOT_GIVEN` of any package stands for one that is not."""
+    """Whether an argument is given: `NOT_GIVEN`, of this or another package, means that it is not."""
     return type(argument).__name__ not in {"NotGiven", "Omit"}
 
 
