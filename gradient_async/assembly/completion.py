@@ -193,7 +193,7 @@ class CompletionAssembler:
         try:
             self.add(first)
         finally:
-            # If the first chunk exceeds a limit, the others have been received all the same, so `completion` has them.
+            # Even if the first chunk exceeds a limit, the other chunks have been received, so `completion` must have them.
             texts = batch.texts[1:]
             pieces = state.content if batch.field == "content" else state.reasoning
             pieces += texts

@@ -143,7 +143,7 @@ class Counts:
 
     @property
     def over(self) -> int:
-        """Lines of the input that need nothing more."""
+        """Number of lines of the input for which nothing is left to do."""
         return self.done + self.failed + self.invalid + self.skipped
 
     def __str__(self) -> str:

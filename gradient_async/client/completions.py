@@ -316,7 +316,7 @@ class Completions(_Completions):
             APIStatusError: If the server answered with an error.
             APIConnectionError: If no complete answer came.
             APIResponseValidationError: If the answer is not a completion.
-            StreamError: If the server streamed its answer all the same, and the stream is not whole.
+            StreamError: If the server sent a stream although none was requested, and the stream is not whole.
         """
         return await self._create(params, stream=stream)
 
@@ -357,7 +357,7 @@ class Completions(_Completions):
             first (int | None): How many winners are enough. Without ``stop_when`` every finished choice is a
                 winner.
             hedge_after (float | None): Seconds without content after which a second request is made for a
-                choice. The first of the two that brings content continues, and the other is cancelled.
+                choice. The first reply with content continues, and the other is cancelled.
                 ``max_concurrency`` does not count the second request.
             requests_per_minute (float | None): Maximum number of requests in any minute, evenly spaced.
             tokens_per_minute (float | None): Maximum number of tokens in a minute; estimated before a request,

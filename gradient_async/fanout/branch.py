@@ -218,7 +218,7 @@ class Branch:
     # The race of two requests
 
     async def _race(self, lease: Lease, hedge_after: float) -> list[BaseException]:
-        """Send a second request if the first brings no content in time; return the error, if the request failed."""
+        """Send a second request if the first reply has no content in time; return the error, if the request failed."""
         racers = self._racers
         racers.append(asyncio.ensure_future(self._attempt(lease)))
         try:

@@ -302,7 +302,7 @@ class MapWorkers:
                 worker.cancel()
 
     def drain(self) -> None:
-        """Send nothing more: cancel the workers whose requests wait to be sent, for the first time or again."""
+        """Send no more requests: cancel the workers whose requests wait for their first or a further attempt."""
         self._exhausted = self._stopping = True
         if self._loop is None:
             return
@@ -367,7 +367,7 @@ class MapResults:
         return await self._workers.next()
 
     def drain(self) -> None:
-        """Send nothing more. The results of requests in flight still come, and then the iteration ends.
+        """Send no more requests. The iteration yields the results of the requests in flight, and ends.
 
         Requests that wait to be sent, for the first time or again, are cancelled and have no result.
         """

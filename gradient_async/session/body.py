@@ -310,7 +310,7 @@ class Body:
             # loop may have been blocked; a limit must not expire because of that.
             if self._something_there():
                 if connection is not None:
-                    connection.notify()  # a failure may have come without a word to the connection
+                    connection.notify()  # aiohttp may set an error without a call to the connection
             elif self.limit is not None and self._waited_until(now) >= self.limit:
                 self._expire("response")
             elif self._deadline is not None and now >= self._deadline:

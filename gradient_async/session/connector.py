@@ -229,9 +229,9 @@ class Connection(asyncio.Protocol):
 
 
 class Connector(aiohttp.TCPConnector):
-    """A pool of connections that tells each attempt how far it has come.
+    """A pool of connections that reports the progress of each attempt to its `AttemptProgress`.
 
-    aiohttp's trace signals would tell the same, but take 16 µs a call: each of them is a coroutine.
+    aiohttp's trace signals would report the same, but take 16 µs a call, because each of them is a coroutine.
 
     Args:
         max_connections: Maximum number of connections in use; further requests wait for a free connection.

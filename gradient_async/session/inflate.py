@@ -70,7 +70,7 @@ class Gunzip:
             StreamLimitError: If a limit is exceeded.
         """
         if self._decoder.eof:
-            # Zeros behind a member are padding.
+            # Zeros after a member are padding.
             self._rest = self._rest.lstrip(b"\0")
             if not self._rest:
                 self.pending = False

@@ -50,7 +50,7 @@ class ChunkSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the source, which brings no further chunks."""
+        """Close the source; it returns no further chunks."""
         ...
 
 
@@ -96,7 +96,7 @@ class Cursor:
             queue: The queue in which the caller waits for chunks; None if it waits for any chunk.
 
         Returns:
-            False at the end of a whole stream; else True, although the read may have brought no chunk for the caller.
+            False at the end of a whole stream; else True, although the read may have had no chunk for the caller.
 
         Raises:
             APIError: The error that ended the stream.

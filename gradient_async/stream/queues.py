@@ -15,6 +15,7 @@ import msgspec
 
 from ..assembly import JOIN, CompletionAssembler, Position, json_size, position_of, since, utf8_size
 from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
+from ..types.messages import REPLY_FIELDS
 
 # From this number of queued chunks on, deltas of text are merged. A reader that is fast enough gets every chunk by itself.
 _MERGE_FROM = 64
@@ -101,6 +102,8 @@ def _plain_text(chunk: ChatCompletionChunk) -> str | None:
     """Return the text of a chunk that holds only text of one choice; None for any other chunk."""
     if len(chunk.choices) != 1 or chunk.usage is not None:
         return None
+    if any(getattr(chunk, name) is not None for name in REPLY_FIELDS):
+        return None
     choice = chunk.choices[0]
     text = choice.delta.content
     if text is None or choice.finish_reason is not None or choice.logprobs is not None:
@@ -114,6 +117,8 @@ def _size_of(chunk: ChatCompletionChunk) -> int:
         delta = choice.delta
         for text in (delta.content, delta.reasoning_content, delta.refusal):
             size += utf8_size(text) if text else 0
+        if delta.function_call is not None:
+            size += utf8_size(delta.function_call.arguments or "")
         for call in delta.tool_calls or ():
             size += utf8_size(call.function.arguments or "")
             for value in (call.custom, call.extra_content):
@@ -124,7 +129,8 @@ def _size_of(chunk: ChatCompletionChunk) -> int:
         if choice.logprobs is not None:
             entries = (choice.logprobs.content or []) + (choice.logprobs.refusal or [])
             size += _SIZE_OF_CHUNK * sum(1 + len(entry.top_logprobs) for entry in entries)
-    for value in (chunk.retrieval, chunk.functions, chunk.guardrails):
+    for name in REPLY_FIELDS:
+        value = getattr(chunk, name)
         size += json_size(value) if value is not None else 0
     return size
 
@@ -189,7 +195,7 @@ class ChoiceQueues:
 class Waiters:
     """The tasks that wait while another task reads: for chunks in a queue, or for any chunk.
 
-    A task with a queue is woken when a chunk comes into its queue. Besides, one task at a time is woken to make the next
+    A task with a queue is woken when a chunk is put into its queue. In addition, one task at a time is woken to make the next
     read. Waking all tasks for each chunk would make each chunk cost more, the more readers there are.
 
     Attributes:

@@ -148,7 +148,7 @@ class StreamReader:
         self._sniffed: list[bytes] = []
         self._body_over = False
         self._lost: StreamError | None = None  # the error that broke the body off
-        self._awaiting_content = False  # whether the last read has brought no content so far
+        self._awaiting_content = False  # whether no content of the last read has been decoded so far
         self._size = 0  # number of bytes received
         self._times = ReadTimes()
         self._read_at = 0.0
@@ -192,7 +192,7 @@ class StreamReader:
     async def next_chunks(self) -> Sequence[ChatCompletionChunk] | None:
         """Return the next chunks; None at the end of a whole stream.
 
-        If bytes are relayed, this method returns after each read, even if the read brought no chunk.
+        If bytes are relayed, this method returns after each read, even if the read had no chunk.
 
         Raises:
             APIError: The error that ended the stream, after everything received has been returned.
@@ -448,7 +448,7 @@ class StreamReader:
 
     @property
     def open(self) -> bool:
-        """Whether the stream may still bring chunks."""
+        """Whether more chunks may follow."""
         return self.state is not State.ENDED and self.error is None
 
     def completion(self) -> ChatCompletion:

@@ -298,6 +298,18 @@ def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
     assert len(drained(queue)) == 1
 
 
+@pytest.mark.parametrize("name", ["retrieval", "functions", "guardrails"])
+def test_a_field_of_the_reply_is_not_lost_by_merging(name: str) -> None:
+    queue = ChunkQueue(10**6)
+    for _ in range(70):
+        queue.put(plain("a"))
+    found = plain("b")
+    setattr(found, name, {"a": 1})
+    queue.put(found)
+    queue.put(plain("c"))
+    assert [found] == [chunk for chunk in drained(queue) if getattr(chunk, name) is not None]
+
+
 @pytest.mark.parametrize(
     "delta",
     [
@@ -306,6 +318,7 @@ def test_what_is_not_plain_text_of_one_choice_is_not_merged() -> None:
         {"images": ["x" * 1200]},
         {"audio": {"data": "x" * 1200}},
         {"tool_calls": [{"index": 0, "function": {"arguments": "\u20ac" * 400}}]},
+        {"function_call": {"arguments": "\u20ac" * 400}},
         {"tool_calls": [{"index": 0, "custom": "x" * 1200}]},
         {"tool_calls": [{"index": 0, "extra_content": ["x" * 1200]}]},
     ],
