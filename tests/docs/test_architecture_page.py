@@ -46,3 +46,9 @@ def test_pictures_are_alike_but_for_their_colours() -> None:
         dark = light.with_name(light.name.replace("-light", "-dark"))
         first, second = (re.sub(r"#[0-9a-f]{6}\b", "", path.read_text("utf-8")) for path in (light, dark))
         assert first == second, light.name
+
+
+@pytest.mark.parametrize("room", ["decoding", "assembly", "session"])
+def test_files_of_the_larger_rooms_are_listed(room: str) -> None:
+    files = {path.name for path in (ROOT / "gradient_async" / room).glob("*.py")} - {"__init__.py"}
+    assert files == set(re.findall(rf"^\| `{room}/(\w+\.py)` \|", PAGE, re.MULTILINE))
