@@ -78,7 +78,7 @@ def decode_completion(content: bytes) -> ChatCompletion:
     if isinstance(found, ErrorBody):
         problem = f"it is an error: {found.message}"
     elif isinstance(found, OtherAPI):
-        problem = f"it is of {found.name}"
+        problem = f"it belongs to {found.name}"
     else:
         try:
             body = loads(content)

@@ -305,7 +305,7 @@ class PayloadDecoder:
             return None
         beginning = self._choiceless.decode("utf-8", "replace")
         what = (
-            f"the stream is of {self._api}, not of chat completions"
+            f"the stream belongs to {self._api}, not to chat completions"
             if self._api
             else "the stream has no choices"
         )

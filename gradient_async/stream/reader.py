@@ -336,7 +336,7 @@ class StreamReader:
         if isinstance(found, ErrorBody):
             error = server_error(found, "in place of a stream")
         elif isinstance(found, OtherAPI):
-            error = StreamProtocolError(f"the reply is of {found.name}, not of chat completions")
+            error = StreamProtocolError(f"the reply belongs to {found.name}, not to chat completions")
         else:
             try:
                 chunks = [as_chunk(decode_completion(content))]
@@ -375,7 +375,7 @@ class StreamReader:
         limit = self._timeout.total if total else self.body.limit
         what = "the stream did not end" if total else "no content came"
         return StreamTimeoutError(
-            f"{what} within {limit} s (Timeout.{phase}); what came before is in .partial", phase=phase
+            f"{what} within {limit} s (Timeout.{phase}); everything received is in .partial", phase=phase
         )
 
     def _judge(self) -> None:
@@ -485,8 +485,8 @@ def premature_end(decoder: ChunkDecoder, assembler: CompletionAssembler, size: i
         what = "[DONE] came without a finish_reason for every choice"
     else:
         what = "the stream ended with neither [DONE] nor a finish_reason for every choice"
-    words = f"; the server's last words are {decoder.last_words!r}" if decoder.last_words else ""
-    return StreamTruncatedError(f"{what}; what came is in .partial{words}")
+    words = f"; the last text of the server is {decoder.last_words!r}" if decoder.last_words else ""
+    return StreamTruncatedError(f"{what}; everything received is in .partial{words}")
 
 
 def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:

@@ -184,9 +184,9 @@ async def test_streams_that_are_complete(start: Start, reply: Handler, pause: fl
             StreamServerError,
             "in place of a stream",
         ),
-        (reply_sse({"candidates": []}), "", StreamProtocolError, "of Gemini's API"),
+        (reply_sse({"candidates": []}), "", StreamProtocolError, "to Gemini's API"),
         (reply_sse({"answer": "x"}, done=False), "", StreamProtocolError, "no choices"),
-        (reply_json({"candidates": []}), "", StreamProtocolError, "of Gemini's API"),
+        (reply_json({"candidates": []}), "", StreamProtocolError, "to Gemini's API"),
         (
             reply_bytes(b'{"id":"c","choices":[]}', content_type="application/json"),
             "",
@@ -197,7 +197,7 @@ async def test_streams_that_are_complete(start: Start, reply: Handler, pause: fl
             reply_sse(*TOKENS[:3], b"<p>gone</p>\n", done=False),
             PART,
             StreamTruncatedError,
-            "words are 'gone'",
+            "text of the server is 'gone'",
         ),
         (reply_bytes(b"<html>log in</html>", content_type="text/html"), "", StreamProtocolError, "text/html"),
         (
