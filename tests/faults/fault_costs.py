@@ -42,7 +42,7 @@ def memory() -> Generator[Memory, None, None]:
 
 @dataclass(slots=True)
 class Turns:
-    """How often another task had its turn, and how long it had to wait for it at most, in seconds."""
+    """How often another task had its turn, and for how long it had to wait at most, in seconds of this thread's CPU."""
 
     count: int = 0
     longest: float = 0.0
@@ -55,9 +55,9 @@ async def turns() -> AsyncGenerator[Turns, None]:
 
     async def nap() -> None:
         while True:
-            last = time.perf_counter()
+            last = time.thread_time()
             await asyncio.sleep(_NAP)
-            seen.longest = max(seen.longest, time.perf_counter() - last - _NAP)
+            seen.longest = max(seen.longest, time.thread_time() - last)
             seen.count += 1
 
     napping = asyncio.create_task(nap())

@@ -130,10 +130,10 @@ async def test_many_events_one_write(start: Start) -> None:
     gaps: list[float] = []
 
     async def tick() -> None:
-        last = time.perf_counter()
+        last = time.thread_time()
         while True:
             await asyncio.sleep(0)
-            now = time.perf_counter()
+            now = time.thread_time()
             gaps.append(now - last)
             last = now
 
@@ -142,7 +142,7 @@ async def test_many_events_one_write(start: Start) -> None:
     ticking.cancel()
     assert (len(seen.delivered), seen.error, len(server.requests)) == (50_000, None, 1)
     assert len(gaps) > 20
-    assert sorted(gaps)[-3] < 0.05  # two may have met the machine at other work
+    assert max(gaps) < 0.05
     await expect_connection(server, client, "reused")
 
 
