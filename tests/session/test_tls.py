@@ -65,20 +65,20 @@ class TLSServer:
                 return
             self.connections += 1
             connection.settimeout(5)
-            with connection, contextlib.suppress(OSError):
+            secure = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+            with secure, contextlib.suppress(OSError):
                 try:
-                    secure = self._context.wrap_socket(connection, server_side=True)
+                    secure.do_handshake()
                 except ssl.SSLError:
                     # What the client has sent is read, as otherwise the system resets the connection, and the client
                     # may not see why.
-                    connection.shutdown(socket.SHUT_WR)
-                    while connection.recv(65536):
+                    secure.shutdown(socket.SHUT_WR)  # from here on nothing is decrypted
+                    while secure.recv(65536):
                         pass
                     continue
-                with secure:
-                    if secure.recv(65536):
-                        self.requests += 1
-                        secure.sendall(b"HTTP/1.1 500 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+                if secure.recv(65536):
+                    self.requests += 1
+                    secure.sendall(b"HTTP/1.1 500 x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
 
 
 Connect = Callable[..., Any]
