@@ -206,8 +206,8 @@ class Redactor:
     """Replaces known keys in text, bytes, JSON values and errors.
 
     Servers echo what they were sent as they write it: escaped for a URL, JSON or HTML, as base64 (also inside something
-    longer) or as hexadecimal digits; and a message may be cut inside a key. All of it is found in linear time, because
-    the text is a server's, which may be made to take long.
+    longer) or as hexadecimal digits, in capitals or not; and a message may be cut inside a key. All of it is found in
+    linear time, because the text is a server's, which may be made to take long.
 
     Args:
         secrets: The keys.
@@ -221,16 +221,15 @@ class Redactor:
 
     @cached_property
     def _forms(self) -> list[tuple[str, str, str]]:
-        """What to look for: each form of each key, its beginning that is enough, and what is shown in its place."""
+        """What to look for: each form of each key in lower case, its beginning that is enough, and what is shown for it."""
         forms: dict[str, str] = {}
         for key in self._keys:
             shown = f"{key[:_SHOWN]}…{key[-_SHOWN:]}" if len(key) >= _LONG else "[key]"
             for form in _forms_of(key):
-                forms.setdefault(form, shown)
-        # Half a key at least: keys of one provider begin alike, and a shorter beginning would show in any text.
-        return [
-            (form, form[: max(_MIN_SECRET, (len(form) + 1) // 2)], shown) for form, shown in forms.items()
-        ]
+                forms.setdefault(form.lower(), shown)
+        # A shorter beginning would be found in any text, because keys of one provider begin alike. A longer one would leave
+        # more of a key that was cut: messages and bodies are cut before keys are removed, at any character.
+        return [(form, form[:_MIN_SECRET], shown) for form, shown in forms.items()]
 
     def text(self, text: str) -> str:
         """Return text without keys, and without the beginnings of keys; the same object if there are none."""
@@ -248,11 +247,14 @@ class Redactor:
     def _find(self, text: str, rounds: int) -> list[tuple[int, int, str]]:
         """Return the places of all keys, as start, end, and what is shown there."""
         found: list[tuple[int, int, str]] = []
+        lower = text.replace(
+            "İ", "i"
+        ).lower()  # of as many characters: no other letter is longer in lower case
         for form, beginning, shown in self._forms:
-            start = text.find(beginning)
+            start = lower.find(beginning)
             while start >= 0:
-                found.append((start, start + _common(text, start, form), shown))
-                start = text.find(beginning, start + 1)
+                found.append((start, start + _common(lower, start, form), shown))
+                start = lower.find(beginning, start + 1)
         if rounds and self._keys:
             plain = _Unescaped(text)
             if plain.text != text:
@@ -285,7 +287,7 @@ class Redactor:
         return msgspec.structs.replace(
             info,
             content=self.data(info.content),
-            headers=Headers((name, self.text(value)) for name, value in info.headers.items()),
+            headers=Headers((self.text(name), self.text(value)) for name, value in info.headers.items()),
         )
 
     def clean(self, error: APIError) -> None:
@@ -299,6 +301,9 @@ class Redactor:
             setattr(error, name, self.value(getattr(error, name)))
         if error.response is not None:
             error.response = self.info(error.response)
+        partial = getattr(error, "partial", None)
+        if partial is not None:  # all else in it is the model's, and has been delivered
+            partial.request_id = self.value(partial.request_id)
 
 
 def _forms_of(key: str) -> Iterator[str]:
@@ -307,7 +312,6 @@ def _forms_of(key: str) -> Iterator[str]:
     yield key.replace(" ", "+")  # in the query of a URL
     data = key.encode()
     yield data.hex()
-    yield data.hex().upper()
     # Base64 writes three bytes as four characters, so that it looks different behind one or two other bytes. The
     # characters that hold bits of other bytes are left out.
     for others in range(3):

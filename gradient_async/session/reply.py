@@ -21,7 +21,6 @@ from ..errors import (
     GradientError,
     RequestInfo,
     ResponseInfo,
-    escape,
 )
 from ..hooks import Outcome
 from ..policy.ratelimit import rate_limits
@@ -161,10 +160,7 @@ class Reply:
 
     def note_content_type(self) -> None:
         """Log that the body is an event stream although its content type does not say so."""
-        log.debug(
-            "an event stream of content-type %r, recognized by its first line",
-            escape(self.headers.get("content-type", ""), 80),
-        )
+        log.debug("the content-type is not that of an event stream; recognized the stream by its first line")
 
     def end(
         self,
