@@ -22,6 +22,10 @@ _SECRET_HEADERS = frozenset(
 # may be a scheme or the beginning of the key.
 _SCHEME = re.compile(r"^(?:apikey|basic|bearer|digest|token) +", re.IGNORECASE)
 
+# Headers that say where the body of a request ends. A wrong one would cut the body, or let the server take the next request
+# on the connection for a part of this one.
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
+
 # What would end a header early, or cannot be written; servers and proxies differ in what they make of the others.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -127,6 +131,10 @@ def check_headers(headers: Any) -> dict[str, Any]:
             if value is None:
                 del headers  # likewise
                 raise TypeError(f"header {name}: expected a str, not {kind}")
+            if name.lower() in _FRAMING:
+                raise ConfigurationError(
+                    f"header {name} belongs to the body of the request, and is set by the library; leave it out"
+                )
             if _CONTROLS.search(value):
                 del value, headers  # likewise
                 raise ConfigurationError(
