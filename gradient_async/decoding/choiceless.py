@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .error_bodies import ErrorBody, find_error
+from .error_bodies import ErrorBody, find_error, find_inner_error
 from .normalize import first_of, is_object
 
 
@@ -103,7 +103,7 @@ def identify(body: Any, name: str = "") -> Choiceless:
         return "chunk"
     if not first or not (_PROGRESS.isdisjoint(first) or any(first.get(field) for field in _ANSWER)):
         return "heartbeat"
-    return "unknown"
+    return find_inner_error(first) or "unknown"
 
 
 def is_heartbeat(word: str) -> bool:

@@ -43,7 +43,7 @@ _ANSWER_FIELDS = (
     *TEXT_FIELDS, "reasoning", "tool_calls", "function_call", "audio", "images", "content_parts", "reasoning_details",
 )  # fmt: skip
 # What some servers write in place of a finish_reason of null, in lower case.
-_NOT_FINISHED = frozenset({"", "null", "none"})
+_NOT_FINISHED = frozenset({"", "null", "none", "nil", "undefined", "false", "0"})
 
 _ELSEWHERE = {"delta": b'"message"', "message": b'"delta"'}
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -163,7 +163,7 @@ def normalize_message(message: ChatCompletionMessage | ChoiceDelta) -> None:
 
 def normalize_finish_reason(reason: str | None) -> str | None:
     """Return a finish_reason; None if the server only wrote that there is none."""
-    return None if reason is None or reason.lower() in _NOT_FINISHED else reason
+    return None if reason is None or reason.strip().lower() in _NOT_FINISHED else reason
 
 
 def is_silent(message: ChatCompletionMessage | ChoiceDelta) -> bool:

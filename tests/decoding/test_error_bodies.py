@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gradient_async.decoding import describe_error, find_error, parse_error, reply_error, server_error
-from gradient_async.decoding.error_bodies import find_glued_error
+from gradient_async.decoding.error_bodies import find_glued_error, find_inner_error
 
 SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ({"id": "unauthorized", "message": "Unable", "request_id": "r"}, "Unable", {"code": "unauthorized", "request_id": "r"}),
@@ -23,8 +23,8 @@ SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ({"detail": {"msg": "m"}}, "m", {}),
     ({"error": {"message": {"detail": "m"}}}, "m", {}),
     ({"error": {"type": "t"}}, "t", {"type": "t"}),
-    ({"error": {"message": [[["x"]], {"a": 1}]}}, "x; ", {}),
-    ({"error": {"code": {"a": 1}, "param": ["x"]}}, "", {}),
+    ({"error": {"message": [[["x"]], {"a": 1}]}}, "x", {}),
+    ({"error": {"code": {"a": 1}, "param": ["x"]}}, "param: x", {}),
     ([{"error": {"message": "m"}}], "m", {}),
     ([], "", {}),
     ({}, "", {}),
@@ -45,6 +45,29 @@ SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ([{"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}], "m", {"code": "429", "type": "RESOURCE_EXHAUSTED"}),
     ({"error": {"message": "m", "type": "", "code": ""}}, "m", {"code": ""}),
     ({"id": "x", "object": "chat.completion", "message": "m"}, "m", {}),
+    # A name or a flag in `error`, and the message beside it.
+    ({"error": "Bad Request", "message": ["a", "b"], "statusCode": 400}, "Bad Request: a; b", {"code": "400"}),
+    ({"error": "invalid_grant", "error_description": "m"}, "invalid_grant: m", {}),
+    ({"error": "m", "message": "m"}, "m", {}),
+    ({"error": True, "message": "m", "code": "c"}, "m", {"code": "c"}),
+    ({"error": 401, "reason": "m"}, "m", {"code": "401"}),
+    ({"error": 1.5}, "1.5", {"code": "1.5"}),
+    ({"error": {"code": "c"}, "message": "m"}, "m", {"code": "c"}),
+    ({"error": {"message": "m"}, "code": 429}, "m", {"code": "429"}),
+    # An error inside an error, and reasons in lists.
+    ({"detail": {"error": {"message": "m"}}}, "m", {}),
+    ({"error": {"error": "m"}}, "m", {}),
+    ({"error": {"message": "m", "details": [{"reason": "a"}, {"links": 5}]}}, "m: a", {}),
+    ({"error": {"errors": [{"reason": "a"}, {"reason": "b"}]}}, "a; b", {}),
+    ({"errors": {"name": ["is short", "is old"], "age": []}}, "name: is short; is old", {}),
+    ({"errors": {"name": "short"}}, "", {}),
+    ({"message": "Bad", "errors": {"name": ["is short"]}}, "Bad: name: is short", {}),
+    # Other names.
+    ({"errcode": 40013, "errmsg": "m"}, "m", {"code": "40013"}),
+    ({"fault": {"faultstring": "m"}}, "m", {}),
+    ({"exception": "m"}, "m", {}),
+    ({"Error": {"Message": "m", "Code": "c"}}, "m", {"code": "c"}),
+    ({"baseResp": {"statusCode": 7, "statusMsg": "m"}}, "m", {"code": "7"}),
 ]  # fmt: skip
 
 
@@ -71,6 +94,18 @@ NAMED: list[dict[str, Any]] = [
     {"message": ["Forbidden"]},
     {"msg": "Rate limit exceeded"},
     {"x_groq": {"error": "over_capacity"}, "choices": [{"delta": {}}]},
+    {"Error": "m"},
+    {"ERROR": {"Message": "m"}, "choices": []},
+    {"baseResp": {"statusCode": 5}},
+    {"err": "m"},
+    {"errcode": 40001, "choices": None},
+    {"errmsg": "m"},
+    {"exception": "m"},
+    {"status": "503"},
+    {"ok": False},
+    {"success": "false"},
+    {"Message": "The caller is not authorized to do this"},
+    {"message": "Request timeout"},
 ]
 
 NO_ERRORS: list[dict[str, Any]] = [
@@ -86,6 +121,13 @@ NO_ERRORS: list[dict[str, Any]] = [
     {"id": "loading", "object": "x", "message": "m"},
     {"x_groq": {"error": None, "id": "q"}},
     {"x_groq": "error"},
+    {"err": None, "Error": [], "exception": ""},
+    {"errcode": 0, "errmsg": "ok"},
+    {"error": "none"},
+    {"error": "null", "choices": [{"delta": {"content": "a"}}]},
+    {"error": "OK", "choices": []},
+    {"status": "200", "ok": True, "success": "true"},
+    {"status": "599 of 600"},
 ]
 
 
@@ -187,6 +229,11 @@ class TestErrors:
     @pytest.mark.parametrize("body", NO_ERRORS)
     def test_not_by_other_names(self, body: Any) -> None:
         assert None is find_error(body)
+
+    def test_in_a_field_of_something_unknown(self) -> None:
+        found = find_inner_error({"id": 5, "a": {"error": 0}, "result": {"error": {"message": "m"}}})
+        assert "m" == (found and found.message)
+        assert None is find_inner_error({"a": {"error": None}, "error": "x"})
 
     @pytest.mark.parametrize(
         "content",
