@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..assembly import CompletionAssembler
@@ -47,7 +47,8 @@ from ..errors import (
     StreamTruncatedError,
 )
 from ..hooks import Outcome
-from ..types import ChatCompletion, ChatCompletionChunk, TextBatch, ToolCallDelta
+from ..types import ChatCompletion, ChatCompletionChunk
+from .content import Content
 from .sniff import is_event_stream, what_is
 from .timing import ReadTimes, Timing
 
@@ -94,6 +95,7 @@ class StreamReader:
         "_assembler",
         "_awaiting_content",
         "_body_over",
+        "_content",
         "_limits",
         "_loop",
         "_lost",
@@ -146,6 +148,7 @@ class StreamReader:
         self._awaiting_content = False  # whether the last read has brought no content so far
         self._size = 0  # number of bytes received
         self._times = ReadTimes()
+        self._content = Content()
         self._read_at = 0.0
         self._slices = 0
         self._turn_began = 0.0
@@ -173,8 +176,10 @@ class StreamReader:
         except StreamError:
             self.steady = False
             return ()  # `next_chunks` raises the error
-        # The first chunk nearly always has text; `has_content` checks for all other content.
-        if (chunks and (choices := chunks[0].choices) and choices[0].delta.content) or has_content(chunks):
+        # The first chunk nearly always has text; `Content` checks for all other content.
+        if (chunks and (choices := chunks[0].choices) and choices[0].delta.content) or self._content.is_in(
+            chunks
+        ):
             self._times.content_at.append(self._read_at)
             body.waited = 0.0
             self.steady = decoder.idle
@@ -269,7 +274,7 @@ class StreamReader:
         """Check whether chunks have content, which alone is a sign of life and restarts the limit; return the chunks."""
         if self._awaiting_content:
             body = self.body
-            if chunks and has_content(chunks):
+            if chunks and self._content.is_in(chunks):
                 self._awaiting_content = False
                 self._times.content_at.append(self._read_at)
                 body.waited = 0.0
@@ -482,30 +487,3 @@ def premature_end(decoder: ChunkDecoder, assembler: CompletionAssembler, size: i
         what = "the stream ended with neither [DONE] nor a finish_reason for every choice"
     words = f"; the server's last words are {decoder.last_words!r}" if decoder.last_words else ""
     return StreamTruncatedError(f"{what}; what came is in .partial{words}")
-
-
-def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
-    """Whether a model has spoken: text, reasoning, refusal, a tool call's piece, media, a finish_reason, usage."""
-    if type(chunks) is TextBatch:
-        return any(chunks.texts)
-    for chunk in chunks:
-        for choice in chunk.choices:
-            delta = choice.delta
-            if (
-                delta.content
-                or choice.finish_reason is not None
-                or delta.reasoning_content
-                or delta.refusal
-                or (delta.tool_calls is not None and any(map(_has_piece, delta.tool_calls)))
-                or delta.images
-                or delta.audio
-            ):
-                return True
-        if chunk.usage is not None:
-            return True
-    return False
-
-
-def _has_piece(entry: ToolCallDelta) -> bool:
-    function = entry.function
-    return bool(entry.id or function.name or function.arguments or entry.custom or entry.extra_content)
