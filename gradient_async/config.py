@@ -296,7 +296,7 @@ def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
     except ValueError:
         host = parts = None
     problem: str | None = None
-    if parts is None or not host:
+    if parts is None or not host or parts.netloc.endswith(":"):  # `http:/host` would be the host `http`
         problem = "it has no host, or its port is not a number"
     elif parts.scheme not in {"http", "https"}:
         problem = f"its scheme is {parts.scheme!r}; only https and http are supported"

@@ -190,10 +190,13 @@ class SessionManager:
             if left <= 0:
                 del self._cooldowns[name]
                 break
-            if spent + left > call.retry.budget or (deadline is not None and loop.time() + left >= deadline):
+            room = call.retry.budget - spent
+            if deadline is not None:
+                room = min(room, deadline - loop.time())
+            if left > room:
                 request = RequestInfo(method=call.method, url=call.url)
                 raise cooldown.refusal(request, left=left, host=origin, elapsed=loop.time() - started)
-            wait = spread(left, _dice())
+            wait = min(spread(left, _dice()), room)
             if trace is not None:
                 trace.cooldown(wait)
             spent += left

@@ -78,6 +78,35 @@ async def test_a_call_that_can_not_wait_so_long_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"retry": Retry(budget=0.45)}, id="budget"),
+        pytest.param({"timeout": Timeout(total=0.45)}, id="deadline"),
+    ],
+)
+async def test_a_wait_that_is_spread_stays_within_what_the_call_may_wait(
+    start: Start, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that wait for the same moment are sent a little later, each at its own time."""
+    monkeypatch.setattr("gradient_async.session.manager._dice", lambda: 1.0)
+    monkeypatch.setattr("gradient_async.session.manager.spread", lambda left, _jitter: left + 1.0)
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    _, client = await start(refusal(0.4))
+    with pytest.raises(RateLimitError):
+        await create_completion(client)
+    with monkeypatch.context() as patch:
+        patch.setattr("gradient_async.session.manager.asyncio.sleep", note)
+        with pytest.raises(GradientError):
+            await create_completion(client.with_options(**options))
+    assert waits
+    assert all(wait <= 0.45 for wait in waits)
+
+
+@pytest.mark.parametrize(
     ("reply", "kind"),
     [
         pytest.param(refusal(99999), RateLimitError, id="longer than any call would wait"),
