@@ -28,6 +28,7 @@ from ..policy.ratelimit import rate_limits, retry_after
 if TYPE_CHECKING:
     from ..config import Limits
     from ..decoding import ErrorBody
+    from ..types import Headers
 
 
 class UnsentError(aiohttp.ClientConnectionError):
@@ -51,6 +52,8 @@ TRANSPORT_ERRORS = (
 
 # Error numbers of a connection that was lost after the peer had accepted it; any other failed connection was never made.
 _RESET = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
+
+_MAX_ID = 200  # characters of a request id
 
 _ADVICE: dict[int, str] = {
     401: "check the key: model_access_key or GRADIENT_MODEL_ACCESS_KEY (agents: agent_access_key)",
@@ -188,6 +191,12 @@ def _origin_of(location: str) -> str:
     return f"{parts.scheme or 'the same scheme'}://{host}" + (f":{port}" if port else "")
 
 
+def request_id_of(headers: Headers) -> str | None:
+    """Return the server's id of a request from the headers of the reply, escaped and cut, because it will be logged."""
+    request_id = headers.get("x-request-id")
+    return None if request_id is None else escape(request_id, _MAX_ID)
+
+
 def status_error(
     error: ErrorBody, response: ResponseInfo, *, now: float, jitter: float, host: str
 ) -> APIStatusError:
@@ -217,7 +226,7 @@ def status_error(
         code=error.code,
         type=error.type,
         param=error.param,
-        request_id=error.request_id or response.headers.get("x-request-id"),
+        request_id=error.request_id or request_id_of(response.headers),
         retry_after=retry_after(response.headers, status=status, now=now, jitter=jitter),
         rate_limits=rate_limits(response.headers, now),
         ambiguous=issubclass(kind, GatewayTimeoutError),

@@ -27,7 +27,7 @@ from ..policy.ratelimit import rate_limits
 from ..types import ChatCompletion, Headers, RateLimits
 from .body import Body, Expired
 from .call import Call
-from .exceptions import status_error
+from .exceptions import request_id_of, status_error
 from .trace import Trace, log
 
 _json = json.JSONEncoder(ensure_ascii=False, check_circular=False)
@@ -118,8 +118,8 @@ class Reply:
 
     @property
     def request_id(self) -> str | None:
-        """The server's id of the request, from the headers."""
-        return self.headers.get("x-request-id")
+        """The server's id of the request, from the headers, escaped and cut."""
+        return request_id_of(self.headers)
 
     @property
     def elapsed(self) -> float:
