@@ -118,7 +118,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         decompression_ratio: Decompressed bytes of a body for each byte received; applies from 1 MiB on.
         gzip_members: Members of a gzip body.
         headers: Headers of a reply.
-        header_bytes: One header, name and value, in bytes.
+        header_bytes: The name of one header, and its value, each in bytes.
         interim_responses: Interim (1xx) responses before a reply.
     """
 

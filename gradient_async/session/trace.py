@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..errors import APIError
+from ..errors import APIError, escape
 from ..hooks import CallInfo, Hook, Outcome
 from ..policy.ratelimit import rate_limits
 from .exceptions import request_id_of
@@ -21,6 +21,7 @@ __all__ = ["Trace", "log"]
 
 log = logging.getLogger("gradient_async")
 
+_MAX_MODEL = 200  # characters of the name of a model
 _LONG_QUEUE = 0.001  # a longer wait for a free connection, in seconds, is logged
 
 
@@ -56,7 +57,7 @@ class Trace:
             info.method,
             info.url,
             attempt,
-            info.params.get("model"),
+            escape(str(info.params.get("model")), _MAX_MODEL),  # programs may take it from their users
             info.stream,
         )
         for hook in self._hooks:
