@@ -437,8 +437,8 @@ def open_body(
         deadline: When the whole call has to be over, on the loop's clock; None is no deadline.
         limits: Limits on decompression.
     """
-    coding = response.headers.get("content-encoding")
-    coding = None if coding is None else content_coding(coding)
+    codings = response.headers.getall("content-encoding", None)
+    coding = None if codings is None else content_coding(",".join(codings))
     if coding == "gzip":
         return _GzipBody(response, request, deadline=deadline, limits=limits)
     body = Body(response, request, deadline=deadline)

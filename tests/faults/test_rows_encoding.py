@@ -106,6 +106,14 @@ async def test_a_coding_that_means_nothing(start: Start, coding: str) -> None:
     assert (seen.delivered, seen.error) == (TEXT, None)
 
 
+@pytest.mark.parametrize(("first", "second"), [("identity", "gzip"), ("gzip", "none")])
+async def test_codings_in_two_headers(start: Start, first: str, second: str) -> None:
+    headers = {"content-type": "text/event-stream", "content-encoding": first, "Content-Encoding": second}
+    body = gzip.compress(sse(*TOKENS, FINISH))
+    server, client = await start(reply_bytes(body, 200, headers), **RETRYING)
+    await expect_whole(server, client, await streamed(client), "reused")
+
+
 @pytest.mark.parametrize("coding", [pytest.param("zstd", id="encoding_unknown"), "br", "gzip, br"])
 async def test_a_coding_that_was_not_asked_for(start: Start, coding: str) -> None:
     headers = {"content-type": "text/event-stream", "content-encoding": coding}
