@@ -192,13 +192,18 @@ def find_glued_error(data: bytes) -> ErrorBody | None:
 
     A gateway writes its error wherever the reply that it passes on breaks off: in the middle of an event, or of a line.
     """
-    if data.lstrip().startswith(b"<"):
+    beginning = data.lstrip()[:1]
+    if beginning == b"<":
         return None  # a page, whose scripts hold JSON as well
     text = data[-_MAX_GLUED:].decode("utf-8", "replace")
     for match, _ in zip(_START.finditer(text), range(_MAX_STARTS), strict=False):
         try:
-            body = _json.raw_decode(text, match.start())[0]
+            body, end = _json.raw_decode(text, match.start())
         except DECODE_ERRORS:
+            continue
+        # An object where JSON has a value, with more behind it, is a part of what was torn: arguments of a tool, say.
+        before = text[: match.start()].rstrip()[-1:]
+        if beginning in {b"{", b"["} and before in {":", ",", "["} and text[end:].strip():
             continue
         error = None if is_deeper(body) else find_error(body)
         if error is not None:

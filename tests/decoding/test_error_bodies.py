@@ -240,6 +240,7 @@ class TestErrors:
         [
             b'{"id":"c","choices":[{"delta":{"content":"so f{"error":{"message":"no room","code":502}}',
             b'{"id":"c","choi\n\ndata: {"error": {"message": "no room"}}\n\n',
+            b'{"id":"c","choices":[{"delta": {"error":{"message":"no room"}}\n',
             b'upstream: { "code" : "busy", "message" : "no room" } (gateway)',
             b'event: error\ndata: {"message":"no room","type":"error"}\n\n',
             b'{"a":1}' * 99 + b'{"error":"no room"}',
@@ -258,10 +259,13 @@ class TestErrors:
             b'{"id":"c","object":"x"} {"type":"function"}',
             b'{"id":' * 100_000,
             b'{"id":1} ' * 17 + b'{"error":"too far from the first"}',
+            b'{"choices":[{"delta":{"tool_calls":[{"function":{"arguments":{"error":"x","code":"E"}}}]',
+            b'{"choices":[{"delta":{"content_parts":["a",{"type":"error"},\n',
+            b'[{"error":"x"}, {',
         ],
     )
     def test_not_behind_everything(self, content: bytes) -> None:
-        """Scripts of a page are not looked at, and the work is bounded."""
+        """Scripts of a page and values inside of torn JSON are not looked at, and the work is bounded."""
         assert None is find_glued_error(content)
 
     def test_codes_are_safe_to_print_and_short(self) -> None:
