@@ -19,7 +19,7 @@ import html
 import json
 import re
 from itertools import islice
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import msgspec
 
@@ -310,7 +310,7 @@ def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
     if is_object(value):
         inner = _first(_folded(value), (*_WORDS, "type"))
         if inner is None:
-            lists = ((name, item) for name, item in value.items() if isinstance(item, list))
+            lists = ((name, item) for name, item in value.items() if _is_list(item))
             inner = [
                 f"{name}: {text}"
                 for name, item in islice(lists, _MAX_ITEMS)
@@ -346,6 +346,10 @@ def _cause_of(details: dict[str, Any], depth: int = _MAX_DEPTH) -> str:
         if message:
             return message
     return ""
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _name(value: Any) -> str | None:

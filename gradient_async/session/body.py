@@ -426,6 +426,12 @@ class _GzipBody(Body):
         raise failure
 
 
+def coding_of(response: aiohttp.ClientResponse) -> str | None:
+    """Return the encoding of a body, as `content_coding` does."""
+    codings = response.headers.getall("content-encoding", None)
+    return None if codings is None else content_coding(",".join(codings))
+
+
 def open_body(
     response: aiohttp.ClientResponse, request: RequestInfo, *, deadline: float | None, limits: Limits
 ) -> Body:
@@ -437,8 +443,7 @@ def open_body(
         deadline: When the whole call has to be over, on the loop's clock; None is no deadline.
         limits: Limits on decompression.
     """
-    codings = response.headers.getall("content-encoding", None)
-    coding = None if codings is None else content_coding(",".join(codings))
+    coding = coding_of(response)
     if coding == "gzip":
         return _GzipBody(response, request, deadline=deadline, limits=limits)
     body = Body(response, request, deadline=deadline)

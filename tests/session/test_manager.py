@@ -89,8 +89,12 @@ async def test_a_wait_that_is_spread_stays_within_what_the_call_may_wait(
 ) -> None:
     """Calls that wait for the same moment are sent a little later, each at its own time."""
     monkeypatch.setattr("gradient_async.session.manager._dice", lambda: 1.0)
-    monkeypatch.setattr("gradient_async.session.manager.spread", lambda left, _jitter: left + 1.0)
     waits: list[float] = []
+
+    def later(left: float, jitter: float) -> float:
+        return left + jitter
+
+    monkeypatch.setattr("gradient_async.session.manager.spread", later)
 
     async def note(seconds: float) -> None:
         waits.append(seconds)
