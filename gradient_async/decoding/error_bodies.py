@@ -309,12 +309,12 @@ def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
     """
     if is_object(value):
         inner = _first(_folded(value), (*_WORDS, "type"))
-        if inner is None:
+        if inner is None and depth:
             lists = ((name, item) for name, item in value.items() if _is_list(item))
             inner = [
                 f"{name}: {text}"
                 for name, item in islice(lists, _MAX_ITEMS)
-                if (text := _message_of(item, 1))
+                if (text := _message_of(item, depth - 1))
             ]
         message = _message_of(inner, depth - 1) if depth else ""
         steps = value.get("loc")
@@ -323,7 +323,8 @@ def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
             place = ".".join(_message_of(step, 0) for step in islice(cast("list[Any]", steps), _MAX_ITEMS))
         return f"{place}: {message}" if place else message
     if isinstance(value, list):
-        items = islice(cast("list[Any]", value), _MAX_ITEMS if depth else 0)
+        # Fewer of a list inside of lists: 20 of each would be 160,000 in all.
+        items = islice(cast("list[Any]", value), (0, 3, 3, _MAX_ITEMS)[min(depth, 3)])
         return "; ".join(filter(None, (_message_of(item, depth - 1) for item in items)))
     return "" if value is None else str(value)
 

@@ -314,3 +314,21 @@ class TestErrors:
         assert message.startswith("x.x.")
         assert message.endswith("x: m; " + "; ".join(["n"] * 19))
         assert (20, 20) == (steps.looked_at, problems.looked_at)
+
+    @pytest.mark.parametrize("name", [None, "reasons", "detail"])
+    def test_of_lists_inside_of_lists_few_items_count(self, name: str | None) -> None:
+        """The number of items must not grow with each level."""
+        read = 0
+
+        class Leaf(int):
+            def __str__(self) -> str:
+                nonlocal read
+                read += 1
+                return "x"
+
+        def nested(depth: int) -> Any:
+            items = [nested(depth - 1) if depth else Leaf() for _ in range(12)]
+            return items if name is None else {name: items}
+
+        describe_error({"error": nested(4), "message": nested(3), "details": nested(3)})
+        assert read < 10_000  # of 250,000
