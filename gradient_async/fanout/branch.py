@@ -12,7 +12,7 @@ from ..assembly import CompletionAssembler, Position, since
 from ..decoding import as_chunk
 from ..errors import StreamError
 from ..session.call import Lease
-from ..stream import StreamReader, has_content
+from ..stream import StreamReader
 from ..types import ChatCompletion, ChatCompletionChunk, Choice, ChoiceDelta, CompletionUsage, TextBatch
 from .merge import Chunks, MergedChunks
 from .rate_limiter import RateLimiter
@@ -179,7 +179,7 @@ class Branch:
             while (chunks := await reader.next_chunks()) is not None:
                 _assemble(chunks, reader, assembler)
                 if self._reply is None:
-                    if not has_content(chunks):
+                    if not reader.has_content:
                         early += chunks
                         continue
                     self._win_with(streamed)

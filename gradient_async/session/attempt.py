@@ -184,7 +184,8 @@ class Attempt:
         redactor, host = self._call.redactor, self._host
         # Keys are removed before the text is cut to the length of a message: a cut might leave the beginning of a key.
         limits = self._call.limits
-        content = redactor.data(decoded_error(await _read_error(reply.body, limits), coding, limits))
+        content = await _read_error(reply.body, limits)
+        content = redactor.data(content if coding is None else decoded_error(content, coding, limits))
         info = reply.info(content)
         error: APIError
         if reply.status == _NO_CONTENT:

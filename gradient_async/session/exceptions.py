@@ -53,7 +53,7 @@ TRANSPORT_ERRORS = (
 # Error numbers of a connection that was lost after the peer had accepted it; any other failed connection was never made.
 _RESET = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
-_MAX_ID = 200  # characters of a request id
+MAX_ID = 200  # characters of a request id
 
 _ADVICE: dict[int, str] = {
     401: "check the key: model_access_key or GRADIENT_MODEL_ACCESS_KEY (agents: agent_access_key)",
@@ -194,7 +194,7 @@ def _origin_of(location: str) -> str:
 def request_id_of(headers: Headers) -> str | None:
     """Return the server's id of a request from the headers of the reply, escaped and cut, because it will be logged."""
     request_id = headers.get("x-request-id")
-    return None if request_id is None else escape(request_id, _MAX_ID)
+    return None if request_id is None else escape(request_id, MAX_ID)
 
 
 def status_error(

@@ -35,7 +35,7 @@ def content_coding(header: str) -> str | None:
     return "gzip" if names in (["gzip"], ["x-gzip"]) else ", ".join(names)
 
 
-def decoded_error(content: bytes, coding: str | None, limits: Limits) -> bytes:
+def decoded_error(content: bytes, coding: str, limits: Limits) -> bytes:
     """Return the body of an error as it can be read: decompressed, or as it is.
 
     A gateway that answers in place of the server may keep the headers of the server's reply, and send a page of its own
@@ -46,8 +46,6 @@ def decoded_error(content: bytes, coding: str | None, limits: Limits) -> bytes:
         coding: The encoding that its headers name.
         limits: Limits, of which ``error_body_bytes`` applies as well.
     """
-    if coding is None:
-        return content
     if coding == "gzip":
         gunzip = Gunzip(limits)
         gunzip.push(content)

@@ -27,7 +27,7 @@ from ..policy.ratelimit import rate_limits
 from ..types import ChatCompletion, Headers, RateLimits
 from .body import Body, Expired
 from .call import Call
-from .exceptions import request_id_of, status_error
+from .exceptions import MAX_ID, request_id_of, status_error
 from .trace import Trace, log
 
 _json = json.JSONEncoder(ensure_ascii=False, check_circular=False)
@@ -119,6 +119,10 @@ class Reply:
     @property
     def request_id(self) -> str | None:
         """The server's id of the request, from the headers, escaped and cut."""
+        request_id = self.headers.get("x-request-id")
+        # Nearly always there is nothing to escape, and one check is cheaper.
+        if request_id is None or (request_id.isprintable() and len(request_id) <= MAX_ID):
+            return request_id
         return request_id_of(self.headers)
 
     @property

@@ -1,6 +1,5 @@
 """The reader of one reply, and the stream that users hold."""
 
-from .content import has_content
 from .cursor import ChoiceStream, ChunkSource, ChunkStream, EventStream, TextStream
 from .reader import StreamReader, premature_end
 from .stream import ChatCompletionStream, RawStream, StreamManager
@@ -18,6 +17,5 @@ __all__ = [
     "StreamReader",
     "TextStream",
     "Timing",
-    "has_content",
     "premature_end",
 ]

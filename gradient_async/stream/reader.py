@@ -48,9 +48,8 @@ from ..errors import (
 )
 from ..hooks import Outcome
 from ..types import ChatCompletion, ChatCompletionChunk
-from .content import Content
 from .sniff import is_event_stream, what_is
-from .timing import ReadTimes, Timing
+from .timing import Content, ReadTimes, Timing
 
 if TYPE_CHECKING:
     from ..session.reply import Reply
@@ -274,7 +273,10 @@ class StreamReader:
         """Check whether chunks have content, which alone is a sign of life and restarts the limit; return the chunks."""
         if self._awaiting_content:
             body = self.body
-            if chunks and self._content.is_in(chunks):
+            # The first chunk nearly always has text, as in `finish_read`.
+            if (
+                chunks and (choices := chunks[0].choices) and choices[0].delta.content
+            ) or self._content.is_in(chunks):
                 self._awaiting_content = False
                 self._times.content_at.append(self._read_at)
                 body.waited = 0.0
@@ -445,6 +447,11 @@ class StreamReader:
     def ended(self) -> bool:
         """Whether the stream was read to its end and nothing is missing."""
         return self.state is State.ENDED
+
+    @property
+    def has_content(self) -> bool:
+        """Whether any content has come."""
+        return bool(self._times.content_at)
 
     @property
     def open(self) -> bool:

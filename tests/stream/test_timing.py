@@ -9,8 +9,7 @@ import pytest
 from wire import event
 
 from gradient_async.decoding import ChunkDecoder
-from gradient_async.stream import has_content
-from gradient_async.stream.content import Content
+from gradient_async.stream.timing import Content
 from gradient_async.types import ChatCompletionChunk
 
 
@@ -91,7 +90,7 @@ def test_all_else_is_none(fields: dict[str, Any]) -> None:
 
 
 def test_several_chunks_have_content_if_one_has() -> None:
-    assert has_content(decoded({}, {"content": "a"}, {}))
-    assert has_content(decoded({}, {"usage": {"total_tokens": 1}}))
-    assert not has_content(decoded({}, {"role": "assistant"}))
-    assert not has_content([])
+    assert Content().is_in(decoded({}, {"content": "a"}, {}))
+    assert Content().is_in(decoded({}, {"usage": {"total_tokens": 1}}))
+    assert not Content().is_in(decoded({}, {"role": "assistant"}))
+    assert not Content().is_in([])
