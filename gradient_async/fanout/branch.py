@@ -172,7 +172,9 @@ class Branch:
 
     async def _read(self, streamed: StreamedReply) -> None:
         reply, reader, assembler = streamed
-        self._merged.on_response(reply.request_id, reply.rate_limits, reply.attempts)
+        # It will be in the partial completion of an error, where no key may be.
+        request_id = reply.redactor.value(reply.request_id)
+        self._merged.on_response(request_id, reply.rate_limits, reply.attempts)
         self._merged.on_open(reader)
         early: list[ChatCompletionChunk] = []  # chunks before the first content, which do not win the race
         try:
