@@ -13,7 +13,14 @@ import aiohttp
 from yarl import URL
 
 from ..config import Limits
-from ..errors import APIError, APIStatusError, QuotaExceededError, RequestInfo
+from ..errors import (
+    APIError,
+    APIStatusError,
+    OverloadedError,
+    QuotaExceededError,
+    RateLimitError,
+    RequestInfo,
+)
 from ..policy.retry import TokenBucket, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
@@ -165,9 +172,10 @@ class SessionManager:
         only.
         """
         wait = error.retry_after
-        if not wait or wait > call.retry.budget or not isinstance(error, APIStatusError):
+        if not wait or wait > call.retry.budget:
             return
-        if isinstance(error, QuotaExceededError):
+        # Only 429, 503 and 529 speak of the server as a whole; a wait that another status names is for that request.
+        if not isinstance(error, (RateLimitError, OverloadedError)) or isinstance(error, QuotaExceededError):
             return
         until = time.monotonic() + wait
         cooldown = self._cooldowns.get((origin, call.key))

@@ -120,6 +120,8 @@ async def test_a_wait_that_is_spread_stays_within_what_the_call_may_wait(
             QuotaExceededError,
             id="waiting does not help",
         ),
+        pytest.param(refusal(3, 404), GradientError, id="one model only"),
+        pytest.param(refusal(3, 504), GradientError, id="one request only"),
     ],
 )
 async def test_what_holds_nobody(start: Start, reply: Any, kind: type[GradientError]) -> None:
