@@ -118,7 +118,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         decompression_ratio: Decompressed bytes of a body for each byte received; applies from 1 MiB on.
         gzip_members: Members of a gzip body.
         headers: Headers of a reply.
-        header_bytes: One header, name and value, in bytes.
+        header_bytes: The name of one header, and its value, each in bytes.
         interim_responses: Interim (1xx) responses before a reply.
     """
 
@@ -175,9 +175,11 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
         "MODEL_ACCESS_KEY",
         "GRADIENTAI_INFERENCE_KEY",
         "GRADIENTAI_API_KEY",
+        "DO_MODEL_ACCESS_KEY",
+        "DIGITAL_OCEAN_MODEL_ACCESS_KEY",
     ),
     "agent_access_key": ("GRADIENT_AGENT_ACCESS_KEY",),
-    "access_token": ("DIGITALOCEAN_ACCESS_TOKEN", "DIGITALOCEAN_TOKEN"),
+    "access_token": ("DIGITALOCEAN_ACCESS_TOKEN", "DIGITALOCEAN_TOKEN", "DIGITALOCEAN_API_KEY"),
     "agent_endpoint": ("GRADIENT_AGENT_ENDPOINT",),
     "inference_endpoint": ("GRADIENT_INFERENCE_ENDPOINT",),
     "base_url": ("GRADIENT_BASE_URL",),
@@ -296,7 +298,7 @@ def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
     except ValueError:
         host = parts = None
     problem: str | None = None
-    if parts is None or not host:
+    if parts is None or not host or parts.netloc.endswith(":"):  # `http:/host` would be the host `http`
         problem = "it has no host, or its port is not a number"
     elif parts.scheme not in {"http", "https"}:
         problem = f"its scheme is {parts.scheme!r}; only https and http are supported"

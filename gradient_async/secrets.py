@@ -22,6 +22,10 @@ _SECRET_HEADERS = frozenset(
 # may be a scheme or the beginning of the key.
 _SCHEME = re.compile(r"^(?:apikey|basic|bearer|digest|token) +", re.IGNORECASE)
 
+# Headers that say where the body of a request ends. A wrong one would cut the body, or let the server take the next request
+# on the connection for a part of this one.
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
+
 # Characters that would end a header early, that cannot be encoded, or that servers and proxies interpret differently.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -127,6 +131,10 @@ def check_headers(headers: Any) -> dict[str, Any]:
             if value is None:
                 del headers  # a traceback may show the locals of this frame
                 raise TypeError(f"header {name}: expected a str, not {kind}")
+            if name.lower() in _FRAMING:
+                raise ConfigurationError(
+                    f"header {name} belongs to the body of the request, and is set by the library; leave it out"
+                )
             if _CONTROLS.search(value):
                 del value, headers  # a traceback may show the locals of this frame
                 raise ConfigurationError(
@@ -206,8 +214,8 @@ class Redactor:
     """Replaces known keys in text, bytes, JSON values and errors.
 
     Servers repeat parts of a request in other forms: escaped for a URL, JSON or HTML, as base64 (also inside a longer
-    text), or as hexadecimal digits. A message may also be cut inside a key. All forms are found in linear time, because a
-    hostile server chooses the text.
+    text), or as hexadecimal digits, in capitals or not. A message may also be cut inside a key. All forms are found in
+    linear time, because a hostile server chooses the text.
 
     Args:
         secrets: The keys.
@@ -221,16 +229,15 @@ class Redactor:
 
     @cached_property
     def _forms(self) -> list[tuple[str, str, str]]:
-        """The texts to find: each form of each key, the beginning that is enough for a match, and the replacement."""
+        """The texts to find: each form of each key in lower case, the beginning that is enough, and the replacement."""
         forms: dict[str, str] = {}
         for key in self._keys:
             shown = f"{key[:_SHOWN]}…{key[-_SHOWN:]}" if len(key) >= _LONG else "[key]"
             for form in _forms_of(key):
-                forms.setdefault(form, shown)
-        # At least half a key must match: keys of one provider have the same beginning, which is no secret.
-        return [
-            (form, form[: max(_MIN_SECRET, (len(form) + 1) // 2)], shown) for form, shown in forms.items()
-        ]
+                forms.setdefault(form.lower(), shown)
+        # A shorter beginning would be found in any text, because keys of one provider have the same beginning. A longer one
+        # would leave more of a key that was cut: messages and bodies are cut before keys are removed, at any character.
+        return [(form, form[:_MIN_SECRET], shown) for form, shown in forms.items()]
 
     def text(self, text: str) -> str:
         """Return text without keys, and without the beginnings of keys; the same object if there are none."""
@@ -248,11 +255,14 @@ class Redactor:
     def _find(self, text: str, rounds: int) -> list[tuple[int, int, str]]:
         """Return the places of all keys, each with start, end and replacement."""
         found: list[tuple[int, int, str]] = []
+        lower = text.replace(
+            "İ", "i"
+        ).lower()  # of as many characters: no other letter is longer in lower case
         for form, beginning, shown in self._forms:
-            start = text.find(beginning)
+            start = lower.find(beginning)
             while start >= 0:
-                found.append((start, start + _common(text, start, form), shown))
-                start = text.find(beginning, start + 1)
+                found.append((start, start + _common(lower, start, form), shown))
+                start = lower.find(beginning, start + 1)
         if rounds and self._keys:
             plain = _Unescaped(text)
             if plain.text != text:
@@ -285,7 +295,7 @@ class Redactor:
         return msgspec.structs.replace(
             info,
             content=self.data(info.content),
-            headers=Headers((name, self.text(value)) for name, value in info.headers.items()),
+            headers=Headers((self.text(name), self.text(value)) for name, value in info.headers.items()),
         )
 
     def clean(self, error: APIError) -> None:
@@ -299,6 +309,9 @@ class Redactor:
             setattr(error, name, self.value(getattr(error, name)))
         if error.response is not None:
             error.response = self.info(error.response)
+        partial = getattr(error, "partial", None)
+        if partial is not None:  # all else in it is the model's, and has been delivered
+            partial.request_id = self.value(partial.request_id)
 
 
 def _forms_of(key: str) -> Iterator[str]:

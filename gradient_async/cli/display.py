@@ -68,7 +68,7 @@ def json_line(value: Any) -> str:
 
 def note(line: str) -> None:
     """Write a line to standard error."""
-    print(printable(line), file=sys.stderr, flush=True)
+    print(one_line(line), file=sys.stderr, flush=True)
 
 
 def complain(message: str) -> None:
@@ -204,7 +204,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Show a line that stays."""
-        self._screen.say(printable(line))
+        self._screen.say(one_line(line))
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Show that ``done`` of ``total`` steps are done, with text beside it."""

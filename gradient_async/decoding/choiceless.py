@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..types.messages import REPLY_FIELDS
-from .error_bodies import ErrorBody, find_error
+from .error_bodies import ErrorBody, find_error, find_inner_error
 from .normalize import first_of, is_object
 
 
@@ -104,7 +104,7 @@ def identify(body: Any, name: str = "") -> Choiceless:
         return "chunk"
     if not first or not (_PROGRESS.isdisjoint(first) or any(first.get(field) for field in _ANSWER)):
         return "heartbeat"
-    return "unknown"
+    return find_inner_error(first) or "unknown"
 
 
 def is_heartbeat(word: str) -> bool:

@@ -18,7 +18,7 @@ import html
 import json
 import re
 from itertools import islice
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import msgspec
 
@@ -32,19 +32,25 @@ _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
 _MAX_ITEMS = 20  # items of a list of messages that are shown
 
 # Names of fields in the form that `_folded` returns. Earlier names take precedence.
-_ERRORS = ("error", "errors", "baseresp")
-_MESSAGES = ("message", "detail", "msg", "errormsg", "errormessage", "statusmsg", "title")
-_CODES = ("code", "errorcode", "statuscode")
+_ERRORS = ("error", "errors", "err", "exception", "fault", "baseresp")
+_MESSAGES = (
+    "message", "detail", "msg", "errormsg", "errmsg", "errormessage", "errordescription", "statusmsg", "statusmessage",
+    "faultstring", "title",
+)  # fmt: skip
+_CODES = ("code", "errorcode", "errcode", "statuscode")
 _TYPES = ("type", "errortype", "status")
-# Fields in which a gateway puts the error that the server behind it returned.
-_CAUSES = ("metadata", "raw", "innererror", "cause")
+# Names of fields with a message, but only in JSON that is known to be an error.
+_WORDS = (*_MESSAGES, "description", "reason", "details", *_ERRORS)
+# Fields in which a gateway puts the error that the server behind it returned, and servers put the reasons of an error.
+_CAUSES = ("metadata", "raw", "innererror", "cause", "details", "errors")
 
 # Codes and messages which say that nothing failed.
 _FINE = frozenset({"", "0", "ok", "success", "successful", "succeeded", "none", "null"})
 # Words which say that something failed. They count only if no other field decides.
 _FAILED = re.compile(
-    "error|exception|fail|denied|forbidden|unauthori[sz]ed|invalid|exceeded|too many requests|overloaded|unavailable"
-    "|timed out|not found|bad gateway|unable to|cannot|refused|quota",
+    "error|exception|fail|denied|forbidden|unauthori[sz]ed|not authori[sz]ed|not allowed|invalid|exceeded|too many requests"
+    "|rate limit|overloaded|unavailable|insufficient|timed out|timeout|not found|bad (?:gateway|request)|unable to|cannot"
+    "|refused|aborted|quota",
     re.IGNORECASE,
 )
 _FAILED_STATUS = frozenset({"error", "fail", "failed", "failure"})
@@ -131,9 +137,17 @@ def find_error(body: Any) -> ErrorBody | None:
     choices = outer.get("choices")
     if isinstance(choices, list) and choices:
         return None
-    # A field ``error`` without content is an error; null, false and 0 mean that there is no error.
-    empty = error is not None and error != 0 and not isinstance(choices, list)
+    # A field ``error`` without content is an error; null, false and 0 mean that there is no error, as do some words.
+    empty = error is not None and error != 0 and not _is_fine(error) and not isinstance(choices, list)
     return describe_error(body) if empty or _says_failed(outer) else None
+
+
+def find_inner_error(body: dict[str, Any]) -> ErrorBody | None:
+    """Return the error in one of the fields of an object that nothing is known of; None if there is none."""
+    for value in body.values():
+        if is_object(value) and _says_something(value.get("error")):
+            return describe_error(value)
+    return None
 
 
 def describe_error(body: Any) -> ErrorBody:
@@ -143,18 +157,26 @@ def describe_error(body: Any) -> ErrorBody:
         return ErrorBody(message=escape(_message_of(body)), body=body)
     fields = _folded(outer)
     error = _first(fields, _ERRORS) or outer
+    number = None if isinstance(error, bool) or not isinstance(error, (int, float)) else error
+    if isinstance(error, (bool, int, float)):
+        error = outer  # the field only says that there is an error, or its number
     inner = first_of(error)
     details = _folded(inner) if is_object(inner) else fields
-    message = error if not is_object(error) else _first(details, _MESSAGES)
     kind = next((kind for name in _TYPES if isinstance(kind := details.get(name), str) and kind), None)
     code = _first(details, _CODES)
+    if code is None:
+        code = number if error is outer else _first(fields, _CODES)
     if code is None and error is outer and not outer.get("object"):
         # In DigitalOcean's shape the id names the kind of error. With a field `object`, the id would be a completion's.
         code = outer.get("id")
-    text = _message_of(message)
-    cause = _cause_of(details)
-    if cause and cause not in text:
-        text = f"{text}: {cause}" if text else cause
+    # Some servers put a name into `error` and the message beside it, others a list of details behind the message.
+    said = [_message_of(error, _MAX_DEPTH + 1), _cause_of(details)]
+    if error is not outer:
+        said.insert(1 if isinstance(error, str) else 0, _message_of(_first(fields, _MESSAGES)))
+    text = ""
+    for more in said:
+        if more and more not in text:
+            text = f"{text}: {more}" if text else more
     return ErrorBody(
         message=escape(text or _message_of(kind)),
         code=_name(code),
@@ -170,13 +192,18 @@ def find_glued_error(data: bytes) -> ErrorBody | None:
 
     If a reply breaks off, a gateway writes its own error at that place: in the middle of an event or of a line.
     """
-    if data.lstrip().startswith(b"<"):
+    beginning = data.lstrip()[:1]
+    if beginning == b"<":
         return None  # a page of HTML: its scripts may contain JSON
     text = data[-_MAX_GLUED:].decode("utf-8", "replace")
     for match, _ in zip(_START.finditer(text), range(_MAX_STARTS), strict=False):
         try:
-            body = _json.raw_decode(text, match.start())[0]
+            body, end = _json.raw_decode(text, match.start())
         except DECODE_ERRORS:
+            continue
+        # An object where JSON has a value, with more behind it, is a part of what was torn: arguments of a tool, say.
+        before = text[: match.start()].rstrip()[-1:]
+        if beginning in {b"{", b"["} and before in {":", ",", "["} and text[end:].strip():
             continue
         error = None if is_deeper(body) else find_error(body)
         if error is not None:
@@ -202,15 +229,20 @@ def server_error(error: ErrorBody, where: str = "inside the stream") -> StreamSe
 
 def _says_something(error: Any) -> bool:
     """Whether a field ``error`` has content: some servers always send it, with zeros and empty text if nothing failed."""
-    return any(error.values()) if is_object(error) else bool(error)
+    return any(error.values()) if is_object(error) else bool(error) and not _is_fine(error)
+
+
+def _is_fine(error: Any) -> bool:
+    """Whether a field ``error`` is a word which means that there is no error."""
+    return isinstance(error, str) and bool(error) and error.strip().lower() in _FINE
 
 
 def _says_failed(body: dict[str, Any]) -> bool:
     fields = _folded(body)
-    if _says_something(fields.get("errors")):
+    if any(_says_something(fields.get(name)) for name in _ERRORS if name != "baseresp"):
         return True
     response = fields.get("baseresp")
-    if is_object(response) and _is_failure(response.get("status_code")):
+    if is_object(response) and _is_failure(_folded(response).get("statuscode")):
         return True
     message = _first(fields, _MESSAGES)
     if isinstance(message, str) and message and message.strip().lower() in _FINE:
@@ -220,10 +252,10 @@ def _says_failed(body: dict[str, Any]) -> bool:
     if (
         _is_failure(code)
         or (isinstance(status, str) and status.lower() in _FAILED_STATUS)
-        or (isinstance(status, int) and status >= 400)  # noqa: PLR2004  # an HTTP status
+        or _is_failed_status(status)
         or fields.get("type") == "error"
         or fields.get("object") == "error"
-        or fields.get("success") is False
+        or any(str(fields.get(name)).lower() == "false" for name in ("success", "ok"))
         or fields.get("detail")
     ):
         return True
@@ -231,11 +263,18 @@ def _says_failed(body: dict[str, Any]) -> bool:
         return False
     id_ = fields.get("id")
     return (
-        bool(fields.get("errormsg") or fields.get("errormessage"))
+        any(fields.get(name) for name in ("errormsg", "errmsg", "errormessage"))
         or (isinstance(id_, str) and not fields.get("object") and _NAME.fullmatch(id_) is not None)
         or ("choices" in body and body["choices"] is None)  # the body of a completion without result
         or _FAILED.search(_message_of(message)) is not None
     )
+
+
+def _is_failed_status(status: Any) -> bool:
+    """Whether a status is an HTTP status of an error, as a number or as text."""
+    if isinstance(status, str) and re.fullmatch("[1-5][0-9][0-9]", status):
+        status = int(status)
+    return isinstance(status, int) and status >= 400  # noqa: PLR2004  # HTTP statuses
 
 
 def _is_failure(code: Any) -> bool:
@@ -264,9 +303,19 @@ def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
-    """Return the message in a value as one line; FastAPI sends a list of problems, each with its location."""
+    """Return the message in a value as one line.
+
+    FastAPI sends a list of problems, each with its location. Other frameworks send a list for each field.
+    """
     if is_object(value):
-        inner = _first(_folded(value), (*_MESSAGES, "type"))
+        inner = _first(_folded(value), (*_WORDS, "type"))
+        if inner is None and depth:
+            lists = ((name, item) for name, item in value.items() if _is_list(item))
+            inner = [
+                f"{name}: {text}"
+                for name, item in islice(lists, _MAX_ITEMS)
+                if (text := _message_of(item, depth - 1))
+            ]
         message = _message_of(inner, depth - 1) if depth else ""
         steps = value.get("loc")
         place = ""
@@ -274,8 +323,9 @@ def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
             place = ".".join(_message_of(step, 0) for step in islice(cast("list[Any]", steps), _MAX_ITEMS))
         return f"{place}: {message}" if place else message
     if isinstance(value, list):
-        items = islice(cast("list[Any]", value), _MAX_ITEMS if depth else 0)
-        return "; ".join(_message_of(item, depth - 1) for item in items)
+        # Fewer of a list inside of lists: 20 of each would be 160,000 in all.
+        items = islice(cast("list[Any]", value), (0, 3, 3, _MAX_ITEMS)[min(depth, 3)])
+        return "; ".join(filter(None, (_message_of(item, depth - 1) for item in items)))
     return "" if value is None else str(value)
 
 
@@ -288,12 +338,19 @@ def _cause_of(details: dict[str, Any], depth: int = _MAX_DEPTH) -> str:
             if not is_object(body):
                 return visible_words(cause)
             cause = body
+        message = ""
         if is_object(cause) and depth:
             fields = _folded(cause)
-            message = _cause_of(fields, depth - 1) or _message_of(_first(fields, (*_ERRORS, *_MESSAGES)))
-            if message:
-                return message
+            message = _cause_of(fields, depth - 1) or _message_of(_first(fields, (*_ERRORS, *_WORDS)))
+        elif isinstance(cause, list):
+            message = _message_of(cause)
+        if message:
+            return message
     return ""
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _name(value: Any) -> str | None:

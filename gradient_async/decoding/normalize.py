@@ -41,7 +41,7 @@ DECODE_ERRORS = (ValueError, RecursionError)
 # One call in C reads all of these fields of a message or delta.
 _answer_of = attrgetter(*ANSWER_FIELDS)
 # Values that some servers send for a finish_reason of null, in lower case.
-_NOT_FINISHED = frozenset({"", "null", "none"})
+_NOT_FINISHED = frozenset({"", "null", "none", "nil", "undefined", "false", "0"})
 
 _ELSEWHERE = {"delta": b'"message"', "message": b'"delta"'}
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -161,7 +161,7 @@ def normalize_message(message: ChatCompletionMessage | ChoiceDelta) -> None:
 
 def normalize_finish_reason(reason: str | None) -> str | None:
     """Return a finish_reason; None if its text means that there is no finish_reason."""
-    return None if reason is None or reason.lower() in _NOT_FINISHED else reason
+    return None if reason is None or reason.strip().lower() in _NOT_FINISHED else reason
 
 
 def is_silent(message: ChatCompletionMessage | ChoiceDelta) -> bool:

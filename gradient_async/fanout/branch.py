@@ -12,7 +12,7 @@ from ..assembly import CompletionAssembler, Position, since
 from ..decoding import as_chunk
 from ..errors import StreamError
 from ..session.call import Lease
-from ..stream import StreamReader, has_content
+from ..stream import StreamReader
 from ..types import ChatCompletion, ChatCompletionChunk, Choice, ChoiceDelta, CompletionUsage, TextBatch
 from .merge import Chunks, MergedChunks
 from .rate_limiter import RateLimiter
@@ -168,14 +168,16 @@ class Branch:
 
     async def _read(self, streamed: StreamedReply) -> None:
         reply, reader, assembler = streamed
-        self._merged.on_response(reply.request_id, reply.rate_limits, reply.attempts)
+        # It will be in the partial completion of an error, where no key may be.
+        request_id = reply.redactor.value(reply.request_id)
+        self._merged.on_response(request_id, reply.rate_limits, reply.attempts)
         self._merged.on_open(reader)
         early: list[ChatCompletionChunk] = []  # chunks before the first content, which do not win the race
         try:
             while (chunks := await reader.next_chunks()) is not None:
                 _assemble(chunks, reader, assembler)
                 if self._reply is None:
-                    if not has_content(chunks):
+                    if not reader.has_content:
                         early += chunks
                         continue
                     self._win_with(streamed)

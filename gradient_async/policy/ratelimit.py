@@ -18,8 +18,9 @@ _HEADERS = {
     "tokens_per_day": ("x-ratelimit-{}-tokens-per-day",),
 }
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-# A number and a unit, which may be written out: 17ms, 5min, 2 seconds.
-_PIECE = r"([0-9]+(?:\.[0-9]+)?) *(ns|[uµm]s|[smhd])(?:ec(?:ond)?|in(?:ute)?|our|ay)?s? *"
+# A number and a unit, which may be written out: 17ms, 5min, 2 seconds. The group is atomic: `ms` could also be minutes in
+# the plural, and to try both for each piece of a long header would take exponential time.
+_PIECE = r"(?>([0-9]+(?:\.[0-9]+)?) *(ns|[uµm]s|[smhd])(?:ec(?:ond)?|in(?:ute)?|our|ay)?s? *)"
 _DURATION = re.compile(f"(?:{_PIECE})+")
 _PIECES = re.compile(_PIECE)
 # A reset from this number on is a Unix time in seconds; a smaller one is a number of seconds from now.

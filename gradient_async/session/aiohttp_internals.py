@@ -42,9 +42,7 @@ _MAX_BODY = (
 )  # the longest body of a request that is sent here; aiohttp sends longer bodies in pieces
 _MAX_HEADS = 100
 # Headers that change how a request is sent; requests with them are left to aiohttp.
-_SENT_OTHERWISE = frozenset(
-    {"connection", "content-encoding", "content-length", "expect", "transfer-encoding", "upgrade"}
-)
+_SENT_OTHERWISE = frozenset({"connection", "content-encoding", "expect", "upgrade"})
 _NO_TIMER = TimerNoop()
 
 enabled = aiohttp.__version__.startswith(_TESTED) and (

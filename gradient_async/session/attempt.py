@@ -15,7 +15,7 @@ from ..config import Limits
 from ..decoding import parse_error
 from ..errors import APIConnectionError, APIError, APIResponseValidationError, ConfigurationError, RequestInfo
 from . import aiohttp_internals
-from .body import Body, Expired, open_body
+from .body import Body, Expired, coding_of, open_body
 from .call import Call
 from .connector import current, headers_of, url_of
 from .deadlines import AttemptProgress, DeadlineTimer
@@ -31,6 +31,7 @@ from .exceptions import (
     timeout_error,
 )
 from .files import OpenFiles, lacks_files
+from .inflate import decoded_error
 from .reply import Reply
 from .trace import Trace
 
@@ -142,7 +143,7 @@ class Attempt:
         else:
             reply = self._reply(response, progress)
             if not _OK <= reply.status < _REDIRECT or reply.status == _NO_CONTENT:
-                return await self._refusal(reply)
+                return await self._refusal(reply, coding_of(response))
             # The limit runs from the request to the first content, so the time until the headers counts.
             reply.body.allow(progress.limit)
             reply.body.waited = reply.received - progress.sent
@@ -229,7 +230,11 @@ class Attempt:
     def _reply(self, response: aiohttp.ClientResponse, progress: AttemptProgress) -> Reply:
         """Make the reply of a response of any status."""
         call = self._call
-        body = open_body(response, self._request, deadline=progress.deadline, limits=call.limits)
+        body = (
+            open_body(response, self._request, deadline=progress.deadline, limits=call.limits)
+            if _OK <= response.status < _REDIRECT
+            else Body(response, self._request, deadline=progress.deadline)  # decoded once it has been read
+        )
         reply = Reply(response, body, self._request, call, trace=self._trace, started=self._started)
         reply.sent = progress.sent
         reply.queued = progress.queued
@@ -237,11 +242,13 @@ class Attempt:
             self._trace.response(reply.status, reply.headers, progress.queued, time.time())
         return reply
 
-    async def _refusal(self, reply: Reply) -> APIError:
+    async def _refusal(self, reply: Reply, coding: str | None) -> APIError:
         """Read the body of a reply whose status is an error; return the error."""
         redactor, peer = self._call.redactor, self._peer
         # Keys are removed before the text is cut to the length of a message: a cut might leave the beginning of a key.
-        content = redactor.data(await _read_error(reply.body, self._call.limits))
+        limits = self._call.limits
+        content = await _read_error(reply.body, limits)
+        content = redactor.data(content if coding is None else decoded_error(content, coding, limits))
         info = reply.info(content)
         error: APIError
         if reply.status == _NO_CONTENT:

@@ -436,6 +436,12 @@ class _GzipBody(Body):
         raise copy_of(failure)
 
 
+def coding_of(response: aiohttp.ClientResponse) -> str | None:
+    """Return the encoding of a body, as `content_coding` does."""
+    codings = response.headers.getall("content-encoding", None)
+    return None if codings is None else content_coding(",".join(codings))
+
+
 def open_body(
     response: aiohttp.ClientResponse, request: RequestInfo, *, deadline: float | None, limits: Limits
 ) -> Body:
@@ -447,8 +453,7 @@ def open_body(
         deadline: When the whole call has to be over, on the loop's clock; None is no deadline.
         limits: Limits on decompression.
     """
-    coding = response.headers.get("content-encoding")
-    coding = None if coding is None else content_coding(coding)
+    coding = coding_of(response)
     if coding == "gzip":
         return _GzipBody(response, request, deadline=deadline, limits=limits)
     body = Body(response, request, deadline=deadline)

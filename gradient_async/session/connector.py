@@ -111,12 +111,12 @@ class Connection(asyncio.Protocol):
         If aiohttp's parsers are fed a head and garbage in one call, they lose the head and the body so far.
         """
         handler = self._handler
+        progress.begun = True  # by any byte: a connection that was closed while idle brings none
         while data:
             if not self._head:
                 data = data.lstrip(b"\r\n")  # empty lines may come before a head
                 if not data:
                     return
-            progress.begun = True
             end = (self._tail + data).find(_END_OF_HEAD)
             end = len(data) if end < 0 else end + len(_END_OF_HEAD) - len(self._tail)
             piece, data = data[:end], data[end:]

@@ -30,6 +30,7 @@ from ..policy.ratelimit import rate_limits, retry_after
 if TYPE_CHECKING:
     from ..config import Limits
     from ..decoding import ErrorBody
+    from ..types import Headers
 
 
 class UnsentError(aiohttp.ClientConnectionError):
@@ -57,6 +58,7 @@ _RESET = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 PROXY_AUTHENTICATION = 407
 _BAD_GATEWAY = 502
 _PROXY_BUSY = frozenset({408, 429})  # refusals of a proxy after which another attempt may succeed
+MAX_ID = 200  # characters of a request id
 
 _ADVICE: dict[int, str] = {
     401: "check the key: model_access_key or GRADIENT_MODEL_ACCESS_KEY (agents: agent_access_key)",
@@ -355,6 +357,12 @@ def _origin_of(location: str) -> str:
     return f"{parts.scheme or 'the same scheme'}://{host}" + (f":{port}" if port else "")
 
 
+def request_id_of(headers: Headers) -> str | None:
+    """Return the server's id of a request from the headers of the reply, escaped and cut, because it will be logged."""
+    request_id = headers.get("x-request-id")
+    return None if request_id is None else escape(request_id, MAX_ID)
+
+
 def status_error(
     error: ErrorBody, response: ResponseInfo, *, now: float, jitter: float, peer: Peer
 ) -> APIStatusError:
@@ -384,7 +392,7 @@ def status_error(
         code=error.code,
         type=error.type,
         param=error.param,
-        request_id=error.request_id or response.headers.get("x-request-id"),
+        request_id=error.request_id or request_id_of(response.headers),
         retry_after=retry_after(response.headers, status=status, now=now, jitter=jitter),
         rate_limits=rate_limits(response.headers, now),
         ambiguous=issubclass(kind, GatewayTimeoutError),

@@ -35,6 +35,35 @@ def content_coding(header: str) -> str | None:
     return "gzip" if names in (["gzip"], ["x-gzip"]) else ", ".join(names)
 
 
+def decoded_error(content: bytes, coding: str, limits: Limits) -> bytes:
+    """Return the body of an error as it can be read: decompressed, or as it is.
+
+    A gateway that answers in place of the server may keep the headers of the server's reply, and send a page of its own
+    that is not encoded.
+
+    Args:
+        content: The body, as far as it was read.
+        coding: The encoding that its headers name.
+        limits: Limits, of which ``error_body_bytes`` applies as well.
+    """
+    if coding == "gzip":
+        gunzip = Gunzip(limits)
+        gunzip.push(content)
+        plain = b""
+        try:
+            while gunzip.pending and len(plain) < limits.error_body_bytes:
+                plain += gunzip.pull()
+        except (StreamLimitError, StreamProtocolError):
+            pass
+        if plain:
+            return plain[: limits.error_body_bytes]
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return b""
+    return content
+
+
 class Gunzip:
     """Incremental decoder of a gzip body.
 

@@ -13,7 +13,16 @@ import aiohttp
 from yarl import URL
 
 from ..config import Limits
-from ..errors import APIError, APIStatusError, GradientError, QuotaExceededError, RequestInfo, copy_of
+from ..errors import (
+    APIError,
+    APIStatusError,
+    GradientError,
+    OverloadedError,
+    QuotaExceededError,
+    RateLimitError,
+    RequestInfo,
+    copy_of,
+)
 from ..policy.retry import TokenBucket, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
@@ -169,9 +178,10 @@ class SessionManager:
         only.
         """
         wait = error.retry_after
-        if not wait or wait > call.retry.budget or not isinstance(error, APIStatusError):
+        if not wait or wait > call.retry.budget:
             return
-        if isinstance(error, QuotaExceededError):
+        # Only 429, 503 and 529 speak of the server as a whole; a wait that another status names is for that request.
+        if not isinstance(error, (RateLimitError, OverloadedError)) or isinstance(error, QuotaExceededError):
             return
         until = time.monotonic() + wait
         with self.pool.lock:
@@ -198,10 +208,13 @@ class SessionManager:
                     if self._cooldowns.get(name) is cooldown:
                         del self._cooldowns[name]
                 continue
-            if spent + left > call.retry.budget or (deadline is not None and loop.time() + left >= deadline):
+            room = call.retry.budget - spent
+            if deadline is not None:
+                room = min(room, deadline - loop.time())
+            if left > room:
                 request = RequestInfo(method=call.method, url=call.url)
                 raise cooldown.refusal(request, left=left, host=origin, elapsed=loop.time() - started)
-            wait = spread(left, _dice())
+            wait = min(spread(left, _dice()), room)
             if trace is not None:
                 trace.cooldown(wait)
             spent += left

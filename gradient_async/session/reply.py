@@ -22,14 +22,13 @@ from ..errors import (
     RequestInfo,
     ResponseInfo,
     copy_of,
-    escape,
 )
 from ..hooks import Outcome
 from ..policy.ratelimit import rate_limits
 from ..types import ChatCompletion, Headers, RateLimits
 from .body import Body, Expired
 from .call import Call
-from .exceptions import Peer, status_error
+from .exceptions import MAX_ID, Peer, request_id_of, status_error
 from .trace import Trace, log
 
 _json = json.JSONEncoder(ensure_ascii=False, check_circular=False)
@@ -120,8 +119,12 @@ class Reply:
 
     @property
     def request_id(self) -> str | None:
-        """The server's id of the request, from the headers."""
-        return self.headers.get("x-request-id")
+        """The server's id of the request, from the headers, escaped and cut."""
+        request_id = self.headers.get("x-request-id")
+        # Nearly always there is nothing to escape, and one check is cheaper.
+        if request_id is None or (request_id.isprintable() and len(request_id) <= MAX_ID):
+            return request_id
+        return request_id_of(self.headers)
 
     @property
     def elapsed(self) -> float:
@@ -162,10 +165,7 @@ class Reply:
 
     def note_content_type(self) -> None:
         """Log that the body is an event stream although its content type does not say so."""
-        log.debug(
-            "an event stream of content-type %r, recognized by its first line",
-            escape(self.headers.get("content-type", ""), 80),
-        )
+        log.debug("the content-type is not that of an event stream; recognized the stream by its first line")
 
     def end(
         self,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..errors import APIError, escape
 from ..hooks import CallInfo, Hook, Outcome
 from ..policy.ratelimit import rate_limits
+from .exceptions import request_id_of
 
 if TYPE_CHECKING:
     from ..types import ChatCompletion, Headers
@@ -20,7 +21,7 @@ __all__ = ["Trace", "log"]
 
 log = logging.getLogger("gradient_async")
 
-_LONGEST_NAME = 200  # characters of a request id
+_MAX_MODEL = 200  # characters of the name of a model
 _LONG_QUEUE = 0.001  # a longer wait for a free connection, in seconds, is logged
 
 
@@ -56,7 +57,7 @@ class Trace:
             info.method,
             info.url,
             attempt,
-            info.params.get("model"),
+            escape(str(info.params.get("model")), _MAX_MODEL),  # programs may take it from their users
             info.stream,
         )
         for hook in self._hooks:
@@ -73,7 +74,7 @@ class Trace:
         """
         info = self.info
         info.status_code = status
-        info.request_id = self._shown(headers.get("x-request-id"))
+        info.request_id = self._shown(request_id_of(headers))
         info.rate_limits = rate_limits(headers, now)
         info.queued += queued
         info.elapsed = self._loop.time() - self._started
@@ -163,8 +164,8 @@ class Trace:
         self._hooks = ()
 
     def _shown(self, name: str | None) -> str | None:
-        """Return a server's id of a request in a form that may be logged: without keys, escaped and cut."""
-        return None if name is None else escape(self._redactor.text(name), _LONGEST_NAME)
+        """Return a server's id of a request in a form that may be logged: without keys."""
+        return None if name is None else self._redactor.text(name)
 
     def _tell(self, method: Callable[[CallInfo], None]) -> None:
         try:

@@ -1,7 +1,7 @@
 """The reader of one reply, and the stream that users hold."""
 
 from .cursor import ChoiceStream, ChunkSource, ChunkStream, EventStream, TextStream
-from .reader import StreamReader, has_content, premature_end
+from .reader import StreamReader, premature_end
 from .stream import ChatCompletionStream, RawStream, StreamManager
 from .timing import ReadTimes, Timing
 
@@ -17,6 +17,5 @@ __all__ = [
     "StreamReader",
     "TextStream",
     "Timing",
-    "has_content",
     "premature_end",
 ]

@@ -21,8 +21,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections.abc import Iterable, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from ..assembly import CompletionAssembler
@@ -49,10 +48,9 @@ from ..errors import (
     copy_of,
 )
 from ..hooks import Outcome
-from ..types import ChatCompletion, ChatCompletionChunk, TextBatch, ToolCallDelta
-from ..types.messages import ANSWER_FIELDS
+from ..types import ChatCompletion, ChatCompletionChunk
 from .sniff import is_event_stream, what_is
-from .timing import ReadTimes, Timing
+from .timing import Content, ReadTimes, Timing
 
 if TYPE_CHECKING:
     from ..session.reply import Reply
@@ -64,8 +62,6 @@ _SLICES_PER_TURN = 4
 _SECONDS_PER_TURN = 0.005
 # A read up to this size, in bytes, is decoded in one call; cutting it into slices would cost more than it saves.
 _ONE_GO = 4 * 1024
-# The fields of a delta that are content unless they are empty. A fragment of a call may be an object of empty fields.
-_other_parts = attrgetter(*(name for name in ANSWER_FIELDS if name not in {"tool_calls", "function_call"}))
 _HEAD = 200  # bytes of a body to show in an error
 
 
@@ -99,6 +95,7 @@ class StreamReader:
         "_assembler",
         "_awaiting_content",
         "_body_over",
+        "_content",
         "_limits",
         "_loop",
         "_lost",
@@ -151,6 +148,7 @@ class StreamReader:
         self._awaiting_content = False  # whether no content of the last read has been decoded so far
         self._size = 0  # number of bytes received
         self._times = ReadTimes()
+        self._content = Content()
         self._read_at = 0.0
         self._slices = 0
         self._turn_began = 0.0
@@ -178,8 +176,10 @@ class StreamReader:
         except StreamError:
             self.steady = False
             return ()  # `next_chunks` raises the error
-        # The first chunk nearly always has text; `has_content` checks for all other content.
-        if (chunks and (choices := chunks[0].choices) and choices[0].delta.content) or has_content(chunks):
+        # The first chunk nearly always has text; `Content` checks for all other content.
+        if (chunks and (choices := chunks[0].choices) and choices[0].delta.content) or self._content.is_in(
+            chunks
+        ):
             self._times.content_at.append(self._read_at)
             body.waited = 0.0
             self.steady = decoder.idle
@@ -274,7 +274,10 @@ class StreamReader:
         """Check whether chunks have content, which alone is a sign of life and restarts the limit; return the chunks."""
         if self._awaiting_content:
             body = self.body
-            if chunks and has_content(chunks):
+            # The first chunk nearly always has text, as in `finish_read`.
+            if (
+                chunks and (choices := chunks[0].choices) and choices[0].delta.content
+            ) or self._content.is_in(chunks):
                 self._awaiting_content = False
                 self._times.content_at.append(self._read_at)
                 body.waited = 0.0
@@ -447,6 +450,11 @@ class StreamReader:
         return self.state is State.ENDED
 
     @property
+    def has_content(self) -> bool:
+        """Whether any content has come."""
+        return bool(self._times.content_at)
+
+    @property
     def open(self) -> bool:
         """Whether more chunks may follow."""
         return self.state is not State.ENDED and self.error is None
@@ -487,29 +495,3 @@ def premature_end(decoder: ChunkDecoder, assembler: CompletionAssembler, size: i
         what = "the stream ended with neither [DONE] nor a finish_reason for every choice"
     words = f"; the last text of the server is {decoder.last_words!r}" if decoder.last_words else ""
     return StreamTruncatedError(f"{what}; everything received is in .partial{words}")
-
-
-def has_content(chunks: Iterable[ChatCompletionChunk]) -> bool:
-    """Whether chunks have content: a part of the answer, a finish_reason or usage. An empty piece is not content."""
-    if type(chunks) is TextBatch:
-        return any(chunks.texts)
-    for chunk in chunks:
-        for choice in chunk.choices:
-            delta = choice.delta
-            if (
-                delta.content
-                or choice.finish_reason is not None
-                or delta.reasoning_content
-                or (delta.tool_calls is not None and any(map(_has_piece, delta.tool_calls)))
-                or ((call := delta.function_call) is not None and (call.name or call.arguments))
-                or any(_other_parts(delta))
-            ):
-                return True
-        if chunk.usage is not None:
-            return True
-    return False
-
-
-def _has_piece(entry: ToolCallDelta) -> bool:
-    function = entry.function
-    return bool(entry.id or function.name or function.arguments or entry.custom or entry.extra_content)

@@ -161,6 +161,15 @@ def test_whatever_is_written_is_escaped(
     assert "\\u202e" in written
 
 
+@pytest.mark.parametrize("out", [complain, note, Display(PlainScreen()).say])
+def test_what_goes_to_standard_error_is_one_line(
+    out: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names of files may have line feeds, which could pass for another line of this program."""
+    out("a\nforged\tb")
+    assert capsys.readouterr().err.endswith("a\\nforged\\tb\n")
+
+
 def test_json_is_escaped_and_stays_the_same_json(capsys: pytest.CaptureFixture[str]) -> None:
     """JSON allows all of these characters but C0 inside text, in names as well."""
     text = "".join(sorted(DANGEROUS)) + "é🙂\t\n"

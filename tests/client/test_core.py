@@ -175,6 +175,8 @@ WRONG_HEADERS: list[tuple[dict[Any, Any], type[Exception], str]] = [
     ({"X-A": "a\r\nX-B: b"}, ConfigurationError, "header X-A has a line break"),
     ({"X-A": "a\x00"}, ConfigurationError, "header X-A has a line break or another control character"),
     ({"X-A": "a\x1b"}, ConfigurationError, "header X-A has a line break or another control character"),
+    ({"Content-Length": "5"}, ConfigurationError, "header Content-Length belongs to the body"),
+    ({b"transfer-encoding": b"chunked"}, ConfigurationError, "header transfer-encoding belongs to the body"),
     ({"X-A": "a\x85"}, ConfigurationError, "header X-A has a line break or another control character"),
     ({"X-A": b"a\n"}, ConfigurationError, "header X-A has a line break"),
     ({"Cookie": f"a={KEY}\x7f"}, ConfigurationError, "header Cookie has a line break"),

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from client_calls import Start, create_completion, open_stream
+from client_calls import CALL, Start, create_completion, open_stream
 from leaked_key import KEY, MIDDLE, everything_shown
 
-from gradient_async import APIError, AsyncGradient, ConfigurationError, GradientError, Limits
+from gradient_async import (
+    APIError,
+    AsyncGradient,
+    ConfigurationError,
+    FanOutError,
+    GradientError,
+    Limits,
+)
 from gradient_async.testing import CLOSE, chunk, head, reply_bytes, reply_json, reply_sse, reply_writes
 
 BAD = KEY + "\x01"
@@ -54,6 +62,11 @@ def test_a_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (reply_json({"error": {"message": "x" * 480 + KEY}}, 401), False),
         (reply_json({"error": {"message": "x" * 480 + KEY}}, 401), True),
         (reply_json({"choices": KEY}, 200, {"x-request-id": KEY}), False),
+        (reply_sse(chunk("a"), done=False, headers={"x-request-id": KEY}), True),
+        (reply_sse(chunk("a"), {"error": {"message": "x" * 480 + KEY}}), True),
+        (reply_bytes(b"<html>", 200, {"content-type": f"{'x' * 60}/{KEY}"}), True),
+        (reply_bytes(b"", 200, {"content-encoding": f"{'x' * 60}{KEY}"}), False),
+        (reply_bytes(b"", 307, {"location": f"https://{KEY}.example/"}), False),
         (reply_json({"error": {"message": KEY}}), False),
         (reply_json({"error": {"message": KEY}}), True),
         (reply_sse(chunk("a"), {"error": {"message": f"no {KEY}"}}), True),
@@ -75,6 +88,23 @@ async def test_a_key_that_a_server_echoes(
     assert isinstance(caught.value, APIError)
     assert MIDDLE not in everything_shown(caught.value)
     assert KEY[:14] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        reply_sse(chunk("a"), done=False, headers={"x-request-id": KEY}),
+        reply_sse(chunk("a"), {"error": {"message": KEY}}, headers={"x-request-id": KEY}),
+        reply_json({"error": {"message": KEY}}, 401, {"x-request-id": KEY}),
+    ],
+)
+async def test_a_key_that_a_server_echoes_to_a_fan_out(start: Start, reply: Any) -> None:
+    _, client = await start(reply, reply, model_access_key=KEY, max_retries=0)
+    with pytest.raises(FanOutError) as caught:
+        async with client.chat.completions.fan_out(n=2, **CALL) as fan:
+            await fan.completion()
+    for error in (caught.value, *caught.value.exceptions):
+        assert MIDDLE not in "".join([str(error), repr(error), repr(vars(error)), repr(pickle.dumps(error))])
 
 
 @pytest.mark.parametrize(

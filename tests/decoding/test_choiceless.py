@@ -127,6 +127,7 @@ ERRORS: list[tuple[str, dict[str, Any]]] = [
     ("message", {"candidates": [], "error": {"code": 503, "message": "gone"}}),
     ("ping", {"error": "gone"}),
     ("response.failed", {"type": "error", "message": "gone"}),
+    ("message", {"result": {"error": {"message": "gone"}}}),
 ]
 
 

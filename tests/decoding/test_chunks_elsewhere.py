@@ -120,7 +120,10 @@ class TestText:
 
 
 class TestFinishReasons:
-    @pytest.mark.parametrize("reason", ["null", "None", "none", "NULL", "", False, 0, 0.0, None, [], {}])
+    @pytest.mark.parametrize(
+        "reason",
+        ["null", "None", " none\n", "NULL", "", " ", "false", "0", "undefined", False, 0, 0.0, None, [], {}],
+    )
     def test_that_are_none(self, reason: Any) -> None:
         """On every path: alone, among usual chunks, in blocks of equal ones, and with content or without."""
         odd = event({"index": 0, "delta": {"content": "a"}, "finish_reason": reason})

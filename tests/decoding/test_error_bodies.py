@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gradient_async.decoding import describe_error, find_error, parse_error, reply_error, server_error
-from gradient_async.decoding.error_bodies import find_glued_error
+from gradient_async.decoding.error_bodies import find_glued_error, find_inner_error
 
 SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ({"id": "unauthorized", "message": "Unable", "request_id": "r"}, "Unable", {"code": "unauthorized", "request_id": "r"}),
@@ -23,8 +23,8 @@ SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ({"detail": {"msg": "m"}}, "m", {}),
     ({"error": {"message": {"detail": "m"}}}, "m", {}),
     ({"error": {"type": "t"}}, "t", {"type": "t"}),
-    ({"error": {"message": [[["x"]], {"a": 1}]}}, "x; ", {}),
-    ({"error": {"code": {"a": 1}, "param": ["x"]}}, "", {}),
+    ({"error": {"message": [[["x"]], {"a": 1}]}}, "x", {}),
+    ({"error": {"code": {"a": 1}, "param": ["x"]}}, "param: x", {}),
     ([{"error": {"message": "m"}}], "m", {}),
     ([], "", {}),
     ({}, "", {}),
@@ -45,6 +45,29 @@ SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ([{"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}], "m", {"code": "429", "type": "RESOURCE_EXHAUSTED"}),
     ({"error": {"message": "m", "type": "", "code": ""}}, "m", {"code": ""}),
     ({"id": "x", "object": "chat.completion", "message": "m"}, "m", {}),
+    # A name or a flag in `error`, and the message beside it.
+    ({"error": "Bad Request", "message": ["a", "b"], "statusCode": 400}, "Bad Request: a; b", {"code": "400"}),
+    ({"error": "invalid_grant", "error_description": "m"}, "invalid_grant: m", {}),
+    ({"error": "m", "message": "m"}, "m", {}),
+    ({"error": True, "message": "m", "code": "c"}, "m", {"code": "c"}),
+    ({"error": 401, "reason": "m"}, "m", {"code": "401"}),
+    ({"error": 1.5}, "1.5", {"code": "1.5"}),
+    ({"error": {"code": "c"}, "message": "m"}, "m", {"code": "c"}),
+    ({"error": {"message": "m"}, "code": 429}, "m", {"code": "429"}),
+    # An error inside an error, and reasons in lists.
+    ({"detail": {"error": {"message": "m"}}}, "m", {}),
+    ({"error": {"error": "m"}}, "m", {}),
+    ({"error": {"message": "m", "details": [{"reason": "a"}, {"links": 5}]}}, "m: a", {}),
+    ({"error": {"errors": [{"reason": "a"}, {"reason": "b"}]}}, "a; b", {}),
+    ({"errors": {"name": ["is short", "is old"], "age": []}}, "name: is short; is old", {}),
+    ({"errors": {"name": "short"}}, "", {}),
+    ({"message": "Bad", "errors": {"name": ["is short"]}}, "Bad: name: is short", {}),
+    # Other names.
+    ({"errcode": 40013, "errmsg": "m"}, "m", {"code": "40013"}),
+    ({"fault": {"faultstring": "m"}}, "m", {}),
+    ({"exception": "m"}, "m", {}),
+    ({"Error": {"Message": "m", "Code": "c"}}, "m", {"code": "c"}),
+    ({"baseResp": {"statusCode": 7, "statusMsg": "m"}}, "m", {"code": "7"}),
 ]  # fmt: skip
 
 
@@ -71,6 +94,18 @@ NAMED: list[dict[str, Any]] = [
     {"message": ["Forbidden"]},
     {"msg": "Rate limit exceeded"},
     {"x_groq": {"error": "over_capacity"}, "choices": [{"delta": {}}]},
+    {"Error": "m"},
+    {"ERROR": {"Message": "m"}, "choices": []},
+    {"baseResp": {"statusCode": 5}},
+    {"err": "m"},
+    {"errcode": 40001, "choices": None},
+    {"errmsg": "m"},
+    {"exception": "m"},
+    {"status": "503"},
+    {"ok": False},
+    {"success": "false"},
+    {"Message": "The caller is not authorized to do this"},
+    {"message": "Request timeout"},
 ]
 
 NO_ERRORS: list[dict[str, Any]] = [
@@ -86,6 +121,13 @@ NO_ERRORS: list[dict[str, Any]] = [
     {"id": "loading", "object": "x", "message": "m"},
     {"x_groq": {"error": None, "id": "q"}},
     {"x_groq": "error"},
+    {"err": None, "Error": [], "exception": ""},
+    {"errcode": 0, "errmsg": "ok"},
+    {"error": "none"},
+    {"error": "null", "choices": [{"delta": {"content": "a"}}]},
+    {"error": "OK", "choices": []},
+    {"status": "200", "ok": True, "success": "true"},
+    {"status": "599 of 600"},
 ]
 
 
@@ -188,11 +230,17 @@ class TestErrors:
     def test_not_by_other_names(self, body: Any) -> None:
         assert None is find_error(body)
 
+    def test_in_a_field_of_something_unknown(self) -> None:
+        found = find_inner_error({"id": 5, "a": {"error": 0}, "result": {"error": {"message": "m"}}})
+        assert "m" == (found and found.message)
+        assert None is find_inner_error({"a": {"error": None}, "error": "x"})
+
     @pytest.mark.parametrize(
         "content",
         [
             b'{"id":"c","choices":[{"delta":{"content":"so f{"error":{"message":"no room","code":502}}',
             b'{"id":"c","choi\n\ndata: {"error": {"message": "no room"}}\n\n',
+            b'{"id":"c","choices":[{"delta": {"error":{"message":"no room"}}\n',
             b'upstream: { "code" : "busy", "message" : "no room" } (gateway)',
             b'event: error\ndata: {"message":"no room","type":"error"}\n\n',
             b'{"a":1}' * 99 + b'{"error":"no room"}',
@@ -211,10 +259,13 @@ class TestErrors:
             b'{"id":"c","object":"x"} {"type":"function"}',
             b'{"id":' * 100_000,
             b'{"id":1} ' * 17 + b'{"error":"too far from the first"}',
+            b'{"choices":[{"delta":{"tool_calls":[{"function":{"arguments":{"error":"x","code":"E"}}}]',
+            b'{"choices":[{"delta":{"content_parts":["a",{"type":"error"},\n',
+            b'[{"error":"x"}, {',
         ],
     )
     def test_not_behind_everything(self, content: bytes) -> None:
-        """Scripts of a page are not looked at, and the work is bounded."""
+        """Scripts of a page and values inside of torn JSON are not looked at, and the work is bounded."""
         assert None is find_glued_error(content)
 
     def test_codes_are_safe_to_print_and_short(self) -> None:
@@ -263,3 +314,21 @@ class TestErrors:
         assert message.startswith("x.x.")
         assert message.endswith("x: m; " + "; ".join(["n"] * 19))
         assert (20, 20) == (steps.looked_at, problems.looked_at)
+
+    @pytest.mark.parametrize("name", [None, "reasons", "detail"])
+    def test_of_lists_inside_of_lists_few_items_count(self, name: str | None) -> None:
+        """The number of items must not grow with each level."""
+        read = 0
+
+        class Leaf(int):
+            def __str__(self) -> str:
+                nonlocal read
+                read += 1
+                return "x"
+
+        def nested(depth: int) -> Any:
+            items = [nested(depth - 1) if depth else Leaf() for _ in range(12)]
+            return items if name is None else {name: items}
+
+        describe_error({"error": nested(4), "message": nested(3), "details": nested(3)})
+        assert read < 10_000  # of 250,000

@@ -18,6 +18,7 @@ from gradient_async import (
     APIStatusError,
     BadRequestError,
     Limits,
+    NotFoundError,
     StreamLimitError,
     StreamProtocolError,
     StreamTruncatedError,
@@ -106,6 +107,14 @@ async def test_a_coding_that_means_nothing(start: Start, coding: str) -> None:
     assert (seen.delivered, seen.error) == (TEXT, None)
 
 
+@pytest.mark.parametrize(("first", "second"), [("identity", "gzip"), ("gzip", "none")])
+async def test_codings_in_two_headers(start: Start, first: str, second: str) -> None:
+    headers = {"content-type": "text/event-stream", "content-encoding": first, "Content-Encoding": second}
+    body = gzip.compress(sse(*TOKENS, FINISH))
+    server, client = await start(reply_bytes(body, 200, headers), **RETRYING)
+    await expect_whole(server, client, await streamed(client), "reused")
+
+
 @pytest.mark.parametrize("coding", [pytest.param("zstd", id="encoding_unknown"), "br", "gzip, br"])
 async def test_a_coding_that_was_not_asked_for(start: Start, coding: str) -> None:
     headers = {"content-type": "text/event-stream", "content-encoding": coding}
@@ -114,6 +123,14 @@ async def test_a_coding_that_was_not_asked_for(start: Start, coding: str) -> Non
     failed(await streamed(client), StreamProtocolError, text="", says=says, attempts=1)
     assert len(server.requests) == 1
     await expect_connection(server, client, "closed")
+
+
+@pytest.mark.parametrize("coding", [pytest.param("gzip", id="error_not_encoded"), "br"])
+async def test_an_error_that_is_not_encoded_though_it_says_so(start: Start, coding: str) -> None:
+    reply = reply_bytes(b"<h1>No such model</h1>", 404, {"content-encoding": coding})
+    server, client = await start(reply, **RETRYING)
+    failed(await streamed(client), NotFoundError, says="answered 404: No such model", attempts=1)
+    await expect_connection(server, client, "reused")
 
 
 @pytest.mark.parametrize(
@@ -142,6 +159,8 @@ async def test_the_body_of_an_error_is_unpacked_as_far_as_it_goes(start: Start) 
     _, client, seen = await ask_repeatedly(start, asked, reply_bytes(body, 400, PACKED), posts=1)
     failed(seen, BadRequestError, says="no good", code="c1")
     _, client, seen = await ask_repeatedly(start, asked, reply_bytes(b"plain", 400, PACKED), posts=1)
+    failed(seen, BadRequestError, says="answered 400: plain")
+    _, client, seen = await ask_repeatedly(start, asked, reply_bytes(b"\x1f\x8b\xff", 400, PACKED), posts=1)
     failed(seen, BadRequestError, says="no message")
     del client
 

@@ -33,6 +33,7 @@ NOTHING = http_chunk(sse(chunk(""), done=False))
 NO_CALL = http_chunk(
     sse(chunk(tool_calls=[{"index": 0, "id": "", "function": {"arguments": ""}}]), done=False)
 )
+USAGE = http_chunk(sse(chunk("", usage={"prompt_tokens": 3, "total_tokens": 3}), done=False))
 ROLE = http_chunk(sse(chunk("", role="assistant"), done=False))
 TOKEN = http_chunk(sse(chunk("more "), done=False))
 
@@ -77,6 +78,7 @@ async def test_headers_have_to_end_within_the_limit(
         pytest.param([*OPENED, ROLE, forever(NOTHING, 0.02)], "first_token", 0, id="empty_deltas_forever"),
         pytest.param([*THREE, forever(NOTHING, 0.02)], "idle", 3, id="empty_deltas_after_tokens"),
         pytest.param([*THREE, forever(NO_CALL, 0.02)], "idle", 3, id="empty_calls_after_tokens"),
+        pytest.param([*THREE, forever(USAGE, 0.02)], "idle", 3, id="usage_repeated"),
     ],
 )
 async def test_content_has_to_come_within_the_limit(

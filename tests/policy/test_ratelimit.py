@@ -126,6 +126,15 @@ def test_durations(text: str, seconds: float | None) -> None:
     assert parse_duration(text) == (None if seconds is None else pytest.approx(seconds))
 
 
+@pytest.mark.parametrize("piece", ["1ms", "2 mins", "3s", "4 secs ", "5.5us", "6d"])
+def test_long_headers_that_are_no_durations(piece: str) -> None:
+    """Reading a header of 8 KiB takes linear time, whatever it holds: a server must not stop the event loop by it."""
+    pieces = piece * (8000 // len(piece))
+    assert parse_duration(pieces) is not None
+    assert parse_duration(pieces + "!") is None
+    assert asked(retry_after=pieces + "!") is None
+
+
 def asked(code: int = 429, jitter: float = 0.0, **headers: Any) -> float | None:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return retry_after(named, status=code, now=NOW, jitter=jitter)

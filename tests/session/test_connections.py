@@ -61,6 +61,17 @@ async def test_a_connection_that_died_idle_is_replaced_without_counting(start: S
     assert (caught.value.ambiguous, caught.value.attempts) == (True, 1)
 
 
+@pytest.mark.parametrize("first", [b"\r\n", b"H", b"HTTP/1.1 103 Early Hints\r\n\r\n"])
+async def test_a_connection_that_brought_a_byte_did_not_die_idle(start: Start, first: bytes) -> None:
+    """The server may have begun to work, so the request is not sent again."""
+    server, client = await start()
+    await create_completion(client)
+    server.push(reply_writes([first, 0.02, CLOSE]))
+    with pytest.raises(APIConnectionError) as caught:
+        await create_completion(client)
+    assert (caught.value.phase, caught.value.ambiguous, len(server.requests)) == ("response", True, 2)
+
+
 async def test_a_connection_lost_later_is_not_replaced(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gradient_async.session.deadlines._DEAD_WITHIN", 0.05)
     server, client = await start()

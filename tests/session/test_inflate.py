@@ -8,7 +8,7 @@ import zlib
 import pytest
 
 from gradient_async import Limits, StreamLimitError, StreamProtocolError
-from gradient_async.session.inflate import PIECE, Gunzip, content_coding
+from gradient_async.session.inflate import PIECE, Gunzip, content_coding, decoded_error
 
 TEXT = "".join(f"data: {number} née\n\n" for number in range(300)).encode()
 
@@ -123,3 +123,27 @@ def test_members_are_counted() -> None:
         unpack(empty * 65)
     with pytest.raises(StreamLimitError, match="gzip_members=2"):
         unpack(empty * 3, limits=Limits(gzip_members=2))
+
+
+PAGE = b"<p>Bad gateway \xc3\xa9</p>"
+
+
+@pytest.mark.parametrize(
+    ("content", "coding", "expected"),
+    [
+        (gzip.compress(PAGE), "gzip", PAGE),
+        (gzip.compress(PAGE)[:-9], "gzip", PAGE),
+        (gzip.compress(PAGE) + b"more", "gzip", PAGE),
+        (gzip.compress(PAGE * 9999), "gzip", (PAGE * 9999)[:65536]),
+        (gzip.compress(b""), "gzip", b""),
+        (PAGE, "gzip", PAGE),
+        (PAGE, "br", PAGE),
+        (b"\x8b\x00\xff", "br", b""),
+        (b"", "gzip", b""),
+    ],
+)
+def test_the_body_of_an_error_is_read_whatever_its_headers_say(
+    content: bytes, coding: str, expected: bytes
+) -> None:
+    """A gateway may keep the headers of the server, and send a page of its own."""
+    assert expected == decoded_error(content, coding, Limits())

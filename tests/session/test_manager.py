@@ -78,6 +78,39 @@ async def test_a_call_that_can_not_wait_so_long_is_refused_at_once(
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"retry": Retry(budget=0.45)}, id="budget"),
+        pytest.param({"timeout": Timeout(total=0.45)}, id="deadline"),
+    ],
+)
+async def test_a_wait_that_is_spread_stays_within_what_the_call_may_wait(
+    start: Start, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls that wait for the same moment are sent a little later, each at its own time."""
+    monkeypatch.setattr("gradient_async.session.manager._dice", lambda: 1.0)
+    waits: list[float] = []
+
+    def later(left: float, jitter: float) -> float:
+        return left + jitter
+
+    monkeypatch.setattr("gradient_async.session.manager.spread", later)
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    _, client = await start(refusal(0.4))
+    with pytest.raises(RateLimitError):
+        await create_completion(client)
+    with monkeypatch.context() as patch:
+        patch.setattr("gradient_async.session.manager.asyncio.sleep", note)
+        with pytest.raises(GradientError):
+            await create_completion(client.with_options(**options))
+    assert waits
+    assert all(wait <= 0.45 for wait in waits)
+
+
+@pytest.mark.parametrize(
     ("reply", "kind"),
     [
         pytest.param(refusal(99999), RateLimitError, id="longer than any call would wait"),
@@ -87,6 +120,8 @@ async def test_a_call_that_can_not_wait_so_long_is_refused_at_once(
             QuotaExceededError,
             id="waiting does not help",
         ),
+        pytest.param(refusal(3, 404), GradientError, id="one model only"),
+        pytest.param(refusal(3, 504), GradientError, id="one request only"),
     ],
 )
 async def test_what_holds_nobody(start: Start, reply: Any, kind: type[GradientError]) -> None:

@@ -15,7 +15,6 @@ import pytest
 from client_calls import CALL, Start, create_completion, open_stream
 
 from gradient_async import (
-    APIStatusError,
     AsyncGradient,
     ConfigurationError,
     OverloadedError,
@@ -304,7 +303,7 @@ def test_the_longest_cooldown_of_all_threads_holds() -> None:
     def refuse(first: int) -> None:
         together.wait()
         for wait in range(first, 800, 8):
-            error = APIStatusError("slow down", response=response, retry_after=wait + 1.0)
+            error = RateLimitError("slow down", response=response, retry_after=wait + 1.0)
             manager._start_cooldown(call, "origin", error)
 
     threads = [threading.Thread(target=refuse, args=(first,)) for first in range(8)]

@@ -280,6 +280,18 @@ async def test_the_log_tells_of_attempts_but_not_of_words(
         assert hidden not in caplog.text
 
 
+async def test_the_name_of_a_model_forges_no_line_of_the_log(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the caller's, who may have it from a user."""
+    caplog.set_level(logging.DEBUG, logger="gradient_async")
+    _, client = await start()
+    await create_completion(client, model="m\nend completed\x1b[2K\u202e" + "x" * 999)
+    line = next(record.getMessage() for record in caplog.records)
+    assert "model=m\\nend completed\\x1b[2K\\u202exxx" in line
+    assert len(line) < 400
+
+
 async def test_the_log_tells_of_waits(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     """For a free connection, and because the server said so."""
     caplog.set_level(logging.INFO, logger="gradient_async")

@@ -12,7 +12,7 @@ from client_calls import CALL, Start, open_stream
 
 from gradient_async import ChatCompletionStream, Limits, StreamLimitError
 from gradient_async.decoding import ChunkDecoder
-from gradient_async.stream import has_content
+from gradient_async.stream.timing import Content
 from gradient_async.testing import Handler, chunk, head, reply_writes, sse
 from gradient_async.types import TextBatch
 
@@ -208,8 +208,8 @@ def test_a_run_is_a_sign_of_life_where_its_chunks_are(called: bool) -> None:
     decoder.push(sse(piece(""), piece(""), done=False))
     run = decoder.decode_slice()
     assert isinstance(run, TextBatch)
-    assert (False, False) == (has_content(run), has_content(list(run)))
+    assert (False, False) == (Content().is_in(run), Content().is_in(list(run)))
     decoder.push(sse(piece(""), piece("b"), done=False))
     run = decoder.decode_slice()
     assert isinstance(run, TextBatch)
-    assert (True, True) == (has_content(run), has_content(list(run)))
+    assert (True, True) == (Content().is_in(run), Content().is_in(list(run)))

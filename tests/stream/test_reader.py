@@ -24,7 +24,7 @@ from gradient_async import (
     Timeout,
 )
 from gradient_async.session import body as body_module
-from gradient_async.stream import has_content
+from gradient_async.stream.timing import Content
 from gradient_async.testing import (
     HOLD,
     Connection,
@@ -300,7 +300,7 @@ async def test_what_is_thought_is_content_as_well(start: Start) -> None:
 )
 def test_every_part_of_an_answer_is_content(delta: ChoiceDelta, expected: bool) -> None:
     """So that it restarts the limit; an empty piece does not."""
-    assert has_content([ChatCompletionChunk(choices=[ChunkChoice(delta=delta)])]) is expected
+    assert Content().is_in([ChatCompletionChunk(choices=[ChunkChoice(delta=delta)])]) is expected
 
 
 @pytest.mark.usefixtures("one_future")
