@@ -141,6 +141,7 @@ PAGE = b"<p>Bad gateway \xc3\xa9</p>"
         (b"\x8b\x00\xff", "br", b""),
         (b"", "gzip", b""),
     ],
+    ids=["whole", "cut", "more behind", "long", "empty gzip", "page", "another coding", "binary", "empty"],
 )
 def test_the_body_of_an_error_is_read_whatever_its_headers_say(
     content: bytes, coding: str, expected: bytes
