@@ -100,9 +100,8 @@ def _quoted(body: Any) -> str:
 
 
 def _may_hide_text(completion: ChatCompletion, content: bytes) -> bool:
-    return may_hide_text(content, "message") and any(
-        is_silent(choice.message) for choice in completion.choices
-    )
+    silent = any(is_silent(choice.message) for choice in completion.choices)
+    return silent and may_hide_text(content, "message")
 
 
 def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -> None:

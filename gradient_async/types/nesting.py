@@ -15,16 +15,22 @@ MAX_DEPTH = 64
 """How many objects and arrays may be inside each other, the outermost one included."""
 
 _ROUND = bytes.maketrans(b"[]{}", b"()()")
+_SHORT = 16 * 1024  # bytes; of longer data, to count all brackets takes longer than to take them out
 _OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def too_deep(data: bytes) -> bool:
     """Whether JSON is nested deeper than `MAX_DEPTH`, without decoding it; of JSON that is cut or wrong, a guess."""
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+    if len(data) <= _SHORT and data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
         return False
-    # A few passes of C code leave the brackets. Escapes go first: behind them every quotation mark begins or ends a string.
-    # Most strings have no bracket inside, so that two quotation marks are left of them.
-    quotes = data.replace(rb"\\", b"").replace(rb"\"", b"").translate(_ROUND, _OTHERS).replace(b'""', b"")
+    # Passes of C code remove everything except brackets. Escapes are removed first; then every quotation mark begins or ends
+    # a string. Of a string without brackets, two adjacent quotation marks remain, and are removed.
+    if b"\\" in data:
+        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
+    quotes = data.translate(_ROUND, _OTHERS)
+    if len(quotes) <= MAX_DEPTH:
+        return False
+    quotes = quotes.replace(b'""', b"")
     brackets = b"".join(quotes.split(b'"')[::2])
     for _ in range(MAX_DEPTH):
         outer = brackets.replace(b"()", b"")  # without the innermost pairs
