@@ -100,7 +100,8 @@ def _quoted(body: Any) -> str:
 
 
 def _may_hide_text(completion: ChatCompletion, content: bytes) -> bool:
-    silent = any(is_silent(choice.message) for choice in completion.choices)
+    # A list, because a generator takes longer, and there is nearly always one choice.
+    silent = any([is_silent(choice.message) for choice in completion.choices])  # noqa: C419
     return silent and may_hide_text(content, "message")
 
 
