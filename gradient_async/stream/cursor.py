@@ -133,7 +133,9 @@ class Cursor:
                 self.waiters.wake_all()
         if chunks is None:
             return False
-        few = len(self._pending) < _TOGETHER and self._batch is None and self.queues is None
+        # A reader of text takes its chunks from `texts`: it would miss chunks that are put into `ready`.
+        alone = self._batch is None and self.texts is None and self.queues is None
+        few = alone and len(self._pending) < _TOGETHER
         if few and type(chunks) is not TextBatch:
             self._pending += chunks  # the same as `place`, without the call
             self.ready = iter(chunks)

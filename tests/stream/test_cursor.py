@@ -276,3 +276,23 @@ async def test_what_goes_on_after_a_finish_reason_is_told_at_the_end(start: Star
 )
 def test_arguments_are_read_as_far_as_they_go(text: str, value: Any) -> None:
     assert value == parse_partial(text)
+
+
+async def test_text_goes_on_after_a_large_read(start: Start) -> None:
+    """A read of many events is read as texts; events that are cut and come one by one after it are read as chunks."""
+    pieces = [sse(chunk(f"{number} ")).removesuffix(b"data: [DONE]\n\n") for number in range(300)]
+
+    async def reply(_request: Request, connection: Connection) -> None:
+        await connection.write(head(200, {"content-type": "text/event-stream", "connection": "close"}))
+        await connection.write(b"".join(pieces[:280]))
+        for piece in pieces[280:]:
+            for part in (piece[:20], piece[20:]):
+                await asyncio.sleep(0.002)
+                await connection.write(part)
+        await connection.write(sse(chunk(finish_reason="stop")))
+
+    _, client = await start(reply)
+    stream = await open_stream(client)
+    text = "".join([piece async for piece in stream.text])
+    assert "".join(f"{number} " for number in range(300)) == text
+    assert text == (await stream.completion()).choices[0].message.content
