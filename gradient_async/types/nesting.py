@@ -27,10 +27,7 @@ def too_deep(data: bytes) -> bool:
     # a string. Of a string without brackets, two adjacent quotation marks remain, and are removed.
     if b"\\" in data:
         data = data.replace(rb"\\", b"").replace(rb"\"", b"")
-    quotes = data.translate(_ROUND, _OTHERS)
-    if len(quotes) <= MAX_DEPTH:
-        return False
-    quotes = quotes.replace(b'""', b"")
+    quotes = data.translate(_ROUND, _OTHERS).replace(b'""', b"")
     brackets = b"".join(quotes.split(b'"')[::2])
     for _ in range(MAX_DEPTH):
         outer = brackets.replace(b"()", b"")  # without the innermost pairs
