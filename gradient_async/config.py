@@ -15,6 +15,7 @@ import msgspec
 
 from .errors import ConfigurationError
 from .secrets import Secret
+from .types.nesting import MAX_VALUES
 
 _MIB = 1024 * 1024
 
@@ -95,13 +96,13 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigurationError(f"retry: {name}={getattr(self, name)!r} is not a number of seconds")
 
 
-_MAY_BE_UNLIMITED = frozenset({"event_bytes", "line_bytes", "body_bytes", "completion_bytes"})
+_MAY_BE_UNLIMITED = frozenset({"event_bytes", "line_bytes", "body_bytes", "completion_bytes", "values"})
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Maximum sizes and counts of everything that a server may send; the error for an exceeded limit names the limit.
 
-    The sizes of events, lines, bodies and completions may be None, which is no limit.
+    The sizes of events, lines, bodies and completions, and the number of values, may be None, which is no limit.
 
     Attributes:
         event_bytes: Data of one event of a stream, in bytes.
@@ -109,7 +110,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         body_bytes: Body of an awaited reply, in bytes.
         error_body_bytes: Body of an error, in bytes; the rest is not read.
         error_body_seconds: Time to read the body of an error, in seconds.
-        completion_bytes: Text, reasoning, refusals and arguments of an assembled completion, in bytes of UTF-8.
+        completion_bytes: An assembled completion, in bytes. Text, reasoning, refusals and arguments count as their bytes
+            of UTF-8. Other parts count as much more than their bytes, because they take more memory: an object or an array
+            512, a tool call 4,096, a token with its log probability 96, and each of its alternatives 48.
+        values: JSON values of one event or reply: one for each comma, and 10 for each object or array. Its log
+            probabilities have a limit of their own, 25 times as high.
         buffered_bytes: Text queued for the iterators of one stream that lag behind, in bytes of UTF-8.
         choices: Choices of a reply, or the ``n`` of the request if that is larger.
         tool_calls: Tool calls of one choice.
@@ -128,6 +133,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     error_body_bytes: int = 64 * 1024
     error_body_seconds: float = 5.0
     completion_bytes: int | None = 64 * _MIB
+    values: int | None = MAX_VALUES
     buffered_bytes: int = 16 * _MIB
     choices: int = 128
     tool_calls: int = 1024

@@ -132,7 +132,7 @@ class TestRetryAndLimits:
         for value in (0, -1, NAN, "5"):
             with pytest.raises(ConfigurationError, match=rf"limits: {name}="):
                 make(Limits, **{name: value})
-        if name in {"event_bytes", "line_bytes", "body_bytes", "completion_bytes"}:
+        if name in {"event_bytes", "line_bytes", "body_bytes", "completion_bytes", "values"}:
             assert None is getattr(make(Limits, **{name: None}), name)
         else:
             with pytest.raises(ConfigurationError, match=rf"limits: {name}=None is not a positive number$"):

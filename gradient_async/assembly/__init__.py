@@ -7,7 +7,7 @@ Pure: no clock, no I/O. The work for a chunk depends on that chunk alone; pieces
 from .call import CallState
 from .choices import JOIN, ChoiceState
 from .completion import CompletionAssembler
-from .pieces import json_size, utf8_size
+from .pieces import kept_size, utf8_size
 from .position import Position, position_of, since
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "ChoiceState",
     "CompletionAssembler",
     "Position",
-    "json_size",
+    "kept_size",
     "position_of",
     "since",
     "utf8_size",

@@ -9,12 +9,13 @@ from typing import Any
 from ..types import ChatCompletionMessage, Choice, ChoiceDelta, ChoiceLogprobs, TokenLogprob
 from .call import CallState
 from .calls import ToolCalls
-from .pieces import join_details, join_lists, join_objects, json_size, merge_all, utf8_size
+from .pieces import join_details, join_lists, join_objects, kept_size, merge_all, utf8_size
 from .rule import add_function
 
-# What one entry of logprobs counts against `Limits.completion_bytes`: about its smallest size as JSON. For an exact size,
-# each entry would have to be encoded again.
-_ENTRY_SIZE = 16
+# What a token with its log probability, and each of its alternatives, count against `Limits.completion_bytes`: about the
+# memory that the smallest takes.
+_TOKEN_SIZE = 96
+_ALTERNATIVE_SIZE = 48
 _MAX_LABEL = 64  # a role or finish_reason of so many characters counts 0 bytes
 
 JOIN: dict[str, Callable[[list[Any]], Any]] = {
@@ -96,7 +97,7 @@ class ChoiceState:
             value = getattr(delta, name)
             if value is not None:
                 self.rest.setdefault(name, []).append(value)
-                size += json_size(value)
+                size += kept_size(value)
         return size
 
     def finish(self, reason: str) -> int:
@@ -167,10 +168,10 @@ def _label_size(label: str) -> int:
 
 
 def _size(entries: list[TokenLogprob]) -> int:
-    count = len(entries)
+    alternatives = 0
     for entry in entries:
-        count += len(entry.top_logprobs)
-    return _ENTRY_SIZE * count
+        alternatives += len(entry.top_logprobs)
+    return _TOKEN_SIZE * len(entries) + _ALTERNATIVE_SIZE * alternatives
 
 
 def _join(pieces: list[str]) -> str | None:

@@ -25,7 +25,7 @@ from ..errors import StreamError, StreamLimitError, choice_index_error
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch, largest_usage
 from ..types.messages import REPLY_FIELDS
 from .choices import ChoiceState
-from .pieces import json_size, merge_all
+from .pieces import kept_size, merge_all
 
 _DEFAULT_LIMITS = Limits()
 # The size of text is counted in characters, which costs one call for each chunk. After this many characters, or earlier if
@@ -329,4 +329,4 @@ class CompletionAssembler:
             piece = getattr(chunk, name)
             if piece is not None:
                 self._extras.setdefault(name, []).append(piece)
-                self._size += json_size(piece)
+                self._size += kept_size(piece)

@@ -7,8 +7,9 @@ after the client is gone.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
@@ -440,7 +441,7 @@ class Core:
         assembler = CompletionAssembler(n=n, limits=settings.limits, strict=settings.strict)
         return StreamReader(reply, assembler, n=n, **self._stream_options(arguments)), assembler
 
-    def completion_of(self, reply: Reply, content: bytes) -> ChatCompletion:
+    async def completion_of(self, reply: Reply, content: bytes) -> ChatCompletion:
         """Decode the body of an awaited reply, and add what the session knows of it.
 
         Some servers always send a stream. A body that is an event stream is assembled, and must be whole.
@@ -450,13 +451,13 @@ class Core:
             APIResponseValidationError: If the body holds no completion.
             StreamError: If the body is an event stream that is not whole, or that holds an error.
         """
-        completion = self._assemble(reply, content) if is_stream(content) else _decode(reply, content)
+        completion = await self._assemble(reply, content) if is_stream(content) else _decode(reply, content)
         completion.request_id = reply.request_id
         completion.rate_limits = reply.rate_limits
         completion.attempts = reply.attempts
         return completion
 
-    def _assemble(self, reply: Reply, content: bytes) -> ChatCompletion:
+    async def _assemble(self, reply: Reply, content: bytes) -> ChatCompletion:
         settings, n = self.settings, reply.n if isinstance(reply.n, int) and reply.n > 0 else 1
         decoder = ChunkDecoder(
             limits=reply.limits, strict=settings.strict, on_bad_event=settings.on_bad_event, n=n
@@ -464,8 +465,11 @@ class Core:
         assembler = CompletionAssembler(n=n, limits=reply.limits, strict=settings.strict)
         failure: StreamError | None = None
         try:
-            assembler.extend(decoder.feed(content))
-            assembler.extend(decoder.close())
+            decoder.push(content)
+            decoder.finish()
+            while decoder.pending or decoder.error is not None:
+                assembler.extend(decoder.decode_slice())
+                await asyncio.sleep(0)  # other tasks run between two slices
         except StreamError as error:
             failure = error.with_traceback(None)
         assembler.end(done=decoder.done)
@@ -493,7 +497,7 @@ class Core:
 # Replies
 
 
-async def read_reply(reply: Reply, make_result: Callable[[Reply, bytes], T]) -> T:
+async def read_reply(reply: Reply, make_result: Callable[[Reply, bytes], Awaitable[T]]) -> T:
     """Read a reply to its end; return the result that ``make_result`` makes from its body.
 
     Raises:
@@ -501,7 +505,7 @@ async def read_reply(reply: Reply, make_result: Callable[[Reply, bytes], T]) -> 
     """
     failure: APIError
     try:
-        result = make_result(reply, await reply.read_all(reply.limits))
+        result = await make_result(reply, await reply.read_all(reply.limits))
     except APIError as error:
         # Raised below, without the frames that hold the body: a traceback may show locals, and servers echo
         # keys.
@@ -520,8 +524,8 @@ def _decode(reply: Reply, content: bytes) -> ChatCompletion:
     """Decode the JSON body of an awaited reply."""
     failure: APIResponseValidationError
     try:
-        completion = decode_completion(content)
         n, limits = reply.n, reply.limits
+        completion = decode_completion(content, max_values=limits.values)
         max_choices = max(limits.choices, n) if isinstance(n, int) else limits.choices
         check_bounds(completion, choices=max_choices, tool_calls=limits.tool_calls)
     except APIResponseValidationError as error:
@@ -531,7 +535,7 @@ def _decode(reply: Reply, content: bytes) -> ChatCompletion:
     raise copy_of(_wrong_body(reply, content, failure))
 
 
-def models_of(reply: Reply, content: bytes) -> ModelList:
+async def models_of(reply: Reply, content: bytes) -> ModelList:
     """Decode the list of models.
 
     Raises:
@@ -540,7 +544,7 @@ def models_of(reply: Reply, content: bytes) -> ModelList:
     """
     failure: APIResponseValidationError
     try:
-        return decode_models(content)
+        return decode_models(content, max_values=reply.limits.values)
     except APIResponseValidationError as error:
         failure = error.with_traceback(None)
     raise copy_of(_wrong_body(reply, content, failure))

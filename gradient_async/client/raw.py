@@ -201,7 +201,7 @@ class APIResponse(Generic[T]):
         return f"<APIResponse {self.status_code} {self.url}>"
 
 
-def _content_of(_reply: Reply, content: bytes) -> bytes:
+async def _content_of(_reply: Reply, content: bytes) -> bytes:
     return content
 
 
@@ -241,7 +241,7 @@ class _ResponseCompletions:
         async def parse(response: APIResponse[Any]) -> ChatCompletion | ChatCompletionStream:
             if stream:
                 return core.open_stream(reply, arguments)
-            return core.completion_of(reply, await response.read())
+            return await core.completion_of(reply, await response.read())
 
         return APIResponse(reply, parse)
 
@@ -316,7 +316,7 @@ class RawModels:
         reply = await self._core.send_models(options)
 
         async def parse(response: APIResponse[ModelList]) -> ModelList:
-            return models_of(reply, await response.read())
+            return await models_of(reply, await response.read())
 
         response = APIResponse(reply, parse)
         await response.read()

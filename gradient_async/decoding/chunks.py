@@ -25,7 +25,7 @@ Half a surrogate pair, or the error of a torn event, may wait in `_payloads`. Th
 
 =========  ==============================================================  ========================================
 idle       nothing waits, the next byte begins an event                    `idle`
-pending    `decode_slice` has bytes to decode                              `pending` > 0
+pending    `decode_slice` has bytes or payloads to decode                  `pending` > 0
 cut        part of an event or of a surrogate pair, or an error, waits     `_tail`, or `_aligned` is False
 ended      ``[DONE]`` was received, or an error; the rest is ignored       `done`, `error`
 =========  ==============================================================  ========================================
@@ -48,6 +48,7 @@ from ..config import Limits
 from ..errors import StreamError, StreamLimitError, StreamProtocolError, StreamServerError, escape
 from ..sse import Event, EventDecoder, end_of_slice, plain_objects
 from ..types import ChatCompletionChunk
+from ..types.nesting import TooManyValuesError, max_light, may_be_heavy
 from .batches import BatchDecoder
 from .error_bodies import visible_words
 from .normalize import DECODE_ERRORS, has_silent_choice, may_hide_text
@@ -70,6 +71,10 @@ _MAX_TAIL = 8 * 1024
 # The longest event, in bytes, that takes the shortest path when it arrives alone. That path copies the event twice; for a
 # longer event the copies cost more than the view that `plain_objects` makes.
 _MAX_SINGLE = 4 * 1024
+# The longest block, in bytes, that takes the fast path, which decodes all of a block in one turn of the event loop.
+_MAX_BLOCK = 1024 * 1024
+# A payload costs the tolerant path about as much as so many bytes more.
+_COST = 64
 
 _DEFAULT_LIMITS = Limits()
 
@@ -92,14 +97,14 @@ class ChunkDecoder:
         done: Whether ``[DONE]`` came. Bytes after it are ignored.
         events: Number of events with data, ``[DONE]`` not counted.
         error: The error that the next call raises, or None.
-        pending: Number of bytes that were pushed and not yet decoded.
+        pending: Number of bytes that were pushed and not yet decoded; at least 1 as long as `decode_slice` has work.
         idle: Whether all bytes are decoded and the next byte begins an event.
     """
 
     # Slots save 2 % of the time of a chunk, here and in the assembler together.
-    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_events", "_ignored", "_indices", "_max_block",
-                 "_max_single", "_max_tail", "_payloads", "_silent", "_tail", "_tolerant", "done", "error", "events", "idle",
-                 "pending")  # fmt: skip
+    __slots__ = ("_aligned", "_batches", "_buffer", "_call_indices", "_decoded", "_ending", "_events", "_ignored", "_indices",
+                 "_left", "_max_block", "_max_light", "_max_single", "_max_tail", "_max_values", "_payloads", "_silent",
+                 "_tail", "_tolerant", "_work", "done", "error", "events", "idle", "pending")  # fmt: skip
 
     def __init__(
         self,
@@ -112,15 +117,19 @@ class ChunkDecoder:
         self._payloads = PayloadDecoder(limits, strict=strict, skip=on_bad_event == "skip", n=n)
         self._indices, self._call_indices = self._payloads.indices, self._payloads.call_indices
         # The fast path does not measure events: in a block smaller than both limits, no event or line exceeds its limit.
-        self._max_block = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize)
+        self._max_block = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize, _MAX_BLOCK)
         self._max_tail = min(_MAX_TAIL, self._max_block)
-        self._max_single = min(_MAX_SINGLE, self._max_block)
+        # Nor does it count values: shorter events cannot have too many.
+        self._max_values = limits.values
+        self._max_light = max_light(limits.values)
+        self._max_single = min(_MAX_SINGLE, self._max_block, self._max_light)
         self._events = EventDecoder(
             max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes, keep_ignored=True
         )
         self._batches = BatchDecoder()
         self._buffer = b""
-        self.pending = 0  # how many of the last bytes of the buffer are not decoded
+        self._left = 0  # how many of the last bytes of the buffer are not decoded
+        self.pending = 0
         self._tail = b""
         # Whether the next block begins at the beginning of an event, as the fast path requires. False at first, because
         # the stream may begin with a byte order mark.
@@ -130,6 +139,10 @@ class ChunkDecoder:
         # of the answer. So these two counts show whether any delta had one, without work for a usual chunk.
         self._tolerant = 0
         self._silent = 0
+        # Decodes the payloads of the tolerant path, some with each step, to `_decoded`.
+        self._work: Iterator[None] | None = None
+        self._decoded: list[ChatCompletionChunk] = []
+        self._ending = False  # whether `decode_slice` has to end the stream when all bytes are decoded
         self._ignored = b""  # the last lines that do not belong to an event stream
         self.error: StreamError | None = None
         self.done = False
@@ -190,15 +203,15 @@ class ChunkDecoder:
         Raises:
             StreamError: The same errors as in `feed`.
         """
-        chunks = self.feed(b"")
+        self.finish()
+        return self.feed(b"")
+
+    def finish(self) -> None:
+        """Note that no more bytes will come; `decode_slice` returns the chunk of an event that lacks only its blank line."""
         if self.error is None and not self.done:
-            tail, self._tail = self._tail, b""
-            chunks += self._decode_events(tail, last=True)
-            if self.error is None:
-                chunks += self._payloads.surrogates.release()
-        if self.error is not None and not chunks:
-            raise self.error
-        return chunks
+            self._ending = True
+            self.pending = self.pending or 1
+            self.idle = False
 
     def push(self, data: bytes) -> None:
         """Take bytes off the wire; `decode_slice` decodes them.
@@ -208,8 +221,9 @@ class ChunkDecoder:
         """
         if self.done or self.error is not None:
             return
-        self._buffer = self._buffer[-self.pending :] + data if self.pending else data
-        self.pending = len(self._buffer)
+        self._buffer = self._buffer[-self._left :] + data if self._left else data
+        self._left = len(self._buffer)
+        self.pending = self._left or self.pending
         self.idle = False
         if self.events == 0:
             # Without this check the first block would take the tolerant path, and a short stream has only one block.
@@ -240,11 +254,23 @@ class ChunkDecoder:
     # Blocks
 
     def _decode_next(self) -> Sequence[ChatCompletionChunk]:
-        block = self._next_block()
         chunks: Sequence[ChatCompletionChunk] = ()
-        if block:
-            usual = self._decode_block(block) if self._aligned and len(block) <= self._max_block else None
-            chunks = self._decode_events(block) if usual is None else usual
+        if self._work is None:
+            block = self._next_block()
+            if block:
+                usual = self._decode_block(block) if self._aligned and len(block) <= self._max_block else None
+                if usual is None:
+                    self._work = self._decode_events(block)
+                else:
+                    chunks = usual
+            elif self._ending:
+                self._ending = False
+                self._work, self._tail = self._decode_events(self._tail, last=True), b""
+        if self._work is not None:
+            if next(self._work, self) is self:
+                self._work = None
+            chunks, self._decoded = self._decoded, []
+        self.pending = self._left or int(self._ending or self._work is not None)
         self.idle = self._aligned and not (self.pending or self._tail or self.done or self.error is not None)
         return chunks
 
@@ -252,17 +278,17 @@ class ChunkDecoder:
         """Return the tail and the next slice of the buffer as one block, which ends with an event if possible."""
         data = self._buffer
         end = len(data)
-        start = end - self.pending
-        if self.pending > _SLICE:
+        start = end - self._left
+        if self._left > _SLICE:
             end = end_of_slice(data, start, start + _SLICE)
-        self.pending -= end - start
+        self._left -= end - start
         # Slicing copies the bytes once, or not at all if the slice is the whole buffer. The tail is joined to the slice
         # and not to the buffer, so that joining copies 16 kB at most.
         block = data[start:end]
         if self._tail:
             block = self._tail + block
             self._tail = b""
-        if self.pending:
+        if self._left:
             return block
         self._buffer = b""
         if self._aligned and not block.endswith(b"\n\n"):
@@ -297,6 +323,8 @@ class ChunkDecoder:
 
     def _decode_objects(self, block: bytes) -> list[ChatCompletionChunk] | None:
         """Decode a block of one-line events; None if one of them is not a usual chunk."""
+        if len(block) > self._max_light and may_be_heavy(block, self._max_values):
+            return None
         objects = plain_objects(block)
         if objects is None:
             return None
@@ -312,13 +340,18 @@ class ChunkDecoder:
 
     # Events
 
-    def _decode_events(self, block: bytes, *, last: bool = False) -> list[ChatCompletionChunk]:
-        """Decode bytes of any form, cut anywhere: the tolerant path.
+    def _decode_events(self, block: bytes, *, last: bool = False) -> Iterator[None]:
+        """Decode bytes of any form, cut anywhere: the tolerant path. The chunks go to `_decoded`.
+
+        Some servers forget the blank lines, so that one event has thousands of payloads, or the whole stream.
 
         Args:
             block: The next bytes.
             last: Whether the stream ends with these bytes. A last event without its blank line is then decoded if its
                 data is whole.
+
+        Yields:
+            None, when enough for one slice has been decoded.
         """
         finished: list[Event] = []
         unfinished: list[Event] = []
@@ -328,17 +361,22 @@ class ChunkDecoder:
                 unfinished = self._events.close()
         except StreamLimitError:
             pass
-        chunks: list[ChatCompletionChunk] = []
         payloads = self._payloads
+        cost = 0
         split = self._split(finished)
         for data, name in chain(split, self._split(unfinished, unfinished=True)) if last else split:
             if name != "error":  # an event with this name is an error, whatever its data are
                 word = word_of(data, name)
                 if word == "done":
-                    chunks += self._finish()
+                    self._decoded += self._finish()
                     break
                 if word is not None:
                     continue
+            # Before this payload, if it would make the slice too long: whoever reads a chunk may need as long for it.
+            cost += len(data) + _COST
+            if cost > _SLICE:
+                yield
+                cost = len(data) + _COST
             torn = payloads.torn
             self.events += 1
             self._tolerant += 1
@@ -348,18 +386,23 @@ class ChunkDecoder:
             except StreamError as error:
                 self._fail(error if torn is None or isinstance(error, StreamServerError) else torn)
                 break
+            except TooManyValuesError as error:
+                what = f"event {self.events} of the stream has {error}"
+                self._fail(torn or StreamLimitError(what, events=self.events))
+                break
             if torn is not None:
                 self._fail(torn)  # the server does not say why
                 break
             if chunk is not None:
-                chunks.append(chunk)
+                self._decoded.append(chunk)
         if last and payloads.torn is not None:
             self._fail(payloads.torn)
         # The events above came before the bytes that exceed a limit. After [DONE] or an error, a limit does not matter.
         if self._events.error is not None and not self.done:
             self._fail(self._events.error)
+        if last and self.error is None:
+            self._decoded += payloads.surrogates.release()
         self._aligned = self._events.idle and not payloads.surrogates.high and payloads.torn is None
-        return chunks
 
     def _split(self, events: Iterable[Event], *, unfinished: bool = False) -> Iterator[Payload]:
         """Yield the payloads of events, and of lines that do not belong to an event stream."""
@@ -464,4 +507,5 @@ class ChunkDecoder:
 
     def _drop(self) -> None:
         self._buffer = self._tail = b""
-        self.pending = 0
+        self._left = self.pending = 0
+        self._ending = False

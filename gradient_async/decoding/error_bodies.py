@@ -28,6 +28,7 @@ from .normalize import DECODE_ERRORS, JSON_OPTIONS, first_of, is_object, loads, 
 
 _MAX_NAME = 200  # characters of a code, a type or an id
 _MAX_TEXT = 2048  # characters to keep of a body that is not JSON
+_MAX_PAGE = 64 * 1024  # bytes of such a body that are searched for words
 _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
 _MAX_ITEMS = 20  # items of a list of messages that are shown
 
@@ -109,7 +110,7 @@ def parse_error(content: bytes) -> ErrorBody:
     error = find_glued_error(content)
     if error is not None:
         return error
-    text = content.decode("utf-8", "replace")
+    text = content[:_MAX_PAGE].decode("utf-8", "replace")
     return ErrorBody(message=escape(visible_words(text)), body=text[:_MAX_TEXT] or None)
 
 

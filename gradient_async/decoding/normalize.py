@@ -32,7 +32,7 @@ from ..types import (
     CompletionUsage,
 )
 from ..types.messages import ANSWER_FIELDS, TEXT_FIELDS
-from ..types.nesting import check_depth
+from ..types.nesting import MAX_VALUES, check_json
 
 # The errors of decoding. Those of msgspec, JSONDecodeError and UnicodeDecodeError are ValueErrors; msgspec raises
 # RecursionError as well.
@@ -46,7 +46,7 @@ _NOT_FINISHED = frozenset({"", "null", "none", "nil", "undefined", "false", "0"}
 _ELSEWHERE = {"delta": b'"message"', "message": b'"delta"'}
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _MAX_DIGITS = 18  # digits of a whole number; every number of 18 digits fits in 64 bits
-_VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
+VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
 
 
 def describe_decode_error(error: ValueError | RecursionError) -> str:
@@ -86,16 +86,20 @@ def _constant(_name: str) -> float:
 JSON_OPTIONS: dict[str, Any] = {"parse_int": _int, "parse_constant": _constant}
 
 
-def loads(data: bytes) -> Any:
+def loads(data: bytes, max_values: int | None = MAX_VALUES) -> Any:
     """Decode JSON as servers write it, to plain data. Invalid UTF-8 becomes U+FFFD.
 
     Numbers that are not valid JSON or too large to be of use become infinity: NaN, Infinity, 1e999, whole numbers of more
     than 18 digits. `clean` turns infinity into None; before that, the repairs can tell such a number from null.
 
+    Args:
+        data: The JSON.
+        max_values: How many values it may have. This decoder takes ten times as long for each as the typed decoder.
+
     Raises:
-        ValueError: If the data is not JSON, or is nested too deep.
+        ValueError: If the data is not JSON, is nested too deep, or has too many values.
     """
-    check_depth(data)
+    check_json(data, max_values)
     return json.loads(data.decode("utf-8", "replace"), **JSON_OPTIONS)
 
 
@@ -346,7 +350,7 @@ def _repair_entries(entries: Any) -> None:
     for entry in cast("list[Any]", entries) if isinstance(entries, list) else ():
         if is_object(entry):
             if "logprob" in entry and entry["logprob"] is None:
-                entry["logprob"] = _VERY_UNLIKELY
+                entry["logprob"] = VERY_UNLIKELY
             if entry.get("top_logprobs") is None:
                 entry.pop("top_logprobs", None)
             _repair_entries(entry.get("top_logprobs"))

@@ -20,9 +20,10 @@ from ..types import (
     ModelList,
     ToolCallDelta,
 )
-from ..types.nesting import check_depth
+from ..types.nesting import MAX_VALUES, TooManyValuesError, check_json, max_light
 from .choiceless import Choiceless, OtherAPI, identify
 from .error_bodies import ErrorBody, describe_error, find_glued_error
+from .logprobs import admit
 from .normalize import (
     DECODE_ERRORS,
     clean,
@@ -57,40 +58,50 @@ _decode = msgspec.json.Decoder(ChatCompletion).decode
 _STREAM = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?::|(?:data|event|id|retry):)")
 
 
-def decode_completion(content: bytes) -> ChatCompletion:
+def decode_completion(content: bytes, *, max_values: int | None = MAX_VALUES) -> ChatCompletion:
     """Decode the body of an awaited reply.
 
     Args:
         content: The whole body.
+        max_values: How many values it may have: see `Limits.values`.
 
     Raises:
         APIResponseValidationError: If the body is not a completion; the message says why.
     """
     problem: str
     try:
-        check_depth(content)  # this includes fields that the typed decoder ignores
+        return _decode_completion(content, max_values)
+    except TooManyValuesError as refused:
+        problem = f"the reply has {refused}"
+    except DECODE_ERRORS as refused:
+        problem = f"the reply is not a chat completion: {describe_decode_error(refused)}"
+    raise APIResponseValidationError(problem, body=_beginning(content))
+
+
+def _decode_completion(content: bytes, max_values: int | None) -> ChatCompletion:
+    try:
+        # This includes fields that the typed decoder ignores.
+        if max_values is None or len(content) <= max_light(max_values):
+            check_json(content)
+        else:
+            content = admit(content, max_values)
         completion = _decode(content)
         if completion.choices and completion._error is None and not _may_hide_text(completion, content):
             return _finish(completion)
+    except TooManyValuesError:
+        raise
     except DECODE_ERRORS:
         pass
     found = identify_reply(content)
     if isinstance(found, ErrorBody):
-        problem = f"it is an error: {found.message}"
-    elif isinstance(found, OtherAPI):
-        problem = f"it belongs to {found.name}"
-    else:
-        try:
-            body = loads(content)
-            completion = _finish(to_completion(body))
-            if completion.choices:
-                return completion
-            problem = f"it has no choices{_quoted(body)}"
-        except DECODE_ERRORS as refused:
-            problem = describe_decode_error(refused)
-    raise APIResponseValidationError(
-        f"the reply is not a chat completion: {problem}", body=_beginning(content)
-    )
+        raise ValueError(f"it is an error: {found.message}")
+    if isinstance(found, OtherAPI):
+        raise ValueError(f"it belongs to {found.name}")  # noqa: TRY004
+    body = loads(content, max_values)
+    completion = _finish(to_completion(body))
+    if not completion.choices:
+        raise ValueError(f"it has no choices{_quoted(body)}")
+    return completion
 
 
 def _quoted(body: Any) -> str:
@@ -135,7 +146,7 @@ def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -
 def identify_reply(content: bytes) -> Choiceless:
     """Return what the body of a 2xx reply is if it is no completion; of several lines of JSON, the first counts."""
     body = loads_or_none(content)
-    if body is None:
+    if body is None and b"\n" in content:
         body = loads_or_none(content.lstrip().partition(b"\n")[0])
     return (find_glued_error(content) if body is None else None) or identify(body)
 
@@ -174,15 +185,19 @@ def _index_of(choice: Choice) -> int:
     return choice.index
 
 
-def decode_models(content: bytes) -> ModelList:
+def decode_models(content: bytes, *, max_values: int | None = MAX_VALUES) -> ModelList:
     """Decode the list of models.
+
+    Args:
+        content: The whole body.
+        max_values: How many values it may have: see `Limits.values`.
 
     Raises:
         APIResponseValidationError: If the body is not a list of models.
     """
     problem: str
     try:
-        body = loads(content)
+        body = loads(content, max_values)
         entries = body.get("data") if is_object(body) else None
         if isinstance(entries, list):
             for entry in (entry for entry in cast("list[Any]", entries) if is_object(entry)):

@@ -34,8 +34,10 @@ import msgspec
 from ..config import Limits
 from ..errors import StreamProtocolError, call_index_error, choice_index_error, escape
 from ..types import ChatCompletionChunk, ChunkChoice
+from ..types.nesting import TooManyValuesError, max_light
 from .choiceless import OtherAPI, identify, is_heartbeat
 from .error_bodies import ErrorBody, find_glued_error, parse_error, server_error
+from .logprobs import admit
 from .normalize import (
     DECODE_ERRORS,
     SurrogateJoiner,
@@ -94,10 +96,10 @@ def split_payloads(data: bytes, *, unfinished: bool = False) -> list[bytes]:
             out.
     """
     payloads = [data]
-    if _LF in data and not is_value(data):
+    if 0 < data.count(_LF) < _MAX_LINES and not is_value(data):
         lines = [line for line in map(bytes.strip, data.split(_LF)) if line]
         # Only the first line is checked. An error in a later line is raised after the payloads before it.
-        if len(lines) <= _MAX_LINES and (is_value(lines[0]) or word_of(lines[0], "")):
+        if is_value(lines[0]) or word_of(lines[0], ""):
             payloads = lines
     if unfinished and not _counts(payloads[-1]):
         payloads.pop()
@@ -166,12 +168,14 @@ class PayloadDecoder:
         surrogates: Joins surrogate pairs that are cut between two chunks.
     """
 
-    __slots__ = ("_api", "_choiceless", "_elsewhere", "_skip", "_spoken", "_strict", "anomalies",
+    __slots__ = ("_api", "_choiceless", "_elsewhere", "_max_light", "_max_values", "_skip", "_spoken", "_strict", "anomalies",
                  "answered", "call_indices", "indices", "surrogates", "torn")  # fmt: skip
 
     def __init__(self, limits: Limits, *, strict: bool, skip: bool, n: int | None) -> None:
         self.indices = None if n is None else range(max(n, limits.choices))
         self.call_indices = range(limits.tool_calls)
+        self._max_values = limits.values
+        self._max_light = max_light(limits.values)
         self._strict = strict
         self._skip = skip
         self.surrogates = SurrogateJoiner()
@@ -196,12 +200,17 @@ class PayloadDecoder:
         Raises:
             StreamServerError: If the payload is an error.
             StreamProtocolError: If it is not a chunk.
+            TooManyValuesError: If it has too many values.
         """
         if name == "error":
             raise server_error(parse_error(data))
         typed: ChatCompletionChunk | None = None
         try:
+            if self._max_values is not None and len(data) > self._max_light:
+                data = admit(data, self._max_values)
             typed = _decode(data)
+        except TooManyValuesError:
+            raise
         except DECODE_ERRORS:
             pass
         if (
@@ -216,7 +225,9 @@ class PayloadDecoder:
         try:
             if self._strict:
                 data.decode()
-            body = loads(data)
+            body = loads(data, self._max_values)
+        except TooManyValuesError:
+            raise
         except DECODE_ERRORS as refused:
             problem = describe_decode_error(refused)
         found = find_glued_error(data) if problem else identify(body, name)

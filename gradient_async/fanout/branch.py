@@ -17,6 +17,8 @@ from ..types import ChatCompletion, ChatCompletionChunk, Choice, ChoiceDelta, Co
 from .merge import Chunks, MergedChunks
 from .rate_limiter import RateLimiter
 
+_MAX_EARLY = 64  # chunks without content that are kept
+
 if TYPE_CHECKING:
     from ..session.reply import Reply
 
@@ -172,22 +174,26 @@ class Branch:
         request_id = reply.redactor.value(reply.request_id)
         self._merged.on_response(request_id, reply.rate_limits, reply.attempts)
         self._merged.on_open(reader)
-        early: list[ChatCompletionChunk] = []  # chunks before the first content, which do not win the race
+        # Chunks before the first content, which do not win the race. A server may send them for ever, so only the first are
+        # kept; instead of more, one chunk with everything that they have brought is passed on.
+        early: list[ChatCompletionChunk] = []
         try:
             while (chunks := await reader.next_chunks()) is not None:
                 _assemble(chunks, reader, assembler)
                 if self._reply is None:
                     if not reader.has_content:
-                        early += chunks
+                        early += chunks if len(early) <= _MAX_EARLY else ()
                         continue
                     self._win_with(streamed)
-                    if early:
+                    if len(early) > _MAX_EARLY:
+                        chunks = [_received(assembler, None)]
+                    elif early:
                         chunks = [*early, *chunks]
                 if await self._put(chunks):
                     return
             if self._reply is None:
                 self._win_with(streamed)
-                await self._put(early)
+                await self._put(early if len(early) <= _MAX_EARLY else [_received(assembler, None)])
         finally:
             reader.close()
             self._merged.on_close(reader)

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ..assembly import JOIN, CompletionAssembler, Position, json_size, position_of, since, utf8_size
+from ..assembly import JOIN, CompletionAssembler, Position, kept_size, position_of, since, utf8_size
 from ..types import ChatCompletionChunk, ChoiceDelta, ChunkChoice
 from ..types.messages import REPLY_FIELDS
 
@@ -122,16 +122,16 @@ def _size_of(chunk: ChatCompletionChunk) -> int:
         for call in delta.tool_calls or ():
             size += utf8_size(call.function.arguments or "")
             for value in (call.custom, call.extra_content):
-                size += json_size(value) if value is not None else 0
+                size += kept_size(value) if value is not None else 0
         for name in JOIN:
             value = getattr(delta, name)
-            size += json_size(value) if value is not None else 0
+            size += kept_size(value) if value is not None else 0
         if choice.logprobs is not None:
             entries = (choice.logprobs.content or []) + (choice.logprobs.refusal or [])
             size += _SIZE_OF_CHUNK * sum(1 + len(entry.top_logprobs) for entry in entries)
     for name in REPLY_FIELDS:
         value = getattr(chunk, name)
-        size += json_size(value) if value is not None else 0
+        size += kept_size(value) if value is not None else 0
     return size
 
 

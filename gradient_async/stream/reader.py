@@ -252,7 +252,7 @@ class StreamReader:
             return ()
         if self._body_over:
             return self._last(data)
-        if len(data) > _ONE_GO:
+        if len(data) > _ONE_GO or not self.decoder.idle:  # a few bytes may complete a large event
             self.decoder.push(data)
             return self.decode_slice()
         try:
@@ -335,19 +335,21 @@ class StreamReader:
         self._read_at = self._loop.time()
         self.received = content if self.relaying else b""
         error: APIError
-        found = identify_reply(content)
-        if isinstance(found, ErrorBody):
-            error = server_error(found, "in place of a stream")
-        elif isinstance(found, OtherAPI):
-            error = StreamProtocolError(f"the reply belongs to {found.name}, not to chat completions")
-        else:
-            try:
-                chunks = [as_chunk(decode_completion(content))]
-                self.decoder.check(chunks[0])
-            except (APIResponseValidationError, StreamError) as invalid:
-                error = invalid
+        try:
+            chunks = [as_chunk(decode_completion(content, max_values=self._limits.values))]
+            self.decoder.check(chunks[0])
+        except StreamError as refused:
+            error = refused
+        except APIResponseValidationError as invalid:
+            found = identify_reply(content)
+            if isinstance(found, ErrorBody):
+                error = server_error(found, "in place of a stream")
+            elif isinstance(found, OtherAPI):
+                error = StreamProtocolError(f"the reply belongs to {found.name}, not to chat completions")
             else:
-                return self._note_content(chunks)
+                error = invalid
+        else:
+            return self._note_content(chunks)
         self.fail(error, content[:_HEAD])
         return ()
 
@@ -355,11 +357,9 @@ class StreamReader:
 
     def _last(self, data: bytes) -> Sequence[ChatCompletionChunk]:
         """Decode the last bytes of the body; an event that lacks only its blank line counts."""
-        try:
-            chunks = (self.decoder.feed(data) if data else []) + self.decoder.close()
-        except StreamError:
-            return ()  # `next_chunks` raises the error
-        return self._note_content(chunks)
+        self.decoder.push(data)
+        self.decoder.finish()
+        return self.decode_slice()
 
     def _break_off(self, error: StreamError) -> Sequence[ChatCompletionChunk]:
         """End the body because of an error; return the chunks of what arrived before, and keep the error."""

@@ -1,50 +1,130 @@
-"""How deep the JSON of a server may be nested.
+"""How deep the JSON of a server may be nested, and how many values it may have.
 
 Values that are nested some hundred levels deep raise a `RecursionError` if they are compared, copied, pickled, printed or
 encoded, but Python's own decoders accept about a thousand levels. Therefore the library has a much lower limit of its own.
+
+A limit in bytes bounds neither memory nor time: the two bytes ``[]`` become a list of 56 bytes, and a reply of 16 MiB of them
+would block the event loop for seconds. The number of values bounds both. Depth and values are counted before anything is
+decoded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
 MAX_DEPTH = 64
 """How many objects and arrays may be inside each other, the outermost one included."""
+MAX_VALUES = 100_000
+"""How many values JSON may have by default, as `count_values` counts them."""
+CONTAINER = 10
+"""How many values an object or an array counts as, because it takes so many times the time and memory of a number."""
 
 _ROUND = bytes.maketrans(b"[]{}", b"()()")
-_SHORT = 16 * 1024  # bytes; of longer data, to count all brackets takes longer than to take them out
-_OTHERS = bytes(set(range(256)) - set(b'[]{}"'))
+_OTHERS = bytes(set(range(256)) - set(b'[]{},"'))
+_SHORT = (
+    16 * 1024
+)  # bytes; of longer data with many brackets, to count all takes longer than to take them out
+# The bytes that are examined together: they stay in the CPU's cache, and data with too many values are refused early.
+_SLICE = 256 * 1024
 
 
-def too_deep(data: bytes) -> bool:
-    """Whether JSON is nested deeper than `MAX_DEPTH`, without decoding it; of JSON that is cut or wrong, a guess."""
-    if len(data) <= _SHORT and data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return False
-    # Passes of C code remove everything except brackets. Escapes are removed first; then every quotation mark begins or ends
-    # a string. Of a string without brackets, two adjacent quotation marks remain, and are removed.
-    if b"\\" in data:
-        data = data.replace(rb"\\", b"").replace(rb"\"", b"")
-    quotes = data.translate(_ROUND, _OTHERS).replace(b'""', b"")
-    brackets = b"".join(quotes.split(b'"')[::2])
+class TooManyValuesError(ValueError):
+    """JSON has more values than a limit allows."""
+
+    def __init__(self, max_values: int) -> None:
+        super().__init__(
+            f"more than values={max_values} JSON values, where an object or an array counts as {CONTAINER}; "
+            "raise Limits(values=...) to allow more"
+        )
+
+
+def max_light(max_values: int | None) -> int:
+    """Return the length in bytes up to which no JSON can have more values; arrays are the densest, two bytes each."""
+    return sys.maxsize if max_values is None else 2 * max_values // CONTAINER
+
+
+def may_be_heavy(data: bytes, max_values: int | None) -> bool:
+    """Whether JSON may have more values: a fast guess, for which brackets and commas inside strings count as well."""
+    return max_values is not None and (
+        CONTAINER * (data.count(b"[") + data.count(b"{")) + data.count(b",") > max_values
+    )
+
+
+def check_json(data: bytes, max_values: int | None = None) -> None:
+    """Refuse JSON that is nested deeper than `MAX_DEPTH` or has too many values, without decoding it.
+
+    Args:
+        data: The JSON. If it is cut or invalid, depth and values are a guess.
+        max_values: How many values it may have, as `count_values` counts them; None is no limit.
+
+    Raises:
+        TooManyValuesError: If there are more values.
+        ValueError: If the JSON is nested deeper.
+    """
+    if len(data) <= _SHORT or _brackets(data[:_SLICE]) <= MAX_DEPTH:
+        light = len(data) <= max_light(max_values) or not may_be_heavy(data, max_values)
+        if light and _brackets(data) <= MAX_DEPTH:
+            return
+    left = sys.maxsize if max_values is None else max_values
+    brackets: list[bytes] = []
+    for marks in _marks(data):
+        left -= _count(marks)
+        brackets.append(marks.replace(b",", b""))
+        if left < 0:
+            break
+    if _is_deep(b"".join(brackets)):
+        raise ValueError(f"nested too deep, more than {MAX_DEPTH} levels")
+    if left < 0:
+        raise TooManyValuesError(max_values or 0)
+
+
+def count_values(data: bytes) -> int:
+    """Return how many values JSON has: one for each comma, and ten for each object and array."""
+    return sum(map(_count, _marks(data)))
+
+
+def _count(marks: bytes) -> int:
+    return CONTAINER * marks.count(b"(") + marks.count(b",")
+
+
+def _brackets(data: bytes) -> int:
+    return data.count(b"[") + data.count(b"{")
+
+
+def _marks(data: bytes) -> Iterator[bytes]:
+    """Yield the brackets and commas of JSON outside strings, slice by slice; all brackets become round."""
+    in_string = False
+    start = 0
+    while start < len(data):
+        end = start + _SLICE
+        piece = data[start:end]
+        # Passes of C code remove everything except marks. Escapes are removed first; then every quotation mark begins or
+        # ends a string. Of a string without marks, two adjacent quotation marks remain, and are removed.
+        if b"\\" in piece:
+            # A slice must not end between a backslash and the character that it escapes.
+            cut = (len(piece) - len(piece.rstrip(b"\\"))) % 2 if end < len(data) else 0
+            end -= cut
+            piece = piece[: len(piece) - cut].replace(rb"\\", b"").replace(rb"\"", b"")
+        marks = piece.translate(_ROUND, _OTHERS)
+        if in_string:
+            marks = b'"' + marks
+        in_string = marks.count(b'"') % 2 == 1
+        yield b"".join(marks.replace(b'""', b"").split(b'"')[::2])
+        start = end
+
+
+def _is_deep(brackets: bytes) -> bool:
+    """Whether brackets are nested deeper than `MAX_DEPTH`."""
     for _ in range(MAX_DEPTH):
         outer = brackets.replace(b"()", b"")  # without the innermost pairs
         if len(outer) == len(brackets):  # what is left is not balanced
             return outer.count(b"(") > MAX_DEPTH
         brackets = outer
     return bool(brackets)
-
-
-def check_depth(data: bytes) -> None:
-    """Refuse JSON that is nested deeper than `MAX_DEPTH`.
-
-    Raises:
-        ValueError: If the JSON is nested deeper.
-    """
-    if too_deep(data):
-        raise ValueError(f"nested too deep, more than {MAX_DEPTH} levels")
 
 
 def decode_json(data: bytes | str) -> Any:
@@ -55,7 +135,7 @@ def decode_json(data: bytes | str) -> Any:
     """
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogatepass")
-    check_depth(data)
+    check_json(data)
     return msgspec.json.decode(data)
 
 

@@ -21,6 +21,8 @@ from gradient_async.decoding import encode_request
 from gradient_async.errors import StreamLimitError, StreamProtocolError
 from gradient_async.types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Function, TextBatch
 
+CALL_SIZE = 4096  # of a tool call, beside its text
+
 
 class TestRest:
     def test_function_call_of_the_older_form(self) -> None:
@@ -190,10 +192,12 @@ class TestLimits:
         ],
     )
     def test_of_a_completion(self, delta: dict[str, Any]) -> None:
-        """Text of every kind counts, to the byte of its UTF-8."""
-        assembler = CompletionAssembler(limits=Limits(completion_bytes=10))
+        """Text of every kind counts, to the byte of its UTF-8, and a tool call beside its text."""
+        limit = 10 + CALL_SIZE * ("tool_calls" in delta)
+        assembler = CompletionAssembler(limits=Limits(completion_bytes=limit))
         assembler.extend([chunk(**delta), chunk(**delta)])
-        with pytest.raises(StreamLimitError, match=r"completion_bytes=10 .*Limits\(completion_bytes="):
+        message = rf"completion_bytes={limit} .*Limits\(completion_bytes="
+        with pytest.raises(StreamLimitError, match=message):
             assembler.add(chunk(content="1"))
 
     @pytest.mark.parametrize(
@@ -225,15 +229,20 @@ class TestLimits:
         """Text is counted in characters for a while, and its bytes later; the limit holds to the byte."""
         monkeypatch.setattr(completion, "_COUNT_AFTER", 100)
         dice = random.Random(5)
-        for limit in (1, 3, 100, 1000, 4000):
+        for limit in (1, 3, 100, 1000, 4000, 50_000):
+            opened: set[tuple[int, int]] = set()
             assembler, size = CompletionAssembler(n=3, limits=Limits(completion_bytes=limit)), 0
             refused = False
             while not refused:
                 text = dice.choice(["a", "é", "\u20ac", "😀"]) * dice.randint(1, 40)
                 name = dice.choice(["content", "reasoning_content", "refusal", "tool_calls"])
-                calls = [{"index": dice.randrange(3), "function": {"arguments": text}}]
-                piece = chunk(dice.randrange(3), **{name: calls if name == "tool_calls" else text})
+                choice, call = dice.randrange(3), dice.randrange(3)
+                calls = [{"index": call, "function": {"arguments": text}}]
+                piece = chunk(choice, **{name: calls if name == "tool_calls" else text})
                 size += len(text.encode())
+                if name == "tool_calls" and (choice, call) not in opened:
+                    opened.add((choice, call))
+                    size += CALL_SIZE
                 try:
                     assembler.extend([piece])
                 except StreamLimitError:
@@ -254,9 +263,11 @@ class TestLimits:
         ],
     )
     def test_long_labels_count(self, piece: ChatCompletionChunk) -> None:
+        calls = piece.choices[0].delta.tool_calls or []
+        limit = 200 + CALL_SIZE * len(calls)
         with pytest.raises(StreamLimitError):
-            CompletionAssembler(limits=Limits(completion_bytes=199)).add(piece)
-        CompletionAssembler(limits=Limits(completion_bytes=200)).add(piece)
+            CompletionAssembler(limits=Limits(completion_bytes=limit - 1)).add(piece)
+        CompletionAssembler(limits=Limits(completion_bytes=limit)).add(piece)
 
     @pytest.mark.parametrize(
         "piece",

@@ -363,7 +363,7 @@ def test_a_name_of_many_pieces_is_not_copied_for_each(monkeypatch: pytest.Monkey
 def test_arguments_are_counted_while_they_come() -> None:
     """A piece after the other, and after 64 kB of pieces that were not read."""
     count = MAX_PENDING // 10
-    assembler = CompletionAssembler(limits=Limits(completion_bytes=3 * 10 * 2 * count + 3))
+    assembler = CompletionAssembler(limits=Limits(completion_bytes=3 * 10 * 2 * count + 3 + 4096))
     assembler.add(chunk(entry(0, None, None, "[")))
     arguments = assembler.choices[0].calls.opened[0].arguments
     piece = chunk(entry(0, arguments="\u20ac" * 10))

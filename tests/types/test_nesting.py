@@ -23,8 +23,19 @@ from gradient_async.types import (
     Headers,
     ToolCall,
     ToolCallDelta,
+    nesting,
 )
-from gradient_async.types.nesting import MAX_DEPTH, check_depth, decode_json, is_deeper, too_deep
+from gradient_async.types.nesting import (
+    CONTAINER,
+    MAX_DEPTH,
+    TooManyValuesError,
+    check_json,
+    count_values,
+    decode_json,
+    is_deeper,
+    max_light,
+    may_be_heavy,
+)
 
 KINDS: dict[str, Callable[[int], bytes]] = {
     "arrays": lambda depth: b"[" * depth + b"]" * depth,
@@ -34,6 +45,14 @@ KINDS: dict[str, Callable[[int], bytes]] = {
     ),
 }
 DEPTHS = [1, 2, MAX_DEPTH - 1, MAX_DEPTH, MAX_DEPTH + 1, MAX_DEPTH + 2, 700]
+
+
+def too_deep(data: bytes) -> bool:
+    try:
+        check_json(data)
+    except ValueError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -82,6 +101,54 @@ def test_no_depth_is_too_much(depth: int) -> None:
 def test_what_is_no_json_is_not_called_deep(data: bytes) -> None:
     """The decoder says better what is wrong with it."""
     assert not too_deep(data)
+
+
+def values_of(value: Any) -> int:
+    """Count as the documentation says: one for each comma, ten for each object and array."""
+    if isinstance(value, dict):
+        items = list(value.values())
+    elif isinstance(value, list):
+        items = value
+    else:
+        return 0
+    return CONTAINER + max(len(items) - 1, 0) + sum(map(values_of, items))
+
+
+ANYTHING = st.recursive(
+    st.text('[]{},\\"a') | st.none(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text('[{\\",'), inner),
+)
+
+
+@given(ANYTHING, st.integers(1, 9))
+def test_values_are_counted_exactly(value: Any, size: int) -> None:
+    """Wherever a slice ends: in a string, behind a backslash, between two quotation marks."""
+    data = json.dumps(value).encode()
+    values = values_of(value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nesting, "_SLICE", 2 * size)
+        patch.setattr(nesting, "_SHORT", 0)
+        assert count_values(data) == values
+        check_json(data, values)
+        if values:
+            with pytest.raises(TooManyValuesError, match=rf"values={values - 1}\b.*Limits\(values"):
+                check_json(data, values - 1)
+    assert not values or len(data) > max_light(values - 1)
+    assert not values or may_be_heavy(data, values - 1)
+    assert not may_be_heavy(data, None)
+
+
+@pytest.mark.parametrize("count", [1, 100, 2_000, 200_000])
+@pytest.mark.parametrize("kind", [b"[]", b"{}", b"7", b'"\\",[{"', b'{"a":[1,2]}'])
+def test_values_of_each_size(kind: bytes, count: int) -> None:
+    data = b"[" + b",".join([kind] * count) + b"]"
+    values = values_of(json.loads(data))
+    check_json(data)
+    check_json(data, values)
+    with pytest.raises(TooManyValuesError):
+        check_json(data, values - 1)
+    with pytest.raises(ValueError, match="nested too deep"):
+        check_json(b"[" * 65 + data + b"]" * 65, values)
 
 
 @given(
@@ -176,8 +243,8 @@ def test_decoding_refuses_what_is_too_deep() -> None:
         with pytest.raises(ValueError):  # noqa: PT011  # of msgspec, or of the codec
             decode_json(data)
     with pytest.raises(ValueError, match="nested too deep, more than 64 levels"):
-        check_depth(KINDS["arrays"](65))
-    check_depth(KINDS["arrays"](64))
+        check_json(KINDS["arrays"](65))
+    check_json(KINDS["arrays"](64))
 
 
 @pytest.mark.parametrize("depth", [65, 700, 100_000])
