@@ -14,7 +14,7 @@ from .rule import add_function
 
 # What a token with its log probability, and each of its alternatives, count against `Limits.completion_bytes`: about the
 # memory that the smallest takes.
-_TOKEN_SIZE = 96
+_TOKEN_SIZE = 192
 _ALTERNATIVE_SIZE = 48
 _MAX_LABEL = 64  # a role or finish_reason of so many characters counts 0 bytes
 

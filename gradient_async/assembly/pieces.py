@@ -57,20 +57,25 @@ def join_details(pieces: Iterable[list[Any]]) -> list[Any]:
 
     Servers that require the entries in the next request refuse fragments: the signature belongs to the whole entry.
     """
-    groups: list[list[Any]] = []
-    group_of: dict[tuple[Any, Any], list[Any]] = {}
-    for entry in join_lists(pieces):
-        group: list[Any] | None = None
-        if isinstance(entry, dict):
-            fields = cast("dict[str, Any]", entry)
-            key = (fields.get("type"), fields.get("index"))
-            if isinstance(key[1], (int, str)) and isinstance(key[0], (str, type(None))):
-                group = group_of.setdefault(key, [])
-        if not group:
-            group = [] if group is None else group
-            groups.append(group)
-        group.append(entry)
-    return [group[0] if len(group) == 1 else join_objects(group, _DETAIL_TEXTS) for group in groups]
+    joined: list[Any] = []
+    places: dict[tuple[Any, Any], int] = {}  # of the first fragment of each entry
+    groups: dict[
+        int, list[Any]
+    ] = {}  # all fragments of each entry that has several, by the place of the first
+    for piece in pieces:
+        for entry in piece:
+            if isinstance(entry, dict):
+                fields = cast("dict[str, Any]", entry)
+                key = (fields.get("type"), fields.get("index"))
+                if isinstance(key[1], (int, str)) and isinstance(key[0], (str, type(None))):
+                    place = places.setdefault(key, len(joined))
+                    if place < len(joined):
+                        groups.setdefault(place, [joined[place]]).append(fields)
+                        continue
+            joined.append(entry)
+    for place, group in groups.items():
+        joined[place] = join_objects(group, _DETAIL_TEXTS)
+    return joined
 
 
 def join_objects(pieces: Iterable[Any], texts: Iterable[str]) -> Any:

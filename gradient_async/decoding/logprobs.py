@@ -1,72 +1,90 @@
-"""Admits long lists of log probabilities, which have more values than any other part of an honest reply.
+"""Takes long lists of log probabilities out of JSON, which have more values than any other part of an honest reply.
 
 A reply of 4,000 tokens, each with its 20 likeliest alternatives, has two million values as `types.nesting` counts them,
 twenty times `Limits.values`. The typed decoder still decodes them in a short time, because all entries have one shape. So
-the limit applies to everything else, and the lists have a limit of their own.
+`Limits.values` applies to everything else, the log probabilities have a limit of their own, and both are decoded separately.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from ..types.nesting import TooManyValuesError, check_json, count_values
-from .normalize import DECODE_ERRORS, VERY_UNLIKELY
+from ..types import Choice, ChoiceLogprobs, ChunkChoice
+from ..types.nesting import TooManyValuesError, check_json, count_values, max_light, may_be_heavy
+from .normalize import DECODE_ERRORS, VERY_UNLIKELY, loads, repaired_logprobs
 
-# How many times `Limits.values` all lists of a reply may have.
+# How many times `Limits.values` the log probabilities of a reply may have.
 _TIMES = 25
-# Values for each byte of a list: an honest entry has about 0.45, and the shortest possible 0.56. Empty entries have 3.7.
+# Values for each byte of them: an honest entry has about 0.45, and the shortest possible 0.56. Empty entries have 3.7.
 _MAX_DENSITY = 0.6
+_LARGE = 8 * 1024 * 1024  # bytes
 _MAX_CHOICES = 128  # choices of a reply with long lists
 _BEGINNING = 64  # bytes by which a list is found in the JSON
+_NULL = b"null"
+_NAME = re.compile(rb'"logprobs"\s*:')
+# No JSON, but some servers write it for a log probability. Inside a string a quotation mark would stand behind a backslash,
+# so that a colon cannot follow it.
 _NO_NUMBER = re.compile(rb'("logprob"\s*:\s*)(?:NaN|-?Infinity)')
-_MAX_REPLACED = 20_000  # numbers that are none; each takes half a microsecond
+_MAX_REPLACED = 20_000  # each takes half a microsecond
+
+_decode_logprobs = msgspec.json.Decoder(ChoiceLogprobs | None).decode
 
 
 class _Choice(msgspec.Struct):
-    logprobs: msgspec.Raw = msgspec.Raw(b"null")
+    logprobs: msgspec.Raw = msgspec.Raw(_NULL)
 
 
-def admit(data: bytes, max_values: int) -> bytes:
-    """Refuse JSON with too many values, unless these are the log probabilities of choices.
+def take_logprobs(data: bytes, max_values: int | None) -> tuple[bytes, Sequence[ChoiceLogprobs | None]]:
+    """Check the number of values in JSON; if only its log probabilities are many, take them out.
 
     Args:
         data: An event or a reply.
         max_values: How many values it may have beside its log probabilities.
 
     Returns:
-        The JSON to decode with the typed decoder. Log probabilities that are NaN or infinite are replaced, because the
-        tolerant decoder takes too long for so many values.
+        The JSON, with null in place of the log probabilities that were taken, and these, decoded, for each choice.
 
     Raises:
         TooManyValuesError: If there are too many values.
         ValueError: If the JSON is nested too deep.
     """
+    if max_values is None or len(data) <= max_light(max_values):
+        check_json(data)
+        return data, ()
     try:
         check_json(data, max_values)
     except TooManyValuesError:
-        if b"NaN" in data or b"Infinity" in data:
-            replacement = rb"\g<1>%d" % VERY_UNLIKELY
-            data = _NO_NUMBER.sub(replacement, data, _MAX_REPLACED)
-        lists = _lists(data)
-        values = sum(map(count_values, lists))
-        if not 0 < values <= min(_MAX_DENSITY * sum(map(len, lists)), _TIMES * max_values):
+        if len(data) > _LARGE and may_be_heavy(data, (_TIMES + 1) * max_values):
+            raise  # without a search for the lists, which takes longer
+        lists = _find_lists(data)
+        if not lists and (b"NaN" in data or b"Infinity" in data):
+            data = _NO_NUMBER.sub(rb"\g<1>%d" % VERY_UNLIKELY, data, _MAX_REPLACED)
+            lists = _find_lists(data)
+        enough = min(_MAX_DENSITY * sum(map(len, lists)), _TIMES * max_values)
+        if not 0 < sum(count_values(each, enough) for each in lists) <= enough:
             raise
-        rest = data
         for each in lists:
-            rest = _without(each, rest)
+            data = _without(each, data)
     else:
-        return data
-    check_json(rest, max_values)
-    return data
+        return data, ()
+    check_json(data, max_values)
+    return data, [_decode(each) for each in lists]
 
 
-def _lists(data: bytes) -> list[bytes]:
+def give_back(choices: Iterable[Choice | ChunkChoice], taken: Sequence[ChoiceLogprobs | None]) -> None:
+    """Give choices, which are in the order of the JSON, the log probabilities that were taken from them."""
+    for choice, logprobs in zip(choices, taken, strict=False):
+        choice.logprobs = choice.logprobs if logprobs is None else logprobs
+
+
+def _find_lists(data: bytes) -> list[bytes]:
     """Return the JSON of the log probabilities of each choice."""
-    count = data.count(b'"logprobs"')
+    count = len(_NAME.findall(data))
     if not 0 < count <= _MAX_CHOICES:
         return []
     try:
@@ -85,6 +103,14 @@ def _outline_decoder(count: int) -> msgspec.json.Decoder[Any]:
 
 
 def _without(part: bytes, data: bytes) -> bytes:
-    """Return JSON without a part of it. msgspec does not tell where the part is; any equal part counts the same."""
+    """Put null in place of a part of JSON. msgspec does not tell where the part is, so it is searched from its beginning."""
     start = data.find(part[:_BEGINNING])
-    return data[:start] + data[start + len(part) :] if data.startswith(part, start) else data
+    return data[:start] + _NULL + data[start + len(part) :] if data.startswith(part, start) else data
+
+
+def _decode(part: bytes) -> ChoiceLogprobs | None:
+    try:
+        logprobs: ChoiceLogprobs | None = _decode_logprobs(part)
+    except DECODE_ERRORS:
+        logprobs = repaired_logprobs(loads(part, None))
+    return logprobs

@@ -331,19 +331,21 @@ def _repair_choice(choice: dict[str, Any], part: str) -> None:
     if not choice.get("finish_reason"):  # null, "", false or 0
         choice.pop("finish_reason", None)
     keep_text(choice, "finish_reason")
-    choice["logprobs"] = _repaired_logprobs(clean(choice.get("logprobs")))
+    choice["logprobs"] = repaired_logprobs(choice.get("logprobs"))
     if is_object(choice.get(part)):
         _repair_message(choice[part])
 
 
-def _repaired_logprobs(logprobs: Any) -> ChoiceLogprobs | None:
+def repaired_logprobs(logprobs: Any) -> ChoiceLogprobs | None:
+    """Convert log probabilities that were decoded to plain data; None if they have the shape of another API."""
+    logprobs = clean(logprobs)
     if is_object(logprobs):
         for entries in (logprobs.get("content"), logprobs.get("refusal")):
             _repair_entries(entries)
     try:
         return msgspec.convert(logprobs, ChoiceLogprobs | None, strict=False)
     except msgspec.ValidationError:
-        return None  # log probabilities in the shape of another API
+        return None
 
 
 def _repair_entries(entries: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -14,16 +15,17 @@ from ..types import (
     ChatCompletionMessage,
     Choice,
     ChoiceDelta,
+    ChoiceLogprobs,
     ChunkChoice,
     FunctionDelta,
     ModelInfo,
     ModelList,
     ToolCallDelta,
 )
-from ..types.nesting import MAX_VALUES, TooManyValuesError, check_json, max_light
+from ..types.nesting import MAX_VALUES, TooManyValuesError
 from .choiceless import Choiceless, OtherAPI, identify
 from .error_bodies import ErrorBody, describe_error, find_glued_error
-from .logprobs import admit
+from .logprobs import give_back, take_logprobs
 from .normalize import (
     DECODE_ERRORS,
     clean,
@@ -79,29 +81,25 @@ def decode_completion(content: bytes, *, max_values: int | None = MAX_VALUES) ->
 
 
 def _decode_completion(content: bytes, max_values: int | None) -> ChatCompletion:
+    content, taken = take_logprobs(content, max_values)
     try:
-        # This includes fields that the typed decoder ignores.
-        if max_values is None or len(content) <= max_light(max_values):
-            check_json(content)
-        else:
-            content = admit(content, max_values)
         completion = _decode(content)
         if completion.choices and completion._error is None and not _may_hide_text(completion, content):
-            return _finish(completion)
-    except TooManyValuesError:
-        raise
+            return _finish(completion, taken)
     except DECODE_ERRORS:
         pass
     found = identify_reply(content)
     if isinstance(found, ErrorBody):
-        raise ValueError(f"it is an error: {found.message}")
-    if isinstance(found, OtherAPI):
-        raise ValueError(f"it belongs to {found.name}")  # noqa: TRY004
-    body = loads(content, max_values)
-    completion = _finish(to_completion(body))
-    if not completion.choices:
-        raise ValueError(f"it has no choices{_quoted(body)}")
-    return completion
+        problem = f"it is an error: {found.message}"
+    elif isinstance(found, OtherAPI):
+        problem = f"it belongs to {found.name}"
+    else:
+        body = loads(content, max_values)
+        completion = _finish(to_completion(body), taken)
+        if completion.choices:
+            return completion
+        problem = f"it has no choices{_quoted(body)}"
+    raise ValueError(problem)
 
 
 def _quoted(body: Any) -> str:
@@ -162,13 +160,15 @@ def is_stream(content: bytes) -> bool:
     return _STREAM.match(content) is not None
 
 
-def _finish(completion: ChatCompletion) -> ChatCompletion:
+def _finish(completion: ChatCompletion, taken: Sequence[ChoiceLogprobs | None]) -> ChatCompletion:
     """Normalize messages, order the choices, and reset the fields that only the session sets."""
     # A body may contain these fields under their encoded names.
     completion.request_id = None
     completion.rate_limits = None
     completion.attempts = 1
     choices = completion.choices
+    if taken:
+        give_back(choices, taken)
     for choice in choices:
         normalize_message(choice.message)
         choice.finish_reason = normalize_finish_reason(choice.finish_reason)

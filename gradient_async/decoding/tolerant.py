@@ -27,17 +27,18 @@ If a stream has no choice at all, `unanswered` returns an error, which shows the
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from ..config import Limits
 from ..errors import StreamProtocolError, call_index_error, choice_index_error, escape
-from ..types import ChatCompletionChunk, ChunkChoice
+from ..types import ChatCompletionChunk, ChoiceLogprobs, ChunkChoice
 from ..types.nesting import TooManyValuesError, max_light
 from .choiceless import OtherAPI, identify, is_heartbeat
 from .error_bodies import ErrorBody, find_glued_error, parse_error, server_error
-from .logprobs import admit
+from .logprobs import give_back, take_logprobs
 from .normalize import (
     DECODE_ERRORS,
     SurrogateJoiner,
@@ -204,13 +205,24 @@ class PayloadDecoder:
         """
         if name == "error":
             raise server_error(parse_error(data))
-        typed: ChatCompletionChunk | None = None
+        if len(data) <= self._max_light:
+            return self._decode(data, name, number=number, spoken=spoken)
+        taken: Sequence[ChoiceLogprobs | None] = ()
         try:
-            if self._max_values is not None and len(data) > self._max_light:
-                data = admit(data, self._max_values)
-            typed = _decode(data)
+            data, taken = take_logprobs(data, self._max_values)
         except TooManyValuesError:
             raise
+        except ValueError:
+            pass  # nested too deep, perhaps in a field that is ignored
+        chunk = self._decode(data, name, number=number, spoken=spoken)
+        if chunk is not None:
+            give_back(chunk.choices, taken)
+        return chunk
+
+    def _decode(self, data: bytes, name: str, *, number: int, spoken: bool) -> ChatCompletionChunk | None:
+        typed: ChatCompletionChunk | None = None
+        try:
+            typed = _decode(data)
         except DECODE_ERRORS:
             pass
         if (
@@ -226,8 +238,6 @@ class PayloadDecoder:
             if self._strict:
                 data.decode()
             body = loads(data, self._max_values)
-        except TooManyValuesError:
-            raise
         except DECODE_ERRORS as refused:
             problem = describe_decode_error(refused)
         found = find_glued_error(data) if problem else identify(body, name)

@@ -82,9 +82,17 @@ def check_json(data: bytes, max_values: int | None = None) -> None:
         raise TooManyValuesError(max_values or 0)
 
 
-def count_values(data: bytes) -> int:
-    """Return how many values JSON has: one for each comma, and ten for each object and array."""
-    return sum(map(_count, _marks(data)))
+def count_values(data: bytes, enough: float = sys.maxsize) -> int:
+    """Return how many values JSON has: one for each comma, and ten for each object and array.
+
+    If there are more than ``enough``, some number above ``enough`` is returned as soon as that is known.
+    """
+    values = 0
+    for marks in _marks(data):
+        values += _count(marks)
+        if values > enough:
+            break
+    return values
 
 
 def _count(marks: bytes) -> int:

@@ -1,0 +1,149 @@
+"""Log probabilities that are too many for `Limits.values` are taken out, decoded and given back; nothing else is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from gradient_async.config import Limits
+from gradient_async.decoding import ChunkDecoder, decode_completion
+from gradient_async.decoding.logprobs import give_back, take_logprobs
+from gradient_async.errors import APIResponseValidationError, StreamLimitError, StreamProtocolError
+from gradient_async.types import ChatCompletion, ChoiceLogprobs
+from gradient_async.types.nesting import TooManyValuesError
+
+ENTRY = {"token": " the", "logprob": -0.25, "bytes": [32, 116, 104, 101]}
+MAX = 1000
+
+
+def entries(count: int, alternatives: int = 2, **other: Any) -> list[dict[str, Any]]:
+    return [{**ENTRY, "top_logprobs": [ENTRY] * alternatives, **other} for _ in range(count)]
+
+
+def reply(*lists: Any, **other: Any) -> dict[str, Any]:
+    return {
+        "id": "c1",
+        **other,
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": "a"},
+                "logprobs": logprobs,
+                "finish_reason": "stop",
+            }
+            for index, logprobs in enumerate(lists)
+        ],
+    }
+
+
+def encode(body: Any) -> bytes:
+    return json.dumps(body).encode()
+
+
+def completion(data: bytes, max_values: int = MAX) -> ChatCompletion:
+    return decode_completion(data, max_values=max_values)
+
+
+LISTS: dict[str, list[Any]] = {
+    "one choice": [{"content": entries(40)}],
+    "two choices": [{"content": entries(40)}, {"content": entries(30, 3)}],
+    "equal choices": [{"content": entries(40)}, {"content": entries(40)}],
+    "a choice without": [None, {"content": entries(40)}],
+    "refusal": [{"content": None, "refusal": entries(40)}],
+    "both": [{"content": entries(40), "refusal": entries(20)}],
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+@pytest.mark.parametrize("other", [{}, {"id": 5}, {"model": None, "x": [1, "logprobs"]}], ids=str)
+def test_the_completion_is_the_same(name: str, other: dict[str, Any]) -> None:
+    """In the documented shape, and where the rest has to be repaired."""
+    data = encode(reply(*LISTS[name], **other))
+    shorter, taken = take_logprobs(data, MAX)
+    assert any(each is not None for each in taken)
+    assert len(shorter) < len(data) / 4
+    assert completion(data) == completion(data, 10**6)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_the_chunk_is_the_same(name: str) -> None:
+    data = encode(reply(*LISTS[name])).replace(b'"message"', b'"delta"')
+    (small,) = ChunkDecoder(limits=Limits(values=MAX)).feed(b"data: " + data + b"\n\n")
+    (large,) = ChunkDecoder().feed(b"data: " + data + b"\n\n")
+    assert small == large
+    assert small.choices[-1].logprobs is not None
+
+
+@pytest.mark.parametrize("wrong", [None, float("nan"), float("-inf"), "-0.5"])
+def test_entries_are_repaired(wrong: Any) -> None:
+    data = encode(reply({"content": entries(40, logprob=wrong)}))
+    found = completion(data)
+    assert found == completion(data, 10**6)
+    logprobs = found.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.content is not None
+    assert logprobs.content[0].logprob == (-0.5 if wrong == "-0.5" else -9999.0)
+
+
+def test_of_another_shape_are_dropped() -> None:
+    data = encode(reply({"content": {"tokens": [ENTRY] * 200}}))
+    assert completion(data).choices[0].logprobs is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        reply({"content": [{}] * 200}),  # too dense
+        reply({"content": entries(2000)}),  # too many
+        reply({"content": entries(40)}, x=[{}] * 200),  # too many values elsewhere
+        reply({"content": entries(40)}, x="logprobs", y={"logprobs": entries(40)}),  # not of a choice
+        reply(*[{"content": entries(2)}] * 200),  # too many choices
+        {"choices": 5, "logprobs": entries(40)},
+        reply(None, x=[{}] * 200),
+    ],
+    ids=["dense", "many", "elsewhere", "not of a choice", "choices", "no choices", "none"],
+)
+def test_what_is_refused(body: Any) -> None:
+    data = encode(body)
+    with pytest.raises(TooManyValuesError):
+        take_logprobs(data, MAX)
+    with pytest.raises(APIResponseValidationError, match=r"^the reply has more than values=1000 .*Limits"):
+        completion(data)
+    decoder = ChunkDecoder(limits=Limits(values=MAX), on_bad_event="skip")
+    with pytest.raises(StreamLimitError, match=r"^event 1 of the stream has more than values=1000 .*Limits"):
+        decoder.feed(b"data: " + data.replace(b'"message"', b'"delta"') + b"\n\n")
+
+
+def test_the_rest_is_not_nested_deeper_than_other_replies() -> None:
+    deep: Any = "x"
+    for _ in range(70):
+        deep = [deep]
+    data = encode(reply({"content": entries(40)}, x=deep))
+    with pytest.raises(APIResponseValidationError, match="nested too deep"):
+        completion(data)
+    torn = b'data: {"choices":[' + b"[" * 70 + b"[]," * 40 + b"\n\n"
+    decoder = ChunkDecoder(limits=Limits(values=MAX))
+    assert decoder.feed(torn) == []
+    with pytest.raises(StreamProtocolError, match="too deep"):
+        decoder.close()
+
+
+def test_large_replies_are_refused_without_a_search() -> None:
+    data = encode(reply({"content": entries(1, bytes=[7] * 3_000_000)}))
+    assert len(data) > 8 * 2**20
+    with pytest.raises(TooManyValuesError):
+        take_logprobs(data, 100_000)
+
+
+def test_few_values_are_left_where_they_are() -> None:
+    data = encode(reply({"content": entries(3)}))
+    for max_values in (100_000, MAX, None):
+        assert (data, ()) == take_logprobs(data, max_values)
+    logprobs = ChoiceLogprobs()
+    choice = completion(data).choices[0]
+    give_back([choice], [None])
+    assert choice.logprobs is not None
+    give_back([choice], [logprobs])
+    assert choice.logprobs is logprobs

@@ -1,0 +1,351 @@
+"""Hostile sizes: 15 MiB of whatever repeats is refused, or decoded in little memory and in short turns of the event loop.
+
+Time is the CPU time of the thread, the best of three runs, against a budget that grows with the time of a plain copy: a busy
+machine makes each turn longer, and the copy as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from client_calls import CALL, create_completion
+from fault_costs import memory
+
+from gradient_async import (
+    APIResponseValidationError,
+    AsyncGradient,
+    FanOutError,
+    GradientError,
+    Limits,
+    StreamError,
+    StreamLimitError,
+)
+from gradient_async.assembly import CompletionAssembler
+from gradient_async.decoding import ChunkDecoder, decode_completion, parse_error, reply_error
+from gradient_async.testing import reply_bytes, serve
+
+MIB = 2**20
+SIZE = 15 * MIB
+TURN = 0.05  # seconds
+PER_BYTE = 12  # bytes of memory for a byte of wire
+
+CHOICE = '{"choices":[{"index":0,"PART":{"content":"a","%s":[FILL]},"finish_reason":"stop"}]}'
+LOGPROBS = (
+    '{"choices":[{"index":0,"PART":{"content":"a"},"logprobs":{"content":[FILL]},"finish_reason":"stop"}]}'
+)
+UNKNOWN = '{"x":[FILL],"choices":[{"index":0,"PART":{"content":"a"},"finish_reason":"stop"}]}'
+ODD = UNKNOWN.replace('{"x"', '{"id":5,"x"')
+TEXT = '{"choices":[{"index":0,"PART":{"content":"FILL"},"finish_reason":"stop"}]}'
+
+# JSON in which PART is delta or message, and what fills it.
+KINDS: dict[str, tuple[str, str]] = {
+    "choices": ('{"choices":[FILL]}', "{},"),
+    "choices of some text": ('{"choices":[FILL]}', '{"PART":{"content":"abcdefghijklm"}},'),
+    "calls": (CHOICE % "tool_calls", "{},"),
+    "fragments": (CHOICE % "tool_calls", '{"index":0,"function":{"arguments":"a"}},'),
+    "details": (CHOICE % "reasoning_details", '{"type":"t","index":0,"text":"a"},'),
+    "parts": (CHOICE.replace('"content":"a",', "") % "content", '{"type":"text","text":"a"},'),
+    "annotations": (CHOICE % "annotations", "{},"),
+    "lists": (CHOICE % "annotations", "[],"),
+    "nested": (CHOICE % "annotations", "[" * 40 + "]" * 40 + ","),
+    "objects": (CHOICE % "annotations", '{"a":1},'),
+    "numbers": (CHOICE % "annotations", "7,"),
+    "strings": (CHOICE % "annotations", '"a",'),
+    "NaN": (CHOICE % "annotations", "NaN,"),
+    "images": (CHOICE % "images", "{},"),
+    "audio": (CHOICE % "audio", "7,"),
+    "logprobs": (LOGPROBS, "{},"),
+    "likeliest": (LOGPROBS.replace("[FILL]", '[{"top_logprobs":[FILL]}]'), "{},"),
+    "logprobs of NaN": (LOGPROBS, '{"logprob":NaN},'),
+    "bytes of a token": (LOGPROBS.replace("[FILL]", '[{"bytes":[FILL]}]'), "7,"),
+    "retrieval": (UNKNOWN.replace('"x"', '"retrieval"'), "{},"),
+    "unknown": (UNKNOWN, "{},"),
+    "unknown, repaired": (ODD, "{},"),
+    "unknown numbers, repaired": (ODD, "7,"),
+    "numbers that are too large": (UNKNOWN, "1e999,"),
+    "an object as arguments": (
+        TEXT.replace('"content":"FILL"', '"tool_calls":[{"function":{"name":"f","arguments":[FILL]}}]'),
+        "{},",
+    ),
+    "usage": (UNKNOWN.replace('"x":[FILL]', '"usage":{"x":[FILL]}'), "{},"),
+    "errors": ('{"errors":[FILL]}', '{"message":"x"},'),
+    "detail": ('{"detail":[FILL]}', "{},"),
+    "glued": ("x[FILL", '{"error":7,'),
+    "page": ("<html>FILL", "<a>x</a>,"),
+    "a list": ("[FILL]", "{},"),
+}
+
+
+def filled(kind: str, part: str, size: int = SIZE) -> bytes:
+    frame, item = KINDS[kind]
+    item = item.replace("PART", part)
+    items = (item * (size // len(item)))[:-1]
+    return frame.replace("PART", part).replace("FILL", items).encode()
+
+
+def event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+Turns = Iterator[object]
+
+
+def in_stream(wire: bytes) -> Turns:
+    """Decode and assemble as a stream does; each item is one turn of the event loop."""
+    decoder, assembler = ChunkDecoder(n=1), CompletionAssembler()
+    read = 64 * 1024
+    for at in range(0, len(wire), read):
+        decoder.push(wire[at : at + read])
+        while decoder.pending or decoder.error is not None:
+            try:
+                assembler.extend(decoder.decode_slice())
+            except StreamError:
+                yield assembler.completion
+                return
+            yield None
+    yield assembler.completion
+
+
+def awaited(wire: bytes) -> Turns:
+    try:
+        yield decode_completion(wire)
+    except APIResponseValidationError as error:
+        yield (error, reply_error(wire))
+
+
+def as_error(wire: bytes) -> Turns:
+    yield parse_error(wire)
+
+
+def longest_turn(turns: Turns) -> float:
+    longest = 0.0
+    while True:
+        start = time.thread_time()
+        done = next(turns, turns) is turns
+        longest = max(longest, time.thread_time() - start)
+        if done:
+            return longest
+
+
+def budget() -> float:
+    """Seconds that a turn may take: a copy of 16 MiB takes 4 ms where the limit was measured."""
+    data = b"x" * (16 * MIB)
+    times: list[float] = []
+    for _ in range(5):
+        start = time.thread_time()
+        data.replace(b"x", b"y")
+        times.append(time.thread_time() - start)
+    return TURN * max(1.0, min(times) / 0.016)
+
+
+def check_costs(make: Callable[[], Turns], size: int) -> None:
+    with memory() as taken:
+        for _ in make():
+            pass
+    assert taken.peak < PER_BYTE * size
+    longest = 1.0
+    for _ in range(3):
+        longest = min(longest, longest_turn(make()))
+        if longest < TURN:
+            return
+    assert longest < budget()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_one_event(kind: str) -> None:
+    wire = event(filled(kind, "delta"))
+    check_costs(lambda: in_stream(wire), SIZE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_one_awaited_body(kind: str) -> None:
+    wire = filled(kind, "message")
+    check_costs(lambda: awaited(wire), SIZE)
+
+
+@pytest.mark.parametrize("kind", ["choices", "errors", "detail", "glued", "page", "nested"])
+def test_in_one_error(kind: str) -> None:
+    wire = filled(kind, "message")
+    check_costs(lambda: as_error(wire), SIZE)
+
+
+MANY: dict[str, str] = {
+    "choices": '{"choices":[{},{},{},{}]}',
+    "calls": '{"choices":[{"delta":{"tool_calls":[FILL]}}]}',
+    "details": '{"choices":[{"delta":{"reasoning_details":[FILL]}}]}',
+    "a detail": '{"choices":[{"delta":{"reasoning_details":[{"type":"t","index":0,"text":"a"}]}}]}',
+    "annotations": '{"choices":[{"delta":{"annotations":[FILL]}}]}',
+    "images": '{"choices":[{"delta":{"images":[FILL]}}]}',
+    "parts": '{"choices":[{"delta":{"content":[FILL]}}]}',
+    "nested audio": '{"choices":[{"delta":{"audio":{"a":[FILL]}}}]}',
+    "extra content": '{"choices":[{"delta":{"extra_content":{"a":[FILL]}}}]}',
+    "custom": '{"choices":[{"delta":{"tool_calls":[{"index":0,"custom":[FILL]}]}}]}',
+    "logprobs": '{"choices":[{"delta":{"content":"a"},"logprobs":{"content":[FILL]}}]}',
+    "likeliest": '{"choices":[{"delta":{"content":"a"},"logprobs":{"content":[{"top_logprobs":[FILL]}]}}]}',
+    "retrieval": '{"retrieval":[FILL],"choices":[{"delta":{"content":"a"}}]}',
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_spread_over_many_events(kind: str) -> None:
+    """What the completion keeps is bounded, and is joined in a short time."""
+    one = event(MANY[kind].replace("FILL", ",".join(["{}"] * 1000)).encode())
+    wire = one * (
+        (MIB // 16 if kind == "calls" else MIB) // len(one)
+    )  # fragments of calls take long to merge
+    check_costs(lambda: in_stream(wire), SIZE)
+
+
+LINES: dict[str, bytes] = {
+    "objects": b"data: {}\n" * 9999 + b"\n",
+    "too many objects": b"data: {}\n" * 100_000 + b"\n",
+    "words": b"data: x\n" * 100_000 + b"\n",
+    "chunks": b'data: {"choices":[{"delta":{"content":"a"}}]}\n' * 9999 + b"\n",
+    "events of nothing": b"data:{}\n\n" * 8_000,
+    "no blank line at the end": b"data: {}\n" * 9999,
+}
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_lines(kind: str) -> None:
+    """Servers that forget the blank line send one event of many objects: other tasks run between them."""
+    wire = LINES[kind]
+    check_costs(lambda: in_stream(wire), SIZE)
+    decoder = ChunkDecoder()
+    try:
+        chunks = decoder.feed(wire) + decoder.close()
+    except StreamError:
+        assert kind in {"words", "too many objects"}
+    else:
+        assert kind not in {"words", "too many objects"}
+        assert len(chunks) == (9999 if kind == "chunks" else 0)
+
+
+# Everything together
+
+
+Way = Callable[[AsyncGradient], Awaitable[Any]]
+
+
+async def create(client: AsyncGradient) -> None:
+    await create_completion(client)
+
+
+async def in_map(client: AsyncGradient) -> None:
+    async for result in client.chat.completions.map([CALL]):
+        result.unwrap()
+
+
+async def in_fan_out(client: AsyncGradient) -> None:
+    try:
+        async with client.chat.completions.fan_out(n=1, **CALL) as fan:
+            await fan.completion()
+    except FanOutError as error:
+        raise error.exceptions[0] from None
+
+
+async def of_events(client: AsyncGradient) -> None:
+    async with client.chat.completions.stream(**CALL) as stream:
+        async for _ in stream.events():
+            pass
+
+
+WAYS: dict[str, Way] = {
+    "create": create,
+    "map": in_map,
+    "events": of_events,
+    "fan_out": in_fan_out,
+}
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["as events", "as JSON"])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["choices", "nested", "logprobs", "unknown, repaired"])
+async def test_a_call_is_refused_by_name(kind: str, way: str, *, as_json: bool) -> None:
+    """Whatever was asked for, and whatever came: the loop of the call has short turns, and the error names the limit."""
+    data = filled(kind, "message" if as_json else "delta", 4 * MIB)
+    reply = (
+        reply_bytes(data, 200, {"content-type": "application/json"})
+        if as_json
+        else reply_bytes(event(data), content_type="text/event-stream")
+    )
+    longest = 0.0
+    running = serve(reply)
+    with running as server:  # in a thread of its own
+        async with AsyncGradient(base_url=server.url, model_access_key="k") as client:
+            call = asyncio.ensure_future(WAYS[way](client))
+            while not call.done():
+                start = time.thread_time()
+                await asyncio.sleep(0.001)
+                longest = max(longest, time.thread_time() - start)
+            error = call.exception()
+    assert isinstance(error, (StreamLimitError, APIResponseValidationError))
+    assert isinstance(error, GradientError)
+    assert "values=100000" in error.message
+    assert "Limits(values=" in error.message
+    assert longest < 0.1 or longest < budget()  # the import of aiohttp and the first connection among it
+
+
+# What is honest, and large
+
+
+def tops(count: int) -> bytes:
+    entry = '{"token":" th","logprob":-0.1234567,"bytes":[32,116,104]%s}'
+    one = entry % (',"top_logprobs":[' + ",".join([entry % ""] * 20) + "]")
+    return ",".join([one] * count).encode()
+
+
+HONEST: dict[str, bytes] = {
+    "4,000 tokens with the 20 likeliest of each": LOGPROBS.encode().replace(b"FILL", tops(4000)),
+    "the same, with an id to be repaired": LOGPROBS.replace('{"choices"', '{"id":5,"choices"')
+    .encode()
+    .replace(b"FILL", tops(4000)),
+    "a picture": TEXT.replace('"content":"FILL"', '"images":[{"image_url":{"url":"FILL"}}]')
+    .encode()
+    .replace(b"FILL", b"A" * SIZE),
+    "128 choices": (
+        '{"choices":['
+        + ",".join(
+            f'{{"index":{n},"PART":{{"content":"{"word " * 1000}"}},"finish_reason":"stop"}}'
+            for n in range(128)
+        )
+        + "]}"
+    ).encode(),
+    "arguments": TEXT.replace(
+        '"content":"FILL"', '"tool_calls":[{"function":{"name":"f","arguments":"[FILL]"}}]'
+    )
+    .encode()
+    .replace(b"FILL", b'{\\"k\\":[1,{},2]},' * 60_000 + b"1"),
+    "an embedding": (CHOICE % "annotations").encode().replace(b"FILL", b"-0.0123456789," * 75_000 + b"1"),
+}
+
+
+@pytest.mark.parametrize("kind", HONEST)
+def test_what_is_honest_is_accepted(kind: str) -> None:
+    data = HONEST[kind].replace(b"PART", b"message")
+    check_costs(lambda: awaited(data), len(data))
+    completion = decode_completion(data)
+    data = HONEST[kind].replace(b"PART", b"delta")
+    check_costs(lambda: in_stream(event(data)), len(data))
+    assembler = CompletionAssembler()
+    assembler.extend(ChunkDecoder(n=1).feed(event(data)))
+    assert completion.choices == assembler.completion.choices
+
+
+@pytest.mark.parametrize("name", ["retrieval", "annotations", "calls", "logprobs"])
+def test_a_limit_may_be_raised(name: str) -> None:
+    wire = event(filled(name, "delta", 100_000) if name != "calls" else b'{"choices":[{"delta":{"tool_calls":['
+                 + b",".join(b'{"index":%d}' % n for n in range(1000)) + b"]}}]}")  # fmt: skip
+    for values in (1000, None):
+        limits = Limits(values=values)
+        decoder, assembler = ChunkDecoder(limits=limits), CompletionAssembler(limits=limits)
+        if values is None:
+            assembler.extend(decoder.feed(wire))
+            assert assembler.choices
+        else:
+            with pytest.raises(StreamLimitError, match="values=1000"):
+                decoder.feed(wire)
