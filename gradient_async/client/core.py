@@ -41,6 +41,7 @@ from ..secrets import Redactor, Secret, check_headers, hide_headers, secrets_in
 from ..session.call import Call, Lease
 from ..stream import ChatCompletionStream, StreamReader, premature_end
 from ..types import NOT_GIVEN, ChatCompletion, ModelList, is_given
+from ..types.nesting import TooManyValuesError
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -528,6 +529,8 @@ def _decode(reply: Reply, content: bytes) -> ChatCompletion:
         completion = decode_completion(content, max_values=limits.values)
         max_choices = max(limits.choices, n) if isinstance(n, int) else limits.choices
         check_bounds(completion, choices=max_choices, tool_calls=limits.tool_calls)
+    except TooManyValuesError as error:
+        failure = APIResponseValidationError(f"the reply has {error}")
     except APIResponseValidationError as error:
         failure = error.with_traceback(None)
     else:

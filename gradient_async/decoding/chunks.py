@@ -48,7 +48,7 @@ from ..config import Limits
 from ..errors import StreamError, StreamLimitError, StreamProtocolError, StreamServerError, escape
 from ..sse import Event, EventDecoder, end_of_slice, plain_objects
 from ..types import ChatCompletionChunk
-from ..types.nesting import TooManyValuesError, max_light, may_be_heavy
+from ..types.nesting import UNLIMITED, TooManyValuesError, max_light, may_be_heavy
 from .batches import BatchDecoder
 from .error_bodies import visible_words
 from .normalize import DECODE_ERRORS, has_silent_choice, may_hide_text
@@ -120,8 +120,8 @@ class ChunkDecoder:
         self._max_block = min(limits.event_bytes or sys.maxsize, limits.line_bytes or sys.maxsize, _MAX_BLOCK)
         self._max_tail = min(_MAX_TAIL, self._max_block)
         # Nor does it count values: shorter events cannot have too many.
-        self._max_values = limits.values
-        self._max_light = max_light(limits.values)
+        self._max_values = limits.values or UNLIMITED
+        self._max_light = max_light(self._max_values)
         self._max_single = min(_MAX_SINGLE, self._max_block, self._max_light)
         self._events = EventDecoder(
             max_event_bytes=limits.event_bytes, max_line_bytes=limits.line_bytes, keep_ignored=True

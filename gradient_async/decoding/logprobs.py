@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ..types import Choice, ChoiceLogprobs, ChunkChoice
-from ..types.nesting import TooManyValuesError, check_json, count_values, max_light, may_be_heavy
+from ..types.nesting import UNLIMITED, TooManyValuesError, check_json, count_values, may_be_heavy
 from .normalize import DECODE_ERRORS, VERY_UNLIKELY, loads, repaired_logprobs
 
 # How many times `Limits.values` the log probabilities of a reply may have.
@@ -39,7 +39,7 @@ class _Choice(msgspec.Struct):
     logprobs: msgspec.Raw = msgspec.Raw(_NULL)
 
 
-def take_logprobs(data: bytes, max_values: int | None) -> tuple[bytes, Sequence[ChoiceLogprobs | None]]:
+def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceLogprobs | None]]:
     """Check the number of values in JSON; if only its log probabilities are many, take them out.
 
     Args:
@@ -53,9 +53,6 @@ def take_logprobs(data: bytes, max_values: int | None) -> tuple[bytes, Sequence[
         TooManyValuesError: If there are too many values.
         ValueError: If the JSON is nested too deep.
     """
-    if max_values is None or len(data) <= max_light(max_values):
-        check_json(data)
-        return data, ()
     try:
         check_json(data, max_values)
     except TooManyValuesError:
@@ -112,5 +109,5 @@ def _decode(part: bytes) -> ChoiceLogprobs | None:
     try:
         logprobs: ChoiceLogprobs | None = _decode_logprobs(part)
     except DECODE_ERRORS:
-        logprobs = repaired_logprobs(loads(part, None))
+        logprobs = repaired_logprobs(loads(part, UNLIMITED))
     return logprobs

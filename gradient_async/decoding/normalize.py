@@ -86,7 +86,7 @@ def _constant(_name: str) -> float:
 JSON_OPTIONS: dict[str, Any] = {"parse_int": _int, "parse_constant": _constant}
 
 
-def loads(data: bytes, max_values: int | None = MAX_VALUES) -> Any:
+def loads(data: bytes, max_values: int = MAX_VALUES) -> Any:
     """Decode JSON as servers write it, to plain data. Invalid UTF-8 becomes U+FFFD.
 
     Numbers that are not valid JSON or too large to be of use become infinity: NaN, Infinity, 1e999, whole numbers of more

@@ -22,7 +22,7 @@ from ..types import (
     ModelList,
     ToolCallDelta,
 )
-from ..types.nesting import MAX_VALUES, TooManyValuesError
+from ..types.nesting import MAX_VALUES, UNLIMITED, TooManyValuesError, check_json, max_light
 from .choiceless import Choiceless, OtherAPI, identify
 from .error_bodies import ErrorBody, describe_error, find_glued_error
 from .logprobs import give_back, take_logprobs
@@ -69,19 +69,26 @@ def decode_completion(content: bytes, *, max_values: int | None = MAX_VALUES) ->
 
     Raises:
         APIResponseValidationError: If the body is not a completion; the message says why.
+        TooManyValuesError: If the body has too many values.
     """
     problem: str
     try:
-        return _decode_completion(content, max_values)
-    except TooManyValuesError as refused:
-        problem = f"the reply has {refused}"
+        return _decode_completion(content, max_values or UNLIMITED)
+    except TooManyValuesError:
+        raise
     except DECODE_ERRORS as refused:
-        problem = f"the reply is not a chat completion: {describe_decode_error(refused)}"
-    raise APIResponseValidationError(problem, body=_beginning(content))
+        problem = describe_decode_error(refused)
+    raise APIResponseValidationError(
+        f"the reply is not a chat completion: {problem}", body=_beginning(content)
+    )
 
 
-def _decode_completion(content: bytes, max_values: int | None) -> ChatCompletion:
-    content, taken = take_logprobs(content, max_values)
+def _decode_completion(content: bytes, max_values: int) -> ChatCompletion:
+    taken: Sequence[ChoiceLogprobs | None] = ()
+    if len(content) <= max_light(max_values):
+        check_json(content)  # this includes fields that the typed decoder ignores
+    else:
+        content, taken = take_logprobs(content, max_values)
     try:
         completion = _decode(content)
         if completion.choices and completion._error is None and not _may_hide_text(completion, content):
@@ -197,7 +204,7 @@ def decode_models(content: bytes, *, max_values: int | None = MAX_VALUES) -> Mod
     """
     problem: str
     try:
-        body = loads(content, max_values)
+        body = loads(content, max_values or UNLIMITED)
         entries = body.get("data") if is_object(body) else None
         if isinstance(entries, list):
             for entry in (entry for entry in cast("list[Any]", entries) if is_object(entry)):

@@ -35,7 +35,7 @@ import msgspec
 from ..config import Limits
 from ..errors import StreamProtocolError, call_index_error, choice_index_error, escape
 from ..types import ChatCompletionChunk, ChoiceLogprobs, ChunkChoice
-from ..types.nesting import TooManyValuesError, max_light
+from ..types.nesting import UNLIMITED, TooManyValuesError, max_light
 from .choiceless import OtherAPI, identify, is_heartbeat
 from .error_bodies import ErrorBody, find_glued_error, parse_error, server_error
 from .logprobs import give_back, take_logprobs
@@ -175,8 +175,8 @@ class PayloadDecoder:
     def __init__(self, limits: Limits, *, strict: bool, skip: bool, n: int | None) -> None:
         self.indices = None if n is None else range(max(n, limits.choices))
         self.call_indices = range(limits.tool_calls)
-        self._max_values = limits.values
-        self._max_light = max_light(limits.values)
+        self._max_values = limits.values or UNLIMITED
+        self._max_light = max_light(self._max_values)
         self._strict = strict
         self._skip = skip
         self.surrogates = SurrogateJoiner()

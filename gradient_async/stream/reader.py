@@ -49,6 +49,7 @@ from ..errors import (
 )
 from ..hooks import Outcome
 from ..types import ChatCompletion, ChatCompletionChunk
+from ..types.nesting import TooManyValuesError
 from .sniff import is_event_stream, what_is
 from .timing import Content, ReadTimes, Timing
 
@@ -340,6 +341,8 @@ class StreamReader:
             self.decoder.check(chunks[0])
         except StreamError as refused:
             error = refused
+        except TooManyValuesError as refused:
+            error = StreamLimitError(f"the reply has {refused}")
         except APIResponseValidationError as invalid:
             found = identify_reply(content)
             if isinstance(found, ErrorBody):

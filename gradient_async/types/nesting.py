@@ -18,6 +18,7 @@ import msgspec
 
 MAX_DEPTH = 64
 """How many objects and arrays may be inside each other, the outermost one included."""
+UNLIMITED = sys.maxsize
 MAX_VALUES = 100_000
 """How many values JSON may have by default, as `count_values` counts them."""
 CONTAINER = 10
@@ -42,24 +43,22 @@ class TooManyValuesError(ValueError):
         )
 
 
-def max_light(max_values: int | None) -> int:
+def max_light(max_values: int) -> int:
     """Return the length in bytes up to which no JSON can have more values; arrays are the densest, two bytes each."""
-    return sys.maxsize if max_values is None else 2 * max_values // CONTAINER
+    return 2 * max_values // CONTAINER
 
 
-def may_be_heavy(data: bytes, max_values: int | None) -> bool:
+def may_be_heavy(data: bytes, max_values: int) -> bool:
     """Whether JSON may have more values: a fast guess, for which brackets and commas inside strings count as well."""
-    return max_values is not None and (
-        CONTAINER * (data.count(b"[") + data.count(b"{")) + data.count(b",") > max_values
-    )
+    return CONTAINER * _brackets(data) + data.count(b",") > max_values
 
 
-def check_json(data: bytes, max_values: int | None = None) -> None:
+def check_json(data: bytes, max_values: int = UNLIMITED) -> None:
     """Refuse JSON that is nested deeper than `MAX_DEPTH` or has too many values, without decoding it.
 
     Args:
         data: The JSON. If it is cut or invalid, depth and values are a guess.
-        max_values: How many values it may have, as `count_values` counts them; None is no limit.
+        max_values: How many values it may have, as `count_values` counts them.
 
     Raises:
         TooManyValuesError: If there are more values.
@@ -69,7 +68,7 @@ def check_json(data: bytes, max_values: int | None = None) -> None:
         light = len(data) <= max_light(max_values) or not may_be_heavy(data, max_values)
         if light and _brackets(data) <= MAX_DEPTH:
             return
-    left = sys.maxsize if max_values is None else max_values
+    left = max_values
     brackets: list[bytes] = []
     for marks in _marks(data):
         left -= _count(marks)
@@ -79,10 +78,10 @@ def check_json(data: bytes, max_values: int | None = None) -> None:
     if _is_deep(b"".join(brackets)):
         raise ValueError(f"nested too deep, more than {MAX_DEPTH} levels")
     if left < 0:
-        raise TooManyValuesError(max_values or 0)
+        raise TooManyValuesError(max_values)
 
 
-def count_values(data: bytes, enough: float = sys.maxsize) -> int:
+def count_values(data: bytes, enough: float = UNLIMITED) -> int:
     """Return how many values JSON has: one for each comma, and ten for each object and array.
 
     If there are more than ``enough``, some number above ``enough`` is returned as soon as that is known.

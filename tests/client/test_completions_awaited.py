@@ -379,3 +379,30 @@ async def test_keys_are_nowhere_in_an_error(start: Start) -> None:
             *(repr(link) + str(link) + repr(vars(link)) for link in chain if link is not None),
         ):
             assert "key-0123" not in text
+
+
+async def test_a_reply_of_too_many_values_is_refused(start: Start) -> None:
+    """Bytes bound neither memory nor time."""
+    many = '{"choices":[' + "{}," * 10_000 + "{}]}"
+    _, client = await start(reply_bytes(many.encode(), 200, {"content-type": "application/json"}))
+    with pytest.raises(
+        APIResponseValidationError, match=r"the reply has more than values=100000 .*Limits\(values="
+    ):
+        await create_completion(client)
+
+
+async def test_a_long_event_stream_that_was_not_asked_for_is_assembled(start: Start) -> None:
+    pieces = [f"{number} " for number in range(500)]
+    _, client = await start(
+        reply_bytes(
+            sse(*map(chunk, pieces), chunk(finish_reason="stop")), 200, {"content-type": "text/event-stream"}
+        )
+    )
+    assert "".join(pieces) == (await create_completion(client)).choices[0].message.content
+
+
+async def test_a_long_reply_that_is_no_completion_is_told_as_what_it_is(start: Start) -> None:
+    long = '{"error":{"message":"no","x":"' + "x" * 100_000 + '"}}'
+    _, client = await start(reply_bytes(long.encode(), 200, {"content-type": "application/json"}))
+    with pytest.raises(APIStatusError, match="no"):
+        await create_completion(client)

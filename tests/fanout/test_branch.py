@@ -87,3 +87,23 @@ async def test_a_reply_over_a_limit_ends_a_fan_out_that_raises(start: Start) -> 
     with pytest.raises(FanOutError, match="completion_bytes=300") as caught:
         await client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL).completion()
     assert [0] == list(caught.value.errors)
+
+
+@pytest.mark.parametrize("text", ["x", None])
+async def test_chunks_without_content_do_not_add_up(start: Start, text: str | None) -> None:
+    """A server may send them for ever: what they brought is kept once, assembled."""
+
+    def annotated(number: int) -> dict[str, Any]:
+        return {"choices": [{"index": 0, "delta": {"annotations": [number]}}]}
+
+    last = [chunk(text), annotated(100), chunk(finish_reason="stop")] if text else [annotated(100)]
+    reply = reply_sse(*map(annotated, range(100)), *last, per_write=3)
+    _, client = await start(reply, reply)
+    async with client.chat.completions.fan_out(n=2, **CALL) as fan:
+        seen = [piece async for piece in fan]
+        completion = await fan.completion()
+    assert [0, 1] == [choice.index for choice in completion.choices]
+    for choice in completion.choices:
+        assert list(range(101)) == choice.message.annotations
+        assert text == choice.message.content
+    assert len(seen) <= 8

@@ -23,7 +23,7 @@ from gradient_async import (
     StreamProtocolError,
 )
 from gradient_async.cli import main
-from gradient_async.testing import chunk, reply_bytes, reply_sse, sse
+from gradient_async.testing import Server, chunk, reply_bytes, reply_sse, serve, sse
 from gradient_async.types import ChatCompletion
 
 JSON_TYPE = {"content-type": "application/json"}
@@ -330,3 +330,23 @@ def test_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, depth: int) -> Non
         assert errors <= {"InvalidRequestError", "BadLine"}
         assert 8 == sum(row["error"] is not None for row in rows.values())
     assert 1 == main(["map", "--local", "--retry-errors", str(source), str(output)])
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_chat(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], depth: int, *, as_json: bool
+) -> None:
+    monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", "k")
+    replies = [
+        reply_sse(chunk("before "), put(place, depth, kind, "delta"), chunk(finish_reason="stop"))
+        for place in PLACES
+        for kind in KINDS
+    ]
+    running: Server = serve(*replies)
+    with running as server:
+        for _ in replies:
+            code = main(["chat", *["--json"] * as_json, "--base-url", f"{server.url}/v1", "Hello"])
+            printed, complaints = capsys.readouterr()
+            assert "Traceback" not in complaints
+            assert printed if code == 0 or not as_json else complaints

@@ -27,6 +27,7 @@ from gradient_async import (
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder, decode_completion, parse_error, reply_error
 from gradient_async.testing import reply_bytes, serve
+from gradient_async.types.nesting import TooManyValuesError
 
 MIB = 2**20
 SIZE = 15 * MIB
@@ -113,7 +114,7 @@ def in_stream(wire: bytes) -> Turns:
 def awaited(wire: bytes) -> Turns:
     try:
         yield decode_completion(wire)
-    except APIResponseValidationError as error:
+    except (APIResponseValidationError, TooManyValuesError) as error:
         yield (error, reply_error(wire))
 
 

@@ -522,3 +522,22 @@ async def test_two_readers_of_one_stream_share_its_chunks(start: Start) -> None:
 
     await asyncio.gather(take(), take())
     assert sorted("".join(seen)) == sorted(WHOLE)
+
+
+@pytest.mark.parametrize(
+    ("choice", "says"),
+    [
+        ('{"index":500,"message":{"content":"x"}}', "choices=128"),
+        (
+            '{"message":{"content":"x","annotations":[' + "[]," * 9999 + "[]]}}",
+            "the reply has more than values=100000",
+        ),
+    ],
+)
+async def test_limits_of_a_whole_reply_in_place_of_a_stream(start: Start, choice: str, says: str) -> None:
+    _, client = await start(
+        reply_bytes(f'{{"choices":[{choice}]}}'.encode(), content_type="application/json")
+    )
+    _, error, _ = await read(client)
+    assert isinstance(error, StreamLimitError)
+    assert says in error.message
