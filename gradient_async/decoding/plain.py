@@ -33,6 +33,8 @@ _NO_JSON: dict[type, str] = {
 # scalars.
 _DUMPS = ("model_dump", "to_dict", "tolist")
 _LEAVES = frozenset({str, int, bool, type(None)})  # without float, because NaN is a float
+PLAIN = _LEAVES | {float, dict, list}
+"""The types of plain data."""
 _TOO_DEEP = f"nested too deep, more than {MAX_DEPTH} levels"
 _MAX_UNWRAPPED = 8  # how many conversions in a row may return another object
 
@@ -70,7 +72,7 @@ class NoJSONError(Exception):
         return escape("".join(steps).removeprefix("."), _MAX_PATH)
 
 
-def to_plain(value: Any, depth: int = 0, unwrapped: int = 0) -> Any:
+def to_plain(value: object, depth: int = 0, unwrapped: int = 0) -> Any:
     """Convert a value of the caller to plain data. Half a surrogate pair in a text is not refused here.
 
     Args:
@@ -81,7 +83,7 @@ def to_plain(value: Any, depth: int = 0, unwrapped: int = 0) -> Any:
     Raises:
         NoJSONError: If the value, or anything in it, has no JSON form, is nested too deep, or contains itself.
     """
-    kind = cast("type[Any]", type(value))
+    kind = type(value)
     if kind in _LEAVES:
         return value
     if kind is dict:
@@ -102,16 +104,17 @@ def to_plain(value: Any, depth: int = 0, unwrapped: int = 0) -> Any:
     return to_plain(_unwrapped(value), depth, unwrapped + 1)
 
 
-def _plain_fields(value: dict[Any, Any], depth: int) -> dict[str, Any]:
+def _plain_fields(value: Any, depth: int) -> dict[str, Any]:
     if depth == MAX_DEPTH:
         raise NoJSONError(_TOO_DEEP, value)
     fields: dict[str, Any] = {}
     name: str | None = None
+    item: object
     try:
         for key, item in value.items():
             name = None
             name = key if type(key) is str else _plain_name(key)
-            kind = cast("type[Any]", type(item))
+            kind = type(item)
             # The same as `to_plain`, without a call for each item: tools and parts have thousands of items.
             if kind in _LEAVES:
                 fields[name] = item
@@ -127,13 +130,18 @@ def _plain_fields(value: dict[Any, Any], depth: int) -> dict[str, Any]:
     return fields
 
 
-def _plain_items(value: list[Any], depth: int) -> list[Any]:
+def _plain_items(value: Any, depth: int) -> list[Any]:
     if depth == MAX_DEPTH:
         raise NoJSONError(_TOO_DEEP, value)
     items: list[Any] = []
+    item: object
     try:
         for item in value:
-            items.append(item if type(item) in _LEAVES else to_plain(item, depth + 1))  # noqa: PERF401  # counted below
+            kind = type(item)
+            if kind is dict:
+                items.append(_plain_fields(item, depth + 1))
+            else:
+                items.append(item if kind in _LEAVES else to_plain(item, depth + 1))
     except NoJSONError as refused:
         refused.inside(value, len(items))
         raise

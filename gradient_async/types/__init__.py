@@ -127,4 +127,4 @@ __all__ = [
 ]
 
 # The types of messages and parameters that msgspec converts. Their tables include the types of their fields.
-build_tables(ChatCompletion, ChatCompletionChunk, ModelInfo, ChatCompletionParams, AgentCompletionParams)
+build_tables(ChatCompletion, ChatCompletionChunk, ModelInfo)
