@@ -87,7 +87,7 @@ def to_plain(value: object, depth: int = 0, unwrapped: int = 0) -> Any:
     if kind in _LEAVES:
         return value
     if kind is dict:
-        return _plain_fields(value, depth)
+        return plain_fields(value, depth)
     if kind is list:
         return _plain_items(value, depth)
     # The methods of the base class are called, because a subclass may override them.
@@ -104,7 +104,8 @@ def to_plain(value: object, depth: int = 0, unwrapped: int = 0) -> Any:
     return to_plain(_unwrapped(value), depth, unwrapped + 1)
 
 
-def _plain_fields(value: Any, depth: int) -> dict[str, Any]:
+def plain_fields(value: Any, depth: int = 0) -> dict[str, Any]:
+    """Convert a dictionary, as `to_plain` does."""
     if depth == MAX_DEPTH:
         raise NoJSONError(_TOO_DEEP, value)
     fields: dict[str, Any] = {}
@@ -112,14 +113,17 @@ def _plain_fields(value: Any, depth: int) -> dict[str, Any]:
     item: object
     try:
         for key, item in value.items():
-            name = None
-            name = key if type(key) is str else _plain_name(key)
+            if type(key) is str:
+                name = key
+            else:
+                name = None
+                name = _plain_name(key)
             kind = type(item)
             # The same as `to_plain`, without a call for each item: tools and parts have thousands of items.
-            if kind in _LEAVES:
+            if kind is str or kind in _LEAVES:
                 fields[name] = item
             elif kind is dict:
-                fields[name] = _plain_fields(item, depth + 1)
+                fields[name] = plain_fields(item, depth + 1)
             elif kind is list:
                 fields[name] = _plain_items(item, depth + 1)
             elif is_given(item):
@@ -139,7 +143,7 @@ def _plain_items(value: Any, depth: int) -> list[Any]:
         for item in value:
             kind = type(item)
             if kind is dict:
-                items.append(_plain_fields(item, depth + 1))
+                items.append(plain_fields(item, depth + 1))
             else:
                 items.append(item if kind in _LEAVES else to_plain(item, depth + 1))
     except NoJSONError as refused:

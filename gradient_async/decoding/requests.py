@@ -12,15 +12,16 @@ import msgspec
 from ..errors import InvalidRequestError
 from ..types import AgentCompletionParams, ChatCompletionParams, is_given
 from ..types.model import build_tables
-from .plain import PLAIN, NoJSONError, encode, is_list_like, shown, to_plain
+from .plain import PLAIN, NoJSONError, encode, is_list_like, plain_fields, shown, to_plain
 
 
 def _struct_of(params: type) -> type[msgspec.Struct]:
     """Make a Struct of the parameters in a TypedDict: msgspec converts to it in a tenth of the time."""
-    fields: list[tuple[str, Any, None]] = []
+    fields: list[tuple[str, Any] | tuple[str, Any, None]] = []
     for name, hint in get_type_hints(params, include_extras=True).items():
-        fields.append((name, get_args(hint)[0] if get_origin(hint) is Required else hint, None))
-    return msgspec.defstruct(params.__name__, fields)
+        required = get_origin(hint) is Required
+        fields.append((name, get_args(hint)[0]) if required else (name, hint, None))
+    return msgspec.defstruct(params.__name__, fields, kw_only=True)
 
 
 _CHAT = frozenset(ChatCompletionParams.__annotations__)
@@ -67,14 +68,23 @@ def check_params(
         TypeError: If a name is unknown, or ``messages`` or ``model`` is missing.
         InvalidRequestError: If a value is outside its documented limit.
     """
-    arguments = list_iterables(
-        {name: value for name, value in params.items() if type(value) in PLAIN or is_given(value)}
-    )
     known = _AGENT if agent else _CHAT
-    if not known.issuperset(arguments):
-        raise _unknown_name(next(name for name in arguments if name not in known), known)
+    arguments = {**params}
+    for name, value in params.items():
+        if name not in known or type(value) not in PLAIN:
+            arguments = _given(params, known)
+            break
     if validate:
         _validate(arguments, stream=stream, agent=agent)
+    return arguments
+
+
+def _given(params: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """Return the arguments that are given, with iterables converted to lists, and refuse unknown names among them."""
+    arguments = list_iterables({name: value for name, value in params.items() if is_given(value)})
+    for name in arguments:
+        if name not in known:
+            raise _unknown_name(name, known)
     return arguments
 
 
@@ -103,14 +113,14 @@ def encode_request(
     Raises:
         InvalidRequestError: If a value has no JSON form, is nested too deep, or contains itself; ``param`` is its path.
     """
-    body = dict(params)
+    body = {**params}
     if stream is not None:
         body["stream"] = stream
     if extra_body:
         body.update(extra_body)
     refusal: NoJSONError
     try:
-        return encode(to_plain(body))
+        return encode(plain_fields(body))
     except NoJSONError as refused:
         refusal = refused.with_traceback(None)
     raise _cannot_be_sent(refusal)
@@ -133,20 +143,22 @@ def _unknown_name(name: str, known: frozenset[str]) -> TypeError:
 
 
 def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
-    for name in ("messages",) if agent else ("messages", "model"):
-        if name not in arguments:
-            raise TypeError(f"missing required keyword argument {name!r}")
     message = _mismatch(arguments, agent=agent)
     if message:
+        for name in ("messages",) if agent else ("messages", "model"):
+            if name not in arguments:
+                raise TypeError(f"missing required keyword argument {name!r}")
         # The value may be convertible to its type, for example a number of numpy.
         others = {name: value for name, value in arguments.items() if name != "messages"}
         arguments.update(_plain(others))
         message = _mismatch(arguments, agent=agent)
     if not message:
         _validate_messages(arguments["messages"])
-        if arguments.get("top_logprobs") is not None and arguments.get("logprobs") is not True:
+        if "top_logprobs" in arguments and not (
+            arguments["top_logprobs"] is None or arguments.get("logprobs") is True
+        ):
             raise _invalid("top_logprobs", arguments["top_logprobs"], "it requires logprobs=True")
-        if arguments.get("stream_options") is not None and not stream:
+        if not stream and "stream_options" in arguments and arguments["stream_options"] is not None:
             raise _invalid("stream_options", arguments["stream_options"], "it requires stream=True")
         return
     # msgspec says "Expected `int` <= 128 - at `$.n`", or "... - at `key` in `$.metadata`".
@@ -186,7 +198,7 @@ def _validate_messages(messages: Any) -> None:
     if not messages:
         raise _invalid("messages", messages, "expected at least 1 message")
     for index, message in enumerate(cast("list[Any]", messages)):
-        if not isinstance(message, (dict, Mapping)):  # `dict` first: `isinstance` with an ABC is slow
+        if message.__class__ is not dict and not _is_mapping(message):
             if (
                 isinstance(message, msgspec.Struct)
                 or hasattr(message, "model_dump")
@@ -194,18 +206,21 @@ def _validate_messages(messages: Any) -> None:
             ):
                 continue  # the message of a reply, or an object of another library
             raise _invalid(f"messages[{index}]", message, "expected a dictionary or a reply's message")
-        entry = cast("Mapping[str, Any]", message)
-        role = entry.get("role")
+        role = message.get("role")
         if not isinstance(role, str):
             role = _plain(role, "messages", index, "role")
         if role not in _ROLES:
             raise _invalid(f"messages[{index}].role", role, f"expected one of {', '.join(_ROLES)}")
-        if not isinstance(entry.get("content"), str):
-            _validate_content(entry, role, index)
-        if role == "tool" and not isinstance(entry.get("tool_call_id"), str):
+        if not isinstance(message.get("content"), str):
+            _validate_content(message, role, index)
+        if role == "tool" and not isinstance(message.get("tool_call_id"), str):
             raise _invalid(
-                f"messages[{index}].tool_call_id", entry.get("tool_call_id"), "expected the id of the call"
+                f"messages[{index}].tool_call_id", message.get("tool_call_id"), "expected the id of the call"
             )
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _validate_content(message: Mapping[str, Any], role: str, index: int) -> None:
