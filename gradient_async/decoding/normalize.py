@@ -40,6 +40,8 @@ DECODE_ERRORS = (ValueError, RecursionError)
 
 # One call in C reads all of these fields of a message or delta.
 _answer_of = attrgetter(*ANSWER_FIELDS)
+DOCUMENTED_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
+"""The documented values of a finish_reason. Nearly every value is one of these, and needs no other test."""
 # Values that some servers send for a finish_reason of null, in lower case.
 _NOT_FINISHED = frozenset({"", "null", "none", "nil", "undefined", "false", "0"})
 

@@ -28,6 +28,7 @@ from .error_bodies import ErrorBody, describe_error, find_glued_error
 from .logprobs import give_back, take_logprobs
 from .normalize import (
     DECODE_ERRORS,
+    DOCUMENTED_REASONS,
     clean,
     describe_decode_error,
     is_object,
@@ -116,9 +117,11 @@ def _quoted(body: Any) -> str:
 
 
 def _may_hide_text(completion: ChatCompletion, content: bytes) -> bool:
-    # A list, because a generator takes longer, and there is nearly always one choice.
-    silent = any([is_silent(choice.message) for choice in completion.choices])  # noqa: C419
-    return silent and may_hide_text(content, "message")
+    for choice in completion.choices:
+        message = choice.message
+        if not message.content and is_silent(message):  # nearly every message has content
+            return may_hide_text(content, "message")
+    return False
 
 
 def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -> None:
@@ -164,7 +167,7 @@ def reply_error(content: bytes) -> ErrorBody | None:
 
 def is_stream(content: bytes) -> bool:
     """Whether the body of a reply begins like an event stream; JSON never does. The content type does not matter."""
-    return _STREAM.match(content) is not None
+    return content[:1] != b"{" and _STREAM.match(content) is not None  # nearly every body is an object
 
 
 def _finish(completion: ChatCompletion, taken: Sequence[ChoiceLogprobs | None]) -> ChatCompletion:
@@ -177,8 +180,11 @@ def _finish(completion: ChatCompletion, taken: Sequence[ChoiceLogprobs | None]) 
     if taken:
         give_back(choices, taken)
     for choice in choices:
-        normalize_message(choice.message)
-        choice.finish_reason = normalize_finish_reason(choice.finish_reason)
+        message = choice.message
+        if message._reasoning is not None or message.tool_calls is not None:
+            normalize_message(message)
+        if choice.finish_reason not in DOCUMENTED_REASONS:
+            choice.finish_reason = normalize_finish_reason(choice.finish_reason)
     if len(choices) > 1:
         if len({choice.index for choice in choices}) < len(choices):
             # Some servers send no index, or the same index for all choices.

@@ -75,7 +75,8 @@ class CompletionUsage(Model, gc=False, kw_only=True):
     def __post_init__(self) -> None:
         # Some servers leave the sum out, or report a sum that is too small.
         both = self.prompt_tokens + self.completion_tokens
-        self.total_tokens = max(self.total_tokens, both)
+        if self.total_tokens < both:  # noqa: PLR1730  # `max` takes longer, and every reply comes by
+            self.total_tokens = both
 
 
 U = TypeVar("U", bound=Model)
