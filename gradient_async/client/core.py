@@ -386,8 +386,10 @@ class Core:
             The reply, with its body unread.
         """
         params: Mapping[str, Any] = arguments
+        options: Mapping[str, Any] = {}
         extra_body: Mapping[str, Any] = {}
         if not _OPTIONS.isdisjoint(arguments):
+            options = arguments
             check_options(arguments)
             extra_body = arguments.get("extra_body") or {}
             # A parameter that extra_body replaces is not sent, and need not be valid.
@@ -401,10 +403,13 @@ class Core:
             stream=bool(stream),
             agent=operation == "agent",
             # The check requires messages and model, which extra_body may contain instead.
-            validate=self.settings.validate and extra_body.keys().isdisjoint({"messages", "model"}),
+            validate=self.settings.validate
+            and (not extra_body or extra_body.keys().isdisjoint({"messages", "model"})),
         )
-        body = encode_request(params, stream=stream if is_given(stream) else None, extra_body=extra_body)
-        call = self._template(operation, arguments, stream=bool(stream))
+        if stream is not None and not is_given(stream):
+            stream = None
+        body = encode_request(params, stream=stream, extra_body=extra_body)
+        call = self._template(operation, options, stream=bool(stream))
         call = msgspec.structs.replace(call, body=body, params=params, lease=lease)
         return await self.connections.manager.send(call)
 
@@ -416,13 +421,12 @@ class Core:
         """Return a call without body and parameters."""
         settings = self.settings
         template = self._templates.get((operation, stream))
-        if options.get("extra_headers") or options.get("extra_query"):
+        if options and (options.get("extra_headers") or options.get("extra_query")):
             template = RequestTemplate(settings, operation, options, stream=stream)
         elif template is None or not template.suits(settings):
             template = RequestTemplate(settings, operation, options, stream=stream)
             self._templates[operation, stream] = template
-        timeout = options.get("timeout", NOT_GIVEN)
-        if not is_given(timeout):
+        if not options or not is_given(timeout := options.get("timeout", NOT_GIVEN)):
             return template.call
         return msgspec.structs.replace(template.call, timeout=Timeout.of(timeout))
 
