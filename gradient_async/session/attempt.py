@@ -239,7 +239,7 @@ class Attempt:
         reply.sent = progress.sent
         reply.queued = progress.queued
         if self._trace is not None:
-            self._trace.response(reply.status, reply.headers, progress.queued, time.time())
+            self._trace.response(reply.status, reply.headers, reply.rate_limits, progress.queued)
         return reply
 
     async def _refusal(self, reply: Reply, coding: str | None) -> APIError:

@@ -156,6 +156,14 @@ class Body:
             self.waited += now - self._since
             self._since = None
 
+    def take_rest(self) -> bytes | None:
+        """Return all that has not been read, if the end of the body has arrived; None if `read` has to be called."""
+        content = self._content
+        if self._error is not None or not content.is_eof() or content.exception() is not None:
+            return None
+        self.read_at = self._loop.time()
+        return content.read_nowait()
+
     async def read(self) -> bytes:
         """Wait until bytes have arrived, and return them; b"" at the end of the body.
 
@@ -165,12 +173,11 @@ class Body:
             Expired: If a time limit ran out.
             ConfigurationError: If another task is reading this body, or if the reply belongs to another event loop.
         """
+        rest = Body.take_rest(self)
+        if rest is not None:
+            return rest
         if self._error is not None:
             raise copy_of(self._error)
-        content = self._content
-        if content.is_eof() and content.exception() is None:
-            self.read_at = self._loop.time()
-            return content.read_nowait()  # the whole body has arrived, so there is nothing to wait for
         self._refuse_misuse()
         try:
             return await self._read()
@@ -369,7 +376,7 @@ class Body:
 
     def abandon(self) -> None:
         """Close the body in its own loop. Any thread may call this method, and so may a finaliser."""
-        if self._loop.is_closed() or (self._timer is None and self._response.closed):
+        if (self._timer is None and self._response.closed) or self._loop.is_closed():
             return
         if runs_here(self._loop):
             self.close()
@@ -397,6 +404,9 @@ class _GzipBody(Body):
         self._gunzip = Gunzip(limits)
 
     def start_read(self) -> None:
+        """Return None, so that the caller calls `read`, which decompresses."""
+
+    def take_rest(self) -> None:
         """Return None, so that the caller calls `read`, which decompresses."""
 
     async def read(self) -> bytes:

@@ -53,7 +53,6 @@ class Reply:
     Attributes:
         status: HTTP status.
         http_version: HTTP version, such as ``HTTP/1.1``.
-        headers: The reply's headers.
         rate_limits: The rate limits in the headers.
         request: The request.
         body: The body.
@@ -70,9 +69,10 @@ class Reply:
 
     __slots__ = (
         "__weakref__",
+        "_headers",
+        "_names_and_values",
         "attempts",
         "body",
-        "headers",
         "http_version",
         "limits",
         "n",
@@ -101,9 +101,12 @@ class Reply:
         version = response.version or aiohttp.HttpVersion11
         usual = version == aiohttp.HttpVersion11  # nearly always; then all replies share one string
         self.http_version = "HTTP/1.1" if usual else f"HTTP/{version.major}.{version.minor}"
-        self.headers = Headers(response.headers.items())
-        # Computed now, because durations in the headers count from the arrival of the reply.
-        self.rate_limits: RateLimits | None = rate_limits(self.headers, time.time())
+        self._names_and_values = response.headers
+        self._headers: Headers | None = None
+        self.rate_limits: RateLimits | None = None
+        if "ratelimit" in "\n".join(response.headers).lower():
+            # Computed now, because durations in the headers count from the arrival of the reply.
+            self.rate_limits = rate_limits(self.headers, time.time())
         self.request = request
         self.body = body
         self.attempts = 1
@@ -118,8 +121,17 @@ class Reply:
         self.received = asyncio.get_running_loop().time()
 
     @property
+    def headers(self) -> Headers:
+        """The reply's headers, made at the first use: a small reply is decoded without them."""
+        if self._headers is None:
+            self._headers = Headers(self._names_and_values.items())
+        return self._headers
+
+    @property
     def request_id(self) -> str | None:
         """The server's id of the request, from the headers, escaped and cut."""
+        if "x-request-id" not in self._names_and_values:
+            return None
         request_id = self.headers.get("x-request-id")
         # Nearly always there is nothing to escape, and one check is cheaper.
         if request_id is None or (request_id.isprintable() and len(request_id) <= MAX_ID):
@@ -202,13 +214,20 @@ class Reply:
         """
         pieces: list[bytes] = []
         size = 0
+        max_size = limits.body_bytes
         failure: APIError
         try:
-            while data := await self.body.read():
+            data = self.body.take_rest()
+            if data is None:
+                data = await self.body.read()
+            elif max_size is None or len(data) <= max_size:
+                return data  # the usual case: the headers of a small reply come with its body
+            while data:
                 pieces.append(data)
                 size += len(data)
-                if limits.body_bytes is not None and size > limits.body_bytes:
+                if max_size is not None and size > max_size:
                     break
+                data = await self.body.read()
         except (APIError, Expired) as error:
             failure = self._failure(error.with_traceback(None), size)
         else:
@@ -217,7 +236,7 @@ class Reply:
             failure = APIResponseValidationError(
                 "the reply is cut: its gzip body has no end"
                 if self.body.cut
-                else f"the reply has more than body_bytes={limits.body_bytes} bytes; "
+                else f"the reply has more than body_bytes={max_size} bytes; "
                 "raise Limits(body_bytes=...) if that is intended"
             )
         finally:

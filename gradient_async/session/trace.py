@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from ..errors import APIError, escape
 from ..hooks import CallInfo, Hook, Outcome
-from ..policy.ratelimit import rate_limits
 from .exceptions import request_id_of
 
 if TYPE_CHECKING:
-    from ..types import ChatCompletion, Headers
+    from ..types import ChatCompletion, Headers, RateLimits
     from .call import Call
 
 __all__ = ["Trace", "log"]
@@ -63,19 +62,21 @@ class Trace:
         for hook in self._hooks:
             self._tell(hook.on_request)
 
-    def response(self, status: int, headers: Headers, queued: float, now: float) -> None:
+    def response(
+        self, status: int, headers: Headers, rate_limits: RateLimits | None, queued: float
+    ) -> None:
         """Report that the headers of a reply have arrived.
 
         Args:
             status: HTTP status.
             headers: The reply's headers.
+            rate_limits: The rate limits in the headers.
             queued: Seconds that the request waited for a free connection.
-            now: Unix time in seconds.
         """
         info = self.info
         info.status_code = status
         info.request_id = self._shown(request_id_of(headers))
-        info.rate_limits = rate_limits(headers, now)
+        info.rate_limits = rate_limits
         info.queued += queued
         info.elapsed = self._loop.time() - self._started
         log.debug(
