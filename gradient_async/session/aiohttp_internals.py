@@ -112,11 +112,12 @@ class RequestHead:
     Attributes:
         loop: The event loop of the connector.
         request: The request with which the connector is asked for a connection.
+        info: What a response keeps of the request.
         usual: Whether `Connector.send` may write such requests; requests with some headers are left to aiohttp.
         start: The bytes of such a request up to the length of its body.
     """
 
-    __slots__ = ("__weakref__", "loop", "request", "start", "usual")
+    __slots__ = ("__weakref__", "info", "loop", "request", "start", "usual")
 
     def __init__(self, session: aiohttp.ClientSession, call: Call) -> None:
         url = url_of(call)
@@ -129,6 +130,7 @@ class RequestHead:
             data=b"",
             loop=self.loop,
         )
+        self.info = self.request.request_info
         lines = [f"{call.method} {url.raw_path_qs} HTTP/1.1"]
         lines += [
             f"{name}: {value}" for name, value in self.request.headers.items() if name != hdrs.CONTENT_LENGTH
@@ -207,7 +209,7 @@ class Connector(connector.Connector):
                 writer=None,
                 continue100=None,
                 timer=_NO_TIMER,
-                request_info=request.request_info,
+                request_info=head.info,
                 traces=[],
                 loop=self._loop,
                 session=session,

@@ -18,6 +18,7 @@ import contextlib
 import functools
 import re
 import socket
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
@@ -243,12 +244,13 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, *, max_connections: int, **options: Any) -> None:
         # With aiohttp's own limit, only signals show whether a request waits for its turn or for a new connection. So
-        # aiohttp's limit is off, and the semaphore below limits the connections.
+        # aiohttp's limit is off, and the places below limit the connections. A semaphore of asyncio asks all waiters at each
+        # request, even if there are none.
         super().__init__(  # pyright: ignore[reportUnknownMemberType]  # aiohttp's own types are partial
             limit=0, socket_factory=open_socket, **options
         )
-        self._slots = asyncio.Semaphore(max_connections)
-        self._clock = asyncio.get_running_loop().time
+        self._places = max_connections  # free places; 0 while any request waits
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self.files = OpenFiles.of(asyncio.get_running_loop())
 
     async def connect(self, *arguments: Any, **options: Any) -> connector.Connection:
@@ -259,10 +261,10 @@ class Connector(aiohttp.TCPConnector):
             HttpProcessingError: If the server at once sent something other than HTTP.
         """
         progress = current.get()
-        queued_at = self._clock() if self._slots.locked() else None
-        await self._slots.acquire()
-        if queued_at is not None:
-            progress.queued += self._clock() - queued_at
+        if self._places:
+            self._places -= 1
+        else:
+            await self._wait_for_place(progress)
         connection: connector.Connection | None = None
         try:
             while True:
@@ -287,7 +289,7 @@ class Connector(aiohttp.TCPConnector):
         except BaseException:
             if connection is not None:
                 connection.close()
-            self._slots.release()
+            self._free_place()
             raise
         self.files.in_use += 1
         connection.add_callback(self._give_back)
@@ -299,9 +301,34 @@ class Connector(aiohttp.TCPConnector):
     def _give_back(self) -> None:
         """Give the place of a connection that is no longer in use to another request."""
         self.files.in_use -= 1
-        self._slots.release()
+        self._free_place()
         if self.files.line:
             self.files.wake()
+
+    async def _wait_for_place(self, progress: AttemptProgress) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        future = loop.create_future()
+        self._waiting.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                with contextlib.suppress(ValueError):  # `_free_place` may have taken it out already
+                    self._waiting.remove(future)
+            else:
+                self._free_place()  # the place was given to this request, which cannot use it any more
+            raise
+        progress.queued += loop.time() - began
+
+    def _free_place(self) -> None:
+        """Give a place to the request that has waited longest, or keep it free."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+        self._places += 1
 
 
 def _used_by(connection: connector.Connection) -> Connection | None:

@@ -62,9 +62,7 @@ class Trace:
         for hook in self._hooks:
             self._tell(hook.on_request)
 
-    def response(
-        self, status: int, headers: Headers, rate_limits: RateLimits | None, queued: float
-    ) -> None:
+    def response(self, status: int, headers: Headers, rate_limits: RateLimits | None, queued: float) -> None:
         """Report that the headers of a reply have arrived.
 
         Args:

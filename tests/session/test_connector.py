@@ -12,7 +12,7 @@ from aiohttp.client_proto import ResponseHandler
 from client_calls import Start, create_completion
 
 from gradient_async import APIConnectionError, AsyncGradient, OverloadedError
-from gradient_async.session.connector import Connection, _begin_to_use
+from gradient_async.session.connector import Connection, Connector, _begin_to_use
 from gradient_async.session.exceptions import UnsentError
 from gradient_async.testing import Connection as ServerConnection
 from gradient_async.testing import head, http_chunk, reply_json, serve
@@ -167,3 +167,26 @@ async def test_a_queue_is_first_come_first_served(start: Start) -> None:
     tasks[2].cancel()
     await asyncio.wait(tasks)
     assert [0, 1, 3, 4, 5] == ended
+
+
+@pytest.mark.parametrize("moment", ["while it waits", "just before its turn", "just behind its turn"])
+async def test_a_cancelled_request_passes_its_place_on(moment: str) -> None:
+    connector = Connector(max_connections=0)
+    progress: Any = SimpleNamespace(queued=0.0)
+    first, second = [asyncio.create_task(connector._wait_for_place(progress)) for _ in range(2)]
+    await asyncio.sleep(0)
+    if moment == "just behind its turn":
+        connector._free_place()
+        first.cancel()
+    else:
+        first.cancel()
+        if moment == "while it waits":
+            await asyncio.sleep(0)
+        connector._free_place()
+    await asyncio.wait([first, second])
+    assert first.cancelled()
+    assert second.exception() is None
+    assert connector._places == 0
+    connector._free_place()
+    assert connector._places == 1
+    await connector.close()
