@@ -87,12 +87,45 @@ def _setting(name: str) -> Any:
     return property(read, _conceal(change))
 
 
+def _resource(name: str) -> Any:
+    """Return a property of the client for a resource, which code such as a test may replace by an object of its own.
+
+    It is a property, because `create_autospec(AsyncGradient)` does not see attributes of an instance, or the type of a
+    cached property.
+    """
+
+    def read(self: AsyncGradient) -> Any:
+        return self._resources[name]
+
+    def change(self: AsyncGradient, value: Any) -> None:
+        self._resources[name] = value
+
+    def restore(self: AsyncGradient) -> None:
+        self._resources[name] = _RESOURCES[name](self._core)
+
+    return property(read, change, restore)
+
+
+_RESOURCES: dict[str, Callable[[Core], Any]] = {
+    "chat": lambda core: Chat(Completions(core)),
+    "agents": Agents,
+    "models": Models,
+    "with_raw_response": RawClient,
+    "with_streaming_response": StreamingClient,
+}
+
+
 class AsyncGradient:
     """Client of DigitalOcean Gradient's chat completions.
 
     You can make a client at import time, outside any event loop, and use it in several loops. Each loop has
     its own connections, which are opened on first use and closed with the loop at the latest. An option that
     is not given is read from its environment variable, if it has one, and otherwise has a default.
+
+    The resources are ``chat`` with the completions of models, ``agents`` with those of the agent at
+    ``agent_endpoint``, and ``models``. Under ``with_raw_response`` the same resources return status, headers and
+    body, and ``await .parse()`` gives the result; under ``with_streaming_response`` they are for ``async with``, and
+    return a response whose body has not been read. Each resource is the same object at each access.
 
     The settings ``timeout``, ``max_retries``, ``retry``, ``limits``, ``strict``, ``validate``,
     ``on_bad_event``, ``default_headers``, ``default_query`` and ``hooks`` are also attributes. A change of an
@@ -127,6 +160,12 @@ class AsyncGradient:
     Raises:
         ConfigurationError: If an option can't be used. If the key is missing, the first call raises.
     """
+
+    chat: Chat[Completions] = _resource("chat")
+    agents: Agents = _resource("agents")
+    models: Models = _resource("models")
+    with_raw_response: RawClient = _resource("with_raw_response")
+    with_streaming_response: StreamingClient = _resource("with_streaming_response")
 
     timeout: Timeout = _setting("timeout")
     max_retries: int = _setting("max_retries")
@@ -204,39 +243,7 @@ class AsyncGradient:
         self._is_copy = is_copy
         # Each resource is made once, so that code that replaces one of its methods, such as a test with a mock, affects
         # all later calls.
-        self._chat = Chat(Completions(core))
-        self._agents = Agents(core)
-        self._models = Models(core)
-        self._raw = RawClient(core)
-        self._streaming = StreamingClient(core)
-
-    # Resources. They are plain properties of the class, because `create_autospec(AsyncGradient)` does not see
-    # attributes of an instance, or the type of a cached property.
-
-    @property
-    def chat(self) -> Chat[Completions]:
-        """Completions of models."""
-        return self._chat
-
-    @property
-    def agents(self) -> Agents:
-        """Completions of the agent at ``agent_endpoint``."""
-        return self._agents
-
-    @property
-    def models(self) -> Models:
-        """The models that the key may use."""
-        return self._models
-
-    @property
-    def with_raw_response(self) -> RawClient:
-        """The same resources; their calls return status, headers and body, and ``await .parse()`` gives the result."""
-        return self._raw
-
-    @property
-    def with_streaming_response(self) -> StreamingClient:
-        """The same resources for ``async with``; their calls return a response whose body has not been read."""
-        return self._streaming
+        self._resources = {name: make(core) for name, make in _RESOURCES.items()}
 
     # Endpoints and keys
 

@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
-from unittest.mock import MagicMock, create_autospec, patch
+from unittest.mock import AsyncMock, MagicMock, create_autospec, patch
 
 import aiohttp
 import pytest
@@ -299,6 +299,31 @@ async def test_a_method_of_a_resource_can_be_replaced(start: Start) -> None:
     create.assert_awaited_once_with(model="m", messages=MESSAGES)
     assert (await create_completion(client)).choices
     assert len(server.requests) == 2
+
+
+async def test_a_method_of_a_resource_can_be_set(start: Start) -> None:
+    """By plain assignment, whatever is asked for in the meantime."""
+    server, client = await start()
+    answer = ChatCompletion()
+    create = AsyncMock(return_value=answer)
+    client.chat.completions.create = create  # type: ignore[method-assign]  # pyright: ignore[reportAttributeAccessIssue]  # as tests do
+    _ = client.agents, client.with_options(timeout=5)
+    assert answer is await client.chat.completions.create(model="m", messages=MESSAGES)
+    create.assert_awaited_once_with(model="m", messages=MESSAGES)
+    assert [] == server.requests
+
+
+@pytest.mark.parametrize("name", ["chat", "agents", "models", "with_raw_response", "with_streaming_response"])
+async def test_a_resource_can_be_replaced(name: str) -> None:
+    """Of this client alone; ``patch.object`` and ``del`` put back what works."""
+    client = AsyncGradient(model_access_key="k")
+    kind, mock = type(getattr(client, name)), MagicMock()
+    with patch.object(client, name, mock):
+        assert mock is getattr(client, name)
+        assert kind is type(getattr(client.with_options(), name))
+    assert kind is type(getattr(client, name))
+    setattr(client, name, mock)
+    assert mock is getattr(client, name)
 
 
 Call = Callable[[AsyncGradient], Coroutine[Any, Any, Any]]
