@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -166,12 +166,14 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
         agent_url: Base of the URLs for an agent; None if no agent is set.
         model_key: Key for inference, or None.
         agent_key: Key for the agent, or None.
+        access_token: Personal access token, which is the key for inference if there is no other; or None.
     """
 
     inference_url: str
     agent_url: str | None = None
     model_key: Secret | None = None
     agent_key: Secret | None = None
+    access_token: Secret | None = None
 
 
 _VARIABLES: dict[str, tuple[str, ...]] = {
@@ -210,8 +212,40 @@ def from_env(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+EndpointOptions: TypeAlias = Mapping[str, str | Secret | None]
+
+
+def replace_options(options: EndpointOptions, changes: EndpointOptions) -> EndpointOptions:
+    """Return endpoints and keys with some of them replaced, so that each of the new ones is in use.
+
+    Of options that are given together, `resolve` prefers some to others: a base URL to an endpoint, a model access key to
+    a token. Of options that are given one after the other, the last one counts.
+
+    Args:
+        options: The options of `resolve`.
+        changes: Options in place of those; None and "" count as unset.
+    """
+    changed: dict[str, str | Secret | None] = {**options, **changes}
+    if "model_access_key" in changes or "api_key" in changes:
+        changed["model_access_key"] = changes.get("model_access_key") or changes.get("api_key")
+        changed["api_key"] = None
+    elif changes.get("access_token"):
+        changed["model_access_key"] = changes["access_token"]
+    elif "access_token" in changes and changed.get("model_access_key") == options.get("access_token"):
+        changed["model_access_key"] = None  # the token that is taken away was the key for inference
+    base = changed.pop("base_url", None)
+    for part in ("inference", "agent"):
+        if "base_url" in changes:
+            changed[f"{part}_base_url"] = base
+        elif changes.get(f"{part}_endpoint"):
+            changed[f"{part}_base_url"] = None
+        elif base:
+            changed[f"{part}_base_url"] = base
+    return changed
+
+
 def resolve(
-    options: Mapping[str, str | Secret | None],
+    options: EndpointOptions,
     environ: Mapping[str, str],
     *,
     allow_insecure_http: bool = False,
@@ -219,8 +253,8 @@ def resolve(
     """Combine arguments, environment and defaults, in that order of precedence.
 
     Args:
-        options: Arguments of the constructor: the options of `from_env`, and ``api_key``. None and "" count as
-            unset.
+        options: Arguments of the constructor: the options of `from_env`, and ``api_key``; or the result of
+            `replace_options`. None and "" count as unset.
         environ: Usually ``os.environ``.
         allow_insecure_http: Whether to accept plain http to a host that is neither loopback nor private.
 
@@ -248,8 +282,12 @@ def _resolve(
 
     # A base URL from the environment must not replace an endpoint that is an argument.
     base = arguments.get("base_url")
-    model_base = base or (None if "inference_endpoint" in arguments else env.get("base_url"))
-    agent_base = base or (None if "agent_endpoint" in arguments else env.get("base_url"))
+    model_base = arguments.get("inference_base_url", base)
+    agent_base = arguments.get("agent_base_url", base)
+    if "inference_endpoint" not in arguments:
+        model_base = model_base or env.get("base_url")
+    if "agent_endpoint" not in arguments:
+        agent_base = agent_base or env.get("base_url")
 
     def url_of(option: str, value: str) -> str:
         return _check_url(option, value, allow_insecure_http=allow_insecure_http)
@@ -266,11 +304,12 @@ def _resolve(
     elif agent_endpoint:
         agent_url = url_of("agent_endpoint", agent_endpoint) + "/api/v1"
     # A personal access token is accepted for inference too, but is tried last, because it permits far more than inference.
+    access_token = pick("access_token")
     model_key = (
         arguments.get("model_access_key")
         or arguments.get("api_key")
         or env.get("model_access_key")
-        or pick("access_token")
+        or access_token
     )
     agent_key = pick("agent_access_key")
     return Endpoints(
@@ -278,7 +317,18 @@ def _resolve(
         agent_url=agent_url,
         model_key=None if model_key is None else Secret(model_key, "model_access_key"),
         agent_key=None if agent_key is None else Secret(agent_key, "agent_access_key"),
+        access_token=_unused_token(access_token),
     )
+
+
+def _unused_token(token: Any) -> Secret | None:
+    """Return a token that may be in no use; None if it can't be one, as other programs' variables need not concern us."""
+    if token is None:
+        return None
+    try:
+        return Secret(token, "access_token")
+    except ConfigurationError:
+        return None
 
 
 def url_text(option: str, value: Any) -> str:

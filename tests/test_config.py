@@ -223,6 +223,15 @@ class TestKeys:
         assert None is resolve({"access_token": "t", "model_access_key": "m"}, {}).agent_key
 
 
+    def test_a_token(self) -> None:
+        """It is known beside a key for inference; a variable that holds no key is passed over where it is not used."""
+        options = {"model_access_key": "m"}
+        assert Secret("t") == resolve(options | {"access_token": "t"}, {"DIGITALOCEAN_TOKEN": "u"}).access_token
+        assert Secret("u") == resolve(options, {"DIGITALOCEAN_TOKEN": "u"}).access_token
+        assert None is resolve(options, {"DIGITALOCEAN_TOKEN": "no\x01key"}).access_token
+        assert None is resolve(options, {}).access_token
+
+
 AGENT = "https://abc.agents.do-ai.run/api/v1"
 
 

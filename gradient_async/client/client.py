@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
-import msgspec
-
 from ..config import DEFAULT_MAX_RETRIES, Limits, Retry, Timeout, resolve, url_text
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..secrets import Secret, unwrap
 from ..types import NOT_GIVEN, is_given
 from .completions import Agents, Chat, Completions
-from .core import Connections, Core, Settings, check_count
+from .core import NONE_IS_A_VALUE, Connections, Core, Settings, check_count
+from .hints import check_assignment, given_options
 from .models import Models
 from .raw import RawClient, StreamingClient
 
@@ -46,20 +45,15 @@ def _conceal(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def concealed(*args: P.args, **kwargs: P.kwargs) -> T:
-        problem: ConfigurationError | TypeError
+        problem: ConfigurationError | TypeError | AttributeError
         try:
-            return function(*args, **kwargs)
-        except (ConfigurationError, TypeError) as error:
+            return function(*args, **(given_options(kwargs) if kwargs else kwargs))
+        except (ConfigurationError, TypeError, AttributeError) as error:
             problem = type(error)(str(error))
         del args, kwargs
         raise problem
 
     return concealed
-
-
-def _refuse_http_client(http_client: object) -> None:
-    if http_client is not None:
-        raise TypeError("http_client is not supported: pass session=aiohttp.ClientSession(...)")
 
 
 def _hide(options: Mapping[str, Any]) -> dict[str, str | Secret | None]:
@@ -82,9 +76,11 @@ def _setting(name: str) -> Any:
         return getattr(self._core.settings, name)
 
     def change(self: AsyncGradient, value: Any) -> None:
-        self._core.settings = self._core.settings.changed(**{name: value})
+        settings = self._core.settings
+        unset = not is_given(value) or (value is None and name not in NONE_IS_A_VALUE)
+        self._core.settings = settings.with_default(name) if unset else settings.changed(**{name: value})
 
-    return property(read, _conceal(change))
+    return property(read, change)
 
 
 def _resource(name: str) -> Any:
@@ -115,6 +111,19 @@ _RESOURCES: dict[str, Callable[[Core], Any]] = {
 }
 
 
+def _endpoint(name: str, read: Callable[[Settings], str | Secret | None]) -> Any:
+    """Return a property of the client for a URL or a key, which is shown in plain text."""
+
+    def get(self: AsyncGradient) -> str | None:
+        value = read(self._core.settings)
+        return value.reveal() if isinstance(value, Secret) else value
+
+    def change(self: AsyncGradient, value: Any) -> None:
+        self._core.settings = self._core.settings.with_endpoints(_hide({name: value}))
+
+    return property(get, change)
+
+
 class AsyncGradient:
     """Client of DigitalOcean Gradient's chat completions.
 
@@ -128,8 +137,12 @@ class AsyncGradient:
     return a response whose body has not been read. Each resource is the same object at each access.
 
     The settings ``timeout``, ``max_retries``, ``retry``, ``limits``, ``strict``, ``validate``,
-    ``on_bad_event``, ``default_headers``, ``default_query`` and ``hooks`` are also attributes. A change of an
-    attribute applies to later calls.
+    ``on_bad_event``, ``default_headers``, ``default_query`` and ``hooks`` are also attributes, and so are all keys and
+    URLs, in plain text. ``model_access_key`` and ``api_key`` are the key for inference; ``base_url`` is the URL to which
+    the paths of inference requests are appended; ``inference_endpoint`` and ``agent_endpoint`` are the URLs without the
+    version, the latter a `ConfigurationError` if no agent is set. A change of an attribute applies to later calls. A key
+    or URL that is set takes effect as in `with_options`. None means the default, or the environment's key or URL; for
+    ``timeout`` it means no limits.
 
     Args:
         model_access_key: Key for inference; variable ``GRADIENT_MODEL_ACCESS_KEY``.
@@ -167,6 +180,22 @@ class AsyncGradient:
     with_raw_response: RawClient = _resource("with_raw_response")
     with_streaming_response: StreamingClient = _resource("with_streaming_response")
 
+    model_access_key: str | None = _endpoint(
+        "model_access_key", lambda settings: settings.endpoints.model_key
+    )
+    api_key: str | None = _endpoint("api_key", lambda settings: settings.endpoints.model_key)
+    agent_access_key: str | None = _endpoint(
+        "agent_access_key", lambda settings: settings.endpoints.agent_key
+    )
+    access_token: str | None = _endpoint("access_token", lambda settings: settings.endpoints.access_token)
+    base_url: str = _endpoint("base_url", lambda settings: settings.endpoints.inference_url)
+    inference_endpoint: str = _endpoint(
+        "inference_endpoint", lambda settings: settings.endpoints.inference_url.removesuffix("/v1")
+    )
+    agent_endpoint: str = _endpoint(
+        "agent_endpoint", lambda settings: settings.agent_url.removesuffix("/api/v1")
+    )
+
     timeout: Timeout = _setting("timeout")
     max_retries: int = _setting("max_retries")
     retry: Retry = _setting("retry")
@@ -203,9 +232,8 @@ class AsyncGradient:
         trust_env: bool = False,
         allow_insecure_http: bool = False,
         hooks: Iterable[Hook] = (),
-        http_client: None = None,
+        http_client: None = None,  # noqa: ARG002  # `given_options` refuses it
     ) -> None:
-        _refuse_http_client(http_client)
         endpoint_options = _hide(
             {
                 "model_access_key": model_access_key,
@@ -245,39 +273,6 @@ class AsyncGradient:
         # all later calls.
         self._resources = {name: make(core) for name, make in _RESOURCES.items()}
 
-    # Endpoints and keys
-
-    @property
-    def model_access_key(self) -> str | None:
-        """The key for inference, in plain text."""
-        key = self._core.settings.endpoints.model_key
-        return None if key is None else key.reveal()
-
-    @property
-    def agent_access_key(self) -> str | None:
-        """The key for the agent, in plain text."""
-        key = self._core.settings.endpoints.agent_key
-        return None if key is None else key.reveal()
-
-    @property
-    def base_url(self) -> str:
-        """The URL to which the paths of inference requests are appended."""
-        return self._core.settings.endpoints.inference_url
-
-    @property
-    def inference_endpoint(self) -> str:
-        """The URL of the models' server, without the version."""
-        return self._core.settings.endpoints.inference_url.removesuffix("/v1")
-
-    @property
-    def agent_endpoint(self) -> str:
-        """The URL of the agent, without the version.
-
-        Raises:
-            ConfigurationError: If no agent is set.
-        """
-        return self._core.settings.agent_url.removesuffix("/api/v1")
-
     # Copies
 
     @_conceal
@@ -303,18 +298,18 @@ class AsyncGradient:
         default_query: Mapping[str, object] | None = None,
         set_default_query: Mapping[str, object] | None = None,
         hooks: Iterable[Hook] | None = None,
-        http_client: None = None,
+        http_client: None = None,  # noqa: ARG002  # `given_options` refuses it
     ) -> AsyncGradient:
         """Return a copy of the client that has some options changed and shares the connections.
 
-        Closing the copy closes nothing. ``default_headers`` and ``default_query`` are added to those of this
+        Each key and URL that is given is in use, whichever the client used before: ``api_key`` and ``access_token``
+        replace its key for inference, an endpoint also its ``base_url``, and ``base_url`` its endpoints. Closing the copy closes nothing. ``default_headers`` and ``default_query`` are added to those of this
         client, ``set_default_headers`` and ``set_default_query`` replace them. The other options are the same
         as in the constructor.
 
         Raises:
             ConfigurationError: If an option can't be used.
         """
-        _refuse_http_client(http_client)
         endpoint_options = {
             "model_access_key": model_access_key,
             "agent_access_key": agent_access_key,
@@ -327,12 +322,7 @@ class AsyncGradient:
         settings = self._core.settings
         changed_endpoints = {name: value for name, value in endpoint_options.items() if value is not None}
         if changed_endpoints:
-            options = {**settings.endpoint_options, **_hide(changed_endpoints)}
-            settings = msgspec.structs.replace(
-                settings,
-                endpoint_options=options,
-                endpoints=resolve(options, os.environ, allow_insecure_http=settings.allow_insecure_http),
-            )
+            settings = settings.with_endpoints(_hide(changed_endpoints))
         headers = settings.default_headers if set_default_headers is None else set_default_headers
         query = settings.default_query if set_default_query is None else set_default_query
         settings = settings.changed(
@@ -379,6 +369,13 @@ class AsyncGradient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    if not TYPE_CHECKING:  # checkers would accept any name
+
+        @_conceal
+        def __setattr__(self, name: str, value: object) -> None:
+            check_assignment(name)
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         # A traceback may show this repr while `__init__` runs and has not set `_core`.

@@ -8,6 +8,7 @@ after the client is gone.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -17,7 +18,17 @@ import msgspec
 
 from .._version import __version__
 from ..assembly import CompletionAssembler
-from ..config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Endpoints, Limits, Retry, Timeout
+from ..config import (
+    DEFAULT_MAX_RETRIES,
+    DEFAULT_TIMEOUT,
+    EndpointOptions,
+    Endpoints,
+    Limits,
+    Retry,
+    Timeout,
+    replace_options,
+    resolve,
+)
 from ..decoding import (
     ChunkDecoder,
     check_bounds,
@@ -37,7 +48,7 @@ from ..errors import (
     copy_of,
 )
 from ..hooks import Hook
-from ..secrets import Redactor, Secret, check_headers, hide_headers, secrets_in
+from ..secrets import Redactor, check_headers, hide_headers, secrets_in
 from ..session.call import Call, Lease
 from ..stream import ChatCompletionStream, StreamReader, premature_end
 from ..types import NOT_GIVEN, ChatCompletion, ModelList, is_given
@@ -67,6 +78,13 @@ def check_choice(name: str, value: Any, *choices: str) -> Any:
     if value not in choices:
         expected = " or ".join(f'"{choice}"' for choice in choices)
         raise ConfigurationError(f"{name}={value!r}: expected {expected}")
+    return value
+
+
+def check_kind(name: str, value: Any, kind: type[T]) -> T:
+    """Return a value that is of a class."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name}: expected gradient_async.{kind.__name__}(...), not {type(value).__name__}")
     return value
 
 
@@ -129,13 +147,15 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "timeout": Timeout.of,
     "max_retries": lambda value: check_count("max_retries", value, min_=0),
+    "retry": lambda value: check_kind("retry", value, Retry),
+    "limits": lambda value: check_kind("limits", value, Limits),
     "on_bad_event": lambda value: check_choice("on_bad_event", value, "raise", "skip"),
     "default_headers": check_headers,
     "default_query": check_query,
     "hooks": check_hooks,
 }
 # `timeout=None` turns the time limits off. `max_retries=None` is refused: it may mean 0 or no limit.
-_NONE_IS_A_VALUE = frozenset({"timeout", "max_retries"})
+NONE_IS_A_VALUE = frozenset({"timeout", "max_retries"})
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -149,7 +169,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         endpoints: The endpoints and keys in use: the caller's, else those of the environment.
     """
 
-    endpoint_options: Mapping[str, str | Secret | None]
+    endpoint_options: EndpointOptions
     endpoints: Endpoints
     allow_insecure_http: bool
     timeout: Timeout = DEFAULT_TIMEOUT
@@ -167,10 +187,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         """Check options and return settings with them; None or `NOT_GIVEN` leaves an option as it is."""
         changes: dict[str, Any] = {}
         for name, value in options.items():
-            if not is_given(value) or (value is None and name not in _NONE_IS_A_VALUE):
+            if not is_given(value) or (value is None and name not in NONE_IS_A_VALUE):
                 continue
             changes[name] = _CHECKS[name](value) if name in _CHECKS else value
         return msgspec.structs.replace(self, **changes)
+
+    def with_default(self, name: str) -> Settings:
+        """Return settings in which one option has its default."""
+        defaults = Settings(
+            endpoint_options={}, endpoints=self.endpoints, allow_insecure_http=self.allow_insecure_http
+        )
+        return msgspec.structs.replace(self, **{name: getattr(defaults, name)})
+
+    def with_endpoints(self, options: EndpointOptions) -> Settings:
+        """Return settings with some endpoints and keys replaced; those that are None are read from the environment."""
+        options = replace_options(self.endpoint_options, options)
+        endpoints = resolve(options, os.environ, allow_insecure_http=self.allow_insecure_http)
+        return msgspec.structs.replace(self, endpoint_options=options, endpoints=endpoints)
 
     def __repr__(self) -> str:
         # Without headers: a traceback may show this repr, and a header that was added in place may hold a key.

@@ -74,6 +74,10 @@ async def test_a_missing_key_or_agent_is_an_error_of_the_first_call(monkeypatch:
     [
         ({"hooks": [object()]}, ConfigurationError, "object is not a Hook"),
         ({"http_client": object()}, TypeError, "session="),
+        ({"organization": "o"}, TypeError, "^organization is not supported: pass default_headers="),
+        ({"_strict_response_validation": True}, TypeError, "pass strict=True$"),
+        ({"retry": 3}, TypeError, r"^retry: expected gradient_async.Retry\(...\), not int$"),
+        ({"limits": {}}, TypeError, r"^limits: expected gradient_async.Limits\(...\), not dict$"),
         ({"max_retries": -1}, ConfigurationError, "max_retries=-1"),
         ({"max_retries": True}, ConfigurationError, "max_retries=True"),
         ({"max_connections": 0}, ConfigurationError, "max_connections=0"),
@@ -134,6 +138,118 @@ def test_keys_and_urls_may_be_objects_of_other_libraries() -> None:
             "https://inference.do-ai.run/v1"
             == made(base_url="" if isinstance(nothing, Hidden) else nothing).base_url
         )
+
+
+# By the option or attribute that is changed: what is sent by a client that has all of them.
+CHANGES: list[tuple[str, str, str, str]] = [
+    ("model_access_key", "new", "chat", "https://base.test/v9/chat/completions Bearer new"),
+    ("api_key", "new", "chat", "https://base.test/v9/chat/completions Bearer new"),
+    ("access_token", "new", "chat", "https://base.test/v9/chat/completions Bearer new"),
+    ("agent_access_key", "new", "agent", "https://base.test/v9/chat/completions Bearer new"),
+    ("base_url", "https://new.test/v2", "chat", "https://new.test/v2/chat/completions Bearer model"),
+    ("base_url", "https://new.test/v2", "agent", "https://new.test/v2/chat/completions Bearer agent"),
+    ("inference_endpoint", "https://new.test", "chat", "https://new.test/v1/chat/completions Bearer model"),
+    ("inference_endpoint", "https://new.test", "agent", "https://base.test/v9/chat/completions Bearer agent"),
+    ("agent_endpoint", "https://new.test", "agent", "https://new.test/api/v1/chat/completions Bearer agent"),
+    ("agent_endpoint", "https://new.test", "chat", "https://base.test/v9/chat/completions Bearer model"),
+]
+ALL_ENDPOINTS = {
+    "model_access_key": "model",
+    "agent_access_key": "agent",
+    "access_token": "token",
+    "inference_endpoint": "https://inference.test",
+    "agent_endpoint": "https://agent.test",
+    "base_url": "https://base.test/v9",
+}
+
+
+def next_request(client: AsyncGradient, operation: Any) -> str:
+    """Return URL and key of a request that the client would send."""
+    call = client._core._template(operation, {}, stream=False)
+    return f"{call.url} Bearer {call.key.reveal() if call.key else None}"
+
+
+@pytest.mark.parametrize(("name", "value", "operation", "expected"), CHANGES)
+def test_a_key_or_url_that_is_changed_is_in_use(name: str, value: str, operation: str, expected: str) -> None:
+    """In a copy, or in the client itself; whatever was in use before."""
+    make: Any = AsyncGradient
+    client = make(**ALL_ENDPOINTS)
+    before = next_request(client, operation)
+    change: Any = {name: value}
+    assert expected == next_request(client.with_options(**change), operation)
+    assert expected == next_request(client.copy(**change).copy(timeout=3), operation)
+    assert before == next_request(client, operation)
+    setattr(client, name, value)
+    assert (expected, value) == (next_request(client, operation), getattr(client, name))
+
+
+def test_a_key_or_url_that_is_taken_away_is_no_longer_in_use() -> None:
+    make: Any = AsyncGradient
+    client = make(**ALL_ENDPOINTS)
+    client.base_url = None
+    assert next_request(client, "chat").startswith("https://inference.test/v1")
+    assert next_request(client, "agent").startswith("https://agent.test/api/v1")
+    client.api_key = client.inference_endpoint = client.agent_access_key = ""
+    assert "https://inference.do-ai.run/v1/chat/completions Bearer token" == next_request(client, "chat")
+    with pytest.raises(ConfigurationError, match="no agent access key"):
+        next_request(client, "agent")
+
+
+def test_what_is_not_given_changes_no_key_and_no_url() -> None:
+    make: Any = AsyncGradient
+    client = make(**ALL_ENDPOINTS)
+    for nothing in (None, NOT_GIVEN):
+        copy = client.with_options(**dict.fromkeys([*ALL_ENDPOINTS, "api_key", "timeout", "hooks"], nothing))
+        for operation in ("chat", "agent", "models"):
+            assert next_request(client, operation) == next_request(copy, operation)
+
+
+def test_a_token_that_is_taken_away_is_no_longer_sent() -> None:
+    client = AsyncGradient(access_token="first", base_url="https://x.test")
+    client.access_token = "second"
+    assert next_request(client, "chat").endswith("Bearer second")
+    assert ("second", "second", "second") == (client.access_token, client.api_key, client.model_access_key)
+    client.access_token = None
+    assert (None, None) == (client.access_token, client.api_key)
+    with pytest.raises(ConfigurationError, match="no model access key"):
+        next_request(client, "chat")
+
+
+def test_settings_can_be_set_or_say_what_to_write() -> None:
+    """No attribute is set in silence without an effect."""
+    client: Any = AsyncGradient(
+        api_key="k", timeout=1, max_retries=5, strict=True, limits=Limits(choices=1), default_headers={"x": "1"}
+    )
+    for name, default in (
+        ("timeout", Timeout()), ("strict", False), ("limits", Limits()), ("default_headers", {}), ("hooks", ()),
+    ):  # fmt: skip
+        setattr(client, name, NOT_GIVEN if name == "timeout" else None)
+        assert default == getattr(client, name)
+    client.timeout = None
+    assert Timeout.of(None) == client.timeout
+    with pytest.raises(ConfigurationError, match="max_retries=None"):
+        client.max_retries = None
+    with pytest.raises(ConfigurationError, match="base_url can't be used"):
+        client.base_url = "ftp://x"
+    with pytest.raises(TypeError, match="^api_key: expected a str, not int$"):
+        client.api_key = 5
+    for name, says in (
+        ("organization", "^organization is not supported: make a client with default_headers="),
+        ("http_client", "^http_client is not supported: make a client with session="),
+        ("webhook_secret", "leave it out$"),
+        ("max_connections", r"^max_connections: it can't be changed .* AsyncGradient\(max_connections=...\)$"),
+        ("session", r"make another AsyncGradient\(session=...\)$"),
+    ):
+        with pytest.raises(AttributeError, match=says):
+            setattr(client, name, object())
+
+
+def test_options_of_other_clients_may_be_none() -> None:
+    make: Any = AsyncGradient
+    client = make(api_key="k", organization=None, project=None, http_client=None)
+    assert "k" == client.with_options(organization=None).api_key
+    with pytest.raises(TypeError, match="unexpected keyword argument 'organisation'"):
+        make(organisation=None)
 
 
 async def test_copies_share_connections_and_close_nothing(start: Start) -> None:
@@ -317,7 +433,8 @@ async def test_a_method_of_a_resource_can_be_set(start: Start) -> None:
 async def test_a_resource_can_be_replaced(name: str) -> None:
     """Of this client alone; ``patch.object`` and ``del`` put back what works."""
     client = AsyncGradient(model_access_key="k")
-    kind, mock = type(getattr(client, name)), MagicMock()
+    kind: type[Any] = type(getattr(client, name))
+    mock = MagicMock()
     with patch.object(client, name, mock):
         assert mock is getattr(client, name)
         assert kind is type(getattr(client.with_options(), name))

@@ -30,6 +30,8 @@ REFUSED: list[Any] = [
     pytest.param(lambda: AsyncGradient(access_token=KEY, max_retries=-1), id="another option"),
     pytest.param(lambda: AsyncGradient(default_headers={"Authorization": BAD + "\n"}), id="a header"),
     pytest.param(lambda: AsyncGradient(api_key="k").with_options(api_key=BAD), id="a copy"),
+    pytest.param(lambda: setattr(AsyncGradient(api_key="k"), "api_key", BAD), id="an attribute"),
+    pytest.param(lambda: setattr(AsyncGradient(), "base_url", f"https://u:{KEY}@x"), id="a URL that is set"),
 ]
 
 
