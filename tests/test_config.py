@@ -222,11 +222,12 @@ class TestKeys:
         assert Secret("b") == resolve({}, {"GRADIENT_AGENT_ACCESS_KEY": "b"}).agent_key
         assert None is resolve({"access_token": "t", "model_access_key": "m"}, {}).agent_key
 
-
     def test_a_token(self) -> None:
         """It is known beside a key for inference; a variable that holds no key is passed over where it is not used."""
         options = {"model_access_key": "m"}
-        assert Secret("t") == resolve(options | {"access_token": "t"}, {"DIGITALOCEAN_TOKEN": "u"}).access_token
+        assert (
+            Secret("t") == resolve(options | {"access_token": "t"}, {"DIGITALOCEAN_TOKEN": "u"}).access_token
+        )
         assert Secret("u") == resolve(options, {"DIGITALOCEAN_TOKEN": "u"}).access_token
         assert None is resolve(options, {"DIGITALOCEAN_TOKEN": "no\x01key"}).access_token
         assert None is resolve(options, {}).access_token

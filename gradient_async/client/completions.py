@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -33,10 +34,14 @@ from ..types import (
     ChatCompletionCreate,
     ChatFanOut,
     NotGiven,
+    given,
     is_given,
 )
 from .core import Core, Operation, check_choice, check_count, read_reply
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # The default window of `map` is this many times its concurrency: a slow reader or, if results are ordered, a slow
 # request does not stop the other requests at once.
@@ -67,6 +72,16 @@ class _AgentFanOut(_FanOutOptions, AgentFanOut, total=False):
     pass
 
 
+def _drop_not_given(function: Callable[P, T]) -> Callable[P, T]:
+    """Wrap a function so that keyword arguments of `NOT_GIVEN` have their defaults."""
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        return function(*args, **given(kwargs))
+
+    return called
+
+
 def _ask_for_usage(arguments: dict[str, Any]) -> None:
     """Ask for the usage at the end of a stream, unless the caller gave ``stream_options``."""
     if not is_given(arguments.get("stream_options", NOT_GIVEN)):
@@ -85,13 +100,14 @@ class _Completions:
         self, arguments: dict[str, Any], *, stream: bool | NotGiven | None
     ) -> ChatCompletion | ChatCompletionStream:
         core = self._core
+        stream = None if stream is None or not is_given(stream) else stream
         reply = await core.send(self._operation, arguments, stream=stream)
         if stream:
             return core.open_stream(reply, arguments)
         return await read_reply(reply, core.completion_of)
 
     def _stream(self, arguments: dict[str, Any]) -> StreamManager:
-        if "stream" in arguments:
+        if is_given(arguments.pop("stream", NOT_GIVEN)):
             raise TypeError("stream() always streams: leave 'stream' out")
         _ask_for_usage(arguments)
 
@@ -101,6 +117,7 @@ class _Completions:
 
         return StreamManager(start)
 
+    @_drop_not_given
     def map(
         self,
         requests: Requests,
@@ -183,6 +200,7 @@ class _Completions:
             )
         )
 
+    @_drop_not_given
     def _fan_out(
         self,
         *,

@@ -51,7 +51,7 @@ from ..hooks import Hook
 from ..secrets import Redactor, check_headers, hide_headers, secrets_in
 from ..session.call import Call, Lease
 from ..stream import ChatCompletionStream, StreamReader, premature_end
-from ..types import NOT_GIVEN, ChatCompletion, ModelList, is_given
+from ..types import NOT_GIVEN, ChatCompletion, ModelList, given, is_given
 from ..types.nesting import TooManyValuesError
 
 if TYPE_CHECKING:
@@ -121,25 +121,29 @@ def query_pairs(query: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
             raise TypeError(f"parameter of the query: expected a str, not {type(name).__name__}")
         if value is None or not is_given(value):
             continue
-        for each in cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else (value,):
-            yield _query_text(name, name), _query_text(name, each)
+        if not isinstance(value, (list, tuple)):
+            yield _query_text(name, name), _query_text(name, value)
+            continue
+        for index, item in enumerate(cast("Sequence[Any]", value)):
+            if is_given(item):
+                yield _query_text(name, name), _query_text(f"{name}[{index}]", item)
 
 
-def _query_text(name: str, value: Any) -> str:
+def _query_text(path: str, value: Any) -> str:
     # The methods of the base class are called, because the text of an Enum of str or int would be its name.
     if isinstance(value, str):
         text = str.__str__(value)
         if not _SURROGATES.search(text):
             return text
         raise ConfigurationError(
-            f"parameter {name!r} of the query has half a surrogate pair, which cannot be encoded"
+            f"parameter {path!r} of the query has half a surrogate pair, which cannot be encoded"
         )
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (int, float)):
         return int.__repr__(value) if isinstance(value, int) else float.__repr__(value)
     raise TypeError(
-        f"parameter {name!r} of the query: expected text, a number, a bool, or a list of these, not {type(value).__name__}"
+        f"parameter {path!r} of the query: expected text, a number, a bool, or a list of these, not {type(value).__name__}"
     )
 
 
@@ -281,7 +285,8 @@ _ROUTES: dict[Operation, tuple[str, str]] = {
     "agent": ("POST", "/chat/completions"),
     "models": ("GET", "/models"),
 }
-_OPTIONS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
+_MAPPINGS = frozenset({"extra_headers", "extra_query", "extra_body"})
+_OPTIONS = _MAPPINGS | {"timeout"}
 
 
 class RequestTemplate:
@@ -318,13 +323,15 @@ def _make_call(settings: Settings, operation: Operation, options: Mapping[str, A
     """
     method, path = _ROUTES[operation]
     agent = operation == "agent"
+    # The two headers without which the body of request or reply may be misread. They can be replaced, but not removed.
+    codings = {"Accept-Encoding": "identity"}
+    if method == "POST":
+        codings["Content-Type"] = "application/json"
     headers: dict[str, str] = {
         "Accept": "text/event-stream" if stream else "application/json",
-        "Accept-Encoding": "identity",
         "User-Agent": f"gradient_async/{__version__}",
+        **codings,
     }
-    if method == "POST":
-        headers["Content-Type"] = "application/json"
     key = settings.endpoints.agent_key if agent else settings.endpoints.model_key
     # The user may have changed the dictionary since it was checked. The second check refuses line breaks and marks
     # keys, so that they are not shown.
@@ -340,6 +347,8 @@ def _make_call(settings: Settings, operation: Operation, options: Mapping[str, A
                 del headers[same]
             if is_given(value):
                 headers[name] = value
+    given_names = {name.lower() for name in headers}
+    headers |= {name: value for name, value in codings.items() if name.lower() not in given_names}
     query: dict[str, object] = {"agent": True} if agent else {}
     query |= settings.default_query
     query |= options.get("extra_query") or {}
@@ -372,18 +381,20 @@ def _missing_key(endpoints: Endpoints, *, agent: bool) -> str:
 
 
 def check_options(arguments: dict[str, Any]) -> None:
-    """Check the types of a call's options, and hide the keys in its headers.
+    """Check the types of a call's options, remove those that are not given, and hide the keys in its headers.
 
     Raises:
         TypeError: If an option is not a mapping; it may be None or left out.
     """
-    for name in ("extra_headers", "extra_query", "extra_body"):
-        value = arguments.get(name)
-        if value and not isinstance(value, Mapping):
+    # Changed in the caller's dict: either frame's locals may appear in a traceback.
+    for name in _MAPPINGS & arguments.keys():
+        value = arguments.pop(name)
+        if value is None or not is_given(value):
+            continue
+        if not isinstance(value, Mapping):
             raise TypeError(f"{name}: expected a dict, not {type(value).__name__}")
-    if "extra_headers" in arguments:
-        # Changed in the caller's dict: either frame's locals may appear in a traceback.
-        arguments["extra_headers"] = hide_headers(arguments["extra_headers"])
+        options = cast("Mapping[Any, Any]", value)
+        arguments[name] = hide_headers(options) if name == "extra_headers" else given(options)
 
 
 class Core:
@@ -412,7 +423,7 @@ class Core:
         Args:
             operation: ``"chat"`` or ``"agent"``.
             arguments: Keyword arguments of ``create``, except ``stream``.
-            stream: Value of ``stream``; None or `NOT_GIVEN` leaves it out of the request.
+            stream: Value of ``stream``; None leaves it out of the request.
             lease: Gets the outcome of each attempt, and decides when the next may be sent; or None.
 
         Returns:
@@ -439,8 +450,6 @@ class Core:
             validate=self.settings.validate
             and (not extra_body or extra_body.keys().isdisjoint({"messages", "model"})),
         )
-        if stream is not None and not is_given(stream):
-            stream = None
         body = encode_request(params, stream=stream, extra_body=extra_body)
         call = self._template(operation, options, stream=bool(stream))
         call = msgspec.structs.replace(call, body=body, params=params, lease=lease)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overlo
 
 from ..errors import RequestInfo, ResponseInfo
 from ..stream import ChatCompletionStream
-from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, Headers, ModelList, RateLimits
+from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, Headers, ModelList, RateLimits, is_given
 from ..types.nesting import decode_json
 from .core import Core, Operation, check_options, models_of, read_reply
 
@@ -264,6 +264,7 @@ class RawCompletions(_ResponseCompletions):
             stream: The same as for ``create``.
             **params: The same as for ``create``.
         """
+        stream = stream if is_given(stream) else None
         response = await self._respond(params, stream)
         if not stream:
             await response.read()
@@ -288,7 +289,7 @@ class StreamingCompletions(_ResponseCompletions):
             stream: The same as for ``create``.
             **params: The same as for ``create``.
         """
-        return ResponseContext(lambda: self._respond(params, stream))
+        return ResponseContext(lambda: self._respond(params, stream if is_given(stream) else None))
 
 
 class RawModels:

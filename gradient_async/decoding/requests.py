@@ -227,7 +227,7 @@ def _validate_content(message: Mapping[str, Any], role: str, index: int) -> None
     """Check content that is not text."""
     content = message.get("content")
     if not _is_content(content):
-        content = _plain(content, "messages", index, "content")
+        content = _plain(content, "messages", index, "content") if is_given(content) else None
         if not _is_content(content):
             raise _invalid(f"messages[{index}].content", content, "expected text, a part, or a list of them")
     if content is None and role not in {"assistant", "function"}:

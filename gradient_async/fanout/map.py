@@ -22,7 +22,7 @@ import msgspec
 
 from ..errors import FanOutError, GradientError, InvalidRequestError, copy_of
 from ..session.call import Lease
-from ..types import ChatCompletion
+from ..types import ChatCompletion, given
 from .rate_limiter import RateLimiter, RequestLease
 from .tasks import later
 
@@ -256,7 +256,7 @@ class MapWorkers:
                 f"request {index} is a {type(request).__name__}: "
                 "expected its parameters as a dict, or a pair of a key and such a dict"
             )
-        params = {**self._defaults, **cast("Mapping[str, Any]", request)}
+        params = {**self._defaults, **given(cast("Mapping[str, Any]", request))}
         lease = await self._rate_limiter.acquire(params)
         # No local variable for the task: a cancelled task holds its exception, whose traceback holds this frame.
         self._leases[asyncio.current_task()] = lease

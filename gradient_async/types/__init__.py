@@ -59,6 +59,7 @@ from .params import (
     UserMessage,
     VideoPart,
     VideoURL,
+    given,
     is_given,
     omit,
 )
@@ -120,6 +121,7 @@ __all__ = [
     "UserMessage",
     "VideoPart",
     "VideoURL",
+    "given",
     "is_given",
     "largest_usage",
     "omit",

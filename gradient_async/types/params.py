@@ -36,6 +36,11 @@ def is_given(argument: object) -> bool:
     return type(argument).__name__ not in {"NotGiven", "Omit"}
 
 
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that are given."""
+    return {name: value for name, value in arguments.items() if is_given(value)}
+
+
 # The declared type is Any, so that a type checker accepts `temperature=NOT_GIVEN` for every parameter.
 NOT_GIVEN: Any = NotGiven()
 omit: Any = NOT_GIVEN
