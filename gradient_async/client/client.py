@@ -124,12 +124,19 @@ def _endpoint(name: str, read: Callable[[Settings], str | Secret | None]) -> Any
     return property(get, change)
 
 
+# Attributes of a client that are made anew when it is copied or unpickled.
+_INTERNAL = frozenset({"_core", "_is_copy", "_resources"})
+
+
 class AsyncGradient:
     """Client of DigitalOcean Gradient's chat completions.
 
     You can make a client at import time, outside any event loop, and use it in several loops. Each loop has
     its own connections, which are opened on first use and closed with the loop at the latest. An option that
     is not given is read from its environment variable, if it has one, and otherwise has a default.
+
+    A client can be pickled and deep-copied at any time, unless it has a ``session`` of yours. The result has the same
+    settings, keys included, and connections of its own.
 
     The resources are ``chat`` with the completions of models, ``agents`` with those of the agent at
     ``agent_endpoint``, and ``models``. Under ``with_raw_response`` the same resources return status, headers and
@@ -344,6 +351,20 @@ class AsyncGradient:
         return copy
 
     copy = with_options
+
+    def __copy__(self) -> AsyncGradient:
+        return self.with_options()
+
+    # Pickling and deep copies take the settings, keys included, and leave the connections behind: see `Core.__reduce__`. A
+    # copy by `with_options` becomes a client of its own, which closes its connections itself.
+
+    def __getstate__(self) -> tuple[dict[str, Any], Core]:
+        return {name: value for name, value in vars(self).items() if name not in _INTERNAL}, self._core
+
+    def __setstate__(self, state: tuple[dict[str, Any], Core]) -> None:
+        own, core = state
+        vars(self).update(own)
+        self._use(core, is_copy=False)
 
     # Closing
 

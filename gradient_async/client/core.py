@@ -11,6 +11,7 @@ import asyncio
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
@@ -209,6 +210,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         endpoints = resolve(options, os.environ, allow_insecure_http=self.allow_insecure_http)
         return msgspec.structs.replace(self, endpoint_options=options, endpoints=endpoints)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
+        # Hooks are shared: a copy of an observer would observe for nobody, and may hold what can't be copied.
+        headers, query = dict(self.default_headers), deepcopy(self.default_query, memo)
+        return msgspec.structs.replace(self, default_headers=headers, default_query=query)
+
     def __repr__(self) -> str:
         # Without headers: a traceback may show this repr, and a header that was added in place may hold a key.
         return f"<Settings {self.endpoints.inference_url}>"
@@ -246,6 +252,19 @@ class Connections:
         self._trust_env = trust_env
         self._limits = limits
         self.closed = False
+
+    def unopened(self) -> Connections:
+        """Return connections with the same options, none of which is open.
+
+        Raises:
+            TypeError: If the session is the caller's own.
+        """
+        if self._session is not None:
+            raise TypeError(
+                "a client with session=... can't be pickled or deep-copied, because a session can't: make the client "
+                "without session=, or share the session by with_options()"
+            )
+        return Connections(None, self._max_connections, trust_env=self._trust_env, limits=self._limits)
 
     @cached_property
     def manager(self) -> SessionManager:
@@ -409,6 +428,9 @@ class Core:
         self.settings = settings
         self.connections = connections
         self._templates: dict[tuple[Operation, bool], RequestTemplate] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Core, (self.settings, self.connections.unopened())
 
     async def send(
         self,
