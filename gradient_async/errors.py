@@ -127,9 +127,12 @@ def copy_of(error: E) -> E:
     of a stream or the result of a task, there is a reference cycle: then the frames, with the messages of the request
     and the connection, stay in memory until the cyclic garbage collector runs. Two rules prevent that. An error that
     is kept anywhere, even in a local variable, has no traceback (``error.with_traceback(None)``). It is never raised;
-    a copy is, to which nothing refers.
+    a copy is, to which nothing refers. Its cause is a copy, too, because users may raise that.
     """
-    return copy.copy(error)
+    copied = copy.copy(error)
+    if error.__cause__ is not None:
+        copied.__cause__ = copy.copy(error.__cause__)
+    return copied
 
 
 def _restore(kind: type[GradientError], args: tuple[Any, ...]) -> GradientError:
@@ -232,7 +235,10 @@ class APIError(GradientError):
 
 
 class APIConnectionError(APIError):
-    """No connection could be made, or the connection was lost; ``phase`` says when."""
+    """No connection could be made, or the connection was lost; ``phase`` says when.
+
+    ``__cause__`` is the error of the operating system, with ``errno`` and ``strerror``, if there was one, else None.
+    """
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):

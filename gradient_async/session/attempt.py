@@ -25,6 +25,7 @@ from .exceptions import (
     Peer,
     bare,
     connection_error,
+    os_error_of,
     proxy_error,
     reply_begun,
     status_error,
@@ -176,6 +177,7 @@ class Attempt:
             # A copy: the traceback of `lost` would hold this frame, which holds `lost`.
             raise ConfigurationError(lost.message)
         call.redactor.clean(lost)
+        lost.__cause__ = os_error_of(failure)
         return lost
 
     async def _request_by_aiohttp(self, progress: AttemptProgress) -> aiohttp.ClientResponse:

@@ -189,7 +189,9 @@ class Body:
             raise Expired
         self.lost_by = type(failure).__name__
         data = self._salvage(failure)
-        self._error = interruption(failure, self._request)
+        # What aiohttp raises does not name the error of the connection if that was lost before the body was attached to it.
+        lost = None if self._connection is None else self._connection.lost
+        self._error = interruption(failure, self._request, lost=lost)
         self.close()
         if data:
             return data

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import ssl
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -55,6 +55,8 @@ TRANSPORT_ERRORS = (
 # Error numbers of a connection that was lost after the peer had accepted it; any other failed connection was never made.
 _RESET = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
+_OS_MODULES = frozenset({"builtins", "socket", "ssl"})  # of the exceptions that `os_error_of` makes
+
 PROXY_AUTHENTICATION = 407
 _BAD_GATEWAY = 502
 _PROXY_BUSY = frozenset({408, 429})  # refusals of a proxy after which another attempt may succeed
@@ -99,6 +101,20 @@ def origins(cause: BaseException | None) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__
+
+
+def os_error_of(cause: BaseException | None) -> OSError | None:
+    """Return the error of the operating system, of the name server or of TLS that is below an exception of aiohttp, if any.
+
+    It is a new exception with number and text alone, so that it may be the cause of an error that users log: those of
+    aiohttp hold the headers of the request.
+    """
+    for origin in origins(cause):
+        for error in (getattr(origin, "certificate_error", None), getattr(origin, "os_error", None), origin):
+            if isinstance(error, OSError) and error.errno is not None:
+                kind = next(kind for kind in type(error).__mro__ if kind.__module__ in _OS_MODULES)
+                return cast("OSError", kind(error.errno, escape(error.strerror or "")))
+    return None
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -335,14 +351,24 @@ def timeout_error(
     )
 
 
-def interruption(cause: BaseException, request: RequestInfo) -> StreamInterruptedError:
-    """Map the exception that broke a body off."""
-    return StreamInterruptedError(
+def interruption(
+    cause: BaseException, request: RequestInfo, *, lost: BaseException | None
+) -> StreamInterruptedError:
+    """Map the exception that broke a body off.
+
+    Args:
+        cause: The exception of aiohttp.
+        request: The request.
+        lost: The exception with which the connection was lost, if it is known.
+    """
+    error = StreamInterruptedError(
         f"the connection was lost in the middle of the stream ({type(cause).__name__}); "
         "what came before is in .partial",
         request=request,
         phase="body",
     )
+    error.__cause__ = os_error_of(cause) or os_error_of(lost)
+    return error
 
 
 def _origin_of(location: str) -> str:

@@ -276,9 +276,11 @@ class Reply:
                 ambiguous=True,
             )
         if isinstance(error, APIConnectionError):
-            return APIConnectionError(
+            lost = APIConnectionError(
                 f"the connection was lost in the middle of the reply{after} ({self.body.lost_by})",
                 phase="body",
                 ambiguous=True,
             )
+            lost.__cause__ = error.__cause__
+            return lost
         return APIResponseValidationError(f"the reply can't be read: {error.message}")

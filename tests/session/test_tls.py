@@ -15,6 +15,7 @@ from typing import Any, Self
 import aiohttp
 import pytest
 from client_calls import create_completion
+from leaked_key import expect_plain_cause
 
 from gradient_async import APIConnectionError, AsyncGradient, InternalServerError, Limits, Retry, Timeout
 from gradient_async.errors import RequestInfo
@@ -157,6 +158,7 @@ async def test_a_certificate_of_the_server_that_is_not_accepted(connect: Connect
         assert ("connect", False, 1, 0) == (error.phase, error.ambiguous, error.attempts, server.requests)
     assert "tls" == error.code
     assert "certificate verify failed" in str(error)
+    assert isinstance(expect_plain_cause(error), ssl.SSLCertVerificationError)
     assert "nothing was sent" in str(error)
 
 
