@@ -13,10 +13,11 @@ from ..config import DEFAULT_MAX_RETRIES, Limits, Retry, Timeout, resolve, url_t
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..secrets import Secret, unwrap
+from ..stream import AsyncOnly
 from ..types import NOT_GIVEN, is_given
 from .completions import Agents, Chat, Completions
 from .core import NONE_IS_A_VALUE, Connections, Core, Settings, check_count
-from .hints import check_assignment, given_options
+from .hints import CLIENT, Hinted, check_assignment, given_options
 from .models import Models
 from .raw import RawClient, StreamingClient
 
@@ -128,7 +129,7 @@ def _endpoint(name: str, read: Callable[[Settings], str | Secret | None]) -> Any
 _INTERNAL = frozenset({"_core", "_is_copy", "_resources"})
 
 
-class AsyncGradient:
+class AsyncGradient(AsyncOnly, Hinted):
     """Client of DigitalOcean Gradient's chat completions.
 
     You can make a client at import time, outside any event loop, and use it in several loops. Each loop has
@@ -180,6 +181,8 @@ class AsyncGradient:
     Raises:
         ConfigurationError: If an option can't be used. If the key is missing, the first call raises.
     """
+
+    _hints = CLIENT
 
     chat: Chat[Completions] = _resource("chat")
     agents: Agents = _resource("agents")

@@ -38,6 +38,7 @@ from ..types import (
     is_given,
 )
 from .core import Core, Operation, check_choice, check_count, read_reply
+from .hints import AGENTS, COMPLETIONS, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
 
 P = ParamSpec("P")
@@ -88,9 +89,10 @@ def _ask_for_usage(arguments: dict[str, Any]) -> None:
         arguments["stream_options"] = {"include_usage": True}
 
 
-class _Completions:
+class _Completions(Hinted):
     """The methods that completions of models and agents share; they differ only in the types of their parameters."""
 
+    _hints = COMPLETIONS
     _operation: Operation
 
     def __init__(self, core: Core) -> None:
@@ -449,8 +451,10 @@ class Chat(Generic[C]):
         return ResponseChat(self.completions.with_streaming_response)
 
 
-class Agents:
+class Agents(Hinted):
     """`client.agents`."""
+
+    _hints = AGENTS
 
     def __init__(self, core: Core) -> None:
         self.chat = Chat(AgentCompletions(core))

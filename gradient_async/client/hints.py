@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..types import is_given
 
@@ -18,6 +18,9 @@ OPTIONS: dict[str, str] = {
     "api_version": 'pass default_query={"api-version": ...}',
     "admin_api_key": "pass api_key=..., the key for inference",
     "workload_identity": "pass api_key=...",
+    "data_residency": "pass base_url=...",
+    "user_agent_package": 'pass default_headers={"User-Agent": ...}',
+    "user_agent_version": 'pass default_headers={"User-Agent": ...}',
     "provider": "pass base_url=... and api_key=...",
     "websocket_base_url": "there are no websockets here; leave it out",
     "webhook_secret": "there are no webhooks here; leave it out",
@@ -30,6 +33,81 @@ FIXED: dict[str, str] = {
     name: _MAKE_ANOTHER.format(name)
     for name in ("session", "max_connections", "trust_env", "allow_insecure_http")
 }
+
+
+# Attributes of other clients.
+_OF_OPENAI = (
+    "it has chat completions and the list of models; for other requests use "
+    "openai.AsyncOpenAI(base_url=client.base_url, api_key=client.api_key)"
+)
+_OF_PYDO = (
+    "it has chat completions and the list of models; for the rest of DigitalOcean's API use the package pydo"
+)
+_BY_HAND = "send requests to other paths with aiohttp, to client.base_url"
+_CHAT = "write client.chat.completions.create(model=..., messages=[...])"
+CLIENT: dict[str, str] = {
+    **OPTIONS,
+    "completions": _CHAT,
+    "responses": _CHAT,
+    "assistants": _CHAT,
+    "beta": "write client.chat.completions, without beta",
+    **dict.fromkeys(
+        (
+            "admin", "audio", "batches", "containers", "content_provenance_checks", "conversations", "decisions",
+            "embeddings", "evals", "files", "fine_tuning", "images", "live", "moderations", "realtime", "safety",
+            "skills", "threads", "uploads", "vector_stores", "videos", "webhooks",
+        ),
+        _OF_OPENAI,
+    ),
+    **dict.fromkeys(
+        (
+            "apps", "billing", "databases", "gpu_droplets", "inference", "knowledge_bases", "nfs", "regions",
+            "retrieve",
+        ),
+        _OF_PYDO,
+    ),
+    **dict.fromkeys(("delete", "get", "get_api_list", "patch", "post", "put", "request"), _BY_HAND),
+    "auth_headers": "write client.api_key, or client.default_headers",
+    "custom_auth": "write client.api_key, or client.default_headers",
+    "platform_headers": "no such headers are sent; write client.default_headers",
+    "qs": "write client.default_query",
+    "user_agent": 'write client.default_headers["User-Agent"]',
+}  # fmt: skip
+COMPLETIONS: dict[str, str] = dict.fromkeys(
+    ("delete", "list", "messages", "retrieve", "update"), f"it has no stored completions; {_BY_HAND}"
+)
+MODELS: dict[str, str] = {
+    "retrieve": "look for model.id in (await client.models.list()).data",
+    "delete": _BY_HAND,
+    "providers": _OF_PYDO,
+    "with_streaming_response": "write await client.models.with_raw_response.list()",
+}
+STREAMING = {"models": "write await client.models.with_raw_response.list()"}
+AGENTS: dict[str, str] = dict.fromkeys(
+    (
+        "api_keys", "create", "delete", "evaluation_datasets", "evaluation_metrics", "evaluation_runs",
+        "evaluation_test_cases", "functions", "knowledge_bases", "list", "retrieve", "retrieve_usage", "routes",
+        "update", "update_status", "versions", "wait_until_ready",
+    ),
+    "it has the chat of the agent at agent_endpoint; to manage agents use the package pydo",
+)  # fmt: skip
+
+
+class Hinted:
+    """Base of a class whose AttributeError says what to write in place of an attribute of other clients.
+
+    Attributes:
+        _hints: Name of such an attribute to what to write.
+    """
+
+    _hints: ClassVar[Mapping[str, str]] = {}
+
+    if not TYPE_CHECKING:  # checkers would accept any name
+
+        def __getattr__(self, name: str) -> Any:
+            if name in self._hints:
+                raise AttributeError(f"{type(self).__name__} has no {name!r}: {self._hints[name]}")
+            return object.__getattribute__(self, name)  # raises the usual error
 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:

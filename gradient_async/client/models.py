@@ -8,6 +8,7 @@ from typing import Any
 
 from ..types import NOT_GIVEN, ModelInfo, ModelList
 from .core import Core, check_options, models_of, read_reply
+from .hints import MODELS, Hinted
 from .raw import RawModels
 
 
@@ -29,8 +30,10 @@ class ModelsRequest:
         return await read_reply(await self._core.send_models(self._options), models_of)
 
 
-class Models:
+class Models(Hinted):
     """`client.models`."""
+
+    _hints = MODELS
 
     def __init__(self, core: Core) -> None:
         self._core = core

@@ -9,13 +9,14 @@ import codecs
 import datetime as dt
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, Unpack, overload
 
 from ..errors import RequestInfo, ResponseInfo
-from ..stream import ChatCompletionStream
+from ..stream import AsyncOnly, ChatCompletionStream
 from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, Headers, ModelList, RateLimits, is_given
 from ..types.nesting import decode_json
 from .core import Core, Operation, check_options, models_of, read_reply
+from .hints import STREAMING, Hinted
 
 if TYPE_CHECKING:
     from ..session.reply import Reply
@@ -205,7 +206,7 @@ async def _content_of(_reply: Reply, content: bytes) -> bytes:
     return content
 
 
-class ResponseContext(Generic[T]):
+class ResponseContext(AsyncOnly, Generic[T]):
     """A response for ``async with``: the request is sent on entering, and the response is closed on leaving.
 
     Args:
@@ -216,6 +217,13 @@ class ResponseContext(Generic[T]):
 
     def __init__(self, start: Callable[[], Awaitable[APIResponse[T]]]) -> None:
         self._start = start
+
+    if not TYPE_CHECKING:  # checkers report this mistake by themselves
+
+        def __await__(self) -> NoReturn:
+            raise TypeError(
+                "write 'async with ...with_streaming_response...(...) as response' in place of 'await'"
+            )
 
     async def __aenter__(self) -> APIResponse[T]:
         self._response = await self._start()
@@ -350,8 +358,10 @@ class RawClient:
         self.models = RawModels(core)
 
 
-class StreamingClient:
+class StreamingClient(Hinted):
     """`client.with_streaming_response`."""
+
+    _hints = STREAMING
 
     def __init__(self, core: Core) -> None:
         self.chat = ResponseChat(StreamingCompletions(core, "chat"))

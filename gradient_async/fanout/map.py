@@ -22,6 +22,7 @@ import msgspec
 
 from ..errors import FanOutError, GradientError, InvalidRequestError, copy_of
 from ..session.call import Lease
+from ..stream import AsyncOnly
 from ..types import ChatCompletion, given
 from .rate_limiter import RateLimiter, RequestLease
 from .tasks import later
@@ -344,7 +345,7 @@ class MapWorkers:
             self._loop.call_soon_threadsafe(self.stop)
 
 
-class MapResults:
+class MapResults(AsyncOnly):
     """Results of many requests: an async iterator.
 
     When the last reference is dropped, as when the loop over a fresh `MapResults` is left by break, exception or

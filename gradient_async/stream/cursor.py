@@ -22,6 +22,7 @@ from ..assembly import CompletionAssembler
 from ..errors import APIError, StreamError, StreamLimitError
 from ..events import ChatCompletionStreamEvent, EventBuilder
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
+from .misuse import AsyncOnly, NoMethod
 from .queues import ChoiceQueues, ChunkQueue, Waiters
 from .reader import StreamReader
 
@@ -229,7 +230,7 @@ class Cursor:
         return queue
 
 
-class ChunkStream:
+class ChunkStream(AsyncOnly):
     """A completion as it is generated: an async iterator of chunks.
 
     Args:
@@ -387,7 +388,7 @@ class ChunkStream:
         self._leave()
 
 
-class TextStream:
+class TextStream(NoMethod):
     """The text of one choice, piece by piece."""
 
     __slots__ = ("_index", "_stream")

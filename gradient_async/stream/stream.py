@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
 from ..errors import ResponseInfo, StreamLimitError
 from ..types import Headers, RateLimits
 from .cursor import ChunkStream
+from .misuse import AsyncOnly, NoMethod
 from .reader import State, StreamReader
 from .timing import Timing
 
@@ -168,7 +169,10 @@ class ChatCompletionStream(ChunkStream):
             )
 
 
-class StreamManager:
+_ENTER_FIRST = "nothing was sent yet; write 'async with client.chat.completions.stream(...) as stream', and use the stream inside"
+
+
+class StreamManager(AsyncOnly):
     """A context manager that sends the request when it is entered, and closes the stream when it is left.
 
     Args:
@@ -192,8 +196,18 @@ class StreamManager:
     def __await__(self) -> Generator[Any, None, ChatCompletionStream]:
         return self._start().__await__()
 
+    if not TYPE_CHECKING:  # checkers report these mistakes by themselves
 
-class RawStream:
+        def __aiter__(self) -> NoReturn:
+            raise TypeError(_ENTER_FIRST)
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(ChatCompletionStream, name):
+                raise AttributeError(f"{name!r} is an attribute of the stream: {_ENTER_FIRST}")
+            return object.__getattribute__(self, name)
+
+
+class RawStream(NoMethod):
     """The bytes of the stream, as received."""
 
     __slots__ = ("_stream",)
