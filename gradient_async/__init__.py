@@ -46,6 +46,7 @@ from .errors import (
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
+from .events import ChatCompletionStreamState
 from .fanout import FanOut, FanOutResult, MapResult, MapResults
 from .hooks import CallInfo, Hook
 from .stream import ChatCompletionStream, Timing
@@ -98,6 +99,7 @@ __all__ = [
     "ChatCompletionChunk",
     "ChatCompletionMessage",
     "ChatCompletionStream",
+    "ChatCompletionStreamState",
     "Choice",
     "ChoiceDelta",
     "ChoiceLogprobs",

@@ -59,10 +59,16 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         method: HTTP method.
         url: URL without its query.
+        headers: Headers of the request that the library set, with ``[key]`` in place of keys.
     """
 
     method: str
     url: str
+    headers: Headers = Headers()
+
+    def __repr__(self) -> str:
+        # Without headers, because logs show it, and a header may hold what its name does not tell.
+        return f"RequestInfo(method={self.method!r}, url={self.url!r})"
 
 
 class ResponseInfo(msgspec.Struct, frozen=True, kw_only=True):

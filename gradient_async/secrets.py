@@ -18,6 +18,10 @@ _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-auth-token"}
 )
 
+# Names of headers whose values are not shown, known or not: `X-Goog-Api-Key`, `CF-Access-Client-Secret`, `Set-Cookie`.
+_SECRET_NAME = re.compile("auth|cookie|credential|key|pass|secret|session|signature|token", re.IGNORECASE)
+_REPLACEMENT = "[key]"
+
 # In `Authorization: Bearer KEY` only the key is secret. Keys may contain spaces, so a first word that is not listed here
 # may be a scheme or the beginning of the key.
 _SCHEME = re.compile(r"^(?:apikey|basic|bearer|digest|token) +", re.IGNORECASE)
@@ -166,6 +170,24 @@ def hide_headers(headers: Mapping[Any, Any] | None) -> dict[Any, Any]:
     return hidden
 
 
+def redacted_headers(headers: Mapping[str, str], key: Secret | None, redactor: Redactor) -> Headers:
+    """Return headers for users to look at, without keys.
+
+    Args:
+        headers: Headers from `check_headers`, without `NOT_GIVEN`.
+        key: The key of the header ``Authorization``, if there is one.
+        redactor: Removes known keys.
+    """
+    shown = {} if key is None else {"Authorization": f"Bearer {_REPLACEMENT}"}
+    for name, value in headers.items():
+        if _SECRET_NAME.search(name):
+            scheme = _SCHEME.match(value)
+            shown[name] = (scheme.group() if scheme else "") + _REPLACEMENT
+        else:
+            shown[name] = redactor.text(value)
+    return Headers(shown.items())
+
+
 def _header_text(text: object) -> str | None:
     """Return the name or value of a header as text; None if it has another type."""
     if isinstance(text, str):
@@ -232,7 +254,7 @@ class Redactor:
         """The texts to find: each form of each key in lower case, the beginning that is enough, and the replacement."""
         forms: dict[str, str] = {}
         for key in self._keys:
-            shown = f"{key[:_SHOWN]}…{key[-_SHOWN:]}" if len(key) >= _LONG else "[key]"
+            shown = f"{key[:_SHOWN]}…{key[-_SHOWN:]}" if len(key) >= _LONG else _REPLACEMENT
             for form in _forms_of(key):
                 forms.setdefault(form.lower(), shown)
         # A shorter beginning would be found in any text, because keys of one provider have the same beginning. A longer one

@@ -16,7 +16,7 @@ from work import expect_linear
 
 from gradient_async import APIError, BadRequestError, ChatCompletion, Headers, StreamTruncatedError
 from gradient_async.errors import ResponseInfo
-from gradient_async.secrets import Redactor, Secret, check_headers, hide_headers, secrets_in
+from gradient_async.secrets import Redactor, Secret, check_headers, hide_headers, redacted_headers, secrets_in
 
 KEY = "sk-do-0123456789/abcdefKEY"
 SHOWN = "sk-…KEY"
@@ -258,3 +258,34 @@ def test_the_work_is_linear(piece: str) -> None:
 
 def test_a_redactor_shows_no_key() -> None:
     assert KEY not in repr(redactor())
+
+
+def test_headers_of_a_request_are_shown_without_keys() -> None:
+    """Headers whose name says that they hold one have no value; other values have no known key."""
+    key = Secret(KEY)
+    checked = check_headers(
+        {
+            "Accept": "application/json",
+            "X-Team": f"search {KEY}",
+            "Cookie": "a=b",
+            "X-Goog-Api-Key": "unknown",
+            "CF-Access-Client-Secret": "unknown",
+            "Proxy-Authorization": "Basic dTpw",
+            "X-Auth-Token": b"unknown",
+        }
+    )
+    shown = redacted_headers(checked, key, Redactor([key]))
+    assert {
+        "authorization": "Bearer [key]",
+        "accept": "application/json",
+        "x-team": shown["x-team"],
+        "cookie": "[key]",
+        "x-goog-api-key": "[key]",
+        "cf-access-client-secret": "[key]",
+        "proxy-authorization": "Basic [key]",
+        "x-auth-token": "[key]",
+    } == dict(shown)
+    assert KEY[3:-3] not in shown["x-team"]
+    own = redacted_headers(check_headers({"Authorization": "Bearer theirs"}), None, Redactor())
+    assert {"authorization": "Bearer [key]"} == dict(own)
+    assert {} == dict(redacted_headers({}, None, Redactor()))

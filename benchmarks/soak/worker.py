@@ -150,7 +150,7 @@ class Worker:
         scenario = SCENARIOS[name]
         began = asyncio.get_running_loop().time()
         try:
-            reply = await call(client, params)
+            reply: ChatCompletion | ChatCompletionStream = await call(client, params)
             if isinstance(reply, ChatCompletionStream):
                 async with reply:
                     await self._dice.choice(READERS)(reply)

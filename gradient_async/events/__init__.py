@@ -2,6 +2,7 @@
 
 from .builder import EventBuilder
 from .partial import parse_partial
+from .state import ChatCompletionStreamState
 from .types import (
     ChatCompletionStreamEvent,
     ChunkEvent,
@@ -24,6 +25,7 @@ from .types import (
 
 __all__ = [
     "ChatCompletionStreamEvent",
+    "ChatCompletionStreamState",
     "ChunkEvent",
     "ContentDeltaEvent",
     "ContentDoneEvent",

@@ -13,10 +13,10 @@ from yarl import URL
 
 from ..config import Limits
 from ..decoding import parse_error
-from ..errors import APIConnectionError, APIError, APIResponseValidationError, ConfigurationError, RequestInfo
+from ..errors import APIConnectionError, APIError, APIResponseValidationError, ConfigurationError
 from . import aiohttp_internals
 from .body import Body, Expired, coding_of, open_body
-from .call import Call
+from .call import Call, request_of
 from .connector import current, headers_of, url_of
 from .deadlines import AttemptProgress, DeadlineTimer
 from .exceptions import (
@@ -78,7 +78,7 @@ class Attempt:
         self._started = started
         self._trace = trace
         self._foreign = foreign
-        self._request = RequestInfo(method=call.method, url=call.url)
+        self._request = request_of(call)
 
     @property
     def died_idle(self) -> bool:

@@ -26,7 +26,7 @@ from ..errors import (
 from ..policy.retry import TokenBucket, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
-from .call import Call, Lease
+from .call import Call, Lease, request_of
 from .pool import Pool
 from .reply import Reply
 from .trace import Trace, log
@@ -212,8 +212,9 @@ class SessionManager:
             if deadline is not None:
                 room = min(room, deadline - loop.time())
             if left > room:
-                request = RequestInfo(method=call.method, url=call.url)
-                raise cooldown.refusal(request, left=left, host=origin, elapsed=loop.time() - started)
+                raise cooldown.refusal(
+                    request_of(call), left=left, host=origin, elapsed=loop.time() - started
+                )
             wait = min(spread(left, _dice()), room)
             if trace is not None:
                 trace.cooldown(wait)

@@ -322,6 +322,11 @@ class ChunkStream(AsyncOnly):
         self._cursor.assemble_read()
         return self._source.completion()
 
+    @property
+    def current_completion_snapshot(self) -> ChatCompletion:
+        """The same as `snapshot`."""
+        return self.snapshot
+
     async def completion(self) -> ChatCompletion:
         """Read to the end; return the whole completion.
 

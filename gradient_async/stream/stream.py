@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn
 
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
-from ..errors import ResponseInfo, StreamLimitError
-from ..types import Headers, RateLimits
+from ..errors import RequestInfo, ResponseInfo, StreamLimitError
+from ..types import ChatCompletionChunk, Headers, RateLimits
 from .cursor import ChunkStream
 from .misuse import AsyncOnly, NoMethod
 from .reader import State, StreamReader
@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from ..session.reply import Reply
 
 
-class ChatCompletionStream(ChunkStream):
+if TYPE_CHECKING:
+    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    from typing_extensions import TypeVar
+
+    C_co = TypeVar("C_co", bound=ChatCompletionChunk, default=ChatCompletionChunk, covariant=True)
+else:
+    from typing import TypeVar
+
+    C_co = TypeVar("C_co", covariant=True)
+
+
+class ChatCompletionStream(ChunkStream, Generic[C_co]):
     """A completion as it is generated: an async iterator of chunks.
 
     If the stream is read to its end, its connection is used again. If it is left earlier, the connection has to be
@@ -113,9 +124,12 @@ class ChatCompletionStream(ChunkStream):
         return self._reply.headers
 
     @property
-    def response(self) -> ResponseInfo:
-        """Status and headers."""
-        return self._reply.info()
+    def response(self) -> StreamResponse:
+        """Status, headers and request; ``await stream.response.aclose()`` closes the stream."""
+        info = self._reply.info()
+        return StreamResponse(
+            status_code=info.status_code, headers=info.headers, request=info.request, _stream=self
+        )
 
     @property
     def request_id(self) -> str | None:
@@ -136,6 +150,11 @@ class ChatCompletionStream(ChunkStream):
     def timing(self) -> Timing:
         """Durations of the call and its parts, in seconds."""
         return self._reader.timing
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the stream was read to its end, failed, or was closed."""
+        return not self._reader.open
 
     @property
     def saw_done(self) -> bool:
@@ -167,6 +186,36 @@ class ChatCompletionStream(ChunkStream):
                 stacklevel=2,
                 source=self,
             )
+
+
+class StreamResponse(ResponseInfo, frozen=True, kw_only=True):
+    """The reply of a stream, whose content the stream reads."""
+
+    _stream: ChatCompletionStream
+
+    @property
+    def http_request(self) -> RequestInfo | None:
+        """The request: method, URL, and headers without keys."""
+        return self.request
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the stream was read to its end or closed."""
+        return self._stream.is_closed
+
+    async def aclose(self) -> None:
+        """Close the stream."""
+        await self._stream.aclose()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _response_info, (self.status_code, self.headers, self.request)
+
+    def __repr__(self) -> str:
+        return f"<StreamResponse {self.status_code}>"
+
+
+def _response_info(status_code: int, headers: Headers, request: RequestInfo | None) -> ResponseInfo:
+    return ResponseInfo(status_code=status_code, headers=headers, request=request)
 
 
 _ENTER_FIRST = "nothing was sent yet; write 'async with client.chat.completions.stream(...) as stream', and use the stream inside"

@@ -39,6 +39,9 @@ async def test_raw_responses_have_status_headers_and_body(start: Start) -> None:
     assert response.rate_limits is not None
     assert (response.method, response.http_version, response.retries_taken) == ("POST", "HTTP/1.1", 0)
     assert response.url == response.http_request.url
+    sent = response.http_request.headers
+    assert ("Bearer [key]", "application/json") == (sent["authorization"], sent["Content-Type"])
+    assert "Bearer" not in repr(response.http_request)
     assert response.elapsed.total_seconds() > 0
     assert response.is_closed
     assert (await response.json())["choices"][0]["message"]["content"] == "Hi"

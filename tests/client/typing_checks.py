@@ -8,10 +8,12 @@ from gradient_async import (
     APIResponse,
     APIStatusError,
     AsyncGradient,
+    AsyncStream,
     ChatCompletion,
     ChatCompletionChunk,
     ChatCompletionMessage,
     ChatCompletionStream,
+    ChatCompletionStreamState,
     FanOut,
     ModelInfo,
     ModelList,
@@ -86,3 +88,31 @@ async def others(client: AsyncGradient) -> None:
     except APIStatusError as error:
         assert_type(error.status_code, int)
     assert_type(client.with_options(timeout=5), AsyncGradient)
+    assert_type(client.api_key, str | None)
+    client.base_url = "https://x.test"
+    client.timeout = Timeout(idle=3)
+
+
+async def annotated(client: AsyncGradient, state: ChatCompletionStreamState) -> None:
+    """Annotations as code for other clients has them."""
+    stream: AsyncStream[ChatCompletionChunk] = await client.chat.completions.create(
+        model="m", messages=[], stream=True
+    )
+    assert_type(stream, AsyncStream[ChatCompletionChunk])
+    assert_type(stream, ChatCompletionStream)
+    async for chunk in stream:
+        assert_type(chunk, ChatCompletionChunk)
+        for event in state.handle_chunk(chunk):
+            assert_type(event.choice, int | None)
+    await stream.response.aclose()
+    assert_type(state.get_final_completion(), ChatCompletion)
+
+
+async def mistakes(client: AsyncGradient) -> None:
+    """What checkers report: each comment would be superfluous otherwise, which is an error, too."""
+    async for _ in client.chat.completions.stream(model="m", messages=[]):  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+        pass
+    with client:  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
+        pass
+    client.responses  # type: ignore[attr-defined]  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType, reportUnusedExpression]
+    client.organization = "o"  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import time
-from typing import Any
+from typing import Any, get_origin
 
 import pytest
 from client_calls import CALL, Start, create_completion, open_stream
@@ -14,9 +15,13 @@ from gradient_async import (
     APIError,
     APIResponseValidationError,
     AsyncGradient,
+    AsyncStream,
     CallInfo,
+    ChatCompletionChunk,
+    ChatCompletionStream,
     Hook,
     Limits,
+    ResponseInfo,
     StreamError,
     StreamInterruptedError,
     StreamLimitError,
@@ -541,3 +546,47 @@ async def test_limits_of_a_whole_reply_in_place_of_a_stream(start: Start, choice
     _, error, _ = await read(client)
     assert isinstance(error, StreamLimitError)
     assert says in error.message
+
+
+async def test_the_response_of_a_stream(start: Start) -> None:
+    """Status, headers and request; closing it closes the stream, at once."""
+    server, client = await start(reply_sse(*map(chunk, "abc")), delay=0.02)
+    stream = await open_stream(client)
+    response = stream.response
+    assert ("a", 200, "<StreamResponse 200>") == (
+        await anext(stream.text),
+        response.status_code,
+        repr(response),
+    )
+    assert "text/event-stream" == response.headers["content-type"]
+    assert response.http_request is not None
+    assert response.http_request is response.request
+    assert ("POST", "Bearer [key]") == (
+        response.http_request.method,
+        response.http_request.headers["Authorization"],
+    )
+    assert (False, False) == (stream.is_closed, response.is_closed)
+    await response.aclose()
+    assert (True, True, False) == (stream.is_closed, response.is_closed, stream.completed)
+    await server.wait_closed_connections()
+    copied = pickle.loads(pickle.dumps(response))  # noqa: S301  # our own
+    assert isinstance(copied, ResponseInfo)
+    assert (200, response.headers, response.request) == (copied.status_code, copied.headers, copied.request)
+
+
+async def test_a_snapshot_has_another_name(start: Start) -> None:
+    _, client = await start()
+    async with client.chat.completions.stream(**CALL) as stream:
+        await anext(stream)
+        assert stream.snapshot == stream.current_completion_snapshot
+    async with client.chat.completions.fan_out(n=2, **CALL) as fan:
+        assert await fan.completion() == fan.current_completion_snapshot
+
+
+async def test_the_class_of_a_stream_can_be_subscripted(start: Start) -> None:
+    """As annotations of other clients do; the result can't be told from the class by `isinstance`."""
+    _, client = await start()
+    async with await open_stream(client) as stream:
+        assert isinstance(stream, AsyncStream)
+        assert AsyncStream[ChatCompletionChunk] == ChatCompletionStream[ChatCompletionChunk]
+        assert ChatCompletionStream is get_origin(AsyncStream[ChatCompletionChunk])
