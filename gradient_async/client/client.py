@@ -183,6 +183,9 @@ class AsyncGradient(AsyncOnly, Hinted):
     """
 
     _hints = CLIENT
+    _core: Core
+    _is_copy: bool
+    _resources: dict[str, Any]
 
     chat: Chat[Completions] = _resource("chat")
     agents: Agents = _resource("agents")
@@ -277,11 +280,12 @@ class AsyncGradient(AsyncOnly, Hinted):
 
     def _use(self, core: Core, *, is_copy: bool) -> None:
         """Set the core, and make the resources that use it."""
-        self._core = core
-        self._is_copy = is_copy
         # Each resource is made once, so that code that replaces one of its methods, such as a test with a mock, affects
         # all later calls.
-        self._resources = {name: make(core) for name, make in _RESOURCES.items()}
+        resources = {name: make(core) for name, make in _RESOURCES.items()}
+        vars(self).update(
+            _core=core, _is_copy=is_copy, _resources=resources
+        )  # past the checks of `__setattr__`
 
     # Copies
 

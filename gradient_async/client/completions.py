@@ -38,7 +38,7 @@ from ..types import (
     is_given,
 )
 from .core import Core, Operation, check_choice, check_count, read_reply
-from .hints import AGENTS, COMPLETIONS, Hinted
+from .hints import AGENTS, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
 
 P = ParamSpec("P")
@@ -89,10 +89,9 @@ def _ask_for_usage(arguments: dict[str, Any]) -> None:
         arguments["stream_options"] = {"include_usage": True}
 
 
-class _Completions(Hinted):
+class _Completions:
     """The methods that completions of models and agents share; they differ only in the types of their parameters."""
 
-    _hints = COMPLETIONS
     _operation: Operation
 
     def __init__(self, core: Core) -> None:

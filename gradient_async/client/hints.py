@@ -73,9 +73,6 @@ CLIENT: dict[str, str] = {
     "qs": "write client.default_query",
     "user_agent": 'write client.default_headers["User-Agent"]',
 }  # fmt: skip
-COMPLETIONS: dict[str, str] = dict.fromkeys(
-    ("delete", "list", "messages", "retrieve", "update"), f"it has no stored completions; {_BY_HAND}"
-)
 MODELS: dict[str, str] = {
     "retrieve": "look for model.id in (await client.models.list()).data",
     "delete": _BY_HAND,
@@ -95,6 +92,8 @@ AGENTS: dict[str, str] = dict.fromkeys(
 
 class Hinted:
     """Base of a class whose AttributeError says what to write in place of an attribute of other clients.
+
+    Looking up an attribute takes longer in such a class, so `Completions`, through which every call goes, is none.
 
     Attributes:
         _hints: Name of such an attribute to what to write.
