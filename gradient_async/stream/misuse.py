@@ -16,8 +16,8 @@ class AsyncOnly:
         def __enter__(self) -> NoReturn:
             raise TypeError(f"write 'async with' in place of 'with': {type(self).__name__} is asynchronous")
 
-        def __exit__(self, *_error: object) -> None:  # Python looks for it before it calls `__enter__`
-            pass
+        # Python looks for this method before it calls `__enter__`.
+        def __exit__(self, *_error: object) -> None: ...
 
 
 class NoMethod:
