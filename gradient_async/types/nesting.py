@@ -26,7 +26,9 @@ CONTAINER = 10
 
 _ROUND = bytes.maketrans(b"[]{}", b"()()")
 _OTHERS = bytes(set(range(256)) - set(b'[]{},"'))
-_SHORT = 64 * 1024  # bytes; in longer data with many brackets, it takes longer to find out that these are many
+_SHORT = (
+    64 * 1024
+)  # bytes; in longer data with many brackets, it takes longer to find out that these are many
 # The bytes that are examined together: they stay in the CPU's cache, and data with too many values are refused early.
 _SLICE = 256 * 1024
 
