@@ -152,15 +152,15 @@ class EventBuilder:
     def _done(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
         progress = self._progress_of(state)
         index = state.index
-        if len(state.reasoning) > progress.reasoning:
+        if reasoning := _new_text(state.reasoning, progress.reasoning):
             progress.reasoning = len(state.reasoning)
-            yield ReasoningDoneEvent(choice=index, reasoning="".join(state.reasoning))
-        if len(state.content) > progress.content:
+            yield ReasoningDoneEvent(choice=index, reasoning=reasoning)
+        if content := _new_text(state.content, progress.content):
             progress.content = len(state.content)
-            yield ContentDoneEvent(choice=index, content="".join(state.content))
-        if len(state.refusal) > progress.refusal:
+            yield ContentDoneEvent(choice=index, content=content)
+        if refusal := _new_text(state.refusal, progress.refusal):
             progress.refusal = len(state.refusal)
-            yield RefusalDoneEvent(choice=index, refusal="".join(state.refusal))
+            yield RefusalDoneEvent(choice=index, refusal=refusal)
         for call, id_ in state.calls.distinct():
             pieces = call.arguments.pieces
             known, count = progress.calls_done.get(call.ordinal, (None, 0))
@@ -178,6 +178,14 @@ class EventBuilder:
         if state.refusal_logprobs is not None and len(state.refusal_logprobs) > progress.refusal_logprobs:
             progress.refusal_logprobs = len(state.refusal_logprobs)
             yield LogprobsRefusalDoneEvent(choice=index, refusal=list(state.refusal_logprobs))
+
+
+def _new_text(pieces: list[str], told: int) -> str:
+    """Join the pieces of a text if there are more than were told; "" otherwise, and if all pieces are empty.
+
+    Many servers begin a reply that only calls tools with an empty text.
+    """
+    return "".join(pieces) if len(pieces) > told else ""
 
 
 def _call_delta(

@@ -120,6 +120,28 @@ def test_a_finish_reason_in_each_chunk_joins_the_text_twice() -> None:
     assert ["0", "r0", "01234", "r4"] == told
 
 
+@pytest.mark.parametrize("field", ["content", "reasoning_content", "refusal"])
+@pytest.mark.parametrize("texts", [[""], ["", ""], ["", "", "a"], ["a", ""]])
+@pytest.mark.parametrize("finish_reason", [None, "tool_calls"])
+def test_a_text_is_done_only_if_there_was_a_text(
+    field: str, texts: list[str], finish_reason: str | None
+) -> None:
+    """An empty text, with which many servers begin a reply that calls tools, is no text."""
+    wire = [chunk(role="assistant", **{field: text}) for text in texts]
+    events = events_of(*wire, chunk(tool_calls=[call(0, "{}", name="f")]), chunk(finish_reason=finish_reason))
+    kind = field.removesuffix("_content")
+    said = "".join(texts)
+    told = [event.type for event in events if event.type.startswith(kind)]
+    assert ([f"{kind}.delta", f"{kind}.done"] if said else []) == told
+    assert [said] * bool(said) == [getattr(event, kind) for event in events if event.type == f"{kind}.done"]
+
+
+@pytest.mark.parametrize("later", ["", "b"])
+def test_an_empty_text_after_the_finish_reason_is_not_told(later: str) -> None:
+    events = events_of(chunk("", finish_reason="stop"), chunk(later))
+    assert [later] * bool(later) == [event.content for event in events if event.type == "content.done"]
+
+
 def test_a_second_finish_reason_is_told_at_the_end() -> None:
     events = events_of(chunk("a", finish_reason="stop"), chunk(finish_reason="length"))
     assert ["content.delta", "content.done", "finish", "finish"] == [
