@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from msgspec.structs import force_setattr
 
 from ..assembly import CallState, ChoiceState, CompletionAssembler
 from ..errors import StreamError
@@ -14,6 +17,7 @@ from .types import (
     ChunkEvent,
     ContentDeltaEvent,
     ContentDoneEvent,
+    Event,
     FinishEvent,
     FunctionToolCallArgumentsDeltaEvent,
     FunctionToolCallArgumentsDoneEvent,
@@ -21,7 +25,6 @@ from .types import (
     LogprobsContentDoneEvent,
     LogprobsRefusalDeltaEvent,
     LogprobsRefusalDoneEvent,
-    Prefix,
     ReasoningDeltaEvent,
     ReasoningDoneEvent,
     RefusalDeltaEvent,
@@ -29,6 +32,8 @@ from .types import (
     ToolCallStartEvent,
     UsageEvent,
 )
+
+E = TypeVar("E", bound=Event)
 
 
 class _Progress:
@@ -75,25 +80,29 @@ class EventBuilder:
             self._assembler = copy.deepcopy(self._assembler)
             self._detached = True
 
-    def add(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent]:
+    def add(self, chunk: ChatCompletionChunk) -> list[ChatCompletionStreamEvent]:
         """Return the events of the chunk that was added to the assembler last."""
+        assembler = self._assembler
         if self._detached:
             with contextlib.suppress(StreamError):  # the stream's own assembler reports the same error
-                self._assembler.add(chunk)
-        yield ChunkEvent(chunk=chunk, _assembler=self._assembler)
+                assembler.add(chunk)
+        event = ChunkEvent(chunk=chunk)
+        force_setattr(event, "_memory", assembler)
+        events: list[ChatCompletionStreamEvent] = [event]
         for choice in chunk.choices:
-            state = self._assembler.choices[choice.index]
-            yield from self._deltas(choice, state)
+            state = assembler.choices[choice.index]
+            self._add_deltas(events, choice, state)
             if choice.finish_reason is not None:
                 progress = self._progress_of(state)
                 if progress.finished:
                     progress.finished_again = True
                     continue
                 progress.finished = True
-                yield from self._done(state)
-                yield FinishEvent(choice=choice.index, finish_reason=choice.finish_reason)
-        if chunk.usage is not None and self._assembler.usage is not None:
-            yield UsageEvent(usage=self._assembler.usage)
+                events += self._done(state)
+                events.append(FinishEvent(choice=choice.index, finish_reason=choice.finish_reason))
+        if chunk.usage is not None and assembler.usage is not None:
+            events.append(UsageEvent(usage=assembler.usage))
+        return events
 
     def end(self) -> Iterator[ChatCompletionStreamEvent]:
         """Return the done events of choices that had no finish_reason, or that continued after it."""
@@ -106,39 +115,32 @@ class EventBuilder:
     def _progress_of(self, state: ChoiceState) -> _Progress:
         return self._progress.setdefault(state.index, _Progress())
 
-    def _deltas(self, choice: ChunkChoice, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
+    def _add_deltas(
+        self, events: list[ChatCompletionStreamEvent], choice: ChunkChoice, state: ChoiceState
+    ) -> None:
         delta = choice.delta
         index = choice.index
         if delta.reasoning_content:
-            yield ReasoningDeltaEvent(
-                choice=index,
-                delta=delta.reasoning_content,
-                _prefix=Prefix(state.reasoning, len(state.reasoning)),
-            )
+            event = ReasoningDeltaEvent(choice=index, delta=delta.reasoning_content)
+            events.append(_at_this_moment(event, state.reasoning))
         if delta.content:
-            yield ContentDeltaEvent(
-                choice=index, delta=delta.content, _prefix=Prefix(state.content, len(state.content))
-            )
+            # The same as `_at_this_moment`, without the call: nearly all deltas are of this kind.
+            text = ContentDeltaEvent(choice=index, delta=delta.content)
+            force_setattr(text, "_memory", (state.content, len(state.content)))
+            events.append(text)
         if delta.refusal:
-            yield RefusalDeltaEvent(
-                choice=index, delta=delta.refusal, _prefix=Prefix(state.refusal, len(state.refusal))
-            )
+            refusal = RefusalDeltaEvent(choice=index, delta=delta.refusal)
+            events.append(_at_this_moment(refusal, state.refusal))
         if delta.tool_calls is not None:
-            yield from self._calls(state)
+            events += self._calls(state)
         logprobs = choice.logprobs
         if logprobs is not None:
             if logprobs.content and state.logprobs is not None:
-                yield LogprobsContentDeltaEvent(
-                    choice=index,
-                    content=logprobs.content,
-                    _prefix=Prefix(state.logprobs, len(state.logprobs)),
-                )
+                tokens = LogprobsContentDeltaEvent(choice=index, content=logprobs.content)
+                events.append(_at_this_moment(tokens, state.logprobs))
             if logprobs.refusal and state.refusal_logprobs is not None:
-                yield LogprobsRefusalDeltaEvent(
-                    choice=index,
-                    refusal=logprobs.refusal,
-                    _prefix=Prefix(state.refusal_logprobs, len(state.refusal_logprobs)),
-                )
+                refused = LogprobsRefusalDeltaEvent(choice=index, refusal=logprobs.refusal)
+                events.append(_at_this_moment(refused, state.refusal_logprobs))
 
     def _calls(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
         progress = self._progress_of(state)
@@ -147,7 +149,7 @@ class EventBuilder:
                 progress.calls_started = call.ordinal + 1
                 yield ToolCallStartEvent(choice=state.index, index=call.number, id=call.id, name=call.name)
             if text:
-                yield _call_delta(state.index, call, text, Prefix(pieces, count))
+                yield _call_delta(state.index, call, text, pieces, count)
 
     def _done(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
         progress = self._progress_of(state)
@@ -168,7 +170,7 @@ class EventBuilder:
                 continue
             progress.calls_done[call.ordinal] = (pieces, len(pieces))
             if call.arguments.is_placeholder:
-                yield _call_delta(index, call, "".join(pieces), Prefix(pieces, 1))
+                yield _call_delta(index, call, "".join(pieces), pieces, 1)
             yield FunctionToolCallArgumentsDoneEvent(
                 choice=index, index=call.number, id=id_, name=call.name, arguments="".join(pieces)
             )
@@ -189,8 +191,15 @@ def _new_text(pieces: list[str], told: int) -> str:
 
 
 def _call_delta(
-    choice: int, call: CallState, text: str, prefix: Prefix
+    choice: int, call: CallState, text: str, pieces: list[str], count: int
 ) -> FunctionToolCallArgumentsDeltaEvent:
-    return FunctionToolCallArgumentsDeltaEvent(
-        choice=choice, index=call.number, id=call.id, name=call.name, arguments_delta=text, _prefix=prefix
+    event = FunctionToolCallArgumentsDeltaEvent(
+        choice=choice, index=call.number, id=call.id, name=call.name, arguments_delta=text
     )
+    return _at_this_moment(event, pieces, count)
+
+
+def _at_this_moment(event: E, items: list[Any], count: int | None = None) -> E:
+    """Let an event know the items that were received up to it, which are all of them if there is no count."""
+    force_setattr(event, "_memory", (items, len(items) if count is None else count))
+    return event

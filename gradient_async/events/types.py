@@ -11,27 +11,46 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ..assembly import CompletionAssembler
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TokenLogprob
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Convertible, TokenLogprob
 from ..types.nesting import decode_json
 from .partial import parse_partial
 
 
-class Prefix(msgspec.Struct, frozen=True):
-    """The first items of a list that only grows: the state of an assembler at the moment of an event."""
-
-    items: list[Any]
-    count: int
-
-    def text(self) -> str:
-        """Join the items."""
-        return "".join(self.items[: self.count])
-
-    def list(self) -> list[Any]:
-        """Copy the items."""
-        return self.items[: self.count]
+class Event(Convertible, msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all events."""
 
 
-class ChunkEvent(msgspec.Struct, frozen=True, kw_only=True):
+class _Memory:
+    """A slot for what an event knows besides its fields: the state of the assembler at the moment of the event.
+
+    A slot of a base class is no field of a Struct. So repr, encoding, comparison and pickling concern the event alone, and
+    events that are stored do not each store everything that was received before.
+    """
+
+    __slots__ = ("_memory",)
+
+    _memory: Any
+
+    def _recall(self) -> Any:
+        try:
+            return self._memory
+        except AttributeError:
+            raise AttributeError(
+                "a copy of an event has no snapshot: copying and pickling keep the event's own fields only"
+            ) from None
+
+
+class _DeltaEvent(_Memory, Event, frozen=True, kw_only=True):
+    """Base of events that also show what was received before them."""
+
+    def _so_far(self) -> list[Any]:
+        # A list to which an assembler appends, and its length at that moment.
+        memory: tuple[list[Any], int] = self._recall()
+        items, count = memory
+        return items[:count]
+
+
+class ChunkEvent(_Memory, Event, frozen=True, kw_only=True):
     """A chunk was received. This event comes before the other events of the chunk.
 
     Attributes:
@@ -42,15 +61,15 @@ class ChunkEvent(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["chunk"] = "chunk"
     choice: int | None = None
     chunk: ChatCompletionChunk
-    _assembler: CompletionAssembler
 
     @property
     def snapshot(self) -> ChatCompletion:
         """The completion as far as it has been received by now."""
-        return self._assembler.completion
+        assembler: CompletionAssembler = self._recall()
+        return assembler.completion
 
 
-class ContentDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ContentDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
     """A piece of text was received.
 
     Attributes:
@@ -63,15 +82,14 @@ class ContentDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
     choice: int
     delta: str
     parsed: None = None
-    _prefix: Prefix
 
     @property
     def snapshot(self) -> str:
         """The text including this piece."""
-        return self._prefix.text()
+        return "".join(self._so_far())
 
 
-class ContentDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ContentDoneEvent(Event, frozen=True, kw_only=True):
     """The text is whole.
 
     Attributes:
@@ -86,7 +104,7 @@ class ContentDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
     parsed: None = None
 
 
-class ReasoningDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ReasoningDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
     """A piece of reasoning was received.
 
     Attributes:
@@ -97,15 +115,14 @@ class ReasoningDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["reasoning.delta"] = "reasoning.delta"
     choice: int
     delta: str
-    _prefix: Prefix
 
     @property
     def snapshot(self) -> str:
         """The reasoning including this piece."""
-        return self._prefix.text()
+        return "".join(self._so_far())
 
 
-class ReasoningDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ReasoningDoneEvent(Event, frozen=True, kw_only=True):
     """The reasoning is whole.
 
     Attributes:
@@ -118,7 +135,7 @@ class ReasoningDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: str
 
 
-class RefusalDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
+class RefusalDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
     """A piece of a refusal was received.
 
     Attributes:
@@ -129,15 +146,14 @@ class RefusalDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["refusal.delta"] = "refusal.delta"
     choice: int
     delta: str
-    _prefix: Prefix
 
     @property
     def snapshot(self) -> str:
         """The refusal including this piece."""
-        return self._prefix.text()
+        return "".join(self._so_far())
 
 
-class RefusalDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
+class RefusalDoneEvent(Event, frozen=True, kw_only=True):
     """The refusal is whole.
 
     Attributes:
@@ -150,7 +166,7 @@ class RefusalDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
     refusal: str
 
 
-class ToolCallStartEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ToolCallStartEvent(Event, frozen=True, kw_only=True):
     """A tool call has begun.
 
     Attributes:
@@ -167,7 +183,7 @@ class ToolCallStartEvent(msgspec.Struct, frozen=True, kw_only=True):
     name: str
 
 
-class FunctionToolCallArgumentsDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
+class FunctionToolCallArgumentsDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
     """A piece of the arguments of a tool call was received.
 
     Attributes:
@@ -184,12 +200,11 @@ class FunctionToolCallArgumentsDeltaEvent(msgspec.Struct, frozen=True, kw_only=T
     id: str
     name: str
     arguments_delta: str
-    _prefix: Prefix
 
     @property
     def arguments(self) -> str:
         """The JSON text including this piece."""
-        return self._prefix.text()
+        return "".join(self._so_far())
 
     @property
     def parsed_arguments(self) -> Any:
@@ -197,7 +212,7 @@ class FunctionToolCallArgumentsDeltaEvent(msgspec.Struct, frozen=True, kw_only=T
         return parse_partial(self.arguments)
 
 
-class FunctionToolCallArgumentsDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
+class FunctionToolCallArgumentsDoneEvent(Event, frozen=True, kw_only=True):
     """A tool call is whole.
 
     Attributes:
@@ -224,7 +239,7 @@ class FunctionToolCallArgumentsDoneEvent(msgspec.Struct, frozen=True, kw_only=Tr
             return None
 
 
-class LogprobsContentDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
+class LogprobsContentDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
     """Log probabilities of tokens of the text were received.
 
     Attributes:
@@ -235,15 +250,14 @@ class LogprobsContentDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["logprobs.content.delta"] = "logprobs.content.delta"
     choice: int
     content: list[TokenLogprob]
-    _prefix: Prefix
 
     @property
     def snapshot(self) -> list[TokenLogprob]:
         """All entries including these."""
-        return self._prefix.list()
+        return self._so_far()
 
 
-class LogprobsContentDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
+class LogprobsContentDoneEvent(Event, frozen=True, kw_only=True):
     """The log probabilities of the text are whole.
 
     Attributes:
@@ -256,7 +270,7 @@ class LogprobsContentDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
     content: list[TokenLogprob]
 
 
-class LogprobsRefusalDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
+class LogprobsRefusalDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
     """Log probabilities of tokens of the refusal were received.
 
     Attributes:
@@ -267,15 +281,14 @@ class LogprobsRefusalDeltaEvent(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["logprobs.refusal.delta"] = "logprobs.refusal.delta"
     choice: int
     refusal: list[TokenLogprob]
-    _prefix: Prefix
 
     @property
     def snapshot(self) -> list[TokenLogprob]:
         """All entries including these."""
-        return self._prefix.list()
+        return self._so_far()
 
 
-class LogprobsRefusalDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
+class LogprobsRefusalDoneEvent(Event, frozen=True, kw_only=True):
     """The log probabilities of the refusal are whole.
 
     Attributes:
@@ -288,7 +301,7 @@ class LogprobsRefusalDoneEvent(msgspec.Struct, frozen=True, kw_only=True):
     refusal: list[TokenLogprob]
 
 
-class FinishEvent(msgspec.Struct, frozen=True, kw_only=True):
+class FinishEvent(Event, frozen=True, kw_only=True):
     """A choice has ended. This event comes after the done events of the choice.
 
     Attributes:
@@ -301,7 +314,7 @@ class FinishEvent(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str
 
 
-class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
+class UsageEvent(Event, frozen=True, kw_only=True):
     """The server reported the usage.
 
     Attributes:

@@ -27,7 +27,7 @@ from .messages import (
     largest_usage,
     sum_usage,
 )
-from .model import Model, build_tables
+from .model import Convertible, Model, build_tables
 from .params import (
     NOT_GIVEN,
     AgentCompletionCreate,
@@ -85,6 +85,7 @@ __all__ = [
     "CompletionTokensDetails",
     "CompletionUsage",
     "ContentPart",
+    "Convertible",
     "DeveloperMessage",
     "Function",
     "FunctionCall",

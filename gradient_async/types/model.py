@@ -1,9 +1,9 @@
-"""The base of all messages that a server sends: conversion to plain data."""
+"""The base of all messages that a server sends, and their conversion to plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -11,8 +11,14 @@ import msgspec
 _SESSION_PREFIX = "@"
 
 
-class Model(msgspec.Struct, gc=False, repr_omit_defaults=True):
-    """Base of all messages that a server sends: conversion to dictionaries and JSON text."""
+class Convertible:
+    """Conversion of a Struct to dictionaries and JSON text."""
+
+    __slots__ = ()
+
+    # Set by msgspec.
+    __struct_fields__: ClassVar[tuple[str, ...]]
+    __struct_encode_fields__: ClassVar[tuple[str, ...]]
 
     def to_dict(
         self,
@@ -88,6 +94,10 @@ class Model(msgspec.Struct, gc=False, repr_omit_defaults=True):
         return _dump(self.model_dump(**options), indent)
 
 
+class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
+    """Base of all messages that a server sends."""
+
+
 def build_tables(*types: Any) -> None:
     """Make msgspec build its tables of types. Modules call this function when they are imported.
 
@@ -104,7 +114,7 @@ def _dump(data: dict[str, Any], indent: int | None) -> str:
     return (encoded if indent is None else msgspec.json.format(encoded, indent=indent)).decode()
 
 
-def _plain_struct(struct: msgspec.Struct, *, keep_none: bool) -> dict[str, Any]:
+def _plain_struct(struct: Convertible, *, keep_none: bool) -> dict[str, Any]:
     return {
         encoded: _plain(value, keep_none=keep_none)
         for name, encoded in zip(struct.__struct_fields__, struct.__struct_encode_fields__, strict=True)
@@ -116,11 +126,11 @@ def _plain_struct(struct: msgspec.Struct, *, keep_none: bool) -> dict[str, Any]:
 
 def _plain(value: Any, *, keep_none: bool) -> Any:
     # Only Structs and lists of Structs are converted. All other values are JSON that is passed on unchanged, with its nulls.
-    if isinstance(value, msgspec.Struct):
+    if isinstance(value, Convertible):
         return _plain_struct(value, keep_none=keep_none)
     if isinstance(value, list):
         return [
-            _plain_struct(item, keep_none=keep_none) if isinstance(item, msgspec.Struct) else item
+            _plain_struct(item, keep_none=keep_none) if isinstance(item, Convertible) else item
             for item in value  # pyright: ignore[reportUnknownVariableType]  # of any type
         ]
     return value

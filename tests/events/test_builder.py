@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import json
+import pickle
+from typing import Any, get_args
 
+import msgspec
 import pytest
 
 from gradient_async.assembly import CompletionAssembler
@@ -127,7 +131,9 @@ def test_a_text_is_done_only_if_there_was_a_text(
     field: str, texts: list[str], finish_reason: str | None
 ) -> None:
     """An empty text, with which many servers begin a reply that calls tools, is no text."""
-    wire = [chunk(role="assistant", **{field: text}) for text in texts]
+    wire: list[dict[str, Any]] = [
+        chunk(choices=[{"delta": {"role": "assistant", field: text}}]) for text in texts
+    ]
     events = events_of(*wire, chunk(tool_calls=[call(0, "{}", name="f")]), chunk(finish_reason=finish_reason))
     kind = field.removesuffix("_content")
     said = "".join(texts)
@@ -264,3 +270,61 @@ def test_arguments_that_are_no_json_are_told_as_they_are() -> None:
         if event.type == "tool_calls.function.arguments.done"
     )
     assert ("{x", None) == (done.arguments, done.parsed_arguments)
+
+
+ALL_KINDS = [
+    chunk("a", role="assistant", reasoning_content="r", refusal="n"),
+    chunk(logprobs={"content": [entry("a")], "refusal": [entry("n")]}),
+    chunk(tool_calls=[call(0, "{}", id="c", name="f")]),
+    chunk(tool_calls=[call(0, " ")], finish_reason="stop", usage={"prompt_tokens": 1}),
+]
+
+
+def test_every_event_converts_to_plain_data_as_messages_do() -> None:
+    """Each field and nothing else, so that a stored event is small."""
+    events = events_of(*ALL_KINDS)
+    assert {kind.__name__ for kind in get_args(ChatCompletionStreamEvent)} == {
+        type(event).__name__ for event in events
+    }
+    for event in events:
+        dump = event.model_dump()
+        assert set(type(event).__struct_fields__) == dump.keys()
+        assert dump == json.loads(event.model_dump_json())
+        assert event.to_dict() == json.loads(event.to_json()) == event.model_dump(exclude_none=True)
+        assert event.type == event.to_dict()["type"]
+        assert msgspec.json.decode(msgspec.json.encode(event)).keys() == dump.keys()
+    delta = next(event for event in events if event.type == "content.delta")
+    assert {"type": "content.delta", "choice": 0, "delta": "a"} == delta.to_dict()
+    assert "ContentDeltaEvent(type='content.delta', choice=0, delta='a', parsed=None)" == repr(delta)
+
+
+def pickled(event: Any) -> Any:
+    return pickle.loads(pickle.dumps(event))  # noqa: S301  # our own
+
+
+@pytest.mark.parametrize("copied", [pickled, copy.deepcopy, copy.copy])
+def test_a_copy_of_an_event_is_equal_and_has_no_snapshot(copied: Any) -> None:
+    """A snapshot would make each stored event as large as everything before it."""
+    for event in events_of(*ALL_KINDS):
+        again = copied(event)
+        assert event == again
+        assert repr(event) == repr(again)
+        shown = [name for name in ("snapshot", "arguments", "parsed_arguments") if hasattr(event, name)]
+        if event.type.endswith(".delta") or event.type == "chunk":
+            assert shown
+            for name in shown:
+                with pytest.raises(AttributeError, match="a copy of an event has no snapshot"):
+                    getattr(again, name)
+        else:
+            assert [getattr(event, name) for name in shown] == [getattr(again, name) for name in shown]
+
+
+def test_the_size_of_an_event_does_not_depend_on_what_came_before() -> None:
+    logprobs = {"content": [entry("x")], "refusal": [entry("x")]}
+    pieces = chunk("x", reasoning_content="x", refusal="x", logprobs=logprobs, tool_calls=[call(0, "[")])
+    events = events_of(*[pieces] * 100)
+    for kind in {event.type for event in events if event.type.endswith("delta")} | {"chunk"}:
+        first, *_, last = (event for event in events if event.type == kind)
+        assert len(repr(first)) == len(repr(last))
+        assert len(pickle.dumps(first)) == len(pickle.dumps(last))
+        assert len(msgspec.json.encode(first)) == len(msgspec.json.encode(last))
