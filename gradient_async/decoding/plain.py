@@ -32,6 +32,8 @@ _NO_JSON: dict[type, str] = {
 # Methods by which objects of other libraries return plain data: those of pydantic, of many clients, and of arrays and their
 # scalars.
 _DUMPS = ("model_dump", "to_dict", "tolist")
+OTHER_ROLES = ("user", "system", "tool", "developer", "function")
+"""The roles of messages that are no reply; a tuple, because a value that is no role may not be hashable."""
 _LEAVES = frozenset({str, int, bool, type(None)})  # without float, because NaN is a float
 PLAIN = _LEAVES | {float, dict, list}
 """The types of plain data."""
@@ -183,7 +185,7 @@ def _converted(value: Any) -> Any:
     if isinstance(value, ChatCompletionMessage):
         return message_to_dict(value)
     if isinstance(value, Model):
-        return _part(value)
+        return value.to_dict()
     if isinstance(value, type):
         raise TypeError("a class has no JSON form")
     for name in _DUMPS:
@@ -252,36 +254,49 @@ def shown(value: Any) -> str:
     return escape(text, _MAX_SHOWN)
 
 
-def message_to_dict(message: ChatCompletionMessage) -> dict[str, Any]:
+def message_to_dict(message: ChatCompletionMessage | Mapping[str, Any]) -> dict[str, Any]:
     """Convert the message of a reply to a message of the next request.
 
     The role is always sent. Fields that are None are left out, except for ``content`` beside tool calls. Content that
     was received as parts is sent as parts; text that was received beside the parts becomes another part.
+
+    Args:
+        message: The message, or its plain data, as `to_dict` or `model_dump` returns them, or another program stored them.
+            Messages of other roles are only freed from None.
     """
-    data = {name: value for name, value in message.to_dict().items() if name != "role"}
-    if message.tool_calls is not None:
-        data["tool_calls"] = _part(message.tool_calls)
+    message = message.to_dict() if isinstance(message, ChatCompletionMessage) else message
+    reply = message.get("role") not in OTHER_ROLES
+    data = {
+        name: value
+        for name, value in message.items()
+        if value is not None or name == "role" or (name == "content" and not reply)
+    }
+    if not reply:
+        return data
+    calls = data.get("tool_calls")
+    if isinstance(calls, list):
+        data["tool_calls"] = [_call_to_dict(call) for call in cast("list[Any]", calls)]
     parts = data.pop("content_parts", None)
     if parts:
-        data["content"] = _with_text(parts, message.content)
+        data["content"] = _with_text(parts, data.get("content"))
         if any(is_object(part) and "thinking" in part for part in parts):
             data.pop("reasoning_content", None)  # the parts contain the reasoning
     elif "tool_calls" in data or "function_call" in data:
         data.setdefault("content", None)
     audio = data.get("audio")
-    if isinstance(audio, dict) and "id" in audio:
-        data["audio"] = {"id": cast("dict[str, Any]", audio)["id"]}  # the API accepts nothing but the id
-    return {"role": message.role, **data}
+    if is_object(audio) and "id" in audio:
+        data["audio"] = {"id": audio["id"]}  # the API accepts nothing but the id
+    return data
 
 
-def _part(value: Any) -> Any:
-    """Convert a part of a reply, or a list of such parts; return any other object unchanged."""
-    if isinstance(value, Model):
-        data = value.to_dict()
-        if "custom" in data:
-            data.pop("function", None)  # a custom call has no function, and servers refuse an empty one
-        return data
-    return [_part(item) for item in cast("list[Any]", value)] if isinstance(value, list) else value
+def _call_to_dict(call: Any) -> Any:
+    """Convert a tool call of a reply, which is plain data, to a tool call of a request."""
+    if not is_object(call):
+        return call
+    data = {name: value for name, value in call.items() if value is not None}
+    if "custom" in data:
+        data.pop("function", None)  # a custom call has no function, and servers refuse an empty one
+    return data
 
 
 def _with_text(parts: list[Any], content: str | None) -> list[Any]:

@@ -12,7 +12,7 @@ import msgspec
 from ..errors import InvalidRequestError
 from ..types import AgentCompletionParams, ChatCompletionParams, is_given
 from ..types.model import build_tables
-from .plain import PLAIN, NoJSONError, encode, is_list_like, plain_fields, shown, to_plain
+from .plain import OTHER_ROLES, PLAIN, NoJSONError, encode, is_list_like, message_to_dict, plain_fields, shown, to_plain
 
 
 def _struct_of(params: type) -> type[msgspec.Struct]:
@@ -29,6 +29,7 @@ _AGENT = frozenset(AgentCompletionParams.__annotations__)
 _CHAT_TYPES = _struct_of(ChatCompletionParams)
 _AGENT_TYPES = _struct_of(AgentCompletionParams)
 build_tables(_CHAT_TYPES, _AGENT_TYPES)
+_USUAL_FIELDS = 2  # of a message that is no reply: role and content
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _DOCUMENTED = {
     "frequency_penalty": "-2.0 to 2.0",
@@ -103,7 +104,8 @@ def encode_request(
     """Encode the body of a request.
 
     Values of subclasses of str, int and float are sent as values of these types. Mappings, iterables and messages of
-    other libraries are converted to plain data.
+    other libraries are converted to plain data. Messages are sent as `message_to_dict` describes; those in ``extra_body``
+    are sent unchanged.
 
     Args:
         params: The result of `check_params`.
@@ -120,10 +122,24 @@ def encode_request(
         body.update(extra_body)
     refusal: NoJSONError
     try:
-        return encode(plain_fields(body))
+        plain = plain_fields(body)
+        messages = plain.get("messages")
+        if type(messages) is list and not (extra_body and "messages" in extra_body):
+            _send_replies(cast("list[Any]", messages))
+        return encode(plain)
     except NoJSONError as refused:
         refusal = refused.with_traceback(None)
     raise _cannot_be_sent(refusal)
+
+
+def _send_replies(messages: list[Any]) -> None:
+    """Convert replies among messages, which may have been stored as plain data, to messages of a request, in place."""
+    for index, message in enumerate(messages):
+        # Nearly all other messages have a role and content, and stay as they are.
+        if type(message) is dict:
+            fields = cast("dict[str, Any]", message)
+            if fields.get("role") not in OTHER_ROLES or len(fields) != _USUAL_FIELDS:
+                messages[index] = message_to_dict(fields)
 
 
 def _cannot_be_sent(refusal: NoJSONError) -> InvalidRequestError:

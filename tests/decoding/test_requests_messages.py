@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
-from gradient_async.decoding import check_params, decode_completion, encode_request
+from gradient_async.decoding import check_params, decode_completion, encode_request, message_to_dict
 from gradient_async.errors import InvalidRequestError
-from gradient_async.types import NOT_GIVEN, ChatCompletionMessage, Function, ToolCall
+from gradient_async.types import NOT_GIVEN, ChatCompletion, ChatCompletionMessage, Choice, Function, ToolCall
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 BASE: dict[str, Any] = {"messages": MESSAGES, "model": "m"}
@@ -105,81 +107,141 @@ CALL = ToolCall(id="c", function=Function(name="f", arguments="{}"))
 CALL_SENT = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
+REPLIES: list[tuple[ChatCompletionMessage, dict[str, Any]]] = [
+    (ChatCompletionMessage(), {"role": "assistant"}),
+    (ChatCompletionMessage(content="x"), {"role": "assistant", "content": "x"}),
+    (ChatCompletionMessage(refusal="no"), {"role": "assistant", "refusal": "no"}),
+    (
+        ChatCompletionMessage(tool_calls=[CALL]),
+        {"role": "assistant", "tool_calls": [CALL_SENT], "content": None},
+    ),
+    (
+        ChatCompletionMessage(content="", tool_calls=[CALL]),
+        {"role": "assistant", "tool_calls": [CALL_SENT], "content": ""},
+    ),
+    (
+        ChatCompletionMessage(function_call=Function(name="f", arguments="{}")),
+        {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}, "content": None},
+    ),
+    (
+        ChatCompletionMessage(
+            content="x",
+            reasoning_content="r",
+            reasoning_details=[{"a": None}],
+            annotations=[1],
+            extra_content={"g": 1},
+        ),
+        {
+            "role": "assistant",
+            "content": "x",
+            "reasoning_content": "r",
+            "reasoning_details": [{"a": None}],
+            "annotations": [1],
+            "extra_content": {"g": 1},
+        },
+    ),
+    (
+        ChatCompletionMessage(audio={"id": "a", "data": "AAAA"}),
+        {"role": "assistant", "audio": {"id": "a"}},
+    ),
+    (ChatCompletionMessage(audio={"data": "AAAA"}), {"role": "assistant", "audio": {"data": "AAAA"}}),
+    (
+        ChatCompletionMessage(
+            tool_calls=[ToolCall(id="c", type="custom", custom={"name": "g", "input": "x"})]
+        ),
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "g", "input": "x"}}],
+        },
+    ),
+    (
+        ChatCompletionMessage(
+            tool_calls=[ToolCall(id="c", function=Function(name="f"), extra_content={"s": 1})]
+        ),
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [
+                {
+                    "id": "c",
+                    "type": "function",
+                    "function": {"name": "f", "arguments": ""},
+                    "extra_content": {"s": 1},
+                }
+            ],
+        },
+    ),
+]
+
+
 class TestReplies:
     """A reply is a valid message of the next request."""
 
-    @pytest.mark.parametrize(
-        ("message", "expected"),
-        [
-            (ChatCompletionMessage(), {"role": "assistant"}),
-            (ChatCompletionMessage(content="x"), {"role": "assistant", "content": "x"}),
-            (ChatCompletionMessage(refusal="no"), {"role": "assistant", "refusal": "no"}),
-            (
-                ChatCompletionMessage(tool_calls=[CALL]),
-                {"role": "assistant", "tool_calls": [CALL_SENT], "content": None},
-            ),
-            (
-                ChatCompletionMessage(content="", tool_calls=[CALL]),
-                {"role": "assistant", "tool_calls": [CALL_SENT], "content": ""},
-            ),
-            (
-                ChatCompletionMessage(function_call=Function(name="f", arguments="{}")),
-                {"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}, "content": None},
-            ),
-            (
-                ChatCompletionMessage(
-                    content="x",
-                    reasoning_content="r",
-                    reasoning_details=[{"a": None}],
-                    annotations=[1],
-                    extra_content={"g": 1},
-                ),
-                {
-                    "role": "assistant",
-                    "content": "x",
-                    "reasoning_content": "r",
-                    "reasoning_details": [{"a": None}],
-                    "annotations": [1],
-                    "extra_content": {"g": 1},
-                },
-            ),
-            (
-                ChatCompletionMessage(audio={"id": "a", "data": "AAAA"}),
-                {"role": "assistant", "audio": {"id": "a"}},
-            ),
-            (ChatCompletionMessage(audio={"data": "AAAA"}), {"role": "assistant", "audio": {"data": "AAAA"}}),
-            (
-                ChatCompletionMessage(
-                    tool_calls=[ToolCall(id="c", type="custom", custom={"name": "g", "input": "x"})]
-                ),
-                {
-                    "role": "assistant",
-                    "content": None,
-                    "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "g", "input": "x"}}],
-                },
-            ),
-            (
-                ChatCompletionMessage(
-                    tool_calls=[ToolCall(id="c", function=Function(name="f"), extra_content={"s": 1})]
-                ),
-                {
-                    "role": "assistant",
-                    "content": None,
-                    "tool_calls": [
-                        {
-                            "id": "c",
-                            "type": "function",
-                            "function": {"name": "f", "arguments": ""},
-                            "extra_content": {"s": 1},
-                        }
-                    ],
-                },
-            ),
-        ],
-    )
+    @pytest.mark.parametrize(("message", "expected"), REPLIES)
     def test_message(self, message: ChatCompletionMessage, expected: dict[str, Any]) -> None:
         """The role stays, what is None goes, content stays null beside calls."""
         assert expected == sent(message)
+
+    @pytest.mark.parametrize(("message", "expected"), REPLIES)
+    def test_a_stored_message_is_sent_as_the_message_itself(
+        self, message: ChatCompletionMessage, expected: dict[str, Any]
+    ) -> None:
+        """In every form in which it may have been stored; and the stored form is not changed."""
+        completion = ChatCompletion(choices=[Choice(message=message)])
+        forms: list[dict[str, Any]] = [
+            message.to_dict(),
+            message.to_dict(exclude_unset=False),
+            message.model_dump(),
+            message.model_dump(exclude_none=True),
+            json.loads(message.to_json()),
+            json.loads(message.model_dump_json()),
+            completion.to_dict()["choices"][0]["message"],
+            message_to_dict(message),
+        ]
+        for form in forms:
+            before = copy.deepcopy(form)
+            assert expected == sent(form) == sent(message_to_dict(form)) == sent(MappingProxyType(form))
+            assert before == form
+
+    @pytest.mark.parametrize("validate", [True, False])
+    def test_messages_of_pydantic_keep_null_content_beside_tool_calls(self, *, validate: bool) -> None:
+        """Though a dump without None, which leaves out what a server refuses, leaves it out as well."""
+
+        class Message:
+            def model_dump(self, *, exclude_none: bool) -> dict[str, Any]:
+                assert exclude_none
+                return {"role": "assistant", "tool_calls": [CALL_SENT]}
+
+        params = checked(messages=[Message()], validate=validate)
+        found = json.loads(encode_request(params, stream=None))["messages"]
+        assert [{"role": "assistant", "tool_calls": [CALL_SENT], "content": None}] == found
+
+    @pytest.mark.parametrize("role", ["user", "system", "developer", "tool", "function"])
+    def test_fields_of_other_messages_that_are_none_are_left_out(self, role: str) -> None:
+        message = {"role": role, "content": "x", "name": None, "tool_call_id": "c", "unknown": None}
+        assert {"role": role, "content": "x", "tool_call_id": "c"} == sent(message)
+        assert {"role": "function", "content": None, "name": "f"} == sent(
+            {"role": "function", "content": None, "name": "f"}
+        )
+
+    @pytest.mark.parametrize(
+        "message",
+        [
+            {"role": "user", "content": None},
+            {"role": None, "content": "x"},
+            {"role": ["user"], "content": "x"},
+            {"role": "assistant", "content": None, "tool_calls": ["x"]},
+            {"role": "assistant", "content": None, "tool_calls": {"id": "c"}},
+            5,
+        ],
+    )
+    def test_what_is_not_checked_is_sent_unchanged(self, message: Any) -> None:
+        params = checked(messages=[message], validate=False)
+        assert [message] == json.loads(encode_request(params, stream=None))["messages"]
+        stored = ChatCompletionMessage(tool_calls=[CALL]).model_dump()
+        extra = {"messages": [message, stored]}
+        assert extra == json.loads(encode_request({}, stream=None, extra_body=extra))
 
     THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}
     TEXT = {"type": "text", "text": "x"}
@@ -206,7 +268,8 @@ class TestReplies:
     ) -> None:
         """With all of the text and the thoughts, each once, also where a server mixed parts and plain strings."""
         message = ChatCompletionMessage(content=content, content_parts=parts, reasoning_content=reasoning)
-        assert {"role": "assistant", **expected} == sent(message)
+        for form in (message, message.to_dict(), message.model_dump()):
+            assert {"role": "assistant", **expected} == sent(form)
 
     def test_pieces_of_a_reply_in_a_dictionary(self) -> None:
         message = {
