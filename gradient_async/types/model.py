@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+import json
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any, ClassVar, TypeAlias, cast
 
 import msgspec
 
 # Fields that the session sets are encoded under names with this prefix, so that no server can set them.
 _SESSION_PREFIX = "@"
+
+IncEx: TypeAlias = (
+    AbstractSet[str] | AbstractSet[int] | Mapping[str, Any] | Mapping[int, Any] | list[str] | tuple[str, ...]
+)
 
 
 class Convertible:
@@ -56,42 +62,67 @@ class Convertible:
         self,
         *,
         mode: str = "python",
-        include: Iterable[str] | None = None,
-        exclude: Iterable[str] | None = None,
+        include: IncEx | None = None,
+        exclude: IncEx | None = None,
+        context: Any = None,
         by_alias: bool | None = None,
         exclude_unset: bool = False,
         exclude_defaults: bool = False,
         exclude_none: bool = False,
+        exclude_computed_fields: bool = False,
         round_trip: bool = False,
-        warnings: bool = True,
+        warnings: bool | str = True,
+        fallback: Callable[[Any], Any] | None = None,
+        serialize_as_any: bool = False,
+        polymorphic_serialization: bool | None = None,
     ) -> dict[str, Any]:
         """Return all fields as plain data, with the signature of pydantic's method.
 
+        Parameters that are not described change nothing: every value is plain JSON already, and every field has one name.
+
         Args:
             mode: Accepted for compatibility; the result holds JSON types in every mode.
-            include: Top-level fields to keep; None keeps all.
-            exclude: Top-level fields to leave out.
-            by_alias: Accepted for compatibility; fields have the names of the API.
+            include: Fields to keep: a set of names, or a dictionary from a name to True or to the same form for the value of
+                the field. Items of a list are named by their index, which may be negative, and all fields or items by
+                ``__all__``. For example ``{"choices": {"__all__": {"message": {"content"}}}}``.
+            exclude: Fields to leave out, in the form of ``include``.
+            context: See above.
+            by_alias: See above.
             exclude_unset: Leave out fields that are None; a field that was not sent is None.
-            exclude_defaults: The same as ``exclude_unset``.
+            exclude_defaults: Leave out fields that are None, the default of every optional field of the API.
             exclude_none: Leave out fields that are None.
-            round_trip: Accepted for compatibility.
-            warnings: Accepted for compatibility.
-        """
-        del mode, by_alias, round_trip, warnings
-        data = _plain_struct(self, keep_none=not (exclude_none or exclude_unset or exclude_defaults))
-        kept = set(data) if include is None else set(include)
-        kept -= set(exclude or ())
-        return {name: value for name, value in data.items() if name in kept}
+            exclude_computed_fields: See above.
+            round_trip: See above.
+            warnings: See above.
+            fallback: See above.
+            serialize_as_any: See above.
+            polymorphic_serialization: See above.
 
-    def model_dump_json(self, *, indent: int | None = None, **options: Any) -> str:
+        Raises:
+            TypeError: If ``include`` or ``exclude`` is of another form.
+        """
+        del mode, context, by_alias, exclude_computed_fields, round_trip, warnings
+        del fallback, serialize_as_any, polymorphic_serialization
+        data = _plain_struct(self, keep_none=not (exclude_none or exclude_unset or exclude_defaults))
+        if include is None and exclude is None:
+            return data
+        selected: dict[str, Any] = _select(data, include, exclude)
+        return selected
+
+    def model_dump_json(
+        self, *, indent: int | None = None, ensure_ascii: bool = False, **options: Any
+    ) -> str:
         """Return the result of `model_dump` as JSON text.
 
         Args:
             indent: Spaces for each level; None writes one line.
+            ensure_ascii: Escape all characters that are not ASCII.
             **options: Arguments of `model_dump`.
         """
-        return _dump(self.model_dump(**options), indent)
+        data = self.model_dump(**options)
+        if ensure_ascii:
+            return json.dumps(data, indent=indent, separators=None if indent else (",", ":"))
+        return _dump(data, indent)
 
 
 class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
@@ -134,3 +165,64 @@ def _plain(value: Any, *, keep_none: bool) -> Any:
             for item in value  # pyright: ignore[reportUnknownVariableType]  # of any type
         ]
     return value
+
+
+# The selection of `model_dump`
+
+_FORMS = (Mapping, AbstractSet, list, tuple)
+
+
+def _select(data: Any, include: Any, exclude: Any) -> Any:
+    """Return the part of plain data that ``include`` and ``exclude`` leave; None stands for a selection that was not given."""
+    if isinstance(data, list):
+        items = cast("list[Any]", data)
+        fields: dict[Any, Any] = dict(enumerate(items))
+        return list(_select_fields(fields, include, exclude, len(items)).values())
+    if isinstance(data, dict):
+        return _select_fields(cast("dict[Any, Any]", data), include, exclude)
+    return data
+
+
+def _select_fields(fields: dict[Any, Any], include: Any, exclude: Any, size: int = 0) -> dict[Any, Any]:
+    """Select fields of an object, or items of a list of this size by their index."""
+    selected: dict[Any, Any] = {}
+    for name, value in fields.items():
+        names = (name, name - size) if size else (name,)
+        kept = True if include is None else _selection("include", include, names)
+        dropped = None if exclude is None else _selection("exclude", exclude, names)
+        if kept is not None and dropped is not True:
+            selected[name] = _select(value, None if kept is True else kept, dropped)
+    return selected
+
+
+def _selection(option: str, chosen: Any, names: tuple[Any, ...]) -> Any:
+    """Return what is chosen of a field: None for nothing, True for all, or the selection in it.
+
+    Args:
+        option: Name of the argument that has the selection.
+        chosen: The selection of fields.
+        names: The names of the field.
+    """
+    if not isinstance(chosen, _FORMS):
+        raise TypeError(f"{option}: expected a set of names, or a dict, not {type(chosen).__name__}")
+    found: Any = None
+    for name in ("__all__", *names):
+        if name in chosen:
+            found = _merge(found, chosen[name] if isinstance(chosen, Mapping) else True)
+    return found
+
+
+def _merge(general: Any, special: Any) -> Any:
+    """Combine the selection for all fields with the selection for one field, which counts where they differ."""
+    if special is ...:
+        return True
+    if not (isinstance(general, _FORMS) and isinstance(special, _FORMS)):
+        return special
+    both = _by_name(general)
+    for name, selection in _by_name(special).items():
+        both[name] = _merge(both.get(name), selection)
+    return both
+
+
+def _by_name(chosen: Any) -> dict[Any, Any]:
+    return {name: chosen[name] if isinstance(chosen, Mapping) else True for name in chosen}

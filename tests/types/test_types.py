@@ -59,6 +59,49 @@ PLAIN: dict[str, Any] = {
     "object": "chat.completion",
 }
 
+NESTED = ChatCompletion(
+    id="n",
+    choices=[
+        Choice(
+            message=ChatCompletionMessage(
+                content="a", annotations=[{"u": 1, "v": 2}, {"u": 3}], audio={"id": "z", "data": "w"}
+            )
+        ),
+        Choice(index=1, message=ChatCompletionMessage(content="b")),
+    ],
+)
+FIRST, SECOND = NESTED.to_dict()["choices"]
+# The argument of `model_dump`, the selection of the choices, and the choices that are left.
+SELECTIONS: list[tuple[str, Any, list[dict[str, Any]]]] = [
+    ("include", True, [FIRST, SECOND]),
+    ("include", ..., [FIRST, SECOND]),
+    ("include", {0}, [FIRST]),
+    ("include", {-1}, [SECOND]),
+    ("include", {0: True, "x": True, "0": True}, [FIRST]),
+    ("include", {-1: {"message": ...}}, [{"message": SECOND["message"]}]),
+    ("include", {"__all__": {"message": {"content"}}}, [{"message": {"content": text}} for text in "ab"]),
+    ("include", {"__all__": {"index"}, 1: {"message": {"role"}}}, [{"index": 0}, {"index": 1, "message": {"role": "assistant"}}]),
+    ("include", {"__all__": {"index": True}, 0: ...}, [FIRST, {"index": 1}]),
+    ("include", {"__all__": True, 0: {"index"}}, [{"index": 0}, SECOND]),
+    ("include", {"__all__"}, [FIRST, SECOND]),
+    ("include", {0: {"message": {"annotations": {0: {"u"}}, "audio": {"id"}}}}, [{"message": {"annotations": [{"u": 1}], "audio": {"id": "z"}}}]),
+    ("include", {0: {"index": {"x"}}}, [{"index": 0}]),
+    ("include", {"index"}, []),
+    ("include", {}, []),
+    ("exclude", {0}, [SECOND]),
+    ("exclude", {-1}, [FIRST]),
+    ("exclude", {0: {"message"}, 1: ...}, [{"index": 0}]),
+    ("exclude", {"__all__": {"message": {"content", "annotations", "audio"}}}, [{"index": 0, "message": {"role": "assistant"}}, {"index": 1, "message": {"role": "assistant"}}]),
+    ("exclude", {"__all__": {"message"}, 1: {"index": True}}, [{"index": 0}, {}]),
+    ("exclude", {"__all__": {"message"}, 1: ...}, [{"index": 0}]),
+    ("exclude", {"__all__": ..., 0: {"message"}}, [{"index": 0}]),
+    ("exclude", {"__all__"}, []),
+    ("exclude", {"__all__": {"message": {"annotations": {"__all__": {"u"}}, "audio": True}}}, [{"index": 0, "message": {"role": "assistant", "content": "a", "annotations": [{"v": 2}, {}]}}, SECOND]),
+    ("exclude", {"index"}, [FIRST, SECOND]),
+    ("exclude", {0: {"index": False}}, [FIRST, SECOND]),
+    ("exclude", {}, [FIRST, SECOND]),
+]  # fmt: skip
+
 
 class TestConversion:
     def test_to_dict_leaves_out_what_is_none_and_the_sessions_own(self) -> None:
@@ -103,8 +146,86 @@ class TestConversion:
         assert "id" not in COMPLETION.model_dump(exclude={"id"})
 
     def test_model_dump_takes_what_pydantic_takes(self) -> None:
-        options: dict[str, Any] = {"mode": "json", "by_alias": True, "round_trip": True, "warnings": False}
+        options: dict[str, Any] = {
+            "mode": "json",
+            "context": {"a": 1},
+            "by_alias": True,
+            "exclude_computed_fields": True,
+            "round_trip": True,
+            "warnings": "error",
+            "fallback": str,
+            "serialize_as_any": True,
+            "polymorphic_serialization": True,
+        }
         assert COMPLETION.model_dump() == COMPLETION.model_dump(**options)
+        assert COMPLETION.model_dump_json() == COMPLETION.model_dump_json(**options)
+        odd: dict[str, Any] = {"exclude_nones": True}
+        for method in (COMPLETION.model_dump, COMPLETION.model_dump_json, COMPLETION.to_dict):
+            with pytest.raises(TypeError, match="exclude_nones"):
+                method(**odd)
+
+    @pytest.mark.parametrize(("option", "chosen", "expected"), SELECTIONS)
+    def test_model_dump_of_nested_fields(
+        self, option: str, chosen: Any, expected: list[dict[str, Any]]
+    ) -> None:
+        """As pydantic selects them, see the next test."""
+        options: dict[str, Any] = {option: {"choices": chosen}}
+        assert expected == NESTED.model_dump(exclude_none=True, **options)["choices"]
+        assert expected == json.loads(NESTED.model_dump_json(exclude_none=True, **options))["choices"]
+
+    @pytest.mark.parametrize(("option", "chosen", "expected"), SELECTIONS)
+    def test_pydantic_selects_the_same(
+        self, option: str, chosen: Any, expected: list[dict[str, Any]]
+    ) -> None:
+        pydantic: Any = pytest.importorskip("pydantic")
+        message = pydantic.create_model(
+            "Message", role=(str, ...), **dict.fromkeys(("content", "annotations", "audio"), (Any, None))
+        )
+        choice = pydantic.create_model("Choice", index=(int, ...), message=(message, ...))
+        kind: Any = list
+        completion = pydantic.create_model("Completion", choices=(kind[choice], ...))(choices=[FIRST, SECOND])
+        options: dict[str, Any] = {option: {"choices": chosen}}
+        assert expected == completion.model_dump(exclude_none=True, **options).get("choices", [])
+
+    def test_model_dump_with_both_selections(self) -> None:
+        found = NESTED.model_dump(
+            include={"id": ..., "choices": {0: {"message"}}},
+            exclude={"choices": {"__all__": {"message": {"annotations", "role"}}}},
+            exclude_none=True,
+        )
+        assert {
+            "id": "n",
+            "choices": [{"message": {"content": "a", "audio": {"id": "z", "data": "w"}}}],
+        } == found
+        assert {} == NESTED.model_dump(include=set())
+        assert [SECOND] == NESTED.model_dump(include={"choices": [-1]}, exclude_none=True)["choices"]
+        assert [FIRST] == NESTED.model_dump(exclude={"choices": (-1,)}, exclude_none=True)["choices"]
+        assert (
+            NESTED.model_dump() == NESTED.model_dump(exclude=set()) == NESTED.model_dump(include={"__all__"})
+        )
+
+    @pytest.mark.parametrize("option", ["include", "exclude"])
+    @pytest.mark.parametrize(
+        "chosen",
+        [
+            "id",
+            5,
+            {"choices": "message"},
+            {"choices": {0: False}},
+            {"choices": {"__all__": {"index"}, 0: 5}},
+            {"choices": {"__all__": 5}},
+        ],
+    )
+    def test_a_selection_of_another_form_is_refused(self, option: str, chosen: Any) -> None:
+        """A text, for example, would be a set of its letters."""
+        options: dict[str, Any] = {option: chosen}
+        with pytest.raises(TypeError, match=f"{option}: expected a set of names, or a dict, not "):
+            NESTED.model_dump(**options)
+
+    def test_model_dump_json_in_ascii(self) -> None:
+        assert COMPLETION.model_dump() == json.loads(COMPLETION.model_dump_json(ensure_ascii=True))
+        assert '"content":"\\u00e9"' in COMPLETION.model_dump_json(ensure_ascii=True)
+        assert '"content": "\\u00e9"' in COMPLETION.model_dump_json(ensure_ascii=True, indent=2)
 
     def test_model_dump_json(self) -> None:
         assert COMPLETION.model_dump() == json.loads(COMPLETION.model_dump_json())
