@@ -89,6 +89,7 @@ def expect_same_chunks(wire: bytes, cuts: Iterable[int] = (), **options: Any) ->
     at = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
     pieces = [wire[a:b] for a, b in pairwise(at)]
     assert expected == decode_whole(pieces, **options)
+    assert expected == decode_whole(pieces, keep_body=True, **options)
     cut, batches = decode_in_slices(pieces, **options)
     assert expected == cut
     # Whole events a read, two at a time, so that batches are short and many.

@@ -9,7 +9,8 @@ one line of the input (the request file). Its fields:
 - ``line``: number of the input line, from 1; empty lines count.
 - ``digest``: BLAKE2b of the input line's bytes without white space at both ends (and without a byte order mark), 8
   bytes as 16 hexadecimal digits. Files of early versions lack the field.
-- ``response``: null, or an object with ``status_code`` (200), ``request_id`` (or null), and the completion as ``body``.
+- ``response``: null, or an object with ``status_code`` (200), ``request_id`` (or null), and ``body``: the reply with all
+  fields that the server sent or, if it was streamed, the completion.
 - ``error``: null, or an object with ``type`` (the name of the exception's class, or ``BadLine`` for an input line that
   is not a request) and ``message``; for an `APIError` also ``code``, ``status_code``, ``request_id``, ``retry_after``
   and ``attempts``, each of which may be null; and ``partial``, the completion so far, if a stream broke off.
@@ -103,7 +104,8 @@ def encode_result(
     """Encode a result as a line of the file; an error that is a `str` says why the line is not a request."""
     response = None
     if completion is not None:
-        response = {"status_code": 200, "request_id": completion.request_id, "body": completion.to_dict()}
+        body = completion.to_dict() if completion.body is None else completion.body
+        response = {"status_code": 200, "request_id": completion.request_id, "body": body}
     row = {
         "id": None if completion is None else completion.id,
         "custom_id": custom_id,

@@ -145,9 +145,9 @@ class AsyncGradient(AsyncOnly, Hinted):
     return a response whose body has not been read. Each resource is the same object at each access.
 
     The settings ``timeout``, ``max_retries``, ``retry``, ``limits``, ``strict``, ``validate``,
-    ``on_bad_event``, ``default_headers``, ``default_query`` and ``hooks`` are also attributes, and so are all keys and
-    URLs, in plain text. ``model_access_key`` and ``api_key`` are the key for inference; ``base_url`` is the URL to which
-    the paths of inference requests are appended; ``inference_endpoint`` and ``agent_endpoint`` are the URLs without the
+    ``on_bad_event``, ``keep_body``, ``default_headers``, ``default_query`` and ``hooks`` are also attributes, and so are all
+    keys and URLs, in plain text. ``model_access_key`` and ``api_key`` are the key for inference; ``base_url`` is the URL to
+    which the paths of inference requests are appended; ``inference_endpoint`` and ``agent_endpoint`` are the URLs without the
     version, the latter a `ConfigurationError` if no agent is set. A change of an attribute applies to later calls. A key
     or URL that is set takes effect as in `with_options`. None means the default, or the environment's key or URL; for
     ``timeout`` it means no limits.
@@ -170,6 +170,8 @@ class AsyncGradient(AsyncOnly, Hinted):
         strict: Require a finish_reason for every choice, and valid UTF-8.
         validate: Check parameters against their documented limits before sending.
         on_bad_event: For an event of a stream that is not a chunk: ``"raise"`` an error, or ``"skip"`` the event.
+        keep_body: Let each chunk of a stream keep its JSON in ``chunk.body``, with the fields for which this
+            library has no names; decoding then takes longer. Awaited replies always have their ``body``.
         default_headers: Headers of every request.
         default_query: Query parameters of every request.
         session: Your own ``aiohttp.ClientSession``, which the client never closes.
@@ -216,6 +218,7 @@ class AsyncGradient(AsyncOnly, Hinted):
     strict: bool = _setting("strict")
     validate: bool = _setting("validate")
     on_bad_event: Literal["raise", "skip"] = _setting("on_bad_event")
+    keep_body: bool = _setting("keep_body")
     default_headers: dict[str, Any] = _setting("default_headers")
     default_query: dict[str, object] = _setting("default_query")
     hooks: tuple[Hook, ...] = _setting("hooks")
@@ -239,6 +242,7 @@ class AsyncGradient(AsyncOnly, Hinted):
         strict: bool = False,
         validate: bool = True,
         on_bad_event: Literal["raise", "skip"] = "raise",
+        keep_body: bool = False,
         default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, object] | None = None,
         session: ClientSession | None = None,
@@ -270,6 +274,7 @@ class AsyncGradient(AsyncOnly, Hinted):
             strict=strict,
             validate=validate,
             on_bad_event=on_bad_event,
+            keep_body=keep_body,
             default_headers=default_headers,
             default_query=default_query,
             hooks=hooks,
@@ -307,6 +312,7 @@ class AsyncGradient(AsyncOnly, Hinted):
         strict: bool | None = None,
         validate: bool | None = None,
         on_bad_event: Literal["raise", "skip"] | None = None,
+        keep_body: bool | None = None,
         default_headers: Mapping[str, str] | None = None,
         set_default_headers: Mapping[str, str] | None = None,
         default_query: Mapping[str, object] | None = None,
@@ -347,6 +353,7 @@ class AsyncGradient(AsyncOnly, Hinted):
             strict=strict,
             validate=validate,
             on_bad_event=on_bad_event,
+            keep_body=keep_body,
             # The copy gets new dictionaries, because those of this client may be changed in place.
             default_headers={**headers, **(default_headers or {})},
             default_query={**query, **(default_query or {})},

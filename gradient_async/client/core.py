@@ -34,6 +34,7 @@ from ..decoding import (
     ChunkDecoder,
     check_bounds,
     check_params,
+    decode_body,
     decode_completion,
     decode_models,
     encode_request,
@@ -184,6 +185,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     strict: bool = False
     validate: bool = True
     on_bad_event: Literal["raise", "skip"] = "raise"
+    keep_body: bool = False
     default_headers: dict[str, Any] = {}
     default_query: dict[str, object] = {}
     hooks: tuple[Hook, ...] = ()
@@ -520,7 +522,14 @@ class Core:
             APIResponseValidationError: If the body holds no completion.
             StreamError: If the body is an event stream that is not whole, or that holds an error.
         """
-        completion = await self._assemble(reply, content) if is_stream(content) else _decode(reply, content)
+        if is_stream(content):
+            completion = await self._assemble(reply, content)
+            completion.receive(
+                completion.to_dict(), None, reply.headers
+            )  # the server sent no JSON of all of it
+        else:
+            completion = _decode(reply, content)
+            completion.receive(content, decode_body, reply.headers)
         completion.request_id = reply.request_id
         completion.rate_limits = reply.rate_limits
         completion.attempts = reply.attempts
@@ -560,6 +569,7 @@ class Core:
             "limits": settings.limits,
             "strict": settings.strict,
             "on_bad_event": settings.on_bad_event,
+            "keep_body": settings.keep_body,
         }
 
 

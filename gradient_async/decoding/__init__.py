@@ -7,6 +7,7 @@ decoded by a tolerant path.
 from .choiceless import OtherAPI
 from .chunks import ChunkDecoder
 from .error_bodies import ErrorBody, describe_error, find_error, parse_error, server_error
+from .normalize import decode_body
 from .plain import message_to_dict
 from .replies import (
     as_chunk,
@@ -26,6 +27,7 @@ __all__ = [
     "as_chunk",
     "check_bounds",
     "check_params",
+    "decode_body",
     "decode_completion",
     "decode_models",
     "describe_error",

@@ -32,7 +32,7 @@ from ..types import (
     CompletionUsage,
 )
 from ..types.messages import ANSWER_FIELDS, TEXT_FIELDS
-from ..types.nesting import MAX_VALUES, check_json
+from ..types.nesting import MAX_VALUES, UNLIMITED, check_json, decode_json
 
 # The errors of decoding. Those of msgspec, JSONDecodeError and UnicodeDecodeError are ValueErrors; msgspec raises
 # RecursionError as well.
@@ -111,6 +111,14 @@ def loads_or_none(data: bytes) -> Any:
         return loads(data)
     except DECODE_ERRORS:
         return None
+
+
+def decode_body(content: bytes) -> Any:
+    """Decode JSON that has been accepted before to plain data that can be encoded again."""
+    try:
+        return decode_json(content)
+    except DECODE_ERRORS:
+        return clean(loads(content, UNLIMITED))
 
 
 def to_completion(body: Any) -> ChatCompletion:

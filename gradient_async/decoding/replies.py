@@ -235,7 +235,7 @@ def as_chunk(completion: ChatCompletion) -> ChatCompletionChunk:
 
     Some servers ignore ``stream=True`` and send a whole completion.
     """
-    return ChatCompletionChunk(
+    chunk = ChatCompletionChunk(
         **{name: getattr(completion, name) for name in _SAME_IN_CHUNK},
         choices=[
             ChunkChoice(
@@ -247,6 +247,7 @@ def as_chunk(completion: ChatCompletion) -> ChatCompletionChunk:
             for choice in completion.choices
         ],
     )
+    return chunk.receive_as(completion)
 
 
 def _as_delta(message: ChatCompletionMessage) -> ChoiceDelta:

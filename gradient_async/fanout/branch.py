@@ -13,7 +13,15 @@ from ..decoding import as_chunk
 from ..errors import StreamError
 from ..session.call import Lease
 from ..stream import StreamReader
-from ..types import ChatCompletion, ChatCompletionChunk, Choice, ChoiceDelta, CompletionUsage, TextBatch
+from ..types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Choice,
+    ChoiceDelta,
+    CompletionUsage,
+    Received,
+    TextBatch,
+)
 from .merge import Chunks, MergedChunks
 from .rate_limiter import RateLimiter
 
@@ -147,6 +155,13 @@ class Branch:
         if self._fetched is not None:
             return self._fetched.usage
         return None if self._reply is None else self._reply.assembler.usage
+
+    def describe(self, result: Received) -> None:
+        """Let a result know the headers and the body of the reply, as far as they are known."""
+        if self._fetched is not None:
+            result.receive_as(self._fetched)
+        elif self._reply is not None:
+            result.receive(None, None, self._reply.reply.headers)
 
     @property
     def completion(self) -> ChatCompletion | None:

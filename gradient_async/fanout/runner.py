@@ -20,7 +20,7 @@ from ..errors import (
     StreamTruncatedError,
     UnprocessableEntityError,
 )
-from ..types import ChatCompletion, Choice
+from ..types import ChatCompletion, Choice, ReceivedReply
 from .branch import Branch, Requester
 from .merge import MergedChunks, closed_error
 from .rate_limiter import RateLimiter
@@ -58,7 +58,7 @@ class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
     hedge_after: float | None
 
 
-class FanOutResult(msgspec.Struct, kw_only=True):
+class FanOutResult(ReceivedReply, msgspec.Struct, kw_only=True):
     """The result of one choice.
 
     Attributes:
@@ -70,6 +70,8 @@ class FanOutResult(msgspec.Struct, kw_only=True):
         request_id: The server's id of the request, or None.
         requests: Number of requests sent for the choice: two, if a second request raced the first.
         error: The error of the request, or None.
+        headers: Headers of the reply that has the choice; empty before the reply.
+        body: The reply as plain JSON with all fields of the server, if it was awaited (``stream=False``).
     """
 
     index: int
@@ -320,6 +322,7 @@ class FanOutRunner:
             result.state = "running"
         result.requests = branch.requests
         result.id, result.request_id = branch.id, branch.request_id
+        branch.describe(result)
 
     async def _complete(self, result: FanOutResult, choice: Choice) -> None:
         result.state, result.choice = "completed", choice

@@ -308,10 +308,12 @@ class ChunkStream(AsyncOnly):
 
     def overflow(self, who: str) -> StreamLimitError:
         """Make the error of a reader that fell too far behind."""
+        partial = self.snapshot
+        partial.receive(None)  # headers may echo a key
         return StreamLimitError(
             f"{who} fell behind by more than buffered_bytes={self._buffered}; "
             "read faster, or raise Limits(buffered_bytes=...)",
-            partial=self.snapshot,
+            partial=partial,
         )
 
     # The completion

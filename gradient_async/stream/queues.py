@@ -100,7 +100,7 @@ class ChunkQueue:
 
 def _plain_text(chunk: ChatCompletionChunk) -> str | None:
     """Return the text of a chunk that holds only text of one choice; None for any other chunk."""
-    if len(chunk.choices) != 1 or chunk.usage is not None:
+    if len(chunk.choices) != 1 or chunk.usage is not None or chunk.body_size:
         return None
     if any(getattr(chunk, name) is not None for name in REPLY_FIELDS):
         return None
@@ -112,7 +112,7 @@ def _plain_text(chunk: ChatCompletionChunk) -> str | None:
 
 
 def _size_of(chunk: ChatCompletionChunk) -> int:
-    size = 0
+    size = chunk.body_size
     for choice in chunk.choices:
         delta = choice.delta
         for text in (delta.content, delta.reasoning_content, delta.refusal):
@@ -188,8 +188,10 @@ class ChoiceQueues:
                 queue = self._queues.get(choice.index)
                 if queue is None:
                     continue
-                alone = len(chunk.choices) == 1
-                queue.put(chunk if alone else msgspec.structs.replace(chunk, choices=[choice], usage=None))
+                alone = chunk
+                if len(chunk.choices) > 1:
+                    alone = msgspec.structs.replace(chunk, choices=[choice], usage=None).receive_as(chunk)
+                queue.put(alone)
 
 
 class Waiters:

@@ -31,6 +31,7 @@ from ..decoding import (
     ErrorBody,
     OtherAPI,
     as_chunk,
+    decode_body,
     decode_completion,
     identify_reply,
     server_error,
@@ -128,6 +129,7 @@ class StreamReader:
         limits: Limits,
         strict: bool,
         on_bad_event: Literal["raise", "skip"],
+        keep_body: bool,
     ) -> None:
         self._reply = reply
         self._assembler = assembler
@@ -135,7 +137,9 @@ class StreamReader:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self.body = reply.body
-        self.decoder = ChunkDecoder(limits=limits, strict=strict, on_bad_event=on_bad_event, n=n)
+        self.decoder = ChunkDecoder(
+            limits=limits, strict=strict, on_bad_event=on_bad_event, n=n, keep_body=keep_body
+        )
         self.state = State.SNIFFING
         self.steady = False
         self.error: APIError | None = None
@@ -337,7 +341,10 @@ class StreamReader:
         self.received = content if self.relaying else b""
         error: APIError
         try:
-            chunks = [as_chunk(decode_completion(content, max_values=self._limits.values))]
+            completion = decode_completion(content, max_values=self._limits.values)
+            if self.decoder.keep_body:
+                completion.receive(content, decode_body)
+            chunks = [as_chunk(completion)]
             self.decoder.check(chunks[0])
         except StreamError as refused:
             error = refused
@@ -415,7 +422,8 @@ class StreamReader:
         self.state = state
         self.steady = False
         if isinstance(error, StreamError):
-            error.partial = self.completion()
+            # Without the headers, which may echo a key: `error.response` has them, and keys are removed from it.
+            error.partial = self._describe(self._assembler.completion)
             error.events = self.decoder.events
             error.bytes_received = self._size
         self._reply.describe(error, content)
@@ -463,8 +471,12 @@ class StreamReader:
         return self.state is not State.ENDED and self.error is None
 
     def completion(self) -> ChatCompletion:
-        """Return the completion as far as it was assembled, with request id, rate limits and number of attempts."""
-        completion = self._assembler.completion
+        """Return the completion as far as it was assembled, with the headers and what is known from them."""
+        completion = self._describe(self._assembler.completion)
+        completion.receive(None, None, self._reply.headers)
+        return completion
+
+    def _describe(self, completion: ChatCompletion) -> ChatCompletion:
         completion.request_id = self._reply.request_id
         completion.rate_limits = self._reply.rate_limits
         completion.attempts = self._reply.attempts

@@ -44,6 +44,7 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
         limits: Limits on what a server may send.
         strict: Whether to require a finish_reason for every choice, and valid UTF-8.
         on_bad_event: For an event that is not a chunk: ``"raise"`` an error, or ``"skip"`` the event.
+        keep_body: Whether each chunk keeps its JSON.
 
     Raises:
         StreamTruncatedError: From iterating, if the stream ended in good order, but too early.
@@ -63,10 +64,18 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
         limits: Limits,
         strict: bool = False,
         on_bad_event: Literal["raise", "skip"] = "raise",
+        keep_body: bool = False,
     ) -> None:
         assembler = CompletionAssembler(n=n, limits=limits, strict=strict)
         reader = StreamReader(
-            reply, assembler, n=n, timeout=timeout, limits=limits, strict=strict, on_bad_event=on_bad_event
+            reply,
+            assembler,
+            n=n,
+            timeout=timeout,
+            limits=limits,
+            strict=strict,
+            on_bad_event=on_bad_event,
+            keep_body=keep_body,
         )
         super().__init__(reader, assembler, buffered=limits.buffered_bytes, reader=reader)
         self._reply = reply

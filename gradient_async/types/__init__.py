@@ -63,6 +63,7 @@ from .params import (
     is_given,
     omit,
 )
+from .received import Received, ReceivedReply
 
 __all__ = [
     "NOT_GIVEN",
@@ -106,6 +107,8 @@ __all__ = [
     "PromptTokensDetails",
     "RateLimit",
     "RateLimits",
+    "Received",
+    "ReceivedReply",
     "RequestOptions",
     "StreamOptions",
     "SystemMessage",

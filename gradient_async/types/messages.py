@@ -11,6 +11,7 @@ import msgspec
 from .headers import RateLimits
 from .model import Model
 from .nesting import AnyJSON
+from .received import Received, ReceivedReply
 
 
 class CacheCreation(Model, gc=False, kw_only=True):
@@ -366,7 +367,7 @@ class ChunkChoice(Model, gc=False, kw_only=True):
     _usage: None = msgspec.field(default=None, name="usage")  # see `Choice`
 
 
-class ChatCompletion(Model, gc=False, kw_only=True):
+class ChatCompletion(ReceivedReply, Model, gc=False, kw_only=True):
     """A whole completion.
 
     Attributes:
@@ -384,6 +385,8 @@ class ChatCompletion(Model, gc=False, kw_only=True):
         request_id: Id of the request; set by the session.
         rate_limits: Rate limits in the reply's headers; set by the session.
         attempts: Number of requests that were made; set by the session.
+        headers: Headers of the reply; empty if the completion did not come from a server.
+        body: The reply as plain JSON, with all fields of the server; see `Received.body`.
 
     Source: ``ChatCompletion``, Gradient OpenAPI specification.
     """
@@ -406,7 +409,7 @@ class ChatCompletion(Model, gc=False, kw_only=True):
     _x_groq: GroqExtras | None = msgspec.field(default=None, name="x_groq")
 
 
-class ChatCompletionChunk(Model, gc=False, kw_only=True):
+class ChatCompletionChunk(Received, Model, gc=False, kw_only=True):
     """One event of a stream.
 
     Attributes:
@@ -421,6 +424,7 @@ class ChatCompletionChunk(Model, gc=False, kw_only=True):
         retrieval: Passages that an agent retrieved, unchanged.
         functions: Functions that an agent called, unchanged.
         guardrails: Guardrails that were triggered, unchanged.
+        body: The event as plain JSON, with all fields of the server, if ``keep_body=True``; see `Received.body`.
 
     Source: ``ChatCompletionChunk``, Gradient OpenAPI specification.
     """

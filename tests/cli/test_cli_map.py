@@ -140,6 +140,18 @@ def files(tmp_path: Path) -> Files:
 # One run
 
 
+def test_a_result_has_the_reply_with_all_fields_of_the_server(files: Files, server: ThreadedServer) -> None:
+    """Also those for which the library has no names; a streamed result has the fields of its completion."""
+    sent = completion("a", citations=["x"], provider=None)
+    server.push(*[reply_json(sent)] * 2)
+    files.ask(body("one"))
+    assert 0 == files.run()
+    assert sent == files.results[0]["response"]["body"]
+    files.output.unlink()
+    assert 0 == files.run("--stream")
+    assert "citations" not in files.results[0]["response"]["body"]
+
+
 def test_one_line_a_result(files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]) -> None:
     files.ask(
         {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body("one", model="m1")},
