@@ -41,8 +41,11 @@ _DOCUMENTED = {
     "presence_penalty": "-2.0 to 2.0",
     "stop": "a string, or 1 to 4 strings",
     "temperature": "0 to 2",
-    "tool_choice": '"none", "auto", "required", or {"type": "function", "function": {"name": ...}}',
-    "tools": "function names of 1 to 64 of a-z A-Z 0-9 _ -",
+    "tool_choice": (
+        '"none", "auto", "required", or {"type": "function", "function": {"name": ...}}; '
+        'also of type "custom" or "allowed_tools"'
+    ),
+    "tools": "names of 1 to 64 of a-z A-Z 0-9 _ -",
     "top_logprobs": "0 to 20",
     "top_p": "0 to 1",
 }
@@ -92,7 +95,7 @@ def _given(params: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
 
 def list_iterables(arguments: dict[str, Any]) -> dict[str, Any]:
     """Replace iterables among the arguments by lists, in place: some iterables can be read only once."""
-    for name in ("messages", "tools", "stop"):
+    for name in ("messages", "tools", "stop", "functions", "modalities"):
         value = arguments.get(name)
         if value is not None and not isinstance(value, list) and is_list_like(value):
             arguments[name] = list(value)

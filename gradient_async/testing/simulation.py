@@ -301,6 +301,11 @@ def check_request(body: object, *, agent: bool) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise InvalidRequestError("the body must be a JSON object")
     request = cast("dict[str, Any]", body)
+    tools = request.get("tools")
+    if isinstance(tools, list):
+        # The simulated model calls functions only.
+        functions = [tool for tool in cast("list[Any]", tools) if not _is_custom(tool)]
+        request = {**request, "tools": functions}
     try:
         msgspec.convert(request, _Limits)
     except msgspec.ValidationError as error:
@@ -314,10 +319,29 @@ def check_request(body: object, *, agent: bool) -> dict[str, Any]:
     except InvalidRequestError as error:
         # The rest of the message tells users of this library how to send the value anyway.
         raise InvalidRequestError(str(error).partition("; to send it")[0], param=error.param) from None
+    request = _allow_tools(request)
     names = [tool["function"]["name"] for tool in request.get("tools") or ()]
     choice = request.get("tool_choice")
     if choice in ("auto", "required") and not names:
         raise InvalidRequestError("tool_choice is allowed only with tools", param="tool_choice")
-    if isinstance(choice, dict) and cast("dict[str, Any]", choice)["function"]["name"] not in names:
+    if (
+        isinstance(choice, dict)
+        and cast("dict[str, Any]", choice).get("function", {}).get("name") not in names
+    ):
         raise InvalidRequestError(f"tool_choice must name one of the tools, {names}", param="tool_choice")
     return request
+
+
+def _is_custom(tool: Any) -> bool:
+    return isinstance(tool, dict) and cast("dict[str, Any]", tool).get("type") == "custom"
+
+
+def _allow_tools(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a checked request in which a choice of allowed tools has become these tools and the mode."""
+    choice = request.get("tool_choice")
+    if not isinstance(choice, dict) or "allowed_tools" not in choice:
+        return request
+    allowed = cast("dict[str, Any]", choice["allowed_tools"])
+    names = {tool.get("function", {}).get("name") for tool in allowed["tools"]}
+    tools = [tool for tool in request.get("tools") or () if tool["function"]["name"] in names]
+    return {**request, "tools": tools, "tool_choice": allowed["mode"]}

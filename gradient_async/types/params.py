@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypeAlias, TypedDict, final
 
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 if TYPE_CHECKING:
     from .messages import ChatCompletionMessage
@@ -88,26 +88,64 @@ class VideoPart(TypedDict):
     video_url: VideoURL
 
 
-ContentPart: TypeAlias = TextPart | ImagePart | VideoPart
+class InputAudio(TypedDict):
+    """Sound as base64; ``format`` is ``wav`` or ``mp3``."""
+
+    data: str
+    format: str
+
+
+class AudioPart(TypedDict):
+    """Sound in a user's message."""
+
+    type: Literal["input_audio"]
+    input_audio: InputAudio
+
+
+class FileContent(TypedDict, total=False):
+    """A file: the id of an uploaded file, or the data as base64 with a name."""
+
+    file_id: str
+    file_data: str
+    filename: str
+
+
+class FilePart(TypedDict):
+    """A file in a user's message."""
+
+    type: Literal["file"]
+    file: FileContent
+
+
+class RefusalPart(TypedDict):
+    """A refusal in an earlier reply."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+ContentPart: TypeAlias = TextPart | ImagePart | VideoPart | AudioPart | FilePart
 _Text: TypeAlias = str | TextPart | Sequence[str | TextPart]
 
 
-class SystemMessage(TypedDict):
+class SystemMessage(TypedDict, total=False):
     """Instructions from the application."""
 
-    role: Literal["system"]
-    content: _Text
+    role: Required[Literal["system"]]
+    content: Required[_Text]
+    name: str
 
 
-class DeveloperMessage(TypedDict):
+class DeveloperMessage(TypedDict, total=False):
     """Instructions from the application, for models that use the role ``developer``."""
 
-    role: Literal["developer"]
-    content: _Text
+    role: Required[Literal["developer"]]
+    content: Required[_Text]
+    name: str
 
 
 class UserMessage(TypedDict, total=False):
-    """A message of the user, which may contain images and videos."""
+    """A message of the user, which may contain images, videos, sound and files."""
 
     role: Required[Literal["user"]]
     content: Required[str | ContentPart | Sequence[str | ContentPart]]
@@ -121,23 +159,39 @@ class FunctionCall(TypedDict):
     arguments: str
 
 
+class CustomCall(TypedDict):
+    """Name of a custom tool, and the text for it."""
+
+    name: str
+    input: str
+
+
 class ToolCallParam(TypedDict, total=False):
-    """A tool call in an earlier reply."""
+    """A tool call in an earlier reply, of a function or a custom tool."""
 
     id: Required[str]
     type: Required[str]
     function: FunctionCall
+    custom: CustomCall
+
+
+class AudioReference(TypedDict):
+    """Id of the sound in an earlier reply."""
+
+    id: str
 
 
 class AssistantMessage(TypedDict, total=False):
     """An earlier reply; you can pass ``completion.choices[0].message`` unchanged."""
 
     role: Required[Literal["assistant"]]
-    content: _Text | None
+    content: str | TextPart | RefusalPart | Sequence[str | TextPart | RefusalPart] | None
+    name: str
     refusal: str | None
     reasoning_content: str | None
     tool_calls: Sequence[ToolCallParam]
     function_call: FunctionCall | None
+    audio: AudioReference | None
 
 
 class ToolMessage(TypedDict):
@@ -170,15 +224,24 @@ class FunctionDefinition(TypedDict, total=False):
     strict: bool | None
 
 
+class CustomDefinition(TypedDict, total=False):
+    """A tool that takes any text; ``format`` may restrict the text by a grammar."""
+
+    name: Required[Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]]
+    description: str | None
+    format: Mapping[str, Any] | None
+
+
 class ToolParam(TypedDict, total=False):
-    """A tool that the model may call."""
+    """A tool that the model may call: a function, or a custom tool."""
 
     type: Required[str]
     function: FunctionDefinition
+    custom: CustomDefinition
 
 
 class NamedFunction(TypedDict):
-    """Name of a function."""
+    """Name of a function or of a custom tool."""
 
     name: str
 
@@ -190,24 +253,76 @@ class NamedToolChoice(TypedDict):
     function: NamedFunction
 
 
+class NamedCustomToolChoice(TypedDict):
+    """Requires the model to call this custom tool."""
+
+    type: Literal["custom"]
+    custom: NamedFunction
+
+
+class AllowedTools(TypedDict):
+    """The tools that the model may call; ``mode`` is ``auto`` or ``required``."""
+
+    mode: str
+    tools: Sequence[Mapping[str, Any]]
+
+
+class AllowedToolsChoice(TypedDict):
+    """Restricts the model to some of the tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+class _FunctionChoice(Struct, tag_field="type", tag="function"):
+    function: NamedFunction
+
+
+class _CustomChoice(Struct, tag_field="type", tag="custom"):
+    custom: NamedFunction
+
+
+class _AllowedChoice(Struct, tag_field="type", tag="allowed_tools"):
+    allowed_tools: AllowedTools
+
+
 class StreamOptions(TypedDict, total=False):
-    """Options of a stream; ``include_usage`` asks for a last chunk with the usage."""
+    """Options of a stream.
+
+    ``include_usage`` asks for a last chunk with the usage. ``include_obfuscation=False`` asks for chunks without padding,
+    which hides the lengths of texts from an observer of the network.
+    """
 
     include_usage: bool
+    include_obfuscation: bool
 
 
 # A type checker accepts more than `msgspec.convert` can check. Messages may mix dictionaries and replies, so `decoding`
-# checks them one by one. Tools may be any iterable; `decoding` has made a list of them before the conversion.
+# checks them one by one. Tools may be any iterable; `decoding` has made a list of them before the conversion. Parameters
+# that only other servers document have no checks besides their type.
 if TYPE_CHECKING:
     Messages: TypeAlias = Iterable[MessageParam | ChatCompletionMessage | Mapping[str, Any]]
     Tools: TypeAlias = Iterable[ToolParam | Mapping[str, Any]]
-    ToolChoice: TypeAlias = Literal["none", "auto", "required"] | NamedToolChoice | Mapping[str, Any]
+    ToolChoice: TypeAlias = (
+        Literal["none", "auto", "required"]
+        | NamedToolChoice
+        | NamedCustomToolChoice
+        | AllowedToolsChoice
+        | Mapping[str, Any]
+    )
+    Functions: TypeAlias = Iterable[FunctionDefinition | Mapping[str, Any]]
+    FunctionChoice: TypeAlias = Literal["none", "auto"] | NamedFunction | Mapping[str, Any]
+    Modalities: TypeAlias = Iterable[str]
     Stop: TypeAlias = str | Sequence[str]
     LogitBias: TypeAlias = Mapping[str, float] | Mapping[int, float]
 else:
     Messages = Any
     Tools = list[ToolParam]
-    ToolChoice = Literal["none", "auto", "required"] | NamedToolChoice
+    # Of several TypedDicts msgspec cannot tell which one is meant, but it can of Structs with a tag.
+    ToolChoice = Literal["none", "auto", "required"] | _FunctionChoice | _CustomChoice | _AllowedChoice
+    Functions = list[dict[str, Any]]
+    FunctionChoice = str | dict[str, Any]
+    Modalities = list[str]
     Stop = str | Annotated[list[str], Meta(min_length=1, max_length=4)]
     LogitBias = dict[str | int, Annotated[float, Meta(ge=-100, le=100)]]
 
@@ -215,8 +330,14 @@ else:
 class _Params(TypedDict, total=False):
     """Parameters of models and agents."""
 
+    audio: Mapping[str, Any] | None
+    """Voice and format of a spoken reply, with ``modalities=["text", "audio"]``."""
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None
     """Makes tokens less likely the more often they have occurred; -2.0 to 2.0."""
+    function_call: FunctionChoice | None
+    """Older form of ``tool_choice``."""
+    functions: Functions | None
+    """Older form of ``tools``."""
     logit_bias: LogitBias | None
     """Bias for each token id; -100 to 100."""
     logprobs: bool | None
@@ -227,36 +348,50 @@ class _Params(TypedDict, total=False):
     """Maximum number of tokens to generate; at least 1."""
     metadata: (
         Annotated[
-            dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+            Mapping[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
             Meta(max_length=16),
         ]
         | None
     )
     """Up to 16 pairs of strings; keys of up to 64 characters, values of up to 512."""
+    modalities: Modalities | None
+    """Kinds of output: ``text``, ``audio``."""
+    moderation: Mapping[str, Any] | None
+    """Settings of the server's moderation."""
     parallel_tool_calls: bool | None
     """Whether the model may request several calls at once."""
+    prediction: Mapping[str, Any] | None
+    """Text that most of the reply is expected to repeat, such as a file that is being edited."""
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None
     """Makes tokens that have occurred less likely; -2.0 to 2.0."""
     prompt_cache_key: str | None
     """Groups requests with a common prefix for the prompt cache."""
+    prompt_cache_options: Mapping[str, Any] | None
+    """Settings of the prompt cache."""
     prompt_cache_retention: str | None
     """How long the prompt cache keeps the prefix."""
-    reasoning: dict[str, Any] | None
+    reasoning: Mapping[str, Any] | None
     """Reasoning settings; see the documentation of the model."""
     reasoning_effort: str | None
     """``none``, ``minimal``, ``low``, ``medium``, ``high``, ``xhigh`` or ``max``."""
-    response_format: dict[str, Any] | None
+    response_format: Mapping[str, Any] | None
     """``{"type": "json_object"}`` or a JSON schema."""
+    safety_identifier: str | None
+    """Identifies the end user, for the detection of abuse."""
     seed: int | None
     """Asks for repeatable sampling."""
+    service_tier: str | None
+    """Tier that processes the request: ``auto``, ``default``, ``flex``, ``priority`` or another."""
     stop: Stop | None
     """One string, or 1 to 4 strings, that end the text."""
+    store: bool | None
+    """Whether the server may store the completion."""
     stream_options: StreamOptions | None
     """Only with ``stream=True``."""
     temperature: Annotated[float, Meta(ge=0, le=2)] | None
     """Randomness of sampling; 0 to 2."""
     tool_choice: ToolChoice | None
-    """``none``, ``auto``, ``required``, or a named function."""
+    """``none``, ``auto``, ``required``, a named function or custom tool, or some allowed tools."""
     tools: Tools | None
     """Tools that the model may call; names have 1 to 64 characters of a-z A-Z 0-9 _ -."""
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None
@@ -265,6 +400,10 @@ class _Params(TypedDict, total=False):
     """Fraction of the probability mass to sample from; 0 to 1."""
     user: str | None
     """Identifies the end user in abuse reports."""
+    verbosity: str | None
+    """Length of the reply: ``low``, ``medium`` or ``high``."""
+    web_search_options: Mapping[str, Any] | None
+    """Settings of the server's web search."""
 
 
 class _Choices(TypedDict, total=False):
@@ -280,7 +419,9 @@ class _ChatParams(_Params, total=False):
     messages: Required[Messages]
     """The conversation so far; at least one message."""
     model: Required[Annotated[str, Meta(min_length=1)]]
-    """Name of the model."""
+    """Name of the model, ``inference-router``, or ``router:NAME``."""
+    routing_preference: str | None
+    """What the inference router prefers: ``balanced``, ``budget`` or ``quality``."""
 
 
 class ChatCompletionParams(_ChatParams, _Choices, total=False):
@@ -296,7 +437,7 @@ class _AgentParams(_Params, total=False):
     """Ignored by agents."""
     k: Annotated[int, Meta(ge=0)] | None
     """Number of passages to retrieve."""
-    kb_filters: list[Any] | dict[str, Any] | None
+    kb_filters: Sequence[Any] | Mapping[str, Any] | None
     """Filters on the knowledge bases."""
     filter_kb_content_by_query_metadata: bool | None
     """Whether to filter passages by metadata in the query."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, assert_type
 
 from gradient_async import (
+    NOT_GIVEN,
     APIResponse,
     APIStatusError,
     AsyncGradient,
@@ -20,6 +23,7 @@ from gradient_async import (
     Timeout,
 )
 from gradient_async.events import ContentDeltaEvent
+from gradient_async.types import Headers, MessageParam, ToolParam
 
 
 async def completions(client: AsyncGradient, *, maybe: bool) -> None:
@@ -41,6 +45,72 @@ async def completions(client: AsyncGradient, *, maybe: bool) -> None:
     agent = client.agents.chat.completions
     assert_type(await agent.create(messages=stored, include_retrieval_info=True), ChatCompletion)
     assert_type(await agent.create(messages=stored, stream=True), ChatCompletionStream)
+
+
+async def parameters(client: AsyncGradient) -> None:
+    """Every form of parameters and messages, as a literal and as a variable of its type."""
+    messages: list[MessageParam] = [
+        {"role": "system", "content": "x", "name": "n"},
+        {"role": "developer", "content": "x", "name": "n"},
+        {"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "", "format": "wav"}}]},
+        {
+            "role": "user",
+            "content": [{"type": "file", "file": {"file_data": "", "filename": "f"}}],
+            "name": "n",
+        },
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}], "audio": {"id": "a"}},
+        {
+            "role": "assistant",
+            "name": "n",
+            "content": None,
+            "tool_calls": [{"id": "c", "type": "custom", "custom": {"name": "g", "input": "x"}}],
+        },
+    ]
+    tools: list[ToolParam] = [
+        {"type": "custom", "custom": {"name": "g", "format": {"type": "text"}}},
+        {"type": "function", "function": {"name": "f"}},
+    ]
+    schema: Mapping[str, Any] = MappingProxyType({"type": "json_object"})
+    chat, agent = client.chat.completions, client.agents.chat.completions
+    done = await chat.create(
+        model="router:mine",
+        messages=messages,
+        tools=tools,
+        tool_choice={"type": "custom", "custom": {"name": "g"}},
+        routing_preference="budget",
+        response_format=schema,
+        reasoning=schema,
+        metadata=MappingProxyType({"a": "b"}),
+        audio={"voice": "v", "format": "wav"},
+        function_call={"name": "f"},
+        functions=[{"name": "f"}],
+        modalities=["text", "audio"],
+        moderation={"model": "m"},
+        prediction={"type": "content", "content": "x"},
+        prompt_cache_options={"mode": "explicit"},
+        safety_identifier="u",
+        service_tier="flex",
+        store=False,
+        verbosity="low",
+        web_search_options={},
+    )
+    assert_type(done.body, Any)
+    assert_type(done.headers, Headers)
+    assert_type(done.model_dump(include={"choices": {0: {"message"}}}), dict[str, Any])
+    opened = await agent.create(
+        messages=[*messages, done.choices[0].message, done.choices[0].message.to_dict()],
+        stream=True,
+        stream_options={"include_usage": True, "include_obfuscation": False},
+        tool_choice={"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": tools}},
+        store=None,
+        verbosity=NOT_GIVEN,
+    )
+    assert_type(opened, ChatCompletionStream)
+    async for chunk in opened:
+        assert_type(chunk.body, Any)
+    fan = chat.fan_out(n=2, model="m", messages=messages, functions=[], function_call="none")
+    assert_type(fan.results[0].headers, Headers)
+    assert_type(client.with_options(keep_body=True).keep_body, bool)
 
 
 async def streams(client: AsyncGradient) -> None:

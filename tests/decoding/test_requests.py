@@ -41,8 +41,15 @@ ACCEPTED: dict[str, list[Any]] = {
     "stop": ["", "x", ["a"], ["a", "b", "c", "d"], None],
     "logit_bias": [{}, {"50256": -100}, {"1": 100.0}, {50256: 0}, None],
     "metadata": [{}, {"k" * 64: "v" * 512}, {str(key): "" for key in range(16)}, {"é" * 64: ""}, None],
-    "tools": [[], [tool("a")], [tool("aZ0_-" + "x" * 59)], [{"type": "custom"}], None],
-    "tool_choice": ["none", "auto", "required", {"type": "function", "function": {"name": "f"}}, None],
+    "tools": [
+        *([], [tool("a")], [tool("aZ0_-" + "x" * 59)], [{"type": "custom"}], None),
+        [{"type": "custom", "custom": {"name": "g", "description": "d", "format": {"type": "text"}}}],
+    ],
+    "tool_choice": [
+        *("none", "auto", "required", {"type": "function", "function": {"name": "f"}}, None),
+        {"type": "custom", "custom": {"name": "g"}},
+        {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [tool("a")]}},
+    ],
     "reasoning_effort": ["none", "minimal", "low", "medium", "high", "xhigh", "max", "other"],
     "logprobs": [True, False, None],
     "parallel_tool_calls": [True, False],
@@ -52,6 +59,18 @@ ACCEPTED: dict[str, list[Any]] = {
     "prompt_cache_retention": ["24h"],
     "reasoning": [{"effort": "low"}],
     "response_format": [{"type": "json_object"}],
+    "audio": [{"voice": "v", "format": "wav"}, None],
+    "function_call": ["none", "auto", "other", {"name": "f"}, None],
+    "functions": [[], [{"name": "f", "parameters": {}}], [{"name": "any name"}], None],
+    "modalities": [["text", "audio"], [], None],
+    "moderation": [{"model": "m", "policy": None}, None],
+    "prediction": [{"type": "content", "content": "x"}, None],
+    "prompt_cache_options": [{"mode": "explicit", "ttl": "30m"}, None],
+    "safety_identifier": ["u", None],
+    "service_tier": ["auto", "fast", None],
+    "store": [True, False, None],
+    "verbosity": ["low", "other", None],
+    "web_search_options": [{}, {"search_context_size": "low"}, None],
 }
 
 REFUSED: dict[str, list[Any]] = {
@@ -69,8 +88,25 @@ REFUSED: dict[str, list[Any]] = {
     "tools": [
         *([tool(name)] for name in ("", "x" * 65, "a b", "a.b", "é", "a\n")),
         *("x", [5], [{}], [{"type": "function", "function": {}}]),
+        *([{"type": "custom", "custom": custom}] for custom in ({}, {"name": "a b"}, "g")),
     ],
-    "tool_choice": ["any", 5, {"type": "function"}, {"type": "x", "function": {"name": "f"}}],
+    "tool_choice": [
+        *("any", 5, {"type": "function"}, {"type": "x", "function": {"name": "f"}}, {"type": "custom"}),
+        *({"type": "custom", "custom": {}}, {"type": "custom", "function": {"name": "f"}}),
+        {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}},
+    ],
+    "audio": ["alloy"],
+    "function_call": [5],
+    "functions": ["f", ["f"]],
+    "modalities": ["text", [5]],
+    "moderation": [True],
+    "prediction": ["x"],
+    "prompt_cache_options": ["explicit"],
+    "safety_identifier": [5],
+    "service_tier": [5],
+    "store": ["yes", 1],
+    "verbosity": [1],
+    "web_search_options": [True],
     "reasoning_effort": [5],
     "logprobs": [1, "yes"],
     "parallel_tool_calls": ["no"],
@@ -115,7 +151,7 @@ class TestLimits:
             ),
             (
                 {"tools": [tool("a b")]},
-                " at tools[0].function.name (documented: function names of 1 to 64 of a-z A-Z 0-9 _ -)",
+                " at tools[0].function.name (documented: names of 1 to 64 of a-z A-Z 0-9 _ -)",
             ),
             (
                 {"top_logprobs": 21, "logprobs": True},
@@ -155,12 +191,15 @@ class TestLimits:
 
     def test_stream_options_go_only_with_a_stream(self) -> None:
         options = {"include_usage": True}
-        assert options == checked(stream=True, stream_options=options)["stream_options"]
+        for more in ({}, {"include_obfuscation": False}):
+            assert options | more == checked(stream=True, stream_options=options | more)["stream_options"]
         assert None is checked(stream_options=None)["stream_options"]
         with pytest.raises(InvalidRequestError, match="it requires stream=True"):
             checked(stream_options=options)
         with pytest.raises(InvalidRequestError, match="stream_options"):
             checked(stream=True, stream_options={"include_usage": "yes"})
+        with pytest.raises(InvalidRequestError, match="stream_options"):
+            checked(stream=True, stream_options={"include_obfuscation": "no"})
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -178,6 +217,14 @@ class TestLimits:
             with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
                 checked(**params)
 
+    @pytest.mark.parametrize("value", ["balanced", "budget", "quality", "other", None])
+    def test_what_only_models_take(self, value: str | None) -> None:
+        assert value == checked(routing_preference=value)["routing_preference"]
+        with pytest.raises(InvalidRequestError, match="routing_preference=5"):
+            checked(routing_preference=5)
+        with pytest.raises(TypeError, match="unexpected keyword argument 'routing_preference'"):
+            checked(agent=True, routing_preference=value)
+
     def test_agents_need_no_model(self) -> None:
         assert {"messages": MESSAGES} == check_params({"messages": MESSAGES}, stream=False, agent=True)
         with pytest.raises(InvalidRequestError, match="k=-1"):
@@ -189,13 +236,15 @@ class TestNames:
         reference = (
             "messages model frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata n "
             "presence_penalty stop stream_options temperature tool_choice tools top_logprobs top_p user "
-            "reasoning_effort seed reasoning response_format parallel_tool_calls prompt_cache_key prompt_cache_retention"
+            "reasoning_effort seed reasoning response_format parallel_tool_calls prompt_cache_key prompt_cache_retention "
+            "audio function_call functions modalities moderation prediction prompt_cache_options safety_identifier "
+            "service_tier store verbosity web_search_options"
         )
         agents = (
             "k kb_filters filter_kb_content_by_query_metadata instruction_override include_functions_info "
             "include_retrieval_info include_guardrails_info provide_citations retrieval_method"
         )
-        assert set(reference.split()) == known_params()
+        assert set(reference.split()) | {"routing_preference"} == known_params()
         assert set(reference.split()) | set(agents.split()) == known_params(agent=True)
 
     @pytest.mark.parametrize(
@@ -236,15 +285,18 @@ class TestGiven:
     def test_iterables_become_lists(self) -> None:
         """Messages, tools and stops may be any iterable, read once; what is given stays untouched."""
         messages = ({"role": "user", "content": str(number)} for number in range(2))
-        given = {
+        given: dict[str, Any] = {
             "messages": messages,
             "model": "m",
             "tools": (tool(name) for name in "ab"),
             "stop": ("x", "y"),
+            "functions": iter([{"name": "f"}]),
+            "modalities": iter(["text"]),
         }
         found = check_params(given, stream=False)
         assert [{"role": "user", "content": "0"}, {"role": "user", "content": "1"}] == found["messages"]
         assert ([tool("a"), tool("b")], ["x", "y"]) == (found["tools"], found["stop"])
+        assert ([{"name": "f"}], ["text"]) == (found["functions"], found["modalities"])
         assert messages is given["messages"]
         assert ["x"] == checked(stop={"x"})["stop"]
         assert [1] == checked(validate=False, stop=iter([1]))["stop"]

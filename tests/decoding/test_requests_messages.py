@@ -42,6 +42,15 @@ class TestMessages:
                 "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}],
             },
             {"role": "assistant", "reasoning_content": "r"},
+            {"role": "system", "content": "x", "name": "n"},
+            {"role": "developer", "content": "x", "name": "n"},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}], "name": "n"},
+            {"role": "assistant", "audio": {"id": "a"}},
+            {
+                "role": "user",
+                "content": {"type": "input_audio", "input_audio": {"data": "", "format": "wav"}},
+            },
+            {"role": "user", "content": ["x", {"type": "file", "file": {"file_id": "f"}}]},
             {"role": "tool", "content": "x", "tool_call_id": "c"},
             {"role": "function", "content": None, "name": "f"},
             {"role": "user", "content": "x", "unknown": 1},
@@ -49,7 +58,12 @@ class TestMessages:
         ],
     )
     def test_what_is_allowed(self, message: Any) -> None:
-        assert [message] == checked(messages=[message])["messages"]
+        found = checked(messages=[message])
+        assert [message] == found["messages"]
+        if not isinstance(message, ChatCompletionMessage):
+            assert [json.loads(json.dumps(message))] == json.loads(encode_request(found, stream=None))[
+                "messages"
+            ]
 
     @pytest.mark.parametrize(
         ("messages", "param"),

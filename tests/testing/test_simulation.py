@@ -336,6 +336,17 @@ class TestTools:
         reply = (await model(messages=messages, tools=[WEATHER], tool_choice="required")).json["choices"][0]
         assert "tool_calls" == reply["finish_reason"]
 
+    async def test_allowed_and_custom_tools(self) -> None:
+        """Allowed tools restrict the calls; custom tools are accepted and never called."""
+        custom = {"type": "custom", "custom": {"name": "grep"}}
+        time = {"type": "function", "function": {"name": "get_time"}}
+        for mode in ("required", "auto"):
+            choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": [custom, time]}}
+            reply = await model("The weather in Rome?", tools=[WEATHER, custom, CLOCK], tool_choice=choice)
+            (call,) = reply.json["choices"][0]["message"]["tool_calls"]
+            assert "get_time" == call["function"]["name"]
+        assert 200 == (await model(tools=[custom])).status
+
 
 class TestRefusals:
     @pytest.mark.parametrize(
@@ -392,7 +403,16 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "choice",
-        ["any", {}, {"function": {"name": "other"}}, {"type": "function", "function": {"name": "other"}}],
+        [
+            *(
+                "any",
+                {},
+                {"function": {"name": "other"}},
+                {"type": "function", "function": {"name": "other"}},
+            ),
+            {"type": "custom", "custom": {"name": "get_weather"}},
+            {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}},
+        ],
     )
     async def test_invalid_tool_choice(self, choice: Any) -> None:
         """A choice has to name a tool of the request."""
