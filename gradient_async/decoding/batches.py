@@ -35,7 +35,8 @@ from ..types import (
     TextField,
     ToolCallDelta,
 )
-from .normalize import DECODE_ERRORS, may_hide_text, normalize_message
+from ..types.messages import normalize_message
+from .normalize import DECODE_ERRORS, may_hide_text
 
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
 _decode_lines = msgspec.json.Decoder(str).decode_lines

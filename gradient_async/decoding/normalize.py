@@ -163,16 +163,6 @@ def _take_texts(choice: Any) -> dict[str, str]:
     return {name: delta.pop(name) for name in TEXT_FIELDS if isinstance(delta.get(name), str)}
 
 
-def normalize_message(message: ChatCompletionMessage | ChoiceDelta) -> None:
-    """Move reasoning to the field ``reasoning_content``, and replace an empty list of tool calls by None."""
-    if message._reasoning is not None:
-        if message.reasoning_content is None:
-            message.reasoning_content = message._reasoning
-        message._reasoning = None
-    if not message.tool_calls:
-        message.tool_calls = None
-
-
 def normalize_finish_reason(reason: str | None) -> str | None:
     """Return a finish_reason; None if its text means that there is no finish_reason."""
     return None if reason is None or reason.strip().lower() in _NOT_FINISHED else reason

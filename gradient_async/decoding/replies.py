@@ -22,6 +22,7 @@ from ..types import (
     ModelList,
     ToolCallDelta,
 )
+from ..types.messages import normalize_message
 from ..types.nesting import MAX_VALUES, UNLIMITED, TooManyValuesError, check_json, max_light
 from .choiceless import Choiceless, OtherAPI, identify
 from .error_bodies import ErrorBody, describe_error, find_glued_error
@@ -39,7 +40,6 @@ from .normalize import (
     loads_or_none,
     may_hide_text,
     normalize_finish_reason,
-    normalize_message,
     to_completion,
 )
 

@@ -35,6 +35,7 @@ import msgspec
 from ..config import Limits
 from ..errors import StreamProtocolError, call_index_error, choice_index_error, escape
 from ..types import ChatCompletionChunk, ChoiceLogprobs, ChunkChoice
+from ..types.messages import normalize_message
 from ..types.nesting import UNLIMITED, TooManyValuesError, max_light
 from .choiceless import OtherAPI, identify, is_heartbeat
 from .error_bodies import ErrorBody, find_glued_error, parse_error, server_error
@@ -51,7 +52,6 @@ from .normalize import (
     loads_or_none,
     may_hide_text,
     normalize_finish_reason,
-    normalize_message,
     to_chunk,
 )
 

@@ -242,6 +242,16 @@ class ToolCallDelta(Model, gc=False, kw_only=True):
     extra_content: AnyJSON = None
 
 
+def normalize_message(message: ChatCompletionMessage | ChoiceDelta) -> None:
+    """Move reasoning to the field ``reasoning_content``, and replace an empty list of tool calls by None."""
+    if message._reasoning is not None:
+        if message.reasoning_content is None:
+            message.reasoning_content = message._reasoning
+        message._reasoning = None
+    if not message.tool_calls:
+        message.tool_calls = None
+
+
 class ChatCompletionMessage(Model, gc=False, kw_only=True):
     """The model's message. You can pass it back in the next request unchanged.
 
@@ -274,6 +284,10 @@ class ChatCompletionMessage(Model, gc=False, kw_only=True):
     content_parts: list[AnyJSON] | None = None
     images: list[AnyJSON] | None = None
     _reasoning: str | None = msgspec.field(default=None, name="reasoning")
+
+    def normalize(self) -> None:
+        """See `normalize_message`."""
+        normalize_message(self)
 
 
 class ChoiceDelta(Model, gc=False, kw_only=True):
@@ -308,6 +322,10 @@ class ChoiceDelta(Model, gc=False, kw_only=True):
     content_parts: list[AnyJSON] | None = None
     images: list[AnyJSON] | None = None
     _reasoning: str | None = msgspec.field(default=None, name="reasoning")
+
+    def normalize(self) -> None:
+        """See `normalize_message`."""
+        normalize_message(self)
 
 
 TEXT_FIELDS = ("content", "reasoning_content", "refusal")

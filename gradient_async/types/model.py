@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, ClassVar, TypeAlias, cast
+from typing import Any, ClassVar, Self, TypeAlias, cast
 
 import msgspec
+
+from .nesting import decode_json
 
 # Fields that the session sets are encoded under names with this prefix, so that no server can set them.
 _SESSION_PREFIX = "@"
@@ -127,6 +130,113 @@ class Convertible:
 
 class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
     """Base of all messages that a server sends."""
+
+    @classmethod
+    def model_validate(
+        cls,
+        obj: Any,
+        *,
+        strict: bool | None = None,
+        extra: str | None = None,
+        from_attributes: bool | None = None,
+        context: Any = None,
+        by_alias: bool | None = None,
+        by_name: bool | None = None,
+    ) -> Self:
+        """Make a message from plain data in the documented shape, for tests.
+
+        Fields without names are ignored, as in the reply of a server, and are in ``body``, if the message has one. Shapes
+        that only some servers send are not repaired: that takes a reply of `gradient_async.testing.serve`.
+
+        Args:
+            obj: A mapping, which may contain messages; or a message of this class, which is returned.
+            strict: Whether to refuse values that need a conversion, such as ``"5"`` for a number.
+            extra: Accepted for compatibility.
+            from_attributes: Accepted for compatibility.
+            context: Accepted for compatibility.
+            by_alias: Accepted for compatibility.
+            by_name: Accepted for compatibility.
+
+        Raises:
+            ValueError: If a value has the wrong type, or ``choices`` are missing; the message says what and where.
+        """
+        del extra, from_attributes, context, by_alias, by_name
+        if isinstance(obj, cls):
+            return obj
+        if isinstance(obj, Mapping) and "choices" in cls.__struct_fields__ and "choices" not in obj:
+            raise ValueError(f"{cls.__name__}: the field choices is missing")
+        problem: str
+        try:
+            message = msgspec.convert(obj, cls, strict=bool(strict))
+        except msgspec.ValidationError as error:
+            problem = str(error)
+        else:
+            message.normalize()
+            # Replies and chunks have this method, and the data as their body.
+            receive = getattr(message, "receive", None)
+            if receive is not None:
+                receive(obj)
+            return message
+        # msgspec says "Expected `str`, got `int` - at `$.choices[0].message.content`".
+        what, _, place = problem.partition(" - at `$")
+        where = f" at {place[1:-1]}" if place else ""
+        raise ValueError(f"{cls.__name__}{where}: {what[:1].lower()}{what[1:]}")
+
+    def normalize(self) -> None:
+        """Convert the messages in this message to their documented shape, as the decoder does."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            for item in cast("list[Any]", value) if isinstance(value, list) else (value,):
+                if isinstance(item, Model):
+                    item.normalize()
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **options: Any) -> Self:
+        """Make a message from JSON text, for tests.
+
+        Args:
+            json_data: The JSON.
+            **options: Arguments of `model_validate`.
+
+        Raises:
+            ValueError: If the text is not JSON, or for the reasons of `model_validate`.
+        """
+        problem: str
+        try:
+            obj = decode_json(json_data if isinstance(json_data, str) else bytes(json_data))
+        except ValueError as error:
+            problem = str(error)
+        else:
+            return cls.model_validate(obj, **options)
+        raise ValueError(f"{cls.__name__}: not JSON: {problem}")
+
+    @classmethod
+    def model_construct(cls, _fields_set: set[str] | None = None, **values: Any) -> Self:
+        """Make a message from fields that are not checked.
+
+        Args:
+            _fields_set: Accepted for compatibility.
+            **values: The fields.
+
+        Raises:
+            TypeError: If there is no such field.
+        """
+        return cls(**values)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy.
+
+        Args:
+            update: Fields to set in the copy; their values are not checked.
+            deep: Whether to copy everything in it as well.
+
+        Raises:
+            AttributeError: If there is no such field.
+        """
+        copied = copy.deepcopy(self) if deep else copy.copy(self)
+        for name, value in (update or {}).items():
+            setattr(copied, name, value)
+        return copied
 
 
 def build_tables(*types: Any) -> None:
