@@ -529,7 +529,11 @@ class Core:
             )  # the server sent no JSON of all of it
         else:
             completion = _decode(reply, content)
-            completion.receive(content, decode_body, reply.headers)
+            completion.source = (
+                content,
+                decode_body,
+                reply.headers,
+            )  # the same as `receive`, without the call
         completion.request_id = reply.request_id
         completion.rate_limits = reply.rate_limits
         completion.attempts = reply.attempts

@@ -19,11 +19,14 @@ class Received:
 
     A slot of a base class is no field of a Struct. So comparison, repr, encoding and conversion concern the fields alone, a
     body cannot set what is kept here, and decoding does not become slower. Copies, also those by pickling, keep it.
+
+    Attributes:
+        source: What was received; absent if nothing was.
     """
 
-    __slots__ = ("_body", "_source")
+    __slots__ = ("_body", "source")
 
-    _source: Source
+    source: Source
     _body: Any
 
     @property
@@ -57,16 +60,16 @@ class Received:
             decode: Decodes the bytes. It is a function of a module, so that it can be pickled.
             headers: The headers of the reply.
         """
-        self._source = (content, decode, headers)
+        self.source = (content, decode, headers)
 
     def receive_as(self, other: Received) -> Self:
         """Note the same as another object; return this object."""
-        if hasattr(other, "_source"):
-            self._source = other._source
+        if hasattr(other, "source"):
+            self.source = other.source
         return self
 
     def _known(self) -> Source:
-        return getattr(self, "_source", _NOTHING)
+        return getattr(self, "source", _NOTHING)
 
     @property
     def body_size(self) -> int:
@@ -80,10 +83,10 @@ class Received:
 
     def __reduce__(self) -> tuple[Any, ...]:
         reduced = cast("tuple[Any, ...]", super().__reduce__())
-        return (*reduced, self._source) if hasattr(self, "_source") else reduced
+        return (*reduced, self.source) if hasattr(self, "source") else reduced
 
     def __setstate__(self, source: Source) -> None:
-        self._source = source
+        self.source = source
 
 
 class ReceivedReply(Received):
