@@ -19,7 +19,7 @@ class FanOut(ChunkStream):
 
     Requests are sent on entering ``async with``, and requests in flight are cancelled on leaving. Chunks keep the id of
     their own completion; the usage in a chunk is that of all requests so far. A fan-out has several replies, so it has
-    no bytes, status or headers; `results` has the request id of each choice.
+    no bytes, status, headers or body; `results` has the request id, the headers and the body for each choice.
 
     Args:
         runner: Runs the requests.

@@ -56,7 +56,9 @@ def test_reasoning_by_another_name_and_empty_tool_calls() -> None:
     assert decode_completion(json.dumps(body).encode()) == ChatCompletion.model_validate(body)
     message = ChatCompletionMessage.model_validate(body["choices"][0]["message"])
     assert ("r", None) == (message.reasoning_content, message.tool_calls)
-    chunk = ChatCompletionChunk.model_validate({"choices": [{"delta": {"reasoning": "r"}}]})
+    chunk = ChatCompletionChunk.model_validate(
+        {"choices": [{"delta": {"reasoning": "x", "reasoning_content": "r"}}]}
+    )
     assert "r" == chunk.choices[0].delta.reasoning_content
 
 
