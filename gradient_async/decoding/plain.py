@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import UserString
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from enum import Enum
 from typing import Any, cast

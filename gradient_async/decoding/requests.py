@@ -12,7 +12,17 @@ import msgspec
 from ..errors import InvalidRequestError
 from ..types import AgentCompletionParams, ChatCompletionParams, is_given
 from ..types.model import build_tables
-from .plain import OTHER_ROLES, PLAIN, NoJSONError, encode, is_list_like, message_to_dict, plain_fields, shown, to_plain
+from .plain import (
+    OTHER_ROLES,
+    PLAIN,
+    NoJSONError,
+    encode,
+    is_list_like,
+    message_to_dict,
+    plain_fields,
+    shown,
+    to_plain,
+)
 
 
 def _struct_of(params: type) -> type[msgspec.Struct]:
