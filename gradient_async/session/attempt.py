@@ -16,8 +16,8 @@ from ..decoding import parse_error
 from ..errors import APIConnectionError, APIError, APIResponseValidationError, ConfigurationError
 from . import aiohttp_internals
 from .body import Body, Expired, coding_of, open_body
-from .call import Call, request_of
-from .connector import current, headers_of, url_of
+from .call import Call
+from .connector import current, headers_of, request_of, url_of
 from .deadlines import AttemptProgress, DeadlineTimer
 from .exceptions import (
     PROXY_AUTHENTICATION,

@@ -8,9 +8,8 @@ from typing import Any, Protocol
 import msgspec
 
 from ..config import Limits, Retry, Timeout
-from ..errors import RequestInfo
 from ..hooks import Hook
-from ..secrets import Redactor, Secret, redacted_headers
+from ..secrets import Redactor, Secret
 
 
 class Lease(Protocol):
@@ -66,13 +65,3 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     hooks: tuple[Hook, ...] = ()
     lease: Lease | None = None
     prepared: dict[str, Any] = msgspec.field(default_factory=dict)
-
-
-def request_of(call: Call) -> RequestInfo:
-    """Return the description of a call's request, for errors and replies."""
-    request: RequestInfo | None = call.prepared.get("request")
-    if request is None:
-        headers = redacted_headers(call.headers, call.key, call.redactor)
-        request = RequestInfo(method=call.method, url=call.url, headers=headers)
-        call.prepared["request"] = request
-    return request

@@ -30,7 +30,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 from yarl import URL
 
-from ..secrets import HiddenHeader
+from ..errors import RequestInfo
+from ..secrets import HiddenHeader, redacted_headers
 from .call import Call
 from .deadlines import AttemptProgress
 from .exceptions import TooManyInterimError, UnsentError, bare
@@ -434,3 +435,13 @@ def url_of(call: Call) -> URL:
     if url is None:
         url = call.prepared["url"] = URL(call.url).update_query(call.query)
     return url
+
+
+def request_of(call: Call) -> RequestInfo:
+    """Return the description of a call's request, for errors and replies."""
+    request: RequestInfo | None = call.prepared.get("request")
+    if request is None:
+        headers = redacted_headers(call.headers, call.key, call.redactor)
+        request = RequestInfo(method=call.method, url=call.url, headers=headers)
+        call.prepared["request"] = request
+    return request

@@ -26,7 +26,8 @@ from ..errors import (
 from ..policy.retry import TokenBucket, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
-from .call import Call, Lease, request_of
+from .call import Call, Lease
+from .connector import request_of
 from .pool import Pool
 from .reply import Reply
 from .trace import Trace, log
