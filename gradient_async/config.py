@@ -112,7 +112,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         error_body_seconds: Time to read the body of an error, in seconds.
         completion_bytes: An assembled completion, in bytes. Text, reasoning, refusals and arguments count as their bytes
             of UTF-8. Other parts count as much more than their bytes, because they take more memory: an object or an array
-            512, a tool call 4,096, a token with its log probability 192, and each of its alternatives 48.
+            320 and more, a tool call 4,096, a token with its log probability 192, and each of its alternatives 48.
         values: JSON values of one event or reply: one for each comma, and 10 for each object or array. Its log
             probabilities have a limit of their own, 25 times as high.
         buffered_bytes: Text queued for the iterators of one stream that lag behind, in bytes of UTF-8.

@@ -41,6 +41,8 @@ _COLON = 0x3A
 _SPACE = 0x20
 _MANY_LINES = 1000  # data lines of one event that are kept as separate objects; further lines are joined
 _MANY_ENDS = 64  # a slice with this many CR and LF consists of short lines
+_BLANK_LINES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+_MAX_NAME = 1024  # bytes that are kept of a name or an id of an event
 _MAX_RETRY = 18  # maximum number of digits of a reconnection time
 _MAX_IGNORED = 64 * 1024  # bytes that are kept of the ignored lines between two blank lines
 
@@ -238,10 +240,10 @@ class EventDecoder:
         if name == b"data":
             self._add_data(b"")  # a line `data` without a colon is empty data
         elif name == b"event":
-            self._type = value.decode("utf-8", "replace")
+            self._type = value[:_MAX_NAME].decode("utf-8", "replace")
         elif name == b"id":
             if b"\0" not in value:
-                self.last_event_id = value.decode("utf-8", "replace")
+                self.last_event_id = value[:_MAX_NAME].decode("utf-8", "replace")
         elif name == b"retry":
             if value.isdigit() and len(value) <= _MAX_RETRY:
                 self.retry = int(value)
@@ -360,5 +362,5 @@ def end_of_slice(data: bytes, start: int, stop: int) -> int:
             return end + 4
         return max(data.rfind(b"\n", start, stop), data.rfind(b"\r", start, stop)) + 1
     # Few line ends mean one large event, which is best decoded in one piece.
-    end = data.find(b"\n\n", stop - 1)
-    return end + 2 if end >= 0 else len(data)
+    ends = [data.find(blank, stop - len(blank) + 1) + len(blank) for blank in _BLANK_LINES]
+    return min((end for end in ends if end > stop), default=len(data))

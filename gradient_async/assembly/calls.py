@@ -23,6 +23,9 @@ from .rule import add_function, find, opens_another
 # What a call counts beside its bytes: its state takes 1.5 kB, and some microseconds whenever a completion is made.
 _CALL_SIZE = 4096
 
+# Characters of arguments that are compared as JSON whenever a completion is made; further ones are compared as text.
+_MAX_COMPARED = 512 * 1024
+
 Added: TypeAlias = tuple[CallState, str, list[str], int]
 
 
@@ -216,9 +219,12 @@ def _ids_of_different(calls: list[CallState]) -> dict[int, str]:
     """
     ids: dict[int, str] = {}
     alike: dict[tuple[str | bytes, bytes], dict[str, int]] = {}
+    size = 0
     for call in calls:
         payload = msgspec.json.encode(join_custom(call.custom))
-        by_id = alike.setdefault((canonical(str(call.arguments)), payload), {})
+        arguments = str(call.arguments)
+        size += len(arguments)
+        by_id = alike.setdefault((canonical(arguments) if size <= _MAX_COMPARED else arguments, payload), {})
         # A call without an id is equal to any call with the same arguments.
         same = by_id.get(call.id, by_id.get(""))
         if same is None and not call.id:

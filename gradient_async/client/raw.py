@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, Unpa
 from ..errors import RequestInfo, ResponseInfo
 from ..stream import AsyncOnly, ChatCompletionStream
 from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, Headers, ModelList, RateLimits, is_given
-from ..types.nesting import decode_json
+from ..types.nesting import UNLIMITED, decode_json
 from .core import Core, Operation, check_options, models_of, read_reply
 from .hints import STREAMING, Hinted
 
@@ -130,9 +130,10 @@ class APIResponse(Generic[T]):
         """Decode the whole body.
 
         Raises:
-            ValueError: If the body is not JSON, or is nested too deep.
+            ValueError: If the body is not JSON, is nested too deep, or has too many values: more than a completion may
+                have together with its log probabilities.
         """
-        return decode_json(await self.read())
+        return decode_json(await self.read(), 26 * (self._reply.limits.values or UNLIMITED))
 
     async def iter_bytes(self, chunk_size: int | None = None) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.

@@ -28,7 +28,7 @@ from .normalize import DECODE_ERRORS, JSON_OPTIONS, first_of, is_object, loads, 
 
 _MAX_NAME = 200  # characters of a code, a type or an id
 _MAX_TEXT = 2048  # characters to keep of a body that is not JSON
-_MAX_PAGE = 64 * 1024  # bytes of such a body that are searched for words
+_MAX_PAGE = 64 * 1024  # bytes of such a body, and characters of a message, that are searched for words
 _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
 _MAX_ITEMS = 20  # items of a list of messages that are shown
 
@@ -267,7 +267,7 @@ def _says_failed(body: dict[str, Any]) -> bool:
         any(fields.get(name) for name in ("errormsg", "errmsg", "errormessage"))
         or (isinstance(id_, str) and not fields.get("object") and _NAME.fullmatch(id_) is not None)
         or ("choices" in body and body["choices"] is None)  # the body of a completion without result
-        or _FAILED.search(_message_of(message)) is not None
+        or _FAILED.search(_message_of(message)[:_MAX_TEXT]) is not None
     )
 
 
@@ -282,6 +282,7 @@ def _is_failure(code: Any) -> bool:
     """Whether a code means failure: it is not 0, not a status of success or progress, and not a word for success."""
     if code is None or isinstance(code, (bool, dict, list)):
         return False
+    code = code[:_MAX_NAME] if isinstance(code, str) else code
     try:
         number = float(code)
     except ValueError:
@@ -327,7 +328,7 @@ def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
         # Fewer of a list inside of lists: 20 of each would be 160,000 in all.
         items = islice(cast("list[Any]", value), (0, 3, 3, _MAX_ITEMS)[min(depth, 3)])
         return "; ".join(filter(None, (_message_of(item, depth - 1) for item in items)))
-    return "" if value is None else str(value)
+    return "" if value is None else str(value)[:_MAX_PAGE]
 
 
 def _cause_of(details: dict[str, Any], depth: int = _MAX_DEPTH) -> str:
@@ -337,7 +338,7 @@ def _cause_of(details: dict[str, Any], depth: int = _MAX_DEPTH) -> str:
         if isinstance(cause, str):
             body = loads_or_none(cause.encode("utf-8", "replace"))
             if not is_object(body):
-                return visible_words(cause)
+                return visible_words(cause[:_MAX_PAGE])
             cause = body
         message = ""
         if is_object(cause) and depth:

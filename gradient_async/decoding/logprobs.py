@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import msgspec
 
 from ..types import Choice, ChoiceLogprobs, ChunkChoice
-from ..types.nesting import UNLIMITED, TooManyValuesError, check_json, count_values, may_be_heavy
-from .normalize import DECODE_ERRORS, VERY_UNLIKELY, loads, repaired_logprobs
+from ..types.nesting import TooManyValuesError, check_json, count_values, may_be_heavy
+from .normalize import DECODE_ERRORS, VERY_UNLIKELY
 
 # How many times `Limits.values` the log probabilities of a reply may have.
 _TIMES = 25
@@ -26,13 +27,17 @@ _LARGE = 8 * 1024 * 1024  # bytes
 _MAX_CHOICES = 128  # choices of a reply with long lists
 _BEGINNING = 64  # bytes by which a list is found in the JSON
 _NULL = b"null"
-_NAME = re.compile(rb'"logprobs"\s*:')
-# No JSON, but some servers write it for a log probability. Inside a string a quotation mark would stand behind a backslash,
-# so that a colon cannot follow it.
-_NO_NUMBER = re.compile(rb'("logprob"\s*:\s*)(?:NaN|-?Infinity)')
-_MAX_REPLACED = 20_000  # each takes half a microsecond
+# Each choice has one of these names once. Inside a string a quotation mark would stand behind a backslash, so that a colon
+# cannot follow it; the same is true of the names below.
+_CHOICE = re.compile(rb'"(?:message|delta)"\s*:')
+# What some servers write in place of a number or a list, with what is put in its place.
+_REPAIRS = (
+    (re.compile(rb'("logprob"\s*:\s*)(?:NaN|-?Infinity|null)'), rb"\g<1>%d" % VERY_UNLIKELY),
+    (re.compile(rb'("top_logprobs"\s*:\s*)null'), rb"\g<1>[]"),
+)
+_MAX_REPAIRED = 100_000  # each takes half a microsecond
 
-_decode_logprobs = msgspec.json.Decoder(ChoiceLogprobs | None).decode
+_decode_logprobs = msgspec.json.Decoder(ChoiceLogprobs | None, strict=False).decode
 
 
 class _Choice(msgspec.Struct):
@@ -60,7 +65,7 @@ def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceL
             raise  # without a search for the lists, which takes longer
         lists = _find_lists(data)
         if not lists and (b"NaN" in data or b"Infinity" in data):
-            data = _NO_NUMBER.sub(rb"\g<1>%d" % VERY_UNLIKELY, data, _MAX_REPLACED)
+            data = _repaired(data)
             lists = _find_lists(data)
         enough = min(_MAX_DENSITY * sum(map(len, lists)), _TIMES * max_values)
         if not 0 < sum(count_values(each, enough) for each in lists) <= enough:
@@ -81,8 +86,8 @@ def give_back(choices: Iterable[Choice | ChunkChoice], taken: Sequence[ChoiceLog
 
 def _find_lists(data: bytes) -> list[bytes]:
     """Return the JSON of the log probabilities of each choice."""
-    count = len(_NAME.findall(data))
-    if not 0 < count <= _MAX_CHOICES:
+    count = sum(1 for _ in islice(_CHOICE.finditer(data), _MAX_CHOICES + 1))
+    if count > _MAX_CHOICES:
         return []
     try:
         choices: list[_Choice] = _outline_decoder(count).decode(data).choices
@@ -106,8 +111,17 @@ def _without(part: bytes, data: bytes) -> bytes:
 
 
 def _decode(part: bytes) -> ChoiceLogprobs | None:
-    try:
-        logprobs: ChoiceLogprobs | None = _decode_logprobs(part)
-    except DECODE_ERRORS:
-        logprobs = repaired_logprobs(loads(part, UNLIMITED))
-    return logprobs
+    """Decode log probabilities; None if they have the shape of another API."""
+    for repair in (bytes, _repaired):
+        try:
+            logprobs: ChoiceLogprobs | None = _decode_logprobs(repair(part))
+        except DECODE_ERRORS:
+            continue
+        return logprobs
+    return None
+
+
+def _repaired(data: bytes) -> bytes:
+    for wrong, replacement in _REPAIRS:
+        data = wrong.sub(replacement, data, _MAX_REPAIRED)
+    return data

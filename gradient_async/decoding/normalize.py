@@ -71,7 +71,7 @@ def first_of(body: Any) -> Any:
 
 def well_formed(text: str) -> str:
     """Join surrogate pairs, and replace lone surrogates by U+FFFD, so that the text can be encoded."""
-    if _SURROGATES.search(text) is None:
+    if text.isascii() or _SURROGATES.search(text) is None:
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
@@ -331,12 +331,12 @@ def _repair_choice(choice: dict[str, Any], part: str) -> None:
     if not choice.get("finish_reason"):  # null, "", false or 0
         choice.pop("finish_reason", None)
     keep_text(choice, "finish_reason")
-    choice["logprobs"] = repaired_logprobs(choice.get("logprobs"))
+    choice["logprobs"] = _repaired_logprobs(choice.get("logprobs"))
     if is_object(choice.get(part)):
         _repair_message(choice[part])
 
 
-def repaired_logprobs(logprobs: Any) -> ChoiceLogprobs | None:
+def _repaired_logprobs(logprobs: Any) -> ChoiceLogprobs | None:
     """Convert log probabilities that were decoded to plain data; None if they have the shape of another API."""
     logprobs = clean(logprobs)
     if is_object(logprobs):

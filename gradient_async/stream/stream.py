@@ -109,14 +109,12 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
             StopAsyncIteration: At the end.
         """
         reader, cursor = self._reader, self._cursor
-        reader.received = b""
-        while not reader.received:
+        if not reader.decoder.pending:  # otherwise this call was cancelled between two slices, and returns their bytes
+            reader.received = b""
+        # All bytes of the read are relayed at once, so all of its slices count as read.
+        while not reader.received or (reader.decoder.pending and reader.error is None):
             if not await cursor.fill():
                 raise StopAsyncIteration
-            cursor.pass_all()
-        # All bytes of the read are relayed at once, so all of its slices count as read.
-        while reader.decoder.pending and reader.error is None:
-            cursor.place(reader.decode_slice())
             cursor.pass_all()
         return reader.received
 

@@ -138,15 +138,15 @@ def _is_deep(brackets: bytes) -> bool:
     return bool(brackets)
 
 
-def decode_json(data: bytes | str) -> Any:
+def decode_json(data: bytes | str, max_values: int = UNLIMITED) -> Any:
     """Decode JSON to plain data.
 
     Raises:
-        ValueError: If the data is not JSON, or is nested deeper than `MAX_DEPTH`.
+        ValueError: If the data is not JSON, is nested deeper than `MAX_DEPTH`, or has too many values.
     """
     if isinstance(data, str):
         data = data.encode("utf-8", "surrogatepass")
-    check_json(data)
+    check_json(data, max_values)
     return msgspec.json.decode(data)
 
 
