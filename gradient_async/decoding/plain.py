@@ -281,7 +281,7 @@ def message_to_dict(message: ChatCompletionMessage | Mapping[str, Any]) -> dict[
         data["content"] = _with_text(parts, data.get("content"))
         if any(is_object(part) and "thinking" in part for part in parts):
             data.pop("reasoning_content", None)  # the parts contain the reasoning
-    elif "tool_calls" in data or "function_call" in data:
+    elif data.get("tool_calls") or "function_call" in data:
         data.setdefault("content", None)
     audio = data.get("audio")
     if is_object(audio) and "id" in audio:
