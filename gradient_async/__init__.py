@@ -70,6 +70,8 @@ from .fanout import FanOut, FanOutResult, MapResult, MapResults
 from .hooks import CallInfo, Hook
 from .stream import ChatCompletionStream, Timing
 from .stream import ChatCompletionStream as AsyncStream
+from .sync import Gradient, Stream
+from .sync import Gradient as Client
 from .types import (
     NOT_GIVEN,
     ChatCompletion,
@@ -125,6 +127,7 @@ __all__ = [
     "ChoiceLogprobs",
     "ChunkChoice",
     "ChunkEvent",
+    "Client",
     "CompletionUsage",
     "ConfigurationError",
     "ConflictError",
@@ -138,6 +141,7 @@ __all__ = [
     "FunctionToolCallArgumentsDeltaEvent",
     "FunctionToolCallArgumentsDoneEvent",
     "GatewayTimeoutError",
+    "Gradient",
     "GradientError",
     "Headers",
     "Hook",
@@ -173,6 +177,7 @@ __all__ = [
     "RequestTooLargeError",
     "ResponseInfo",
     "Retry",
+    "Stream",
     "StreamError",
     "StreamInterruptedError",
     "StreamLimitError",

@@ -89,6 +89,19 @@ def _ask_for_usage(arguments: dict[str, Any]) -> None:
         arguments["stream_options"] = {"include_usage": True}
 
 
+def check_requests(requests: object) -> None:
+    """Check the type of the argument of `map`.
+
+    Raises:
+        TypeError: If it is not an iterable of requests.
+    """
+    kind = type(requests)
+    if not hasattr(kind, "__iter__") and not hasattr(kind, "__aiter__"):
+        raise TypeError(f"requests: expected an iterable or an async iterable, not {kind.__name__}")
+    if issubclass(kind, (str, bytes, Mapping)):
+        raise TypeError(f"requests: expected several requests, not one {kind.__name__}")
+
+
 class _Completions:
     """The methods that completions of models and agents share; they differ only in the types of their parameters."""
 
@@ -121,6 +134,7 @@ class _Completions:
     @_drop_not_given
     def map(
         self,
+        /,
         requests: Requests,
         *,
         max_concurrency: int = 64,
@@ -166,11 +180,7 @@ class _Completions:
         """
         check_choice("on_error", on_error, "collect", "raise")
         check_count("max_concurrency", max_concurrency, min_=1)
-        kind = type(requests)
-        if not hasattr(kind, "__iter__") and not hasattr(kind, "__aiter__"):
-            raise TypeError(f"requests: expected an iterable or an async iterable, not {kind.__name__}")
-        if issubclass(kind, (str, bytes, Mapping)):
-            raise TypeError(f"requests: expected several requests, not one {kind.__name__}")
+        check_requests(requests)
         core, operation = self._core, self._operation
 
         async def perform(arguments: dict[str, Any], lease: Lease) -> ChatCompletion:

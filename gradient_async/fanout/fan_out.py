@@ -60,6 +60,11 @@ class FanOut(ChunkStream):
         finally:
             merged.on_chunks = None
             merged.stop_skipping()
+        return self.keep_whole(completion)
+
+    def keep_whole(self, completion: ChatCompletion) -> ChatCompletion:
+        """Remove the choices that are not whole; if enough choices were accepted, also those that were not accepted."""
+        runner = self._runner
         if runner.has_enough():
             kept = runner.winners
         else:
@@ -166,6 +171,15 @@ class FanOut(ChunkStream):
         """The same as `aclose`."""
         await self._runner.close()
 
+    def start(self) -> None:
+        """Send the requests; the same as entering ``async with``."""
+        self._runner.start()
+
+    @property
+    def started(self) -> bool:
+        """Whether the requests have been sent."""
+        return self._runner.started
+
     async def __aenter__(self) -> Self:
         self._runner.start()
         return self
@@ -184,7 +198,7 @@ class FanOut(ChunkStream):
         if runner is not None and runner.abandoned:
             runner.abandon()
             warnings.warn(
-                f"{self!r} was dropped before its end; use 'async with', or call aclose()",
+                f"{self!r} was dropped before its end; {self.advice}",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from operator import length_hint
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from ..assembly import CompletionAssembler
 from ..errors import APIError, StreamError, StreamLimitError
@@ -53,6 +53,9 @@ class ChunkSource(Protocol):
     def close(self) -> None:
         """Close the source; it returns no further chunks."""
         ...
+
+
+T = TypeVar("T", bound=ChunkSource)
 
 
 class Cursor:
@@ -238,7 +241,12 @@ class ChunkStream(AsyncOnly):
         assembler: Gets the chunks that have been read.
         buffered: How many characters a slow reader may leave in its queue.
         reader: The source again, if it is a `StreamReader`.
+
+    Attributes:
+        advice: What the warning about a stream that was dropped before its end tells the user to do.
     """
+
+    advice = "use 'async with', or call aclose()"
 
     def __init__(
         self,
@@ -274,6 +282,19 @@ class ChunkStream(AsyncOnly):
             cursor.read_whole = True
             if not await cursor.fill(queue):
                 raise StopAsyncIteration
+
+    def read_from_thread(self, make_source: Callable[[ChunkSource], T], waiters: Waiters) -> T:
+        """Let a thread that is not the loop's read this stream, of which nothing has been read.
+
+        Args:
+            make_source: Makes a source that blocks the thread, from the source of this stream.
+            waiters: Takes the place of the waiting tasks.
+        """
+        source = make_source(self._source)
+        self._source = source
+        self._cursor = Cursor(source, self._assembler, None)
+        self._cursor.waiters = waiters
+        return source
 
     # Views
 
@@ -374,17 +395,18 @@ class ChunkStream(AsyncOnly):
 
     # Leaving
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Close the stream, in the thread of the loop."""
         self._cursor.assemble_read()  # closing informs hooks, which get the completion as far as it was read
         self._source.close()
 
     async def aclose(self) -> None:
         """Close the stream; if it was not read to its end, the connection is closed at once."""
-        self._leave()
+        self.leave()
 
     async def close(self) -> None:
         """The same as `aclose`."""
-        self._leave()
+        self.leave()
 
     async def __aenter__(self) -> Self:
         return self
@@ -392,7 +414,7 @@ class ChunkStream(AsyncOnly):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        self.leave()
 
 
 class TextStream(NoMethod):

@@ -188,7 +188,7 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
         if reader is not None and reader.open:
             reader.abandon()
             warnings.warn(
-                f"{self!r} was dropped before its end; use 'async with', or call aclose()",
+                f"{self!r} was dropped before its end; {self.advice}",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,

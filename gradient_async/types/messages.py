@@ -532,7 +532,7 @@ class ModelInfo(Model, gc=False, kw_only=True):
 
 
 class ModelList(Model, gc=False, kw_only=True):
-    """The models that the key may use.
+    """The models that the key may use; iterate over it for each model.
 
     Attributes:
         data: The models.
@@ -541,3 +541,6 @@ class ModelList(Model, gc=False, kw_only=True):
 
     data: list[ModelInfo] = []
     object: str = "list"
+
+    def __iter__(self) -> Iterator[ModelInfo]:
+        return iter(self.data)
