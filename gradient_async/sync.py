@@ -25,8 +25,8 @@ that a debugger sets for a thread.
 **The caller's own code.** The iterable of `map` and ``stop_when`` may block, or call this client. They run in threads of
 their own: in the loop's thread they would block everything, themselves included.
 
-**Fork.** The child has the parent's loop without its thread. It keeps this loop untouched, because the two share its
-sockets, and starts its own with its first call. What the parent had open can't be used in the child.
+**Fork.** The child has the parent's loop without its thread. It keeps this loop and its streams untouched, because the two
+processes share its sockets, and starts its own loop with its first call. Streams of the parent can't be read in the child.
 
 **Exit.** An atexit handler closes open streams and ends the loop and its thread. It is registered when this module is
 imported, so it runs after handlers that programs register later, which may still make calls. Daemon threads that wait for
@@ -72,6 +72,7 @@ from .fanout import FanOut as AsyncFanOut
 from .fanout import FanOutResult, MapResult, Requests, StopWhen
 from .fanout import MapResults as AsyncMapResults
 from .hooks import Hook
+from .session.forks import keep_for_ever
 from .stream import ChatCompletionStream, ChunkSource, ChunkStream, Timing
 from .stream import ChoiceStream as AsyncChoiceStream
 from .stream.queues import ChunkQueue, Waiters
@@ -151,14 +152,14 @@ class _Loop:
         loop: The event loop.
         ending: Whether the process ends.
         inherited: Whether the loop belongs to the parent of this process.
-        open: The sources of streams, to be closed at the end of the process; changed in the loop's thread only.
+        open: The streams, to be closed at the end of the process; changed in the loop's thread only.
     """
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.ending = False
         self.inherited = False
-        self.open = weakref.WeakSet[_Source]()
+        self.open = weakref.WeakSet[ChunkStream]()
         self._thread = threading.Thread(target=self._run, name="gradient-async", daemon=True)
         self._thread.start()
 
@@ -166,6 +167,11 @@ class _Loop:
     def usable(self) -> bool:
         """Whether the loop runs in this process."""
         return not (self.ending or self.inherited)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this thread is the loop's."""
+        return threading.get_ident() == self._thread.ident
 
     def _run(self) -> None:
         # The runner cancels tasks, closes sessions and closes the loop.
@@ -189,7 +195,9 @@ class _Loop:
         Raises:
             ConfigurationError: If the loop can't be used here.
         """
-        if not self.usable or threading.get_ident() == self._thread.ident:
+        if not self.usable or self.runs_here:
+            if self.ending and threading.current_thread().daemon:
+                threading.Event().wait()  # see the docstring of this file
             raise ConfigurationError(self._problem())
         call = _Call(function, arguments)
         try:
@@ -228,8 +236,8 @@ class _Loop:
 
     def _stop(self) -> None:
         self.ending = True
-        for source in list(self.open):
-            source.inner.close()
+        for stream in list(self.open):
+            stream.leave()
         self.loop.stop()
 
 
@@ -238,7 +246,6 @@ class _Process:
 
     loop: _Loop | None = None
     lock = threading.Lock()
-    inherited: list[_Loop] = []  # loops of parent processes, which are never closed: their sockets are shared
 
 
 def _loop() -> _Loop:
@@ -258,7 +265,7 @@ def _end() -> None:
 def _forget_parent() -> None:
     if _Process.loop is not None:
         _Process.loop.inherited = True
-        _Process.inherited.append(_Process.loop)
+        keep_for_ever((_Process.loop, list(_Process.loop.open)))
     _Process.loop = None
     _Process.lock = threading.Lock()  # a thread of the parent may have held the old one
 
@@ -331,7 +338,9 @@ class _Source:
 
     def close(self) -> None:
         """Close the source; do nothing at the end of the process, or if the source belongs to its parent."""
-        if self.loop.usable:
+        if self.loop.runs_here:
+            self.inner.close()
+        elif self.loop.usable:
             self.loop.call(self.inner.close)
 
 
@@ -523,7 +532,7 @@ async def _open(
     if not isinstance(reply, ChatCompletionStream):
         return reply
     stream = Stream(reply, loop)
-    loop.open.add(stream.source)
+    loop.open.add(reply)
     return stream
 
 
@@ -568,7 +577,7 @@ class FanOut(_Stream[AsyncFanOut]):
 
     def _start(self) -> None:
         self._stream.start()
-        self.source.loop.open.add(self.source)
+        self.source.loop.open.add(self._stream)
 
 
 # Many requests
@@ -864,6 +873,13 @@ class Gradient(_Closing):
         return copy
 
     copy = with_options
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in {"chat", "agents", "models"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._use(self._client)
 
     def close(self) -> None:
         """Close the connections and every open stream; on a copy, do nothing."""

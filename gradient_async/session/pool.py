@@ -16,6 +16,7 @@ from ..errors import ConfigurationError
 from . import aiohttp_internals
 from .body import call_in, runs_here
 from .connector import Connector, Response
+from .forks import keep_for_ever
 
 # Idle connections are closed after this time, which is shorter than the idle times of known servers.
 _IDLE_SECONDS = 14.0
@@ -29,10 +30,6 @@ _PATIENCE = 1.0
 _Sessions: TypeAlias = dict[
     asyncio.AbstractEventLoop, tuple[aiohttp.ClientSession, AsyncGenerator[None, None]]
 ]
-
-# Sessions of the parent process, after a fork. They are kept here for ever: closing or dropping them would close the sockets
-# that this process shares with its parent.
-_inherited: list[_Sessions] = []
 
 
 class Pool:
@@ -109,7 +106,7 @@ class Pool:
                 "this process was forked, and the event loop or the session belongs to its parent: "
                 "start a new loop here with asyncio.run(...), and let the client open its own session"
             )
-        _inherited.append(self._sessions)
+        keep_for_ever(self._sessions)
         self._sessions = {}
         # If a thread of the parent held the old lock during the fork, no thread of this process would ever release it.
         self.lock = threading.Lock()
@@ -141,7 +138,7 @@ class Pool:
 
     def __del__(self) -> None:
         if self._pid != os.getpid():
-            _inherited.append(self._sessions)
+            keep_for_ever(self._sessions)
             return
         for loop, (session, keeper) in self._sessions.items():
             if loop.is_closed() or session.closed:

@@ -17,7 +17,7 @@ import pytest
 from client_calls import Start, create_completion, open_stream
 
 from gradient_async import APIConnectionError, AsyncGradient, ConfigurationError
-from gradient_async.session.pool import _inherited
+from gradient_async.session import pool as pool_module
 from gradient_async.testing import HOLD, chunk, reply_sse, reply_writes, serve
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")  # self-signed, for these tests alone
@@ -139,7 +139,9 @@ async def test_a_client_inherited_and_dropped_leaves_the_parents_sessions_alone(
     assert server.connections == 1
 
 
-async def test_sessions_of_the_parent_are_neither_used_nor_closed(start: Start) -> None:
+async def test_sessions_of_the_parent_are_neither_used_nor_closed(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As it looks from inside a forked process, which has a loop of its own."""
     server, client = await start()
     await create_completion(client)
@@ -150,10 +152,10 @@ async def test_sessions_of_the_parent_are_neither_used_nor_closed(start: Start) 
     def child() -> None:
         assert asyncio.run(create_completion(client)).choices
 
-    before = len(_inherited)
+    inherited: list[Any] = []
+    monkeypatch.setattr(pool_module, "keep_for_ever", inherited.append)
     await asyncio.to_thread(child)
-    (kept,) = _inherited[before:]
-    del _inherited[before:]
+    (kept,) = inherited
     assert (2, False, os.getpid()) == (server.connections, session.closed, pool._pid)
     pool._sessions = kept  # the parent's again, and closed with the client
 
