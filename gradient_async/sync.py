@@ -40,8 +40,10 @@ import atexit
 import contextlib
 import contextvars
 import os
+import sys
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -54,7 +56,7 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager
 from functools import partial
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutinefunction
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, Unpack, cast, overload
@@ -93,9 +95,11 @@ S = TypeVar("S")
 T = TypeVar("T")
 
 # Seconds after which a waiting thread looks for exceptions, and how long it waits for what it has cancelled.
-_LOOK = 1.0
+_LOOK = 0.25
 # Seconds that the end of the process waits for the loop to end.
 _PATIENCE = 2.0
+# An event that nobody sets.
+_NEVER = threading.Event()
 
 
 # The loop
@@ -197,7 +201,7 @@ class _Loop:
         """
         if not self.usable or self.runs_here:
             if self.ending and threading.current_thread().daemon:
-                threading.Event().wait()  # see the docstring of this file
+                _NEVER.wait()  # see the docstring of this file
             raise ConfigurationError(self._problem())
         call = _Call(function, arguments)
         try:
@@ -271,16 +275,16 @@ def _forget_parent() -> None:
 
 
 atexit.register(_end)
-if hasattr(os, "register_at_fork"):
+if sys.platform != "win32":
     os.register_at_fork(after_in_child=_forget_parent)
 
 
-class _Closing:
+class _Closing(ABC):
     """A context manager that closes itself on leaving."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
@@ -359,10 +363,10 @@ class _Waiters(Waiters):
 def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine that never waits to its end."""
     try:
-        coroutine.send(None)
+        while True:
+            coroutine.send(None)
     except StopIteration as end:
         return cast("T", end.value)
-    raise AssertionError("a read must block the thread")
 
 
 class View(Generic[T]):
@@ -708,8 +712,9 @@ class _SyncCompletions:
         return _opened(self._completions.stream(**params).__aenter__)
 
     def _fan_out(self, options: dict[str, Any]) -> FanOut:
-        if options.get("stop_when") is not None:
-            options["stop_when"] = partial(_in_thread, options["stop_when"])
+        stop_when = options.get("stop_when")
+        if stop_when is not None and not iscoroutinefunction(stop_when):
+            options["stop_when"] = partial(_in_thread, stop_when)
         return FanOut(self._completions.fan_out(**options), _loop())
 
     @_like(_Completions.map)

@@ -66,7 +66,11 @@ OPEN = reply_writes([HEAD, http_chunk(sse(chunk("t0 "), done=False)), HOLD])
 def started(*replies: Handler, **options: Any) -> Iterator[tuple[ThreadedServer, Gradient]]:
     with serve(*replies) as server:
         defaults: dict[str, Any] = {"inference_endpoint": server.url, "agent_endpoint": server.url}
-        defaults |= {"model_access_key": "model-key-0123", "agent_access_key": "agent-key-0123", "max_retries": 0}
+        defaults |= {
+            "model_access_key": "model-key-0123",
+            "agent_access_key": "agent-key-0123",
+            "max_retries": 0,
+        }
         with Gradient(**(defaults | options)) as client:
             yield server, client
 
@@ -230,7 +234,8 @@ def test_chunks_of_one_read_are_handed_over_together(monkeypatch: pytest.MonkeyP
         return original(*arguments, **options)
 
     monkeypatch.setattr(module._Loop, "call", count)
-    with started(reply_sse(*map(chunk, TOKENS * 20), chunk(finish_reason="stop"))) as (_, client):
+    reply = reply_writes([reply_sse(*map(chunk, TOKENS * 20), chunk(finish_reason="stop")).data])
+    with started(reply) as (_, client):
         assert 101 == len(list(client.chat.completions.create(**CALL, stream=True)))
         assert calls < 20
 
@@ -347,9 +352,10 @@ def test_leaving_the_block_closes_the_connection() -> None:
 
 def test_an_abandoned_stream_warns_and_closes_its_connection() -> None:
     with started(OPEN, OPEN) as (server, client):
+        stream = client.chat.completions.create(**CALL, stream=True)
+        next(stream)
         with pytest.warns(ResourceWarning, match=r"use 'with', or call close\(\)"):
-            for _ in client.chat.completions.create(**CALL, stream=True):
-                break
+            del stream
         server.wait_closed_connections()
         fan = client.chat.completions.fan_out(n=1, **CALL).__enter__()
         next(fan)
@@ -385,7 +391,9 @@ def test_a_connection_is_used_again() -> None:
 def test_a_client_of_one_line_keeps_its_connection_for_the_call() -> None:
     with serve() as server:
         assert Gradient(base_url=f"{server.url}/v1", api_key="k").chat.completions.create(**CALL).choices
-        stream = Gradient(base_url=f"{server.url}/v1", api_key="k").chat.completions.create(**CALL, stream=True)
+        stream = Gradient(base_url=f"{server.url}/v1", api_key="k").chat.completions.create(
+            **CALL, stream=True
+        )
         assert list(stream)
         server.wait_closed_connections()
 
@@ -403,7 +411,9 @@ def test_fan_out_is_read_like_a_stream() -> None:
             assert (None, []) == (fan.winner, fan.winners)
             assert fan.usage is not None
             assert "3 of 3" in repr(fan)
-        assert 3 == len(client.chat.completions.fan_out(n=3, stream=False, **CALL).get_final_completion().choices)
+        assert 3 == len(
+            client.chat.completions.fan_out(n=3, stream=False, **CALL).get_final_completion().choices
+        )
         with client.chat.completions.fan_out(n=2, **CALL) as fan:
             assert list(fan.choice(1))
             assert "".join(fan.choice(0).text) == fan.completion().choices[0].message.content
@@ -505,7 +515,7 @@ def test_resources_are_the_same_at_each_access_and_can_be_patched() -> None:
 
 def test_a_client_pickles_and_deep_copies_as_its_settings() -> None:
     client = Gradient(base_url="http://127.0.0.1:9/v1", api_key="k", max_retries=7)
-    for copied in (copy.deepcopy(client), pickle.loads(pickle.dumps(client))):
+    for copied in (copy.deepcopy(client), pickle.loads(pickle.dumps(client))):  # noqa: S301  # its own
         assert 7 == copied.max_retries
         assert copied.chat is not client.chat
         assert copied.base_url == client.base_url

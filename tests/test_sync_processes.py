@@ -1,0 +1,249 @@
+"""`Gradient` when a process forks or ends: no hang, no traceback, no warning, and the parent is not disturbed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gradient_async import ConfigurationError, Gradient
+from gradient_async import sync as module
+from gradient_async.session.forks import keep_for_ever
+from gradient_async.testing import HOLD, chunk, head, http_chunk, reply_writes, serve, sse
+
+HEAD = head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+OPEN = reply_writes([HEAD, http_chunk(sse(chunk("t0 "), done=False)), HOLD])
+
+BEGIN = """
+import atexit, os, signal, sys, threading, time
+from gradient_async import Gradient
+
+CALL = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+STALL = {**CALL, "model": "error-stall"}
+client = Gradient(inference_endpoint=sys.argv[1], model_access_key="any")
+create = client.chat.completions.create
+"""
+ENDS = {
+    "a client that was never used": "print('ok')",
+    "a client that was closed": "create(**CALL); client.close(); print('ok')",
+    "a client that was never closed": "create(**CALL); print('ok')",
+    "an open stream": "stream = create(**CALL, stream=True); next(stream); print('ok')",
+    "an open fan-out": "fan = client.chat.completions.fan_out(n=2, **STALL).__enter__(); print('ok')",
+    "a map in the middle": "results = client.chat.completions.map(CALL for _ in range(999)); next(results); print('ok')",
+    "an iterable that blocks": """
+results = client.chat.completions.map((CALL, time.sleep(60 * n))[0] for n in range(2))
+next(results)
+print('ok')""",
+    "daemon threads that wait": """
+def read():
+    for _ in range(9):
+        list(create(**STALL, stream=True))
+for _ in range(3):
+    threading.Thread(target=read, daemon=True).start()
+    threading.Thread(target=create, kwargs=STALL, daemon=True).start()
+time.sleep(0.3)
+print('ok')""",
+    "threads that end after the main thread": """
+threads = [threading.Thread(target=create, kwargs=CALL) for _ in range(3)]
+for thread in threads:
+    thread.start()
+print('ok')""",
+    "a handler that makes a call": "create(**CALL); atexit.register(lambda: print('ok' * bool(create(**CALL))))",
+    "a handler that makes the first call": "atexit.register(lambda: print('ok' * bool(create(**CALL))))",
+    "a finalizer": """
+class Last:
+    def __del__(self, client=client, create=create, print=print):
+        client.close()
+        try:
+            create(**CALL)
+        except Exception as error:
+            print('ok' * ('shutting down' in str(error)))
+last = Last()
+create(**CALL)""",
+    "a loop that is blocked": """
+from gradient_async.sync import _loop
+create(**CALL)
+_loop().loop.call_soon_threadsafe(time.sleep, 60)
+print('ok')""",
+    "an interrupt": """
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    create(**STALL)
+except KeyboardInterrupt:
+    print('ok')""",
+}
+FORKS = {
+    "the child makes calls": """
+create(**CALL)
+stream = create(**CALL, stream=True)
+next(stream)
+if (child := os.fork()) == 0:
+    create(**CALL)
+    assert list(create(**CALL, stream=True))
+    try:
+        next(stream)
+    except Exception as error:
+        assert 'forked' in str(error)
+    stream.close()
+    client.close()
+    sys.exit(0)
+assert os.waitpid(child, 0) == (child, 0)
+assert list(stream)
+create(**CALL)
+print('ok')""",
+    "the child does nothing": """
+create(**CALL)
+if (child := os.fork()) == 0:
+    sys.exit(0)
+assert os.waitpid(child, 0) == (child, 0)
+create(**CALL)
+print('ok')""",
+    "before the first call": """
+if (child := os.fork()) == 0:
+    create(**CALL)
+    sys.exit(0)
+assert os.waitpid(child, 0) == (child, 0)
+create(**CALL)
+print('ok')""",
+    "inside a block": """
+with client.chat.completions.stream(**CALL) as stream, client.chat.completions.map([CALL]) as results:
+    with client.chat.completions.fan_out(n=1, **CALL) as fan:
+        next(stream)
+        child = os.fork()
+        if not child:
+            sys.exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
+        assert list(stream) and list(results) and list(fan)
+print('ok')""",
+    "a pool of processes": """
+import multiprocessing
+create(**CALL)
+def work(_):
+    return bool(create(**CALL))
+with multiprocessing.get_context('fork').Pool(2) as pool:
+    assert all(pool.map(work, range(4)))
+print('ok')""",
+}
+# Python 3.12 and later warn of every fork of a process with threads.
+FLAGS = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+
+
+@pytest.mark.parametrize("program", [*ENDS, *FORKS])
+def test_a_process_ends_in_silence(program: str) -> None:
+    with serve() as server:
+        done = subprocess.run(
+            [sys.executable, *FLAGS, "-c", BEGIN + (ENDS | FORKS)[program], server.url],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=40,
+        )
+        assert (0, "ok", "") == (done.returncode, done.stdout.strip(), done.stderr)
+        server.wait_closed_connections()
+
+
+def call_and_close(client: Gradient) -> None:
+    client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+    client.close()
+
+
+def close_late(client: Gradient) -> None:
+    with pytest.raises(ConfigurationError, match="shutting down"):
+        call_and_close(client)
+
+
+def test_the_loop_of_a_parent_is_kept_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it looks from inside the child."""
+    kept: list[Any] = []
+    monkeypatch.setattr(module, "keep_for_ever", kept.append)
+    monkeypatch.setattr(module._Process, "loop", None)
+    module._forget_parent()
+    assert [] == kept
+    with serve(OPEN, OPEN) as server:
+        client = Gradient(base_url=f"{server.url}/v1", api_key="k")
+        call: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        stream = client.chat.completions.create(**call, stream=True)
+        next(stream)
+        fan = client.chat.completions.fan_out(n=1, **call).__enter__()
+        next(fan)
+        results = client.chat.completions.map([call])
+        loop = module._loop()
+        module._forget_parent()
+        assert 1 == len(kept)
+        assert loop is kept[0][0]
+        for read in (lambda: next(stream), lambda: next(fan), lambda: next(results)):
+            with pytest.raises(ConfigurationError, match="belong to its parent"):
+                read()
+        for leave in (stream.close, fan.close, results.close):
+            leave()
+        assert 2 == server.open_connections
+        assert module._loop() is not loop
+        module._loop().end()
+        loop.inherited = False
+        loop.end()
+        server.wait_closed_connections()
+
+
+def test_the_end_of_a_loop_closes_streams_and_refuses_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module._Process, "loop", None)
+    module._end()
+    with serve(OPEN, OPEN) as server:
+        client = Gradient(base_url=f"{server.url}/v1", api_key="k")
+        call: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        stream = client.chat.completions.create(**call, stream=True)
+        next(stream)
+        loop = module._loop()
+        module._end()
+        server.wait_closed_connections()
+        assert loop.loop.is_closed()
+        with pytest.raises(ConfigurationError, match="shutting down"):
+            call_and_close(client)
+        client.close()
+        stream.close()
+        # A daemon thread would wait for ever. This one waits until the test has seen it.
+        monkeypatch.setattr(module, "_NEVER", threading.Event())
+        late = threading.Thread(target=close_late, args=(client,), daemon=True)
+        late.start()
+        late.join(0.1)
+        assert late.is_alive()
+        module._NEVER.set()
+        late.join()
+
+
+def test_a_call_that_ends_with_the_loop_gives_no_result() -> None:
+    """Its thread is a daemon, which would only print the error."""
+    call = module._Call(lambda: 1, ())
+    ending: Any = SimpleNamespace(ending=True)
+    asyncio.run(call._run(ending))
+    assert call.done.locked()
+
+
+def test_items_that_come_after_the_end_are_dropped() -> None:
+    """A thread that was blocked in the caller's iterable finds the loop closed."""
+    loop = asyncio.new_event_loop()
+    future = loop.create_future()
+    wanted = module.SimpleQueue[Any]()
+    wanted.put(future)
+    wanted.put(None)
+    loop.close()
+    module._take(iter([1]), wanted, loop)
+    assert not future.done()
+
+
+def test_what_is_kept_for_ever_is_not_collected() -> None:
+    class Inherited:
+        pass
+
+    inherited = Inherited()
+    reference = weakref.ref(inherited)
+    keep_for_ever(inherited)
+    del inherited
+    gc.collect()
+    assert reference() is not None

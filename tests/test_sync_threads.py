@@ -1,0 +1,537 @@
+"""`Gradient` in threads: interrupts, several readers, the caller's own code, and what is left of calls that were given up."""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import contextvars
+import gc
+import itertools
+import os
+import queue
+import random
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from gradient_async import (
+    APITimeoutError,
+    CallInfo,
+    ConfigurationError,
+    FanOutError,
+    Gradient,
+    GradientError,
+    Hook,
+    StreamInterruptedError,
+)
+from gradient_async import sync as module
+from gradient_async.testing import (
+    HOLD,
+    Connection,
+    Handler,
+    Request,
+    ThreadedServer,
+    chunk,
+    completion,
+    head,
+    http_chunk,
+    reply_json,
+    reply_sse,
+    reply_writes,
+    serve,
+    sse,
+)
+
+CALL: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+HEAD = head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+OPEN = reply_writes([HEAD, http_chunk(sse(chunk("t0 "), done=False)), HOLD])
+SILENT = reply_writes([HOLD])
+STREAM = reply_sse(*[chunk(f"t{number} ") for number in range(5)], chunk(finish_reason="stop"))
+
+
+@contextmanager
+def started(
+    *replies: Handler, handler: Handler | None = None, **options: Any
+) -> Iterator[tuple[ThreadedServer, Gradient]]:
+    with serve(*replies, handler=handler) as server:
+        defaults: dict[str, Any] = {
+            "inference_endpoint": server.url,
+            "model_access_key": "k",
+            "max_retries": 0,
+        }
+        with Gradient(**(defaults | options)) as client:
+            yield server, client
+
+
+def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Run work in a thread; return a function that waits for its result."""
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+
+    def result() -> Any:
+        thread.join(20)
+        return found[0]
+
+    return result
+
+
+def tasks() -> set[asyncio.Task[Any]]:
+    """Return the tasks of the loop, without the one that asks."""
+    loop = module._loop()
+    return {task for task in asyncio.all_tasks(loop.loop) if not task.done()}
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@contextmanager
+def interrupted(when: Callable[[], Any], how: Callable[[], Any] | None = None) -> Iterator[None]:
+    """Interrupt the main thread, as Ctrl-C does, once ``when`` returns; the block must raise KeyboardInterrupt."""
+
+    def interrupt() -> None:
+        when()
+        time.sleep(0.05)
+        (how or (lambda: os.kill(os.getpid(), signal.SIGINT)))()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    thread.join()
+
+
+# Interrupts
+
+
+@pytest.mark.parametrize("how", [None, _thread.interrupt_main], ids=["a signal", "unseen by the wait"])
+def test_an_interrupt_cancels_a_call_and_closes_its_connection(how: Callable[[], Any] | None) -> None:
+    with started(SILENT) as (server, client):
+        with interrupted(server.wait_requests, how):
+            client.chat.completions.create(**CALL)
+        server.wait_closed_connections()
+        assert client.chat.completions.create(**CALL).choices
+        wait_until(lambda: not tasks())
+
+
+def test_an_interrupt_before_the_headers_of_a_stream() -> None:
+    with started(SILENT, SILENT) as (server, client):
+        with interrupted(server.wait_requests):
+            client.chat.completions.create(**CALL, stream=True)
+        server.wait_closed_connections()
+        with interrupted(lambda: server.wait_requests(2)), client.chat.completions.stream(**CALL):
+            pass
+        server.wait_closed_connections()
+
+
+def test_an_interrupt_while_a_stream_is_read_closes_it() -> None:
+    """Also while something still refers to the stream, such as the traceback in a notebook."""
+    with started(OPEN, OPEN) as (server, client):
+        for read in (list, lambda stream: stream.completion()):
+            stream = client.chat.completions.create(**CALL, stream=True)
+            assert "t0 " == next(stream.text)
+            with interrupted(lambda: None):
+                read(stream)
+            server.wait_closed_connections()
+            with pytest.raises(StreamInterruptedError, match="closed before its end"):
+                next(stream)
+
+
+def test_an_interrupt_cancels_a_fan_out_and_a_map() -> None:
+    with started(*[SILENT] * 6) as (server, client):
+        fan = client.chat.completions.fan_out(n=2, **CALL)
+        with interrupted(lambda: server.wait_requests(2)):
+            fan.completion()
+        server.wait_closed_connections()
+        results = client.chat.completions.map(itertools.repeat(CALL), max_concurrency=2)
+        with interrupted(lambda: server.wait_requests(4)):
+            next(results)
+        server.wait_closed_connections()
+        assert [] == list(results)
+        wait_until(lambda: not tasks())
+
+
+class Interrupting:
+    """A lock whose wait ends with an interrupt at the moment when the result has come."""
+
+    def __init__(self, lock: Any) -> None:
+        self.lock = lock
+        self.release = lock.release
+
+    def acquire(self, timeout: float) -> bool:
+        assert self.lock.acquire(timeout=10)
+        raise KeyboardInterrupt
+
+
+def test_a_stream_that_came_together_with_an_interrupt_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with started(OPEN, OPEN) as (server, client):
+        stream = client.chat.completions.create(**CALL, stream=True)
+        original = module._Call.__init__
+
+        def init(self: Any, function: Any, arguments: Any) -> None:
+            original(self, function, arguments)
+            if function.__name__ in {"_open", "next_chunks"}:
+                self.done = Interrupting(self.done)
+
+        monkeypatch.setattr(module._Call, "__init__", init)
+        with pytest.raises(KeyboardInterrupt):
+            client.chat.completions.create(**CALL, stream=True)
+        server.wait_requests(2)
+        server.wait_closed_connections(1)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        server.wait_closed_connections()
+
+
+def test_an_interrupt_before_the_call_was_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = module._loop()
+    hand_over = loop.loop.call_soon_threadsafe
+    once = iter([True])
+
+    def fail(callback: Any, *arguments: Any, **options: Any) -> Any:
+        if next(once, False):
+            raise KeyboardInterrupt
+        return hand_over(callback, *arguments, **options)
+
+    monkeypatch.setattr(loop.loop, "call_soon_threadsafe", fail)
+    with pytest.raises(KeyboardInterrupt):
+        loop.call(lambda: 1)
+    assert 2 == loop.call(lambda: 2)
+
+
+# Threads and loops
+
+
+async def test_a_call_inside_a_running_loop() -> None:
+    """As in a notebook: the call blocks this loop, and runs in its own."""
+    with started(STREAM) as (_, client):
+        assert 6 == len(list(client.chat.completions.create(**CALL, stream=True)))
+        assert client.chat.completions.create(**CALL).choices
+        assert await asyncio.to_thread(client.chat.completions.create, **CALL)
+
+
+def test_one_thread_and_loop_for_all_clients() -> None:
+    with serve() as server:
+
+        def create(_number: int) -> Any:
+            return Gradient(inference_endpoint=server.url, model_access_key="k").chat.completions.create(
+                **CALL
+            )
+
+        waits = [in_thread(lambda number=number: create(number)) for number in range(16)]
+        assert all(wait().choices for wait in waits)
+        assert 1 == sum(thread.name == "gradient-async" for thread in threading.enumerate())
+
+
+def test_threads_that_begin_together_share_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module._Process, "loop", None)
+    together = threading.Barrier(8)
+
+    def begin() -> Any:
+        together.wait()
+        return module._loop()
+
+    waits = [in_thread(begin) for _ in range(8)]
+    (loop,) = {wait() for wait in waits}
+    assert loop.call(lambda: 7) == 7
+    loop.end()
+    assert loop.loop.is_closed()
+    assert loop not in {module._Process.loop} - {loop}
+
+
+def test_several_threads_read_the_choices_of_one_stream() -> None:
+    """A silent choice does not delay the thread of another."""
+    go = threading.Event()
+
+    async def answer(request: Request, connection: Connection) -> None:
+        await connection.write(HEAD)
+        for number in range(20):
+            await connection.write(http_chunk(sse(chunk(f"a{number} ", index=0), done=False)))
+        await asyncio.to_thread(go.wait, 10)
+        await connection.write(http_chunk(sse(chunk("b0 ", index=1), done=False)))
+        ends = [chunk(finish_reason="stop", index=index) for index in (0, 1)]
+        await connection.write(http_chunk(sse(*ends)))
+        await connection.write(http_chunk(b""))
+
+    with started(handler=answer) as (_, client), client.chat.completions.stream(**CALL, n=2) as stream:
+        first, second = stream.choice(0), stream.choice(1)
+        other = in_thread(lambda: list(second.text))
+        texts = list(itertools.islice(first.text, 20))
+        go.set()
+        assert [f"a{number} " for number in range(20)] == texts
+        assert ["b0 "] == other()
+        assert [] == list(first.text)
+        assert "b0 " == stream.completion().choices[1].message.content
+
+
+def test_another_thread_may_close_a_stream() -> None:
+    with started(OPEN) as (server, client):
+        stream = client.chat.completions.create(**CALL, stream=True)
+        assert "t0 " == next(stream.text)
+
+        def read() -> type[BaseException]:
+            with pytest.raises(StreamInterruptedError) as caught:
+                next(stream)
+            return type(caught.value)
+
+        wait = in_thread(read)
+        wait_until(lambda: bool(tasks()))
+        stream.close()
+        server.wait_closed_connections()
+        assert StreamInterruptedError is wait()
+
+
+def test_context_variables_reach_hooks_and_the_iterable() -> None:
+    seen: list[str] = []
+    variable = contextvars.ContextVar("variable", default="unset")
+
+    class See(Hook):
+        def on_request(self, call: CallInfo) -> None:
+            seen.append(variable.get())
+
+    def requests() -> Iterator[Any]:
+        seen.append(variable.get())
+        yield CALL
+
+    with started(hooks=[See()]) as (_, client):
+        variable.set("mine")
+        assert [result.index for result in client.chat.completions.map(requests())] == [0]
+        client.chat.completions.create(**CALL)
+        assert ["mine"] * 3 == seen
+
+
+def test_a_hook_can_not_wait_for_its_own_loop() -> None:
+    found: list[Any] = []
+
+    class Calls(Hook):
+        def on_request(self, call: CallInfo) -> None:
+            if not found:
+                found.append(None)
+                try:
+                    client.chat.completions.create(**CALL)
+                except ConfigurationError as error:
+                    found.append(str(error))
+
+    with started(hooks=[Calls()]) as (_, client):
+        assert client.chat.completions.create(**CALL).choices
+        assert "make the call in another thread" in found[1]
+
+
+def test_a_task_that_exits_does_not_end_the_loop() -> None:
+    """The SystemExit of a task also leaves `run_forever`."""
+
+    async def exits() -> None:
+        raise SystemExit(3)
+
+    async def starts() -> asyncio.Task[None]:
+        return asyncio.create_task(exits())
+
+    loop = module._loop()
+    task = loop.call(starts)
+    wait_until(task.done)
+    assert isinstance(task.exception(), SystemExit)
+    assert 1 == loop.call(lambda: 1)
+    with pytest.raises(SystemExit):
+        loop.call(exits)
+    assert 2 == loop.call(lambda: 2)
+
+
+# Many requests
+
+
+def test_map_takes_requests_as_they_are_needed() -> None:
+    taken: list[int] = []
+
+    def requests() -> Iterator[Any]:
+        for number in itertools.count():
+            taken.append(number)
+            yield number, CALL
+
+    with started() as (_, client):
+        with client.chat.completions.map(requests(), max_concurrency=2, window=4) as results:
+            for _ in range(3):
+                result = next(results)
+                assert result.key == result.index
+            assert len(taken) <= 3 + 4
+        wait_until(lambda: not tasks())
+        wait_until(lambda: "gradient-async-requests" not in {thread.name for thread in threading.enumerate()})
+
+
+def test_results_come_while_requests_are_taken() -> None:
+    """The iterable waits for what its reader does with a result."""
+    followups = queue.SimpleQueue[Any]()
+    followups.put(CALL)
+
+    with started() as (_, client):
+        results = client.chat.completions.map(iter(followups.get, None))
+        for number, result in enumerate(results):
+            assert result.completion is not None
+            followups.put(CALL if number < 3 else None)
+        assert 3 == number
+
+
+def test_the_iterable_may_call_the_client() -> None:
+    def requests() -> Iterator[Any]:
+        for _ in range(3):
+            yield {**CALL, "user": client.chat.completions.create(**CALL).id}
+
+    with started() as (_, client):
+        assert 3 == len([result.unwrap() for result in client.chat.completions.map(requests())])
+
+
+def test_map_reads_lists_files_and_asynchronous_iterables(tmp_path: Any) -> None:
+    async def requests() -> AsyncIterator[Any]:
+        yield CALL
+
+    (path := tmp_path / "prompts").write_text("a\nb\n")
+    with started() as (_, client), path.open() as lines:
+        many = client.chat.completions.map
+        assert [0, 1] == [result.index for result in many([CALL, CALL], ordered=True)]
+        assert [0, 1] == [result.index for result in many((CALL, CALL), ordered=True, stream=True)]
+        assert [0] == [result.index for result in many(requests())]
+        prompts = ({**CALL, "user": line.strip()} for line in lines)
+        assert ["a", "b"] == [result.request["user"] for result in many(prompts, ordered=True)]
+
+
+@pytest.mark.parametrize("wrong", [7, "text", CALL])
+def test_map_refuses_what_is_no_iterable_of_requests(wrong: Any) -> None:
+    with started() as (_, client), pytest.raises(TypeError, match="requests: expected"):
+        client.chat.completions.map(wrong)
+
+
+def test_errors_of_map() -> None:
+    """Those of requests are results; that of the iterable, and the first error if asked for, are raised."""
+
+    def requests() -> Iterator[Any]:
+        yield CALL
+        raise LookupError("mine")
+
+    refusal = reply_json({"message": "no"}, 404)
+    with started(refusal, refusal, reply_json(completion("ok"))) as (_, client):
+        (result,) = client.chat.completions.map([CALL])
+        with pytest.raises(GradientError, match="no"):
+            result.unwrap()
+        with pytest.raises(FanOutError):
+            list(client.chat.completions.map([CALL], on_error="raise"))
+        results = client.chat.completions.map(requests())
+        assert next(results).completion is not None
+        with pytest.raises(LookupError, match="mine"):
+            next(results)
+        assert [] == list(results)
+
+
+def test_map_is_drained_and_left() -> None:
+    with started() as (_, client):
+        results = client.chat.completions.map(itertools.repeat(CALL), max_concurrency=2)
+        next(results)
+        results.drain()
+        assert len(list(results)) <= 8  # the window
+        for _result in client.chat.completions.map(itertools.repeat(CALL), max_concurrency=2):
+            break
+        wait_until(lambda: not tasks())
+        wait_until(lambda: "gradient-async-requests" not in {thread.name for thread in threading.enumerate()})
+
+
+def test_an_iterable_that_blocks_does_not_hold_up_the_end_of_map() -> None:
+    go = threading.Event()
+
+    def requests() -> Iterator[Any]:
+        yield CALL
+        go.wait(20)
+        yield CALL
+
+    with started() as (_, client):
+        with client.chat.completions.map(requests()) as results:
+            assert next(results).index == 0
+        go.set()  # the thread ends with the item that nobody waits for
+        wait_until(lambda: "gradient-async-requests" not in {thread.name for thread in threading.enumerate()})
+
+
+# Very many
+
+
+def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
+    """2,000 calls of every kind from 32 threads; a third is left by break, a time limit, a close, or an interrupt."""
+    numbers = itertools.count()
+    stuck = [reply_writes([HEAD, http_chunk(sse(chunk("t0 "), done=False)), HOLD]), SILENT]
+
+    async def answer(request: Request, connection: Connection) -> None:
+        number = next(numbers)
+        reply = stuck[number % 2] if number % 7 == 0 else None
+        if reply is None:
+            reply = STREAM if request.json.get("stream") else reply_json(completion("ok"))
+        await reply(request, connection)
+
+    with (
+        serve(handler=answer) as server,
+        Gradient(inference_endpoint=server.url, model_access_key="k", max_retries=0, timeout=0.3) as client,
+    ):
+        create = client.chat.completions.create
+        before = {thread.ident for thread in threading.enumerate()} | {module._loop()._thread.ident}
+        left = iter(range(2000))
+        failures: list[BaseException] = []
+
+        def whole() -> None:
+            create(**CALL)
+
+        def read() -> None:
+            with create(**CALL, stream=True) as stream:
+                for _ in stream:
+                    pass
+
+        def leave() -> None:
+            with client.chat.completions.stream(**CALL) as stream:
+                for _ in stream.text:
+                    break
+
+        def close() -> None:
+            stream = create(**CALL, stream=True)
+            closer = threading.Timer(0.01, stream.close)
+            closer.start()
+            try:
+                stream.completion()
+            finally:
+                closer.join()
+
+        def impatient() -> None:
+            create(**CALL, timeout=0.001)
+
+        def many() -> None:
+            for _ in client.chat.completions.map((CALL for _ in range(3)), max_concurrency=2):
+                break
+
+        kinds = [whole, read, leave, close, impatient, many]
+
+        def work(seed: int) -> None:
+            dice = random.Random(seed)
+            for _ in left:
+                try:
+                    dice.choice(kinds)()
+                except (APITimeoutError, StreamInterruptedError):
+                    pass
+                except BaseException as error:
+                    failures.append(error)
+                    raise
+
+        threads = [threading.Thread(target=work, args=(seed,)) for seed in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(50)
+        assert not any(thread.is_alive() for thread in threads)
+        assert [] == failures
+        wait_until(lambda: not tasks())
+        gc.collect()
+        wait_until(lambda: {thread.ident for thread in threading.enumerate()} <= before | {None})
+        client.close()
+        server.wait_closed_connections(timeout=5)
+        assert 0 == len(module._loop().open)
