@@ -663,8 +663,10 @@ class MapResults(_Closing):
         results = self._results
         try:
             return cast("MapResult", self._loop.call(results.__anext__, undo=lambda _: results.aclose()))
-        except StopAsyncIteration:
-            pass
+        except Exception as error:
+            self.close()  # also ends the thread that takes requests
+            if not isinstance(error, StopAsyncIteration):
+                raise
         raise StopIteration
 
     def drain(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import queue
 import subprocess
 import sys
 import threading
@@ -12,14 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sync_calls import CALL, OPEN, create, open_stream
 
 from gradient_async import ConfigurationError, Gradient
 from gradient_async import sync as module
 from gradient_async.session.forks import keep_for_ever
-from gradient_async.testing import HOLD, chunk, head, http_chunk, reply_writes, serve, sse
-
-HEAD = head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
-OPEN = reply_writes([HEAD, http_chunk(sse(chunk("t0 "), done=False)), HOLD])
+from gradient_async.testing import serve
 
 BEGIN = """
 import atexit, os, signal, sys, threading, time
@@ -150,7 +149,7 @@ def test_a_process_ends_in_silence(program: str) -> None:
 
 
 def call_and_close(client: Gradient) -> None:
-    client.chat.completions.create(model="m", messages=[{"role": "user", "content": "hi"}])
+    create(client)
     client.close()
 
 
@@ -168,12 +167,11 @@ def test_the_loop_of_a_parent_is_kept_and_not_used(monkeypatch: pytest.MonkeyPat
     assert [] == kept
     with serve(OPEN, OPEN) as server:
         client = Gradient(base_url=f"{server.url}/v1", api_key="k")
-        call: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-        stream = client.chat.completions.create(**call, stream=True)
+        stream = open_stream(client)
         next(stream)
-        fan = client.chat.completions.fan_out(n=1, **call).__enter__()
+        fan = client.chat.completions.fan_out(n=1, **CALL).__enter__()
         next(fan)
-        results = client.chat.completions.map([call])
+        results = client.chat.completions.map([CALL])
         loop = module._loop()
         module._forget_parent()
         assert 1 == len(kept)
@@ -196,8 +194,7 @@ def test_the_end_of_a_loop_closes_streams_and_refuses_calls(monkeypatch: pytest.
     module._end()
     with serve(OPEN, OPEN) as server:
         client = Gradient(base_url=f"{server.url}/v1", api_key="k")
-        call: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-        stream = client.chat.completions.create(**call, stream=True)
+        stream = open_stream(client)
         next(stream)
         loop = module._loop()
         module._end()
@@ -229,7 +226,7 @@ def test_items_that_come_after_the_end_are_dropped() -> None:
     """A thread that was blocked in the caller's iterable finds the loop closed."""
     loop = asyncio.new_event_loop()
     future = loop.create_future()
-    wanted = module.SimpleQueue[Any]()
+    wanted = queue.SimpleQueue[Any]()
     wanted.put(future)
     wanted.put(None)
     loop.close()

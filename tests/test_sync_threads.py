@@ -13,59 +13,40 @@ import random
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from sync_calls import CALL, HEAD, OPEN, STREAM, create, open_stream, started
 
 from gradient_async import (
     APITimeoutError,
     CallInfo,
+    ChatCompletion,
     ConfigurationError,
     FanOutError,
     Gradient,
     GradientError,
     Hook,
+    Stream,
     StreamInterruptedError,
 )
 from gradient_async import sync as module
 from gradient_async.testing import (
     HOLD,
     Connection,
-    Handler,
     Request,
-    ThreadedServer,
     chunk,
     completion,
-    head,
     http_chunk,
     reply_json,
-    reply_sse,
     reply_writes,
     serve,
     sse,
 )
 
-CALL: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
-HEAD = head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
-OPEN = reply_writes([HEAD, http_chunk(sse(chunk("t0 "), done=False)), HOLD])
 SILENT = reply_writes([HOLD])
-STREAM = reply_sse(*[chunk(f"t{number} ") for number in range(5)], chunk(finish_reason="stop"))
-
-
-@contextmanager
-def started(
-    *replies: Handler, handler: Handler | None = None, **options: Any
-) -> Iterator[tuple[ThreadedServer, Gradient]]:
-    with serve(*replies, handler=handler) as server:
-        defaults: dict[str, Any] = {
-            "inference_endpoint": server.url,
-            "model_access_key": "k",
-            "max_retries": 0,
-        }
-        with Gradient(**(defaults | options)) as client:
-            yield server, client
 
 
 def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
@@ -95,7 +76,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @contextmanager
-def interrupted(when: Callable[[], Any], how: Callable[[], Any] | None = None) -> Iterator[None]:
+def interrupted(when: Callable[[], Any], how: Callable[[], Any] | None = None) -> Generator[None]:
     """Interrupt the main thread, as Ctrl-C does, once ``when`` returns; the block must raise KeyboardInterrupt."""
 
     def interrupt() -> None:
@@ -117,16 +98,16 @@ def interrupted(when: Callable[[], Any], how: Callable[[], Any] | None = None) -
 def test_an_interrupt_cancels_a_call_and_closes_its_connection(how: Callable[[], Any] | None) -> None:
     with started(SILENT) as (server, client):
         with interrupted(server.wait_requests, how):
-            client.chat.completions.create(**CALL)
+            create(client)
         server.wait_closed_connections()
-        assert client.chat.completions.create(**CALL).choices
+        assert create(client).choices
         wait_until(lambda: not tasks())
 
 
 def test_an_interrupt_before_the_headers_of_a_stream() -> None:
     with started(SILENT, SILENT) as (server, client):
         with interrupted(server.wait_requests):
-            client.chat.completions.create(**CALL, stream=True)
+            open_stream(client)
         server.wait_closed_connections()
         with interrupted(lambda: server.wait_requests(2)), client.chat.completions.stream(**CALL):
             pass
@@ -136,8 +117,8 @@ def test_an_interrupt_before_the_headers_of_a_stream() -> None:
 def test_an_interrupt_while_a_stream_is_read_closes_it() -> None:
     """Also while something still refers to the stream, such as the traceback in a notebook."""
     with started(OPEN, OPEN) as (server, client):
-        for read in (list, lambda stream: stream.completion()):
-            stream = client.chat.completions.create(**CALL, stream=True)
+        for read in (next, Stream.completion):
+            stream = open_stream(client)
             assert "t0 " == next(stream.text)
             with interrupted(lambda: None):
                 read(stream)
@@ -174,7 +155,7 @@ class Interrupting:
 
 def test_a_stream_that_came_together_with_an_interrupt_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     with started(OPEN, OPEN) as (server, client):
-        stream = client.chat.completions.create(**CALL, stream=True)
+        stream = open_stream(client)
         original = module._Call.__init__
 
         def init(self: Any, function: Any, arguments: Any) -> None:
@@ -184,7 +165,7 @@ def test_a_stream_that_came_together_with_an_interrupt_is_closed(monkeypatch: py
 
         monkeypatch.setattr(module._Call, "__init__", init)
         with pytest.raises(KeyboardInterrupt):
-            client.chat.completions.create(**CALL, stream=True)
+            open_stream(client)
         server.wait_requests(2)
         server.wait_closed_connections(1)
         with pytest.raises(KeyboardInterrupt):
@@ -214,20 +195,18 @@ def test_an_interrupt_before_the_call_was_handed_over(monkeypatch: pytest.Monkey
 async def test_a_call_inside_a_running_loop() -> None:
     """As in a notebook: the call blocks this loop, and runs in its own."""
     with started(STREAM) as (_, client):
-        assert 6 == len(list(client.chat.completions.create(**CALL, stream=True)))
-        assert client.chat.completions.create(**CALL).choices
-        assert await asyncio.to_thread(client.chat.completions.create, **CALL)
+        assert 6 == len(list(open_stream(client)))
+        assert create(client).choices
+        assert (await asyncio.to_thread(create, client)).choices
 
 
 def test_one_thread_and_loop_for_all_clients() -> None:
     with serve() as server:
 
-        def create(_number: int) -> Any:
-            return Gradient(inference_endpoint=server.url, model_access_key="k").chat.completions.create(
-                **CALL
-            )
+        def one() -> ChatCompletion:
+            return create(Gradient(inference_endpoint=server.url, model_access_key="k"))
 
-        waits = [in_thread(lambda number=number: create(number)) for number in range(16)]
+        waits = [in_thread(one) for _ in range(16)]
         assert all(wait().choices for wait in waits)
         assert 1 == sum(thread.name == "gradient-async" for thread in threading.enumerate())
 
@@ -275,7 +254,7 @@ def test_several_threads_read_the_choices_of_one_stream() -> None:
 
 def test_another_thread_may_close_a_stream() -> None:
     with started(OPEN) as (server, client):
-        stream = client.chat.completions.create(**CALL, stream=True)
+        stream = open_stream(client)
         assert "t0 " == next(stream.text)
 
         def read() -> type[BaseException]:
@@ -305,7 +284,7 @@ def test_context_variables_reach_hooks_and_the_iterable() -> None:
     with started(hooks=[See()]) as (_, client):
         variable.set("mine")
         assert [result.index for result in client.chat.completions.map(requests())] == [0]
-        client.chat.completions.create(**CALL)
+        create(client)
         assert ["mine"] * 3 == seen
 
 
@@ -317,12 +296,12 @@ def test_a_hook_can_not_wait_for_its_own_loop() -> None:
             if not found:
                 found.append(None)
                 try:
-                    client.chat.completions.create(**CALL)
+                    create(client)
                 except ConfigurationError as error:
                     found.append(str(error))
 
     with started(hooks=[Calls()]) as (_, client):
-        assert client.chat.completions.create(**CALL).choices
+        assert create(client).choices
         assert "make the call in another thread" in found[1]
 
 
@@ -373,16 +352,18 @@ def test_results_come_while_requests_are_taken() -> None:
 
     with started() as (_, client):
         results = client.chat.completions.map(iter(followups.get, None))
-        for number, result in enumerate(results):
+        count = 0
+        for result in results:
             assert result.completion is not None
-            followups.put(CALL if number < 3 else None)
-        assert 3 == number
+            count += 1
+            followups.put(CALL if count < 4 else None)
+        assert 4 == count
 
 
 def test_the_iterable_may_call_the_client() -> None:
     def requests() -> Iterator[Any]:
         for _ in range(3):
-            yield {**CALL, "user": client.chat.completions.create(**CALL).id}
+            yield {**CALL, "user": create(client).id}
 
     with started() as (_, client):
         assert 3 == len([result.unwrap() for result in client.chat.completions.map(requests())])
