@@ -93,6 +93,14 @@ BOUNDS: dict[str, list[Bound]] = {
         Bound("start", "CPU, ms", "ours / openai", "<=", 0.2),
         Bound("start", "CPU, ms", "ours / asyncio, msgspec", "<=", 1.4),
     ],
+    "sync": [
+        Bound("sync", "a call", "Gradient", "<=", 150, "more_us"),
+        *(
+            Bound("sync", f"a chunk of 8,000, {each} an HTTP chunk", ours, "<=", 15, "more_us")
+            for each in ("1 event", "32 events")
+            for ours in ("Gradient", "Gradient, text")
+        ),
+    ],
     "memory": [
         Bound("memory", case, "ours / drained", "<=", 1.3)
         for case in ("heap, 1 stream", "heap, 1,000 streams", "resident, 1,000 streams")

@@ -13,7 +13,7 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 
-from gradient_async import AsyncGradient, ChatCompletion, ChatCompletionChunk
+from gradient_async import AsyncGradient, ChatCompletion, ChatCompletionChunk, Gradient
 from gradient_async.session import aiohttp_internals
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
@@ -97,6 +97,29 @@ class _Ours(Client):
             self.count += 1
         if not self._view:
             assert (await opened.completion()).choices
+
+
+class _OursBlocking(Client):
+    """This library without asyncio; its calls block the loop of the benchmark, which has nothing else to do."""
+
+    def __init__(self, url: str, view: str = "") -> None:
+        super().__init__(Gradient(base_url=url, model_access_key="any"))
+        self._view = view
+
+    async def open(self) -> Any:
+        return self._client.chat.completions.create(**CALL, stream=True)
+
+    async def read(self, opened: Any) -> None:
+        for _ in getattr(opened, self._view) if self._view else opened:
+            self.count += 1
+        if not self._view:
+            assert opened.completion().choices
+
+    async def complete(self) -> int:
+        return len(self._client.chat.completions.create(**CALL).choices[0].message.content)
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._client.close()
 
 
 class _OursWhole(_Ours):
@@ -223,6 +246,8 @@ _MAKERS: dict[str, Callable[[str], Client]] = {
     "ours, text": functools.partial(_Ours, view="text"),
     "ours, raw": functools.partial(_Ours, view="raw"),
     "ours, internals off": _documented,
+    "Gradient": _OursBlocking,
+    "Gradient, text": functools.partial(_OursBlocking, view="text"),
     "tasks": _OursWhole,
     "fan_out": _OursFannedOut,
     "map": _OursMapped,

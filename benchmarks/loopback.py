@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import statistics
 import sys
@@ -277,6 +278,31 @@ async def map_(contender: str, *, url: str, count: int, at_once: int) -> Figures
         return {"cpu_us": cpu / times / count * 1e6, "mib": (resident() - before) / 2**20}
 
 
+@workload(
+    "Gradient", "Gradient, text",
+    cases=[
+        case("a call", "small-300", count=200),
+        *(
+            case(f"a chunk of {tokens:,}, {each} an HTTP chunk", f"text-{tokens}-{together}", count=tokens, streamed=True)
+            for together, each in ((1, "1 event"), (32, "32 events"))
+            for tokens in (1_000, 8_000)
+        ),
+        case("a chunk every 2 ms", "chat-100-2", max_rounds=FEW, count=100, streamed=True),
+    ],
+    figures={"cpu_us": "µs of CPU", "more_us": "more than async"},
+    to=(),
+)  # fmt: skip
+async def sync(contender: str, *, url: str, count: int, streamed: bool = False) -> Figures:
+    """The client without asyncio: CPU of both of its threads, and how much more that is than with asyncio."""
+    view = contender.removeprefix("Gradient")
+    async with make(f"ours{view}", url) as usual, make(contender, url) as client:
+        costs = [
+            await quickest(each.stream if streamed else functools.partial(each.many, count, 1))
+            for each in (usual, client)
+        ]
+    return {"cpu_us": costs[1] / count * 1e6, "more_us": (costs[1] - costs[0]) / count * 1e6}
+
+
 _ALLOWED, _WINDOW = 200, 5.0  # requests, seconds
 
 
@@ -327,5 +353,5 @@ async def limits(contender: str, *, count: int, at_once: int) -> Figures:
 
 WORKLOADS = {
     "bulk": bulk, "chat": chat, "paced": paced, "small": small, "first": first, "memory": memory,
-    "start": start, "fan_out": fan_out, "map": map_, "limits": limits,
+    "start": start, "fan_out": fan_out, "map": map_, "sync": sync, "limits": limits,
 }  # fmt: skip

@@ -866,7 +866,7 @@ class Gradient(_Closing):
 
     @_like(AsyncGradient.with_options)
     @_conceal
-    def with_options(self, **options: Any) -> Self:
+    def with_options(self, **options: Any) -> Gradient:
         """Return a copy of the client that has some options changed and shares the connections.
 
         Closing the copy closes nothing. The arguments are those of ``with_options`` for asyncio.
