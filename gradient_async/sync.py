@@ -19,8 +19,8 @@ several threads can read several choices, each in its own time.
 
 **Interrupts.** Whatever ends the wait, KeyboardInterrupt above all, cancels the function in the loop; if its result has
 come all the same, the result is undone. A stream whose read is interrupted is closed. Control returns once that is done, or
-after a second. The wait itself wakes once a second, because some exceptions do not wake it: Ctrl-C on Windows, and those
-that a debugger sets for a thread.
+after two seconds. The wait itself wakes four times a second, because some exceptions do not wake it: Ctrl-C on Windows, and
+those that a debugger sets for a thread.
 
 **The caller's own code.** The iterable of `map` and ``stop_when`` may block, or call this client. They run in threads of
 their own: in the loop's thread they would block everything, themselves included.
@@ -94,10 +94,11 @@ P = ParamSpec("P")
 S = TypeVar("S")
 T = TypeVar("T")
 
-# Seconds after which a waiting thread looks for exceptions, and how long it waits for what it has cancelled.
+# Seconds after which a waiting thread looks for exceptions.
 _LOOK = 0.25
-# Seconds that the end of the process waits for the loop to end.
+# Seconds to wait for what was cancelled: a call that was interrupted, or the loop at the end of the process.
 _PATIENCE = 2.0
+_ENDED = "the interpreter is shutting down"
 # An event that nobody sets.
 _NEVER = threading.Event()
 
@@ -211,7 +212,7 @@ class _Loop:
         except BaseException:
             ending = _Call(call.give_up, (undo,))
             self.loop.call_soon_threadsafe(ending.start, self)
-            ending.done.acquire(timeout=_LOOK)
+            ending.done.acquire(timeout=_PATIENCE)
             raise
         if call.error is None:
             return call.result
@@ -227,7 +228,7 @@ class _Loop:
                 "this process was forked, and the stream or results belong to its parent: make new ones here"
             )
         if self.ending:
-            return "the interpreter is shutting down"
+            return _ENDED
         return (
             "a hook of this client runs in its event loop, where a call would wait for itself: "
             "make the call in another thread"
@@ -240,15 +241,18 @@ class _Loop:
 
     def _stop(self) -> None:
         self.ending = True
-        for stream in list(self.open):
-            stream.leave()
-        self.loop.stop()
+        try:
+            for stream in list(self.open):
+                stream.leave()
+        finally:
+            self.loop.stop()
 
 
 class _Process:
     """The loop of this process, if there is one."""
 
     loop: _Loop | None = None
+    ended = False
     lock = threading.Lock()
 
 
@@ -256,12 +260,15 @@ def _loop() -> _Loop:
     """Return the loop of this process, and start it if it does not run."""
     loop = _Process.loop
     if loop is None:
+        if _Process.ended:  # a finalizer calls; a thread could not start any more
+            raise ConfigurationError(_ENDED)
         with _Process.lock:
             loop = _Process.loop = _Process.loop or _Loop()
     return loop
 
 
 def _end() -> None:
+    _Process.ended = True
     if _Process.loop is not None:
         _Process.loop.end()
 
@@ -330,11 +337,11 @@ class _Source:
 
     def decode_slice(self) -> Sequence[ChatCompletionChunk]:
         """Decode the next slice of a read; see `StreamReader.decode_slice`."""
-        return cast("Sequence[ChatCompletionChunk]", self.loop.call(cast("Any", self.inner).decode_slice))
+        return cast("Sequence[ChatCompletionChunk]", self._run(cast("Any", self.inner).decode_slice))
 
     def fail(self, error: Exception) -> Exception:
         """End the source with an error."""
-        return cast("Exception", self.loop.call(self.inner.fail, error))
+        return cast("Exception", self._run(self.inner.fail, error))
 
     def completion(self) -> ChatCompletion:
         """Return the completion as far as it was assembled."""
@@ -342,10 +349,11 @@ class _Source:
 
     def close(self) -> None:
         """Close the source; do nothing at the end of the process, or if the source belongs to its parent."""
-        if self.loop.runs_here:
-            self.inner.close()
-        elif self.loop.usable:
-            self.loop.call(self.inner.close)
+        if self.loop.usable or self.loop.runs_here:
+            self._run(self.inner.close)
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments) if self.loop.runs_here else self.loop.call(function, *arguments)
 
 
 class _Waiters(Waiters):
@@ -377,7 +385,7 @@ class View(Generic[T]):
         advance: Makes the next step of the view.
     """
 
-    def __init__(self, lock: threading.Lock, advance: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, lock: threading.RLock, advance: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._lock = lock
         self._advance = advance
 
@@ -400,7 +408,7 @@ class ChoiceView(View[ChatCompletionChunk]):
         index: Index of the choice.
     """
 
-    def __init__(self, lock: threading.Lock, choice: AsyncChoiceStream) -> None:
+    def __init__(self, lock: threading.RLock, choice: AsyncChoiceStream) -> None:
         super().__init__(lock, choice.__anext__)
         self._choice = choice
         self.index = choice.index
@@ -433,7 +441,7 @@ class _Stream(View[ChatCompletionChunk], _Closing, Generic[A]):
     """
 
     def __init__(self, stream: A, loop: _Loop) -> None:
-        lock = threading.Lock()
+        lock = threading.RLock()  # a signal handler may close the stream that its thread reads
         read = threading.Condition(lock)
         super().__init__(lock, stream.__anext__)
         self._stream = stream
@@ -890,7 +898,7 @@ class Gradient(_Closing):
 
     def close(self) -> None:
         """Close the connections and every open stream; on a copy, do nothing."""
-        if _Process.loop is None or _Process.loop.usable:
+        if not _Process.ended:
             _loop().call(self._client.close)
 
     def is_closed(self) -> bool:

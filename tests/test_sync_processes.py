@@ -66,6 +66,15 @@ class Last:
             print('ok' * ('shutting down' in str(error)))
 last = Last()
 create(**CALL)""",
+    "a finalizer of a client that was never used": """
+class Last:
+    def __del__(self, client=client, create=create, print=print):
+        client.close()
+        try:
+            create(**CALL)
+        except Exception as error:
+            print('ok' * ('shutting down' in str(error)))
+last = Last()""",
     "a loop that is blocked": """
 from gradient_async.sync import _loop
 create(**CALL)
@@ -190,10 +199,15 @@ def test_the_loop_of_a_parent_is_kept_and_not_used(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_end_of_a_loop_closes_streams_and_refuses_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module._Process, "ended", False)
     monkeypatch.setattr(module._Process, "loop", None)
-    module._end()
     with serve(OPEN, OPEN) as server:
         client = Gradient(base_url=f"{server.url}/v1", api_key="k")
+        module._end()
+        with pytest.raises(ConfigurationError, match="shutting down"):
+            create(client)
+        client.close()
+        module._Process.ended = False
         stream = open_stream(client)
         next(stream)
         loop = module._loop()
