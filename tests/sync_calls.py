@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -20,7 +21,18 @@ from gradient_async.testing import (
     sse,
 )
 
-__all__ = ["CALL", "HEAD", "OPEN", "PIECES", "STREAM", "TOKENS", "create", "open_stream", "started"]
+__all__ = [
+    "CALL",
+    "HEAD",
+    "OPEN",
+    "PIECES",
+    "STREAM",
+    "TOKENS",
+    "create",
+    "open_stream",
+    "started",
+    "wait_until",
+]
 
 CALL: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TOKENS = [f"t{number} " for number in range(5)]
@@ -57,3 +69,11 @@ def open_stream(client: Gradient, **options: Any) -> Stream:
     """Request a stream."""
     call: Any = client.chat.completions.create
     return cast("Stream", call(**CALL, **options, stream=True))
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Wait until a condition holds."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)

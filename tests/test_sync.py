@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from sync_calls import CALL, HEAD, OPEN, PIECES, STREAM, TOKENS, create, open_stream, started
+from sync_calls import CALL, HEAD, OPEN, PIECES, STREAM, TOKENS, create, open_stream, started, wait_until
 
 import gradient_async
 from gradient_async import (
@@ -267,7 +267,7 @@ def test_nothing_of_an_error_outlives_it() -> None:
     class Held(dict[str, Any]):
         pass
 
-    with started(reply_json({"message": "no"}, 404), CUT) as (server, client):
+    with started(reply_json({"message": "no"}, 404), CUT, ONE_BY_ONE, ONE_BY_ONE) as (server, client):
         gc.collect()
         gc.disable()
         try:
@@ -291,6 +291,16 @@ def test_nothing_of_an_error_outlives_it() -> None:
             del stream
             assert error() is None
             assert kept() is None
+            for left in (2, 9):  # one is left in the middle
+                stream = open_stream(client)
+                kept = weakref.ref(stream._stream)
+                for number, _text in enumerate(stream.text):
+                    if number == left:
+                        break
+                stream.close()
+                del stream
+                assert kept() is None
+            wait_until(lambda: not [each for each in gc.get_objects() if isinstance(each, module._Call)])
         finally:
             gc.enable()
         server.wait_closed_connections(1)

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sync_calls import CALL, HEAD, OPEN, STREAM, create, open_stream, started
+from sync_calls import CALL, HEAD, OPEN, PIECES, STREAM, TOKENS, create, open_stream, started, wait_until
 
 from gradient_async import (
     APITimeoutError,
@@ -31,6 +31,8 @@ from gradient_async import (
     Hook,
     Stream,
     StreamInterruptedError,
+    StreamTimeoutError,
+    Timeout,
 )
 from gradient_async import sync as module
 from gradient_async.testing import (
@@ -41,6 +43,7 @@ from gradient_async.testing import (
     completion,
     http_chunk,
     reply_json,
+    reply_sse,
     reply_writes,
     serve,
     sse,
@@ -66,13 +69,6 @@ def tasks() -> set[asyncio.Task[Any]]:
     """Return the tasks of the loop, without the one that asks."""
     loop = module._loop()
     return {task for task in asyncio.all_tasks(loop.loop) if not task.done()}
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 @contextmanager
@@ -160,7 +156,7 @@ def test_a_stream_that_came_together_with_an_interrupt_is_closed(monkeypatch: py
 
         def init(self: Any, function: Any, arguments: Any) -> None:
             original(self, function, arguments)
-            if function.__name__ in {"_open", "next_chunks"}:
+            if function.__name__ in {"_open", "_next"}:
                 self.done = Interrupting(self.done)
 
         monkeypatch.setattr(module._Call, "__init__", init)
@@ -187,6 +183,94 @@ def test_an_interrupt_before_the_call_was_handed_over(monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         loop.call(lambda: 1)
     assert 2 == loop.call(lambda: 2)
+
+
+# Chunks that come one by one
+
+
+def test_a_thread_that_waits_does_not_wake_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop waits for the next bytes already. Here each chunk comes when the thread waits for it."""
+    streams: list[Stream] = []
+    received: list[str] = []
+    handed_over: list[str] = []
+    loop = module._loop().loop
+    hand_over = loop.call_soon_threadsafe
+
+    def note(callback: Any, *arguments: Any, **options: Any) -> Any:
+        handed_over.append(callback.__name__)
+        return hand_over(callback, *arguments, **options)
+
+    def waits(number: int) -> bool:
+        return len(received) == number and streams[0].source.waited_for
+
+    async def answer(request: Request, connection: Connection) -> None:
+        await connection.write(HEAD)
+        for number, token in enumerate(TOKENS, 1):
+            await connection.write(http_chunk(sse(chunk(token), done=False)))
+            await asyncio.to_thread(wait_until, lambda: waits(number))  # noqa: B023  # ends before the next turn
+        await connection.write(http_chunk(sse(chunk(finish_reason="stop"))))
+        await connection.write(http_chunk(b""))
+
+    with started(handler=answer) as (_, client):
+        stream = open_stream(client)
+        streams.append(stream)
+        received.append(next(stream.text))
+        monkeypatch.setattr(loop, "call_soon_threadsafe", note)
+        for text in stream.text:
+            received.append(text)
+            assert "start" not in handed_over
+        assert TOKENS == received
+        assert "start" in handed_over
+
+
+def test_a_slow_reader_finds_what_came_in_the_meantime() -> None:
+    with started(reply_sse(*PIECES, gap=0.004)) as (_, client):
+        texts: list[str] = []
+        for text in open_stream(client).text:
+            texts.append(text)
+            time.sleep(0.01)
+        assert TOKENS == texts
+
+
+@pytest.mark.parametrize("view", ["text", "raw"])
+def test_bytes_without_content_are_read_on(view: str) -> None:
+    """Keep-alives, and an event that comes in two pieces."""
+    data = sse(chunk("t1 "), done=False)
+    pieces = [
+        sse(chunk("t0 "), done=False),
+        b": alive\n\n",
+        data[:9],
+        data[9:],
+        sse(chunk(finish_reason="stop")),
+    ]
+    writes = [each for piece in pieces for each in (http_chunk(piece), 0.05)]
+    with started(reply_writes([HEAD, *writes, http_chunk(b"")])) as (_, client):
+        stream = open_stream(client)
+        assert (["t0 ", "t1 "] if view == "text" else pieces) == list(getattr(stream, view))
+
+
+def test_time_limits_count_while_a_thread_waits() -> None:
+    """The loop waits before it does; the time in which nobody waits does not count."""
+    with started(OPEN, OPEN, timeout=Timeout(idle=0.6)) as (server, client):
+        stream = open_stream(client)
+        assert "t0 " == next(stream.text)
+        began = time.monotonic()
+        with pytest.raises(StreamTimeoutError, match="idle"):
+            next(stream)
+        assert 0.5 < time.monotonic() - began < 5
+        server.wait_closed_connections()
+        stream = open_stream(client)
+        assert "t0 " == next(stream.text)
+        source = stream.source
+        assert source._ahead is not None
+        module._loop().call(
+            source._count_time, source._ahead, 0.0
+        )  # nobody waits: as it comes after an interrupt
+        time.sleep(0.8)
+        began = time.monotonic()
+        with pytest.raises(StreamTimeoutError, match="idle"):
+            next(stream)
+        assert 0.5 < time.monotonic() - began < 5
 
 
 # Threads and loops
@@ -263,7 +347,7 @@ def test_another_thread_may_close_a_stream() -> None:
             return type(caught.value)
 
         wait = in_thread(read)
-        wait_until(lambda: bool(tasks()))
+        wait_until(lambda: stream.source.waited_for)
         stream.close()
         server.wait_closed_connections()
         assert StreamInterruptedError is wait()

@@ -135,6 +135,13 @@ class Body:
         waiter = connection.waiter = asyncio.Future(loop=loop)
         return waiter
 
+    def wait_since(self, since: float) -> None:
+        """Count the time of a wait that `start_read` began and `cancel_read` took out of the count, from ``since`` on."""
+        if self._since is None:
+            self._since = since
+            if self._timer is None:
+                self._register()
+
     def finish_read(self) -> bytes:
         """Return the bytes that have arrived since `start_read`; b"" if `read` has to find out why there are none."""
         self.read_at = now = self._loop.time()

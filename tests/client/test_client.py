@@ -555,8 +555,9 @@ def test_names_of_the_package() -> None:
     assert all(hasattr(gradient_async, name) for name in gradient_async.__all__)
     assert set(gradient_async.__all__) <= set(dir(gradient_async))
     assert gradient_async.AsyncClient is AsyncGradient
-    with pytest.raises(AttributeError, match="no attribute 'Gradient'"):
-        _ = getattr(gradient_async, "Gradient")  # noqa: B009  # the checkers know that it is not there
+    assert gradient_async.Client is gradient_async.Gradient
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = getattr(gradient_async, "Nothing")  # noqa: B009  # the checkers know that it is not there
 
 
 def test_a_log_that_is_set_up_is_left_as_it_is() -> None:
