@@ -33,9 +33,10 @@ from gradient_async import (
     StreamTruncatedError,
     Timeout,
 )
-from gradient_async import sync as module
 from gradient_async.client.completions import Completions as AsyncCompletions
 from gradient_async.config import Limits
+from gradient_async.sync import Completions
+from gradient_async.sync import loop as module
 from gradient_async.testing import (
     CLOSE,
     HOLD,
@@ -205,14 +206,14 @@ def test_large_reads_are_relayed_whole() -> None:
 
 def test_chunks_of_one_read_are_handed_over_together(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    original = module._Loop.call
+    original = module.LoopThread.call
 
     def count(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
         return original(*arguments, **options)
 
-    monkeypatch.setattr(module._Loop, "call", count)
+    monkeypatch.setattr(module.LoopThread, "call", count)
     reply = reply_writes([reply_sse(*map(chunk, TOKENS * 20), chunk(finish_reason="stop")).data])
     with started(reply) as (_, client):
         assert 101 == len(list(open_stream(client)))
@@ -300,7 +301,7 @@ def test_nothing_of_an_error_outlives_it() -> None:
                 stream.close()
                 del stream
                 assert kept() is None
-            wait_until(lambda: not [each for each in gc.get_objects() if isinstance(each, module._Call)])
+            wait_until(lambda: not [each for each in gc.get_objects() if isinstance(each, module.Call)])
         finally:
             gc.enable()
         server.wait_closed_connections(1)
@@ -457,7 +458,7 @@ def test_options_are_those_of_the_asynchronous_client() -> None:
     signature = inspect.signature(AsyncGradient.__init__)
     assert signature == inspect.signature(Gradient.__init__)
     assert inspect.signature(AsyncGradient.with_options) == inspect.signature(Gradient.with_options)
-    assert inspect.signature(AsyncCompletions.map) == inspect.signature(module.Completions.map)
+    assert inspect.signature(AsyncCompletions.map) == inspect.signature(Completions.map)
     assert Client is Gradient
     assert "Gradient" in gradient_async.__all__
 

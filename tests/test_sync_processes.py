@@ -16,8 +16,9 @@ import pytest
 from sync_calls import CALL, OPEN, create, open_stream
 
 from gradient_async import ConfigurationError, Gradient
-from gradient_async import sync as module
 from gradient_async.session.forks import keep_for_ever
+from gradient_async.sync import loop as module
+from gradient_async.sync.requests import _take
 from gradient_async.testing import serve
 
 BEGIN = """
@@ -76,9 +77,9 @@ class Last:
             print('ok' * ('shutting down' in str(error)))
 last = Last()""",
     "a loop that is blocked": """
-from gradient_async.sync import _loop
+from gradient_async.sync.loop import loop_thread
 create(**CALL)
-_loop().loop.call_soon_threadsafe(time.sleep, 60)
+loop_thread().loop.call_soon_threadsafe(time.sleep, 60)
 print('ok')""",
     "an interrupt": """
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -171,7 +172,7 @@ def test_the_loop_of_a_parent_is_kept_and_not_used(monkeypatch: pytest.MonkeyPat
     """As it looks from inside the child."""
     kept: list[Any] = []
     monkeypatch.setattr(module, "keep_for_ever", kept.append)
-    monkeypatch.setattr(module._Process, "loop", None)
+    monkeypatch.setattr(module.Process, "loop", None)
     module._forget_parent()
     assert [] == kept
     with serve(OPEN, OPEN) as server:
@@ -181,7 +182,7 @@ def test_the_loop_of_a_parent_is_kept_and_not_used(monkeypatch: pytest.MonkeyPat
         fan = client.chat.completions.fan_out(n=1, **CALL).__enter__()
         next(fan)
         results = client.chat.completions.map([CALL])
-        loop = module._loop()
+        loop = module.loop_thread()
         module._forget_parent()
         assert 1 == len(kept)
         assert loop is kept[0][0]
@@ -191,26 +192,26 @@ def test_the_loop_of_a_parent_is_kept_and_not_used(monkeypatch: pytest.MonkeyPat
         for leave in (stream.close, fan.close, results.close):
             leave()
         assert 2 == server.open_connections
-        assert module._loop() is not loop
-        module._loop().end()
+        assert module.loop_thread() is not loop
+        module.loop_thread().end()
         loop.inherited = False
         loop.end()
         server.wait_closed_connections()
 
 
 def test_the_end_of_a_loop_closes_streams_and_refuses_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._Process, "ended", False)
-    monkeypatch.setattr(module._Process, "loop", None)
+    monkeypatch.setattr(module.Process, "ended", False)
+    monkeypatch.setattr(module.Process, "loop", None)
     with serve(OPEN, OPEN) as server:
         client = Gradient(base_url=f"{server.url}/v1", api_key="k")
         module._end()
         with pytest.raises(ConfigurationError, match="shutting down"):
             create(client)
         client.close()
-        module._Process.ended = False
+        module.Process.ended = False
         stream = open_stream(client)
         next(stream)
-        loop = module._loop()
+        loop = module.loop_thread()
         module._end()
         server.wait_closed_connections()
         assert loop.loop.is_closed()
@@ -230,7 +231,7 @@ def test_the_end_of_a_loop_closes_streams_and_refuses_calls(monkeypatch: pytest.
 
 def test_a_call_that_ends_with_the_loop_gives_no_result() -> None:
     """Its thread is a daemon, which would only print the error."""
-    call = module._Call(lambda: 1, ())
+    call = module.Call(lambda: 1, ())
     ending: Any = SimpleNamespace(ending=True)
     asyncio.run(call._run(ending))
     assert call.done.locked()
@@ -244,7 +245,7 @@ def test_items_that_come_after_the_end_are_dropped() -> None:
     wanted.put(future)
     wanted.put(None)
     loop.close()
-    module._take(iter([1]), wanted, loop)
+    _take(iter([1]), wanted, loop)
     assert not future.done()
 
 

@@ -34,7 +34,7 @@ from gradient_async import (
     StreamTimeoutError,
     Timeout,
 )
-from gradient_async import sync as module
+from gradient_async.sync import loop as module
 from gradient_async.testing import (
     HOLD,
     Connection,
@@ -67,7 +67,7 @@ def in_thread(work: Callable[[], Any]) -> Callable[[], Any]:
 
 def tasks() -> set[asyncio.Task[Any]]:
     """Return the tasks of the loop, without the one that asks."""
-    loop = module._loop()
+    loop = module.loop_thread()
     return {task for task in asyncio.all_tasks(loop.loop) if not task.done()}
 
 
@@ -152,14 +152,14 @@ class Interrupting:
 def test_a_stream_that_came_together_with_an_interrupt_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     with started(OPEN, OPEN) as (server, client):
         stream = open_stream(client)
-        original = module._Call.__init__
+        original = module.Call.__init__
 
         def init(self: Any, function: Any, arguments: Any) -> None:
             original(self, function, arguments)
-            if function.__name__ in {"_open", "_next"}:
+            if function.__name__ in {"request", "_next"}:
                 self.done = Interrupting(self.done)
 
-        monkeypatch.setattr(module._Call, "__init__", init)
+        monkeypatch.setattr(module.Call, "__init__", init)
         with pytest.raises(KeyboardInterrupt):
             open_stream(client)
         server.wait_requests(2)
@@ -170,7 +170,7 @@ def test_a_stream_that_came_together_with_an_interrupt_is_closed(monkeypatch: py
 
 
 def test_an_interrupt_before_the_call_was_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = module._loop()
+    loop = module.loop_thread()
     hand_over = loop.loop.call_soon_threadsafe
     once = iter([True])
 
@@ -193,7 +193,7 @@ def test_a_thread_that_waits_does_not_wake_the_loop(monkeypatch: pytest.MonkeyPa
     streams: list[Stream] = []
     received: list[str] = []
     handed_over: list[str] = []
-    loop = module._loop().loop
+    loop = module.loop_thread().loop
     hand_over = loop.call_soon_threadsafe
 
     def note(callback: Any, *arguments: Any, **options: Any) -> Any:
@@ -263,7 +263,7 @@ def test_time_limits_count_while_a_thread_waits() -> None:
         assert "t0 " == next(stream.text)
         source = stream.source
         assert source._ahead is not None
-        module._loop().call(
+        module.loop_thread().call(
             source._count_time, source._ahead, 0.0
         )  # nobody waits: as it comes after an interrupt
         time.sleep(0.8)
@@ -296,19 +296,19 @@ def test_one_thread_and_loop_for_all_clients() -> None:
 
 
 def test_threads_that_begin_together_share_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module._Process, "loop", None)
+    monkeypatch.setattr(module.Process, "loop", None)
     together = threading.Barrier(8)
 
     def begin() -> Any:
         together.wait()
-        return module._loop()
+        return module.loop_thread()
 
     waits = [in_thread(begin) for _ in range(8)]
     (loop,) = {wait() for wait in waits}
     assert loop.call(lambda: 7) == 7
     loop.end()
     assert loop.loop.is_closed()
-    assert loop not in {module._Process.loop} - {loop}
+    assert loop not in {module.Process.loop} - {loop}
 
 
 def test_several_threads_read_the_choices_of_one_stream() -> None:
@@ -398,7 +398,7 @@ def test_a_task_that_exits_does_not_end_the_loop() -> None:
     async def starts() -> asyncio.Task[None]:
         return asyncio.create_task(exits())
 
-    loop = module._loop()
+    loop = module.loop_thread()
     task = loop.call(starts)
     wait_until(task.done)
     assert isinstance(task.exception(), SystemExit)
@@ -541,7 +541,7 @@ def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
         Gradient(inference_endpoint=server.url, model_access_key="k", max_retries=0, timeout=0.3) as client,
     ):
         create = client.chat.completions.create
-        before = {thread.ident for thread in threading.enumerate()} | {module._loop()._thread.ident}
+        before = {thread.ident for thread in threading.enumerate()} | {module.loop_thread()._thread.ident}
         left = iter(range(2000))
         failures: list[BaseException] = []
 
@@ -599,4 +599,4 @@ def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
         wait_until(lambda: {thread.ident for thread in threading.enumerate()} <= before | {None})
         client.close()
         server.wait_closed_connections(timeout=5)
-        assert 0 == len(module._loop().open)
+        assert 0 == len(module.loop_thread().open)

@@ -1,0 +1,256 @@
+"""`Gradient` and its resources."""
+
+from __future__ import annotations
+
+from collections.abc import (
+    AsyncIterable,
+    Callable,
+)
+from contextlib import AbstractContextManager
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
+
+from ..client.client import AsyncGradient, _conceal
+from ..client.completions import AgentCompletions as AsyncAgentCompletions
+from ..client.completions import Completions as AsyncCompletions
+from ..client.completions import _AgentFanOut, _ChatFanOut, _Completions, check_requests
+from ..client.core import check_options
+from ..client.models import Models as AsyncModels
+from ..config import Limits, Retry, Timeout
+from ..fanout import Requests
+from ..hooks import Hook
+from ..types import (
+    AgentCompletionCreate,
+    ChatCompletion,
+    ChatCompletionCreate,
+    ModelList,
+)
+from .loop import Process, loop_thread
+from .requests import MapResults, feed, in_thread
+from .streams import Closing, FanOut, Stream, close_here, opened, request
+
+P = ParamSpec("P")
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+def _like(
+    function: Callable[Concatenate[Any, P], Any],
+) -> Callable[[Callable[Concatenate[S, ...], T]], Callable[Concatenate[S, P], T]]:
+    """Give a method the parameters of a method for asyncio, for type checkers and for `help`."""
+
+    def decorate(method: Callable[Concatenate[S, ...], T]) -> Callable[Concatenate[S, P], T]:
+        method.__wrapped__ = function  # type: ignore[attr-defined]
+        return method
+
+    return decorate
+
+
+class _SyncCompletions:
+    """The methods that completions of models and agents share."""
+
+    def __init__(self, completions: AsyncCompletions | AsyncAgentCompletions) -> None:
+        self._completions: Any = completions  # the subclasses know the types of parameters
+
+    def _create(self, params: dict[str, Any], stream: Any) -> Any:
+        check_options(
+            params
+        )  # hides keys in the dictionary, because a traceback may show the locals of this frame
+        loop = loop_thread()
+        return loop.call(
+            request, loop, partial(self._completions.create, stream=stream, **params), undo=close_here
+        )
+
+    def _stream(self, params: dict[str, Any]) -> AbstractContextManager[Stream]:
+        check_options(params)
+        return opened(self._completions.stream(**params).__aenter__)
+
+    def _fan_out(self, options: dict[str, Any]) -> FanOut:
+        stop_when = options.get("stop_when")
+        if stop_when is not None and not iscoroutinefunction(stop_when):
+            options["stop_when"] = partial(in_thread, stop_when)
+        return FanOut(self._completions.fan_out(**options), loop_thread())
+
+    @_like(_Completions.map)
+    def map(self, requests: Requests, **options: Any) -> MapResults:
+        """Make many requests, a limited number at a time; iterate over the results as they finish.
+
+        The arguments are those of ``map`` for asyncio. The iterable may block: a thread of its own takes the requests
+        from it, as they are needed, while results are returned. Only a list or a tuple needs no thread.
+        """
+        check_requests(requests)
+        if not isinstance(requests, AsyncIterable) and type(requests) not in {list, tuple}:
+            requests = feed(iter(requests))
+        return MapResults(self._completions.map(requests, **options), loop_thread())
+
+
+class Completions(_SyncCompletions):
+    """Chat completions of models; see `client.completions.Completions` for the arguments."""
+
+    @overload
+    def create(
+        self, *, stream: Literal[False] | None = ..., **params: Unpack[ChatCompletionCreate]
+    ) -> ChatCompletion: ...
+    @overload
+    def create(self, *, stream: Literal[True], **params: Unpack[ChatCompletionCreate]) -> Stream: ...
+    @overload
+    def create(self, *, stream: bool, **params: Unpack[ChatCompletionCreate]) -> ChatCompletion | Stream: ...
+    def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | Stream:
+        """Request a completion; the arguments, results and errors are those of ``create`` for asyncio."""
+        return cast("ChatCompletion | Stream", self._create(params, stream))
+
+    def stream(self, **params: Unpack[ChatCompletionCreate]) -> AbstractContextManager[Stream]:
+        """Stream a completion: ``with client.chat.completions.stream(...) as stream``."""
+        return self._stream(cast("dict[str, Any]", params))
+
+    def fan_out(self, **options: Unpack[_ChatFanOut]) -> FanOut:
+        """Generate n choices for one prompt: ``with client.chat.completions.fan_out(n=8, ...) as fan``."""
+        return self._fan_out(cast("dict[str, Any]", options))
+
+
+class AgentCompletions(_SyncCompletions):
+    """Chat completions of an agent; see `client.completions.AgentCompletions` for the arguments."""
+
+    @overload
+    def create(
+        self, *, stream: Literal[False] | None = ..., **params: Unpack[AgentCompletionCreate]
+    ) -> ChatCompletion: ...
+    @overload
+    def create(self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]) -> Stream: ...
+    @overload
+    def create(self, *, stream: bool, **params: Unpack[AgentCompletionCreate]) -> ChatCompletion | Stream: ...
+    def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | Stream:
+        """Request a completion from the agent; the arguments are those of ``create`` for asyncio."""
+        return cast("ChatCompletion | Stream", self._create(params, stream))
+
+    def stream(self, **params: Unpack[AgentCompletionCreate]) -> AbstractContextManager[Stream]:
+        """Stream the agent's completion."""
+        return self._stream(cast("dict[str, Any]", params))
+
+    def fan_out(self, **options: Unpack[_AgentFanOut]) -> FanOut:
+        """Generate n choices by the agent."""
+        return self._fan_out(cast("dict[str, Any]", options))
+
+
+C = TypeVar("C", bound=_SyncCompletions)
+
+
+class Chat(Generic[C]):
+    """`client.chat` and `client.agents.chat`."""
+
+    def __init__(self, completions: C) -> None:
+        self.completions = completions
+
+
+class Agents:
+    """`client.agents`."""
+
+    def __init__(self, completions: AsyncAgentCompletions) -> None:
+        self.chat = Chat(AgentCompletions(completions))
+
+
+class Models:
+    """`client.models`."""
+
+    def __init__(self, models: AsyncModels) -> None:
+        self._models = models
+
+    @_like(AsyncModels.list)
+    def list(self, **options: Any) -> ModelList:
+        """List the models that the key may use; the list can be iterated over."""
+        check_options(options)  # hides keys, see `_create`
+        return cast("ModelList", loop_thread().call(partial(self._models.list, **options)))
+
+
+def _passed_on(name: str) -> Any:
+    """Return a property that is that of the client for asyncio."""
+
+    def read(self: Gradient) -> Any:
+        return getattr(self._client, name)
+
+    def change(self: Gradient, value: Any) -> None:
+        setattr(self._client, name, value)
+
+    return property(read, change)
+
+
+class Gradient(Closing):
+    """`AsyncGradient` without asyncio: the same options, attributes, methods and errors, and calls that block.
+
+    A client can be used in several threads, in notebooks, inside coroutines (where it blocks the event loop), and after
+    a fork. Ctrl-C cancels a call. Hooks run in the client's own thread, and must not make calls with a `Gradient`.
+
+    Raises:
+        ConfigurationError: If an option can't be used. If the key is missing, the first call raises.
+        TypeError: If ``session`` is given: an aiohttp session belongs to one event loop, and this client runs its own.
+    """
+
+    timeout: Timeout = _passed_on("timeout")
+    max_retries: int = _passed_on("max_retries")
+    retry: Retry = _passed_on("retry")
+    limits: Limits = _passed_on("limits")
+    strict: bool = _passed_on("strict")
+    validate: bool = _passed_on("validate")
+    on_bad_event: Literal["raise", "skip"] = _passed_on("on_bad_event")
+    default_headers: dict[str, Any] = _passed_on("default_headers")
+    default_query: dict[str, object] = _passed_on("default_query")
+    hooks: tuple[Hook, ...] = _passed_on("hooks")
+    model_access_key: str | None = _passed_on("model_access_key")
+    agent_access_key: str | None = _passed_on("agent_access_key")
+    base_url: str = _passed_on("base_url")
+    inference_endpoint: str = _passed_on("inference_endpoint")
+    agent_endpoint: str = _passed_on("agent_endpoint")
+
+    @_like(AsyncGradient.__init__)
+    @_conceal
+    def __init__(self, **options: Any) -> None:
+        if options.get("session") is not None:
+            raise TypeError(
+                "session: an aiohttp session belongs to one event loop, and Gradient runs its own; leave it out"
+            )
+        self._use(AsyncGradient(**options))
+
+    def _use(self, client: AsyncGradient) -> None:
+        self._client = client
+        self.chat = Chat(Completions(client.chat.completions))
+        self.agents = Agents(client.agents.chat.completions)
+        self.models = Models(client.models)
+
+    @_like(AsyncGradient.with_options)
+    @_conceal
+    def with_options(self, **options: Any) -> Gradient:
+        """Return a copy of the client that has some options changed and shares the connections.
+
+        Closing the copy closes nothing. The arguments are those of ``with_options`` for asyncio.
+
+        Raises:
+            ConfigurationError: If an option can't be used.
+        """
+        copy = object.__new__(type(self))
+        vars(copy).update(vars(self))  # a subclass may have attributes of its own
+        copy._use(self._client.with_options(**options))
+        return copy
+
+    copy = with_options
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in {"chat", "agents", "models"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._use(self._client)
+
+    def close(self) -> None:
+        """Close the connections and every open stream; on a copy, do nothing."""
+        if not Process.ended:
+            loop_thread().call(self._client.close)
+
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._client.is_closed()
+
+    def __repr__(self) -> str:
+        # A traceback may show this repr while `__init__` runs and has not set the client.
+        client = vars(self).get("_client")
+        return f"<Gradient {'unfinished' if client is None else client.base_url}>"

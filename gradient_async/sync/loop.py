@@ -1,0 +1,261 @@
+"""The event loop of `Gradient`, in a thread of its own, and how other threads hand calls to it.
+
+**The thread.** The first call of a process starts one daemon thread with one event loop, for all clients (`LoopThread`). A
+loop for each call could not keep connections. A loop in the caller's thread would not work where a loop runs already, as
+in a notebook, and nothing would watch over time limits between two calls.
+
+**Handing over.** `LoopThread.call` hands a function to the loop and waits on a lock until the loop has run it. The function is
+called in the loop's thread, so that a call which is interrupted early leaves no coroutine that was never awaited. The
+handing thread's context variables go along. An error comes back as itself, with its traceback, and nothing of the call
+refers to it any more.
+
+**Interrupts.** Whatever ends the wait, KeyboardInterrupt above all, cancels the function in the loop; if its result has
+come all the same, the result is undone. A stream whose read is interrupted is closed. Control returns once that is done, or
+after two seconds. The wait itself wakes four times a second, because some exceptions do not wake it: Ctrl-C on Windows, and
+those that a debugger sets for a thread.
+
+**Fork.** The child has the parent's loop without its thread. It keeps this loop and its streams untouched, because the two
+processes share its sockets, and starts its own loop with its first call. Streams of the parent can't be read in the child.
+
+**Exit.** An atexit handler closes open streams and ends the loop and its thread. It is registered when this module is
+imported, so it runs after handlers that programs register later, which may still make calls. Daemon threads that wait for
+a call at that moment wait for ever: an error would only print a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import sys
+import threading
+import weakref
+from collections.abc import (
+    Callable,
+)
+from inspect import isawaitable
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..session.forks import keep_for_ever
+from ..stream import ChunkStream
+
+# Seconds after which a waiting thread looks for exceptions.
+LOOK = 0.25
+# Seconds to wait for what was cancelled: a call that was interrupted, or the loop at the end of the process.
+_PATIENCE = 2.0
+_ENDED = "the interpreter is shutting down"
+# An event that nobody sets.
+_NEVER = threading.Event()
+
+
+class Call:
+    """A function that the loop runs for a thread.
+
+    Attributes:
+        done: Locked until the function has ended.
+        result: What the function returned, or None.
+        error: What the function raised, or None.
+    """
+
+    __slots__ = ("_arguments", "_function", "_task", "done", "error", "result")
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self._function = function
+        self._arguments = arguments
+        self._task: asyncio.Task[None] | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the function was called, or the call has its result without it."""
+        return self._task is not None or not self.done.locked()
+
+    def answer(self, result: Any) -> None:
+        """Give a result to the waiting thread, without calling the function."""
+        self.result = result
+        self.done.release()
+
+    def start(self, loop: LoopThread) -> None:
+        """Begin, in the loop's thread."""
+        self._task = loop.loop.create_task(self._run(loop))
+
+    async def _run(self, loop: LoopThread) -> None:
+        try:
+            result = self._function(*self._arguments)
+            self.result = await result if isawaitable(result) else result
+        except BaseException as error:  # noqa: BLE001  # the waiting thread raises it
+            self.error = error
+        if not loop.ending:
+            self.done.release()
+
+    async def give_up(self, undo: Callable[[Any], object]) -> None:
+        """End the call, whose thread was interrupted; undo its result if there is one."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        undone = undo(self.result)
+        if isawaitable(undone):
+            await undone
+        self.error = None  # its traceback refers to this object
+
+
+def nothing(*_arguments: object) -> None:
+    """Do nothing."""
+
+
+class LoopThread:
+    """The event loop of this process, and its thread.
+
+    Attributes:
+        loop: The event loop.
+        ending: Whether the process ends.
+        inherited: Whether the loop belongs to the parent of this process.
+        open: The streams, to be closed at the end of the process; changed in the loop's thread only.
+    """
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.ending = False
+        self.inherited = False
+        self.open = weakref.WeakSet[ChunkStream]()
+        self._thread = threading.Thread(target=self._run, name="gradient-async", daemon=True)
+        self._thread.start()
+
+    @property
+    def usable(self) -> bool:
+        """Whether the loop runs in this process."""
+        return not (self.ending or self.inherited)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this thread is the loop's."""
+        return threading.get_ident() == self._thread.ident
+
+    def _run(self) -> None:
+        # The runner cancels tasks, closes sessions and closes the loop.
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+            runner.get_loop()
+            while not self.ending:
+                # asyncio lets these exceptions of any task, such as a hook that calls `sys.exit`, end `run_forever`.
+                with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                    self.loop.run_forever()
+
+    def call(
+        self, function: Callable[..., Any], *arguments: Any, undo: Callable[[Any], object] = nothing
+    ) -> Any:
+        """Run a function in the loop, and wait for its result.
+
+        Args:
+            function: A function, or a coroutine function.
+            *arguments: Its arguments.
+            undo: Called in the loop with the result, or with None if there is none, if this thread is interrupted.
+
+        Raises:
+            ConfigurationError: If the loop can't be used here.
+        """
+        if not self.usable or self.runs_here:
+            if self.ending and threading.current_thread().daemon:
+                _NEVER.wait()  # see the docstring of this file
+            raise ConfigurationError(self._problem())
+        call = Call(function, arguments)
+        return self.wait(call, undo, lambda: self.loop.call_soon_threadsafe(call.start, self))
+
+    def wait(
+        self,
+        call: Call,
+        undo: Callable[[Any], object],
+        begin: Callable[[], object],
+        on_look: Callable[[], object] = nothing,
+    ) -> Any:
+        """Wait for the result of a call.
+
+        Args:
+            call: The call.
+            undo: The same as for `call`.
+            begin: Called at first; an interrupt before its end is an interrupt of the call, too.
+            on_look: Called whenever this thread has looked for exceptions.
+        """
+        try:
+            begin()
+            while not call.done.acquire(timeout=LOOK):
+                on_look()
+        except BaseException:
+            ending = Call(call.give_up, (undo,))
+            self.loop.call_soon_threadsafe(ending.start, self)
+            ending.done.acquire(timeout=_PATIENCE)
+            raise
+        if call.error is None:
+            return call.result
+        error, call.error = call.error, None
+        try:
+            raise error
+        finally:
+            del error, call  # otherwise the error and this frame would refer to each other
+
+    def _problem(self) -> str:
+        if self.inherited:
+            return (
+                "this process was forked, and the stream or results belong to its parent: make new ones here"
+            )
+        if self.ending:
+            return _ENDED
+        return (
+            "a hook of this client runs in its event loop, where a call would wait for itself: "
+            "make the call in another thread"
+        )
+
+    def end(self) -> None:
+        """Close what is open, and end the thread; wait a short time for that."""
+        self.loop.call_soon_threadsafe(self._stop)
+        self._thread.join(_PATIENCE)
+
+    def _stop(self) -> None:
+        self.ending = True
+        try:
+            for stream in list(self.open):
+                stream.leave()
+        finally:
+            self.loop.stop()
+
+
+class Process:
+    """The loop of this process, if there is one."""
+
+    loop: LoopThread | None = None
+    ended = False
+    lock = threading.Lock()
+
+
+def loop_thread() -> LoopThread:
+    """Return the loop of this process, and start it if it does not run."""
+    loop = Process.loop
+    if loop is None:
+        if Process.ended:  # a finalizer calls; a thread could not start any more
+            raise ConfigurationError(_ENDED)
+        with Process.lock:
+            loop = Process.loop = Process.loop or LoopThread()
+    return loop
+
+
+def _end() -> None:
+    Process.ended = True
+    if Process.loop is not None:
+        Process.loop.end()
+
+
+def _forget_parent() -> None:
+    if Process.loop is not None:
+        Process.loop.inherited = True
+        keep_for_ever((Process.loop, list(Process.loop.open)))
+    Process.loop = None
+    Process.lock = threading.Lock()  # a thread of the parent may have held the old one
+
+
+atexit.register(_end)
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_parent)

@@ -1,0 +1,122 @@
+"""Many requests: `map` for threads, and the threads in which code of the caller runs that may block.
+
+The iterable of `map` and ``stop_when`` may block, or call this client. They run in threads of
+their own: in the loop's thread they would block everything, themselves included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import threading
+from collections.abc import (
+    AsyncGenerator,
+    Iterator,
+)
+from inspect import isawaitable
+from queue import SimpleQueue
+from typing import Any, Self, TypeVar, cast
+
+from ..fanout import MapResult, StopWhen
+from ..fanout import MapResults as AsyncMapResults
+from ..types import (
+    Choice,
+)
+from .loop import LoopThread
+from .streams import Closing
+
+T = TypeVar("T")
+
+
+_END = object()
+
+
+async def feed(iterator: Iterator[T]) -> AsyncGenerator[T]:
+    """Yield the items of an iterator that may block: a thread takes them, one at a time."""
+    loop = asyncio.get_running_loop()
+    wanted = SimpleQueue[asyncio.Future[Any] | None]()
+    run = contextvars.copy_context().run
+    threading.Thread(
+        target=run, args=(_take, iterator, wanted, loop), name="gradient-async-requests", daemon=True
+    ).start()
+    try:
+        while True:
+            future = loop.create_future()
+            wanted.put(future)
+            item = await future
+            if item is _END:
+                return
+            yield item
+    finally:
+        wanted.put(None)
+
+
+def _take(
+    iterator: Iterator[Any],
+    wanted: SimpleQueue[asyncio.Future[Any] | None],
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Take items from an iterator as they are wanted, in a thread."""
+    while (future := wanted.get()) is not None:
+        item, error = None, None
+        try:
+            item = next(iterator, _END)
+        except BaseException as raised:  # noqa: BLE001  # raised to the reader
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has been closed at the end of the process
+            loop.call_soon_threadsafe(_settle, future, item, error)
+        del future, item, error  # a thread that waits for the next request holds nothing
+
+
+def _settle(future: asyncio.Future[Any], item: Any, error: BaseException | None) -> None:
+    if future.done():  # nobody waits any longer
+        return
+    if error is None:
+        future.set_result(item)
+    else:
+        future.set_exception(error)
+
+
+async def in_thread(function: StopWhen, choice: Choice) -> bool:
+    """Ask a function that may block."""
+    async with contextlib.aclosing(feed(map(function, (choice,)))) as answers:
+        answer = await anext(answers)
+        return await answer if isawaitable(answer) else answer
+
+
+class MapResults(Closing):
+    """Results of many requests: an iterator.
+
+    Leaving the loop over it, or leaving ``with``, cancels the requests in flight. Several threads may share it.
+
+    Args:
+        results: The results for asyncio.
+        loop: The loop.
+    """
+
+    def __init__(self, results: AsyncMapResults, loop: LoopThread) -> None:
+        self._results = results
+        self._loop = loop
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> MapResult:
+        results = self._results
+        try:
+            return cast("MapResult", self._loop.call(results.__anext__, undo=lambda _: results.aclose()))
+        except Exception as error:
+            self.close()  # also ends the thread that takes requests
+            if not isinstance(error, StopAsyncIteration):
+                raise
+        raise StopIteration
+
+    def drain(self) -> None:
+        """Send no more requests. The iteration yields the results of the requests in flight, and ends."""
+        self._loop.call(self._results.drain)
+
+    def close(self) -> None:
+        """Cancel the requests in flight and wait until they are gone."""
+        if self._loop.usable:
+            self._loop.call(self._results.aclose)

@@ -1,0 +1,404 @@
+"""The stream, the fan-out and their views, for threads.
+
+**Streams.** Only what touches the connection is handed over: the *source* of chunks (`_Source`). Cursor, views and
+assembly of `stream/` run in the caller's thread. Their coroutines never wait there, because a read blocks the thread, so
+one step runs each of them to its end (`_drive`). All chunks of a read therefore cost one handing over, and the cursor is
+exactly as far as the caller has read. A lock guards the cursor. A thread gives it up while it waits for a read, so that
+several threads can read several choices, each in its own time. After a read, the loop at once waits for the next bytes, but
+does not take them before a thread asks. A thread that asks first only waits, and does not wake the loop: where chunks come
+one by one, that saves half of what each costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import (
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Sequence,
+)
+from functools import partial
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, cast
+
+from ..errors import GradientError, ResponseInfo
+from ..events import ChatCompletionStreamEvent
+from ..fanout import FanOut as AsyncFanOut
+from ..fanout import FanOutResult
+from ..stream import ChatCompletionStream, ChunkSource, ChunkStream, StreamReader, Timing
+from ..stream import ChoiceStream as AsyncChoiceStream
+from ..stream.queues import ChunkQueue, Waiters
+from ..types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletionUsage,
+    Headers,
+    RateLimits,
+)
+from .loop import LOOK, Call, LoopThread, loop_thread
+
+T = TypeVar("T")
+
+LATE = object()  # the result of a call that the thread did not wait for in time
+
+
+class Closing(ABC):
+    """A context manager that closes itself on leaving."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Source:
+    """The source of a stream, for a cursor that another thread than the loop's moves.
+
+    Attributes:
+        inner: The source, which belongs to the loop.
+        loop: The loop.
+        waited_for: Whether a thread waits for the call that the loop has prepared.
+    """
+
+    def __init__(self, inner: ChunkSource, read: threading.Condition, loop: LoopThread) -> None:
+        self.inner = inner
+        self._read = read
+        self.loop = loop
+        self._ahead: Call | None = None  # the next call, if the loop waits for its bytes already
+        self.waited_for = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the source ended without an error and was read to its end."""
+        return self.inner.ended
+
+    async def next_chunks(self) -> Sequence[ChatCompletionChunk] | None:
+        """Return the next chunks; None at the end. Meanwhile other threads may move the cursor."""
+        try:
+            self._read.release()  # inside the block: no interrupt comes between its beginning and the release
+            ahead, self._ahead = self._ahead, None
+            chunks: Any = LATE
+            if ahead is not None and self.loop.usable:
+                look = partial(self._look, ahead, self.loop.loop.time())
+                chunks = self.loop.wait(ahead, self._give_up, self._wait, look)
+            if chunks is LATE:
+                chunks = self.loop.call(self._next, undo=self._give_up)
+            return cast("Sequence[ChatCompletionChunk] | None", chunks)
+        finally:
+            self._read.acquire()
+            self._read.notify_all()  # other threads go on when this one has placed the chunks, and releases the lock
+
+    def _wait(self) -> None:
+        self.waited_for = True
+
+    def _look(self, ahead: Call, began: float) -> None:
+        self.loop.loop.call_soon_threadsafe(self._count_time, ahead, began)
+
+    # In the loop's thread
+
+    async def _next(self) -> Sequence[ChatCompletionChunk] | None:
+        chunks = await self.inner.next_chunks()
+        self._look_ahead()
+        return chunks
+
+    def _look_ahead(self) -> None:
+        """Wait for the bytes of the next read, so that a thread that waits for them need not wake the loop."""
+        reader = self.inner
+        if not isinstance(reader, StreamReader) or not reader.steady:
+            return
+        waiter = reader.body.start_read()
+        if waiter is not None:
+            reader.body.cancel_read()  # time counts only while the thread waits, see `_count_time`
+            self.waited_for = False
+            ahead = self._ahead = Call(self._next, ())
+            waiter.add_done_callback(lambda _: self._on_bytes(reader, ahead))
+
+    def _on_bytes(self, reader: StreamReader, ahead: Call) -> None:
+        if not self.waited_for:
+            self._ahead = None  # the bytes wait until a thread asks for them
+            ahead.answer(LATE)  # a thread may have begun to wait just now
+            return
+        chunks = reader.finish_read()
+        if chunks or reader.received:
+            self._look_ahead()
+            ahead.answer(chunks)
+        else:
+            ahead.start(self.loop)
+
+    def _count_time(self, ahead: Call, began: float) -> None:
+        """Count the time since the thread began to wait, against the time limits."""
+        if self.waited_for and not ahead.started:
+            cast("StreamReader", self.inner).body.wait_since(began)
+
+    def _give_up(self, _result: object) -> None:
+        self.waited_for = False
+        self.inner.close()
+
+    # In the caller's thread
+
+    def decode_slice(self) -> Sequence[ChatCompletionChunk]:
+        """Decode the next slice of a read; see `StreamReader.decode_slice`."""
+        return cast("Sequence[ChatCompletionChunk]", self._run(cast("Any", self.inner).decode_slice))
+
+    def fail(self, error: Exception) -> Exception:
+        """End the source with an error."""
+        return cast("Exception", self._run(self.inner.fail, error))
+
+    def completion(self) -> ChatCompletion:
+        """Return the completion as far as it was assembled."""
+        return self.inner.completion()
+
+    def close(self) -> None:
+        """Close the source; do nothing at the end of the process, or if the source belongs to its parent."""
+        if self.loop.usable or self.loop.runs_here:
+            self._run(self.inner.close)
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments) if self.loop.runs_here else self.loop.call(function, *arguments)
+
+
+class _Waiters(Waiters):
+    """The threads that wait while another thread reads; `_Source` wakes them after each read."""
+
+    def __init__(self, read: threading.Condition) -> None:
+        super().__init__()
+        self._read = read
+
+    async def wait(self, queue: ChunkQueue | None) -> None:  # noqa: ARG002  # a read may have chunks for any thread
+        """Wait until another thread has made a read."""
+        self._read.wait(LOOK)
+
+
+def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never waits to its end."""
+    try:
+        while True:
+            coroutine.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+
+
+class View(Generic[T]):
+    """An iterator over one view of a stream: its chunks, its text, its events, its bytes, one of its choices.
+
+    Args:
+        lock: Guards the cursor of the stream.
+        advance: Makes the next step of the view.
+    """
+
+    def __init__(self, lock: threading.RLock, advance: Callable[[], Coroutine[Any, Any, T]]) -> None:
+        self._lock = lock
+        self._advance = advance
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        with self._lock:
+            try:
+                return _drive(self._advance())
+            except StopAsyncIteration:
+                pass
+        raise StopIteration
+
+
+class ChoiceView(View[ChatCompletionChunk]):
+    """The chunks of one choice; several threads may read several choices.
+
+    Attributes:
+        index: Index of the choice.
+    """
+
+    def __init__(self, lock: threading.RLock, choice: AsyncChoiceStream) -> None:
+        super().__init__(lock, choice.__anext__)
+        self._choice = choice
+        self.index = choice.index
+
+    @property
+    def text(self) -> View[str]:
+        """The text of this choice, piece by piece; shares the cursor of this reader."""
+        return View(self._lock, self._choice.text.__anext__)
+
+
+def _fact(name: str) -> Any:
+    """Return a property that has the value of the asynchronous stream."""
+
+    def read(self: _Stream[Any]) -> Any:
+        with self._lock:
+            return getattr(self._stream, name)
+
+    return property(read)
+
+
+A = TypeVar("A", bound=ChunkStream)
+
+
+class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
+    """What `Stream` and `FanOut` have in common.
+
+    Args:
+        stream: The asynchronous stream, of which nothing has been read.
+        loop: The loop.
+    """
+
+    def __init__(self, stream: A, loop: LoopThread) -> None:
+        lock = threading.RLock()  # a signal handler may close the stream that its thread reads
+        read = threading.Condition(lock)
+        super().__init__(lock, stream.__anext__)
+        self._stream = stream
+        self.source = stream.read_from_thread(lambda inner: _Source(inner, read, loop), _Waiters(read))
+        stream.advice = "use 'with', or call close()"
+
+    id: str = _fact("id")
+    usage: CompletionUsage | None = _fact("usage")
+    snapshot: ChatCompletion = _fact("snapshot")
+    completed: bool = _fact("completed")
+    request_id: str | None = _fact("request_id")
+    rate_limits: RateLimits | None = _fact("rate_limits")
+    attempts: int = _fact("attempts")
+    anomalies: int = _fact("anomalies")
+    timing: Timing = _fact("timing")
+
+    @property
+    def text(self) -> View[str]:
+        """The text of choice 0, piece by piece; shares the cursor."""
+        return View(self._lock, self._stream.text.__anext__)
+
+    def events(self) -> View[ChatCompletionStreamEvent]:
+        """The stream as typed events; shares the cursor."""
+        with self._lock:
+            return View(self._lock, self._stream.events().__anext__)
+
+    def choice(self, index: int) -> ChoiceView:
+        """The chunks of one choice; several threads may read several choices.
+
+        Args:
+            index: Index of the choice, from 0. The stream of a choice that never arrives is empty.
+        """
+        with self._lock:
+            return ChoiceView(self._lock, self._stream.choice(index))
+
+    def completion(self) -> ChatCompletion:
+        """Read to the end; return the whole completion.
+
+        Raises:
+            StreamError: If the stream is not whole; ``.partial`` has everything received.
+        """
+        with self._lock:
+            return _drive(ChunkStream.completion(self._stream))
+
+    def get_final_completion(self) -> ChatCompletion:
+        """The same as `completion`."""
+        return self.completion()
+
+    def until_done(self) -> Self:
+        """Read to the end; return the stream itself.
+
+        Raises:
+            StreamError: If the stream is not whole.
+        """
+        self.completion()
+        return self
+
+    def close(self) -> None:
+        """Close the stream; if it was not read to its end, the connection is closed at once."""
+        with self._lock:
+            self._stream.leave()
+
+    def __repr__(self) -> str:
+        return repr(self._stream)
+
+
+class Stream(_Stream[ChatCompletionStream]):
+    """A completion as it is generated: an iterator of chunks, as `ChatCompletionStream` is for asyncio."""
+
+    status_code: int = _fact("status_code")
+    headers: Headers = _fact("headers")
+    response: ResponseInfo = _fact("response")
+    saw_done: bool = _fact("saw_done")
+    was_buffered: bool = _fact("was_buffered")
+
+    @property
+    def raw(self) -> View[bytes]:
+        """The bytes as received, including ``[DONE]``, to relay; everything is assembled as well.
+
+        Raises:
+            TypeError: If the stream has been read in another way before.
+        """
+        with self._lock:
+            return View(self._lock, self._stream.raw.__anext__)
+
+
+@contextlib.contextmanager
+def opened(start: Callable[[], Awaitable[ChatCompletionStream]]) -> Generator[Stream]:
+    """Send the request of a stream on entering ``with``, and close the stream on leaving."""
+    loop = loop_thread()
+    with cast("Stream", loop.call(request, loop, start, undo=close_here)) as stream:
+        yield stream
+
+
+async def request(
+    loop: LoopThread, send: Callable[[], Awaitable[ChatCompletion | ChatCompletionStream]]
+) -> ChatCompletion | Stream:
+    """Send a request, in the loop."""
+    reply = await send()
+    if not isinstance(reply, ChatCompletionStream):
+        return reply
+    stream = Stream(reply, loop)
+    loop.open.add(reply)
+    return stream
+
+
+def close_here(reply: Any) -> None:
+    """Close the stream of a call that was interrupted, in the loop."""
+    if isinstance(reply, Stream):
+        reply.source.inner.close()
+
+
+class FanOut(_Stream[AsyncFanOut]):
+    """n choices of one prompt as one stream, as `gradient_async.FanOut` is for asyncio; used by ``with``."""
+
+    n: int = _fact("n")
+    results: list[FanOutResult] = _fact("results")
+    errors: dict[int, GradientError] = _fact("errors")
+    winners: list[int] = _fact("winners")
+    winner: int | None = _fact("winner")
+    request_ids: list[str | None] = _fact("request_ids")
+
+    def completion(self) -> ChatCompletion:
+        """Read to the end; return one completion with the choices that are whole, under their own indices.
+
+        With ``stop_when`` or ``first``, it has the accepted choices if there are enough of them. If the fan-out was
+        not entered, this method sends the requests.
+
+        Raises:
+            FanOutError: If choices failed, unless errors are collected.
+        """
+        if not self._stream.started:
+            with self:
+                return self.completion()
+        return self._stream.keep_whole(super().completion())
+
+    def close(self) -> None:
+        """Cancel the requests in flight; their connections are closed at once."""
+        if self.source.loop.usable:
+            self.source.loop.call(self._stream.aclose)
+
+    def __enter__(self) -> Self:
+        self.source.loop.call(self._start, undo=lambda _: self.source.inner.close())
+        return self
+
+    def _start(self) -> None:
+        self._stream.start()
+        self.source.loop.open.add(self._stream)
