@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncIterable,
-    Callable,
-)
+from collections.abc import AsyncIterable, Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from inspect import iscoroutinefunction
@@ -20,12 +17,7 @@ from ..client.models import Models as AsyncModels
 from ..config import Limits, Retry, Timeout
 from ..fanout import Requests
 from ..hooks import Hook
-from ..types import (
-    AgentCompletionCreate,
-    ChatCompletion,
-    ChatCompletionCreate,
-    ModelList,
-)
+from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, ModelList
 from .loop import Process, loop_thread
 from .requests import MapResults, feed, in_thread
 from .streams import Closing, FanOut, Stream, close_here, opened, request
@@ -54,9 +46,8 @@ class _SyncCompletions:
         self._completions: Any = completions  # the subclasses know the types of parameters
 
     def _create(self, params: dict[str, Any], stream: Any) -> Any:
-        check_options(
-            params
-        )  # hides keys in the dictionary, because a traceback may show the locals of this frame
+        # Hides keys in the dictionary, because a traceback may show the locals of this frame.
+        check_options(params)
         loop = loop_thread()
         return loop.call(
             request, loop, partial(self._completions.create, stream=stream, **params), undo=close_here
@@ -198,6 +189,8 @@ class Gradient(Closing):
     hooks: tuple[Hook, ...] = _passed_on("hooks")
     model_access_key: str | None = _passed_on("model_access_key")
     agent_access_key: str | None = _passed_on("agent_access_key")
+    access_token: str | None = _passed_on("access_token")
+    api_key: str | None = _passed_on("api_key")
     base_url: str = _passed_on("base_url")
     inference_endpoint: str = _passed_on("inference_endpoint")
     agent_endpoint: str = _passed_on("agent_endpoint")

@@ -31,9 +31,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import (
-    Callable,
-)
+from collections.abc import Callable
 from inspect import isawaitable
 from typing import Any
 

@@ -10,19 +10,14 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import (
-    AsyncGenerator,
-    Iterator,
-)
+from collections.abc import AsyncGenerator, Iterator
 from inspect import isawaitable
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar, cast
 
 from ..fanout import MapResult, StopWhen
 from ..fanout import MapResults as AsyncMapResults
-from ..types import (
-    Choice,
-)
+from ..types import Choice
 from .loop import LoopThread
 from .streams import Closing
 

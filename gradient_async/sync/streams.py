@@ -13,14 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Coroutine,
-    Generator,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
@@ -32,13 +27,7 @@ from ..fanout import FanOutResult
 from ..stream import ChatCompletionStream, ChunkSource, ChunkStream, StreamReader, Timing
 from ..stream import ChoiceStream as AsyncChoiceStream
 from ..stream.queues import ChunkQueue, Waiters
-from ..types import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    CompletionUsage,
-    Headers,
-    RateLimits,
-)
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Headers, RateLimits
 from .loop import LOOK, Call, LoopThread, loop_thread
 
 T = TypeVar("T")
@@ -90,7 +79,7 @@ class _Source:
             ahead, self._ahead = self._ahead, None
             chunks: Any = LATE
             if ahead is not None and self.loop.usable:
-                look = partial(self._look, ahead, self.loop.loop.time())
+                look = partial(self._look, ahead, time.monotonic())
                 chunks = self.loop.wait(ahead, self._give_up, self._wait, look)
             if chunks is LATE:
                 chunks = self.loop.call(self._next, undo=self._give_up)
@@ -139,7 +128,9 @@ class _Source:
     def _count_time(self, ahead: Call, began: float) -> None:
         """Count the time since the thread began to wait, against the time limits."""
         if self.waited_for and not ahead.started:
-            cast("StreamReader", self.inner).body.wait_since(began)
+            # The clock of the loop is read in its thread only: that of uvloop stands still while the loop waits.
+            waited = time.monotonic() - began
+            cast("StreamReader", self.inner).body.wait_since(self.loop.loop.time() - waited)
 
     def _give_up(self, _result: object) -> None:
         self.waited_for = False

@@ -100,6 +100,17 @@ def test_a_race_gives_a_row_for_each(
     assert all(row.value.low > 0 for row in rows if load is not loopback.limits)
 
 
+def test_the_client_without_asyncio_is_measured_against_asyncio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may cost less by chance."""
+    monkeypatch.setenv(QUICK, "1")
+    for size in (
+        case("", "small-300", count=4),
+        case("", "text-20-4", count=20, streamed=True),
+    ):
+        for name, (figures,) in harness.race(loopback.sync, size, 1, ["Gradient", "Gradient, text"]).items():
+            assert figures["cpu_us"] > 0, name
+
+
 def test_map_is_measured_against_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its growth may be nothing."""
     few = case("", "small-300", count=8, at_once=4)
