@@ -122,7 +122,11 @@ class LoopThread:
         self.inherited = False
         self.open = weakref.WeakSet[ChunkStream]()
         self._thread = threading.Thread(target=self._run, name="gradient-async", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # too many threads; or the process ends, and Python is 3.12.0 or 3.12.1
+            self.loop.close()
+            raise ConfigurationError(f"the thread of the event loop did not start: {error}") from error
 
     @property
     def usable(self) -> bool:
