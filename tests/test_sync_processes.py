@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import queue
 import subprocess
 import sys
 import threading
-import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +14,6 @@ import pytest
 from sync_calls import CALL, OPEN, create, open_stream
 
 from gradient_async import ConfigurationError, Gradient
-from gradient_async.session.forks import keep_for_ever
 from gradient_async.sync import loop as module
 from gradient_async.sync.requests import _take
 from gradient_async.testing import serve
@@ -259,15 +256,3 @@ def test_items_that_come_after_the_end_are_dropped() -> None:
     loop.close()
     _take(iter([1]), wanted, loop)
     assert not future.done()
-
-
-def test_what_is_kept_for_ever_is_not_collected() -> None:
-    class Inherited:
-        pass
-
-    inherited = Inherited()
-    reference = weakref.ref(inherited)
-    keep_for_ever(inherited)
-    del inherited
-    gc.collect()
-    assert reference() is not None

@@ -15,7 +15,7 @@ from client_calls import Start, open_stream
 from gradient_async import StreamInterruptedError, StreamTimeoutError, Timeout
 from gradient_async.session import body as body_module
 from gradient_async.session.deadlines import DeadlineTimer
-from gradient_async.testing import HOLD, chunk, reply_sse, reply_writes
+from gradient_async.testing import HOLD, chunk, head, http_chunk, reply_sse, reply_writes, sse
 
 
 class Looker:
@@ -240,3 +240,23 @@ async def test_many_streams_that_wait_have_one_timer_and_each_its_own_limit(star
     for stream in streams:
         await stream.aclose()
     assert {} == DeadlineTimer.of(asyncio.get_running_loop())._timed
+
+
+async def test_time_is_counted_from_when_a_reader_began_to_wait(start: Start) -> None:
+    """A read may be begun earlier than its reader waits; see `sync/streams.py`."""
+    data = http_chunk(sse(chunk("t0 "), done=False))
+    kind = {"content-type": "text/event-stream", "transfer-encoding": "chunked"}
+    _, client = await start(reply_writes([head(200, kind), data, HOLD]), timeout=Timeout(idle=30))
+    async with client.chat.completions.stream(
+        model="m", messages=[{"role": "user", "content": "hi"}]
+    ) as stream:
+        await anext(stream)
+        body = stream._reader.body
+        waiter = body.start_read()
+        assert waiter is not None
+        body.cancel_read()
+        body.wait_since(asyncio.get_running_loop().time() - 60)
+        body.wait_since(0.0)  # it is counted already
+        async with asyncio.timeout(5):
+            await waiter
+        assert "response" == body.expired
