@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from ..types import ChatCompletionMessage, Choice, ChoiceDelta, ChoiceLogprobs, TokenLogprob
@@ -27,6 +28,9 @@ JOIN: dict[str, Callable[[list[Any]], Any]] = {
     "reasoning_details": join_details,
 }
 """The fields of a message that few servers send, and how their pieces are joined."""
+# One call in C reads all of these fields of a delta. Nearly always all are None.
+_rest_of = attrgetter(*JOIN)
+_NO_REST = (None,) * len(JOIN)
 
 
 class ChoiceState:
@@ -36,9 +40,9 @@ class ChoiceState:
         index: Index of the choice.
         role: The first role that is not empty.
         content: Pieces of the text; the list is empty if no delta had a text.
+        tool_calls: The tool calls; None if nothing has used `calls`. Most choices have no calls.
         reasoning: Pieces of the reasoning.
         refusal: Pieces of the refusal.
-        calls: The tool calls.
         function_call: The older form of a single call, or None.
         finish_reason: The last finish_reason.
         finished: Whether a finish_reason was received, and no content after it.
@@ -47,9 +51,9 @@ class ChoiceState:
         rest: Pieces of the fields in `JOIN`, by name.
     """
 
-    __slots__ = ("_content_counted", "_reasoning_counted", "calls", "content", "finish_reason", "finished", "function_call",
+    __slots__ = ("_content_counted", "_reasoning_counted", "content", "finish_reason", "finished", "function_call",
                  "has_logprobs", "index", "logprobs", "reasoning", "refusal", "refusal_logprobs", "rest",
-                 "role")  # fmt: skip
+                 "role", "tool_calls")  # fmt: skip
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -60,7 +64,7 @@ class ChoiceState:
         # Number of pieces whose bytes `count_bytes` has counted.
         self._content_counted = 0
         self._reasoning_counted = 0
-        self.calls = ToolCalls(index)
+        self.tool_calls: ToolCalls | None = None
         self.function_call: CallState | None = None
         self.finish_reason: str | None = None
         self.finished = False
@@ -68,6 +72,13 @@ class ChoiceState:
         self.logprobs: list[TokenLogprob] | None = None
         self.refusal_logprobs: list[TokenLogprob] | None = None
         self.rest: dict[str, list[Any]] = {}
+
+    @property
+    def calls(self) -> ToolCalls:
+        """The tool calls, made at the first use."""
+        if self.tool_calls is None:
+            self.tool_calls = ToolCalls(self.index)
+        return self.tool_calls
 
     def add(self, delta: ChoiceDelta, limit: int) -> int:
         """Add a delta; return its size in bytes.
@@ -93,8 +104,8 @@ class ChoiceState:
         if delta.role and not self.role:
             self.role = delta.role
             size += _label_size(delta.role)
-        for name in JOIN:
-            value = getattr(delta, name)
+        rest = _rest_of(delta)
+        for name, value in zip(JOIN, rest, strict=True) if rest != _NO_REST else ():
             if value is not None:
                 self.rest.setdefault(name, []).append(value)
                 size += kept_size(value)
@@ -127,11 +138,13 @@ class ChoiceState:
         text, reasoning = self.content[self._content_counted :], self.reasoning[self._reasoning_counted :]
         self._content_counted, self._reasoning_counted = len(self.content), len(self.reasoning)
         joined = "".join(text + reasoning)
-        return utf8_size(joined) - len(joined) + self.calls.count_bytes()
+        calls = 0 if self.tool_calls is None else self.tool_calls.count_bytes()
+        return utf8_size(joined) - len(joined) + calls
 
     def to_choice(self) -> Choice:
         """Return the choice in the form that a completion holds, with its pieces joined."""
         call = self.function_call
+        calls = () if self.tool_calls is None else self.tool_calls.distinct()
         return Choice(
             index=self.index,
             message=ChatCompletionMessage(
@@ -139,7 +152,7 @@ class ChoiceState:
                 content=_join(self.content),
                 refusal=_join(self.refusal),
                 reasoning_content=_join(self.reasoning),
-                tool_calls=[call.to_tool_call(id_) for call, id_ in self.calls.distinct()] or None,
+                tool_calls=[call.to_tool_call(id_) for call, id_ in calls] or None,
                 function_call=None if call is None else call.to_function(),
                 **{name: JOIN[name](pieces) for name, pieces in self.rest.items()},
             ),

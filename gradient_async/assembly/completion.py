@@ -127,7 +127,7 @@ class CompletionAssembler:
         elif text is not None and not state.reasoning:
             state.reasoning.append(text)
         if delta.tool_calls is not None:
-            size += state.calls.add(delta.tool_calls, self._max_calls)
+            size += (state.tool_calls or state.calls).add(delta.tool_calls, self._max_calls)
         if choice.logprobs is not None:
             size += state.add_logprobs(choice.logprobs)
         if chunk.usage is not None:

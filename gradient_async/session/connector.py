@@ -251,7 +251,7 @@ class Connector(aiohttp.TCPConnector):
             limit=0, socket_factory=open_socket, **options
         )
         self._places = max_connections  # free places; 0 while any request waits
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._in_line: deque[asyncio.Future[None]] = deque()
         self.files = OpenFiles.of(asyncio.get_running_loop())
 
     async def connect(self, *arguments: Any, **options: Any) -> connector.Connection:
@@ -310,13 +310,13 @@ class Connector(aiohttp.TCPConnector):
         loop = asyncio.get_running_loop()
         began = loop.time()
         future = loop.create_future()
-        self._queue.append(future)
+        self._in_line.append(future)
         try:
             await future
         except asyncio.CancelledError:
             if future.cancelled():
                 with contextlib.suppress(ValueError):  # `_free_place` may have taken it out already
-                    self._queue.remove(future)
+                    self._in_line.remove(future)
             else:
                 self._free_place()  # the place was given to this request, which cannot use it any more
             raise
@@ -324,8 +324,8 @@ class Connector(aiohttp.TCPConnector):
 
     def _free_place(self) -> None:
         """Give a place to the request that has waited longest, or keep it free."""
-        while self._queue:
-            future = self._queue.popleft()
+        while self._in_line:
+            future = self._in_line.popleft()
             if not future.done():
                 future.set_result(None)
                 return
