@@ -138,10 +138,6 @@ class _Source:
 
     # In the caller's thread
 
-    def decode_slice(self) -> Sequence[ChatCompletionChunk]:
-        """Decode the next slice of a read; see `StreamReader.decode_slice`."""
-        return cast("Sequence[ChatCompletionChunk]", self._run(cast("Any", self.inner).decode_slice))
-
     def fail(self, error: Exception) -> Exception:
         """End the source with an error."""
         return cast("Exception", self._run(self.inner.fail, error))
