@@ -14,7 +14,6 @@ import msgspec
 from ..errors import StreamProtocolError
 
 _MAX_DEPTH = 16  # levels of objects that are merged; at deeper levels the newer value replaces the older
-_EMPTY = (None, "")
 # What an object or array, and each further item in it, count beside their bytes as JSON. So few of them fit into the usual
 # limit of 64 MiB that joining them takes about 50 ms. To merge the items of objects takes longer than to join lists.
 _CONTAINER_SIZE = 320
@@ -97,9 +96,10 @@ def join_objects(pieces: Iterable[Any], texts: Iterable[str]) -> Any:
             continue
         for name, value in cast("dict[str, Any]", piece).items():
             if name in joined and isinstance(value, str):
-                fields[name] = value  # keeps the order of the fields; the joined text is set below
+                if not joined[name]:
+                    fields[name] = value  # keeps the order of the fields; the joined text is set below
                 joined[name].append(value)
-            elif value is not None and (name not in fields or value not in _EMPTY):
+            elif value is not None and (value != "" or name not in fields):
                 fields[name] = value
     fields |= {name: "".join(values) for name, values in joined.items() if values}
     return fields or last

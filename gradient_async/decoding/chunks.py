@@ -48,7 +48,7 @@ from ..config import Limits
 from ..errors import StreamError, StreamLimitError, StreamProtocolError, StreamServerError, escape
 from ..sse import Event, EventDecoder, end_of_slice, plain_objects
 from ..types import ChatCompletionChunk
-from ..types.nesting import UNLIMITED, TooManyValuesError, max_light, may_be_heavy
+from ..types.nesting import UNLIMITED, TooManyValuesError, has_long_number, max_light, may_be_heavy
 from .batches import BatchDecoder
 from .error_bodies import visible_words
 from .normalize import DECODE_ERRORS, decode_body, has_silent_choice, may_hide_text
@@ -329,7 +329,7 @@ class ChunkDecoder:
 
     def _decode_objects(self, block: bytes) -> list[ChatCompletionChunk] | None:
         """Decode a block of one-line events; None if one of them is not a usual chunk."""
-        if len(block) > self._max_light and may_be_heavy(block, self._max_values):
+        if len(block) > self._max_light and (may_be_heavy(block, self._max_values) or has_long_number(block)):
             return None
         objects = plain_objects(block)
         if objects is None:

@@ -30,6 +30,7 @@ _MAX_NAME = 200  # characters of a code, a type or an id
 _MAX_TEXT = 2048  # characters to keep of a body that is not JSON
 _MAX_PAGE = 64 * 1024  # bytes of such a body, and characters of a message, that are searched for words
 _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
+_MAX_FIELDS = 1000  # fields of an object among which an error is searched
 _MAX_ITEMS = 20  # items of a list of messages that are shown
 
 # Names of fields in the form that `_folded` returns. Earlier names take precedence.
@@ -295,7 +296,10 @@ def _is_failure(code: Any) -> bool:
 
 def _folded(body: dict[str, Any]) -> dict[str, Any]:
     """Return an object with its names in lower case without underscores and hyphens, in which servers differ."""
-    return {name.replace("_", "").replace("-", "").lower(): value for name, value in body.items()}
+    return {
+        name.replace("_", "").replace("-", "").lower(): value
+        for name, value in islice(body.items(), _MAX_FIELDS)
+    }
 
 
 def _first(fields: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -38,6 +38,7 @@ from ..types.nesting import MAX_VALUES, UNLIMITED, check_json, decode_json
 # RecursionError as well.
 DECODE_ERRORS = (ValueError, RecursionError)
 
+_MAX_REPLACED = 1024 * 1024  # bytes of JSON in which invalid UTF-8 is replaced, because that takes long
 # One call in C reads all of these fields of a message or delta.
 _answer_of = attrgetter(*ANSWER_FIELDS)
 DOCUMENTED_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
@@ -89,7 +90,7 @@ JSON_OPTIONS: dict[str, Any] = {"parse_int": _int, "parse_constant": _constant}
 
 
 def loads(data: bytes, max_values: int = MAX_VALUES) -> Any:
-    """Decode JSON as servers write it, to plain data. Invalid UTF-8 becomes U+FFFD.
+    """Decode JSON as servers write it, to plain data. Invalid UTF-8 becomes U+FFFD, unless the JSON is very long.
 
     Numbers that are not valid JSON or too large to be of use become infinity: NaN, Infinity, 1e999, whole numbers of more
     than 18 digits. `clean` turns infinity into None; before that, the repairs can tell such a number from null.
@@ -102,7 +103,8 @@ def loads(data: bytes, max_values: int = MAX_VALUES) -> Any:
         ValueError: If the data is not JSON, is nested too deep, or has too many values.
     """
     check_json(data, max_values)
-    return json.loads(data.decode("utf-8", "replace"), **JSON_OPTIONS)
+    text = data.decode("utf-8", "replace" if len(data) <= _MAX_REPLACED else "strict")
+    return json.loads(text, **JSON_OPTIONS)
 
 
 def loads_or_none(data: bytes) -> Any:

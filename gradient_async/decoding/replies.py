@@ -23,7 +23,7 @@ from ..types import (
     ToolCallDelta,
 )
 from ..types.messages import normalize_message
-from ..types.nesting import MAX_VALUES, UNLIMITED, TooManyValuesError, check_json, max_light
+from ..types.nesting import MAX_VALUES, UNLIMITED, TooManyValuesError, check_json, has_long_number, max_light
 from .choiceless import Choiceless, OtherAPI, identify
 from .error_bodies import ErrorBody, describe_error, find_glued_error
 from .logprobs import give_back, take_logprobs
@@ -86,14 +86,16 @@ def decode_completion(content: bytes, *, max_values: int | None = MAX_VALUES) ->
 
 def _decode_completion(content: bytes, max_values: int) -> ChatCompletion:
     taken: Sequence[ChoiceLogprobs | None] = ()
-    if len(content) <= max_light(max_values):
+    light = len(content) <= max_light(max_values)
+    if light:
         check_json(content)  # this includes fields that the typed decoder ignores
     else:
         content, taken = take_logprobs(content, max_values)
     try:
-        completion = _decode(content)
-        if completion.choices and completion._error is None and not _may_hide_text(completion, content):
-            return _finish(completion, taken)
+        if light or not has_long_number(content):
+            completion = _decode(content)
+            if completion.choices and completion._error is None and not _may_hide_text(completion, content):
+                return _finish(completion, taken)
     except DECODE_ERRORS:
         pass
     found = identify_reply(content)

@@ -36,7 +36,7 @@ from ..config import Limits
 from ..errors import StreamProtocolError, call_index_error, choice_index_error, escape
 from ..types import ChatCompletionChunk, ChoiceLogprobs, ChunkChoice
 from ..types.messages import normalize_message
-from ..types.nesting import UNLIMITED, TooManyValuesError, max_light
+from ..types.nesting import UNLIMITED, TooManyValuesError, has_long_number, max_light
 from .choiceless import OtherAPI, identify, is_heartbeat
 from .error_bodies import ErrorBody, find_glued_error, parse_error, server_error
 from .logprobs import give_back, take_logprobs
@@ -222,7 +222,8 @@ class PayloadDecoder:
     def _decode(self, data: bytes, name: str, *, number: int, spoken: bool) -> ChatCompletionChunk | None:
         typed: ChatCompletionChunk | None = None
         try:
-            typed = _decode(data)
+            if len(data) <= self._max_light or not has_long_number(data):
+                typed = _decode(data)
         except DECODE_ERRORS:
             pass
         if (

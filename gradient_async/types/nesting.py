@@ -53,6 +53,15 @@ def may_be_heavy(data: bytes, max_values: int) -> bool:
     return CONTAINER * (data.count(b"[") + data.count(b"{")) + data.count(b",") > max_values
 
 
+def has_long_number(data: bytes) -> bool:
+    """Whether JSON has a run of 768 or more digits; a run of 256 or more may be found, and may be in a string.
+
+    Python takes a time for an integer that grows with the square of its digits.
+    """
+    # Every run of 768 digits contains one of these pieces.
+    return any(data[start : start + 256].isdigit() for start in range(0, len(data) - 255, 512))
+
+
 def check_json(data: bytes, max_values: int = UNLIMITED) -> None:
     """Refuse JSON that is nested deeper than `MAX_DEPTH` or has too many values, without decoding it.
 

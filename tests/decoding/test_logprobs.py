@@ -87,9 +87,25 @@ def test_entries_are_repaired(wrong: Any) -> None:
     assert logprobs.content[0].logprob == (-0.5 if wrong == "-0.5" else -9999.0)
 
 
+def test_null_in_place_of_alternatives() -> None:
+    data = encode(reply({"content": entries(200, top_logprobs=None)}))
+    found = completion(data)
+    assert found == completion(data, 10**6)
+    assert found.choices[0].logprobs is not None
+
+
+@pytest.mark.parametrize("other", [{"request": {"logprobs": True}}, {"x": ["logprobs"]}], ids=str)
+def test_other_fields_of_the_same_name(other: dict[str, Any]) -> None:
+    """And a choice without log probabilities."""
+    body = reply({"content": entries(40)}, {"content": entries(40)}, **other)
+    del body["choices"][1]["logprobs"]
+    data = encode(body)
+    assert completion(data) == completion(data, 10**6)
+
+
 def test_of_another_shape_are_dropped() -> None:
-    data = encode(reply({"content": {"tokens": [ENTRY] * 200}}))
-    assert completion(data).choices[0].logprobs is None
+    for content in ({"tokens": [ENTRY] * 200}, [{**ENTRY, "token": 5}] * 200):
+        assert completion(encode(reply({"content": content}))).choices[0].logprobs is None
 
 
 @pytest.mark.parametrize(
@@ -98,7 +114,7 @@ def test_of_another_shape_are_dropped() -> None:
         reply({"content": [{}] * 200}),  # too dense
         reply({"content": entries(2000)}),  # too many
         reply({"content": entries(40)}, x=[{}] * 200),  # too many values elsewhere
-        reply({"content": entries(40)}, x="logprobs", y={"logprobs": entries(40)}),  # not of a choice
+        reply({"content": entries(40)}, y={"logprobs": entries(40)}),  # not of a choice
         reply(*[{"content": entries(2)}] * 200),  # too many choices
         {"choices": 5, "logprobs": entries(40)},
         reply(None, x=[{}] * 200),

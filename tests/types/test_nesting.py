@@ -32,6 +32,7 @@ from gradient_async.types.nesting import (
     check_json,
     count_values,
     decode_json,
+    has_long_number,
     is_deeper,
     max_light,
     may_be_heavy,
@@ -135,6 +136,13 @@ def test_values_are_counted_exactly(value: Any, size: int) -> None:
                 check_json(data, values - 1)
     assert not values or len(data) > max_light(values - 1)
     assert not values or may_be_heavy(data, values - 1)
+
+
+@pytest.mark.parametrize("before", [0, 1, 255, 256, 257, 511, 512, 513, 100_000])
+def test_long_numbers_are_found_wherever_they_stand(before: int) -> None:
+    for digits, found in ((255, False), (768, True), (5000, True)):
+        for behind in (b"", b" ", b"]" * 600):
+            assert found is has_long_number(b"[" * before + b"7" * digits + behind)
 
 
 @pytest.mark.parametrize("count", [1, 100, 2_000, 200_000])
