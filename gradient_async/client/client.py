@@ -16,10 +16,11 @@ from ..secrets import Secret, unwrap
 from ..stream import AsyncOnly
 from ..types import NOT_GIVEN, is_given
 from .completions import Agents, Chat, Completions
-from .core import NONE_IS_A_VALUE, Connections, Core, Settings, check_count
+from .core import Connections, Core
 from .hints import CLIENT, Hinted, check_assignment, given_options
 from .models import Models
 from .raw import RawClient, StreamingClient
+from .settings import NONE_IS_A_VALUE, Settings, check_count
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

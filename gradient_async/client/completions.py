@@ -37,9 +37,10 @@ from ..types import (
     given,
     is_given,
 )
-from .core import Core, Operation, check_choice, check_count, read_reply
+from .core import Core, Operation, read_reply
 from .hints import AGENTS, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
+from .settings import check_choice, check_count
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -59,7 +59,6 @@ _DOCUMENTED = {
     "top_logprobs": "0 to 20",
     "top_p": "0 to 1",
 }
-_USUAL_FIELDS = 2  # role and content
 _OVERRIDE = "to send it anyway, use validate=False or extra_body={...}"
 
 

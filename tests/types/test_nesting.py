@@ -6,7 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -106,10 +106,11 @@ def test_what_is_no_json_is_not_called_deep(data: bytes) -> None:
 
 def values_of(value: Any) -> int:
     """Count as the documentation says: one for each comma, ten for each object and array."""
+    items: list[Any]
     if isinstance(value, dict):
-        items = list(value.values())
+        items = list(cast("dict[str, Any]", value).values())
     elif isinstance(value, list):
-        items = value
+        items = cast("list[Any]", value)
     else:
         return 0
     return CONTAINER + max(len(items) - 1, 0) + sum(map(values_of, items))
