@@ -27,6 +27,7 @@ from ..types.nesting import is_deeper
 from .normalize import DECODE_ERRORS, JSON_OPTIONS, first_of, is_object, loads, loads_or_none
 
 _MAX_NAME = 200  # characters of a code, a type or an id
+_MAX_CAUSE = 16 * 1024  # characters of the text of another server that are searched for words
 _MAX_TEXT = 2048  # characters to keep of a body that is not JSON
 _MAX_PAGE = 64 * 1024  # bytes of such a body, and characters of a message, that are searched for words
 _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
@@ -342,7 +343,7 @@ def _cause_of(details: dict[str, Any], depth: int = _MAX_DEPTH) -> str:
         if isinstance(cause, str):
             body = loads_or_none(cause.encode("utf-8", "replace"))
             if not is_object(body):
-                return visible_words(cause[:_MAX_PAGE])
+                return visible_words(cause[:_MAX_CAUSE])
             cause = body
         message = ""
         if is_object(cause) and depth:
