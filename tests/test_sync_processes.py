@@ -56,22 +56,22 @@ print('ok')""",
     "a handler that makes the first call": "atexit.register(lambda: print('ok' * bool(create(**CALL))))",
     "a finalizer": """
 class Last:
-    def __del__(self, client=client, create=create, print=print):
+    def __del__(self, client=client, create=create, write=os.write):
         client.close()
         try:
             create(**CALL)
         except Exception as error:
-            print('ok' * ('shutting down' in str(error)))
+            write(1, b'ok' * ('shutting down' in str(error)))  # standard output may be gone
 last = Last()
 create(**CALL)""",
     "a finalizer of a client that was never used": """
 class Last:
-    def __del__(self, client=client, create=create, print=print):
+    def __del__(self, client=client, create=create, write=os.write):
         client.close()
         try:
             create(**CALL)
         except Exception as error:
-            print('ok' * ('shutting down' in str(error)))
+            write(1, b'ok' * ('shutting down' in str(error)))  # standard output may be gone
 last = Last()""",
     "a loop that is blocked": """
 from gradient_async.sync.loop import loop_thread
