@@ -6,6 +6,7 @@ Pure: the environment is an argument.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -212,6 +213,22 @@ def from_env(environ: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+class Environment(dict[str, str]):
+    """The variables of the environment that a client may read, as they were when it was made. Its repr hides the keys.
+
+    A client, its copies and its pickles keep them, so that a change of one key or URL never changes another, wherever the
+    client is used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            (name, os.environ[name]) for names in _VARIABLES.values() for name in names if name in os.environ
+        )
+
+    def __repr__(self) -> str:
+        return f"<Environment {sorted(self)}>"
+
+
 EndpointOptions: TypeAlias = Mapping[str, str | Secret | None]
 
 
@@ -231,6 +248,7 @@ def replace_options(options: EndpointOptions, changes: EndpointOptions) -> Endpo
         changed["api_key"] = None
     elif changes.get("access_token"):
         changed["model_access_key"] = changes["access_token"]
+        changed["api_key"] = None
     elif "access_token" in changes and changed.get("model_access_key") == options.get("access_token"):
         changed["model_access_key"] = None  # the token that is taken away was the key for inference
     base = changed.pop("base_url", None)

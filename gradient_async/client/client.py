@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
-from ..config import DEFAULT_MAX_RETRIES, Limits, Retry, Timeout, resolve, url_text
+import msgspec
+
+from ..config import DEFAULT_MAX_RETRIES, Environment, Limits, Retry, Timeout, resolve, url_text
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..secrets import Secret, unwrap
@@ -80,9 +82,24 @@ def _setting(name: str) -> Any:
     def change(self: AsyncGradient, value: Any) -> None:
         settings = self._core.settings
         unset = not is_given(value) or (value is None and name not in NONE_IS_A_VALUE)
-        self._core.settings = settings.with_default(name) if unset else settings.changed(**{name: value})
+        changed = settings.with_default(name) if unset else settings.changed(**{name: value})
+        self._core.settings = changed
+        self._previous[name] = settings
 
-    return property(read, change)
+    return property(read, change, _undo(name, (name,)))
+
+
+def _undo(name: str, fields: tuple[str, ...]) -> Callable[[AsyncGradient], None]:
+    """Return a deleter of an attribute, which undoes its last assignment: so `patch.object` gives the value back."""
+
+    def undo(self: AsyncGradient) -> None:
+        previous = self._previous.pop(name, None)
+        if previous is None:
+            raise AttributeError(f"{name} was not assigned, so there is nothing to delete")
+        values = {field: getattr(previous, field) for field in fields}
+        self._core.settings = msgspec.structs.replace(self._core.settings, **values)
+
+    return undo
 
 
 def _resource(name: str) -> Any:
@@ -121,13 +138,15 @@ def _endpoint(name: str, read: Callable[[Settings], str | Secret | None]) -> Any
         return value.reveal() if isinstance(value, Secret) else value
 
     def change(self: AsyncGradient, value: Any) -> None:
-        self._core.settings = self._core.settings.with_endpoints(_hide({name: value}))
+        settings = self._core.settings
+        self._core.settings = settings.with_endpoints(_hide({name: value}))
+        self._previous[name] = settings
 
-    return property(get, change)
+    return property(get, change, _undo(name, ("endpoint_options", "endpoints")))
 
 
 # Attributes of a client that are made anew when it is copied or unpickled.
-_INTERNAL = frozenset({"_core", "_is_copy", "_resources"})
+_INTERNAL = frozenset({"_core", "_is_copy", "_previous", "_resources"})
 
 
 class AsyncGradient(AsyncOnly, Hinted):
@@ -149,9 +168,9 @@ class AsyncGradient(AsyncOnly, Hinted):
     ``on_bad_event``, ``keep_body``, ``default_headers``, ``default_query`` and ``hooks`` are also attributes, and so are all
     keys and URLs, in plain text. ``model_access_key`` and ``api_key`` are the key for inference; ``base_url`` is the URL to
     which the paths of inference requests are appended; ``inference_endpoint`` and ``agent_endpoint`` are the URLs without the
-    version, the latter a `ConfigurationError` if no agent is set. A change of an attribute applies to later calls. A key
-    or URL that is set takes effect as in `with_options`. None means the default, or the environment's key or URL; for
-    ``timeout`` it means no limits.
+    version, the latter None if no agent is set. A change of an attribute applies to later calls. A key
+    or URL that is set takes effect as in `with_options`. None means the default, or the key or URL that the environment
+    had when the client was made; for ``timeout`` it means no limits.
 
     Args:
         model_access_key: Key for inference; variable ``GRADIENT_MODEL_ACCESS_KEY``.
@@ -189,6 +208,7 @@ class AsyncGradient(AsyncOnly, Hinted):
     _core: Core
     _is_copy: bool
     _resources: dict[str, Any]
+    _previous: dict[str, Settings]  # settings before the last assignment of an attribute
 
     chat: Chat[Completions] = _resource("chat")
     agents: Agents = _resource("agents")
@@ -208,8 +228,11 @@ class AsyncGradient(AsyncOnly, Hinted):
     inference_endpoint: str = _endpoint(
         "inference_endpoint", lambda settings: settings.endpoints.inference_url.removesuffix("/v1")
     )
-    agent_endpoint: str = _endpoint(
-        "agent_endpoint", lambda settings: settings.agent_url.removesuffix("/api/v1")
+    agent_endpoint: str | None = _endpoint(
+        "agent_endpoint",
+        lambda settings: (
+            settings.endpoints.agent_url and settings.endpoints.agent_url.removesuffix("/api/v1")
+        ),
     )
 
     timeout: Timeout = _setting("timeout")
@@ -263,9 +286,11 @@ class AsyncGradient(AsyncOnly, Hinted):
                 "base_url": base_url,
             }
         )
+        environment = Environment()
         settings = Settings(
             endpoint_options=endpoint_options,
-            endpoints=resolve(endpoint_options, os.environ, allow_insecure_http=allow_insecure_http),
+            environment=environment,
+            endpoints=resolve(endpoint_options, environment, allow_insecure_http=allow_insecure_http),
             allow_insecure_http=allow_insecure_http,
         ).changed(
             timeout=timeout,
@@ -290,7 +315,7 @@ class AsyncGradient(AsyncOnly, Hinted):
         # all later calls.
         resources = {name: make(core) for name, make in _RESOURCES.items()}
         vars(self).update(
-            _core=core, _is_copy=is_copy, _resources=resources
+            _core=core, _is_copy=is_copy, _previous={}, _resources=resources
         )  # past the checks of `__setattr__`
 
     # Copies

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVar, Unpack, cast, overload
 
 import msgspec
 
@@ -37,7 +37,7 @@ from ..types import (
     given,
     is_given,
 )
-from .core import Core, Operation, read_reply
+from .core import Core, Operation, check_options, read_reply
 from .hints import AGENTS, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
 from .settings import check_choice, check_count
@@ -75,10 +75,11 @@ class _AgentFanOut(_FanOutOptions, AgentFanOut, total=False):
 
 
 def _drop_not_given(function: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a function so that keyword arguments of `NOT_GIVEN` have their defaults."""
+    """Wrap a function so that keyword arguments of `NOT_GIVEN` have their defaults, and keys in headers are hidden."""
 
     @functools.wraps(function)
     def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        check_options(kwargs)
         return function(*args, **given(kwargs))
 
     return called
@@ -399,6 +400,7 @@ class Completions(_Completions):
             ConfigurationError: If an option can't be used.
             FanOutError: From reading; see `FanOut`.
         """
+        check_options(cast("dict[str, Any]", options))
         return self._fan_out(**options)
 
 
@@ -438,6 +440,7 @@ class AgentCompletions(_Completions):
 
     def fan_out(self, **options: Unpack[_AgentFanOut]) -> FanOut:
         """Generate n choices by the agent, like `Completions.fan_out` but with the parameters of agents."""
+        check_options(cast("dict[str, Any]", options))
         return self._fan_out(**options)
 
 

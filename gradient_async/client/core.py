@@ -230,7 +230,9 @@ def check_options(arguments: dict[str, Any]) -> None:
         if value is None or not is_given(value):
             continue
         if not isinstance(value, Mapping):
-            raise TypeError(f"{name}: expected a dict, not {type(value).__name__}")
+            kind = type(value).__name__
+            del value  # it may hold a key
+            raise TypeError(f"{name}: expected a dict, not {kind}")
         options = cast("Mapping[Any, Any]", value)
         arguments[name] = hide_headers(options) if name == "extra_headers" else given(options)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -15,6 +14,7 @@ from ..config import (
     DEFAULT_TIMEOUT,
     EndpointOptions,
     Endpoints,
+    Environment,
     Limits,
     Retry,
     Timeout,
@@ -133,10 +133,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     Attributes:
         endpoint_options: The endpoints and keys that the caller passed; a copy of the client adds to them.
+        environment: The variables of the environment when the client was made.
         endpoints: The endpoints and keys in use: the caller's, else those of the environment.
     """
 
     endpoint_options: EndpointOptions
+    environment: Environment
     endpoints: Endpoints
     allow_insecure_http: bool
     timeout: Timeout = DEFAULT_TIMEOUT
@@ -163,14 +165,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def with_default(self, name: str) -> Settings:
         """Return settings in which one option has its default."""
         defaults = Settings(
-            endpoint_options={}, endpoints=self.endpoints, allow_insecure_http=self.allow_insecure_http
+            endpoint_options={},
+            environment=self.environment,
+            endpoints=self.endpoints,
+            allow_insecure_http=self.allow_insecure_http,
         )
         return msgspec.structs.replace(self, **{name: getattr(defaults, name)})
 
     def with_endpoints(self, options: EndpointOptions) -> Settings:
-        """Return settings with some endpoints and keys replaced; those that are None are read from the environment."""
+        """Return settings with some endpoints and keys replaced; those that are None are the environment's, as it was."""
         options = replace_options(self.endpoint_options, options)
-        endpoints = resolve(options, os.environ, allow_insecure_http=self.allow_insecure_http)
+        endpoints = resolve(options, self.environment, allow_insecure_http=self.allow_insecure_http)
         return msgspec.structs.replace(self, endpoint_options=options, endpoints=endpoints)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Settings:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import inspect
 import logging
 import operator
+import pickle
 import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
-from unittest.mock import AsyncMock, MagicMock, create_autospec, patch
+from unittest.mock import AsyncMock, MagicMock, Mock, create_autospec, patch
 
 import aiohttp
 import pytest
@@ -65,8 +68,7 @@ async def test_a_missing_key_or_agent_is_an_error_of_the_first_call(monkeypatch:
         other = client.with_options(agent_access_key="k")
         with pytest.raises(ConfigurationError, match="GRADIENT_AGENT_ENDPOINT"):
             await other.agents.chat.completions.create(messages=MESSAGES)
-        with pytest.raises(ConfigurationError, match="agent_endpoint"):
-            _ = client.agent_endpoint
+        assert client.agent_endpoint is None
 
 
 @pytest.mark.parametrize(
@@ -163,6 +165,11 @@ ALL_ENDPOINTS = {
 }
 
 
+def pickle_copy(client: AsyncGradient) -> AsyncGradient:
+    copied: AsyncGradient = pickle.loads(pickle.dumps(client))  # noqa: S301  # our own
+    return copied
+
+
 def next_request(client: AsyncGradient, operation: Any) -> str:
     """Return URL and key of a request that the client would send."""
     call = client._core._template(operation, {}, stream=False)
@@ -181,6 +188,60 @@ def test_a_key_or_url_that_is_changed_is_in_use(name: str, value: str, operation
     assert before == next_request(client, operation)
     setattr(client, name, value)
     assert (expected, value) == (next_request(client, operation), getattr(client, name))
+
+
+@pytest.mark.parametrize(
+    "way", [lambda client: client, copy.deepcopy, pickle_copy], ids=["same", "copy", "pickle"]
+)
+def test_a_change_of_one_key_or_url_changes_no_other(
+    monkeypatch: pytest.MonkeyPatch, way: Callable[[AsyncGradient], AsyncGradient]
+) -> None:
+    """Wherever the client is used: the environment counts when it is made, and never again."""
+    monkeypatch.setenv("GRADIENT_BASE_URL", "https://first.test/v1")
+    monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", "key-of-then")
+    client = AsyncGradient()
+    monkeypatch.delenv("GRADIENT_BASE_URL")
+    monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", "second")
+    client = way(client)
+    copied = client.with_options(agent_access_key="agent")
+    assert ("https://first.test/v1", "key-of-then") == (copied.base_url, copied.api_key)
+    client.api_key = "tenant"
+    assert ("https://first.test/v1", "tenant") == (client.base_url, client.api_key)
+    client.api_key = None
+    assert ["https://first.test/v1", "key-of-then"] == [client.base_url, client.api_key]
+    assert "key-of-then" not in repr(vars(client)) + repr(client._core.settings.environment)
+
+
+@pytest.mark.parametrize("name", ["api_key", "base_url", "timeout", "strict"])
+def test_an_attribute_that_is_patched_is_given_back(name: str) -> None:
+    client = AsyncGradient(api_key="mine", base_url="https://mine.test", timeout=5)
+    before = getattr(client, name)
+    values: dict[str, Any] = {
+        "api_key": "other", "base_url": "https://other.test", "timeout": Timeout.of(3), "strict": True
+    }  # fmt: skip
+    with patch.object(client, name, values[name]):
+        assert values[name] == getattr(client, name)
+        with patch.object(client, "max_retries", 7):
+            pass
+    assert (before, 2) == (getattr(client, name), client.max_retries)
+    with pytest.raises(AttributeError, match=f"{name} was not assigned"):
+        delattr(client, name)
+
+
+@pytest.mark.parametrize("name", ["api_key", "model_access_key"])
+def test_a_key_that_was_replaced_does_not_come_back(name: str) -> None:
+    options: Any = {name: "first"}
+    client = AsyncGradient(**options)
+    client.access_token = "second"
+    client.access_token = None
+    assert client.api_key is None
+
+
+def test_a_client_without_an_agent_can_be_examined() -> None:
+    client = AsyncGradient(api_key="k")
+    assert client.agent_endpoint is None
+    assert inspect.getmembers(client)
+    assert Mock(spec=client).chat
 
 
 def test_a_key_or_url_that_is_taken_away_is_no_longer_in_use() -> None:

@@ -42,6 +42,31 @@ def test_options_that_are_refused(make: Callable[[], Any]) -> None:
     assert MIDDLE not in everything_shown(caught.value)
 
 
+HEADERS: Any = {"extra_headers": {"Authorization": f"Bearer {KEY}"}}
+MISUSED: list[Any] = [
+    pytest.param(lambda chat: chat.fan_out(n=0, **CALL, **HEADERS), id="fan_out"),
+    pytest.param(lambda chat: chat.fan_out(n=1, native=7, **CALL, **HEADERS), id="fan_out, native"),
+    pytest.param(lambda chat: chat.map([], max_concurrency=0, **HEADERS), id="map"),
+    pytest.param(lambda chat: chat.map(5, **HEADERS), id="map of no requests"),
+    pytest.param(lambda chat: chat.fan_out(n=1, **CALL, extra_headers=[KEY]), id="a list of headers"),
+]
+
+
+@pytest.mark.parametrize("call", MISUSED)
+def test_calls_that_are_misused(call: Callable[[Any], Any]) -> None:
+    with pytest.raises((TypeError, ConfigurationError)) as caught:
+        call(AsyncGradient(api_key="k").chat.completions)
+    assert MIDDLE not in everything_shown(caught.value)
+
+
+async def test_a_list_of_headers() -> None:
+    headers: Any = [("Authorization", KEY)]
+    with pytest.raises(TypeError, match=r"^extra_headers: expected a dict, not list$") as caught:
+        await AsyncGradient(api_key="k").chat.completions.create(**CALL, extra_headers=headers)
+    del headers
+    assert MIDDLE not in everything_shown(caught.value)
+
+
 def test_a_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", BAD)
     with pytest.raises(ConfigurationError) as caught:
