@@ -348,10 +348,11 @@ class AsyncGradient(AsyncOnly, Hinted):
     ) -> AsyncGradient:
         """Return a copy of the client that has some options changed and shares the connections.
 
-        Each key and URL that is given is in use, whichever the client used before: ``api_key`` and ``access_token``
-        replace its key for inference, an endpoint also its ``base_url``, and ``base_url`` its endpoints. Closing the copy closes nothing. ``default_headers`` and ``default_query`` are added to those of this
-        client, ``set_default_headers`` and ``set_default_query`` replace them. The other options are the same
-        as in the constructor.
+        Each key and URL that is given replaces the one that the client used before: ``api_key`` and ``access_token``
+        replace its key for inference, an endpoint also its ``base_url``, and ``base_url`` its endpoints. Closing the
+        copy closes nothing. ``default_headers`` and ``default_query`` are added to those of this client,
+        ``set_default_headers`` and ``set_default_query`` replace them. The other options are the same as in the
+        constructor.
 
         Raises:
             ConfigurationError: If an option can't be used.

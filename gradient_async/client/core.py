@@ -343,9 +343,8 @@ class Core:
         """
         if is_stream(content):
             completion = await self._assemble(reply, content)
-            completion.receive(
-                completion.to_dict(), None, reply.headers
-            )  # the server sent no JSON of all of it
+            # The server sent chunks, so the completion as plain data stands in for the body.
+            completion.receive(completion.to_dict(), None, reply.headers)
         else:
             completion = _decode(reply, content)
             completion.source = (

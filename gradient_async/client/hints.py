@@ -93,7 +93,7 @@ AGENTS: dict[str, str] = dict.fromkeys(
 class Hinted:
     """Base of a class whose AttributeError says what to write in place of an attribute of other clients.
 
-    Looking up an attribute takes longer in such a class, so `Completions`, through which every call goes, is none.
+    Looking up an attribute takes longer in such a class, so `Completions` is not derived from it: every call looks up its methods.
 
     Attributes:
         _hints: Name of such an attribute to what to write.

@@ -262,7 +262,7 @@ def message_to_dict(message: ChatCompletionMessage | Mapping[str, Any]) -> dict[
 
     Args:
         message: The message, or its plain data, as `to_dict` or `model_dump` returns them, or another program stored them.
-            Messages of other roles are only freed from None.
+            From messages of other roles, only the fields that are None are removed.
     """
     message = message.to_dict() if isinstance(message, ChatCompletionMessage) else message
     reply = message.get("role") not in OTHER_ROLES

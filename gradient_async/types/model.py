@@ -89,17 +89,17 @@ class Convertible:
                 the field. Items of a list are named by their index, which may be negative, and all fields or items by
                 ``__all__``. For example ``{"choices": {"__all__": {"message": {"content"}}}}``.
             exclude: Fields to leave out, in the form of ``include``.
-            context: See above.
-            by_alias: See above.
+            context: Accepted for compatibility; changes nothing.
+            by_alias: Accepted for compatibility; changes nothing.
             exclude_unset: Leave out fields that are None; a field that was not sent is None.
             exclude_defaults: Leave out fields that are None, the default of every optional field of the API.
             exclude_none: Leave out fields that are None.
-            exclude_computed_fields: See above.
-            round_trip: See above.
-            warnings: See above.
-            fallback: See above.
-            serialize_as_any: See above.
-            polymorphic_serialization: See above.
+            exclude_computed_fields: Accepted for compatibility; changes nothing.
+            round_trip: Accepted for compatibility; changes nothing.
+            warnings: Accepted for compatibility; changes nothing.
+            fallback: Accepted for compatibility; changes nothing.
+            serialize_as_any: Accepted for compatibility; changes nothing.
+            polymorphic_serialization: Accepted for compatibility; changes nothing.
 
         Raises:
             TypeError: If ``include`` or ``exclude`` is of another form.

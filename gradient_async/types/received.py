@@ -38,8 +38,8 @@ class Received:
         stream has none, because the server sent no such JSON.
 
         Until you ask for it, only the received bytes are kept. To keep them costs no time and, for a completion that is
-        stored, about as much memory as its text once more; log probabilities are much larger than their bytes. Without
-        the bytes a field that this library does not know would be lost, and nobody knows in advance that it is needed.
+        stored, about as much memory as its text once more; log probabilities are much larger than their bytes. Fields
+        that this library does not know exist only in these bytes, and it can't tell whether a program will ask for them.
         A program that stores many completions and needs little of them should store that part, such as
         ``completion.choices[0].message``, which does not refer to the body.
         """
