@@ -73,6 +73,20 @@ def _hide(options: Mapping[str, Any]) -> dict[str, str | Secret | None]:
     return hidden
 
 
+def _replaced_or_added(
+    name: str, current: Mapping[str, Any], set_: Mapping[str, Any] | None, more: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return a new dictionary: the one that replaces the current one, or the current one with additions.
+
+    It is new because the current one may be changed in place.
+    """
+    if set_ is None:
+        return {**current, **(more or {})}
+    if more is not None:
+        raise ConfigurationError(f"pass {name} or set_{name}, not both")
+    return {**set_}
+
+
 def _setting(name: str) -> Any:
     """Return a property of the client that reads and changes a setting of its core, where the resources read it."""
 
@@ -350,9 +364,9 @@ class AsyncGradient(AsyncOnly, Hinted):
 
         Each key and URL that is given replaces the one that the client used before: ``api_key`` and ``access_token``
         replace its key for inference, an endpoint also its ``base_url``, and ``base_url`` its endpoints. Closing the
-        copy closes nothing. ``default_headers`` and ``default_query`` are added to those of this client,
-        ``set_default_headers`` and ``set_default_query`` replace them. The other options are the same as in the
-        constructor.
+        copy closes nothing. ``default_headers`` and ``default_query`` are added to those of this client;
+        ``set_default_headers`` and ``set_default_query`` replace them, and can't be passed together with the former.
+        The other options are the same as in the constructor.
 
         Raises:
             ConfigurationError: If an option can't be used.
@@ -370,8 +384,6 @@ class AsyncGradient(AsyncOnly, Hinted):
         changed_endpoints = {name: value for name, value in endpoint_options.items() if value is not None}
         if changed_endpoints:
             settings = settings.with_endpoints(_hide(changed_endpoints))
-        headers = settings.default_headers if set_default_headers is None else set_default_headers
-        query = settings.default_query if set_default_query is None else set_default_query
         settings = settings.changed(
             timeout=timeout,
             max_retries=max_retries,
@@ -381,9 +393,12 @@ class AsyncGradient(AsyncOnly, Hinted):
             validate=validate,
             on_bad_event=on_bad_event,
             keep_body=keep_body,
-            # The copy gets new dictionaries, because those of this client may be changed in place.
-            default_headers={**headers, **(default_headers or {})},
-            default_query={**query, **(default_query or {})},
+            default_headers=_replaced_or_added(
+                "default_headers", settings.default_headers, set_default_headers, default_headers
+            ),
+            default_query=_replaced_or_added(
+                "default_query", settings.default_query, set_default_query, default_query
+            ),
             hooks=hooks,
         )
         copy = object.__new__(type(self))

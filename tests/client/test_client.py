@@ -352,6 +352,13 @@ async def test_copies_share_connections_and_close_nothing(start: Start) -> None:
         client.with_options(http_client=object())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # the mistake
 
 
+@pytest.mark.parametrize("name", ["default_headers", "default_query"])
+def test_a_dictionary_is_replaced_or_added_to(name: str) -> None:
+    change: Any = AsyncGradient(api_key="k").with_options
+    with pytest.raises(ConfigurationError, match=f"pass {name} or set_{name}, not both"):
+        change(**{name: {"x-a": "1"}, f"set_{name}": {}})
+
+
 async def test_a_closed_client_says_so(start: Start) -> None:
     _, client = await start()
     await create_completion(client)
