@@ -17,7 +17,6 @@ from sync_calls import CALL, HEAD, OPEN, PIECES, STREAM, TOKENS, create, open_st
 import gradient_async
 from gradient_async import (
     AsyncGradient,
-    ChatCompletion,
     ChatCompletionChunk,
     Choice,
     Client,
@@ -56,33 +55,6 @@ CUT = reply_sse(*PIECES[:3], done=False)
 
 
 # Calls
-
-
-def test_the_references_example_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serve() as server:
-        monkeypatch.setenv("GRADIENT_INFERENCE_ENDPOINT", server.url)
-        program = """
-from gradient_async import Gradient as GradientAI
-
-client = GradientAI(
-    api_key="My API Key",
-)
-completion = client.chat.completions.create(
-    messages=[
-        {
-            "content": "string",
-            "role": "system",
-        }
-    ],
-    model="llama3-8b-instruct",
-)
-print(completion.id)
-"""
-        names: dict[str, Any] = {}
-        exec(program, names)  # noqa: S102  # the program of the reference
-        assert isinstance(names["completion"], ChatCompletion)
-        assert "Bearer My API Key" == server.requests[0].headers["authorization"]
-        names["client"].close()
 
 
 def test_create_returns_the_completion() -> None:

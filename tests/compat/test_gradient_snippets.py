@@ -8,13 +8,14 @@ from __future__ import annotations
 import ast
 import asyncio
 import importlib.util
+import inspect
 from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
 from snippets import SNIPPETS
 
-from gradient_async import AsyncGradient, ChatCompletion
+from gradient_async import AsyncGradient, ChatCompletion, Gradient
 from gradient_async.config import _VARIABLES
 from gradient_async.testing import ThreadedServer, reply_json, serve
 
@@ -45,8 +46,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedServer]:
 
 
 def run(source: str, **names: Any) -> dict[str, Any]:
-    """Run a program that uses ``await`` at its top level; return its names."""
+    """Run a program, which may use ``await`` at its top level; return its names."""
     code = compile(source, "<snippet>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    if not code.co_flags & inspect.CO_COROUTINE:
+        exec(code, names)  # noqa: S102  # a snippet of ours
+        return names
 
     async def main() -> None:
         await eval(code, names)  # noqa: S307  # a snippet of ours
@@ -102,32 +106,48 @@ REFERENCE_REPLY: dict[str, Any] = {
 }
 
 
-def ask_for_the_reference_reply(server: ThreadedServer, capsys: pytest.CaptureFixture[str]) -> ChatCompletion:
-    server.push(reply_json(REFERENCE_REPLY))
-    names = run("""
-from gradient_async import AsyncGradient as GradientAI
+REFERENCE_EXAMPLE = """
+from gradient_async import {name}
 
-client = GradientAI(
+client = {used}(
     api_key="My API Key",
 )
-completion = await client.chat.completions.create(
-    messages=[{
+completion = {wait}client.chat.completions.create(
+    messages=[{{
         "content": "string",
         "role": "system",
-    }],
+    }}],
     model="llama3-8b-instruct",
 )
 print(completion.id)
-""")
+"""
+EXAMPLES = {
+    "as it stands": REFERENCE_EXAMPLE.format(name="Gradient as GradientAI", used="GradientAI", wait=""),
+    "of the later name": REFERENCE_EXAMPLE.format(name="Gradient", used="Gradient", wait=""),
+    "with await": REFERENCE_EXAMPLE.format(
+        name="AsyncGradient as GradientAI", used="GradientAI", wait="await "
+    ),
+}
+
+
+@pytest.fixture(params=list(EXAMPLES))
+def reference_reply(
+    request: pytest.FixtureRequest, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
+) -> ChatCompletion:
+    """What the published example gets and prints, with another import; the last one also with ``await``."""
+    server.push(reply_json(REFERENCE_REPLY))
+    names = run(EXAMPLES[request.param])
     assert "id\n" == capsys.readouterr().out
-    completion = names["completion"]
+    client, completion = names["client"], names["completion"]
+    if isinstance(client, Gradient):
+        client.close()
     assert isinstance(completion, ChatCompletion)
     return completion
 
 
-def test_the_references_example(server: ThreadedServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """The published example, with another import and class and with ``await``, sends what it says."""
-    ask_for_the_reference_reply(server, capsys)
+@pytest.mark.usefixtures("reference_reply")
+def test_the_references_example(server: ThreadedServer) -> None:
+    """The example sends what it says."""
     (request,) = server.requests
     assert "Bearer My API Key" == request.headers["authorization"]
     assert {
@@ -136,11 +156,8 @@ def test_the_references_example(server: ThreadedServer, capsys: pytest.CaptureFi
     } == request.json
 
 
-def test_the_references_reply_by_attribute(
-    server: ThreadedServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_references_reply_by_attribute(reference_reply: ChatCompletion) -> None:
     """Every field of the sample reply is an attribute of the same name with the same value."""
-    completion = ask_for_the_reference_reply(server, capsys)
     seen = 0
 
     def compare(expected: Any, actual: Any, path: str) -> None:
@@ -157,13 +174,13 @@ def test_the_references_reply_by_attribute(
             assert expected == actual, path
             seen += 1
 
-    compare(REFERENCE_REPLY, completion, "completion")
+    compare(REFERENCE_REPLY, reference_reply, "completion")
     assert 28 == seen
 
 
-def test_the_references_reply_as_data(server: ThreadedServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_references_reply_as_data(reference_reply: ChatCompletion) -> None:
     """``to_dict`` gives the sample reply back, no field more and none less."""
-    assert REFERENCE_REPLY == ask_for_the_reference_reply(server, capsys).to_dict()
+    assert REFERENCE_REPLY == reference_reply.to_dict()
 
 
 async def test_endpoints_of_the_environment(server: ThreadedServer, monkeypatch: pytest.MonkeyPatch) -> None:
