@@ -143,7 +143,7 @@ class TestPydanticAI:
                 answer = await result.get_output()
         else:
             answer = (await agent.run(question)).output
-        assert ["Paris", "Rome"] == places
+        assert ["Paris", "Rome"] == sorted(places)  # the agent runs them in threads
         assert "sunny; sunny" in answer
         check_requests(server, streamed, streamed)
 
@@ -167,6 +167,13 @@ class TestPydanticAI:
         )
         assert "One, two, three." == (await agent.run("Count to three.")).output
         check_requests(server, False, False)
+
+    async def test_openais_client(self, agent_of: Any, server: Server) -> None:
+        """Without an adapter, openai's own client reaches the same server."""
+        openai: Any = pytest.importorskip("openai")
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key=KEY) as client:
+            assert "One, two, three." == (await agent_of(client).run("Count to three.")).output
+        check_requests(server, False)
 
     async def test_why_there_is_an_adapter(self, agent_of: Any, client: AsyncGradient) -> None:
         """pydantic-ai takes only completions of openai's class."""
@@ -216,6 +223,19 @@ class TestLangChain:
         wanted = pydantic.create_model("User", name=(str, ...), age=(int, ...))
         answer = await model_of(adapted).with_structured_output(wanted, method=method).ainvoke("Ann is 12")
         assert wanted(name="Ann", age=12) == answer
+
+    async def test_structured_output_that_is_refused(
+        self, model_of: Any, adapted: Any, server: Server
+    ) -> None:
+        """Neither a class as ``response_format``, which is the default, nor a stream is supported."""
+        pydantic: Any = pytest.importorskip("pydantic")
+        wanted = pydantic.create_model("User", name=(str, ...))
+        with pytest.raises(gradient_async.InvalidRequestError, match="a class has no JSON form"):
+            await model_of(adapted).with_structured_output(wanted).ainvoke("Hi")
+        with pytest.raises(AttributeError, match="beta"):
+            async for _ in model_of(adapted).with_structured_output(wanted, method="json_mode").astream("Hi"):
+                pass
+        assert not server.requests
 
     async def test_fallback(self, model_of: Any, adapted: Any, server: Server) -> None:
         """Errors are of ``gradient_async``, and LangChain's fallbacks and retries catch them by default."""
