@@ -14,9 +14,15 @@ from msgspec import Meta, Struct
 if TYPE_CHECKING:
     from .messages import ChatCompletionMessage
 
+    # Checkers accept a subclass of Any for every parameter, as in `create(temperature=temperature)` where a function has
+    # declared `temperature: float | NotGiven`.
+    _Anything = Any
+else:
+    _Anything = object
+
 
 @final
-class NotGiven:
+class NotGiven(_Anything):  # type: ignore[misc]  # mypy reports every subclass of Any
     """The type of `NOT_GIVEN` and `omit`: an argument with this value is left out of the request."""
 
     __slots__ = ()
@@ -41,9 +47,8 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if is_given(value)}
 
 
-# The declared type is Any, so that a type checker accepts `temperature=NOT_GIVEN` for every parameter.
-NOT_GIVEN: Any = NotGiven()
-omit: Any = NOT_GIVEN
+NOT_GIVEN = NotGiven()
+omit = NOT_GIVEN
 
 
 class CacheControl(TypedDict, total=False):
