@@ -246,9 +246,11 @@ class TestLangChain:
         assert "One, two, three." == (await model.with_fallbacks([model]).ainvoke("Count to three.")).content
 
     async def test_synchronous_calls_reach_nobody(self, model_of: Any, adapted: Any, server: Server) -> None:
-        """With ``client=``, ``invoke`` is an error; without, it would be a request to OpenAI."""
+        """With ``client=``, ``invoke`` and ``stream`` are errors; without, they would be requests to OpenAI."""
         with pytest.raises(AttributeError, match="coroutine"):
             model_of(adapted).invoke("Hi")
+        with pytest.raises(TypeError, match="coroutine"):
+            next(model_of(adapted).stream("Hi"))
         assert not server.requests
 
     async def test_a_stream_needs_no_adapter(
