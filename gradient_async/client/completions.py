@@ -38,7 +38,7 @@ from ..types import (
     is_given,
 )
 from .core import Core, Operation, check_options, read_reply
-from .hints import AGENTS, Hinted
+from .hints import AGENTS, CompletionsHints, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
 from .settings import check_choice, check_count
 
@@ -104,7 +104,7 @@ def check_requests(requests: object) -> None:
         raise TypeError(f"requests: expected several requests, not one {kind.__name__}")
 
 
-class _Completions:
+class _Completions(CompletionsHints):
     """The methods that completions of models and agents share; they differ only in the types of their parameters."""
 
     _operation: Operation

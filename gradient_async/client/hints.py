@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..types import is_given
+from ..types import Hint, is_given
 
 # Options of the constructors of other clients.
 OPTIONS: dict[str, str] = {
-    "http_client": "pass session=aiohttp.ClientSession(...)",
+    "http_client": "pass session=aiohttp.ClientSession(...) to AsyncGradient; Gradient opens its own",
     "organization": 'pass default_headers={"OpenAI-Organization": ...}',
     "project": 'pass default_headers={"OpenAI-Project": ...}',
     "azure_endpoint": "pass base_url=...",
@@ -26,6 +26,15 @@ OPTIONS: dict[str, str] = {
     "webhook_secret": "there are no webhooks here; leave it out",
     "kbass_endpoint": "there are no knowledge bases here; leave it out",
     "_strict_response_validation": "pass strict=True",
+    "token": "pass api_key=..., which may be a personal access token",
+    "endpoint": "requests go to inference_endpoint=...; leave it out",
+    "agents_endpoint": "only agent_endpoint=... is used here; leave it out",
+    "gateway_endpoint": "there is no gateway here; leave it out",
+    "gateway_provider": "there is no gateway here; leave it out",
+    "retry_total": "pass max_retries=...",
+    "retry_policy": "pass retry=Retry(...)",
+    "connection_timeout": "pass timeout=Timeout(connect=...)",
+    "read_timeout": "pass timeout=Timeout(idle=..., response=...)",
 }
 # Options that the connections of a client depend on.
 _MAKE_ANOTHER = "it can't be changed after the client was made; make another AsyncGradient({}=...)"
@@ -50,6 +59,9 @@ CLIENT: dict[str, str] = {
     "completions": _CHAT,
     "responses": _CHAT,
     "assistants": _CHAT,
+    "inference": _CHAT,
+    "inference_layout": _CHAT,
+    "agent": "write client.agents.chat.completions",
     "beta": "write client.chat.completions, without beta",
     **dict.fromkeys(
         (
@@ -61,8 +73,8 @@ CLIENT: dict[str, str] = {
     ),
     **dict.fromkeys(
         (
-            "apps", "billing", "databases", "gpu_droplets", "inference", "knowledge_bases", "nfs", "regions",
-            "retrieve",
+            "apps", "async_images", "async_invoke", "billing", "databases", "droplets", "gateway", "gpu_droplets",
+            "knowledge_bases", "messages", "nfs", "regions", "retrieve", "speech",
         ),
         _OF_PYDO,
     ),
@@ -80,6 +92,10 @@ MODELS: dict[str, str] = {
     "with_streaming_response": "write await client.models.with_raw_response.list()",
 }
 STREAMING = {"models": "write await client.models.with_raw_response.list()"}
+_NO_RAW = "write headers, request_id and body of the completion; AsyncGradient has {}"
+RAW: dict[str, str] = {
+    name: _NO_RAW.format(name) for name in ("with_raw_response", "with_streaming_response")
+}
 AGENTS: dict[str, str] = dict.fromkeys(
     (
         "api_keys", "create", "delete", "evaluation_datasets", "evaluation_metrics", "evaluation_runs",
@@ -88,6 +104,30 @@ AGENTS: dict[str, str] = dict.fromkeys(
     ),
     "it has the chat of the agent at agent_endpoint; to manage agents use the package pydo",
 )  # fmt: skip
+
+
+def without_asyncio(hints: Mapping[str, str]) -> dict[str, str]:
+    """Return the sentences for `Gradient`."""
+    return {
+        name: sentence.replace("await ", "")
+        .replace("AsyncOpenAI", "OpenAI")
+        .replace("aiohttp,", "any client,")
+        for name, sentence in hints.items()
+    }
+
+
+class CompletionsHints:
+    """Hints of the completions, through which every call goes: as descriptors they cost nothing, see `Hinted`."""
+
+    if not TYPE_CHECKING:
+        parse = Hint(
+            "pass response_format={'type': 'json_schema', ...} to create, and decode message.content"
+        )
+        retrieve = Hint("completions are not stored")
+        list = Hint("completions are not stored")
+        update = Hint("completions are not stored")
+        delete = Hint("completions are not stored")
+        messages = Hint("completions are not stored")
 
 
 class Hinted:

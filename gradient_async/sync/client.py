@@ -6,18 +6,39 @@ from collections.abc import AsyncIterable, Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from inspect import iscoroutinefunction
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from ..client.client import AsyncGradient, _conceal
 from ..client.completions import AgentCompletions as AsyncAgentCompletions
 from ..client.completions import Completions as AsyncCompletions
 from ..client.completions import _AgentFanOut, _ChatFanOut, _Completions, check_requests
 from ..client.core import check_options
+from ..client.hints import (
+    AGENTS,
+    CLIENT,
+    MODELS,
+    RAW,
+    CompletionsHints,
+    Hinted,
+    check_assignment,
+    without_asyncio,
+)
 from ..client.models import Models as AsyncModels
 from ..config import Limits, Retry, Timeout
 from ..fanout import Requests
 from ..hooks import Hook
-from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, ModelList
+from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, Hint, ModelList
 from .loop import Process, loop_thread
 from .requests import MapResults, feed, in_thread
 from .streams import Closing, FanOut, Stream, close_here, opened, request
@@ -39,8 +60,12 @@ def _like(
     return decorate
 
 
-class _SyncCompletions:
+class _SyncCompletions(CompletionsHints):
     """The methods that completions of models and agents share."""
+
+    if not TYPE_CHECKING:
+        with_raw_response = Hint(RAW["with_raw_response"])
+        with_streaming_response = Hint(RAW["with_streaming_response"])
 
     def __init__(self, completions: AsyncCompletions | AsyncAgentCompletions) -> None:
         self._completions: Any = completions  # the subclasses know the types of parameters
@@ -134,15 +159,19 @@ class Chat(Generic[C]):
         self.completions = completions
 
 
-class Agents:
+class Agents(Hinted):
     """`client.agents`."""
+
+    _hints = {**without_asyncio(AGENTS), **RAW}
 
     def __init__(self, completions: AsyncAgentCompletions) -> None:
         self.chat = Chat(AgentCompletions(completions))
 
 
-class Models:
+class Models(Hinted):
     """`client.models`."""
+
+    _hints = {**without_asyncio(MODELS), **RAW}
 
     def __init__(self, models: AsyncModels) -> None:
         self._models = models
@@ -166,7 +195,7 @@ def _passed_on(name: str) -> Any:
     return property(read, change)
 
 
-class Gradient(Closing):
+class Gradient(Closing, Hinted):
     """`AsyncGradient` without asyncio: the same options, attributes, methods and errors, and calls that block.
 
     A client can be used in several threads, in notebooks, inside coroutines (where it blocks the event loop), and after
@@ -177,6 +206,9 @@ class Gradient(Closing):
         TypeError: If ``session`` is given: an aiohttp session belongs to one event loop, and this client runs its own.
     """
 
+    _hints = {**without_asyncio(CLIENT), **RAW}
+    _client: AsyncGradient
+
     timeout: Timeout = _passed_on("timeout")
     max_retries: int = _passed_on("max_retries")
     retry: Retry = _passed_on("retry")
@@ -184,6 +216,7 @@ class Gradient(Closing):
     strict: bool = _passed_on("strict")
     validate: bool = _passed_on("validate")
     on_bad_event: Literal["raise", "skip"] = _passed_on("on_bad_event")
+    keep_body: bool = _passed_on("keep_body")
     default_headers: dict[str, Any] = _passed_on("default_headers")
     default_query: dict[str, object] = _passed_on("default_query")
     hooks: tuple[Hook, ...] = _passed_on("hooks")
@@ -242,6 +275,13 @@ class Gradient(Closing):
     def is_closed(self) -> bool:
         """Whether `close` was called."""
         return self._client.is_closed()
+
+    if not TYPE_CHECKING:  # checkers would accept any name
+
+        @_conceal
+        def __setattr__(self, name: str, value: object) -> None:
+            check_assignment(name)
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         # A traceback may show this repr while `__init__` runs and has not set the client.

@@ -27,7 +27,7 @@ from .messages import (
     largest_usage,
     sum_usage,
 )
-from .model import Convertible, Model, build_tables
+from .model import Convertible, Hint, Model, build_tables
 from .params import (
     NOT_GIVEN,
     AgentCompletionCreate,
@@ -113,6 +113,7 @@ __all__ = [
     "FunctionDelta",
     "FunctionMessage",
     "Headers",
+    "Hint",
     "ImagePart",
     "ImageURL",
     "InputAudio",

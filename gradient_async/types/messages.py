@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import Any, Literal, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast, overload
 
 import msgspec
 
 from .headers import RateLimits
-from .model import Model
+from .model import Hint, Model
 from .nesting import AnyJSON
 from .received import Received, ReceivedReply
 
@@ -426,6 +426,11 @@ class ChatCompletion(ReceivedReply, Model, gc=False, kw_only=True):
     _error: AnyJSON = msgspec.field(default=None, name="error")
     _x_groq: GroqExtras | None = msgspec.field(default=None, name="x_groq")
 
+    @property
+    def _request_id(self) -> str | None:
+        """The name of ``request_id`` in other clients."""
+        return self.request_id
+
 
 class ChatCompletionChunk(Received, Model, gc=False, kw_only=True):
     """One event of a stream.
@@ -460,6 +465,9 @@ class ChatCompletionChunk(Received, Model, gc=False, kw_only=True):
     guardrails: AnyJSON = None
     _error: AnyJSON = msgspec.field(default=None, name="error")
     _x_groq: GroqExtras | None = msgspec.field(default=None, name="x_groq")
+
+    if not TYPE_CHECKING:
+        type = Hint("this is a chunk; iterate over stream.events() for events")
 
 
 REPLY_FIELDS = ("retrieval", "functions", "guardrails")
@@ -541,6 +549,9 @@ class ModelList(Model, gc=False, kw_only=True):
 
     data: list[ModelInfo] = []
     object: str = "list"
+
+    if not TYPE_CHECKING:
+        models = Hint("write data")
 
     def __iter__(self) -> Iterator[ModelInfo]:
         return iter(self.data)

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Any, ClassVar, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias, cast
 
 import msgspec
 
@@ -128,8 +128,37 @@ class Convertible:
         return _dump(data, indent)
 
 
+class Hint:
+    """An attribute of other clients' objects, which is absent here; its AttributeError says what to write.
+
+    A descriptor costs nothing where other attributes are read, while a class with ``__getattr__`` slows all of them.
+
+    Args:
+        sentence: What to write.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        self.sentence = sentence
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(f"{owner.__name__} has no {self._name!r}: {self.sentence}")
+
+
 class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
     """Base of all messages that a server sends."""
+
+    if not TYPE_CHECKING:  # checkers report these mistakes by themselves
+        get = Hint("read its attributes; to_dict() gives a dictionary")
+        model_extra = Hint("fields without names are in completion.body")
+        model_fields_set = Hint("what the server sent is in completion.body")
+
+        def __getitem__(self, _key: object) -> NoReturn:
+            raise TypeError(
+                f"{type(self).__name__} is not subscriptable: read its attributes; to_dict() gives a dictionary"
+            )
 
     @classmethod
     def model_validate(

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from client_calls import CALL, Start
 
-from gradient_async import AsyncGradient
+from gradient_async import AsyncGradient, Gradient
 from gradient_async.client import hints
+from gradient_async.types import Hint
 
 make: Any = AsyncGradient
 TABLES: dict[str, dict[str, str]] = {
@@ -26,10 +27,34 @@ def at(client: Any, path: str) -> Any:
     return operator.attrgetter(path)(client) if path else client
 
 
-@pytest.mark.parametrize("path", TABLES)
-def test_attributes_of_other_clients(path: str) -> None:
-    owner = at(make(api_key="k"), path)
-    for name, sentence in TABLES[path].items():
+WITHOUT_ASYNCIO = {
+    "": {**hints.without_asyncio(hints.CLIENT), **hints.RAW},
+    "agents": {**hints.without_asyncio(hints.AGENTS), **hints.RAW},
+    "models": {**hints.without_asyncio(hints.MODELS), **hints.RAW},
+    "chat.completions": hints.RAW,
+    "agents.chat.completions": hints.RAW,
+}
+OF_COMPLETIONS = {
+    name: hint.sentence for name, hint in vars(hints.CompletionsHints).items() if isinstance(hint, Hint)
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "table"),
+    [
+        *((AsyncGradient, path, table) for path, table in TABLES.items()),
+        *((Gradient, path, table) for path, table in WITHOUT_ASYNCIO.items()),
+        *(
+            (kind, path, OF_COMPLETIONS)
+            for kind in (AsyncGradient, Gradient)
+            for path in ("chat.completions", "agents.chat.completions")
+        ),
+    ],
+)
+def test_attributes_of_other_clients(kind: Any, path: str, table: dict[str, str]) -> None:
+    owner = at(kind(api_key="k"), path)
+    for name, sentence in table.items():
+        assert "await" not in sentence or kind is AsyncGradient
         assert not hasattr(owner, name), name
         with pytest.raises(AttributeError) as caught:
             getattr(owner, name)
@@ -64,13 +89,14 @@ def test_every_name_of_the_other_clients(package: str) -> None:
 def test_options_of_other_clients(name: str) -> None:
     """Refused with a sentence in the constructor, in a copy, and as an attribute."""
     sentence = hints.OPTIONS[name]
-    for call in (make, make().with_options):
+    for call in (make, make().with_options, Gradient, Gradient().with_options):
         with pytest.raises(TypeError) as caught:
             call(**{name: "x"})
         assert f"{name} is not supported: {sentence}" == str(caught.value)
         assert call(**{name: None})
-    with pytest.raises(AttributeError, match=f"^{name} is not supported: "):
-        setattr(make(), name, "x")
+    for client in (make(), Gradient()):
+        with pytest.raises(AttributeError, match=f"^{name} is not supported: "):
+            setattr(client, name, "x")
 
 
 async def test_with_in_place_of_async_with(start: Start) -> None:
