@@ -8,7 +8,7 @@ import inspect
 import pickle
 import traceback
 import weakref
-from typing import Any
+from typing import Any, get_origin
 from unittest.mock import patch
 
 import pytest
@@ -112,6 +112,16 @@ def test_an_answer_in_place_of_a_stream_is_a_stream() -> None:
         stream = open_stream(client)
         assert ["Hello"] == texts(list(stream))
         assert stream.was_buffered
+
+
+def test_names_of_other_clients() -> None:
+    with started(STREAM) as (_, client):
+        stream: Stream[ChatCompletionChunk] = open_stream(client)
+        assert isinstance(stream, Stream)
+        assert Stream is get_origin(Stream[ChatCompletionChunk])
+        assert stream.get_final_completion() == stream.current_completion_snapshot
+        client.keep_body = True
+        assert client.with_options().keep_body
 
 
 def test_every_view_of_a_stream() -> None:

@@ -27,6 +27,7 @@ from ..fanout import FanOutResult
 from ..stream import ChatCompletionStream, ChunkSource, ChunkStream, StreamReader, Timing
 from ..stream import ChoiceStream as AsyncChoiceStream
 from ..stream.queues import ChunkQueue, Waiters
+from ..stream.stream import C_co
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Headers, RateLimits
 from .loop import LOOK, Call, LoopThread, loop_thread
 
@@ -250,6 +251,7 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
     id: str = _fact("id")
     usage: CompletionUsage | None = _fact("usage")
     snapshot: ChatCompletion = _fact("snapshot")
+    current_completion_snapshot: ChatCompletion = _fact("snapshot")
     completed: bool = _fact("completed")
     request_id: str | None = _fact("request_id")
     rate_limits: RateLimits | None = _fact("rate_limits")
@@ -307,7 +309,7 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
         return repr(self._stream)
 
 
-class Stream(_Stream[ChatCompletionStream]):
+class Stream(_Stream[ChatCompletionStream], Generic[C_co]):
     """A completion as it is generated: an iterator of chunks, as `ChatCompletionStream` is for asyncio."""
 
     status_code: int = _fact("status_code")
