@@ -39,7 +39,9 @@ def streams(client: Gradient) -> None:
     """The stream and its views."""
     for chunk in client.chat.completions.create(model="m", messages=[], stream=True):
         assert_type(chunk, ChatCompletionChunk)
-    annotated: Stream[ChatCompletionChunk] = client.chat.completions.create(model="m", messages=[], stream=True)
+    annotated: Stream[ChatCompletionChunk] = client.chat.completions.create(
+        model="m", messages=[], stream=True
+    )
     assert_type(annotated, Stream)
     with client.chat.completions.stream(model="m", messages=[]) as stream:
         assert_type(stream, Stream)

@@ -15,6 +15,7 @@ from gradient_async.client import hints
 from gradient_async.types import Hint
 
 make: Any = AsyncGradient
+make_sync: Any = Gradient
 TABLES: dict[str, dict[str, str]] = {
     "": hints.CLIENT,
     "agents": hints.AGENTS,
@@ -89,12 +90,12 @@ def test_every_name_of_the_other_clients(package: str) -> None:
 def test_options_of_other_clients(name: str) -> None:
     """Refused with a sentence in the constructor, in a copy, and as an attribute."""
     sentence = hints.OPTIONS[name]
-    for call in (make, make().with_options, Gradient, Gradient().with_options):
+    for call in (make, make().with_options, make_sync, make_sync().with_options):
         with pytest.raises(TypeError) as caught:
             call(**{name: "x"})
         assert f"{name} is not supported: {sentence}" == str(caught.value)
         assert call(**{name: None})
-    for client in (make(), Gradient()):
+    for client in (make(), make_sync()):
         with pytest.raises(AttributeError, match=f"^{name} is not supported: "):
             setattr(client, name, "x")
 

@@ -169,7 +169,7 @@ def table_rows(page: str) -> list[TableRow]:
         if not line.startswith("|"):
             kind = ""
             continue
-        cells = tuple(cell.strip() for cell in line.strip("|").split(" | "))
+        cells = tuple(cell.strip().replace(r"\|", "|") for cell in line.strip("|").split(" | "))
         if not kind:
             kind = cells[0]
         elif not set(line) <= set("|-"):

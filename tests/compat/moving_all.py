@@ -40,25 +40,27 @@ ROWS = {
         seen_before=("Half", "no error"),
     ),
     "what was received before an error": Row(
-        BROKEN
-        + READ.replace("type(error).__name__", "error.partial.choices[0].message.content"),
+        BROKEN + READ.replace("type(error).__name__", "error.partial.choices[0].message.content"),
         ("Half", "Half"),
         before=BROKEN + READ.replace("type(error).__name__", "hasattr(error, 'partial')"),
         seen_before=("Half", False),
     ),
     "a connection lost in the middle of a stream": Row(
         BROKEN
-        + READ.replace("type(error).__name__", "type(error).__name__, isinstance(error, package.APIConnectionError)"),
+        + READ.replace(
+            "type(error).__name__", "type(error).__name__, isinstance(error, package.APIConnectionError)"
+        ),
         ("Half", "StreamInterruptedError", True),
         before=BROKEN + READ + OTHER_KIND,
         seen_before=("Half", True),
     ),
-    "an error inside a stream, as `{\"message\": ...}`": Row(
-        "server.push(reply_sse(chunk('Half'), '{\"id\": \"server_error\", \"message\": \"overloaded\"}'))\n"
+    'an error inside a stream, as `{"message": ...}`': Row(
+        'server.push(reply_sse(chunk(\'Half\'), \'{"id": "server_error", "message": "overloaded"}\'))\n'
         + READ.replace("type(error).__name__", "type(error).__name__, isinstance(error, package.APIError)"),
         ("Half", "StreamServerError", True),
-        before="server.push(reply_sse(chunk('Half'), '{\"id\": \"server_error\", \"message\": \"overloaded\"}'))\n"
-        + READ + OTHER_KIND,
+        before='server.push(reply_sse(chunk(\'Half\'), \'{"id": "server_error", "message": "overloaded"}\'))\n'
+        + READ
+        + OTHER_KIND,
         seen_before=("Half", True),
     ),
     "a server that sends keep-alives only": Row(

@@ -252,7 +252,7 @@ seen = server.requests[-1].headers["x-mine"]
         sync=False,
     ),
     "the list of models": Row(
-        'seen = [model.id for model in (await client.models.list()).data][0], server.requests[-1].path',
+        "seen = [model.id for model in (await client.models.list()).data][0], server.requests[-1].path",
         ("simulated", "/v1/models"),
         before='server.push(reply_json({"models": [{"id": "simulated"}]}))\n'
         "seen = [model.id for model in (await client.models.list()).models][0], server.requests[-1].path",
@@ -307,7 +307,8 @@ seen = server.requests[-1].headers["x-mine"]
     "a missing key": Row(
         "client = bare(base_url=server.url)" + FAILS.format("await client.chat.completions.create(**ask)"),
         "ConfigurationError",
-        before="client = bare(base_url=server.url)" + FAILS.format("await client.chat.completions.create(**ask)"),
+        before="client = bare(base_url=server.url)"
+        + FAILS.format("await client.chat.completions.create(**ask)"),
         seen_before="TypeError",
     ),
     "a personal access token for inference": Row(
@@ -375,8 +376,7 @@ seen = server.requests[-1].headers["x-mine"]
         seen_before="httpx",
     ),
     "a client in `pickle` and `deepcopy`": Row(
-        "import copy, pickle"
-        + FAILS.format("pickle.loads(pickle.dumps(client))\n    copy.deepcopy(client)"),
+        "import copy, pickle" + FAILS.format("pickle.loads(pickle.dumps(client))\n    copy.deepcopy(client)"),
         "nothing",
         seen_before="TypeError",
     ),
@@ -397,7 +397,7 @@ seen = server.requests[-1].headers["x-mine"]
         "callable(client.agents.list) and 'client.agents.list()' != '']",
     ),
     "`client.get(...)`, `client.post(...)`": Row(
-        'async with aiohttp.ClientSession() as session:\n'
+        "async with aiohttp.ClientSession() as session:\n"
         '    async with session.get(client.base_url + "/models") as reply:\n'
         "        seen = reply.status",
         200,

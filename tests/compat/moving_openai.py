@@ -127,7 +127,7 @@ seen = server.requests[-1].path, server.requests[-1].headers["authorization"]
         "seen = isinstance(await client.chat.completions.create(**ask), ChatCompletion)",
     ),
     "types of parameters": Row(
-        "from gradient_async.types import MessageParam, ToolParam\nmessages: list[MessageParam] = messages\nseen = len(messages)",
+        "from gradient_async import ChatCompletionMessage\nfrom gradient_async.types import MessageParam, ToolParam\nmessages: list[MessageParam | ChatCompletionMessage] = messages\nseen = len(messages)",
         1,
         before="from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam\n"
         "messages: list[ChatCompletionMessageParam] = messages\nseen = len(messages)",
@@ -217,7 +217,8 @@ seen = server.requests[-1].headers["x-mine"]
         '{"name": "Count", "schema": schema, "strict": True}})\n'
         "seen = json.loads(answer.choices[0].message.content)",
         {"count": 3},
-        before="import pydantic\nclass Count(pydantic.BaseModel):\n    count: int\n" + PARSE
+        before="import pydantic\nclass Count(pydantic.BaseModel):\n    count: int\n"
+        + PARSE
         + "answer = await client.chat.completions.parse(**ask, response_format=Count)\n"
         "seen = answer.choices[0].message.parsed.model_dump()",
     ),
@@ -234,7 +235,7 @@ seen = server.requests[-1].headers["x-mine"]
     ),
     "fields without a name": Row(
         "server.push(reply_json({**completion('Hi'), 'citations': ['a']}))\n"
-        "completion = await client.chat.completions.create(**ask)\nseen = completion.body[\"citations\"]\n"
+        'completion = await client.chat.completions.create(**ask)\nseen = completion.body["citations"]\n'
         "client = make(keep_body=True)\nstream = await client.chat.completions.create(**ask, stream=True)\n"
         "assert [chunk.body async for chunk in stream][0]['object'] == 'chat.completion.chunk'",
         ["a"],

@@ -105,7 +105,7 @@ seen = len(server.requests)
     ),
     "a field without a name": Row(
         "server.push(reply_json({**completion('Hi'), 'citations': ['a']}))\n"
-        "completion = await client.chat.completions.create(**ask)\nseen = completion.body[\"citations\"]",
+        'completion = await client.chat.completions.create(**ask)\nseen = completion.body["citations"]',
         ["a"],
         before="server.push(reply_json({**completion('Hi'), 'citations': ['a']}))\n"
         "completion = await client.chat.completions.create(**ask)\nseen = completion.citations",
@@ -116,7 +116,7 @@ seen = len(server.requests)
         before='completion = await client.chat.completions.create(**ask)\nseen = json.loads(json.dumps(completion))["object"]',
     ),
     "parameters without a name": Row(
-        "await client.chat.completions.create(**ask, extra_body={\"top_k\": 5})\nseen = server.requests[-1].json[\"top_k\"]",
+        'await client.chat.completions.create(**ask, extra_body={"top_k": 5})\nseen = server.requests[-1].json["top_k"]',
         5,
         before='await client.chat.completions.create(**ask, top_k=5)\nseen = server.requests[-1].json["top_k"]',
     ),
@@ -147,9 +147,11 @@ seen = len(server.requests)
         ],
     ),
     "errors of a stream": Row(
-        BROKEN + "except gradient_async.StreamError as error:\n    seen = type(error).__mro__[1].__name__, error.partial.choices",
+        BROKEN
+        + "except gradient_async.StreamError as error:\n    seen = type(error).__mro__[1].__name__, error.partial.choices",
         ("StreamError", []),
-        before="from pydo.exceptions import SSEStreamTransportError\n" + BROKEN
+        before="from pydo.exceptions import SSEStreamTransportError\n"
+        + BROKEN
         + "except SSEStreamTransportError as error:\n    seen = type(error).__name__",
         seen_before="SSEStreamTransportError",
     ),
@@ -171,7 +173,7 @@ seen = len(server.requests)
     "`client.inference`": Row(
         "body = ask\ncompletion = await client.chat.completions.create(**body)\nseen = completion.choices[0].message.content",
         "One, two, three.",
-        before='body = ask\ncompletion = await client.inference.create_chat_completion(body)\n'
+        before="body = ask\ncompletion = await client.inference.create_chat_completion(body)\n"
         'seen = completion["choices"][0]["message"]["content"]',
     ),
     # Not there

@@ -44,6 +44,9 @@ def cases() -> Iterator[Any]:
                 yield pytest.param(row, package, synchronous, id=name.replace("`", ""), marks=marks)
 
 
+def do_nothing(_request: object) -> None: ...
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedServer]:
     for names in (*_VARIABLES.values(), ("OPENAI_API_KEY", "OPENAI_BASE_URL")):
@@ -52,8 +55,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedServer]:
     if importlib.util.find_spec("azure") is not None:
         # pydo sends its token over TLS only. The server on loopback has none.
         policy = "azure.core.pipeline.policies._authentication"
-        monkeypatch.setattr(f"{policy}._enforce_https", lambda request: None)
-        monkeypatch.setattr(f"{policy}_async._enforce_https", lambda request: None)
+        monkeypatch.setattr(f"{policy}._enforce_https", do_nothing)
+        monkeypatch.setattr(f"{policy}_async._enforce_https", do_nothing)
     with serve() as running:
         yield running
 
@@ -88,4 +91,6 @@ def test_row(row: Row, package: str, synchronous: bool, server: ThreadedServer) 
 def test_code_that_is_in_no_program_is_seen() -> None:
     assert ["b()"] == unsaid("`a()` and `b()`, `c(...)`", "a()\nc(1, 2)", None)
     assert [] == unsaid("raises `KeyError`", "x", "KeyError")
-    assert [TableRow("S", "stays", ("a", "`b`"))] == table_rows("## S\n\n| stays | as in |\n|---|---|\n| a | `b` |\n")
+    assert [TableRow("S", "stays", ("a", "`b`"))] == table_rows(
+        "## S\n\n| stays | as in |\n|---|---|\n| a | `b` |\n"
+    )

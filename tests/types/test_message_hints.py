@@ -44,7 +44,7 @@ def test_hints_have_their_name() -> None:
     class Owner:
         thing = Hint("write other")
 
-    with pytest.raises(AttributeError, match="^Owner has no 'thing': write other$"):
+    with pytest.raises(AttributeError, match=r"^Owner has no 'thing': write other$"):
         _ = Owner().thing
 
 

@@ -27,7 +27,8 @@ async def ask(client: AsyncGradient, question: str, model: str) -> str:
         return f"{type(error).__name__}: {error.message}"
     data = completion.to_dict()
     sys.stderr.write(json.dumps(data) + "\n")
-    return data["choices"][0]["message"]["content"]
+    text: str = data["choices"][0]["message"]["content"]
+    return text
 
 
 async def main() -> None:
@@ -42,8 +43,6 @@ async def main() -> None:
         )
         for answer in answers:
             print(answer)
-
-
 
 
 asyncio.run(main())

@@ -32,7 +32,7 @@ for chunk in stream:
         print(chunk.usage.completion_tokens)
 
 raw = inference.chat.completions.with_raw_response.create(messages=[question], model="llama3.3-70b-instruct")
-print(raw.status_code, raw.headers.get("X-Request-Id"))
+print(raw.headers.get("X-Request-Id"))
 completion = raw.parse()
 print(completion.choices[0].finish_reason)
 

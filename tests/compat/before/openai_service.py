@@ -1,7 +1,7 @@
 """A service that streams answers to browsers as events, with FastAPI."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 
 import openai
@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletionChunk
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     app.state.client = AsyncOpenAI(max_retries=0, timeout=20)
     yield
     await app.state.client.close()
@@ -43,7 +43,9 @@ async def chat(request: Request) -> StreamingResponse:
             model=body.get("model", "gpt-5.5"), messages=body["messages"], stream=True
         )
     except openai.RateLimitError as error:
-        raise HTTPException(429, "busy", headers={"Retry-After": error.response.headers["retry-after"]}) from error
+        raise HTTPException(
+            429, "busy", headers={"Retry-After": error.response.headers["retry-after"]}
+        ) from error
     except openai.APIStatusError as error:
         raise HTTPException(502, error.message) from error
     except openai.APIConnectionError as error:
