@@ -1,9 +1,9 @@
 """The tables of docs/moving.md, and the programs behind their rows.
 
-Each row has a program as it is written for the other package (``before``), and one as it is written here (``after``).
-They may use ``await`` at their top level, and leave what they saw in ``seen``. Where the other package is the same
-in both clients, the program is run a second time without asyncio: ``await`` and ``async`` are taken out, and the names of
-classes and methods lose their "Async".
+Each row has a program as it is written for the other package (``before``), and one as it is written here
+(``after``). They may use ``await`` at their top level, and leave what they saw in ``seen``. A program is run a
+second time without asyncio: ``await`` and ``async`` are taken out, and the names of classes and methods lose
+their "Async".
 
 The code in the cells of a row has to be code of its programs, or something that they saw.
 """
@@ -17,7 +17,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,8 +178,8 @@ def table_rows(page: str) -> list[TableRow]:
 
 
 def unsaid(cells: str, program: str, seen: Any) -> list[str]:
-    """Return the code of cells that is neither in a program nor in what it saw; ``...`` stands for anything."""
-    text = " ".join(f"{program} {seen!r}".split())
+    """Return the code in cells that a program neither has nor saw; ``...`` stands for anything."""
+    text = " ".join(f"{re.sub('#.*', '', program)} {seen!r}".split())
     spans: list[str] = re.findall(r"`([^`]+)`", cells)
     return [
         span
@@ -221,7 +221,6 @@ def run(program: str, name: str, server: ThreadedServer, *, synchronous: bool) -
         "gradient_async": gradient_async,
         **{each: getattr(testing, each) for each in testing.__all__},
     }
-    names["ThreadedServer"] = ThreadedServer
     if synchronous:
         for old, new in _WITHOUT_ASYNCIO.items():
             program = program.replace(old, new)
@@ -251,6 +250,3 @@ def run(program: str, name: str, server: ThreadedServer, *, synchronous: bool) -
     else:
         asyncio.run(main())
     return names["seen"]
-
-
-Rows = Mapping[str, Row]

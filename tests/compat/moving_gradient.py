@@ -6,12 +6,21 @@ from moving import Row
 
 __all__ = ["CALLS", "ROWS"]
 
+LIMITED = """
+seen = []
+for timeout in (0.05, limits):
+    client = make(timeout=timeout, max_retries=0)
+    try:
+        await client.chat.completions.create(model="error-stall", messages=messages)
+    except package.APITimeoutError as error:
+        seen.append(type(error).__name__)
+"""
 # What stays the same for users of `openai`, too.
 CALLS = {
     "a completion": Row(
         """
 completion = await client.chat.completions.create(
-    model="m", messages=messages, temperature=0.5, max_tokens=50, n=2, stop=["!"], logprobs=True, top_logprobs=1
+    model="m", messages=messages, temperature=0.5, max_tokens=50, n=2, stop=["!"], logprobs=True
 )
 seen = [
     completion.choices[0].message.content,
@@ -92,18 +101,9 @@ seen = request.headers["x-team"], request.headers["x-one"], request.query
         ("search", "1", {"page": "1"}),
     ),
     "a limit of time": Row(
-        """
-class Limits:  # as httpx.Timeout is one
-    connect = read = write = pool = 0.05
-
-seen = []
-for timeout in (0.05, Limits()):
-    try:
-        await make(timeout=0.05, max_retries=0).chat.completions.create(model="error-stall", messages=messages)
-    except package.APITimeoutError as error:
-        seen.append(type(error).__name__)
-""",
+        "class Limits:\n    connect = read = write = pool = 0.05\n\nlimits = Limits()" + LIMITED,
         ["APITimeoutError"] * 2,
+        before="limits = package.Timeout(0.05)" + LIMITED,
     ),
     "options of a call": Row(
         """
@@ -160,7 +160,8 @@ seen.append(len(server.requests))
 }
 
 ENVIRONMENT = """
-os.environ.update(GRADIENT_MODEL_ACCESS_KEY="one", GRADIENT_AGENT_ACCESS_KEY="two", GRADIENT_BASE_URL=server.url + "/v1")
+os.environ["GRADIENT_BASE_URL"] = server.url + "/v1"
+os.environ.update(GRADIENT_MODEL_ACCESS_KEY="one", GRADIENT_AGENT_ACCESS_KEY="two")
 client = AsyncGradient()
 await client.chat.completions.create(**ask)
 await client.agents.chat.completions.create(**ask)
@@ -169,7 +170,9 @@ for name in ("GRADIENT_MODEL_ACCESS_KEY", "GRADIENT_AGENT_ACCESS_KEY", "GRADIENT
 seen = [request.headers["authorization"] for request in server.requests]
 await client.close()
 """
-FOREIGN = 'server.push(reply_json({**completion("Hi"), "citations": ["a"]}))\n'
+FOREIGN = """
+server.push(reply_json({**completion("Hi"), "citations": ["a"]}))
+"""
 FAILS = """
 try:
     {}
@@ -197,39 +200,63 @@ seen = completion.choices[0].message.content, request.query, request.headers["au
     ),
     # Changes
     "the import": Row(
-        "from gradient_async import AsyncGradient\nseen = AsyncGradient.__name__",
+        """
+from gradient_async import AsyncGradient
+seen = AsyncGradient.__name__
+""",
         "AsyncGradient",
-        before="from gradient import AsyncGradient\nseen = AsyncGradient.__name__",
+        before="""
+from gradient import AsyncGradient
+seen = AsyncGradient.__name__
+""",
         sync=False,
     ),
     "the import, without asyncio": Row(
-        "from gradient_async import Gradient\nseen = Gradient.__name__",
+        """
+from gradient_async import Gradient
+seen = Gradient.__name__
+""",
         "Gradient",
-        before="from gradient import Gradient\nseen = Gradient.__name__",
+        before="""
+from gradient import Gradient
+seen = Gradient.__name__
+""",
     ),
     "types of replies": Row(
-        "from gradient_async import ChatCompletion\n"
-        "seen = isinstance(await client.chat.completions.create(**ask), ChatCompletion)",
+        """
+from gradient_async import ChatCompletion
+seen = isinstance(await client.chat.completions.create(**ask), ChatCompletion)
+""",
         True,
-        before="from gradient.types.chat import CompletionCreateResponse\n"
-        "seen = isinstance(await client.chat.completions.create(**ask), CompletionCreateResponse)",
+        before="""
+from gradient.types.chat import CompletionCreateResponse
+seen = isinstance(await client.chat.completions.create(**ask), CompletionCreateResponse)
+""",
     ),
     "types of chunks": Row(
-        "from gradient_async import ChatCompletionChunk\n"
-        "async with await client.chat.completions.create(**ask, stream=True) as stream:\n"
-        "    seen = [isinstance(chunk, ChatCompletionChunk) async for chunk in stream][0]",
+        """
+from gradient_async import ChatCompletionChunk
+async with await client.chat.completions.create(**ask, stream=True) as stream:
+    seen = [isinstance(chunk, ChatCompletionChunk) async for chunk in stream][0]
+""",
         True,
-        before="from gradient.types.shared import ChatCompletionChunk\n"
-        "async with await client.chat.completions.create(**ask, stream=True) as stream:\n"
-        "    seen = [isinstance(chunk, ChatCompletionChunk) async for chunk in stream][0]",
+        before="""
+from gradient.types.shared import ChatCompletionChunk
+async with await client.chat.completions.create(**ask, stream=True) as stream:
+    seen = [isinstance(chunk, ChatCompletionChunk) async for chunk in stream][0]
+""",
     ),
     "headers, without asyncio": Row(
-        "completion = client.chat.completions.create(**ask)\n"
-        'seen = completion.headers["x-request-id"], completion.request_id',
+        """
+completion = client.chat.completions.create(**ask)
+seen = completion.headers["x-request-id"], completion.request_id
+""",
         ("req-000001", "req-000001"),
-        before="response = client.chat.completions.with_raw_response.create(**ask)\n"
-        "completion = response.parse()\n"
-        'seen = response.headers["x-request-id"], response.headers["x-request-id"]',
+        before="""
+response = client.chat.completions.with_raw_response.create(**ask)
+completion = response.parse()
+seen = response.headers["x-request-id"], response.headers["x-request-id"]
+""",
         asyncio=False,
     ),
     "a client of HTTP": Row(
@@ -254,50 +281,77 @@ seen = server.requests[-1].headers["x-mine"]
     "the list of models": Row(
         "seen = [model.id for model in (await client.models.list()).data][0], server.requests[-1].path",
         ("simulated", "/v1/models"),
-        before='server.push(reply_json({"models": [{"id": "simulated"}]}))\n'
-        "seen = [model.id for model in (await client.models.list()).models][0], server.requests[-1].path",
+        before="""
+server.push(reply_json({"models": [{"id": "simulated"}]}))
+seen = [model.id for model in (await client.models.list()).models][0], server.requests[-1].path
+""",
         seen_before=("simulated", "/v1/v2/gen-ai/models"),
     ),
     "fields without a name": Row(
-        FOREIGN + 'done = await client.chat.completions.create(**ask)\nseen = done.body["citations"]\n'
-        "client = make(keep_body=True)\nstream = await client.chat.completions.create(**ask, stream=True)\n"
-        "assert [chunk.body async for chunk in stream][0]['object'] == 'chat.completion.chunk'",
+        FOREIGN
+        + """
+done = await client.chat.completions.create(**ask)
+seen = done.body["citations"]
+client = make(keep_body=True)
+stream = await client.chat.completions.create(**ask, stream=True)
+assert [chunk.body async for chunk in stream][0]['object'] == 'chat.completion.chunk'
+""",
         ["a"],
-        before=FOREIGN + "done = await client.chat.completions.create(**ask)\n"
-        'seen = done.citations\nassert seen == done.model_extra["citations"]',
+        before=FOREIGN
+        + """
+done = await client.chat.completions.create(**ask)
+seen = done.citations
+assert seen == done.model_extra["citations"]
+""",
     ),
     "whether the server sent a field": Row(
-        'server.push(reply_json(completion("Hi")))\n'
-        'done = await client.chat.completions.create(**ask)\nseen = "usage" in done.body, "service_tier" in done.body',
+        """
+server.push(reply_json(completion("Hi")))
+done = await client.chat.completions.create(**ask)
+seen = "usage" in done.body, "service_tier" in done.body
+""",
         (True, False),
-        before='server.push(reply_json(completion("Hi")))\n'
-        "done = await client.chat.completions.create(**ask)\n"
-        'seen = "usage" in done.model_fields_set, "service_tier" in done.model_fields_set',
+        before="""
+server.push(reply_json(completion("Hi")))
+done = await client.chat.completions.create(**ask)
+seen = "usage" in done.model_fields_set, "service_tier" in done.model_fields_set
+""",
     ),
     "null in plain data": Row(
-        'server.push(reply_json(completion("Hi")))\n'
-        "done = await client.chat.completions.create(**ask)\n"
-        'seen = "logprobs" in done.to_dict()["choices"][0], '
-        '"logprobs" in done.to_dict(exclude_unset=False)["choices"][0]',
+        """
+server.push(reply_json(completion("Hi")))
+done = await client.chat.completions.create(**ask)
+short, long = done.to_dict(), done.to_dict(exclude_unset=False)
+seen = "logprobs" in short["choices"][0], "logprobs" in long["choices"][0]
+""",
         (False, True),
         seen_before=(True, True),
     ),
     "`choices: null` and `delta: null`": Row(
-        'server.push(reply_sse(chunk(choices=None), chunk(choices=[{"index": 0, "delta": None}]), chunk("Hi", finish_reason="stop")))\n'
-        "stream = await client.chat.completions.create(**ask, stream=True)\n"
-        "chunks = [chunk async for chunk in stream]\nseen = chunks[0].choices, chunks[1].choices[0].delta is None",
+        """
+null = chunk(choices=[{"index": 0, "delta": None}])
+server.push(reply_sse(chunk(choices=None), null, chunk("Hi", finish_reason="stop")))
+stream = await client.chat.completions.create(**ask, stream=True)
+chunks = [chunk async for chunk in stream]
+seen = chunks[0].choices, chunks[1].choices[0].delta is None
+""",
         ([], False),
         seen_before=(None, True),
     ),
     "a reply for a test": Row(
-        'reply = gradient_async.ChatCompletion.model_validate({"choices": [{"message": {"content": "Rain."}}]})\n'
-        "seen = reply.choices[0].message.content",
+        """
+reply = gradient_async.ChatCompletion.model_validate({"choices": [{"message": {"content": "Rain."}}]})
+seen = reply.choices[0].message.content
+""",
         "Rain.",
-        before="from gradient.types.chat import CompletionCreateResponse\n"
-        "reply = CompletionCreateResponse.model_validate({'id': 'x', 'created': 0, 'model': 'm', "
-        "'object': 'chat.completion', 'choices': [{'index': 0, 'finish_reason': 'stop', 'message': "
-        "{'role': 'assistant', 'content': 'Rain.', 'refusal': None}}]})\n"
-        "seen = reply.choices[0].message.content",
+        before="""
+from gradient.types.chat import CompletionCreateResponse
+message = {"role": "assistant", "content": "Rain.", "refusal": None}
+choice = {"index": 0, "finish_reason": "stop", "message": message}
+whole = {"id": "x", "created": 0, "model": "m", "object": "chat.completion", "choices": [choice]}
+reply = CompletionCreateResponse.model_validate(whole)
+seen = reply.choices[0].message.content
+""",
     ),
     "strict types of replies": Row(
         "seen = make(strict=True).strict",
@@ -319,27 +373,38 @@ seen = server.requests[-1].headers["x-mine"]
         seen_before=("TypeError", []),
     ),
     "a key that is set later": Row(
-        'client = make(access_token="token")\nclient.access_token = "other"\n'
-        "await client.chat.completions.create(**ask)\n"
-        'seen = server.requests[-1].headers["authorization"]',
+        """
+client = make(access_token="token")
+client.access_token = "other"
+await client.chat.completions.create(**ask)
+seen = server.requests[-1].headers["authorization"]
+""",
         "Bearer other",
         seen_before="Bearer model-key",
     ),
     "an agent endpoint with `http://`": Row(
-        'client = bare(agent_access_key="k", agent_endpoint="http://127.0.0.1:8080")\nseen = client.agent_endpoint',
+        """
+client = bare(agent_access_key="k", agent_endpoint="http://127.0.0.1:8080")
+seen = client.agent_endpoint
+""",
         "http://127.0.0.1:8080",
         seen_before="https://http://127.0.0.1:8080",
     ),
     "an endpoint with `GRADIENT_BASE_URL` set": Row(
-        'os.environ["GRADIENT_BASE_URL"] = "http://127.0.0.1:9/v1"\n'
-        'client = bare(model_access_key="k", inference_endpoint=server.url, max_retries=0)\n'
-        'del os.environ["GRADIENT_BASE_URL"]' + FAILS.format("await client.chat.completions.create(**ask)"),
+        """
+os.environ["GRADIENT_BASE_URL"] = "http://127.0.0.1:9/v1"
+client = bare(model_access_key="k", inference_endpoint=server.url, max_retries=0)
+del os.environ["GRADIENT_BASE_URL"]
+"""
+        + FAILS.format("await client.chat.completions.create(**ask)"),
         "nothing",
         seen_before="APIConnectionError",
     ),
     "a list in `extra_query`": Row(
-        'await client.chat.completions.create(**ask, extra_query={"a": ["1", "2"]})\n'
-        'seen = server.requests[-1].target.partition("?")[2]',
+        """
+await client.chat.completions.create(**ask, extra_query={"a": ["1", "2"]})
+seen = server.requests[-1].target.partition("?")[2]
+""",
         "a=1&a=2",
         seen_before="a=1%2C2",
     ),
@@ -349,66 +414,113 @@ seen = server.requests[-1].headers["x-mine"]
         seen_before="nothing",
     ),
     "`error.message`": Row(
-        'client = make(max_retries=0)\nserver.push(reply_json({"id": "not_found", "message": "no such model"}, 404))\n'
-        "try:\n    await client.chat.completions.create(**ask)\n"
-        "except package.NotFoundError as error:\n    seen = error.message.split(': ', 1)[1][:13], error.body",
+        """
+client = make(max_retries=0)
+server.push(reply_json({"id": "not_found", "message": "no such model"}, 404))
+try:
+    await client.chat.completions.create(**ask)
+except package.NotFoundError as error:
+    seen = error.message.split(': ', 1)[1][:13], error.body
+""",
         ("no such model", {"id": "not_found", "message": "no such model"}),
-        before='client = make(max_retries=0)\nserver.push(reply_json({"id": "not_found", "message": "no such model"}, 404))\n'
-        "try:\n    await client.chat.completions.create(**ask)\n"
-        "except package.NotFoundError as error:\n    seen = error.message",
+        before="""
+client = make(max_retries=0)
+server.push(reply_json({"id": "not_found", "message": "no such model"}, 404))
+try:
+    await client.chat.completions.create(**ask)
+except package.NotFoundError as error:
+    seen = error.message
+""",
         seen_before="Error code: 404 - {'id': 'not_found', 'message': 'no such model'}",
     ),
     "`error.request.url`": Row(
-        "try:\n    await client.chat.completions.create(model='error-404', messages=messages)\n"
-        "except package.NotFoundError as error:\n    kind = type(error.request.url)\n"
-        "    seen = f\"{kind.__module__.partition('.')[0]}.{kind.__name__}\"",
+        """
+try:
+    await client.chat.completions.create(model='error-404', messages=messages)
+except package.NotFoundError as error:
+    kind = type(error.request.url)
+    seen = f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+""",
         "builtins.str",
         seen_before="httpx.URL",
     ),
     "`error.__cause__` of a lost connection": Row(
-        'client = make(base_url="http://127.0.0.1:9/v1", max_retries=0)\n'
-        "try:\n    await client.chat.completions.create(**ask)\n"
-        "except package.APIConnectionError as error:\n    seen = isinstance(error.__cause__, OSError)",
+        """
+client = make(base_url="http://127.0.0.1:9/v1", max_retries=0)
+try:
+    await client.chat.completions.create(**ask)
+except package.APIConnectionError as error:
+    seen = isinstance(error.__cause__, OSError)
+""",
         True,
-        before='client = make(base_url="http://127.0.0.1:9/v1", max_retries=0)\n'
-        "try:\n    await client.chat.completions.create(**ask)\n"
-        "except package.APIConnectionError as error:\n    seen = type(error.__cause__).__module__",
+        before="""
+client = make(base_url="http://127.0.0.1:9/v1", max_retries=0)
+try:
+    await client.chat.completions.create(**ask)
+except package.APIConnectionError as error:
+    seen = type(error.__cause__).__module__
+""",
         seen_before="httpx",
     ),
     "a client in `pickle` and `deepcopy`": Row(
-        "import copy, pickle" + FAILS.format("pickle.loads(pickle.dumps(client))\n    copy.deepcopy(client)"),
+        "import copy, pickle" + FAILS.format("pickle.loads(pickle.dumps(client)), copy.deepcopy(client)"),
         "nothing",
         seen_before="TypeError",
     ),
     "`Retry-After` of more than a minute": Row(
-        "client = make(max_retries=1)\nserver.push(reply_json({'message': 'busy'}, 429, {'retry-after': '90'}))\n"
-        "try:\n    await client.chat.completions.create(**ask)\n    seen = 'no error'\n"
-        "except package.RateLimitError as error:\n    seen = error.retry_after",
+        """
+client = make(max_retries=1)
+server.push(reply_json({'message': 'busy'}, 429, {'retry-after': '90'}))
+try:
+    await client.chat.completions.create(**ask)
+    seen = 'no error'
+except package.RateLimitError as error:
+    seen = error.retry_after
+""",
         90.0,
         seen_before="no error",
     ),
     # Not there
     "`client.knowledge_bases`, `client.agents.list()` and the rest of the platform": Row(
-        "seen = []\nfor name in ('knowledge_bases', 'gpu_droplets', 'databases'):\n"
-        "    try:\n        getattr(client, name)\n    except AttributeError as error:\n        seen.append('pydo' in str(error))\n"
-        "try:\n    client.agents.list\nexcept AttributeError as error:\n    seen.append('pydo' in str(error))",
-        [True] * 4,
-        before="seen = [bool(client.knowledge_bases), bool(client.gpu_droplets), bool(client.databases), "
-        "callable(client.agents.list) and 'client.agents.list()' != '']",
+        """
+seen = []
+for owner, name in (client, "knowledge_bases"), (client, "gpu_droplets"), (client.agents, "list"):
+    try:
+        getattr(owner, name)
+    except AttributeError as error:
+        seen.append("pydo" in str(error))
+""",
+        [True] * 3,
+        before="""
+server.push(reply_json({"agents": []}))
+listed = await client.agents.list()
+seen = [client.knowledge_bases is not None, client.gpu_droplets is not None, listed.agents == []]
+""",
     ),
     "`client.get(...)`, `client.post(...)`": Row(
-        "async with aiohttp.ClientSession() as session:\n"
-        '    async with session.get(client.base_url + "/models") as reply:\n'
-        "        seen = reply.status",
-        200,
-        before="seen = callable(client.get) and callable(client.post) and 'client.get() client.post()' != ''",
-        seen_before=True,
+        """
+async with aiohttp.ClientSession() as session:
+    async with session.get(client.base_url + "/models") as reply:
+        seen = (await reply.json())["object"]
+""",
+        "list",
+        before="""
+seen = (await client.get("/models", cast_to=object))["object"]
+assert (await client.post("/chat/completions", body=ask, cast_to=object))["choices"]
+""",
         sync=False,
     ),
     "`DefaultAioHttpClient`": Row(
-        "client = make()\nseen = True",
+        """
+client = make()
+seen = True
+""",
         True,
-        before="from gradient import DefaultAioHttpClient\nclient = make()\nseen = True",
+        before="""
+from gradient import DefaultAioHttpClient
+client = make()
+seen = True
+""",
         sync=False,
     ),
 }

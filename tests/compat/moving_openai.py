@@ -26,10 +26,20 @@ async with client.chat.completions.stream(model="m", messages=asked, tools=tools
             seen.append((event.index, event.name, event.arguments))
 """
 PARSE = """
-schema = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"], "additionalProperties": False}
+schema = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
+schema["additionalProperties"] = False
 server.push(reply_json(completion('{"count": 3}')))
 """
-RAW = "response = await client.chat.completions.with_raw_response.create(**ask)\n"
+STATE = """
+state = ChatCompletionStreamState()
+stream = await client.chat.completions.create(**ask, stream=True)
+seen = []
+async for chunk in stream:
+    seen += [event.delta for event in state.handle_chunk(chunk) if event.type == "content.delta"]
+"""
+RAW = """
+response = await client.chat.completions.with_raw_response.create(**ask)
+"""
 
 ROWS = {
     **CALLS,
@@ -42,7 +52,10 @@ async with client.chat.completions.stream(**ask) as stream:
         ("One, two, three.", "stop"),
     ),
     "the list of models": Row(
-        "seen = [model.id async for model in client.models.list()][0], (await client.models.list()).data[0].id",
+        """
+ids = [model.id async for model in client.models.list()]
+seen = ids[0], (await client.models.list()).data[0].id
+""",
         ("simulated", "simulated"),
     ),
     "ids of requests": Row(
@@ -57,36 +70,35 @@ except package.APIStatusError as error:
         ("req-000001", "req-000002"),
     ),
     "events kept by hand": Row(
-        """
-state = ChatCompletionStreamState()
-stream = await client.chat.completions.create(**ask, stream=True)
-seen = []
-async for chunk in stream:
-    seen += [event.delta for event in state.handle_chunk(chunk) if event.type == "content.delta"]
-""".replace("state =", "from gradient_async import ChatCompletionStreamState\nstate =", 1),
+        "from gradient_async import ChatCompletionStreamState\n" + STATE,
         ["One", ",", " two", ",", " three", "."],
-        before="""
-from openai.lib.streaming.chat import ChatCompletionStreamState
-state = ChatCompletionStreamState()
-stream = await client.chat.completions.create(**ask, stream=True)
-seen = []
-async for chunk in stream:
-    seen += [event.delta for event in state.handle_chunk(chunk) if event.type == "content.delta"]
-""",
+        before="from openai.lib.streaming.chat import ChatCompletionStreamState\n" + STATE,
         seen_before=["", "One", ",", " two", ",", " three", "."],
     ),
     # Changes
     "the import": Row(
-        "from gradient_async import AsyncGradient as AsyncOpenAI\nseen = AsyncOpenAI.__name__",
+        """
+from gradient_async import AsyncGradient as AsyncOpenAI
+seen = AsyncOpenAI.__name__
+""",
         "AsyncGradient",
-        before="from openai import AsyncOpenAI\nseen = AsyncOpenAI.__name__",
+        before="""
+from openai import AsyncOpenAI
+seen = AsyncOpenAI.__name__
+""",
         seen_before="AsyncOpenAI",
         sync=False,
     ),
     "the import, without asyncio": Row(
-        "from gradient_async import Gradient as OpenAI\nseen = OpenAI.__name__",
+        """
+from gradient_async import Gradient as OpenAI
+seen = OpenAI.__name__
+""",
         "Gradient",
-        before="from openai import OpenAI\nseen = OpenAI.__name__",
+        before="""
+from openai import OpenAI
+seen = OpenAI.__name__
+""",
         seen_before="OpenAI",
     ),
     "key and address": Row(
@@ -113,24 +125,46 @@ seen = server.requests[-1].path, server.requests[-1].headers["authorization"]
 """,
     ),
     "a key that changes": Row(
-        "client.api_key = 'new'\nawait client.chat.completions.create(**ask)\nseen = server.requests[-1].headers['authorization']",
+        """
+client.api_key = 'new'
+await client.chat.completions.create(**ask)
+seen = server.requests[-1].headers['authorization']
+""",
         "Bearer new",
-        before="async def new_key():\n    return 'new'\n\nclient = make(api_key=new_key)\n"
-        "await client.chat.completions.create(**ask)\nseen = server.requests[-1].headers['authorization']",
+        before="""
+async def new_key():
+    return 'new'
+
+client = make(api_key=new_key)
+await client.chat.completions.create(**ask)
+seen = server.requests[-1].headers['authorization']
+""",
         sync=False,
     ),
     "types of replies": Row(
-        "from gradient_async import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage\n"
-        "seen = isinstance(await client.chat.completions.create(**ask), ChatCompletion)",
+        """
+from gradient_async import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+seen = isinstance(await client.chat.completions.create(**ask), ChatCompletion)
+""",
         True,
-        before="from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage\n"
-        "seen = isinstance(await client.chat.completions.create(**ask), ChatCompletion)",
+        before="""
+from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
+seen = isinstance(await client.chat.completions.create(**ask), ChatCompletion)
+""",
     ),
     "types of parameters": Row(
-        "from gradient_async import ChatCompletionMessage\nfrom gradient_async.types import MessageParam, ToolParam\nmessages: list[MessageParam | ChatCompletionMessage] = messages\nseen = len(messages)",
+        """
+from gradient_async import ChatCompletionMessage
+from gradient_async.types import MessageParam, ToolParam
+messages: list[MessageParam | ChatCompletionMessage] = messages
+seen = len(messages)
+""",
         1,
-        before="from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam\n"
-        "messages: list[ChatCompletionMessageParam] = messages\nseen = len(messages)",
+        before="""
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+messages: list[ChatCompletionMessageParam] = messages
+seen = len(messages)
+""",
     ),
     "the events of a stream": Row(
         TOOLS + EVENTS.format("stream.events()", "stream.events()"),
@@ -149,48 +183,82 @@ seen = server.requests[-1].path, server.requests[-1].headers["authorization"]
     "`event.snapshot`": Row(
         """
 async with client.chat.completions.stream(**ask) as stream:
-    seen = [(event.snapshot, "snapshot" in event.model_dump()) async for event in stream.events() if event.type == "content.delta"][-1]
+    async for event in stream.events():
+        if event.type == "content.delta":
+            seen = event.snapshot, "snapshot" in event.model_dump()
 """,
         ("One, two, three.", False),
         before="""
 async with client.chat.completions.stream(**ask) as stream:
-    seen = [(event.snapshot, "snapshot" in event.model_dump()) async for event in stream if event.type == "content.delta"][-1]
+    async for event in stream:
+        if event.type == "content.delta":
+            seen = event.snapshot, "snapshot" in event.model_dump()
 """,
         seen_before=("One, two, three.", True),
     ),
     "`OpenAIError`": Row(
-        "from gradient_async import GradientError\nseen = issubclass(package.APIError, GradientError)",
+        """
+from gradient_async import GradientError
+seen = issubclass(package.APIError, GradientError)
+""",
         True,
-        before="from openai import OpenAIError\nseen = issubclass(package.APIError, OpenAIError)",
+        before="""
+from openai import OpenAIError
+seen = issubclass(package.APIError, OpenAIError)
+""",
     ),
     "a raw response": Row(
-        RAW + "completion = await response.parse()\nseen = completion.choices[0].message.content",
+        RAW
+        + """
+completion = await response.parse()
+seen = completion.choices[0].message.content
+""",
         "One, two, three.",
-        before=RAW + "completion = response.parse()\nseen = completion.choices[0].message.content",
+        before=RAW
+        + """
+completion = response.parse()
+seen = completion.choices[0].message.content
+""",
         sync=False,
     ),
     "headers, without asyncio": Row(
-        "completion = client.chat.completions.create(**ask)\nseen = completion.headers['content-type'], completion.request_id",
+        """
+completion = client.chat.completions.create(**ask)
+seen = completion.headers['content-type'], completion.request_id
+""",
         ("application/json", "req-000001"),
-        before=RAW.replace("await ", "") + "completion = response.parse()\n"
-        "seen = response.headers['content-type'], response.request_id",
+        before=RAW.replace("await ", "")
+        + """
+completion = response.parse()
+seen = response.headers['content-type'], response.request_id
+""",
         asyncio=False,
     ),
     "`client.beta`": Row(
-        "async with client.chat.completions.stream(**ask) as stream:\n"
-        "    seen = (await stream.get_final_completion()).choices[0].message.content",
+        """
+async with client.chat.completions.stream(**ask) as stream:
+    seen = (await stream.get_final_completion()).choices[0].message.content
+""",
         "One, two, three.",
-        before="async with client.beta.chat.completions.stream(**ask) as stream:\n"
-        "    seen = (await stream.get_final_completion()).choices[0].message.content",
+        before="""
+async with client.beta.chat.completions.stream(**ask) as stream:
+    seen = (await stream.get_final_completion()).choices[0].message.content
+""",
     ),
     "organization and project": Row(
-        'client = make(default_headers={"OpenAI-Organization": "o", "OpenAI-Project": "p"})\n'
-        "await client.chat.completions.create(**ask)\nheaders = server.requests[-1].headers\n"
-        'seen = headers["openai-organization"], headers["openai-project"]',
+        """
+client = make(default_headers={"OpenAI-Organization": "o", "OpenAI-Project": "p"})
+await client.chat.completions.create(**ask)
+headers = server.requests[-1].headers
+seen = headers["openai-organization"], headers["openai-project"]
+""",
         ("o", "p"),
-        before='client = make(organization="o", project="p")\n'
-        "await client.chat.completions.create(**ask)\nheaders = server.requests[-1].headers\n"
-        'seen = headers["openai-organization"], headers["openai-project"]',
+        before="""
+client = make(organization="o", project="p")
+await client.chat.completions.create(**ask)
+headers = server.requests[-1].headers
+seen = headers["openai-organization"], headers["openai-project"]
+""",
     ),
     "a client of HTTP": Row(
         """
@@ -213,65 +281,122 @@ seen = server.requests[-1].headers["x-mine"]
     ),
     "parsed answers": Row(
         PARSE
-        + 'answer = await client.chat.completions.create(**ask, response_format={"type": "json_schema", "json_schema": '
-        '{"name": "Count", "schema": schema, "strict": True}})\n'
-        "seen = json.loads(answer.choices[0].message.content)",
+        + """
+schema = {"name": "Count", "schema": schema, "strict": True}
+answer = await client.chat.completions.create(
+    **ask, response_format={"type": "json_schema", "json_schema": schema}
+)
+seen = json.loads(answer.choices[0].message.content)
+""",
         {"count": 3},
-        before="import pydantic\nclass Count(pydantic.BaseModel):\n    count: int\n"
+        before="""
+import pydantic
+class Count(pydantic.BaseModel):
+    count: int
+"""
         + PARSE
-        + "answer = await client.chat.completions.parse(**ask, response_format=Count)\n"
-        "seen = answer.choices[0].message.parsed.model_dump()",
+        + """
+answer = await client.chat.completions.parse(**ask, response_format=Count)
+seen = answer.choices[0].message.parsed.model_dump()
+""",
     ),
     "`pydantic_function_tool(Model)`": Row(
-        TOOLS + "import pydantic\nModel = pydantic.create_model('weather', place=(str, ...))\n"
-        'tools = [{"type": "function", "function": {"name": "weather", "parameters": Model.model_json_schema()}}]\n'
-        "done = await client.chat.completions.create(model='m', messages=asked, tools=tools)\n"
-        "seen = len(done.choices[0].message.tool_calls)",
+        TOOLS
+        + """
+import pydantic
+Model = pydantic.create_model('weather', place=(str, ...))
+tools = [{"type": "function", "function": {"name": "weather", "parameters": Model.model_json_schema()}}]
+done = await client.chat.completions.create(model='m', messages=asked, tools=tools)
+seen = len(done.choices[0].message.tool_calls)
+""",
         2,
-        before=TOOLS + "import pydantic\nfrom openai import pydantic_function_tool\n"
-        "Model = pydantic.create_model('weather', place=(str, ...))\ntools = [pydantic_function_tool(Model)]\n"
-        "done = await client.chat.completions.create(model='m', messages=asked, tools=tools)\n"
-        "seen = len(done.choices[0].message.tool_calls)",
+        before=TOOLS
+        + """
+import pydantic
+from openai import pydantic_function_tool
+Model = pydantic.create_model('weather', place=(str, ...))
+tools = [pydantic_function_tool(Model)]
+done = await client.chat.completions.create(model='m', messages=asked, tools=tools)
+seen = len(done.choices[0].message.tool_calls)
+""",
     ),
     "fields without a name": Row(
-        "server.push(reply_json({**completion('Hi'), 'citations': ['a']}))\n"
-        'completion = await client.chat.completions.create(**ask)\nseen = completion.body["citations"]\n'
-        "client = make(keep_body=True)\nstream = await client.chat.completions.create(**ask, stream=True)\n"
-        "assert [chunk.body async for chunk in stream][0]['object'] == 'chat.completion.chunk'",
+        """
+server.push(reply_json({**completion('Hi'), 'citations': ['a']}))
+completion = await client.chat.completions.create(**ask)
+seen = completion.body["citations"]
+client = make(keep_body=True)
+stream = await client.chat.completions.create(**ask, stream=True)
+assert [chunk.body async for chunk in stream][0]['object'] == 'chat.completion.chunk'
+""",
         ["a"],
-        before="server.push(reply_json({**completion('Hi'), 'citations': ['a']}))\n"
-        "completion = await client.chat.completions.create(**ask)\nseen = completion.citations\n"
-        'assert seen == completion.model_extra["citations"]',
+        before="""
+server.push(reply_json({**completion('Hi'), 'citations': ['a']}))
+completion = await client.chat.completions.create(**ask)
+seen = completion.citations
+assert seen == completion.model_extra["citations"]
+""",
     ),
     "a list in `extra_query`": Row(
-        'await client.chat.completions.create(**ask, extra_query={"a": ["1", "2"]})\n'
-        'seen = server.requests[-1].target.partition("?")[2]',
+        """
+await client.chat.completions.create(**ask, extra_query={"a": ["1", "2"]})
+seen = server.requests[-1].target.partition("?")[2]
+""",
         "a=1&a=2",
         seen_before="a%5B%5D=1&a%5B%5D=2",
     ),
     # Not there
     "`client.responses`": Row(
-        "try:\n    client.responses.create(input='Hi')\nexcept AttributeError as error:\n"
-        "    seen = 'client.chat.completions.create(...)' in str(error).replace('model=..., messages=[...]', '...')",
+        """
+try:
+    client.responses.create(input='Hi')
+except AttributeError as error:
+    seen = 'client.chat.completions.create(...)' in str(error).replace('model=..., messages=[...]', '...')
+""",
         True,
         before="seen = bool(client.responses)",
     ),
     "`client.embeddings`, `client.images`, `client.audio`, `client.files` and others": Row(
-        "other = 'openai.AsyncOpenAI(base_url=client.base_url, api_key=client.api_key)'\nseen = []\n"
-        "for name in 'embeddings images audio files'.split():\n"
-        "    try:\n        getattr(client, name)\n    except AttributeError as error:\n        seen.append(other in str(error))",
+        """
+other = 'openai.AsyncOpenAI(base_url=client.base_url, api_key=client.api_key)'
+seen = []
+for name in 'embeddings images audio files'.split():
+    try:
+        getattr(client, name)
+    except AttributeError as error:
+        seen.append(other in str(error))
+""",
         [True] * 4,
-        before="seen = [bool(each) for each in (client.embeddings, client.images, client.audio, client.files)]",
+        before="""
+found = client.embeddings, client.images, client.audio, client.files
+seen = [each is not None for each in found]
+""",
     ),
     "stored completions: `retrieve`, `list`, `update`, `delete`": Row(
-        "seen = [hasattr(client.chat.completions, name) for name in ('retrieve', 'list', 'update', 'delete')]",
+        """
+names = "retrieve", "list", "update", "delete"
+seen = [hasattr(client.chat.completions, name) for name in names]
+""",
         [False] * 4,
         seen_before=[True] * 4,
     ),
     "`openai.api_key`, `openai.chat`": Row(
-        "client = make(api_key='key')\nseen = (await client.chat.completions.create(**ask)).choices[0].message.content\n"
-        "# AsyncOpenAI(api_key=...)",
+        """
+from gradient_async import AsyncGradient as AsyncOpenAI
+
+client = AsyncOpenAI(api_key="key", base_url=server.url + "/v1")
+completion = await client.chat.completions.create(**ask)
+await client.close()
+seen = completion.choices[0].message.content
+""",
         "One, two, three.",
-        before="import openai\nopenai.api_key, openai.chat\nseen = 'One, two, three.'",
+        before="""
+import openai
+
+openai.api_key, openai.base_url = "key", server.url + "/v1/"
+seen = openai.chat.completions.create(**ask).choices[0].message.content
+openai.api_key = openai.base_url = None
+openai._reset_client()
+""",
     ),
 }

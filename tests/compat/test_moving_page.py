@@ -1,4 +1,4 @@
-"""Every row of the tables in docs/moving.md is a test: with this library, and with the other where it is installed."""
+"""Every row of docs/moving.md is a test, also with the other package where it is installed."""
 
 from __future__ import annotations
 
@@ -26,6 +26,15 @@ TABLE = [row for row in table_rows(PAGE.read_text("utf-8")) if row.section in SE
 KINDS = {"stays", "changes", "is not there", "what happens"}
 
 
+def needs(package: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Skip without the package; its warnings are its own."""
+    missing = importlib.util.find_spec(package) is None
+    return (
+        pytest.mark.skipif(missing, reason=f"{package} is not installed"),
+        pytest.mark.filterwarnings("default"),
+    )
+
+
 def cases() -> Iterator[Any]:
     for line in TABLE:
         rows, peers = SECTIONS[line.section]
@@ -37,10 +46,7 @@ def cases() -> Iterator[Any]:
                 continue
             for package in ("gradient_async", *(row.peers or peers)):
                 name = f"{line.section}-{line.key}-{package}-{'sync' if synchronous else 'async'}"
-                marks = () if package == "gradient_async" else (
-                    pytest.mark.skipif(importlib.util.find_spec(package) is None, reason=f"{package} is not installed"),
-                    pytest.mark.filterwarnings("default"),
-                )  # fmt: skip
+                marks = () if package == "gradient_async" else needs(package)
                 yield pytest.param(row, package, synchronous, id=name.replace("`", ""), marks=marks)
 
 

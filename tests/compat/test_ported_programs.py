@@ -1,7 +1,7 @@
-"""Programs for other clients, and the same programs after they were moved over by docs/moving.md, do the same.
+"""Programs for other clients do the same after they were moved over by docs/moving.md.
 
-The programs in ``before`` are written for the other package, and run where it is installed. Those in ``after`` were ported
-with the guide alone.
+The programs in ``before`` are written for the other package, and run where it is installed. Those in
+``after`` were ported with the guide alone.
 """
 
 from __future__ import annotations
