@@ -6,7 +6,6 @@ Pure: the environment is an argument.
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -177,7 +176,7 @@ class Endpoints(msgspec.Struct, frozen=True, kw_only=True):
     access_token: Secret | None = None
 
 
-_VARIABLES: dict[str, tuple[str, ...]] = {
+VARIABLES: dict[str, tuple[str, ...]] = {
     "model_access_key": (
         "GRADIENT_MODEL_ACCESS_KEY",
         "DIGITALOCEAN_INFERENCE_KEY",
@@ -205,28 +204,12 @@ def from_env(environ: Mapping[str, str]) -> dict[str, str]:
         Name to value, for the options that are set.
     """
     found: dict[str, str] = {}
-    for option, names in _VARIABLES.items():
+    for option, names in VARIABLES.items():
         for name in names:
             if environ.get(name, "").strip():
                 found[option] = environ[name].strip()
                 break
     return found
-
-
-class Environment(dict[str, str]):
-    """The variables of the environment that a client may read, as they were when it was made. Its repr hides the keys.
-
-    A client, its copies and its pickles keep them, so that a change of one key or URL never changes another, wherever the
-    client is used.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            (name, os.environ[name]) for names in _VARIABLES.values() for name in names if name in os.environ
-        )
-
-    def __repr__(self) -> str:
-        return f"<Environment {sorted(self)}>"
 
 
 EndpointOptions: TypeAlias = Mapping[str, str | Secret | None]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
 
 import msgspec
 
-from ..config import DEFAULT_MAX_RETRIES, Environment, Limits, Retry, Timeout, resolve, url_text
+from ..config import DEFAULT_MAX_RETRIES, Limits, Retry, Timeout, resolve, url_text
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..secrets import Secret, unwrap
@@ -22,7 +22,7 @@ from .core import Connections, Core
 from .hints import CLIENT, Hinted, check_assignment, given_options
 from .models import Models
 from .raw import RawClient, StreamingClient
-from .settings import NONE_IS_A_VALUE, Settings, check_count
+from .settings import NONE_IS_A_VALUE, Environment, Settings, check_count
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -12,9 +13,9 @@ import msgspec
 from ..config import (
     DEFAULT_MAX_RETRIES,
     DEFAULT_TIMEOUT,
+    VARIABLES,
     EndpointOptions,
     Endpoints,
-    Environment,
     Limits,
     Retry,
     Timeout,
@@ -123,6 +124,22 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 }
 # `timeout=None` turns the time limits off. `max_retries=None` is refused: it may mean 0 or no limit.
 NONE_IS_A_VALUE = frozenset({"timeout", "max_retries"})
+
+
+class Environment(dict[str, str]):
+    """The variables of the environment that a client may read, as they were when it was made. Its repr hides the keys.
+
+    A client, its copies and its pickles keep them, so that a change of one key or URL never changes another, wherever the
+    client is used.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            (name, os.environ[name]) for names in VARIABLES.values() for name in names if name in os.environ
+        )
+
+    def __repr__(self) -> str:
+        return f"<Environment {sorted(self)}>"
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):

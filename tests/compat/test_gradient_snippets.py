@@ -16,7 +16,7 @@ import pytest
 from snippets import SNIPPETS
 
 from gradient_async import AsyncGradient, ChatCompletion, Gradient
-from gradient_async.config import _VARIABLES
+from gradient_async.config import VARIABLES
 from gradient_async.testing import ThreadedServer, reply_json, serve
 
 HAS_GRADIENT = importlib.util.find_spec("gradient") is not None
@@ -35,7 +35,7 @@ PACKAGES = [
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedServer]:
     """The simulated model, where both packages look for it."""
-    for names in _VARIABLES.values():
+    for names in VARIABLES.values():
         for name in names:
             monkeypatch.delenv(name, raising=False)
     with serve() as running:

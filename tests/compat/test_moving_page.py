@@ -13,7 +13,7 @@ from moving_gradient import ROWS as GRADIENT
 from moving_openai import ROWS as OPENAI
 from moving_pydo import ROWS as PYDO
 
-from gradient_async.config import _VARIABLES
+from gradient_async.config import VARIABLES
 from gradient_async.testing import ThreadedServer, serve
 
 SECTIONS = {
@@ -55,7 +55,7 @@ def do_nothing(_request: object) -> None: ...
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedServer]:
-    for names in (*_VARIABLES.values(), ("OPENAI_API_KEY", "OPENAI_BASE_URL")):
+    for names in (*VARIABLES.values(), ("OPENAI_API_KEY", "OPENAI_BASE_URL")):
         for name in names:
             monkeypatch.delenv(name, raising=False)
     if importlib.util.find_spec("azure") is not None:
