@@ -15,7 +15,7 @@ from pages import ROOT, run_page
 
 import gradient_async
 from gradient_async import AsyncGradient, GradientError, Timeout
-from gradient_async.config import _VARIABLES, DEFAULT_INFERENCE_ENDPOINT
+from gradient_async.config import VARIABLES, DEFAULT_INFERENCE_ENDPOINT
 from gradient_async.events import ChatCompletionStreamEvent
 from gradient_async.testing import serve
 from gradient_async.types import AgentCompletionParams, ChatCompletionParams, RequestOptions
@@ -79,7 +79,7 @@ def test_configuration_names_every_option() -> None:
     options = set(inspect.signature(AsyncGradient).parameters) - {"http_client"}
     reported = {cells[0].strip("`") for cells in rows(page)} | {"api_key"}
     assert set() == options - reported
-    for option, names in _VARIABLES.items():
+    for option, names in VARIABLES.items():
         (cells,) = (cells for cells in rows(page) if cells[0] == f"`{option}`")
         assert list(names) == re.findall(r"`(\w+)`", cells[1])
     assert f"`{DEFAULT_INFERENCE_ENDPOINT}`" in page

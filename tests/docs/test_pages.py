@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pages import ROOT, Block, blocks, check_output, run_page, run_tests
 
-from gradient_async.config import _VARIABLES
+from gradient_async.config import VARIABLES
 from gradient_async.testing import ThreadedServer, serve
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 @pytest.fixture
 def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedServer]:
     """The simulated model, where a client without arguments finds it."""
-    for names in _VARIABLES.values():
+    for names in VARIABLES.values():
         for name in names:
             monkeypatch.delenv(name, raising=False)
     with serve() as server:
