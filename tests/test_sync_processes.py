@@ -31,6 +31,16 @@ ENDS = {
     "a client that was never used": "print('ok')",
     "a client that was closed": "create(**CALL); client.close(); print('ok')",
     "a client that was never closed": "create(**CALL); print('ok')",
+    "a client that is dropped by the last call": """
+Gradient(inference_endpoint=sys.argv[1], model_access_key="any").chat.completions.create(**CALL)
+os.write(1, b'ok')
+Gradient(inference_endpoint=sys.argv[1], model_access_key="any").models.list()""",
+    "a client of a function": """
+def main():
+    client = Gradient(inference_endpoint=sys.argv[1], model_access_key="any")
+    client.chat.completions.create(**CALL)
+    print('ok')
+main()""",
     "an open stream": "stream = create(**CALL, stream=True); next(stream); print('ok')",
     "an open fan-out": "fan = client.chat.completions.fan_out(n=2, **STALL).__enter__(); print('ok')",
     "a map in the middle": "results = client.chat.completions.map(CALL for _ in range(999)); next(results); print('ok')",

@@ -144,13 +144,9 @@ class Pool:
             if loop.is_closed() or session.closed:
                 continue
             if loop.is_running() and not runs_here(loop):
-                call_in(loop, _close_here, loop, keeper)
+                call_in(loop, _close_now, session, keeper)
             else:
-                _close_now(session)
-                # Otherwise the loop would make a task to close the generator, and `asyncio.run` would cancel the task.
-                # Nothing is awaited here, because the session is closed.
-                with contextlib.suppress(StopIteration):
-                    keeper.aclose().send(None)
+                _close_now(session, keeper)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
@@ -164,14 +160,19 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     )
 
 
-def _close_now(session: aiohttp.ClientSession) -> None:
-    """Close a session from a finaliser: run the first step of `close`, which closes the sockets, and skip TLS shutdown."""
+def _close_now(session: aiohttp.ClientSession, keeper: AsyncGenerator[None, None]) -> None:
+    """Close a session that was dropped: run the first step of `close`, which closes the sockets, and skip TLS shutdown.
+
+    A task would have to be waited for: if the loop ends at once, the task is cancelled before it closes anything.
+    """
     closing = session.close()
-    try:
+    with contextlib.suppress(StopIteration):
         closing.send(None)
-    except StopIteration:
-        return
     closing.close()
+    # Otherwise the loop would make a task to close the generator, and `asyncio.run` would cancel the task. Nothing is
+    # awaited here, because the session is closed. A loop that is shutting down may be closing the generator already.
+    with contextlib.suppress(StopIteration, RuntimeError):
+        keeper.aclose().send(None)
 
 
 async def _keep(session: aiohttp.ClientSession) -> AsyncGenerator[None, None]:

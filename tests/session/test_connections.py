@@ -30,7 +30,7 @@ from gradient_async.session.call import Call
 from gradient_async.session.connector import _refuse_closed
 from gradient_async.session.exceptions import UnsentError
 from gradient_async.session.manager import SessionManager
-from gradient_async.session.pool import _close_now
+from gradient_async.session.pool import _close_now, _keep
 from gradient_async.testing import CLOSE, HOLD, RESET, chunk, head, reply_sse, reply_writes, serve
 
 WIRE = [chunk(f"t{turn}") for turn in range(5)]
@@ -365,9 +365,9 @@ def test_a_session_that_takes_its_time_to_close_is_not_waited_for() -> None:
             steps.append("closed")
 
     slow: Any = Slow()
-    _close_now(slow)
+    _close_now(slow, _keep(slow))
     quick: Any = Quick()
-    _close_now(quick)
+    _close_now(quick, _keep(quick))
     assert steps == ["sockets closed", "closed"]
 
 
