@@ -8,8 +8,8 @@ import inspect
 import pickle
 import traceback
 import weakref
-from typing import Any, get_origin
-from unittest.mock import patch
+from typing import Any, Self, get_origin, get_type_hints
+from unittest.mock import create_autospec, patch
 
 import pytest
 from sync_calls import CALL, HEAD, OPEN, PIECES, STREAM, TOKENS, create, open_stream, started, wait_until
@@ -440,6 +440,8 @@ def test_options_are_those_of_the_asynchronous_client() -> None:
     signature = inspect.signature(AsyncGradient.__init__)
     assert signature == inspect.signature(Gradient.__init__)
     assert inspect.signature(AsyncGradient.with_options) == inspect.signature(Gradient.with_options)
+    assert "Self" == inspect.signature(Gradient.with_options).return_annotation
+    assert Self is get_type_hints(Gradient.with_options)["return"]
     assert inspect.signature(AsyncCompletions.map) == inspect.signature(Completions.map)
     assert Client is Gradient
     assert "Gradient" in gradient_async.__all__
@@ -468,11 +470,15 @@ def test_copies_share_connections_and_keep_their_class() -> None:
     with serve() as server, Mine(base_url=f"{server.url}/v1", api_key="k") as client:
         client.name = "mine"
         create(client)
-        for copied in (client.with_options(timeout=3), client.copy(max_retries=0)):
+        for copied in (client.with_options(timeout=3), client.copy(max_retries=0), copy.copy(client)):
             assert isinstance(copied, Mine)
             assert "mine" == copied.name
             assert create(copied).choices
             assert copied.chat is not client.chat
+            copied.api_key = "other"
+            copied.close()
+        assert "k" == client.api_key
+        assert create(client).choices
         assert 1 == server.connections
 
 
@@ -482,6 +488,12 @@ def test_resources_are_the_same_at_each_access_and_can_be_patched() -> None:
     assert client.agents.chat.completions is client.agents.chat.completions
     with patch.object(client.chat.completions, "create") as mocked:
         assert mocked.return_value is create(client)
+    with patch.object(client, "chat") as chat:
+        assert chat is client.chat
+    assert isinstance(client.chat.completions, Completions)
+    autospec = create_autospec(Gradient, instance=True)
+    assert create(autospec) is autospec.chat.completions.create.return_value
+    assert autospec.agents.chat is not autospec.models.list
 
 
 def test_a_client_pickles_and_deep_copies_as_its_settings() -> None:

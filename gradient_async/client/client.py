@@ -116,21 +116,21 @@ def _undo(name: str, fields: tuple[str, ...]) -> Callable[[AsyncGradient], None]
     return undo
 
 
-def _resource(name: str) -> Any:
-    """Return a property of the client for a resource, which code such as a test may replace by an object of its own.
+def resource(name: str) -> Any:
+    """Return a property of a client for a resource, which code such as a test may replace by an object of its own.
 
     It is a property, because `create_autospec(AsyncGradient)` does not see attributes of an instance, or the type of a
     cached property.
     """
 
-    def read(self: AsyncGradient) -> Any:
+    def read(self: Any) -> Any:
         return self._resources[name]
 
-    def change(self: AsyncGradient, value: Any) -> None:
+    def change(self: Any, value: Any) -> None:
         self._resources[name] = value
 
-    def restore(self: AsyncGradient) -> None:
-        self._resources[name] = _RESOURCES[name](self._core)
+    def restore(self: Any) -> None:
+        self._resources[name] = self._make_resources()[name]
 
     return property(read, change, restore)
 
@@ -224,11 +224,11 @@ class AsyncGradient(AsyncOnly, Hinted):
     _resources: dict[str, Any]
     _previous: dict[str, Settings]  # settings before the last assignment of an attribute
 
-    chat: Chat[Completions] = _resource("chat")
-    agents: Agents = _resource("agents")
-    models: Models = _resource("models")
-    with_raw_response: RawClient = _resource("with_raw_response")
-    with_streaming_response: StreamingClient = _resource("with_streaming_response")
+    chat: Chat[Completions] = resource("chat")
+    agents: Agents = resource("agents")
+    models: Models = resource("models")
+    with_raw_response: RawClient = resource("with_raw_response")
+    with_streaming_response: StreamingClient = resource("with_streaming_response")
 
     model_access_key: str | None = _endpoint(
         "model_access_key", lambda settings: settings.endpoints.model_key
@@ -325,12 +325,13 @@ class AsyncGradient(AsyncOnly, Hinted):
 
     def _use(self, core: Core, *, is_copy: bool) -> None:
         """Set the core, and make the resources that use it."""
+        vars(self).update(_core=core, _is_copy=is_copy, _previous={})  # past the checks of `__setattr__`
         # Each resource is made once, so that code that replaces one of its methods, such as a test with a mock, affects
         # all later calls.
-        resources = {name: make(core) for name, make in _RESOURCES.items()}
-        vars(self).update(
-            _core=core, _is_copy=is_copy, _previous={}, _resources=resources
-        )  # past the checks of `__setattr__`
+        vars(self).update(_resources=self._make_resources())
+
+    def _make_resources(self) -> dict[str, Any]:
+        return {name: make(self._core) for name, make in _RESOURCES.items()}
 
     # Copies
 
@@ -359,7 +360,7 @@ class AsyncGradient(AsyncOnly, Hinted):
         set_default_query: Mapping[str, object] | None = None,
         hooks: Iterable[Hook] | None = None,
         http_client: None = None,  # noqa: ARG002  # `given_options` refuses it
-    ) -> AsyncGradient:
+    ) -> Self:
         """Return a copy of the client that has some options changed and shares the connections.
 
         Each key and URL that is given replaces the one that the client used before: ``api_key`` and ``access_token``
@@ -408,7 +409,7 @@ class AsyncGradient(AsyncOnly, Hinted):
 
     copy = with_options
 
-    def __copy__(self) -> AsyncGradient:
+    def __copy__(self) -> Self:
         return self.with_options()
 
     # Pickling and deep copies take the settings, keys included, and leave the connections behind: see `Core.__reduce__`. A

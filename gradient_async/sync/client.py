@@ -19,7 +19,7 @@ from typing import (
     overload,
 )
 
-from ..client.client import AsyncGradient, _conceal
+from ..client.client import AsyncGradient, _conceal, resource
 from ..client.completions import AgentCompletions as AsyncAgentCompletions
 from ..client.completions import Completions as AsyncCompletions
 from ..client.completions import _AgentFanOut, _ChatFanOut, _Completions, check_requests
@@ -55,6 +55,8 @@ def _like(
 
     def decorate(method: Callable[Concatenate[S, ...], T]) -> Callable[Concatenate[S, P], T]:
         method.__wrapped__ = function  # type: ignore[attr-defined]
+        # They are resolved among the names of the module of `function`.
+        method.__annotations__ = function.__annotations__
         return method
 
     return decorate
@@ -184,7 +186,7 @@ class Models(Hinted):
 
 
 def _passed_on(name: str) -> Any:
-    """Return a property that is that of the client for asyncio."""
+    """Return a property that reads and sets the attribute of the same name of the `AsyncGradient` inside."""
 
     def read(self: Gradient) -> Any:
         return getattr(self._client, name)
@@ -208,6 +210,11 @@ class Gradient(Closing, Hinted):
 
     _hints = {**without_asyncio(CLIENT), **RAW}
     _client: AsyncGradient
+
+    # Names in the class, so that `create_autospec(Gradient)` has them.
+    chat: Chat[Completions] = resource("chat")
+    agents: Agents = resource("agents")
+    models: Models = resource("models")
 
     timeout: Timeout = _passed_on("timeout")
     max_retries: int = _passed_on("max_retries")
@@ -239,9 +246,15 @@ class Gradient(Closing, Hinted):
 
     def _use(self, client: AsyncGradient) -> None:
         self._client = client
-        self.chat = Chat(Completions(client.chat.completions))
-        self.agents = Agents(client.agents.chat.completions)
-        self.models = Models(client.models)
+        self._resources = self._make_resources()
+
+    def _make_resources(self) -> dict[str, Any]:
+        client = self._client
+        return {
+            "chat": Chat(Completions(client.chat.completions)),
+            "agents": Agents(client.agents.chat.completions),
+            "models": Models(client.models),
+        }
 
     @_like(AsyncGradient.with_options)
     @_conceal
@@ -260,8 +273,11 @@ class Gradient(Closing, Hinted):
 
     copy = with_options
 
+    def __copy__(self) -> Gradient:
+        return self.with_options()
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in {"chat", "agents", "models"}}
+        return {name: value for name, value in vars(self).items() if name != "_resources"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

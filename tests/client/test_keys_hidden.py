@@ -16,6 +16,7 @@ from gradient_async import (
     AsyncGradient,
     ConfigurationError,
     FanOutError,
+    Gradient,
     GradientError,
     Limits,
 )
@@ -32,6 +33,10 @@ REFUSED: list[Any] = [
     pytest.param(lambda: AsyncGradient(api_key="k").with_options(api_key=BAD), id="a copy"),
     pytest.param(lambda: setattr(AsyncGradient(api_key="k"), "api_key", BAD), id="an attribute"),
     pytest.param(lambda: setattr(AsyncGradient(), "base_url", f"https://u:{KEY}@x"), id="a URL that is set"),
+    pytest.param(lambda: setattr(Gradient(), "api_key", BAD), id="an attribute, without asyncio"),
+    pytest.param(
+        lambda: setattr(Gradient(), "default_headers", {"Authorization": BAD}), id="headers, without asyncio"
+    ),
 ]
 
 
