@@ -2,7 +2,7 @@
 
 **The thread.** The first call of a process starts one daemon thread with one event loop, for all clients (`LoopThread`). A
 loop for each call could not keep connections. A loop in the caller's thread would not work where a loop runs already, as
-in a notebook, and nothing would watch over time limits between two calls.
+in a notebook, and no time limit of an open stream would be enforced while the thread makes no call.
 
 **Handing over.** `LoopThread.call` hands a function to the loop and waits on a lock until the loop has run it. The function is
 called in the loop's thread, so that a call which is interrupted early leaves no coroutine that was never awaited. The
@@ -18,8 +18,8 @@ those that a debugger sets for a thread.
 processes share its sockets, and starts its own loop with its first call. Streams of the parent can't be read in the child.
 
 **Exit.** An atexit handler closes open streams and ends the loop and its thread. It is registered when this module is
-imported, so it runs after handlers that programs register later, which may still make calls. Daemon threads that wait for
-a call at that moment wait for ever: an error would only print a traceback.
+imported, so it runs after handlers that programs register later, which may still make calls. A daemon thread that is waiting
+for a call then stays blocked until the process is gone. An error raised there would only print a traceback.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Call:
 
     @property
     def started(self) -> bool:
-        """Whether the function was called, or the call has its result without it."""
+        """Whether the loop has begun the function, or `answer` has given a result in its place."""
         return self._task is not None or not self.done.locked()
 
     def answer(self, result: Any) -> None:

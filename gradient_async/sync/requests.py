@@ -1,7 +1,7 @@
 """Many requests: `map` for threads, and the threads in which code of the caller runs that may block.
 
-The iterable of `map` and ``stop_when`` may block, or call this client. They run in threads of
-their own: in the loop's thread they would block everything, themselves included.
+The iterable of `map` and ``stop_when`` may block, or call this client. They run in threads of their own: in the loop's
+thread, code that blocks would stop all calls, also the call that the code itself makes.
 """
 
 from __future__ import annotations

@@ -2,11 +2,11 @@
 
 **Streams.** Only what touches the connection is handed over: the *source* of chunks (`_Source`). Cursor, views and
 assembly of `stream/` run in the caller's thread. Their coroutines never wait there, because a read blocks the thread, so
-one step runs each of them to its end (`_drive`). All chunks of a read therefore cost one handing over, and the cursor is
-exactly as far as the caller has read. A lock guards the cursor. A thread gives it up while it waits for a read, so that
-several threads can read several choices, each in its own time. After a read, the loop at once waits for the next bytes, but
-does not take them before a thread asks. A thread that asks first only waits, and does not wake the loop: where chunks come
-one by one, that saves half of what each costs.
+`_drive` runs each coroutine to its end without an event loop. The cursor never moves ahead of what the caller has read. All
+chunks of a read therefore cost one handing over. A lock guards the cursor. A thread gives it up while it waits for a read,
+so that several threads can read several choices, each in its own time. After a read, the loop at once waits for the next
+bytes, but does not take them before a thread asks. If a thread asks before the bytes arrive, it waits for the prepared read
+and need not wake the loop, which halves the cost of a chunk that arrives alone.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from .loop import LOOK, Call, LoopThread, loop_thread
 
 T = TypeVar("T")
 
-LATE = object()  # the result of a call that the thread did not wait for in time
+# Result of a prepared read whose bytes arrived before a thread asked for them: the thread must start a new read.
+LATE = object()
 
 
 class Closing(ABC):
