@@ -128,6 +128,19 @@ if (child := os.fork()) == 0:
 assert os.waitpid(child, 0) == (child, 0)
 create(**CALL)
 print('ok')""",
+    "while another thread makes the first call": """
+thread = threading.Thread(target=create, kwargs=CALL)
+thread.start()
+while 'aiohttp' not in sys.modules:
+    time.sleep(0.001)
+if (child := os.fork()) == 0:
+    signal.alarm(20)
+    create(**CALL)
+    Gradient(inference_endpoint=sys.argv[1], model_access_key="any").chat.completions.create(**CALL)
+    os._exit(0)
+assert os.waitpid(child, 0) == (child, 0)
+thread.join()
+print('ok')""",
     "inside a block": """
 with client.chat.completions.stream(**CALL) as stream, client.chat.completions.map([CALL]) as results:
     with client.chat.completions.fan_out(n=1, **CALL) as fan:

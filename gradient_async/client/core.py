@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
@@ -38,6 +37,7 @@ from ..errors import (
 )
 from ..secrets import Redactor, check_headers, hide_headers, secrets_in
 from ..session.call import Call, Lease
+from ..session.forks import no_fork
 from ..stream import ChatCompletionStream, StreamReader, premature_end
 from ..types import NOT_GIVEN, ChatCompletion, ModelList, given, is_given
 from ..types.nesting import TooManyValuesError
@@ -61,7 +61,13 @@ class Connections:
         max_connections: Maximum number of connections in one event loop.
         trust_env: Whether aiohttp reads proxies and ``.netrc`` from the environment.
         limits: Sizes of headers.
+
+    Attributes:
+        manager: The session manager, which sends the requests; made when it is read for the first time.
+        closed: Whether `close` was called.
     """
+
+    manager: SessionManager
 
     def __init__(
         self, session: ClientSession | None, max_connections: int, *, trust_env: bool, limits: Limits
@@ -85,17 +91,22 @@ class Connections:
             )
         return Connections(None, self._max_connections, trust_env=self._trust_env, limits=self._limits)
 
-    @cached_property
-    def manager(self) -> SessionManager:
-        """The session manager, which sends the requests."""
-        if self.closed:
-            raise ConfigurationError("this client has been closed; make a new one")
-        return self._make_manager()
+    # Not a cached property: in Python 3.11 all instances share its lock. A fork while a thread imports aiohttp would copy
+    # the locked lock, which no thread of the child would ever release.
+    if not TYPE_CHECKING:  # checkers would accept any name
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "manager":
+                return object.__getattribute__(self, name)  # raises the usual error
+            if self.closed:
+                raise ConfigurationError("this client has been closed; make a new one")
+            return self._make_manager()
 
     def _make_manager(self) -> SessionManager:
         # This import loads aiohttp, which takes a third of a second of CPU. A program that sends no request does
         # not pay for it.
-        from ..session.manager import SessionManager  # noqa: PLC0415  # see above
+        with no_fork:
+            from ..session.manager import SessionManager  # noqa: PLC0415  # see above
 
         manager = SessionManager(
             session=self._session,

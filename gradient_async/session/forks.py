@@ -1,7 +1,11 @@
-"""What a forked process has of its parent, and must never close."""
+"""What a forked process has of its parent, and must never close, and when no process may be forked."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import threading
 from typing import Any
 
 import msgspec
@@ -22,3 +26,26 @@ def keep_for_ever(what: object) -> None:
     """
     kept = _Kept(what)
     kept.itself = kept
+
+
+no_fork = threading.RLock()
+"""A fork waits until no other thread holds this lock, which is held while aiohttp is imported.
+
+A child that is forked in the middle of an import has modules that are half made, and their locks, which no thread of the child
+ever releases: its own import would wait for ever.
+"""
+# Seconds that a fork waits. The import may wait in turn for a module whose own code forks.
+_PATIENCE = 5.0
+
+
+def _before_fork() -> None:
+    no_fork.acquire(timeout=_PATIENCE)
+
+
+def _after_fork() -> None:
+    with contextlib.suppress(RuntimeError):  # the fork has not waited any longer
+        no_fork.release()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
