@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sync_calls import CALL, OPEN, create, open_stream
+from sync_calls import CALL, OPEN, create, open_stream, started
 
 from gradient_async import ConfigurationError, Gradient
 from gradient_async.sync import loop as module
@@ -194,7 +194,7 @@ def test_the_loop_of_a_parent_is_kept_and_not_used(monkeypatch: pytest.MonkeyPat
     """As it looks from inside the child."""
     kept: list[Any] = []
     monkeypatch.setattr(module, "keep_for_ever", kept.append)
-    monkeypatch.setattr(module.Process, "loop", None)
+    monkeypatch.setattr(module.Process, "loops", [])
     module._forget_parent()
     assert [] == kept
     with serve(OPEN, OPEN) as server:
@@ -223,7 +223,7 @@ def test_the_loop_of_a_parent_is_kept_and_not_used(monkeypatch: pytest.MonkeyPat
 
 def test_the_end_of_a_loop_closes_streams_and_refuses_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.Process, "ended", False)
-    monkeypatch.setattr(module.Process, "loop", None)
+    monkeypatch.setattr(module.Process, "loops", [])
     with serve(OPEN, OPEN) as server:
         client = Gradient(base_url=f"{server.url}/v1", api_key="k")
         module._end()
@@ -255,10 +255,80 @@ def test_a_thread_that_can_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch
     def start(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(module.Process, "loop", None)
+    monkeypatch.setattr(module.Process, "ended", False)
+    monkeypatch.setattr(module.Process, "loops", [])
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(ConfigurationError, match="can't start new thread"):
         create(Gradient(api_key="k"))
+    module._end()
+    assert module.Process.loops[0].loop.is_closed()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interrupt_while_the_thread_starts(monkeypatch: pytest.MonkeyPatch, *, begun: bool) -> None:
+    """The next call uses the thread, or starts it."""
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        if begun:
+            start(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Process, "ended", False)
+    monkeypatch.setattr(module.Process, "loops", [])
+    before = set(threading.enumerate())
+    with started() as (_, client):
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            create(client)
+        assert create(client).choices
+        new = [thread for thread in threading.enumerate() if thread not in before]
+        assert 1 == [thread.name for thread in new].count("gradient-async")
+    module._end()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_signal_handler_makes_a_call_while_the_thread_starts(
+    monkeypatch: pytest.MonkeyPatch, *, begun: bool
+) -> None:
+    start = threading.Thread.start
+    answers: list[Any] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        if begun:
+            start(thread)
+        answers.append(create(client))
+        if not begun:
+            start(thread)
+
+    monkeypatch.setattr(module.Process, "ended", False)
+    monkeypatch.setattr(module.Process, "loops", [])
+    with started() as (_, client):
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        assert create(client).choices
+        assert answers
+    module._end()
+
+
+def test_of_two_loops_that_are_made_together_one_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    loops: list[Any] = []
+    made: list[Any] = []
+
+    class Slow(module.LoopThread):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+            if len(made) == 1:
+                assert module.loop_thread() is made[1]  # as a signal handler does
+
+    monkeypatch.setattr(module.Process, "ended", False)
+    monkeypatch.setattr(module.Process, "loops", loops)
+    monkeypatch.setattr(module, "LoopThread", Slow)
+    assert module.loop_thread() is made[1]
+    assert made[0].loop.is_closed()
+    module._end()
 
 
 def test_a_call_that_ends_with_the_loop_gives_no_result() -> None:

@@ -33,7 +33,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from inspect import isawaitable
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ConfigurationError
 from ..session.forks import keep_for_ever
@@ -121,12 +121,26 @@ class LoopThread:
         self.ending = False
         self.inherited = False
         self.open = weakref.WeakSet[ChunkStream]()
-        self._thread = threading.Thread(target=self._run, name="gradient-async", daemon=True)
+        # The first of these threads runs the loop, see `begin`. `append` is atomic.
+        self._threads: list[threading.Thread] = []
+
+    def begin(self) -> None:
+        """Start the thread, if it has not begun yet.
+
+        No lock is taken, because a signal handler may come here while the thread that it interrupts is in this method. If
+        an interrupt ends this method early, the next call starts another thread, and the thread that is first stays.
+        """
+        if self._threads:
+            return
         try:
-            self._thread.start()
+            threading.Thread(target=self._run, name="gradient-async", daemon=True).start()
         except RuntimeError as error:  # too many threads; or the process ends, and Python is 3.12.0 or 3.12.1
-            self.loop.close()
             raise ConfigurationError(f"the thread of the event loop did not start: {error}") from error
+
+    def _is_first(self) -> bool:
+        """Whether this thread is the first that asks."""
+        self._threads.append(threading.current_thread())
+        return self._threads[0] is threading.current_thread()
 
     @property
     def usable(self) -> bool:
@@ -136,9 +150,11 @@ class LoopThread:
     @property
     def runs_here(self) -> bool:
         """Whether this thread is the loop's."""
-        return threading.get_ident() == self._thread.ident
+        return bool(self._threads) and threading.get_ident() == self._threads[0].ident
 
     def _run(self) -> None:
+        if not self._is_first():
+            return
         # The runner cancels tasks, closes sessions and closes the loop.
         with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
             runner.get_loop()
@@ -213,8 +229,12 @@ class LoopThread:
 
     def end(self) -> None:
         """Close what is open, and end the thread; wait a short time for that."""
+        if self._is_first():  # the thread never began
+            self.ending = True
+            self.loop.close()
+            return
         self.loop.call_soon_threadsafe(self._stop)
-        self._thread.join(_PATIENCE)
+        self._threads[0].join(_PATIENCE)
 
     def _stop(self) -> None:
         self.ending = True
@@ -226,36 +246,42 @@ class LoopThread:
 
 
 class Process:
-    """The loop of this process, if there is one."""
+    """The loop of this process.
 
-    loop: LoopThread | None = None
+    Attributes:
+        loops: The loop is the first of these, if there are any.
+        ended: Whether the process ends.
+    """
+
+    loops: ClassVar[list[LoopThread]] = []
     ended = False
-    lock = threading.Lock()
 
 
 def loop_thread() -> LoopThread:
     """Return the loop of this process, and start it if it does not run."""
-    loop = Process.loop
-    if loop is None:
+    loops = Process.loops
+    if not loops:
         if Process.ended:  # a finalizer calls; a thread could not start any more
             raise ConfigurationError(_ENDED)
-        with Process.lock:
-            loop = Process.loop = Process.loop or LoopThread()
-    return loop
+        made = LoopThread()
+        loops.append(made)  # atomic, and without a lock, see `LoopThread.begin`
+        if loops[0] is not made:  # another thread or a signal handler was faster
+            made.loop.close()
+    loops[0].begin()
+    return loops[0]
 
 
 def _end() -> None:
     Process.ended = True
-    if Process.loop is not None:
-        Process.loop.end()
+    for loop in Process.loops[:1]:
+        loop.end()
 
 
 def _forget_parent() -> None:
-    if Process.loop is not None:
-        Process.loop.inherited = True
-        keep_for_ever((Process.loop, list(Process.loop.open)))
-    Process.loop = None
-    Process.lock = threading.Lock()  # a thread of the parent may have held the old one
+    for loop in Process.loops[:1]:
+        loop.inherited = True
+        keep_for_ever((loop, list(loop.open)))
+    Process.loops = []
 
 
 atexit.register(_end)
