@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import inspect
 import pickle
+import threading
 import traceback
 import weakref
+from collections.abc import Iterator
 from typing import Any, Self, get_origin, get_type_hints
 from unittest.mock import create_autospec, patch
 
@@ -431,6 +434,44 @@ def test_an_error_of_stop_when_is_raised() -> None:
 
     with started() as (_, client), pytest.raises(LookupError, match="mine"):
         client.chat.completions.fan_out(n=1, stop_when=fails, **CALL).completion()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, StopIteration, StopAsyncIteration],
+)
+@pytest.mark.parametrize("of", ["stop_when", "requests"])
+def test_errors_with_a_meaning_of_their_own_reach_the_caller(
+    error: type[BaseException], of: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They come as they are, or as generators raise them, and leave neither a thread nor a line on stderr."""
+
+    def fails(choice: Choice) -> bool:
+        raise error
+
+    def requests() -> Iterator[Any]:
+        yield CALL
+        raise error
+
+    stops = error in {StopIteration, StopAsyncIteration}
+    with started() as (_, client):
+        before = threads_of_requests()
+        if of == "stop_when":
+            with pytest.raises(RuntimeError if stops else error) as caught:
+                client.chat.completions.fan_out(n=2, stop_when=fails, **CALL).completion()
+        else:
+            with pytest.raises(RuntimeError if stops else error) as caught:
+                list(client.chat.completions.map(requests()))
+        if stops:
+            assert isinstance(caught.value.__cause__, error)
+        wait_until(lambda: threads_of_requests() <= before)
+        gc.collect()
+        create(client)
+    assert "" == capfd.readouterr().err
+
+
+def threads_of_requests() -> int:
+    return [thread.name for thread in threading.enumerate()].count("gradient-async-requests")
 
 
 # Options

@@ -48,6 +48,20 @@ _ENDED = "the interpreter is shutting down"
 _NEVER = threading.Event()
 
 
+class CarriedError(Exception):
+    """Carries an error of the caller's code through the loop, where it would mean something else than where it was raised.
+
+    Such are KeyboardInterrupt, which ends the loop, CancelledError and GeneratorExit. `LoopThread.wait` raises the error itself.
+
+    Attributes:
+        error: The error.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
 class Call:
     """A function that the loop runs for a thread.
 
@@ -210,6 +224,8 @@ class LoopThread:
         if call.error is None:
             return call.result
         error, call.error = call.error, None
+        if isinstance(error, CarriedError):
+            error = error.error
         try:
             raise error
         finally:

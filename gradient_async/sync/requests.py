@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar, cast
 from ..fanout import MapResult, StopWhen
 from ..fanout import MapResults as AsyncMapResults
 from ..types import Choice
-from .loop import LoopThread
+from .loop import CarriedError, LoopThread
 from .streams import Closing
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def _take(
         try:
             item = next(iterator, _END)
         except BaseException as raised:  # noqa: BLE001  # raised to the reader
-            error = raised
+            error = raised if isinstance(raised, Exception) else CarriedError(raised)
         with contextlib.suppress(RuntimeError):  # the loop has been closed at the end of the process
             loop.call_soon_threadsafe(_settle, future, item, error)
         del future, item, error  # a thread that waits for the next request holds nothing
@@ -75,7 +75,9 @@ def _settle(future: asyncio.Future[Any], item: Any, error: BaseException | None)
 
 async def in_thread(function: StopWhen, choice: Choice) -> bool:
     """Ask a function that may block."""
-    async with contextlib.aclosing(feed(map(function, (choice,)))) as answers:
+    # A generator turns StopIteration of the function into RuntimeError; `map` would only end.
+    answer_later = (function(each) for each in (choice,))
+    async with contextlib.aclosing(feed(answer_later)) as answers:
         answer = await anext(answers)
         return await answer if isawaitable(answer) else answer
 
