@@ -110,6 +110,25 @@ def test_an_interrupt_before_the_headers_of_a_stream() -> None:
         server.wait_closed_connections()
 
 
+@pytest.mark.parametrize("read", [next, Stream.completion, lambda stream: next(stream.text)])
+def test_a_signal_handler_that_reads_the_stream_of_its_thread_is_refused(
+    read: Callable[[Stream], Any],
+) -> None:
+    with started(OPEN) as (server, client):
+        stream = open_stream(client)
+        next(stream)
+        handler = signal.signal(signal.SIGINT, lambda *_: read(stream))
+        thread = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+        thread.start()
+        try:
+            with pytest.raises(ConfigurationError, match="set a flag, or close the stream"):
+                next(stream)
+        finally:
+            thread.join()
+            signal.signal(signal.SIGINT, handler)
+        server.wait_closed_connections()
+
+
 def test_an_interrupt_while_a_stream_is_read_closes_it() -> None:
     """Also while something still refers to the stream, such as the traceback in a notebook."""
     with started(OPEN, OPEN) as (server, client):

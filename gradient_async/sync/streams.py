@@ -20,7 +20,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
-from ..errors import GradientError, ResponseInfo
+from ..errors import ConfigurationError, GradientError, ResponseInfo
 from ..events import ChatCompletionStreamEvent
 from ..fanout import FanOut as AsyncFanOut
 from ..fanout import FanOutResult
@@ -62,9 +62,10 @@ class _Source:
         waited_for: Whether a thread waits for the call that the loop has prepared.
     """
 
-    def __init__(self, inner: ChunkSource, read: threading.Condition, loop: LoopThread) -> None:
+    def __init__(self, inner: ChunkSource, waiters: _Waiters, loop: LoopThread) -> None:
         self.inner = inner
-        self._read = read
+        self._waiters = waiters
+        self._read = waiters.read
         self.loop = loop
         self._ahead: Call | None = None  # the next call, if the loop waits for its bytes already
         self.waited_for = False
@@ -77,6 +78,7 @@ class _Source:
     async def next_chunks(self) -> Sequence[ChatCompletionChunk] | None:
         """Return the next chunks; None at the end. Meanwhile other threads may move the cursor."""
         try:
+            self._waiters.reader = threading.get_ident()
             self._read.release()  # inside the block: no interrupt comes between its beginning and the release
             ahead, self._ahead = self._ahead, None
             chunks: Any = LATE
@@ -88,6 +90,7 @@ class _Source:
             return cast("Sequence[ChatCompletionChunk] | None", chunks)
         finally:
             self._read.acquire()
+            self._waiters.reader = None
             self._read.notify_all()  # other threads go on when this one has placed the chunks, and releases the lock
 
     def _wait(self) -> None:
@@ -158,15 +161,30 @@ class _Source:
 
 
 class _Waiters(Waiters):
-    """The threads that wait while another thread reads; `_Source` wakes them after each read."""
+    """The threads that wait while another thread reads; `_Source` wakes them after each read.
+
+    Attributes:
+        read: Tells of each read; its lock guards the cursor.
+        reader: Identifies the thread that reads; None while no thread does.
+    """
 
     def __init__(self, read: threading.Condition) -> None:
         super().__init__()
-        self._read = read
+        self.read = read
+        self.reader: int | None = None
 
     async def wait(self, queue: ChunkQueue | None) -> None:  # noqa: ARG002  # a read may have chunks for any thread
-        """Wait until another thread has made a read."""
-        self._read.wait(LOOK)
+        """Wait until another thread has made a read.
+
+        Raises:
+            ConfigurationError: If this thread itself reads, and a signal handler has interrupted it.
+        """
+        if self.reader == threading.get_ident():
+            raise ConfigurationError(
+                "this thread is reading the stream already, and a signal handler that reads it too would wait for itself: "
+                "let the handler set a flag, or close the stream"
+            )
+        self.read.wait(LOOK)
 
 
 def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -243,10 +261,10 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
 
     def __init__(self, stream: A, loop: LoopThread) -> None:
         lock = threading.RLock()  # a signal handler may close the stream that its thread reads
-        read = threading.Condition(lock)
+        waiters = _Waiters(threading.Condition(lock))
         super().__init__(lock, stream.__anext__)
         self._stream = stream
-        self.source = stream.read_from_thread(lambda inner: _Source(inner, read, loop), _Waiters(read))
+        self.source = stream.read_from_thread(lambda inner: _Source(inner, waiters, loop), waiters)
         stream.advice = "use 'with', or call close()"
 
     id: str = _fact("id")
