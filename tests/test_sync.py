@@ -122,7 +122,11 @@ def test_names_of_other_clients() -> None:
         stream: Stream[ChatCompletionChunk] = open_stream(client)
         assert isinstance(stream, Stream)
         assert Stream is get_origin(Stream[ChatCompletionChunk])
-        assert stream.get_final_completion() == stream.current_completion_snapshot
+        assert [False, True, True] == [
+            stream.is_closed,
+            stream.get_final_completion() == stream.current_completion_snapshot,
+            stream.is_closed,
+        ]
         client.keep_body = True
         assert client.with_options().keep_body
 
@@ -315,6 +319,20 @@ def test_keys_are_hidden_from_tracebacks_with_locals() -> None:
 
 
 # Leaving
+
+
+def test_closing_the_response_closes_the_stream() -> None:
+    with started(OPEN) as (server, client):
+        stream = open_stream(client)
+        response = stream.response
+        assert (200, False) == (response.status_code, response.is_closed)
+        with pytest.raises(AttributeError, match=r"write close\(\)"):
+            _ = response.aclose
+        response.close()
+        assert response.is_closed
+        assert stream.is_closed
+        server.wait_closed_connections()
+        assert 200 == pickle.loads(pickle.dumps(response)).status_code  # noqa: S301  # its own
 
 
 def test_leaving_the_block_closes_the_connection() -> None:

@@ -18,9 +18,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
-from ..errors import ConfigurationError, GradientError, ResponseInfo
+from ..errors import ConfigurationError, GradientError
 from ..events import ChatCompletionStreamEvent
 from ..fanout import FanOut as AsyncFanOut
 from ..fanout import FanOutResult
@@ -28,7 +28,8 @@ from ..stream import ChatCompletionStream, ChunkSource, ChunkStream, StreamReade
 from ..stream import ChoiceStream as AsyncChoiceStream
 from ..stream.queues import ChunkQueue, Waiters
 from ..stream.stream import C_co
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Headers, RateLimits
+from ..stream.stream import StreamResponse as AsyncStreamResponse
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Headers, Hint, RateLimits
 from .loop import LOOK, Call, LoopThread, loop_thread
 
 T = TypeVar("T")
@@ -333,9 +334,21 @@ class Stream(_Stream[ChatCompletionStream], Generic[C_co]):
 
     status_code: int = _fact("status_code")
     headers: Headers = _fact("headers")
-    response: ResponseInfo = _fact("response")
+    is_closed: bool = _fact("is_closed")
     saw_done: bool = _fact("saw_done")
     was_buffered: bool = _fact("was_buffered")
+
+    @property
+    def response(self) -> StreamResponse:
+        """Status, headers and request; ``stream.response.close()`` closes the stream."""
+        info = self._stream.response
+        return StreamResponse(
+            status_code=info.status_code,
+            headers=info.headers,
+            request=info.request,
+            _stream=self._stream,
+            _closing=self,
+        )
 
     @property
     def raw(self) -> View[bytes]:
@@ -346,6 +359,19 @@ class Stream(_Stream[ChatCompletionStream], Generic[C_co]):
         """
         with self._lock:
             return View(self._lock, self._stream.raw.__anext__)
+
+
+class StreamResponse(AsyncStreamResponse, frozen=True, kw_only=True):
+    """The reply of a stream, whose content the stream reads."""
+
+    _closing: Closing
+
+    if not TYPE_CHECKING:
+        aclose = Hint("write close()")
+
+    def close(self) -> None:
+        """Close the stream."""
+        self._closing.close()
 
 
 @contextlib.contextmanager
