@@ -110,14 +110,21 @@ def test_an_interrupt_before_the_headers_of_a_stream() -> None:
         server.wait_closed_connections()
 
 
-@pytest.mark.parametrize("read", [next, Stream.completion, lambda stream: next(stream.text)])
-def test_a_signal_handler_that_reads_the_stream_of_its_thread_is_refused(
-    read: Callable[[Stream], Any],
-) -> None:
+@pytest.mark.parametrize("view", ["chunks", "text", "completion"])
+def test_a_signal_handler_that_reads_the_stream_of_its_thread_is_refused(view: str) -> None:
     with started(OPEN) as (server, client):
         stream = open_stream(client)
         next(stream)
-        handler = signal.signal(signal.SIGINT, lambda *_: read(stream))
+        views: dict[str, Callable[[], object]] = {
+            "chunks": lambda: next(stream),
+            "text": lambda: next(stream.text),
+            "completion": stream.completion,
+        }
+
+        def read(_number: int, _frame: object) -> None:
+            views[view]()
+
+        handler = signal.signal(signal.SIGINT, read)
         thread = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
         thread.start()
         try:

@@ -15,7 +15,7 @@ from pages import ROOT, run_page
 
 import gradient_async
 from gradient_async import AsyncGradient, GradientError, Timeout
-from gradient_async.config import VARIABLES, DEFAULT_INFERENCE_ENDPOINT
+from gradient_async.config import DEFAULT_INFERENCE_ENDPOINT, VARIABLES
 from gradient_async.events import ChatCompletionStreamEvent
 from gradient_async.testing import serve
 from gradient_async.types import AgentCompletionParams, ChatCompletionParams, RequestOptions
