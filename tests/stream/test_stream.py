@@ -590,3 +590,22 @@ async def test_the_class_of_a_stream_can_be_subscripted(start: Start) -> None:
         assert isinstance(stream, AsyncStream)
         assert AsyncStream[ChatCompletionChunk] == ChatCompletionStream[ChatCompletionChunk]
         assert ChatCompletionStream is get_origin(AsyncStream[ChatCompletionChunk])
+
+
+async def test_bytes_are_not_lost_if_their_reader_is_cancelled_between_two_slices(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All bytes of a read are relayed at once, but are decoded in slices, between which other tasks run."""
+    monkeypatch.setattr(reader, "_SLICES_PER_TURN", 1)
+    wire = b'data: {"id":5,"choices":[{"delta":{"content":"a"}}]}\n\n' * 3000 + b"data: [DONE]\n\n"
+    _, client = await start(reply_bytes(wire, content_type="text/event-stream"))
+    async with await open_stream(client) as stream:
+        raw = stream.raw
+        task = asyncio.ensure_future(anext(raw))
+        while not stream._reader.decoder.pending:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert wire == b"".join([piece async for piece in raw])
+    assert 3000 == len(stream.snapshot.choices[0].message.content or "")
