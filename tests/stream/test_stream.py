@@ -602,7 +602,7 @@ async def test_bytes_are_not_lost_if_their_reader_is_cancelled_between_two_slice
     async with await open_stream(client) as stream:
         raw = stream.raw
         task = asyncio.ensure_future(anext(raw))
-        while not stream._reader.decoder.pending:
+        while not stream._reader.decoder.pending:  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
