@@ -35,6 +35,7 @@ from gradient_async import (
     Timeout,
 )
 from gradient_async.sync import loop as module
+from gradient_async.sync.streams import _Waiters
 from gradient_async.testing import (
     HOLD,
     Connection,
@@ -626,3 +627,10 @@ def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
         client.close()
         server.wait_closed_connections(timeout=5)
         assert 0 == len(module.loop_thread().open)
+
+
+def test_a_thread_waits_a_short_time_for_the_read_of_another() -> None:
+    """It then looks again, because the other thread may have been interrupted."""
+    waiters = _Waiters(threading.Condition())
+    with waiters.read, pytest.raises(StopIteration):
+        waiters.wait(None).send(None)
