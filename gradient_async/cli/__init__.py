@@ -13,7 +13,7 @@ from .chat import DEFAULT_MODEL, run_chat
 from .demo import run_demo
 from .map import run_map
 from .replay import run_replay
-from .serve import run_serve
+from .serve import parse_quota, run_serve
 
 __all__ = ["main"]
 
@@ -114,6 +114,13 @@ def _parser() -> argparse.ArgumentParser:
         "--delay", type=float, default=0.02, metavar="S", help="seconds between tokens (default: %(default)s)"
     )
     add("--key", action="append", default=[], metavar="K", help="accept only this key; may be repeated")
+    add(
+        "--quota",
+        type=parse_quota,
+        metavar="N,R",
+        help="rate limit of each key: N requests at once, and R more in each second; N,R,T,S also limits tokens: T at "
+        "once, and S more in each second (default: no limit)",
+    )
 
     add = commands.add_parser(
         "map",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from ..testing import serve
+from ..testing import Quota, serve
 from .display import complain, say
 
 _USAGE = """\
@@ -18,6 +18,27 @@ serving {url}  (press Ctrl-C to stop)
     -d '{{"model": "simulated", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'"""
 
 
+def parse_quota(text: str) -> Quota:
+    """Parse the value of ``--quota``: two numbers for the bucket of requests, and two for the bucket of tokens."""
+    try:
+        match text.split(","):
+            case [requests, per_second]:
+                return Quota(requests=int(requests), per_second=float(per_second))
+            case [requests, per_second, tokens, tokens_per_second]:
+                return Quota(
+                    requests=int(requests),
+                    per_second=float(per_second),
+                    tokens=int(tokens),
+                    tokens_per_second=float(tokens_per_second),
+                )
+            case _:
+                raise argparse.ArgumentTypeError(
+                    f"{text!r} is not two or four numbers with commas between them"
+                )
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 async def run_serve(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C cancels this; return 1 if the server can't start with these arguments."""
     try:
@@ -25,6 +46,7 @@ async def run_serve(arguments: argparse.Namespace) -> int:
             replay=arguments.replay,
             keys=arguments.key,
             delay=arguments.delay,
+            rate_limit=arguments.quota,
             host=arguments.host,
             port=arguments.port,
         )

@@ -2,6 +2,7 @@
 
 from .connection import Connection
 from .payloads import chunk, completion, head, http_chunk, sse
+from .quota import Quota
 from .request import Headers, Request
 from .script import (
     CLOSE,
@@ -27,6 +28,7 @@ __all__ = [
     "Connection",
     "Handler",
     "Headers",
+    "Quota",
     "Reply",
     "Request",
     "Server",

@@ -6,15 +6,16 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from ..types.model import build_tables
 from .connection import Connection
 from .payloads import CREATED, digitalocean_error, head, http_chunk
+from .quota import Meter, Quota
 from .request import Request
 from .script import Step, play, reply_json, start_stream
 
@@ -22,13 +23,21 @@ _COMPLETIONS = frozenset({"/v1/chat/completions", "/chat/completions", "/api/v1/
 _MODELS = frozenset({"/v1/models", "/models"})
 _METHODS = {**dict.fromkeys(_COMPLETIONS, "POST"), **dict.fromkeys(_MODELS, "GET"), "/health": "GET"}
 
-# Name, limit, window in seconds, and cost of one request.
-_LIMITS = (
-    ("requests", 250, 1, 1),
-    ("tokens-per-minute", 200_000, 60, 100),
-    ("tokens-per-day", 5_000_000, 86_400, 100),
-)
 _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)|.+", re.DOTALL)
+_TOTAL_TOKENS = re.compile(rb'"total_tokens":\s*([0-9]+)')
+_TOO_MANY_REQUESTS = 429
+
+
+class Planned(NamedTuple):
+    """A reply that is not sent yet: a quota decides about it by its tokens, and then adds headers.
+
+    Attributes:
+        steps: Takes headers for the head of the reply, and returns the whole reply.
+        tokens: The total of its usage; 0 if it has none.
+    """
+
+    steps: Callable[[Mapping[str, str]], Iterable[Step]]
+    tokens: int = 0
 
 
 class Backend(Protocol):
@@ -38,17 +47,30 @@ class Backend(Protocol):
         """Return the names for the list of models."""
         ...
 
-    def answer(self, request: Request, headers: Mapping[str, str]) -> Iterable[Step]:
-        """Return the whole reply to one request, with these headers in its head."""
+    def answer(self, request: Request) -> Planned:
+        """Plan the reply to one request."""
         ...
 
 
 class Routes:
-    """Handler for requests that are not scripted; an empty set of keys accepts requests without a key."""
+    """Handler for requests that are not scripted; its arguments are described at `serve`.
 
-    def __init__(self, backend: Backend, keys: frozenset[str]) -> None:
+    An empty set of keys accepts requests without a key. All requests without a key have one quota together.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        keys: frozenset[str] = frozenset(),
+        *,
+        quota: Quota | None = None,
+        latency: float = 0.0,
+    ) -> None:
         self._backend = backend
         self._keys = keys
+        self._quota = quota
+        self._latency = latency
+        self._meters: dict[str, Meter] = {}
         self._answered = 0
 
     async def __call__(self, request: Request, connection: Connection) -> None:
@@ -57,7 +79,7 @@ class Routes:
 
     def _answer(self, request: Request) -> Iterable[Step]:
         self._answered += 1
-        headers = self._headers()
+        headers = {"x-request-id": f"req-{self._answered:06}"}
         method = _METHODS.get(request.path)
         if method is None:
             message = f"there is nothing at {request.path}; this server has {', '.join(sorted(_METHODS))}"
@@ -67,29 +89,32 @@ class Routes:
             return _refuse(request, 405, "method_not_allowed", message, {**headers, "allow": method})
         if request.path == "/health":
             return reply_json({"status": "ok"}, 200, headers).steps
-        if not self._accepts(request.headers.get("authorization", "")):
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        key = key.strip()
+        if self._keys and (scheme.lower() != "bearer" or key not in self._keys):
             return _refuse(request, 401, "unauthorized", "Unable to authenticate you", headers)
         if request.path in _COMPLETIONS:
-            return self._backend.answer(request, headers)
+            return self._complete(request, key, headers)
         models = [
             {"id": name, "object": "model", "created": CREATED, "owned_by": "gradient-async"}
             for name in self._backend.names()
         ]
         return reply_json({"object": "list", "data": models}, 200, headers).steps
 
-    def _accepts(self, authorization: str) -> bool:
-        scheme, _, key = authorization.partition(" ")
-        return not self._keys or (scheme.lower() == "bearer" and key.strip() in self._keys)
-
-    def _headers(self) -> dict[str, str]:
-        """Number the reply, and add rate limits that change as on a real server: the rest falls, then starts over."""
-        headers = {"x-request-id": f"req-{self._answered:06}"}
-        now = int(time.time())
-        for name, limit, window, cost in _LIMITS:
-            headers[f"x-ratelimit-limit-{name}"] = str(limit)
-            headers[f"x-ratelimit-remaining-{name}"] = str(limit - self._answered * cost % limit)
-            headers[f"x-ratelimit-reset-{name}"] = str(now - now % window + window)
-        return headers
+    def _complete(self, request: Request, key: str, headers: Mapping[str, str]) -> Iterable[Step]:
+        planned = self._backend.answer(request)
+        if self._quota is not None:
+            meter = self._meters.setdefault(key, Meter(self._quota))
+            admitted, limits = meter.admit(planned.tokens, now=time.monotonic(), wall=time.time())
+            headers = {**headers, **limits}
+            if not admitted:
+                status = self._quota.status
+                name = "too_many_requests" if status == _TOO_MANY_REQUESTS else "server_error"
+                return _refuse(
+                    request, status, name, f"the key has used up its quota, {self._quota}", headers
+                )
+        steps = planned.steps(headers)
+        return itertools.chain([self._latency], steps) if self._latency else steps
 
 
 def _refuse(
@@ -132,10 +157,16 @@ class Recordings:
         """Return the names of the recordings, without ``.sse``."""
         return list(self._files)
 
-    def answer(self, request: Request, headers: Mapping[str, str]) -> Iterator[Step]:
-        """Play the recording that the request names, or the next in turn."""
-        chunked = request.version == "1.1"
-        writes = self._cut(self._pick(request))
+    def answer(self, request: Request) -> Planned:
+        """Plan to play the recording that the request names, or the next in turn."""
+        file = self._pick(request)
+        data = file.read_bytes()
+        # Some servers send the usage so far in every event.
+        tokens = max(map(int, _TOTAL_TOKENS.findall(data)), default=0)
+        writes = self._cut(file.name, data)
+        return Planned(lambda headers: self._play(writes, headers, chunked=request.version == "1.1"), tokens)
+
+    def _play(self, writes: list[bytes], headers: Mapping[str, str], *, chunked: bool) -> Iterator[Step]:
         yield from start_stream(writes, headers, chunked=chunked, gap=self._delay)
         if chunked:
             yield http_chunk(b"")
@@ -151,9 +182,8 @@ class Recordings:
             self._plays += 1
         return file
 
-    def _cut(self, file: Path) -> list[bytes]:
-        data = file.read_bytes()
-        sizes = self._sizes.get(file.name)
+    def _cut(self, name: str, data: bytes) -> list[bytes]:
+        sizes = self._sizes.get(name)
         if self._write_size is not None:
             sizes = [self._write_size] * (len(data) // self._write_size)
         if sizes is None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from .api import Recordings, Routes
+from .quota import Quota
 from .request import Request
 from .script import Handler
 from .service import OnAccept, Service
@@ -236,6 +237,8 @@ def serve(
     write_size: int | None = None,
     keys: str | Iterable[str] = (),
     delay: float = 0.0,
+    latency: float = 0.0,
+    rate_limit: Quota | None = None,
     host: str = "127.0.0.1",
     port: int = 0,
     keep_alive: float = 15.0,
@@ -261,6 +264,11 @@ def serve(
         keys: Keys to accept as ``Authorization: Bearer KEY``; any other key is refused with 401. By default
             requests need no key. Scripted replies and handlers never require a key.
         delay: Seconds between two tokens of the simulated model, or between two writes of a recording.
+        latency: Seconds before the first byte of each reply of the simulated model, or of each recording. A refusal
+            comes at once.
+        rate_limit: The `Quota` to hold for each key. The replies of the simulated model and recordings then have rate
+            limit headers, and a request beyond the quota is refused. By default nothing is limited, and no reply
+            has such headers. Scripted replies, handlers and the list of models take nothing from a quota.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         keep_alive: Seconds after which a connection that is idle between two requests is closed.
@@ -290,6 +298,7 @@ def serve(
             if replay is None
             else Recordings(replay, write_size=write_size, delay=delay)
         )
-        handler = Routes(backend, frozenset({keys} if isinstance(keys, str) else keys))
+        accepted = frozenset({keys} if isinstance(keys, str) else keys)
+        handler = Routes(backend, accepted, quota=rate_limit, latency=latency)
     service = Service(replies, fallback=handler, repeat=repeat, on_accept=on_accept, keep_alive=keep_alive)
     return Server(service, host=host, port=port)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict, cast
 
@@ -15,6 +16,7 @@ from ..decoding import check_params, known_params
 from ..errors import InvalidRequestError
 from ..types import FunctionDefinition
 from ..types.model import build_tables
+from .api import Planned
 from .payloads import chunk, completion, digitalocean_error, dump, http_chunk, openai_error, sse
 from .request import Request
 from .schemas import choose_calls, fill_schema
@@ -45,30 +47,32 @@ class Simulation:
         """Return the names for the list of models."""
         return self._models or _NAMES
 
-    def answer(self, request: Request, headers: Mapping[str, str]) -> Iterable[Step]:
-        """Return the reply to one request for a completion."""
+    def answer(self, request: Request) -> Planned:
+        """Plan the reply to one request for a completion."""
         agent = request.path.startswith("/api/") or request.query.get("agent") == "true"
         try:
             body = check_request(request.json, agent=agent)
         except InvalidRequestError as refused:
-            return reply_json(openai_error(str(refused), param=refused.param), 400, headers).steps
+            return _error(400, openai_error(str(refused), param=refused.param))
         except ValueError:
-            return reply_json(openai_error("the body is not JSON", code="invalid_json"), 400, headers).steps
+            return _error(400, openai_error("the body is not JSON", code="invalid_json"))
         model: str = _AGENT if agent else body["model"]
         stream = bool(body.get("stream"))
         if status := re.fullmatch(r"error-([45][0-9]{2})", model):
-            return _error_on_demand(int(status[1]), headers)
+            return _error_on_demand(int(status[1]))
         if not stream and model == "error-stream":
-            return _error_on_demand(500, headers)
+            return _error_on_demand(500)
         if not stream and model in _BREAKS:
-            return (_BREAKS[model],)
+            return Planned(lambda _: (_BREAKS[model],))
         if self._models and not agent and model not in self._models and not model.startswith("error-"):
             error = openai_error(f"the model {model!r} does not exist", param="model", code="model_not_found")
-            return reply_json(error, 404, headers).steps
+            return _error(404, error)
         answer = Answer(body, model, agent=agent)
+        tokens: int = answer.usage["total_tokens"]
         if stream:
-            return self._stream(answer, headers, chunked=request.version == "1.1")
-        return reply_json(answer.completion(), 200, headers).steps
+            chunked = request.version == "1.1"
+            return Planned(lambda headers: self._stream(answer, headers, chunked=chunked), tokens)
+        return Planned(lambda headers: reply_json(answer.completion(), 200, headers).steps, tokens)
 
     def _stream(self, answer: Answer, headers: Mapping[str, str], *, chunked: bool) -> Iterator[Step]:
         breaks = _BREAKS.get(answer.model)
@@ -90,12 +94,15 @@ class Simulation:
             yield http_chunk(b"")
 
 
-def _error_on_demand(status: int, headers: Mapping[str, str]) -> Iterable[Step]:
+def _error(status: int, body: object, headers: Mapping[str, str] | None = None) -> Planned:
+    return Planned(lambda others: reply_json(body, status, {**others, **(headers or {})}).steps)
+
+
+def _error_on_demand(status: int) -> Planned:
     name = _ERROR_NAMES.get(status, "server_error" if status >= 500 else "bad_request")  # noqa: PLR2004  # an HTTP status
-    if name == "too_many_requests":
-        headers = {**headers, "retry-after": "1", "x-ratelimit-remaining-requests": "0"}
     message = f"this error {status} was asked for by the name of the model"
-    return reply_json(digitalocean_error(name, message), status, headers).steps
+    wait = {"retry-after": "1"} if name == "too_many_requests" else None
+    return _error(status, digitalocean_error(name, message), wait)
 
 
 @dataclass(frozen=True)
@@ -210,7 +217,7 @@ class Answer:
             }
             for choice in self._choices
         ]
-        answer = completion(choices=choices, id=self._id, model=self.model, usage=self._usage())
+        answer = completion(choices=choices, id=self._id, model=self.model, usage=self.usage)
         return answer | self._extras()
 
     def chunks(self) -> Iterator[dict[str, Any]]:
@@ -226,9 +233,11 @@ class Answer:
             yield {**frame, "choices": [delta]}
         yield {**frame, "choices": deltas[-1:], **self._extras()}
         if with_usage:
-            yield {**frame, "choices": [], "usage": self._usage()}
+            yield {**frame, "choices": [], "usage": self.usage}
 
-    def _usage(self) -> dict[str, Any]:
+    @functools.cached_property
+    def usage(self) -> dict[str, Any]:
+        """The usage of the whole answer."""
         prompt = sum(len(tokenize(text_of(message.get("content")))) + 4 for message in self._messages)
         pieces = [piece for choice in self._choices for piece in choice.pieces]
         total = sum(piece.tokens for piece in pieces)

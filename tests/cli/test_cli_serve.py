@@ -64,7 +64,7 @@ def test_serve_says_why_it_can_not(arguments: list[str], capsys: pytest.CaptureF
 
 def test_serve_in_process_is_ended_by_cancelling(capsys: pytest.CaptureFixture[str]) -> None:
     async def briefly() -> None:
-        options = argparse.Namespace(replay=None, key=[], delay=0.0, host="127.0.0.1", port=0)
+        options = argparse.Namespace(replay=None, key=[], delay=0.0, quota=None, host="127.0.0.1", port=0)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await run_serve(options)
