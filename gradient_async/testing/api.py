@@ -7,8 +7,9 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -28,7 +29,8 @@ _TOTAL_TOKENS = re.compile(rb'"total_tokens":\s*([0-9]+)')
 _TOO_MANY_REQUESTS = 429
 
 
-class Planned(NamedTuple):
+@dataclass(frozen=True)
+class Planned:
     """A reply that is not sent yet: a quota decides about it by its tokens, and then adds headers.
 
     Attributes:

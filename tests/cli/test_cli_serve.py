@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from gradient_async.cli import main
-from gradient_async.cli.serve import run_serve
+from gradient_async.cli.serve import parse_quota, run_serve
+from gradient_async.testing import Quota
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -34,6 +35,8 @@ def test_serve_runs_until_it_is_interrupted() -> None:
         "secret",
         "--delay",
         "0",
+        "--quota",
+        "1,0.001",
     ]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
@@ -41,6 +44,11 @@ def test_serve_runs_until_it_is_interrupted() -> None:
         assert process.stdout is not None
         url = process.stdout.readline().split()[1]
         asked = run(
+            "chat",
+            "Say: hello",
+            env={**os.environ, "GRADIENT_INFERENCE_ENDPOINT": url, "GRADIENT_MODEL_ACCESS_KEY": "secret"},
+        )
+        limited = run(
             "chat",
             "Say: hello",
             env={**os.environ, "GRADIENT_INFERENCE_ENDPOINT": url, "GRADIENT_MODEL_ACCESS_KEY": "secret"},
@@ -53,6 +61,7 @@ def test_serve_runs_until_it_is_interrupted() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(10) == 130
     assert (asked.returncode, asked.stdout) == (0, "hello\n")
+    assert (limited.returncode, "RateLimitError" in limited.stderr) == (1, True)
     assert (refused.returncode, "AuthenticationError" in refused.stderr) == (1, True)
 
 
@@ -71,3 +80,34 @@ def test_serve_in_process_is_ended_by_cancelling(capsys: pytest.CaptureFixture[s
 
     asyncio.run(briefly())
     assert "GRADIENT_MODEL_ACCESS_KEY=any" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"),
+    [
+        ("30,8", Quota(requests=30, per_second=8)),
+        ("30, 0.5", Quota(requests=30, per_second=0.5)),
+        ("30,8,20000,300", Quota(requests=30, per_second=8, tokens=20_000, tokens_per_second=300)),
+    ],
+)
+def test_quota(text: str, quota: Quota) -> None:
+    """`--quota` takes two numbers for requests, and two more for tokens."""
+    assert quota == parse_quota(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("30", "two or four numbers"),
+        ("30,8,20000", "two or four numbers"),
+        ("30,x", "could not convert string to float: 'x'"),
+        ("0,8", "requests=0: a bucket holds at least 1"),
+    ],
+)
+def test_bad_quota(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A quota that is not understood ends the command, and the message says why."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", "--quota", text])
+    error = capsys.readouterr().err
+    assert "argument --quota" in error
+    assert message in error

@@ -213,7 +213,8 @@ class TestServe:
         """A request that ends in an error takes one request and no tokens."""
         quota = Quota(requests=9, per_second=0.01, tokens=50, tokens_per_second=0.01)
         async with serve(rate_limit=quota, models=["m"]) as server:
-            for number, params in enumerate([{"n": 0}, {"model": "x"}, {"model": "error-503"}], 1):
+            bodies: list[dict[str, Any]] = [{"n": 0}, {"model": "x"}, {"model": "error-503"}]
+            for number, params in enumerate(bodies, 1):
                 answer = await complete(server, **params)
                 assert answer.status in (400, 404, 503)
                 assert str(9 - number) == limits(answer)["remaining-requests"]
