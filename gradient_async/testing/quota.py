@@ -15,7 +15,7 @@ _WAITS = ("reset", "retry-after", "unknown")
 _TOLERANCE = 1e-6
 
 
-class Quota(msgspec.Struct, frozen=True, kw_only=True):
+class Quota(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """A rate limit for `serve`, held for each key by itself, as DigitalOcean holds it.
 
     The limit is a bucket that is full at first and refills all the time. Give ``requests`` and ``per_second``, or
