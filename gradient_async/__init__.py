@@ -68,6 +68,7 @@ from .events import (
 )
 from .fanout import FanOut, FanOutResult, MapResult, MapResults
 from .hooks import CallInfo, Hook
+from .session.pace import Pace
 from .stream import ChatCompletionStream, Timing
 from .stream import ChatCompletionStream as AsyncStream
 from .sync import Gradient, Stream
@@ -160,6 +161,7 @@ __all__ = [
     "NotGiven",
     "Omit",
     "OverloadedError",
+    "Pace",
     "PaymentRequiredError",
     "PermissionDeniedError",
     "Phase",

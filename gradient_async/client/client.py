@@ -15,6 +15,7 @@ from ..config import DEFAULT_MAX_RETRIES, Limits, Retry, Timeout, resolve, url_t
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..secrets import Secret, unwrap
+from ..session.pace import Pace
 from ..stream import AsyncOnly
 from ..types import NOT_GIVEN, is_given
 from .completions import Agents, Chat, Completions
@@ -179,8 +180,8 @@ class AsyncGradient(AsyncOnly, Hinted):
     return a response whose body has not been read. Each resource is the same object at each access.
 
     The settings ``timeout``, ``max_retries``, ``retry``, ``limits``, ``strict``, ``validate``,
-    ``on_bad_event``, ``keep_body``, ``default_headers``, ``default_query`` and ``hooks`` are also attributes, and so are all
-    keys and URLs, in plain text. ``model_access_key`` and ``api_key`` are the key for inference; ``base_url`` is the URL to
+    ``on_bad_event``, ``keep_body``, ``default_headers``, ``default_query``, ``hooks`` and ``pace`` are also attributes, and so
+    are all keys and URLs, in plain text. ``model_access_key`` and ``api_key`` are the key for inference; ``base_url`` is the URL to
     which the paths of inference requests are appended; ``inference_endpoint`` and ``agent_endpoint`` are the URLs without the
     version, the latter None if no agent is set. A change of an attribute applies to later calls. A key
     or URL that is set takes effect as in `with_options`. None means the default, or the key or URL that the environment
@@ -212,6 +213,7 @@ class AsyncGradient(AsyncOnly, Hinted):
         trust_env: Read proxies and their passwords from the environment.
         allow_insecure_http: Send the key over plain http to a host that is not private.
         hooks: Observers of calls; see `Hook`.
+        pace: Rates that the calls of this client share with whatever else has the same `Pace`.
         http_client: Not supported; pass ``session``.
 
     Raises:
@@ -260,6 +262,7 @@ class AsyncGradient(AsyncOnly, Hinted):
     default_headers: dict[str, Any] = _setting("default_headers")
     default_query: dict[str, object] = _setting("default_query")
     hooks: tuple[Hook, ...] = _setting("hooks")
+    pace: Pace | None = _setting("pace")
 
     @_conceal
     def __init__(
@@ -287,6 +290,7 @@ class AsyncGradient(AsyncOnly, Hinted):
         trust_env: bool = False,
         allow_insecure_http: bool = False,
         hooks: Iterable[Hook] = (),
+        pace: Pace | None = None,
         http_client: None = None,  # noqa: ARG002  # `given_options` refuses it
     ) -> None:
         endpoint_options = _hide(
@@ -318,6 +322,7 @@ class AsyncGradient(AsyncOnly, Hinted):
             default_headers=default_headers,
             default_query=default_query,
             hooks=hooks,
+            pace=pace,
         )
         check_count("max_connections", max_connections, min_=1)
         connections = Connections(session, max_connections, trust_env=trust_env, limits=settings.limits)
@@ -359,6 +364,7 @@ class AsyncGradient(AsyncOnly, Hinted):
         default_query: Mapping[str, object] | None = None,
         set_default_query: Mapping[str, object] | None = None,
         hooks: Iterable[Hook] | None = None,
+        pace: Pace | None = None,
         http_client: None = None,  # noqa: ARG002  # `given_options` refuses it
     ) -> Self:
         """Return a copy of the client that has some options changed and shares the connections.
@@ -401,6 +407,7 @@ class AsyncGradient(AsyncOnly, Hinted):
                 "default_query", settings.default_query, set_default_query, default_query
             ),
             hooks=hooks,
+            pace=pace,
         )
         copy = object.__new__(type(self))
         vars(copy).update(vars(self))  # a subclass may have attributes of its own

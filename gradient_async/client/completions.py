@@ -18,13 +18,11 @@ from ..fanout import (
     FanOutRunner,
     MapResults,
     MapWorkers,
-    RateLimiter,
     Requests,
     StopWhen,
     StreamedReply,
 )
-from ..policy.pace import Schedule
-from ..session.call import Lease
+from ..session.pace import Pace, Turns
 from ..stream import ChatCompletionStream, StreamManager
 from ..types import (
     NOT_GIVEN,
@@ -40,7 +38,7 @@ from ..types import (
 from .core import Core, Operation, check_options, read_reply
 from .hints import AGENTS, CompletionsHints, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
-from .settings import check_choice, check_count
+from .settings import check_choice, check_count, check_kind
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +59,7 @@ class _FanOutOptions(TypedDict, total=False):
     stop_when: StopWhen | None
     first: int | None
     hedge_after: float | None
+    pace: Pace | None
     requests_per_minute: float | None
     tokens_per_minute: float | None
     adaptive: bool
@@ -143,6 +142,7 @@ class _Completions(CompletionsHints):
         ordered: bool = False,
         on_error: Literal["collect", "raise"] = "collect",
         window: int | None = None,
+        pace: Pace | None = None,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         adaptive: bool = False,
@@ -152,8 +152,8 @@ class _Completions(CompletionsHints):
         """Make many requests, a limited number at a time; iterate over the results as they finish.
 
         Requests are taken from the iterable as they are needed, at most ``window`` ahead of the results that
-        were read, so a million requests need little memory. Rate limits in the headers of replies are obeyed: if
-        nothing is left of a limit, new requests wait until it is reset.
+        were read, so a million requests need little memory. The server's quota is obeyed, as far as replies show it: a
+        request that is refused because of the quota waits and is sent again, which costs it no attempt.
 
         Args:
             requests: Parameters of each request, or pairs of your own key and parameters; any iterable or
@@ -164,12 +164,12 @@ class _Completions(CompletionsHints):
                 other requests at the first error, and raises once the results before the error are read.
             window: Maximum number of requests in flight and unread results together; 4 times
                 ``max_concurrency`` if None.
-            requests_per_minute: Maximum number of requests in any minute, evenly spaced.
-            tokens_per_minute: Maximum number of tokens in a minute; estimated before a request, corrected by
-                its usage.
-            adaptive: Adapt the number of requests in flight to what the server sustains, up to
-                ``max_concurrency``: more while replies succeed, half as many when the server answers 429 or
-                stalls.
+            pace: Rates that these requests share with whatever else has the same `Pace`; the client's own `Pace` if
+                None, and otherwise one for these requests.
+            requests_per_minute: Short for a `Pace` for these requests alone, as the next two: the maximum number of
+                requests in any minute.
+            tokens_per_minute: Maximum number of tokens in any minute.
+            adaptive: Adapt the number of requests in flight to what the server sustains.
             stream: Stream each reply, so that the limits on stalls apply and errors have a ``partial``.
             **defaults: Parameters for requests that do not give them.
 
@@ -184,12 +184,18 @@ class _Completions(CompletionsHints):
         check_count("max_concurrency", max_concurrency, min_=1)
         check_requests(requests)
         core, operation = self._core, self._operation
+        turns = self._turns(
+            pace,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            adaptive=adaptive,
+        )
 
-        async def perform(arguments: dict[str, Any], lease: Lease) -> ChatCompletion:
+        async def perform(arguments: dict[str, Any]) -> ChatCompletion:
             streamed = bool(arguments.pop("stream", stream))
             if streamed:
                 _ask_for_usage(arguments)
-            reply = await core.send(operation, arguments, stream=streamed or None, lease=lease)
+            reply = await core.send(operation, arguments, stream=streamed or None, turns=turns)
             if not streamed:
                 return await read_reply(reply, core.completion_of)
             async with core.open_stream(reply, arguments) as opened:
@@ -199,12 +205,7 @@ class _Completions(CompletionsHints):
             MapWorkers(
                 requests,
                 perform,
-                rate_limiter=self._rate_limiter(
-                    max_concurrency,
-                    requests_per_minute=requests_per_minute,
-                    tokens_per_minute=tokens_per_minute,
-                    adaptive=adaptive,
-                ),
+                turns=turns,
                 max_concurrency=max_concurrency,
                 window=_WINDOW * max_concurrency if window is None else check_count("window", window, min_=1),
                 ordered=ordered,
@@ -225,6 +226,7 @@ class _Completions(CompletionsHints):
         stop_when: StopWhen | None = None,
         first: int | None = None,
         hedge_after: float | None = None,
+        pace: Pace | None = None,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         adaptive: bool = False,
@@ -259,25 +261,35 @@ class _Completions(CompletionsHints):
             stop_when=stop_when,
             first=first if first is not None or stop_when is None else 1,
             hedge_after=hedge_after,
+            max_concurrency=max_concurrency,
         )
-        rate_limiter = self._rate_limiter(
-            max_concurrency,
+        turns = self._turns(
+            pace,
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
             adaptive=adaptive,
         )
-        requester = _Requester(self._core, self._operation, params)
-        runner = FanOutRunner(options, params, requester, rate_limiter, assembler)
+        runner = FanOutRunner(options, _Requester(self._core, self._operation, params, turns), assembler)
         return FanOut(runner, assembler, buffered=limits.buffered_bytes)
 
-    def _rate_limiter(self, max_concurrency: int, **rates: Any) -> Callable[[], RateLimiter]:
-        """Check the rates; return a function that makes the rate limiter in the running event loop."""
-        for name in ("requests_per_minute", "tokens_per_minute"):
-            value = rates[name]
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value < float("inf")):
-                raise ConfigurationError(f"{name}={value!r} is not a positive number or None")
-        max_wait = self._core.settings.retry.budget
-        return lambda: RateLimiter(Schedule(max_concurrency=max_concurrency, max_wait=max_wait, **rates))
+    def _turns(self, pace: Pace | None, **rates: Any) -> Turns:
+        """Return the turns of one `map` or fan-out, in a `Pace` that was given, of the client, or of their own.
+
+        Raises:
+            ConfigurationError: If rates are given as well as a `Pace`.
+        """
+        if pace is not None:
+            check_kind("pace", pace, Pace)
+        shared = pace or self._core.settings.pace
+        if shared is None:
+            return Turns(Pace(**rates), patient=True)
+        for name, value in rates.items():
+            if value:
+                owner = "the client has a pace" if pace is None else "pace is given too"
+                raise ConfigurationError(
+                    f"{name}={value!r}: {owner}; pass pace=Pace({name}={value!r}, ...) alone"
+                )
+        return Turns(shared, patient=True)
 
     @cached_property
     def with_raw_response(self) -> RawCompletions:
@@ -293,19 +305,20 @@ class _Completions(CompletionsHints):
 class _Requester:
     """Makes the requests of a fan-out, all with the same parameters."""
 
-    def __init__(self, core: Core, operation: Operation, params: Mapping[str, Any]) -> None:
+    def __init__(self, core: Core, operation: Operation, params: Mapping[str, Any], turns: Turns) -> None:
         self._core = core
         self._operation: Operation = operation
         self._params = params
+        self._turns = turns
 
-    async def stream(self, n: int | None, expect: int, lease: Lease) -> StreamedReply:
+    async def stream(self, n: int | None, expect: int) -> StreamedReply:
         arguments = self._arguments(n)
-        reply = await self._core.send(self._operation, arguments, stream=True, lease=lease)
+        reply = await self._core.send(self._operation, arguments, stream=True, turns=self._turns)
         return StreamedReply(reply, *self._core.open_reader(reply, arguments, n=expect))
 
-    async def fetch(self, n: int | None, lease: Lease) -> ChatCompletion:
+    async def fetch(self, n: int | None) -> ChatCompletion:
         core = self._core
-        reply = await core.send(self._operation, self._arguments(n), lease=lease)
+        reply = await core.send(self._operation, self._arguments(n), turns=self._turns)
         return await read_reply(reply, core.completion_of)
 
     def _arguments(self, n: int | None) -> dict[str, Any]:
@@ -390,9 +403,11 @@ class Completions(_Completions):
             hedge_after (float | None): Seconds without content after which a second request is made for a
                 choice. The first reply with content continues, and the other is cancelled.
                 ``max_concurrency`` does not count the second request.
-            requests_per_minute (float | None): Maximum number of requests in any minute, evenly spaced.
-            tokens_per_minute (float | None): Maximum number of tokens in a minute; estimated before a request,
-                corrected by its usage.
+            pace (Pace | None): Rates that these requests share with whatever else has the same `Pace`; the
+                client's own `Pace` if None, and otherwise one for these requests.
+            requests_per_minute (float | None): Short for a `Pace` for these requests alone, as the next two: the
+                maximum number of requests in any minute.
+            tokens_per_minute (float | None): Maximum number of tokens in any minute.
             adaptive (bool): Adapt the number of requests in flight to what the server sustains.
             **options: Parameters of each request, the same as for `create` except ``n`` and ``stream``.
 

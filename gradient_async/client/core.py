@@ -36,8 +36,9 @@ from ..errors import (
     copy_of,
 )
 from ..secrets import Redactor, check_headers, hide_headers, secrets_in
-from ..session.call import Call, Lease
+from ..session.call import Call
 from ..session.forks import no_fork
+from ..session.pace import Turns
 from ..stream import ChatCompletionStream, StreamReader, premature_end
 from ..types import NOT_GIVEN, ChatCompletion, ModelList, given, is_given
 from ..types.nesting import TooManyValuesError
@@ -217,6 +218,7 @@ def _make_call(settings: Settings, operation: Operation, options: Mapping[str, A
         redactor=Redactor((*(key for key in keys if key is not None), *secrets_in(headers))),
         operation=operation,
         hooks=settings.hooks,
+        turns=None if settings.pace is None or operation == "models" else Turns(settings.pace),
     )
 
 
@@ -270,7 +272,7 @@ class Core:
         arguments: dict[str, Any],
         *,
         stream: Any = None,
-        lease: Lease | None = None,
+        turns: Turns | None = None,
     ) -> Reply:
         """Check the arguments of a completion, and send its request.
 
@@ -278,7 +280,7 @@ class Core:
             operation: ``"chat"`` or ``"agent"``.
             arguments: Keyword arguments of ``create``, except ``stream``.
             stream: Value of ``stream``; None leaves it out of the request.
-            lease: Gets the outcome of each attempt, and decides when the next may be sent; or None.
+            turns: Where each attempt takes a turn; None for those of the client, if it has a `Pace`.
 
         Returns:
             The reply, with its body unread.
@@ -306,7 +308,7 @@ class Core:
         )
         body = encode_request(params, stream=stream, extra_body=extra_body)
         call = self._template(operation, options, stream=bool(stream))
-        call = msgspec.structs.replace(call, body=body, params=params, lease=lease)
+        call = msgspec.structs.replace(call, body=body, params=params, turns=turns or call.turns)
         return await self.connections.manager.send(call)
 
     async def send_models(self, options: dict[str, Any]) -> Reply:

@@ -25,6 +25,7 @@ from ..config import (
 from ..errors import ConfigurationError
 from ..hooks import Hook
 from ..secrets import check_headers
+from ..session.pace import Pace
 from ..types import is_given
 
 T = TypeVar("T")
@@ -121,6 +122,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "default_headers": check_headers,
     "default_query": check_query,
     "hooks": check_hooks,
+    "pace": lambda value: check_kind("pace", value, Pace),
 }
 # `timeout=None` turns the time limits off. `max_retries=None` is refused: it may mean 0 or no limit.
 NONE_IS_A_VALUE = frozenset({"timeout", "max_retries"})
@@ -169,6 +171,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     default_headers: dict[str, Any] = {}
     default_query: dict[str, object] = {}
     hooks: tuple[Hook, ...] = ()
+    pace: Pace | None = None
 
     def changed(self, **options: Any) -> Settings:
         """Check options and return settings with them; None or `NOT_GIVEN` leaves an option as it is."""

@@ -3,7 +3,6 @@
 from .branch import Requester, StreamedReply
 from .fan_out import FanOut
 from .map import MapResult, MapResults, MapWorkers, Requests
-from .rate_limiter import RateLimiter
 from .runner import FanOutOptions, FanOutResult, FanOutRunner, StopWhen
 
 __all__ = [
@@ -14,7 +13,6 @@ __all__ = [
     "MapResult",
     "MapResults",
     "MapWorkers",
-    "RateLimiter",
     "Requester",
     "Requests",
     "StopWhen",

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ..assembly import CompletionAssembler, Position, since
 from ..decoding import as_chunk
 from ..errors import StreamError
-from ..session.call import Lease
 from ..stream import StreamReader
 from ..types import (
     ChatCompletion,
     ChatCompletionChunk,
     Choice,
     ChoiceDelta,
-    CompletionUsage,
     Received,
     TextBatch,
 )
 from .merge import Chunks, MergedChunks
-from .rate_limiter import RateLimiter
 
 _MAX_EARLY = 64  # chunks without content that are kept
 
@@ -42,17 +39,16 @@ class StreamedReply(NamedTuple):
 class Requester(Protocol):
     """Sends the requests of a fan-out."""
 
-    async def stream(self, n: int | None, expect: int, lease: Lease) -> StreamedReply:
+    async def stream(self, n: int | None, expect: int) -> StreamedReply:
         """Send a streamed request.
 
         Args:
             n: Value of ``n`` to send, or None.
             expect: Number of choices that a complete stream has.
-            lease: Asked before each attempt except the first.
         """
         ...
 
-    async def fetch(self, n: int | None, lease: Lease) -> ChatCompletion:
+    async def fetch(self, n: int | None) -> ChatCompletion:
         """Send an awaited request."""
         ...
 
@@ -63,8 +59,6 @@ class Branch:
     Args:
         requester: Sends the request.
         merged: Gets the chunks of the reply.
-        rate_limiter: Decides when the request may be sent.
-        params: Parameters of the request, to estimate its tokens.
         streamed: Whether to stream the reply.
         index: Index that the only choice gets; None for several choices, which keep the server's indices.
         n: Value of ``n`` to send; None for a single choice.
@@ -81,8 +75,6 @@ class Branch:
         self,
         requester: Requester,
         merged: MergedChunks,
-        rate_limiter: RateLimiter,
-        params: Mapping[str, Any],
         *,
         streamed: bool,
         index: int | None = None,
@@ -91,8 +83,6 @@ class Branch:
     ) -> None:
         self._requester = requester
         self._merged = merged
-        self._rate_limiter = rate_limiter
-        self._params = params
         self._streamed = streamed
         self._index = index
         self._n = n
@@ -116,16 +106,10 @@ class Branch:
         Raises:
             GradientError: If the request failed.
         """
-        lease = await self._rate_limiter.acquire(self._params)
-        try:
-            if hedge_after is None:
-                await self._attempt(lease)
-            elif failures := await self._race(lease, hedge_after):
-                raise failures.pop()  # noqa: TRY301  # so that nothing here refers to the error, see `copy_of`
-        except BaseException as error:
-            lease.release(error=error, usage=self.usage)
-            raise
-        lease.release(error=None, usage=self.usage)
+        if hedge_after is None:
+            await self._attempt()
+        elif failures := await self._race(hedge_after):
+            raise failures.pop()  # so that nothing here refers to the error, see `copy_of`
 
     def is_finished(self, choice: Choice) -> bool:
         """Whether a choice of `completion` is whole; other choices of the reply may still be incomplete."""
@@ -149,13 +133,6 @@ class Branch:
             return self._fetched.request_id
         return None if self._reply is None else self._reply.reply.request_id
 
-    @property
-    def usage(self) -> CompletionUsage | None:
-        """The token usage of the request; None until the server reports it."""
-        if self._fetched is not None:
-            return self._fetched.usage
-        return None if self._reply is None else self._reply.assembler.usage
-
     def describe(self, result: Received) -> None:
         """Let a result know the headers and the body of the reply, as far as they are known."""
         if self._fetched is not None:
@@ -168,15 +145,15 @@ class Branch:
         """The completion as far as it was received, with the server's indices; None if no reply has won yet."""
         return self._fetched if self._reply is None else self._reply.reader.completion()
 
-    async def _attempt(self, lease: Lease) -> None:
+    async def _attempt(self) -> None:
         """Send one request and pass on its chunks, unless another request wins the race."""
         self.requests += 1
         if self.on_request is not None:
             self.on_request(self)
         if self._streamed:
-            await self._read(await self._requester.stream(self._n, self._expect, lease))
+            await self._read(await self._requester.stream(self._n, self._expect))
             return
-        completion = await self._requester.fetch(self._n, lease)
+        completion = await self._requester.fetch(self._n)
         self._merged.on_response(completion.request_id, completion.rate_limits, completion.attempts)
         chunk = as_chunk(completion)
         self._win(lambda: chunk)
@@ -240,14 +217,14 @@ class Branch:
 
     # The race of two requests
 
-    async def _race(self, lease: Lease, hedge_after: float) -> list[BaseException]:
+    async def _race(self, hedge_after: float) -> list[BaseException]:
         """Send a second request if the first reply has no content in time; return the error, if the request failed."""
         racers = self._racers
-        racers.append(asyncio.ensure_future(self._attempt(lease)))
+        racers.append(asyncio.ensure_future(self._attempt()))
         try:
             await asyncio.wait(racers, timeout=hedge_after)
             if self._winner is None and not racers[0].done():
-                racers.append(asyncio.ensure_future(self._attempt(lease)))
+                racers.append(asyncio.ensure_future(self._attempt()))
             return await self._wait_for_winner()
         finally:
             for racer in racers:

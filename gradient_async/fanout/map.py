@@ -21,15 +21,14 @@ from typing import Any, Self, TypeAlias, cast
 import msgspec
 
 from ..errors import FanOutError, GradientError, InvalidRequestError, copy_of
-from ..session.call import Lease
+from ..session.pace import Turns
 from ..stream import AsyncOnly
 from ..types import ChatCompletion, given
-from .rate_limiter import RateLimiter, RequestLease
 from .tasks import later
 
 Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
 Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
-Perform: TypeAlias = Callable[[dict[str, Any], Lease], Awaitable[ChatCompletion]]
+Perform: TypeAlias = Callable[[dict[str, Any]], Awaitable[ChatCompletion]]
 
 _END = object()
 # The number of workers at first, if the number of requests is unknown. Each worker that pulls a request starts some more,
@@ -71,8 +70,8 @@ class MapWorkers:
 
     Args:
         requests: Parameters of each request, or pairs of a key and parameters.
-        perform: Sends a request.
-        rate_limiter: Makes the rate limiter, in the running loop.
+        perform: Sends a request, with the turns.
+        turns: The turns of all requests.
         max_concurrency: Maximum number of workers.
         window: Maximum number of requests that have been pulled and whose results have not been taken.
         ordered: Whether results are in the order of the requests.
@@ -85,7 +84,7 @@ class MapWorkers:
         requests: Requests,
         perform: Perform,
         *,
-        rate_limiter: Callable[[], RateLimiter],
+        turns: Turns,
         max_concurrency: int,
         window: int,
         ordered: bool,
@@ -100,7 +99,7 @@ class MapWorkers:
             self._requests = iter(requests)
         self._first_workers = len(requests) if isinstance(requests, Sized) else _FIRST_WORKERS
         self._perform = perform
-        self._make_rate_limiter = rate_limiter
+        self._turns = turns
         self._max_concurrency = max_concurrency
         self._window = window
         self._ordered = ordered
@@ -108,7 +107,9 @@ class MapWorkers:
         self._defaults = defaults
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: set[asyncio.Task[None]] = set()
-        self._leases: dict[asyncio.Task[Any] | None, RequestLease] = {}  # by the worker that holds the lease
+        self._sending: set[asyncio.Task[Any] | None] = (
+            set()
+        )  # workers whose requests wait for turns, or are sent
         self._pulling = asyncio.Lock()  # an async iterator must not be asked twice at once
         self._pulled = 0
         self._taken = 0
@@ -152,7 +153,6 @@ class MapWorkers:
                 "these results belong to another event loop: read them in the loop where you began"
             )
         self._loop = loop
-        self._rate_limiter = self._make_rate_limiter()
         self._start_workers(self._first_workers)
 
     def _raise_end(self) -> None:
@@ -258,23 +258,15 @@ class MapWorkers:
                 "expected its parameters as a dict, or a pair of a key and such a dict"
             )
         params = {**self._defaults, **given(cast("Mapping[str, Any]", request))}
-        lease = await self._rate_limiter.acquire(params)
         # No local variable for the task: a cancelled task holds its exception, whose traceback holds this frame.
-        self._leases[asyncio.current_task()] = lease
+        self._sending.add(asyncio.current_task())
         try:
-            completion = await self._perform(params, lease)
+            return await self._perform(params)
         except TypeError as error:
             # An unknown parameter, such as a misspelt one in a file, is an error of this request alone.
             invalid = InvalidRequestError(f"request {index}: {error}")
-            lease.release(error=invalid)
-        except BaseException as error:
-            lease.release(error=error)
-            raise
-        else:
-            lease.release(error=None, usage=completion.usage)
-            return completion
         finally:
-            del self._leases[asyncio.current_task()]
+            self._sending.discard(asyncio.current_task())
         # Outside the handler, so that the TypeError with its frames is not the context.
         raise copy_of(invalid)
 
@@ -307,11 +299,9 @@ class MapWorkers:
         self._exhausted = self._stopping = True
         if self._loop is None:
             return
-        self._rate_limiter.draining = True
-        for worker in self._workers:
-            lease = self._leases.get(worker)
-            if lease is None or lease.awaiting_retry:
-                worker.cancel()
+        self._turns.drain()
+        for worker in self._workers - self._sending:
+            worker.cancel()
 
     def stop(self) -> None:
         """Cancel everything and drop what is queued."""

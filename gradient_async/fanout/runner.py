@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from inspect import isawaitable
 from typing import Any, Literal, TypeAlias, cast
@@ -23,7 +23,6 @@ from ..errors import (
 from ..types import ChatCompletion, Choice, ReceivedReply
 from .branch import Branch, Requester
 from .merge import MergedChunks, closed_error
-from .rate_limiter import RateLimiter
 from .tasks import later
 
 State: TypeAlias = Literal["waiting", "running", "completed", "failed", "stopped"]
@@ -47,6 +46,7 @@ class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
         stop_when: Accepts or rejects a finished choice; None accepts every choice.
         first: Number of accepted choices that end the fan-out, or None.
         hedge_after: Seconds without content after which a second request races the first, or None.
+        max_concurrency: Maximum number of requests in flight; requests that race for one choice count as one.
     """
 
     n: int
@@ -56,6 +56,7 @@ class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
     stop_when: StopWhen | None
     first: int | None
     hedge_after: float | None
+    max_concurrency: int
 
 
 class FanOutResult(ReceivedReply, msgspec.Struct, kw_only=True):
@@ -88,9 +89,7 @@ class FanOutRunner:
 
     Args:
         options: The options.
-        params: Parameters of the request.
         requester: Sends requests.
-        rate_limiter: Makes the rate limiter, in the running loop.
         assembler: The stream's assembler.
 
     Attributes:
@@ -102,15 +101,12 @@ class FanOutRunner:
     def __init__(
         self,
         options: FanOutOptions,
-        params: Mapping[str, Any],
         requester: Requester,
-        rate_limiter: Callable[[], RateLimiter],
         assembler: CompletionAssembler,
     ) -> None:
         self._options = options
-        self._params = params
         self._requester = requester
-        self._make_rate_limiter = rate_limiter
+        self._slots = asyncio.Semaphore(options.max_concurrency)
         self.merged = MergedChunks(assembler, self._cancel)
         self.results = [FanOutResult(index=index) for index in range(options.n)]
         self.winners: list[int] = []
@@ -131,7 +127,6 @@ class FanOutRunner:
         if self._main is not None:
             raise TypeError("a fan-out can be entered once only: make a new fan-out")
         self._loop = asyncio.get_running_loop()
-        self._rate_limiter = self._make_rate_limiter()
         self.merged.start()
         self._main = asyncio.create_task(later(self._run))
 
@@ -235,14 +230,13 @@ class FanOutRunner:
         branch = Branch(
             self._requester,
             self.merged,
-            self._rate_limiter,
-            self._params,
             streamed=self._options.stream,
             index=result.index,
         )
         branch.on_request = partial(self._update, result)
         try:
-            await branch.run(hedge_after=self._options.hedge_after)
+            async with self._slots:
+                await branch.run(hedge_after=self._options.hedge_after)
         except GradientError as error:
             if isinstance(error, StreamError) and error.partial is not None:
                 for choice in error.partial.choices:
@@ -262,8 +256,6 @@ class FanOutRunner:
         branch = Branch(
             self._requester,
             self.merged,
-            self._rate_limiter,
-            self._params,
             streamed=options.stream,
             n=n,
             expect=1 if auto else n,

@@ -1,45 +1,28 @@
-"""When the next of many requests may be sent: rates, quotas and concurrency, computed from clock readings.
+"""When the next of many requests may be sent, computed from clock readings: `Schedule`.
 
-`Schedule` combines three limits. `EvenRate` is a rate that the caller asked for. `Quota` is what the server's rate
-limit headers say is left. `Concurrency` is how many requests may be in flight. Nothing in this file reads a clock or
-waits: `gradient_async.fanout` waits, and passes clock readings in.
-
-Constants without a source named beside them are our own choices. A simulation in ``tests/policy/test_pace.py`` tests
-them: a server that allows 200 requests in 5 seconds answers at most one request in twenty with 429.
+A `Schedule` has the rates that the caller asked for, and an `Account` for each key at each server, with what replies
+have shown of its quota. Nothing in this file reads a clock or waits: `gradient_async.session.pace` waits, and passes
+clock readings in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, cast
 
 import msgspec
 
-from ..types import CompletionUsage, RateLimit, RateLimits
+from ..types import CompletionUsage, RateLimits
+from .rates import Bucket, Concurrency, EvenRate, Mark
 
-_MINUTE = 60.0
-# The largest burst: as much as the rate allows in this many seconds may pass at once.
-_BURST = 1.0
+# DigitalOcean's rule for a refusal that names no time: wait 0.5 s, twice as long after each further refusal, at most 60 s.
+_FIRST_BACKOFF = 0.5
+_MAX_BACKOFF = 60.0
 
-# DigitalOcean's rule for a client that was refused: wait until the reset, but at least _MIN_WAIT seconds. Then wait a
-# random time between _MARGIN and twice _MARGIN seconds longer, so that clients do not all return at the same moment.
-_MIN_WAIT = 1.0
-_MARGIN = 0.25
-# DigitalOcean reports resets in whole seconds, so two readings that differ by fewer seconds than this are the same reset.
-_RESET_TOLERANCE = 0.5
-
-# The ramp of a new server: this many requests may be in flight at first (the default concurrency of `map`), one more
-# after each reply, and one more whenever _START_STEP seconds have passed.
-_START_WINDOW = 64
-_START_STEP = 0.005
-# The ramp after a wait that the server asked for: one request is sent as a probe, one more after each reply, and one more
-# whenever _RESTART_STEP seconds have passed.
-_RESTART_WINDOW = 1.0
-_RESTART_STEP = 0.025
-# The shortest step in seconds. A step that rounds to 0 would make a timer fire at the same clock reading for ever.
-_MIN_STEP = 1e-4
-# The concurrency that an adaptive limit begins with.
-_ADAPTIVE_START = 8
+# If a server tells nothing of its quota but refusals: when more than this part of the latest replies are refusals, a
+# refusal means that nothing is left, and not that one request in many is refused. Each reply has this weight.
+_SHARE = 0.25
+_SHARE_WEIGHT = 0.1
 
 # Weight of the newest reply in the moving mean of reply sizes.
 _LEARNING_RATE = 0.1
@@ -49,353 +32,289 @@ _CHARACTERS_PER_TOKEN = 4
 _EXPECTED_COMPLETION = 256
 
 
-class EvenRate:
-    """Limits the amount that passes in any minute: spread evenly, except for bursts of one second's worth.
-
-    This is the generic cell rate algorithm. ``_due`` is the time at which everything that has passed would have passed
-    at exactly the rate; the next amount may pass up to one burst earlier.
-
-    Args:
-        per_minute: The maximum amount in any minute.
-    """
-
-    def __init__(self, per_minute: float) -> None:
-        # In any 60 seconds, the amount that is due in them and one burst may pass. A longer interval between two units
-        # makes up for the burst: (60 + 1) / interval = per_minute.
-        self._interval = (_MINUTE + _BURST) / per_minute
-        self._due = float("-inf")
-
-    def delay(self, now: float) -> float:
-        """Return the number of seconds for which nothing may pass."""
-        return max(0.0, self._due - _BURST - now)
-
-    def spend(self, now: float, amount: float = 1.0) -> None:
-        """Note that an amount passes."""
-        self._due = max(self._due, now) + amount * self._interval
-
-    def correct(self, amount: float) -> None:
-        """Correct an estimate that was spent; ``amount`` is the actual amount minus the estimate."""
-        self._due += amount * self._interval
-
-
-class Quota:
-    """One quota of the server, as its rate limit headers describe it.
-
-    DigitalOcean says that its quota is a bucket that refills all the time, not a window that ends: ``remaining`` is
-    the level after the request that was answered, ``reset`` the Unix time to wait for. In a success, a reset of 0 means
-    that enough is left; in a 429, it means that the time is unknown. Servers with windows send the same headers, so this
-    class uses only what holds for both: ``remaining`` further requests may be sent, and after the reset up to ``limit``.
-
-    Replies arrive out of order, while other requests are in flight. Each reply therefore sets a bound on the total that
-    is ever sent: the total up to and including the reply's own request, plus ``remaining``.
-
-    Args:
-        max_wait: Longest wait for a reset, in seconds.
-
-    Attributes:
-        bound: The total that may be sent.
-    """
-
-    def __init__(self, max_wait: float) -> None:
-        self._max_wait = max_wait
-        self.bound = float("inf")
-        self._reset = float("-inf")
-        self._response_at = float("-inf")
-        self._limit: int | None = None
-
-    def on_response(self, headers: RateLimit, *, sent: float, now: float, wall: float) -> None:
-        """Note the quota in a reply's headers.
-
-        Args:
-            headers: What the headers say about this quota.
-            sent: The total that had been sent up to and including the reply's own request.
-            now: The loop's clock.
-            wall: Unix time.
-        """
-        if headers.remaining is None or not headers.reset:
-            return  # without a reset there is no time to wait for
-        reset = headers.reset - wall + now
-        if reset > self._reset + _RESET_TOLERANCE:
-            self._reset = reset
-            self._limit = headers.limit
-            self.bound = sent + headers.remaining
-        elif reset > self._reset - _RESET_TOLERANCE:
-            self.bound = min(self.bound, sent + headers.remaining)
-        self._response_at = now
-
-    def delay(self, now: float, sent: float, jitter: float) -> float:
-        """Return the number of seconds for which nothing may be sent.
-
-        Args:
-            now: The loop's clock.
-            sent: The total that has been sent.
-            jitter: A random number from 0 to 1.
-        """
-        if sent < self.bound:
-            return 0.0
-        # A reset that was in the past when its reply arrived had been rounded down to a whole second: the shortest wait of
-        # DigitalOcean's rule applies.
-        reset = self._reset
-        if self._response_at > reset:
-            reset = max(reset, self._response_at + _MIN_WAIT)
-        left = reset - now
-        if -_MARGIN < left <= self._max_wait:
-            return left + _MARGIN * (1 + jitter)
-        # The reset has passed; or it is further away than the longest wait, and the server may answer 429 itself.
-        self.bound = float("inf") if self._limit is None else sent + self._limit
-        return 0.0
-
-
-class Concurrency:
-    """How many requests may be in flight.
-
-    An adaptive limit grows and shrinks as TCP's congestion window does (RFC 5681): it doubles with each round of
-    replies until the first overload, then grows by one in each round and halves at each overload. At the start and after
-    a wait, a ramp below the limit holds requests back, so that they do not all reach the server at the same moment.
-
-    Args:
-        max_: Maximum number of requests in flight.
-        adaptive: Whether the limit adapts to what the server sustains.
-
-    Attributes:
-        limit: How many requests may be in flight once the ramp is over.
-    """
-
-    def __init__(self, max_: int, *, adaptive: bool) -> None:
-        self._max = max_
-        self._adaptive = adaptive
-        self.limit = float(min(_ADAPTIVE_START, max_) if adaptive else max_)
-        self._doubling = adaptive
-        self._overload_at = -1  # the total sent at the last overload
-        self._ramp = float(_START_WINDOW)
-        self._ramp_from: float | None = None
-        self._ramp_after = 0
-        self._step = _START_STEP
-
-    def allowed(self, now: float) -> int:
-        """Return how many requests may be in flight now."""
-        if self._ramp >= self.limit:
-            return int(self.limit)
-        if self._ramp_from is None:
-            self._ramp_from = now
-        return int(min(self.limit, self._ramp + max(0.0, now - self._ramp_from) / self._step))
-
-    def next_step(self, now: float) -> float | None:
-        """Return the seconds until the ramp allows one more request without a reply; None once the ramp is over."""
-        if self._ramp_from is None or self.allowed(now) >= int(self.limit):
-            return None
-        passed = max(0.0, now - self._ramp_from)
-        left = (int(passed / self._step) + 1) * self._step - passed
-        return max(left, _MIN_STEP)
-
-    def restart(self, at: float, sent: int) -> None:
-        """Begin a new ramp when a wait ends.
-
-        Args:
-            at: When the wait ends, on the loop's clock.
-            sent: How many requests have been sent. Their replies say nothing about the server after the wait.
-        """
-        self._ramp, self._ramp_from, self._step = _RESTART_WINDOW, at, _RESTART_STEP
-        self._ramp_after = sent
-
-    def succeeded(self, number: int) -> None:
-        """Note a reply without an error.
-
-        Args:
-            number: Number of the reply's request.
-        """
-        if self._ramp < self.limit and number > self._ramp_after:
-            self._ramp += 1.0
-        if self._adaptive and self.limit < self._max:
-            self.limit = min(float(self._max), self.limit + (1.0 if self._doubling else 1.0 / self.limit))
-
-    def overloaded(self, number: int, sent: int) -> None:
-        """Note that the server is overloaded.
-
-        Args:
-            number: Number of the request that failed.
-            sent: How many requests have been sent. Failures of requests that were sent before the limit was last cut do
-                not cut the limit again, because they were sent under the old limit.
-        """
-        if self._adaptive and number > self._overload_at:
-            self._overload_at = sent
-            self._doubling = False
-            self.limit = max(1.0, self.limit / 2)
-
-
 class Admission(msgspec.Struct):
     """A request that `Schedule` has admitted.
 
     Attributes:
-        number: Number of the request, counted from 1 in the order of sending.
+        account: The account of the request's key.
+        number: Number of the request in its account, counted from 1 in the order of sending.
         tokens: Estimated tokens of the request and its reply.
-        tokens_sent: Estimated tokens of all requests sent up to and including this one.
-        in_flight: Whether the request counts towards the concurrency; False while it waits to be sent again.
+        requests_mark: Its place in the quota of requests.
+        tokens_mark: Its place in the quota of tokens.
+        in_flight: Whether the request counts towards the concurrency; False once it has ended or was refused.
     """
 
+    account: Account
     number: int
     tokens: float
-    tokens_sent: float
+    requests_mark: Mark
+    tokens_mark: Mark
     in_flight: bool = True
+
+
+class Account:
+    """What is known of one key at one server: its quota, and its requests.
+
+    Args:
+        adaptive: Whether to adapt the concurrency to what the server sustains.
+    """
+
+    def __init__(self, *, adaptive: bool) -> None:
+        self.requests = Bucket()
+        self.tokens = Bucket()
+        self.concurrency = Concurrency(adaptive=adaptive)
+        self.sent = 0
+        self.in_flight = 0
+        self.held_until = float("-inf")
+        self._share = 0.0  # of refusals among the latest replies
+        # Refusals that name no time: the first since the last success, and the rounds of back-off since then. Requests
+        # that were sent before a round began belong to the round before.
+        self._unknown_since: float | None = None
+        self._round = 0
+        self._round_began_after = 0
+
+    def ready(self, tokens: float, now: float) -> bool:
+        """Return whether a request may be sent at once, by a short test; if it returns False, call `delay`."""
+        return (
+            now >= self.held_until
+            and self.requests.is_enough(1.0)
+            and self.tokens.is_enough(tokens)
+            and self.in_flight < self.concurrency.allowed(now)
+        )
+
+    def delay(self, tokens: float, now: float, *, jitter: float, max_wait: float) -> float | None:
+        """Return 0 if a request may be sent now, else the seconds until the next call; None if a request must end first."""
+        held = self.held_until - now
+        if held > 0:
+            return held
+        wait = 0.0
+        for bucket, need in ((self.requests, 1.0), (self.tokens, tokens)):
+            left = bucket.delay(need, now, jitter=jitter, max_wait=max_wait)
+            if left is None:
+                bucket.forget()
+                self.concurrency.restart(now, self.sent)
+            else:
+                wait = max(wait, left)
+        if wait > 0:
+            return wait
+        if self.in_flight < self.concurrency.allowed(now):
+            return 0.0
+        return self.concurrency.next_step(now)
+
+    def admit(self, tokens: float, now: float) -> Admission:
+        """Note that a request is sent."""
+        self.sent += 1
+        self.in_flight += 1
+        requests_mark, tokens_mark = self.requests.spend(1.0, now), self.tokens.spend(tokens, now)
+        return Admission(self, self.sent, tokens, requests_mark, tokens_mark)
+
+    def read(self, admission: Admission, limits: RateLimits, *, now: float, wall: float) -> bool:
+        """Note the quota in a reply's headers; return whether the headers tell a level."""
+        told = False
+        for bucket, mark, limit in (
+            (self.requests, admission.requests_mark, limits.requests),
+            (self.tokens, admission.tokens_mark, limits.tokens_per_minute),
+        ):
+            if limit.remaining is not None:
+                told = bucket.told = True
+                reset = limit.reset - wall + now if limit.reset else None
+                size = None if limit.limit is None else float(limit.limit)
+                bucket.read(float(limit.remaining), mark, size=size, reset=reset, now=now)
+        return told
+
+    def succeed(self, now: float) -> None:
+        """Note a reply that is no refusal."""
+        self._round = 0
+        self._share *= 1 - _SHARE_WEIGHT
+        self._unknown_since = None
+        self.requests.grow(now)
+
+    def refuse(
+        self,
+        admission: Admission,
+        *,
+        limits: RateLimits | None,
+        wait: float | None,
+        now: float,
+        wall: float,
+        jitter: float,
+        max_wait: float,
+    ) -> float | None:
+        """Note a refusal; return the seconds for which all requests wait if the refusal names no time."""
+        self.requests.refund(1.0)
+        self.tokens.refund(admission.tokens)
+        self._share += _SHARE_WEIGHT * (1 - self._share)
+        told = limits is not None and self.read(admission, limits, now=now, wall=wall)
+        if not told and (self._share > _SHARE or self.requests.refill):
+            self.requests.read(0.0, admission.requests_mark, now=now)
+        if wait:
+            if wait <= max_wait:
+                self._hold(now + wait)
+            return None
+        if self._unknown_since is None:
+            self._unknown_since = now
+        if now - self._unknown_since > max_wait:
+            return None  # all requests have waited so long together that this is no quota
+        if admission.number > self._round_began_after:
+            self._round_began_after = self.sent
+            backoff = min(_FIRST_BACKOFF * 2.0 ** min(self._round, 16), _MAX_BACKOFF)
+            self._round += 1
+            self._hold(now + backoff * (1 + jitter) / 2)
+        return max(0.0, self.held_until - now)
+
+    def _hold(self, until: float) -> None:
+        if until > self.held_until:
+            self.held_until = until
+            self.concurrency.restart(until, self.sent)
 
 
 class Schedule:
     """When the next of many requests may be sent.
 
     Args:
-        max_concurrency: Maximum number of requests in flight.
         requests_per_minute: Maximum number of requests in any minute, or None.
         tokens_per_minute: Maximum number of tokens of prompts and completions in any minute, or None.
-        adaptive: Whether to adapt the concurrency to what the server sustains, up to ``max_concurrency``.
-        max_wait: Longest wait that a server may impose, in seconds. A request that would have to wait longer is sent,
-            so that the caller gets the server's own refusal.
+        adaptive: Whether to adapt the concurrency to what the server sustains.
     """
 
     def __init__(
         self,
         *,
-        max_concurrency: int,
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         adaptive: bool = False,
-        max_wait: float = 60.0,
     ) -> None:
-        self._concurrency = Concurrency(max_concurrency, adaptive=adaptive)
         self._request_rate = None if requests_per_minute is None else EvenRate(requests_per_minute)
         self._token_rate = None if tokens_per_minute is None else EvenRate(tokens_per_minute)
-        self._rates = [rate for rate in (self._request_rate, self._token_rate) if rate is not None]
-        self._max_wait = max_wait
-        self._requests = Quota(max_wait)
-        self._tokens = Quota(max_wait)
-        self._held_until = float("-inf")
-        self._sent = 0
-        self._tokens_sent = 0.0
-        self.in_flight = 0
+        self._adaptive = adaptive
+        self._accounts: dict[Hashable, Account] = {}
         self._mean_tokens = 0.0  # mean tokens of a request and its reply; 0 before the first reply
         self._mean_completion = float(_EXPECTED_COMPLETION)
 
-    @property
-    def limit(self) -> int:
-        """How many requests may be in flight once the ramp is over."""
-        return int(self._concurrency.limit)
+    def account(self, name: Hashable) -> Account:
+        """Return the account of a key at a server."""
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = Account(adaptive=self._adaptive)
+        return account
 
-    def ready(self, now: float) -> bool:
-        """Return whether a request may be sent at once, by a short test; if it returns False, call `delay`.
+    def estimate(self, params: Mapping[str, Any]) -> float:
+        """Return the estimated tokens of a request and its reply; 0 if nothing is known and nobody asks."""
+        if self._token_rate is None:
+            return self._mean_tokens
+        max_tokens = params.get("max_completion_tokens") or params.get("max_tokens")
+        completion = max_tokens if isinstance(max_tokens, int) else self._mean_completion
+        return count_characters(params.get("messages")) / _CHARACTERS_PER_TOKEN + completion
 
-        Args:
-            now: The loop's clock.
-        """
-        return (
-            not self._rates
-            and now >= self._held_until
-            and self._sent < self._requests.bound
-            and self._tokens_sent < self._tokens.bound
-            and self.in_flight < self._concurrency.allowed(now)
-        )
-
-    def delay(self, now: float, jitter: float) -> float | None:
+    def delay(
+        self, account: Account, tokens: float, now: float, *, jitter: float, max_wait: float
+    ) -> float | None:
         """Return 0 if a request may be sent now, else the seconds until the next call; None if a request must end first.
 
         Args:
-            now: The loop's clock.
+            account: The account of the request's key.
+            tokens: Estimated tokens of the request and its reply.
+            now: The clock.
             jitter: A random number from 0 to 1.
+            max_wait: Longest wait that a server may impose, in seconds. A request that would have to wait longer is
+                sent, so that the caller gets the server's own refusal.
         """
-        held = self._held_until - now
-        if held > 0:
-            return held
-        quota = max(
-            self._requests.delay(now, self._sent, jitter), self._tokens.delay(now, self._tokens_sent, jitter)
-        )
-        if quota > 0:
-            self._hold(now + quota)
-            return quota
-        spaced = max((rate.delay(now) for rate in self._rates), default=0.0)
-        if spaced > 0:
-            return spaced
-        if self.in_flight < self._concurrency.allowed(now):
-            return 0.0
-        return self._concurrency.next_step(now)
-
-    def admit(self, now: float, params: Mapping[str, Any]) -> Admission:
-        """Note that a request is sent.
-
-        Args:
-            now: The loop's clock.
-            params: Parameters of the request, from which its tokens are estimated.
-        """
-        tokens = 0.0
+        if not account.ready(tokens, now):
+            wait = account.delay(tokens, now, jitter=jitter, max_wait=max_wait)
+            if wait != 0:
+                return wait
+        wait = 0.0
+        if self._request_rate is not None:
+            wait = self._request_rate.delay(now)
         if self._token_rate is not None:
-            max_tokens = params.get("max_completion_tokens") or params.get("max_tokens")
-            completion = max_tokens if isinstance(max_tokens, int) else self._mean_completion
-            tokens = count_characters(params.get("messages")) / _CHARACTERS_PER_TOKEN + completion
-            self._token_rate.spend(now, tokens)
-        return self.readmit(Admission(0, tokens, 0.0, in_flight=False), now)
+            wait = max(wait, self._token_rate.delay(now, tokens))
+        return wait
 
-    def readmit(self, admission: Admission, now: float) -> Admission:
-        """Note that a request is sent again; return it. Its tokens were counted at first, and a refusal uses none."""
+    def admit(self, account: Account, tokens: float, now: float) -> Admission:
+        """Note that a request is sent."""
         if self._request_rate is not None:
             self._request_rate.spend(now)
-        self._sent += 1
-        self._tokens_sent += admission.tokens or self._mean_tokens
-        # Two requests that race for one answer share an admission. Both may be sent again, but they count as one in flight.
-        self.in_flight += not admission.in_flight
-        admission.number, admission.tokens_sent, admission.in_flight = self._sent, self._tokens_sent, True
-        return admission
+        if self._token_rate is not None:
+            self._token_rate.spend(now, tokens)
+        return account.admit(tokens, now)
 
     def on_response(
         self,
         admission: Admission,
         *,
-        rate_limits: RateLimits | None,
+        limits: RateLimits | None,
+        refused: bool,
         wait: float | None,
         overloaded: bool,
         now: float,
         wall: float,
-    ) -> None:
-        """Note how one attempt of a request was answered.
+        jitter: float,
+        max_wait: float,
+    ) -> float | None:
+        """Note how a request was answered.
 
         Args:
             admission: The request.
-            rate_limits: What the headers say about quotas.
-            wait: The wait that the server asks for, in seconds. All requests wait, not only this one.
+            limits: What the headers say about quotas.
+            refused: Whether the server refused the request and did no work.
+            wait: The wait that the refusal names, in seconds; all requests of the key wait. None or 0 names none.
             overloaded: Whether the server refused because of overload, or did not answer in time.
-            now: The loop's clock.
+            now: The clock.
             wall: Unix time.
+            jitter: A random number from 0 to 1.
+            max_wait: Longest wait that the server may impose, in seconds.
+
+        Returns:
+            The seconds for which all requests of the key wait, if the refusal names no time; None otherwise.
         """
-        if rate_limits is not None:
-            self._requests.on_response(rate_limits.requests, sent=admission.number, now=now, wall=wall)
-            self._tokens.on_response(
-                rate_limits.tokens_per_minute, sent=admission.tokens_sent, now=now, wall=wall
+        account = admission.account
+        hold: float | None = None
+        if refused:
+            if self._token_rate is not None:
+                self._token_rate.correct(-admission.tokens)
+            hold = account.refuse(
+                admission,
+                limits=limits,
+                wait=wait,
+                now=now,
+                wall=wall,
+                jitter=jitter,
+                max_wait=max_wait,
             )
-        if wait is not None and 0 < wait <= self._max_wait and now + wait > self._held_until:
-            self._hold(now + wait)
+        else:
+            account.succeed(now)
+            if limits is not None:
+                account.read(admission, limits, now=now, wall=wall)
         if overloaded:
             self.overloaded(admission)
+        return hold
 
     def overloaded(self, admission: Admission) -> None:
         """Note that a request shows that the server is overloaded."""
-        self._concurrency.overloaded(admission.number, self._sent)
+        account = admission.account
+        account.concurrency.overloaded(admission.number, account.sent, account.in_flight)
 
-    def suspend(self, admission: Admission) -> None:
-        """Note that a request waits to be sent again; a second call does nothing."""
-        if admission.in_flight:
-            admission.in_flight = False
-            self.in_flight -= 1
-
-    def finish(self, admission: Admission, *, succeeded: bool, usage: CompletionUsage | None) -> None:
-        """Note that a request is over.
+    def finish(
+        self, admission: Admission, *, succeeded: bool = False, usage: CompletionUsage | None = None
+    ) -> None:
+        """Note that a request is over; a second call does nothing.
 
         Args:
             admission: The request.
             succeeded: Whether the request returned its completion.
             usage: Its token usage, or None if unknown.
         """
-        self.suspend(admission)
+        if not admission.in_flight:
+            return
+        admission.in_flight = False
+        account = admission.account
         if succeeded:
-            self._concurrency.succeeded(admission.number)
+            account.concurrency.succeeded(admission.number, account.in_flight)
+        account.in_flight -= 1
         if usage is None:
             return
         total = usage.total_tokens
+        account.tokens.refund(admission.tokens - total)
         if self._token_rate is not None:
             self._token_rate.correct(total - admission.tokens)
         if self._mean_tokens:
@@ -403,10 +322,6 @@ class Schedule:
             self._mean_completion += _LEARNING_RATE * (usage.completion_tokens - self._mean_completion)
         else:
             self._mean_tokens, self._mean_completion = float(total), float(usage.completion_tokens)
-
-    def _hold(self, until: float) -> None:
-        self._held_until = until
-        self._concurrency.restart(until, self._sent)
 
 
 def count_characters(value: Any) -> int:

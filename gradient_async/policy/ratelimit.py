@@ -29,6 +29,7 @@ _OLDEST_EPOCH = 1_000_000_000
 _MAX_DISTANCE = 86400.0
 _MIN_WAIT = 1.0  # seconds
 _TOO_MANY_REQUESTS = 429
+_REFUSALS = frozenset({_TOO_MANY_REQUESTS, 503, 529})
 
 
 def rate_limits(headers: Mapping[str, str], now: float) -> RateLimits | None:
@@ -105,7 +106,7 @@ def retry_after(headers: Mapping[str, str], *, status: int, now: float, jitter: 
 
     ``retry-after-ms`` and ``Retry-After`` come first, in seconds, with a unit (``2s``) or as a date. Without them
     DigitalOcean's rule applies to a 429: wait until the soonest reset that is not 0, but at least a second, and a quarter
-    to half a second more.
+    to half a second more. It applies to a 503 or 529 too, but only with limits of which nothing is left.
 
     Args:
         headers: Headers of the reply, with names compared without case.
@@ -124,13 +125,14 @@ def retry_after(headers: Mapping[str, str], *, status: int, now: float, jitter: 
         for seconds in (_number(text), parse_duration(text), _until(text, headers.get("date"), now)):
             if seconds is not None:
                 return seconds
-    limits = rate_limits(headers, now) if status == _TOO_MANY_REQUESTS else None
+    limits = rate_limits(headers, now) if status in _REFUSALS else None
     if limits is None:
         return None
     resets = [
         limit.reset
         for limit in (limits.requests, limits.tokens_per_minute, limits.tokens_per_day)
-        if limit.reset  # neither None nor 0, which means that the time is not known
+        # Neither None nor 0, which means that the time is not known.
+        if limit.reset and (status == _TOO_MANY_REQUESTS or limit.remaining == 0)
     ]
     if not resets:
         return None

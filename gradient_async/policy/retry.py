@@ -9,6 +9,7 @@ from ..errors import (
     APIStatusError,
     APITimeoutError,
     GatewayTimeoutError,
+    OverloadedError,
     QuotaExceededError,
     RateLimitError,
     StreamError,
@@ -19,6 +20,7 @@ _FIRST_BACKOFF = 0.5  # seconds
 _MAX_BACKOFF_OF_UNKNOWN_RESET = 60.0
 # Statuses after which a retry is safe: the model has not done the work. From 521 on, a CDN did not reach the server.
 _RETRIED = frozenset({408, 429, 500, 502, 503, 521, 522, 523, 525, 529, 530})
+_OVERLOADED = 529
 # Codes of this library's connection errors that are never retried: TLS would fail again, a server that has begun to reply
 # has done the work, a proxy's rules do not change, and a call for which no file could be opened has waited already.
 _FINAL = frozenset({"tls", "reply_begun", "proxy_refused", "too_many_files"})
@@ -54,36 +56,61 @@ def may_retry(error: APIError, policy: Retry) -> bool:
     return policy.ambiguous and error.phase in {"send", "response"}
 
 
-def backoff(attempt: int, max_: float, jitter: float) -> float:
-    """Return the wait in seconds if the server asks for none: random, below a bound that doubles with each attempt.
+def is_refusal(error: APIError) -> bool:
+    """Whether the server did no work, because of a quota or an overload that will pass: a 429 or 529, or a 503 that names its wait.
+
+    All requests of the same key wait for what such an error asks for.
+    """
+    if isinstance(error, RateLimitError):
+        return not isinstance(error, QuotaExceededError)
+    return isinstance(error, OverloadedError) and (
+        error.status_code == _OVERLOADED or bool(error.retry_after)
+    )
+
+
+def is_appointment(error: APIError) -> bool:
+    """Whether a refusal names its wait. That is no failure, so a retry costs no tokens of `TokenBucket`."""
+    return is_refusal(error) and bool(error.retry_after)
+
+
+def backoff(failures: int, max_: float, jitter: float) -> float:
+    """Return the wait in seconds if the server asks for none: random, below a bound that doubles with each failure.
 
     Args:
-        attempt: Number of attempts made.
+        failures: Number of attempts that failed.
         max_: Longest wait, in seconds.
         jitter: A random number from 0 to 1.
     """
     # 2.0**1024 overflows; 2.0**16 half seconds are nine hours.
-    return jitter * min(_FIRST_BACKOFF * 2.0 ** min(attempt - 1, 16), max_)
+    return jitter * min(_FIRST_BACKOFF * 2.0 ** min(max(failures - 1, 0), 16), max_)
 
 
 def wait_before_retry(
-    error: APIError, policy: Retry, *, attempt: int, max_retries: int, spent: float, jitter: float
+    error: APIError,
+    policy: Retry,
+    *,
+    failures: int,
+    max_retries: int,
+    spent: float,
+    jitter: float,
+    hold: float | None = None,
 ) -> float | None:
     """Return the wait before the next attempt, in seconds; None if no attempt may follow.
 
     Args:
         error: The error of the last attempt.
         policy: The caller's settings.
-        attempt: Number of attempts made.
-        max_retries: Number of attempts that may follow the first.
+        failures: Number of attempts that failed.
+        max_retries: Number of failures that may be followed by an attempt.
         spent: Seconds of the budget that earlier waits have used.
         jitter: A random number from 0 to 1.
+        hold: Seconds for which all requests of the key wait, if the server refused this one and named no time.
     """
-    if attempt > max_retries or not may_retry(error, policy):
+    if failures > max_retries or not may_retry(error, policy):
         return None
-    asked = error.retry_after
+    asked = error.retry_after if hold is None else hold
     unknown_reset = asked is None and isinstance(error, RateLimitError) and _has_unknown_reset(error)
-    wait = backoff(attempt, _MAX_BACKOFF_OF_UNKNOWN_RESET if unknown_reset else policy.max_backoff, jitter)
+    wait = backoff(failures, _MAX_BACKOFF_OF_UNKNOWN_RESET if unknown_reset else policy.max_backoff, jitter)
     if asked is not None:
         # The server's wait is never shortened. It is lengthened, but not beyond the budget: a retry within the budget is
         # better than an error.

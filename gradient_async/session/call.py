@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from ..config import Limits, Retry, Timeout
 from ..hooks import Hook
 from ..secrets import Redactor, Secret
-
-
-class Lease(Protocol):
-    """The right of a call to send requests, given by the rate limiter that the call shares with other calls."""
-
-    def on_response(self, outcome: Any) -> None:
-        """Note the outcome of an attempt: a `Reply` or an `APIError`, with its rate limits."""
-        ...
-
-    async def reacquire(self) -> None:
-        """Wait until another attempt may be sent."""
-        ...
+from .pace import Turns
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,7 +32,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         operation: Kind of the call, for hooks.
         params: Parameters of the request, for hooks.
         hooks: Hooks that observe the call.
-        lease: The call's lease from a rate limiter, asked before each further attempt; or None.
+        turns: Where each attempt of the call takes a turn; or None.
         prepared: Objects that the session made from URL, headers and key. `msgspec.structs.replace` keeps the dict, so all
             calls of one `RequestTemplate` share it.
     """
@@ -63,5 +52,5 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     operation: str = "chat"
     params: Mapping[str, Any] = {}
     hooks: tuple[Hook, ...] = ()
-    lease: Lease | None = None
+    turns: Turns | None = None
     prepared: dict[str, Any] = msgspec.field(default_factory=dict)

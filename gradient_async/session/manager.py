@@ -23,11 +23,12 @@ from ..errors import (
     RequestInfo,
     copy_of,
 )
-from ..policy.retry import TokenBucket, spread, wait_before_retry
+from ..policy.retry import TokenBucket, is_appointment, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
-from .call import Call, Lease
+from .call import Call
 from .connector import request_of
+from .pace import Turn
 from .pool import Pool
 from .reply import Reply
 from .trace import Trace, log
@@ -88,7 +89,8 @@ class SessionManager:
         # References to the replies that are being read. The reference of a reply that is deleted removes itself. This is not a
         # `WeakSet`, because calls in other threads may change the set while it is copied.
         self._open: set[weakref.ref[Reply]] = set()
-        self._buckets: dict[str, TokenBucket] = {}
+        # By origin and key, because a quota belongs to a key.
+        self._buckets: dict[tuple[str, Secret | None], TokenBucket] = {}
         self._cooldowns: dict[tuple[str, Secret | None], Cooldown] = {}
 
     async def send(self, call: Call) -> Reply:
@@ -100,12 +102,26 @@ class SessionManager:
             ConfigurationError: If the client has been closed, or a setting of the session does not permit the request.
         """
         session = await self.pool.session()
+        if call.turns is None:
+            return await self._trace(session, call, None)
+        turn = Turn(call.turns, (_origin(call.url), call.key), call.params, call.retry)
+        try:
+            await turn.wait()
+            reply = await self._trace(session, call, turn)
+        except BaseException as error:
+            turn.finish(error)
+            raise
+        reply.turn = turn
+        return reply
+
+    async def _trace(self, session: aiohttp.ClientSession, call: Call, turn: Turn | None) -> Reply:
+        """Make a call, and inform hooks and the log if there are any."""
         started = asyncio.get_running_loop().time()
         if not call.hooks and not log.isEnabledFor(logging.INFO):
-            return await self._send(session, call, started, None)
+            return await self._send(session, call, started, None, turn)
         trace = Trace(call, started)
         try:
-            return await self._send(session, call, started, trace)
+            return await self._send(session, call, started, trace, turn)
         except GradientError as error:
             trace.end("failed", error=error)
             raise
@@ -114,16 +130,24 @@ class SessionManager:
             raise
 
     async def _send(
-        self, session: aiohttp.ClientSession, call: Call, started: float, trace: Trace | None
+        self,
+        session: aiohttp.ClientSession,
+        call: Call,
+        started: float,
+        trace: Trace | None,
+        turn: Turn | None,
     ) -> Reply:
         loop = asyncio.get_running_loop()
         deadline = _deadline(call, started)
         origin = _origin(call.url)
-        attempts = 0
+        patient = turn is not None and turn.patient
+        attempts = failures = 0
         spent = paid = 0.0
         while True:
             if self._cooldowns:
-                spent = await self._wait_for_cooldown(call, origin, started, spent, trace)
+                waited = await self._wait_for_cooldown(call, origin, started, spent, trace)
+                # The waits of others do not use up the patience of a call that waits for its turns anyway.
+                spent = spent if patient else waited
             attempts += 1
             if trace is not None:
                 trace.request(attempts)
@@ -134,10 +158,9 @@ class SessionManager:
             again = isinstance(outcome, APIError) and attempt.died_idle
             outcome = await attempt.send(new_connection=True) if again else outcome
             outcome.attempts = attempts
-            if call.lease is not None:
-                call.lease.on_response(outcome)
+            hold = None if turn is None else turn.on_response(outcome)
             if isinstance(outcome, Reply):
-                if self._buckets and (bucket := self._buckets.get(origin)) is not None:
+                if self._buckets and (bucket := self._buckets.get((origin, call.key))) is not None:
                     with self.pool.lock:
                         bucket.succeeded(paid)
                 outcome.body.keep_alive_ref = self.pool
@@ -146,31 +169,44 @@ class SessionManager:
                 return outcome
             outcome.elapsed = loop.time() - started
             self._start_cooldown(call, origin, outcome)
+            appointment = is_appointment(outcome) or (patient and hold is not None)
+            failures += not (appointment and patient)
             wait = wait_before_retry(
                 outcome,
                 call.retry,
-                attempt=attempts,
+                failures=failures,
                 max_retries=call.max_retries,
                 spent=spent,
                 jitter=_dice(),
+                hold=hold if patient else None,
             )
             if wait is None or (deadline is not None and loop.time() + wait >= deadline):
                 raise copy_of(outcome)
-            # A bucket is full until a first retry takes tokens, so no bucket is needed before.
-            bucket = self._buckets.setdefault(origin, TokenBucket())
-            with self.pool.lock:
-                price = bucket.take(outcome)
-            if not price:
-                outcome.message += f"; not tried again: too many calls to {origin} are failing"
-                outcome.args = (outcome.message,)
-                raise copy_of(outcome)
-            paid += price
+            if not appointment:
+                paid += self._pay(call, origin, outcome)
             spent += wait
             if trace is not None:
                 trace.retry(outcome, wait)
-            await asyncio.sleep(wait)
-            if call.lease is not None:
-                await _reacquire(call.lease, deadline, outcome, started)
+            if turn is None:
+                await asyncio.sleep(wait)
+            else:
+                await _wait_for_turn(turn, wait, deadline, outcome, started)
+
+    def _pay(self, call: Call, origin: str, error: APIError) -> float:
+        """Take the tokens for a retry; return their number.
+
+        Raises:
+            APIError: If there are too few.
+        """
+        # A bucket is full until a first retry takes tokens, so no bucket is needed before.
+        bucket = self._buckets.setdefault((origin, call.key), TokenBucket())
+        with self.pool.lock:
+            price = bucket.take(error)
+        if not price:
+            error.message += f"; not tried again: too many calls to {origin} are failing"
+            error.args = (error.message,)
+            raise copy_of(error)
+        return price
 
     def _start_cooldown(self, call: Call, origin: str, error: APIError) -> None:
         """Let new requests of this key wait as long as the server asked for.
@@ -233,12 +269,14 @@ class SessionManager:
         await self.pool.close()
 
 
-async def _reacquire(lease: Lease, deadline: float | None, error: APIError, started: float) -> None:
+async def _wait_for_turn(
+    turn: Turn, wait: float, deadline: float | None, error: APIError, started: float
+) -> None:
     """Wait until another attempt may be sent; raise the last attempt's error if the call's deadline comes first."""
     late = False
     try:
         async with asyncio.timeout_at(deadline):
-            await lease.reacquire()
+            await turn.wait(wait)
     except TimeoutError:
         late = True
     if late:

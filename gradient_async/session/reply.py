@@ -29,6 +29,7 @@ from ..types import ChatCompletion, Headers, RateLimits
 from .body import Body, Expired
 from .call import Call
 from .exceptions import MAX_ID, Peer, request_id_of, status_error
+from .pace import Turn
 from .trace import Trace, log
 
 _json = json.JSONEncoder(ensure_ascii=False, check_circular=False)
@@ -60,6 +61,7 @@ class Reply:
         limits: Limits on what the server may send.
         n: Value of ``n`` in the request, or None.
         trace: Informs hooks and the log about the end of the call; None if there are none.
+        turn: The call's turn in a `Pace`; None if it has none.
         attempts: Number of attempts that were made.
         queued: Seconds that the last attempt waited for a free connection.
         started: When the call began, on the loop's clock.
@@ -85,6 +87,7 @@ class Reply:
         "started",
         "status",
         "trace",
+        "turn",
     )
 
     def __init__(
@@ -118,6 +121,7 @@ class Reply:
         self.limits = call.limits
         self.n: object = call.params.get("n")
         self.trace = trace
+        self.turn: Turn | None = None
         self.received = asyncio.get_running_loop().time()
 
     @property
@@ -187,7 +191,7 @@ class Reply:
         outcome: Outcome | None = None,
         first_token: float | None = None,
     ) -> None:
-        """Inform hooks and the log how the call ended; only the first call of this method counts.
+        """Note how the call ended, and inform hooks and the log; only the first call of this method counts.
 
         Args:
             error: The error, if the call failed.
@@ -195,6 +199,9 @@ class Reply:
             outcome: How the call ended, if the error does not show it.
             first_token: For a stream, seconds from the sent request to the first content.
         """
+        if self.turn is not None:
+            usage = None if completion is None else completion.usage
+            self.turn.finish(error, succeeded=error is None and outcome is None, usage=usage)
         if self.trace is None:
             return
         if outcome is None:

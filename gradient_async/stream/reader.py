@@ -447,8 +447,10 @@ class StreamReader:
         self._tell_end("left")
 
     def _tell_end(self, outcome: Outcome, error: APIError | None = None) -> None:
-        """Inform hooks and the log, if there are any."""
+        """Inform hooks and the log, if there are any, and end the turn of the call."""
         reply = self._reply
+        if reply.turn is not None:
+            reply.turn.finish(error, succeeded=outcome == "completed", usage=self._assembler.usage)
         if reply.trace is not None:
             completion = getattr(error, "partial", None) or self.completion()
             reply.end(error, completion=completion, outcome=outcome, first_token=self.timing.first_token)

@@ -1,0 +1,402 @@
+"""`Pace`: the rates and quotas that calls share, in any number of tasks, event loops and threads.
+
+A `Pace` adds a clock, random numbers, a lock and queues to a `Schedule`. Its users hold `Turns`: a client, one `map` and
+one fan-out have `Turns` each, which may share a `Pace`. Each call makes a `Turn` from them, and waits for it before
+every attempt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import msgspec
+
+from ..config import Retry
+from ..errors import APIConnectionError, APIError, APITimeoutError, ConfigurationError
+from ..policy.pace import Account, Admission, Schedule
+from ..policy.retry import is_refusal
+from ..types import CompletionUsage
+
+
+class Pace:
+    """The rates and quotas that calls share: of a client, of some `map` or fan-outs, or of several of them.
+
+    Every request takes a turn, a retry too. Requests that wait for their turns are sent in the order in which they came, a
+    retry before all others. You may use one `Pace` in several clients, threads and event loops at once, and in one
+    event loop after another. A pickled `Pace` has the same rates, and what it has learned stays behind.
+
+    A minute never has more requests than ``requests_per_minute``, whenever it begins: one second's worth may be sent at
+    once, and the others are evenly spaced. The same holds for tokens; a single request with more than one second's
+    worth of tokens is sent when no other is due, and those after it wait longer.
+
+    A `Pace` also learns from replies, for each key at each server. It counts down what the server's headers say is
+    left, measures how fast it is refilled, and lets all requests wait when the server asks one of them to wait. Waits for
+    turns do not count towards `Timeout.total` before the first attempt of a call.
+
+    Args:
+        requests_per_minute: Maximum number of requests in any minute, or None.
+        tokens_per_minute: Maximum number of tokens of prompts and completions in any minute, or None. The tokens of a
+            request are estimated before it is sent, by its text and its maximum, and corrected by the usage in its
+            reply.
+        adaptive: Whether to adapt the number of requests in flight to what the server sustains: more while replies
+            succeed, half as many when the server refuses or stalls.
+
+    Raises:
+        ConfigurationError: If a rate is not a positive number.
+    """
+
+    def __init__(
+        self,
+        *,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        adaptive: bool = False,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "requests_per_minute": _check_rate("requests_per_minute", requests_per_minute),
+            "tokens_per_minute": _check_rate("tokens_per_minute", tokens_per_minute),
+            "adaptive": adaptive,
+        }
+        self._schedule = Schedule(**self._options)
+        # Guards everything below. It is held for some arithmetic, and never while anything is waited for.
+        self._lock = threading.Lock()
+        self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _make_pace, (type(self), self._options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Pace:
+        return self  # a copy of a client has the same quota
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self._options.items() if value)
+        return f"{type(self).__name__}({options})"
+
+    # Used by `Turn`
+
+    def account(self, name: Hashable) -> Account:
+        """Return what is known of a key at a server."""
+        with self._lock:
+            return self._schedule.account(name)
+
+    def estimate(self, params: Mapping[str, Any]) -> float:
+        """Return the estimated tokens of a request and its reply."""
+        return self._schedule.estimate(params)
+
+    def take(
+        self, account: Account, tokens: float, max_wait: float, *, waiting: bool = False
+    ) -> Admission | float | None:
+        """Take a turn, or return the seconds until it may be tried again; None if a request must end before that.
+
+        Args:
+            account: The account of the request's key.
+            tokens: Estimated tokens of the request.
+            max_wait: Longest wait that a server may impose, in seconds.
+            waiting: Whether the request is the first of those that wait; others may not overtake these.
+        """
+        with self._lock:
+            if not waiting and any(line.holds(account) for line in self._lines.values()):
+                return 0.0
+            now = time.monotonic()
+            wait = self._schedule.delay(account, tokens, now, jitter=_dice(), max_wait=max_wait)
+            return self._schedule.admit(account, tokens, now) if wait == 0 else wait
+
+    async def wait(self, account: Account, tokens: float, max_wait: float, *, again: bool) -> Admission:
+        """Wait for a turn.
+
+        Args:
+            account: The account of the request's key.
+            tokens: Estimated tokens of the request.
+            max_wait: Longest wait that a server may impose, in seconds.
+            again: Whether the request was sent before. It goes before those that were not.
+        """
+        if not again:
+            admission = self.take(account, tokens, max_wait)
+            if isinstance(admission, Admission):
+                return admission
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(account, tokens, max_wait, loop.create_future())
+        with self._lock:
+            line = self._lines.setdefault(loop, Line(self, loop))
+        line.add(waiter, again=again)
+        try:
+            return await waiter.turn
+        except asyncio.CancelledError:
+            if waiter.turn.done() and not waiter.turn.cancelled():
+                # The turn came in the same iteration of the loop as the cancellation: others may have it.
+                self.finish(waiter.turn.result())
+            raise
+        finally:
+            line.run()
+
+    def on_response(self, admission: Admission, outcome: Any, max_wait: float) -> float | None:
+        """Note how an attempt was answered.
+
+        Args:
+            admission: The request of the attempt.
+            outcome: The reply or the error.
+            max_wait: Longest wait that a server may impose, in seconds.
+
+        Returns:
+            The seconds for which all requests of the key wait, if the server refused this one and named no time.
+        """
+        failed = isinstance(outcome, APIError)
+        refused = failed and is_refusal(outcome)
+        if failed and outcome.status_code is None:  # no reply: it says nothing about quotas
+            if _is_unanswered(outcome):
+                with self._lock:
+                    self._schedule.overloaded(admission)
+            return None
+        with self._lock:
+            hold = self._schedule.on_response(
+                admission,
+                limits=outcome.rate_limits,
+                refused=refused,
+                wait=outcome.retry_after if refused else None,
+                overloaded=refused,
+                now=time.monotonic(),
+                wall=time.time(),
+                jitter=_dice(),
+                max_wait=max_wait,
+            )
+        self._wake()
+        return hold
+
+    def finish(
+        self,
+        admission: Admission,
+        *,
+        error: BaseException | None = None,
+        succeeded: bool = False,
+        usage: CompletionUsage | None = None,
+    ) -> None:
+        """Note that an attempt is over; a second call does nothing."""
+        with self._lock:
+            if isinstance(error, APITimeoutError) and error.phase in {"first_token", "idle"}:
+                self._schedule.overloaded(admission)  # a stream that stalls
+            self._schedule.finish(admission, succeeded=succeeded, usage=usage)
+        self._wake()
+
+    # Queues
+
+    def leave(self, line: Line) -> None:
+        """Forget the queue of an event loop, which has become empty."""
+        with self._lock:
+            if line.is_empty() and self._lines.get(line.loop) is line:
+                del self._lines[line.loop]
+
+    def _wake(self) -> None:
+        """Let each queue see whether its first request may be sent now."""
+        if not self._lines:
+            return
+        try:
+            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None  # a stream is dropped outside its loop
+        with self._lock:
+            lines = list(self._lines.values())
+        for line in lines:
+            if line.loop is here:
+                line.run()
+                continue
+            with contextlib.suppress(RuntimeError):  # that loop is closed, and nobody waits there
+                line.loop.call_soon_threadsafe(line.run)
+
+
+class Waiter(msgspec.Struct, eq=False):
+    """A request that waits for its turn."""
+
+    account: Account
+    tokens: float
+    max_wait: float
+    turn: asyncio.Future[Admission]
+
+
+class Line:
+    """The requests of one event loop that wait for their turns in a `Pace`.
+
+    Args:
+        pace: The `Pace`.
+        loop: The event loop.
+    """
+
+    def __init__(self, pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._pace = pace
+        # For each account the requests that were sent before, and those that were not. An account whose request gets a turn
+        # goes to the end, so that no key waits for another for ever.
+        self._queues: dict[Account, tuple[deque[Waiter], deque[Waiter]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def holds(self, account: Account) -> bool:
+        """Whether a request of this account waits here."""
+        return account in self._queues
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits here."""
+        return not self._queues
+
+    def add(self, waiter: Waiter, *, again: bool) -> None:
+        """Add a request to its queue; `run` gives it its turn."""
+        retries, others = self._queues.setdefault(waiter.account, (deque(), deque()))
+        (retries if again else others).append(waiter)
+        self.run()
+
+    def run(self) -> None:
+        """Give turns to the requests whose time has come, and set a timer for the next."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        soonest: float | None = None
+        accounts = deque(self._queues)
+        while accounts:
+            account = accounts.popleft()
+            queue = self._first_queue(account)
+            if queue is None:
+                del self._queues[account]
+                continue
+            waiter = queue[0]
+            turn = self._pace.take(account, waiter.tokens, waiter.max_wait, waiting=True)
+            if isinstance(turn, Admission):
+                queue.popleft()
+                waiter.turn.set_result(turn)
+                self._queues[account] = self._queues.pop(account)
+                accounts.append(account)
+            elif turn is not None:
+                soonest = turn if soonest is None else min(turn, soonest)
+        if soonest is not None:
+            self._timer = self.loop.call_later(soonest, self.run)
+        if not self._queues:
+            self._pace.leave(self)
+
+    def _first_queue(self, account: Account) -> deque[Waiter] | None:
+        """Return the queue whose first request is next, without the requests that were cancelled."""
+        for queue in self._queues[account]:
+            while queue and queue[0].turn.done():
+                queue.popleft()
+            if queue:
+                return queue
+        return None
+
+
+class Turns:
+    """The turns that the calls of one client, one `map` or one fan-out take in a `Pace`.
+
+    Args:
+        pace: The `Pace`.
+        patient: Whether a refusal by quota costs a call no attempt, but only time.
+
+    Attributes:
+        patient: The same.
+        waiting: The tasks that wait for a turn, the first of their call or a further one.
+    """
+
+    def __init__(self, pace: Pace, *, patient: bool = False) -> None:
+        self.pace = pace
+        self.patient = patient
+        self.waiting: set[asyncio.Task[Any] | None] = set()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Give no more turns: cancel the tasks that wait, and those that will wait."""
+        self._draining = True
+        for task in self.waiting:
+            if task is not None:
+                task.cancel()
+
+    async def enter(self) -> None:
+        """Cancel the current task if no more turns are given; otherwise note that it waits."""
+        task = asyncio.current_task()
+        self.waiting.add(task)
+        if self._draining and task is not None:
+            task.cancel()
+            await asyncio.sleep(0)
+
+
+class Turn:
+    """The turns of one call: the first, and one for each further attempt.
+
+    Args:
+        turns: The turns that the call shares.
+        name: The key and the server of the call.
+        params: Parameters of the request.
+        retry: The call's settings.
+    """
+
+    __slots__ = ("_account", "_admission", "_max_wait", "_pace", "_tokens", "_turns", "patient")
+
+    def __init__(self, turns: Turns, name: Hashable, params: Mapping[str, Any], retry: Retry) -> None:
+        self._turns = turns
+        self._pace = turns.pace
+        self._account = self._pace.account(name)
+        self._tokens = self._pace.estimate(params)
+        self._max_wait = retry.budget
+        self._admission: Admission | None = None
+        self.patient = turns.patient
+
+    async def wait(self, seconds: float = 0.0) -> None:
+        """Wait until an attempt may be sent.
+
+        Args:
+            seconds: Seconds to wait at least.
+        """
+        turns = self._turns
+        again = self._admission is not None
+        self.finish()
+        try:
+            await turns.enter()
+            if seconds:
+                await asyncio.sleep(seconds)
+            self._admission = await self._pace.wait(self._account, self._tokens, self._max_wait, again=again)
+        finally:
+            turns.waiting.discard(asyncio.current_task())
+
+    def on_response(self, outcome: Any) -> float | None:
+        """Note the reply or the error of an attempt; see `Pace.on_response`."""
+        if self._admission is None:
+            return None
+        return self._pace.on_response(self._admission, outcome, self._max_wait)
+
+    def finish(
+        self,
+        error: BaseException | None = None,
+        *,
+        succeeded: bool = False,
+        usage: CompletionUsage | None = None,
+    ) -> None:
+        """Note that the attempt is over; a second call does nothing.
+
+        Args:
+            error: The error of the call, or None.
+            succeeded: Whether the call returned its completion.
+            usage: Token usage of the call, if known.
+        """
+        if self._admission is not None:
+            self._pace.finish(self._admission, error=error, succeeded=succeeded, usage=usage)
+
+
+def _make_pace(kind: type[Pace], options: dict[str, Any]) -> Pace:
+    return kind(**options)
+
+
+def _check_rate(name: str, value: Any) -> float | None:
+    if value is None or (isinstance(value, (int, float)) and 0 < value < float("inf")):
+        return value
+    raise ConfigurationError(f"{name}={value!r} is not a positive number or None")
+
+
+def _is_unanswered(error: APIError) -> bool:
+    return isinstance(error, APITimeoutError) or (
+        isinstance(error, APIConnectionError) and error.phase == "connect"
+    )
+
+
+def _dice() -> float:
+    return random.random()  # noqa: S311  # spreads load; needs no cryptography
