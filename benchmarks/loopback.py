@@ -10,9 +10,9 @@ import sys
 import time
 import tracemalloc
 from asyncio.subprocess import PIPE
-from typing import Any
+from typing import Any, Literal
 
-from gradient_async.testing import Connection, Request, completion, reply_json, serve
+from gradient_async.testing import Quota, serve
 
 from .clients import Client, make
 from .harness import FEW, Figures, case, collect_garbage, is_quick, quickest, resident, workload
@@ -303,52 +303,39 @@ async def sync(contender: str, *, url: str, count: int, streamed: bool = False) 
     return {"cpu_us": costs[1] / count * 1e6, "more_us": (costs[1] - costs[0]) / count * 1e6}
 
 
-_ALLOWED, _WINDOW = 200, 5.0  # requests, seconds
+# DigitalOcean's quota of a new account: requests that may be sent at once, and how many more each second.
+_BUCKET, _REFILL = 30, 8.0
 
 
 @workload(
     "map", "tasks", "openai",
-    cases=[case(f"{at_once} at a time", max_rounds=3, count=500, at_once=at_once) for at_once in (64, 256)],
-    figures={"refused": "refused", "percent": "% refused", "errors": "errors", "seconds": "seconds"},
+    cases=[
+        case(f"{at_once} at a time, {wait}", max_rounds=FEW, count=200, at_once=at_once, wait=wait)
+        for at_once, wait in ((8, "reset"), (64, "reset"), (64, "retry-after"))
+    ],
+    figures={"posts": "requests a row", "lost": "rows lost", "seconds": "seconds", "ideal": "of the ideal time"},
     to=(),
 )  # fmt: skip
-async def limits(contender: str, *, count: int, at_once: int) -> Figures:
-    """More requests than a server allows: refusals, errors that are left after retries, and time.
+async def limits(
+    contender: str, *, count: int, at_once: int, wait: Literal["reset", "retry-after"]
+) -> Figures:
+    """More rows than a quota allows at once: requests for each row, rows without a completion, and time.
 
-    The server states its limit in DigitalOcean's headers. A window begins with the first request after the end of
-    the window before. "tasks" use this library's client. Each client has its own retries.
+    The quota is a bucket of 30 that gains 8 a second, told and held as DigitalOcean does. The ideal time is that of a
+    client that knows the quota. "tasks" use this library's client, and each client has its own retries.
     """
-    since, used, total, refused = float("-inf"), 0, 0, 0
-
-    async def answer(request: Request, connection: Connection) -> None:
-        nonlocal since, used, total, refused
-        if time.time() >= since + _WINDOW:
-            since, used = time.time(), 0
-        used += 1
-        total += 1
-        headers = {
-            "x-ratelimit-limit-requests": str(_ALLOWED),
-            "x-ratelimit-remaining-requests": str(max(0, _ALLOWED - used)),
-            "x-ratelimit-reset-requests": str(int(since + _WINDOW)),
-        }
-        reply = reply_json(completion("hi"), 200, headers)
-        if used > _ALLOWED:
-            refused += 1
-            reply = reply_json({"id": "too_many_requests", "message": "slow down"}, 429, headers)
-        else:
-            await connection.sleep(0.05)
-        await reply(request, connection)
-
-    async with serve(handler=answer) as server, make(contender, server.url) as client:
+    quota = Quota(requests=_BUCKET, per_second=_REFILL, wait=wait)
+    async with serve(rate_limit=quota) as server, make(contender, f"{server.url}/v1") as client:
         started = time.perf_counter()
         answered = await client.many(count, at_once)
         seconds = time.perf_counter() - started
-    return {
-        "refused": refused,
-        "percent": 100 * refused / total,
-        "errors": count - answered,
-        "seconds": seconds,
-    }
+        ideal = (count - _BUCKET) / _REFILL
+        return {
+            "posts": len(server.requests) / count,
+            "lost": count - answered,
+            "seconds": seconds,
+            "ideal": seconds / ideal,
+        }
 
 
 WORKLOADS = {
