@@ -271,7 +271,7 @@ class Schedule:
         hold: float | None = None
         if refused:
             if self._token_rate is not None:
-                self._token_rate.correct(-admission.tokens)
+                self._token_rate.correct(-admission.tokens, admission.tokens_mark.at)
             hold = account.refuse(
                 admission,
                 limits=limits,
@@ -316,7 +316,7 @@ class Schedule:
         total = usage.total_tokens
         account.tokens.refund(admission.tokens - total)
         if self._token_rate is not None:
-            self._token_rate.correct(total - admission.tokens)
+            self._token_rate.correct(total - admission.tokens, admission.tokens_mark.at)
         if self._mean_tokens:
             self._mean_tokens += _LEARNING_RATE * (total - self._mean_tokens)
             self._mean_completion += _LEARNING_RATE * (usage.completion_tokens - self._mean_completion)
