@@ -19,6 +19,10 @@ from .rates import Bucket, Concurrency, EvenRate, Mark
 _FIRST_BACKOFF = 0.5
 _MAX_BACKOFF = 60.0
 
+# Seconds. If no request is sent for longer, and none is held, there is none to send, or others must end first: while
+# requests wait for a bucket whose server tells no levels, one is sent each second.
+_REST = 2.0
+
 # If a server tells nothing of its quota but refusals: when more than this part of the latest replies are refusals, a
 # refusal means that nothing is left, and not that one request in many is refused. Each reply has this weight.
 _SHARE = 0.25
@@ -66,6 +70,7 @@ class Account:
         self.sent = 0
         self.in_flight = 0
         self.held_until = float("-inf")
+        self._sent_at = float("-inf")
         self._share = 0.0  # of refusals among the latest replies
         # Refusals that name no time: the first since the last success, and the rounds of back-off since then. Requests
         # that were sent before a round began belong to the round before.
@@ -103,6 +108,10 @@ class Account:
 
     def admit(self, tokens: float, now: float) -> Admission:
         """Note that a request is sent."""
+        if now > max(self.held_until, self._sent_at) + _REST:
+            self.requests.rest()
+            self.tokens.rest()
+        self._sent_at = now
         self.sent += 1
         self.in_flight += 1
         requests_mark, tokens_mark = self.requests.spend(1.0, now), self.tokens.spend(tokens, now)

@@ -167,6 +167,10 @@ class Bucket:
         self._spent_at = now
         return Mark(now, self.spent, self._refunded)
 
+    def rest(self) -> None:
+        """Note that a time without requests ends: the bucket may have become full, so the time says nothing of the refill."""
+        self._first = self._last = None
+
     def refund(self, amount: float) -> None:
         """Note that an amount was not spent after all: the request was refused, or its estimate was too high."""
         self.spent -= amount

@@ -250,6 +250,16 @@ class TestBucket:
         bucket.grow(4.0)
         assert before < bucket.refill < 1.01 * before
 
+    def test_a_time_without_requests_says_nothing_of_the_refill(self) -> None:
+        bucket = Bucket()
+        for now in (0.0, 1.0, 2.0, 60.0, 61.0, 62.0):
+            if now == 60.0:
+                bucket.rest()
+            mark = spent(bucket, 9, now)
+            bucket.refund(1.0)
+            bucket.read(0.0, mark, now=now)
+        assert 7 < bucket.refill <= 8
+
     def test_where_refusals_are_all_that_is_known_a_request_is_sent_each_second(self) -> None:
         bucket = Bucket()
         for now in (0.0, 5.0, 10.0):
