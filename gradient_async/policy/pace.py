@@ -218,7 +218,7 @@ class Schedule:
     def delay(
         self, account: Account, tokens: float, now: float, *, jitter: float, max_wait: float
     ) -> float | None:
-        """Return 0 if a request may be sent now, else the seconds until the next call; None if a request must end first.
+        """Return 0 if the account allows a request now, else the seconds until the next call; None if one must end first.
 
         Args:
             account: The account of the request's key.
@@ -228,10 +228,12 @@ class Schedule:
             max_wait: Longest wait that a server may impose, in seconds. A request that would have to wait longer is
                 sent, so that the caller gets the server's own refusal.
         """
-        if not account.ready(tokens, now):
-            wait = account.delay(tokens, now, jitter=jitter, max_wait=max_wait)
-            if wait != 0:
-                return wait
+        if account.ready(tokens, now):
+            return 0.0
+        return account.delay(tokens, now, jitter=jitter, max_wait=max_wait)
+
+    def rate_delay(self, tokens: float, now: float) -> float:
+        """Return the seconds for which the rates, which all accounts share, do not allow a request."""
         wait = 0.0
         if self._request_rate is not None:
             wait = self._request_rate.delay(now)
@@ -297,6 +299,16 @@ class Schedule:
         if overloaded:
             self.overloaded(admission)
         return hold
+
+    def withdraw(self, admission: Admission) -> None:
+        """Note that a request was not sent after all: others may have what it took of rates and quotas."""
+        if self._request_rate is not None:
+            self._request_rate.correct(-1.0, admission.requests_mark.at)
+        if self._token_rate is not None:
+            self._token_rate.correct(-admission.tokens, admission.tokens_mark.at)
+        admission.account.requests.refund(1.0)
+        admission.account.tokens.refund(admission.tokens)
+        self.finish(admission)
 
     def overloaded(self, admission: Admission) -> None:
         """Note that a request shows that the server is overloaded."""

@@ -31,12 +31,19 @@ def usage(total: int) -> CompletionUsage:
 
 
 def delay(schedule: Schedule, account: Account, now: float, tokens: float = 0.0) -> float | None:
-    return schedule.delay(account, tokens, now, jitter=0.0, max_wait=60.0)
+    wait = schedule.delay(account, tokens, now, jitter=0.0, max_wait=60.0)
+    return schedule.rate_delay(tokens, now) if wait == 0 else wait
 
 
 def respond(schedule: Schedule, admission: Admission, now: float, **facts: Any) -> float | None:
     """Note a reply; by default a success without rate limits."""
-    reply: dict[str, Any] = {"limits": None, "refused": False, "wait": None, "overloaded": False, "jitter": 0.0}
+    reply: dict[str, Any] = {
+        "limits": None,
+        "refused": False,
+        "wait": None,
+        "overloaded": False,
+        "jitter": 0.0,
+    }
     return schedule.on_response(admission, now=now, wall=WALL + now, max_wait=60.0, **(reply | facts))
 
 
@@ -79,6 +86,16 @@ class TestSchedule:
         assert (delay(schedule, account, 0.0) or 0) > 20
         respond(schedule, admission, 0.1, refused=True, wait=0.5)
         assert 0.5 == pytest.approx(delay(schedule, account, 0.1))
+
+    def test_a_request_that_was_not_sent_took_nothing(self) -> None:
+        schedule = Schedule(requests_per_minute=60, tokens_per_minute=6000)
+        account = schedule.account("a")
+        limits = RateLimits(requests=RateLimit(remaining=1), tokens_per_minute=RateLimit(remaining=90))
+        respond(schedule, schedule.admit(account, 10.0, 0.0), 0.0, limits=limits)
+        admission = schedule.admit(account, 90.0, 10.0)
+        assert schedule.rate_delay(90.0, 10.0) > 0
+        schedule.withdraw(admission)
+        assert (0, 1) == (delay(schedule, account, 10.0, 90.0), account.in_flight)
 
     def test_the_quota_in_headers(self) -> None:
         """A level of requests, and one of tokens with a reset."""
@@ -311,6 +328,7 @@ class Simulation:
                 return
             tokens = schedule.estimate(self._params)
             wait = schedule.delay(self._account, tokens, self._now, jitter=self._dice.random(), max_wait=60.0)
+            wait = schedule.rate_delay(tokens, self._now) if wait == 0 else wait
             if wait != 0:
                 if wait is not None and self._now + wait < self._woken_at:
                     self._woken_at = self._now + wait
@@ -346,7 +364,9 @@ class Simulation:
         ok = answer.status == 200
         info = ResponseInfo(status_code=answer.status, headers=headers)
         asked = None if ok else retry_after(headers, status=answer.status, now=wall, jitter=jitter)
-        error = status_error_class(answer.status, None)("", response=info, retry_after=asked, rate_limits=limits)
+        error = status_error_class(answer.status, None)(
+            "", response=info, retry_after=asked, rate_limits=limits
+        )
         refused = not ok and is_refusal(error)
         hold = self._schedule.on_response(
             admission,
@@ -396,7 +416,11 @@ SEEDS = range(3)
 
 def check(result: Result, ideal: float, name: object) -> None:
     """Expect what the library promises of `map` at a quota."""
-    assert (0, True, True) == (result.lost, result.posts <= 1.3, result.seconds <= 1.15 * ideal + 2), (name, result, ideal)
+    assert (0, True, True) == (result.lost, result.posts <= 1.3, result.seconds <= 1.15 * ideal + 2), (
+        name,
+        result,
+        ideal,
+    )
 
 
 @pytest.mark.parametrize("server", SERVERS)
