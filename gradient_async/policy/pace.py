@@ -19,6 +19,10 @@ from .rates import Bucket, Concurrency, EvenRate, Mark
 _FIRST_BACKOFF = 0.5
 _MAX_BACKOFF = 60.0
 
+# Seconds. If no request is sent for longer, and none is held, there is none to send, or others must end first: while
+# requests wait for a bucket whose server tells no levels, one is sent each second.
+_REST = 2.0
+
 # If a server tells nothing of its quota but refusals: when more than this part of the latest replies are refusals, a
 # refusal means that nothing is left, and not that one request in many is refused. Each reply has this weight.
 _SHARE = 0.25
@@ -66,6 +70,7 @@ class Account:
         self.sent = 0
         self.in_flight = 0
         self.held_until = float("-inf")
+        self._sent_at = float("-inf")
         self._share = 0.0  # of refusals among the latest replies
         # Refusals that name no time: the first since the last success, and the rounds of back-off since then. Requests
         # that were sent before a round began belong to the round before.
@@ -103,6 +108,10 @@ class Account:
 
     def admit(self, tokens: float, now: float) -> Admission:
         """Note that a request is sent."""
+        if now > max(self.held_until, self._sent_at) + _REST:
+            self.requests.rest()
+            self.tokens.rest()
+        self._sent_at = now
         self.sent += 1
         self.in_flight += 1
         requests_mark, tokens_mark = self.requests.spend(1.0, now), self.tokens.spend(tokens, now)
@@ -209,7 +218,7 @@ class Schedule:
     def delay(
         self, account: Account, tokens: float, now: float, *, jitter: float, max_wait: float
     ) -> float | None:
-        """Return 0 if a request may be sent now, else the seconds until the next call; None if a request must end first.
+        """Return 0 if the account allows a request now, else the seconds until the next call; None if one must end first.
 
         Args:
             account: The account of the request's key.
@@ -219,10 +228,12 @@ class Schedule:
             max_wait: Longest wait that a server may impose, in seconds. A request that would have to wait longer is
                 sent, so that the caller gets the server's own refusal.
         """
-        if not account.ready(tokens, now):
-            wait = account.delay(tokens, now, jitter=jitter, max_wait=max_wait)
-            if wait != 0:
-                return wait
+        if account.ready(tokens, now):
+            return 0.0
+        return account.delay(tokens, now, jitter=jitter, max_wait=max_wait)
+
+    def rate_delay(self, tokens: float, now: float) -> float:
+        """Return the seconds for which the rates, which all accounts share, do not allow a request."""
         wait = 0.0
         if self._request_rate is not None:
             wait = self._request_rate.delay(now)
@@ -271,7 +282,7 @@ class Schedule:
         hold: float | None = None
         if refused:
             if self._token_rate is not None:
-                self._token_rate.correct(-admission.tokens)
+                self._token_rate.correct(-admission.tokens, admission.tokens_mark.at)
             hold = account.refuse(
                 admission,
                 limits=limits,
@@ -288,6 +299,16 @@ class Schedule:
         if overloaded:
             self.overloaded(admission)
         return hold
+
+    def withdraw(self, admission: Admission) -> None:
+        """Note that a request was not sent after all: others may have what it took of rates and quotas."""
+        if self._request_rate is not None:
+            self._request_rate.correct(-1.0, admission.requests_mark.at)
+        if self._token_rate is not None:
+            self._token_rate.correct(-admission.tokens, admission.tokens_mark.at)
+        admission.account.requests.refund(1.0)
+        admission.account.tokens.refund(admission.tokens)
+        self.finish(admission)
 
     def overloaded(self, admission: Admission) -> None:
         """Note that a request shows that the server is overloaded."""
@@ -316,7 +337,7 @@ class Schedule:
         total = usage.total_tokens
         account.tokens.refund(admission.tokens - total)
         if self._token_rate is not None:
-            self._token_rate.correct(total - admission.tokens)
+            self._token_rate.correct(total - admission.tokens, admission.tokens_mark.at)
         if self._mean_tokens:
             self._mean_tokens += _LEARNING_RATE * (total - self._mean_tokens)
             self._mean_completion += _LEARNING_RATE * (usage.completion_tokens - self._mean_completion)

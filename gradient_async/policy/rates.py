@@ -9,11 +9,17 @@ them, with servers that have buckets and servers that have windows.
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgspec
 
 _MINUTE = 60.0
 # Seconds. Requests that are sent a minute apart may arrive a little less than a minute apart: so much less does no harm.
 _SLACK = 1.0
+# Seconds: how exactly `EvenRate` knows when an amount passed. An amount that differs from the rate by less than _ROUNDING
+# differs only because sums of floats are rounded.
+_PART = 0.25
+_ROUNDING = 1e-6
 
 # DigitalOcean's rule for a client that was refused: wait until the reset, but at least _MIN_WAIT seconds. Then wait a
 # random time between _MARGIN and twice _MARGIN seconds longer, so that clients do not all return at the same moment.
@@ -55,35 +61,65 @@ _UNLIMITED = 100_000
 class EvenRate:
     """Limits the amount that passes in any minute: spread evenly, except for bursts of one second's worth.
 
-    This is the generic cell rate algorithm. ``_due`` is the time at which everything that has passed would have passed
-    at exactly the rate; the next amount may pass earlier, by as much as a burst lasts.
+    Two rules. The generic cell rate algorithm spreads what passes: ``_due`` is the time at which everything that has
+    passed would have passed at exactly the rate, and the next amount may pass earlier, by as much as a burst lasts. That
+    alone lets a burst, or an amount that is larger, pass beside a whole minute's worth, and it knows nothing of estimates
+    that were corrected a minute later. So what has passed in the last minute is also counted, and never exceeds the rate.
 
     Args:
         per_minute: The maximum amount in any minute.
     """
 
     def __init__(self, per_minute: float) -> None:
-        # At least one unit may pass at once. In any minute a burst may pass, and what is due in the minute: the rest of
-        # the rate. The first unit after the burst counts with the burst.
-        burst = max(1.0, per_minute / _MINUTE)
-        self._interval = (_MINUTE + _SLACK) / max(per_minute - burst + 1.0, min(1.0, per_minute))
-        self._burst = burst * self._interval
+        self._rate = per_minute
+        self._interval = _MINUTE / per_minute
+        self._burst = max(self._interval, 1.0)  # seconds; at least one unit may pass at once
         self._due = float("-inf")
+        # What has passed in the last minute, and its parts: the beginning of a part, and the amount of the _PART seconds
+        # after it. Parts keep the work small, and are short enough for _SLACK.
+        self._passed = 0.0
+        self._parts: deque[list[float]] = deque()
 
     def delay(self, now: float, amount: float = 1.0) -> float:
         """Return the number of seconds for which an amount may not pass.
 
-        An amount that is larger than a burst passes once nothing else is due, and all that follows waits for it.
+        An amount that is larger than a burst passes once nothing else is due, and all that follows waits for it. One that
+        is larger than the rate passes once nothing has passed for a minute.
         """
-        return max(0.0, self._due - max(0.0, self._burst - amount * self._interval) - now)
+        parts = self._parts
+        while parts and parts[0][0] + _MINUTE + _SLACK <= now:
+            self._passed -= parts.popleft()[1]
+        until = max(now, self._due - max(0.0, self._burst - amount * self._interval))
+        excess = self._passed + amount - self._rate
+        for begin, passed in parts:
+            if excess <= _ROUNDING:
+                break
+            excess -= passed
+            until = max(until, begin + _MINUTE + _SLACK)
+        return until - now
 
     def spend(self, now: float, amount: float = 1.0) -> None:
         """Note that an amount passes."""
         self._due = max(self._due, now) + amount * self._interval
+        self._passed += amount
+        if self._parts and now < self._parts[-1][0] + _PART:
+            self._parts[-1][1] += amount
+        else:
+            self._parts.append([now, amount])
 
-    def correct(self, amount: float) -> None:
-        """Correct an estimate that was spent; ``amount`` is the actual amount minus the estimate."""
+    def correct(self, amount: float, at: float) -> None:
+        """Correct an estimate that was spent.
+
+        Args:
+            amount: The actual amount minus the estimate.
+            at: When it was spent.
+        """
         self._due += amount * self._interval
+        for part in reversed(self._parts):
+            if part[0] <= at:
+                part[1] += amount
+                self._passed += amount
+                break
 
 
 class Mark(msgspec.Struct, gc=False):
@@ -130,6 +166,10 @@ class Bucket:
         self.spent += amount
         self._spent_at = now
         return Mark(now, self.spent, self._refunded)
+
+    def rest(self) -> None:
+        """Note that a time without requests ends: the bucket may have become full, so the time says nothing of the refill."""
+        self._first = self._last = None
 
     def refund(self, amount: float) -> None:
         """Note that an amount was not spent after all: the request was refused, or its estimate was too high."""

@@ -145,7 +145,7 @@ class SessionManager:
         spent = paid = 0.0
         while True:
             if self._cooldowns:
-                waited = await self._wait_for_cooldown(call, origin, started, spent, trace)
+                waited = await self._wait_for_cooldown(call, origin, started, spent, trace, turn)
                 # The waits of others do not use up the patience of a call that waits for its turns anyway.
                 spent = spent if patient else waited
             attempts += 1
@@ -227,7 +227,13 @@ class SessionManager:
                 self._cooldowns[origin, call.key] = Cooldown(until, error)
 
     async def _wait_for_cooldown(
-        self, call: Call, origin: str, started: float, spent: float, trace: Trace | None
+        self,
+        call: Call,
+        origin: str,
+        started: float,
+        spent: float,
+        trace: Trace | None,
+        turn: Turn | None,
     ) -> float:
         """Wait until the cooldown of this key is over; return the seconds that the call has waited in all.
 
@@ -248,15 +254,21 @@ class SessionManager:
             room = call.retry.budget - spent
             if deadline is not None:
                 room = min(room, deadline - loop.time())
+            refusal = cooldown.refusal(
+                request_of(call), left=left, host=origin, elapsed=loop.time() - started
+            )
             if left > room:
-                raise cooldown.refusal(
-                    request_of(call), left=left, host=origin, elapsed=loop.time() - started
-                )
+                raise refusal
             wait = min(spread(left, _dice()), room)
             if trace is not None:
                 trace.cooldown(wait)
             spent += left
-            await asyncio.sleep(wait)
+            if turn is None:
+                await asyncio.sleep(wait)
+                continue
+            # Calls that kept their turns meanwhile would all be sent in the same moment.
+            turn.withdraw()
+            await _wait_for_turn(turn, wait, deadline, refusal, started)
         return spent
 
     async def close(self) -> None:

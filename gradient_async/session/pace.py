@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -23,6 +26,7 @@ from ..errors import APIConnectionError, APIError, APITimeoutError, Configuratio
 from ..policy.pace import Account, Admission, Schedule
 from ..policy.retry import is_refusal
 from ..types import CompletionUsage
+from .forks import keep_for_ever
 
 
 class Pace:
@@ -65,9 +69,11 @@ class Pace:
             "adaptive": adaptive,
         }
         self._schedule = Schedule(**self._options)
-        # Guards everything below. It is held for some arithmetic, and never while anything is waited for.
-        self._lock = threading.Lock()
+        # Guards everything below. It is held for some arithmetic, and never while anything is waited for. The garbage
+        # collector may run meanwhile and drop a stream, whose turn then ends in the same thread: hence an RLock.
+        self._lock = threading.RLock()
         self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
+        _paces.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _make_pace, (type(self), self._options)
@@ -78,6 +84,13 @@ class Pace:
     def __repr__(self) -> str:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items() if value)
         return f"{type(self).__name__}({options})"
+
+    def forget_parent(self) -> None:
+        """Begin anew in a forked process: requests that wait or are in flight are the parent's, and so is the lock."""
+        keep_for_ever(self._lines)
+        self._lock = threading.RLock()
+        self._lines = {}
+        self._schedule = Schedule(**self._options)
 
     # Used by `Turn`
 
@@ -92,8 +105,8 @@ class Pace:
 
     def take(
         self, account: Account, tokens: float, max_wait: float, *, waiting: bool = False
-    ) -> Admission | float | None:
-        """Take a turn, or return the seconds until it may be tried again; None if a request must end before that.
+    ) -> Admission | Wait:
+        """Take a turn, or return when it may be tried again.
 
         Args:
             account: The account of the request's key.
@@ -102,11 +115,14 @@ class Pace:
             waiting: Whether the request is the first of those that wait; others may not overtake these.
         """
         with self._lock:
-            if not waiting and any(line.holds(account) for line in self._lines.values()):
-                return 0.0
+            if not waiting and any(line.goes_before(account) for line in self._lines.values()):
+                return Wait(0.0, for_rates=False)
             now = time.monotonic()
             wait = self._schedule.delay(account, tokens, now, jitter=_dice(), max_wait=max_wait)
-            return self._schedule.admit(account, tokens, now) if wait == 0 else wait
+            if wait != 0:
+                return Wait(wait, for_rates=False)
+            wait = self._schedule.rate_delay(tokens, now)
+            return Wait(wait, for_rates=True) if wait else self._schedule.admit(account, tokens, now)
 
     async def wait(self, account: Account, tokens: float, max_wait: float, *, again: bool) -> Admission:
         """Wait for a turn.
@@ -128,13 +144,20 @@ class Pace:
         line.add(waiter, again=again)
         try:
             return await waiter.turn
-        except asyncio.CancelledError:
+        except BaseException:
+            # It was cancelled, or its loop was closed and the task was dropped.
+            waiter.gone = True
             if waiter.turn.done() and not waiter.turn.cancelled():
                 # The turn came in the same iteration of the loop as the cancellation: others may have it.
-                self.finish(waiter.turn.result())
+                self.withdraw(waiter.turn.result())
+            self._wake(line)
             raise
-        finally:
-            line.run()
+
+    def withdraw(self, admission: Admission) -> None:
+        """Note that a request was not sent after all."""
+        with self._lock:
+            self._schedule.withdraw(admission)
+        self._wake_all()
 
     def on_response(self, admission: Admission, outcome: Any, max_wait: float) -> float | None:
         """Note how an attempt was answered.
@@ -166,7 +189,7 @@ class Pace:
                 jitter=_dice(),
                 max_wait=max_wait,
             )
-        self._wake()
+        self._wake_all()
         return hold
 
     def finish(
@@ -182,7 +205,7 @@ class Pace:
             if isinstance(error, APITimeoutError) and error.phase in {"first_token", "idle"}:
                 self._schedule.overloaded(admission)  # a stream that stalls
             self._schedule.finish(admission, succeeded=succeeded, usage=usage)
-        self._wake()
+        self._wake_all()
 
     # Queues
 
@@ -192,31 +215,58 @@ class Pace:
             if line.is_empty() and self._lines.get(line.loop) is line:
                 del self._lines[line.loop]
 
-    def _wake(self) -> None:
+    def _wake_all(self) -> None:
         """Let each queue see whether its first request may be sent now."""
-        if not self._lines:
+        if self._lines:
+            with self._lock:
+                lines = list(self._lines.values())
+            for line in lines:
+                self._wake(line)
+
+    def _wake(self, line: Line) -> None:
+        """Run a queue soon, in its own loop.
+
+        It is never run at once, because a finaliser may call this while the queue is running.
+        """
+        if line.woken:
             return
+        line.woken = True
         try:
-            here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+            here = asyncio.get_running_loop() is line.loop
         except RuntimeError:
-            here = None  # a stream is dropped outside its loop
-        with self._lock:
-            lines = list(self._lines.values())
-        for line in lines:
-            if line.loop is here:
-                line.run()
-                continue
-            with contextlib.suppress(RuntimeError):  # that loop is closed, and nobody waits there
-                line.loop.call_soon_threadsafe(line.run)
+            here = False  # a stream is dropped outside its loop
+        try:
+            (line.loop.call_soon if here else line.loop.call_soon_threadsafe)(line.run)
+        except RuntimeError:
+            # That loop is closed, and what waited there is never sent.
+            with self._lock:
+                self._lines.pop(line.loop, None)
+
+
+class Wait(NamedTuple):
+    """Why a turn was not given.
+
+    Attributes:
+        seconds: Seconds until it may be tried again; None if a request must end before that.
+        for_rates: Whether only the rates do not allow the request, which all accounts share.
+    """
+
+    seconds: float | None
+    for_rates: bool
 
 
 class Waiter(msgspec.Struct, eq=False):
-    """A request that waits for its turn."""
+    """A request that waits for its turn.
+
+    Attributes:
+        gone: Whether nobody waits any longer.
+    """
 
     account: Account
     tokens: float
     max_wait: float
     turn: asyncio.Future[Admission]
+    gone: bool = False
 
 
 class Line:
@@ -225,19 +275,25 @@ class Line:
     Args:
         pace: The `Pace`.
         loop: The event loop.
+
+    Attributes:
+        loop: The event loop.
+        woken: Whether the loop will call `run` soon.
     """
 
     def __init__(self, pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.woken = False
         self._pace = pace
         # For each account the requests that were sent before, and those that were not. An account whose request gets a turn
         # goes to the end, so that no key waits for another for ever.
         self._queues: dict[Account, tuple[deque[Waiter], deque[Waiter]]] = {}
+        self._waits_for_rates = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def holds(self, account: Account) -> bool:
-        """Whether a request of this account waits here."""
-        return account in self._queues
+    def goes_before(self, account: Account) -> bool:
+        """Whether a request waits here that a new one of this account may not overtake."""
+        return self._waits_for_rates or account in self._queues
 
     def is_empty(self) -> bool:
         """Whether nothing waits here."""
@@ -251,12 +307,13 @@ class Line:
 
     def run(self) -> None:
         """Give turns to the requests whose time has come, and set a timer for the next."""
+        self.woken = self._waits_for_rates = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         soonest: float | None = None
         accounts = deque(self._queues)
-        while accounts:
+        while accounts and not self._waits_for_rates:
             account = accounts.popleft()
             queue = self._first_queue(account)
             if queue is None:
@@ -269,17 +326,20 @@ class Line:
                 waiter.turn.set_result(turn)
                 self._queues[account] = self._queues.pop(account)
                 accounts.append(account)
-            elif turn is not None:
-                soonest = turn if soonest is None else min(turn, soonest)
+                continue
+            # A request of another key that is smaller must not take what this one waits for, again and again.
+            self._waits_for_rates = turn.for_rates
+            if turn.seconds is not None:
+                soonest = turn.seconds if soonest is None else min(turn.seconds, soonest)
         if soonest is not None:
             self._timer = self.loop.call_later(soonest, self.run)
         if not self._queues:
             self._pace.leave(self)
 
     def _first_queue(self, account: Account) -> deque[Waiter] | None:
-        """Return the queue whose first request is next, without the requests that were cancelled."""
+        """Return the queue whose first request is next, without the requests that were given up."""
         for queue in self._queues[account]:
-            while queue and queue[0].turn.done():
+            while queue and (queue[0].gone or queue[0].turn.done()):
                 queue.popleft()
             if queue:
                 return queue
@@ -319,6 +379,11 @@ class Turns:
             task.cancel()
             await asyncio.sleep(0)
 
+    def leave(self) -> None:
+        """Note that the current task waits no longer."""
+        with contextlib.suppress(RuntimeError):  # the task is dropped after its loop was closed
+            self.waiting.discard(asyncio.current_task())
+
 
 class Turn:
     """The turns of one call: the first, and one for each further attempt.
@@ -356,7 +421,12 @@ class Turn:
                 await asyncio.sleep(seconds)
             self._admission = await self._pace.wait(self._account, self._tokens, self._max_wait, again=again)
         finally:
-            turns.waiting.discard(asyncio.current_task())
+            turns.leave()
+
+    def withdraw(self) -> None:
+        """Note that the attempt is not sent: another turn is to be waited for."""
+        if self._admission is not None:
+            self._pace.withdraw(self._admission)
 
     def on_response(self, outcome: Any) -> float | None:
         """Note the reply or the error of an attempt; see `Pace.on_response`."""
@@ -380,6 +450,18 @@ class Turn:
         """
         if self._admission is not None:
             self._pace.finish(self._admission, error=error, succeeded=succeeded, usage=usage)
+
+
+_paces = weakref.WeakSet[Pace]()
+
+
+def _forget_parent() -> None:
+    for pace in list(_paces):
+        pace.forget_parent()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_parent)
 
 
 def _make_pace(kind: type[Pace], options: dict[str, Any]) -> Pace:

@@ -24,7 +24,8 @@ from gradient_async import (
     MapResult,
     MapResults,
     NotFoundError,
-    RateLimitError,
+    PermissionDeniedError,
+    QuotaExceededError,
     StreamInterruptedError,
 )
 from gradient_async.testing import HOLD, RESET, chunk, reply_json, reply_sse, reply_writes, serve
@@ -159,7 +160,7 @@ async def test_agents_have_map_too(start: Start) -> None:
 async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> None:
     broken = reply_sse(chunk("Hel"), done=False).steps[:-1]
     special: dict[str, Any] = {
-        "1": reply_json(SLOW_DOWN, 429),
+        "1": reply_json({"error": {"message": "no credit", "code": "insufficient_quota"}}, 429),
         "3": reply_writes([*broken, RESET]) if stream else reply_writes([RESET]),
         "4": reply_json({"error": {"message": "no such model"}}, 404),
     }
@@ -184,7 +185,7 @@ async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> N
     broke = kinds.pop(3)
     assert issubclass(broke, GradientError)
     assert {
-        1: RateLimitError,
+        1: QuotaExceededError,
         4: NotFoundError,
         **dict.fromkeys((5, 6, 7, 8, 9), InvalidRequestError),
     } == kinds
@@ -202,7 +203,7 @@ async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> N
         assert isinstance(error, StreamInterruptedError)
         assert error.partial is not None
         assert "Hel" == error.partial.choices[0].message.content
-    with pytest.raises(RateLimitError) as caught:
+    with pytest.raises(QuotaExceededError) as caught:
         found[1].unwrap()
     assert_equal_errors(found[1].error, caught.value)
 
@@ -351,7 +352,7 @@ async def test_several_tasks_may_read(start: Start) -> None:
 
 async def test_the_first_error_may_end_everything(start: Start) -> None:
     """Results before the error can be read. The server sees requests in flight cancelled."""
-    special = {"2": reply_json(SLOW_DOWN, 429)}
+    special = {"2": reply_json(SLOW_DOWN, 403)}
     seconds = {"2": 0.05, "3": 30.0, "4": 30.0}
     server, client = await start(handler=Echo(special, seconds=seconds))
     results = client.chat.completions.map(Counted(), max_concurrency=5, on_error="raise", window=5)
@@ -363,7 +364,7 @@ async def test_the_first_error_may_end_everything(start: Start) -> None:
             assert (await anext(results)).index > 4
     error = caught.value
     assert [2] == list(error.errors)
-    assert isinstance(error.errors[2], RateLimitError)
+    assert isinstance(error.errors[2], PermissionDeniedError)
     assert (error.errors[2],) == error.exceptions
     assert error.__cause__ is error.errors[2]
     assert error.partial is None

@@ -13,9 +13,8 @@ from gradient_async import ChatCompletion, FanOut, StreamLimitError
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
-from gradient_async.fanout import FanOutOptions, FanOutRunner, RateLimiter, StreamedReply
+from gradient_async.fanout import FanOutOptions, FanOutRunner, StreamedReply
 from gradient_async.fanout.merge import MergedChunks
-from gradient_async.policy.pace import Schedule
 from gradient_async.stream import ChunkStream
 from gradient_async.stream.cursor import Cursor
 from gradient_async.stream.queues import ChunkQueue
@@ -180,11 +179,11 @@ async def test_chunks_of_a_cancelled_writer_stay() -> None:
 class Silent:
     """A requester whose requests are never answered."""
 
-    async def stream(self, n: int | None, expect: int, lease: Any) -> StreamedReply:
+    async def stream(self, n: int | None, expect: int) -> StreamedReply:
         """Never return."""
         raise await asyncio.get_running_loop().create_future()
 
-    async def fetch(self, n: int | None, lease: Any) -> ChatCompletion:
+    async def fetch(self, n: int | None) -> ChatCompletion:
         """Never return."""
         raise await asyncio.get_running_loop().create_future()
 
@@ -193,10 +192,17 @@ class Silent:
 def test_abandoning_a_fan_out_after_its_loop_has_closed(stream: bool) -> None:
     """A closed loop must not be called."""
     options = FanOutOptions(
-        n=2, stream=stream, native=False, raise_errors=True, stop_when=None, first=None, hedge_after=None
+        n=2,
+        stream=stream,
+        native=False,
+        raise_errors=True,
+        stop_when=None,
+        first=None,
+        hedge_after=None,
+        max_concurrency=2,
     )
     assembler = CompletionAssembler(n=2)
-    fan = FanOutRunner(options, {}, Silent(), lambda: RateLimiter(Schedule(max_concurrency=2)), assembler)
+    fan = FanOutRunner(options, Silent(), assembler)
     fan.abandon()  # without effect before the start
     loop = asyncio.new_event_loop()
     loop.set_exception_handler(lambda loop, context: None)  # noqa: ARG005  # tasks were destroyed while pending

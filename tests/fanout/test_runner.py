@@ -17,7 +17,7 @@ from gradient_async import (
     FanOutError,
     GradientError,
     InternalServerError,
-    RateLimitError,
+    QuotaExceededError,
     Retry,
     StreamInterruptedError,
     StreamLimitError,
@@ -41,6 +41,8 @@ from gradient_async.testing import (
 
 FAILURE = reply_json({"error": {"message": "broken"}}, 500)
 REFUSAL = reply_json({"id": "too_many_requests", "message": "slow down"}, 429)
+# A refusal that will not pass: it is no reason to wait.
+SPENT = reply_json({"error": {"message": "no credit", "code": "insufficient_quota"}}, 429)
 BEGUN = list(reply_sse(chunk("Hel"), chunk("lo"), done=False).steps[:-1])
 
 
@@ -117,14 +119,14 @@ async def test_errors_may_be_collected(start: Start) -> None:
     """With on_error="collect" the others go on, and partial completions have the index of their choice."""
     cut = reply_writes([*BEGUN, CLOSE])
     truncated = reply_sse(chunk("Hel"), done=False)
-    _, client = await start(FAILURE, answer("one"), cut, truncated, REFUSAL, answer("five"))
+    _, client = await start(FAILURE, answer("one"), cut, truncated, SPENT, answer("five"))
     async with client.chat.completions.fan_out(n=6, max_concurrency=1, on_error="collect", **CALL) as fan:
         found = await fan.completion()
     assert {1: "one", 5: "five"} == texts(found)
     kinds = {index: type(error) for index, error in fan.errors.items()}
     broke = kinds.pop(2)
     assert issubclass(broke, StreamInterruptedError)
-    assert {0: InternalServerError, 3: StreamTruncatedError, 4: RateLimitError} == kinds
+    assert {0: InternalServerError, 3: StreamTruncatedError, 4: QuotaExceededError} == kinds
     error = fan.errors[2]
     assert isinstance(error, StreamInterruptedError)
     assert error.partial is not None

@@ -18,7 +18,14 @@ from gradient_async import (
     StreamInterruptedError,
 )
 from gradient_async.errors import ResponseInfo, status_error_class
-from gradient_async.policy.retry import TokenBucket, backoff, may_retry, wait_before_retry
+from gradient_async.policy.retry import (
+    TokenBucket,
+    backoff,
+    is_appointment,
+    is_refusal,
+    may_retry,
+    wait_before_retry,
+)
 
 
 def status(
@@ -89,15 +96,15 @@ def test_a_reset_of_0_backs_off_by_digitaloceans_rule(reset: float | None, longe
     """Nobody knows when the quota is there again: half a second, doubled with each attempt, a minute at most."""
     error = status(429)
     error.rate_limits = RateLimits(requests=RateLimit(reset=4.0), tokens_per_day=RateLimit(reset=reset))
-    waits = [wait(error, attempt=attempt, max_retries=99) for attempt in (1, 4, 5, 6, 7, 8, 99)]
+    waits = [wait(error, failures=attempt, max_retries=99) for attempt in (1, 4, 5, 6, 7, 8, 99)]
     assert [min(waited, longest) for waited in (0.5, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0)] == waits
     busy = status(503)
     busy.rate_limits = error.rate_limits
-    assert wait(busy, attempt=9, max_retries=9) == 8.0
+    assert wait(busy, failures=9, max_retries=9) == 8.0
 
 
 def wait(error: APIError, **changes: Any) -> float | None:
-    facts: dict[str, Any] = {"attempt": 1, "max_retries": 2, "spent": 0.0, "jitter": 1.0}
+    facts: dict[str, Any] = {"failures": 1, "max_retries": 2, "spent": 0.0, "jitter": 1.0}
     return wait_before_retry(error, Retry(), **(facts | changes))
 
 
@@ -111,7 +118,7 @@ def test_a_servers_wait_is_honoured_upward_only() -> None:
 
 
 def test_no_attempt_beyond_the_number_or_the_budget() -> None:
-    assert wait(status(500), attempt=3) is None
+    assert wait(status(500), failures=3) is None
     assert wait(status(400)) is None
     assert wait(status(429, wait=61.0)) is None
     assert wait(status(429, wait=30.0), spent=31.0) is None
@@ -134,7 +141,46 @@ def test_a_bucket_runs_dry_while_calls_fail_and_fills_while_they_succeed() -> No
 
 def test_without_a_servers_wait_the_backoff_counts() -> None:
     waits = [
-        wait_before_retry(status(500), Retry(), attempt=attempt, max_retries=3, spent=0.0, jitter=1.0)
+        wait_before_retry(status(500), Retry(), failures=attempt, max_retries=3, spent=0.0, jitter=1.0)
         for attempt in (1, 2, 3, 4)
     ]
     assert [0.5, 1.0, 2.0, None] == waits
+
+
+@pytest.mark.parametrize(
+    ("error", "refusal", "appointment"),
+    [
+        (status(429), True, False),
+        (status(429, wait=0.0), True, False),
+        (status(429, wait=1.0), True, True),
+        (status(429, server_code="insufficient_quota", wait=1.0), False, False),
+        (status(503), False, False),
+        (status(503, wait=2.0), True, True),
+        (status(529), True, False),
+        (status(529, wait=2.0), True, True),
+        (status(500, wait=2.0), False, False),
+        (APIConnectionError(phase="connect"), False, False),
+    ],
+)
+def test_a_refusal_that_names_its_wait_is_an_appointment(
+    error: APIError, refusal: bool, appointment: bool
+) -> None:
+    """A 503 without a wait says nothing of a quota, and a spent quota will not pass."""
+    assert (refusal, appointment) == (is_refusal(error), is_appointment(error))
+
+
+def test_a_hold_is_waited_for_like_a_servers_wait() -> None:
+    """All requests of the key wait for it: no call may come back sooner, or wait beyond its budget."""
+    assert wait(status(429), hold=3.0, failures=0, jitter=0.0) == 3.0
+    assert wait(status(429), hold=3.0, failures=0) == 3.75
+    assert wait(status(429, wait=9.0), hold=3.0, failures=0, jitter=0.0) == 3.0
+    assert wait(status(429), hold=0.0, failures=0, jitter=0.0) == 0.0
+    assert wait(status(429), hold=3.0, failures=0, spent=57.5) is None
+    assert wait(status(429), hold=3.0, failures=0, spent=57.0) == 60.0 - 57.0
+    assert wait(status(429, x_should_retry="false"), hold=3.0, failures=0) is None
+
+
+def test_refusals_that_are_no_failures_do_not_count() -> None:
+    """A call that was refused a hundred times without a failure is tried again, also without any retry of failures."""
+    assert wait(status(429, wait=1.0), failures=0, max_retries=0, jitter=0.0) == 1.0
+    assert wait(status(429, wait=1.0), failures=1, max_retries=0) is None
