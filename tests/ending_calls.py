@@ -192,6 +192,11 @@ async def map_all(client: AsyncGradient, **options: Any) -> None:
         pass
 
 
+async def map_misspelt(client: AsyncGradient) -> None:
+    async for _ in client.chat.completions.map([{"model": "m", "messages": _messages(), "nonsense": 1}]):
+        pass
+
+
 async def map_and_unwrap(client: AsyncGradient) -> None:
     async for result in client.chat.completions.map([{"model": "m", "messages": _messages()}]):
         result.unwrap()

@@ -387,7 +387,8 @@ def _add_several() -> None:
         STREAM,
         STREAM,
     )
-    _add("map: an unknown parameter", calls.given(calls.map_all, nonsense=1), None)
+    _add("map: an unknown option", calls.given(calls.map_all, nonsense=1), TypeError)
+    _add("map: an unknown parameter", calls.map_misspelt, None)
     _add("map: an error unwrapped", calls.map_and_unwrap, APIStatusError, _status(400))
     _add("map: the requests fail", calls.map_failing_requests, ZeroDivisionError, WHOLE)
     _add("map: left before the requests' failure", calls.leave_map_of_failing_requests, None, WHOLE)

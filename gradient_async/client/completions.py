@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVa
 import msgspec
 
 from ..assembly import CompletionAssembler
-from ..decoding import list_iterables
+from ..decoding import check_names, list_iterables
 from ..errors import ConfigurationError
 from ..fanout import (
     FanOut,
@@ -37,7 +37,7 @@ from ..types import (
     given,
     is_given,
 )
-from .core import Core, Operation, check_options, read_reply
+from .core import OPTIONS, Core, Operation, check_options, read_reply
 from .hints import AGENTS, CompletionsHints, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
 from .settings import check_choice, check_count
@@ -177,9 +177,11 @@ class _Completions(CompletionsHints):
             An async iterator of `MapResult`. Leaving the loop cancels the requests in flight.
 
         Raises:
+            TypeError: If an option or a default is unknown.
             ConfigurationError: If an option can't be used.
             FanOutError: From iterating, with ``on_error="raise"``.
         """
+        self._check_names(defaults, Completions.map)
         check_choice("on_error", on_error, "collect", "raise")
         check_count("max_concurrency", max_concurrency, min_=1)
         check_requests(requests)
@@ -230,6 +232,7 @@ class _Completions(CompletionsHints):
         adaptive: bool = False,
         **params: Any,
     ) -> FanOut:
+        self._check_names(params, _Completions._fan_out)
         check_count("n", n, min_=1)
         check_choice("on_error", on_error, "collect", "raise")
         if native not in {True, False, "auto"}:
@@ -269,6 +272,12 @@ class _Completions(CompletionsHints):
         requester = _Requester(self._core, self._operation, params)
         runner = FanOutRunner(options, params, requester, rate_limiter, assembler)
         return FanOut(runner, assembler, buffered=limits.buffered_bytes)
+
+    def _check_names(self, params: Mapping[str, Any], method: Any) -> None:
+        """Refuse unknown names among the parameters that a method was called with."""
+        # The method's own options are never among them; they are there to be suggested.
+        options = method.__wrapped__.__kwdefaults__
+        check_names(params, {*OPTIONS, *options}, agent=self._operation == "agent")
 
     def _rate_limiter(self, max_concurrency: int, **rates: Any) -> Callable[[], RateLimiter]:
         """Check the rates; return a function that makes the rate limiter in the running event loop."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Required, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -160,6 +160,23 @@ def _cannot_be_sent(refusal: NoJSONError) -> InvalidRequestError:
     return InvalidRequestError(
         f"{path}={shown(refusal.value)}: {refusal.problem}; the request can't be written as JSON", param=path
     )
+
+
+def check_names(names: Iterable[str], options: Iterable[str], *, agent: bool = False) -> None:
+    """Check the names of arguments that several requests share.
+
+    Args:
+        names: The names.
+        options: Names that are accepted besides those of parameters.
+        agent: Whether the requests go to an agent.
+
+    Raises:
+        TypeError: If a name is unknown.
+    """
+    known = known_params(agent=agent).union(options)
+    for name in names:
+        if name not in known:
+            raise _unknown_name(name, known)
 
 
 def _unknown_name(name: str, known: frozenset[str]) -> TypeError:

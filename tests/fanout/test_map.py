@@ -212,6 +212,36 @@ def test_unwrap_without_completion_and_error() -> None:
         MapResult(index=0, request={}).unwrap()
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"temprature": 1}, "unexpected keyword argument 'temprature'. Did you mean 'temperature'"),
+        ({"max_concurency": 1}, "Did you mean 'max_concurrency'"),
+        ({"hedge_after": 1}, "'hedge_after'"),
+        ({"k": 1}, "'k'"),
+    ],
+)
+async def test_unknown_options_are_refused_at_the_call(
+    start: Start, options: dict[str, Any], says: str
+) -> None:
+    """No request is sent and none is pulled; a request's own parameters are its own affair."""
+    server, client = await start(handler=Echo())
+    with pytest.raises(TypeError, match=says):
+        client.chat.completions.map(Counted(), **options)
+    assert not server.requests
+    (found,) = await all_of(
+        client.chat.completions.map([ask_for("0", temprature=1)], timeout=5, extra_body={"x": 1})
+    )
+    assert isinstance(found.error, InvalidRequestError)
+    agents = client.agents.chat.completions
+    agents.map([], k=3, extra_query={}, temperature=NOT_GIVEN, temprature=NOT_GIVEN)
+    with pytest.raises(TypeError, match="'reasoning_effor'"):
+        agents.map([], reasoning_effor="low")
+    misspelt: dict[str, Any] = {"n": 2, "messages": [], "first_one": 1}
+    with pytest.raises(TypeError, match="'first_one'"):
+        agents.fan_out(**misspelt)
+
+
 async def test_no_requests_have_no_results(start: Start) -> None:
     server, client = await start()
     nothing: list[Any] = []
