@@ -66,7 +66,7 @@ from .events import (
     ToolCallStartEvent,
     UsageEvent,
 )
-from .fanout import FanOut, FanOutResult, MapResult, MapResults
+from .fanout import FanOut, FanOutResult, MapFailure, MapResult, MapResults, MapSuccess
 from .hooks import CallInfo, Hook
 from .stream import ChatCompletionStream, Timing
 from .stream import ChatCompletionStream as AsyncStream
@@ -152,8 +152,10 @@ __all__ = [
     "LogprobsContentDoneEvent",
     "LogprobsRefusalDeltaEvent",
     "LogprobsRefusalDoneEvent",
+    "MapFailure",
     "MapResult",
     "MapResults",
+    "MapSuccess",
     "ModelInfo",
     "ModelList",
     "NotFoundError",

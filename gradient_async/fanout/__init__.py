@@ -2,7 +2,7 @@
 
 from .branch import Requester, StreamedReply
 from .fan_out import FanOut
-from .map import MapResult, MapResults, MapWorkers, Requests
+from .map import MapFailure, MapResult, MapResults, MapSuccess, MapWorkers, Requests
 from .rate_limiter import RateLimiter
 from .runner import FanOutOptions, FanOutResult, FanOutRunner, StopWhen
 
@@ -11,8 +11,10 @@ __all__ = [
     "FanOutOptions",
     "FanOutResult",
     "FanOutRunner",
+    "MapFailure",
     "MapResult",
     "MapResults",
+    "MapSuccess",
     "MapWorkers",
     "RateLimiter",
     "Requester",

@@ -16,7 +16,7 @@ from collections.abc import (
     Sized,
 )
 from types import TracebackType
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, NoReturn, Self, TypeAlias, cast
 
 import msgspec
 
@@ -38,32 +38,57 @@ _FIRST_WORKERS = 64
 _MORE_WORKERS = 8
 
 
-class MapResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one of many requests.
+class _Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What both kinds of results have."""
+
+    index: int
+    request: Mapping[str, Any]
+    key: Any = None
+
+
+class MapSuccess(_Result, frozen=True, kw_only=True):
+    """The result of one of many requests: a completion.
 
     Attributes:
         index: The request's number, counted from 0 in the order of pulling.
         key: The key that the caller gave to the request, or None.
         request: The request's parameters, as given.
-        completion: The completion, or None if the request failed.
-        error: The error, or None.
+        completion: The completion.
+        error: None.
     """
 
-    index: int
-    request: Mapping[str, Any]
-    key: Any = None
-    completion: ChatCompletion | None = None
-    error: GradientError | None = None
+    completion: ChatCompletion
+    error: None = None
 
     def unwrap(self) -> ChatCompletion:
-        """Return the completion.
+        """Return the completion."""
+        return self.completion
+
+
+class MapFailure(_Result, frozen=True, kw_only=True):
+    """The result of one of many requests: an error. All other attributes are those of `MapSuccess`.
+
+    Attributes:
+        completion: None.
+        error: The error.
+    """
+
+    error: GradientError
+    completion: None = None
+
+    def unwrap(self) -> NoReturn:
+        """Raise a copy of the error.
 
         Raises:
-            GradientError: The error, if the request failed.
+            GradientError: The error.
         """
-        if self.completion is None:
-            raise copy_of(self.error or GradientError("neither completion nor error"))
-        return self.completion
+        raise copy_of(self.error)
+
+
+# A union, because type checkers narrow a union by one of its members, and no base class: after `result.error is None` they
+# know that `completion` is a completion. `isinstance` takes it as well.
+MapResult: TypeAlias = MapSuccess | MapFailure
+"""The result of one of many requests: `MapSuccess` if ``error is None``, else `MapFailure`."""
 
 
 class MapWorkers:
@@ -243,13 +268,12 @@ class MapWorkers:
         request: Any = item
         if type(item) is tuple and len(pair := cast("tuple[Any, ...]", item)) == 2:  # noqa: PLR2004  # a pair
             key, request = pair
-        completion: ChatCompletion | None = None
-        failure: GradientError | None = None
+        answer: ChatCompletion | GradientError
         try:
-            completion = await self._get_completion(index, request)
+            answer = await self._get_completion(index, request)
         except GradientError as error:
-            failure = error.with_traceback(None)  # its frames hold the reply as long as the result is kept
-        self._put(MapResult(index=index, key=key, request=request, completion=completion, error=failure))
+            answer = error.with_traceback(None)  # its frames hold the reply as long as the result is kept
+        self._put(index, key, request, answer)
 
     async def _get_completion(self, index: int, request: Any) -> ChatCompletion:
         if not isinstance(request, (dict, Mapping)):  # `dict` first: the test of a Mapping is slow
@@ -278,12 +302,17 @@ class MapWorkers:
         # Outside the handler, so that the TypeError with its frames is not the context.
         raise copy_of(invalid)
 
-    def _put(self, result: MapResult) -> None:
-        if result.error is not None and self._raise_errors:
-            self._errors[result.index] = result.error
-            self._exhausted = True
-            self._cancel(but=asyncio.current_task())
-            return
+    def _put(self, index: int, key: Any, request: Any, answer: ChatCompletion | GradientError) -> None:
+        result: MapResult
+        if isinstance(answer, GradientError):
+            if self._raise_errors:
+                self._errors[index] = answer
+                self._exhausted = True
+                self._cancel(but=asyncio.current_task())
+                return
+            result = MapFailure(index=index, key=key, request=request, error=answer)
+        else:
+            result = MapSuccess(index=index, key=key, request=request, completion=answer)
         if self._ordered:
             self._early[result.index] = result
             while self._next_index in self._early:

@@ -17,12 +17,15 @@ from many_servers import Echo, ask_for, closed_within, prompts
 from gradient_async import (
     NOT_GIVEN,
     AsyncGradient,
+    ChatCompletion,
     ConfigurationError,
     FanOutError,
     GradientError,
     InvalidRequestError,
+    MapFailure,
     MapResult,
     MapResults,
+    MapSuccess,
     NotFoundError,
     RateLimitError,
     StreamInterruptedError,
@@ -207,9 +210,16 @@ async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> N
     assert_equal_errors(found[1].error, caught.value)
 
 
-def test_unwrap_without_completion_and_error() -> None:
-    with pytest.raises(GradientError, match="neither completion nor error"):
-        MapResult(index=0, request={}).unwrap()
+def test_results_are_of_two_types() -> None:
+    """Which `isinstance` and ``error is None`` tell apart; both are instances of their union."""
+    done = MapSuccess(index=0, request={}, key="a", completion=ChatCompletion(choices=[]))
+    failed = MapFailure(index=1, request={}, error=GradientError("no"))
+    assert isinstance(done, MapResult)
+    assert isinstance(failed, MapResult)
+    assert (done.completion, None) == (done.unwrap(), done.error)
+    assert (None, None) == (failed.completion, failed.key)
+    with pytest.raises(GradientError, match="no"):
+        failed.unwrap()
 
 
 @pytest.mark.parametrize(
