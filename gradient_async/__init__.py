@@ -25,6 +25,7 @@ from .errors import (
     GradientError,
     InternalServerError,
     InvalidRequestError,
+    JournalError,
     NotFoundError,
     OverloadedError,
     PaymentRequiredError,
@@ -66,7 +67,7 @@ from .events import (
     ToolCallStartEvent,
     UsageEvent,
 )
-from .fanout import FanOut, FanOutResult, MapResult, MapResults
+from .fanout import FanOut, FanOutResult, Journal, MapFailure, MapResult, MapResults, MapSuccess
 from .hooks import CallInfo, Hook
 from .session.pace import Pace
 from .stream import ChatCompletionStream, Timing
@@ -148,13 +149,17 @@ __all__ = [
     "Hook",
     "InternalServerError",
     "InvalidRequestError",
+    "Journal",
+    "JournalError",
     "Limits",
     "LogprobsContentDeltaEvent",
     "LogprobsContentDoneEvent",
     "LogprobsRefusalDeltaEvent",
     "LogprobsRefusalDoneEvent",
+    "MapFailure",
     "MapResult",
     "MapResults",
+    "MapSuccess",
     "ModelInfo",
     "ModelList",
     "NotFoundError",

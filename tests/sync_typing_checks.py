@@ -76,6 +76,8 @@ def others(client: Gradient) -> None:
     assert_type(results, MapResults)
     for result in results:
         assert_type(result, MapResult)
+        if result.error is None:
+            assert_type(result.completion, ChatCompletion)
     assert_type(client.models.list(timeout=3), ModelList)
     for model in client.models.list():
         assert_type(model, ModelInfo)

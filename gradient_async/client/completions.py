@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVar, Unpack, cast, overload
@@ -10,12 +11,13 @@ from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVa
 import msgspec
 
 from ..assembly import CompletionAssembler
-from ..decoding import list_iterables
+from ..decoding import check_names, list_iterables
 from ..errors import ConfigurationError
 from ..fanout import (
     FanOut,
     FanOutOptions,
     FanOutRunner,
+    Journal,
     MapResults,
     MapWorkers,
     Requests,
@@ -35,7 +37,7 @@ from ..types import (
     given,
     is_given,
 )
-from .core import Core, Operation, check_options, read_reply
+from .core import OPTIONS, Core, Operation, check_options, read_reply
 from .hints import AGENTS, CompletionsHints, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
 from .settings import check_choice, check_count, check_kind
@@ -147,6 +149,7 @@ class _Completions(CompletionsHints):
         tokens_per_minute: float | None = None,
         adaptive: bool = False,
         stream: bool = False,
+        journal: Journal | str | os.PathLike[str] | None = None,
         **defaults: Any,
     ) -> MapResults:
         """Make many requests, a limited number at a time; iterate over the results as they finish.
@@ -171,15 +174,23 @@ class _Completions(CompletionsHints):
             tokens_per_minute: Maximum number of tokens in any minute.
             adaptive: Adapt the number of requests in flight to what the server sustains.
             stream: Stream each reply, so that the limits on stalls apply and errors have a ``partial``.
+            journal: Path of a file of results, or an open `Journal`. Each result is written to it as it arrives, and
+                results of earlier runs are returned with ``resumed=True``: their requests are not sent again. Of
+                errors, that is so only for requests that the server refused with 400, 404, 413 or 422. A request is
+                known by its key and all of its parameters.
             **defaults: Parameters for requests that do not give them.
 
         Returns:
             An async iterator of `MapResult`. Leaving the loop cancels the requests in flight.
 
         Raises:
+            TypeError: If an option or a default is unknown.
             ConfigurationError: If an option can't be used.
+            JournalError: If the journal can't be opened; from iterating, if it can't be written, after the results of
+                all requests in flight.
             FanOutError: From iterating, with ``on_error="raise"``.
         """
+        self._check_names(defaults, Completions.map)
         check_choice("on_error", on_error, "collect", "raise")
         check_count("max_concurrency", max_concurrency, min_=1)
         check_requests(requests)
@@ -211,6 +222,7 @@ class _Completions(CompletionsHints):
                 ordered=ordered,
                 raise_errors=on_error == "raise",
                 defaults=defaults,
+                journal=journal,
             )
         )
 
@@ -232,6 +244,7 @@ class _Completions(CompletionsHints):
         adaptive: bool = False,
         **params: Any,
     ) -> FanOut:
+        self._check_names(params, _Completions._fan_out)
         check_count("n", n, min_=1)
         check_choice("on_error", on_error, "collect", "raise")
         if native not in {True, False, "auto"}:
@@ -290,6 +303,12 @@ class _Completions(CompletionsHints):
                     f"{name}={value!r}: {owner}; pass pace=Pace({name}={value!r}, ...) alone"
                 )
         return Turns(shared, patient=True)
+
+    def _check_names(self, params: Mapping[str, Any], method: Any) -> None:
+        """Refuse unknown names among the parameters that a method was called with."""
+        # The method's own options are never among them; they are there to be suggested.
+        options = method.__wrapped__.__kwdefaults__
+        check_names(params, {*OPTIONS, *options}, agent=self._operation == "agent")
 
     @cached_property
     def with_raw_response(self) -> RawCompletions:

@@ -136,7 +136,7 @@ _ROUTES: dict[Operation, tuple[str, str]] = {
     "models": ("GET", "/models"),
 }
 _MAPPINGS = frozenset({"extra_headers", "extra_query", "extra_body"})
-_OPTIONS = _MAPPINGS | {"timeout"}
+OPTIONS = _MAPPINGS | {"timeout"}
 
 
 class RequestTemplate:
@@ -288,7 +288,7 @@ class Core:
         params: Mapping[str, Any] = arguments
         options: Mapping[str, Any] = {}
         extra_body: Mapping[str, Any] = {}
-        if not _OPTIONS.isdisjoint(arguments):
+        if not OPTIONS.isdisjoint(arguments):
             options = arguments
             check_options(arguments)
             extra_body = arguments.get("extra_body") or {}
@@ -296,7 +296,7 @@ class Core:
             params = {
                 name: value
                 for name, value in arguments.items()
-                if name not in _OPTIONS and name not in extra_body
+                if name not in OPTIONS and name not in extra_body
             }
         params = check_params(
             params,

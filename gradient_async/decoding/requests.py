@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Required, cast, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -111,6 +111,15 @@ def list_iterables(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert parameters to plain data, which can be read twice: some iterables can be read only once.
+
+    Raises:
+        InvalidRequestError: If a value has no JSON form.
+    """
+    return {name: _plain(value, name) for name, value in params.items()}
+
+
 def encode_request(
     params: Mapping[str, Any], *, stream: bool | None, extra_body: Mapping[str, Any] | None = None
 ) -> bytes:
@@ -160,6 +169,23 @@ def _cannot_be_sent(refusal: NoJSONError) -> InvalidRequestError:
     return InvalidRequestError(
         f"{path}={shown(refusal.value)}: {refusal.problem}; the request can't be written as JSON", param=path
     )
+
+
+def check_names(names: Iterable[str], options: Iterable[str], *, agent: bool = False) -> None:
+    """Check the names of arguments that several requests share.
+
+    Args:
+        names: The names.
+        options: Names that are accepted besides those of parameters.
+        agent: Whether the requests go to an agent.
+
+    Raises:
+        TypeError: If a name is unknown.
+    """
+    known = known_params(agent=agent).union(options)
+    for name in names:
+        if name not in known:
+            raise _unknown_name(name, known)
 
 
 def _unknown_name(name: str, known: frozenset[str]) -> TypeError:

@@ -2,7 +2,8 @@
 
 from .branch import Requester, StreamedReply
 from .fan_out import FanOut
-from .map import MapResult, MapResults, MapWorkers, Requests
+from .journal import Journal
+from .map import MapFailure, MapResult, MapResults, MapSuccess, MapWorkers, Requests
 from .runner import FanOutOptions, FanOutResult, FanOutRunner, StopWhen
 
 __all__ = [
@@ -10,8 +11,11 @@ __all__ = [
     "FanOutOptions",
     "FanOutResult",
     "FanOutRunner",
+    "Journal",
+    "MapFailure",
     "MapResult",
     "MapResults",
+    "MapSuccess",
     "MapWorkers",
     "Requester",
     "Requests",

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from ..assembly import CompletionAssembler, Position, since
 from ..decoding import as_chunk
-from ..errors import StreamError
+from ..errors import APIError, StreamError
 from ..stream import StreamReader
 from ..types import (
     ChatCompletion,
@@ -21,6 +21,8 @@ from ..types import (
     TextBatch,
 )
 from .merge import Chunks, MergedChunks
+
+T = TypeVar("T")
 
 _MAX_EARLY = 64  # chunks without content that are kept
 
@@ -148,17 +150,26 @@ class Branch:
     async def _attempt(self) -> None:
         """Send one request and pass on its chunks, unless another request wins the race."""
         self.requests += 1
+        self._merged.attempts += 1
         if self.on_request is not None:
             self.on_request(self)
         if self._streamed:
-            await self._read(await self._requester.stream(self._n, self._expect))
+            await self._read(await self._count(self._requester.stream(self._n, self._expect)))
             return
-        completion = await self._requester.fetch(self._n)
+        completion = await self._count(self._requester.fetch(self._n))
         self._merged.on_response(completion.request_id, completion.rate_limits, completion.attempts)
         chunk = as_chunk(completion)
         self._win(lambda: chunk)
         self._fetched = completion
         await self._put([chunk])
+
+    async def _count(self, reply: Awaitable[T]) -> T:
+        """Await a reply, and count the retries if there is none."""
+        try:
+            return await reply
+        except APIError as error:
+            self._merged.attempts += error.attempts - 1
+            raise
 
     async def _read(self, streamed: StreamedReply) -> None:
         reply, reader, assembler = streamed

@@ -148,7 +148,7 @@ class FanOut(ChunkStream):
 
     @property
     def attempts(self) -> int:
-        """Number of requests made for the replies so far, retries included."""
+        """Number of requests made so far, with those that raced or failed; retries count once the request is over."""
         return self._merged.attempts
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -16,14 +17,16 @@ from collections.abc import (
     Sized,
 )
 from types import TracebackType
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, NoReturn, Self, TypeAlias, cast
 
 import msgspec
 
-from ..errors import FanOutError, GradientError, InvalidRequestError, copy_of
+from ..errors import FanOutError, GradientError, InvalidRequestError, JournalError, copy_of
 from ..session.pace import Turns
 from ..stream import AsyncOnly
 from ..types import ChatCompletion, given
+from .journal import Journal, JournalRun
+from .result_file import Row
 from .tasks import later
 
 Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
@@ -37,32 +40,59 @@ _FIRST_WORKERS = 64
 _MORE_WORKERS = 8
 
 
-class MapResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of one of many requests.
+class _Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What both kinds of results have."""
+
+    index: int
+    request: Mapping[str, Any]
+    key: Any = None
+    resumed: bool = False
+
+
+class MapSuccess(_Result, frozen=True, kw_only=True):
+    """The result of one of many requests: a completion.
 
     Attributes:
         index: The request's number, counted from 0 in the order of pulling.
         key: The key that the caller gave to the request, or None.
         request: The request's parameters, as given.
-        completion: The completion, or None if the request failed.
-        error: The error, or None.
+        completion: The completion.
+        error: None.
+        resumed: Whether the result was in the journal: this run did not send the request.
     """
 
-    index: int
-    request: Mapping[str, Any]
-    key: Any = None
-    completion: ChatCompletion | None = None
-    error: GradientError | None = None
+    completion: ChatCompletion
+    error: None = None
 
     def unwrap(self) -> ChatCompletion:
-        """Return the completion.
+        """Return the completion."""
+        return self.completion
+
+
+class MapFailure(_Result, frozen=True, kw_only=True):
+    """The result of one of many requests: an error. All other attributes are those of `MapSuccess`.
+
+    Attributes:
+        completion: None.
+        error: The error.
+    """
+
+    error: GradientError
+    completion: None = None
+
+    def unwrap(self) -> NoReturn:
+        """Raise a copy of the error.
 
         Raises:
-            GradientError: The error, if the request failed.
+            GradientError: The error.
         """
-        if self.completion is None:
-            raise copy_of(self.error or GradientError("neither completion nor error"))
-        return self.completion
+        raise copy_of(self.error)
+
+
+# A union, because type checkers narrow a union by one of its members, and no base class: after `result.error is None` they
+# know that `completion` is a completion. `isinstance` takes it as well.
+MapResult: TypeAlias = MapSuccess | MapFailure
+"""The result of one of many requests: `MapSuccess` if ``error is None``, else `MapFailure`."""
 
 
 class MapWorkers:
@@ -77,6 +107,7 @@ class MapWorkers:
         ordered: Whether results are in the order of the requests.
         raise_errors: Whether the first error ends everything.
         defaults: Parameters for requests that do not give them.
+        journal: Has the results of earlier runs, and gets those of this run; or the path of its file; or None.
     """
 
     def __init__(
@@ -90,6 +121,7 @@ class MapWorkers:
         ordered: bool,
         raise_errors: bool,
         defaults: Mapping[str, Any],
+        journal: Journal | str | os.PathLike[str] | None = None,
     ) -> None:
         self._async_requests: AsyncIterator[Request] | None = None
         self._requests: Iterator[Request] | None = None
@@ -125,6 +157,11 @@ class MapWorkers:
         self._readers: deque[asyncio.Future[None]] = deque()  # readers that wait for a result
         self._stalled: deque[asyncio.Future[None]] = deque()  # workers that wait for room in the window
         self._stopping = False  # whether workers are being cancelled on purpose
+        self._complete = False  # whether the caller's iterable came to its end
+        self._run: JournalRun | None = None
+        if journal is not None:  # last, because nothing closes it if an error comes after
+            opened = journal if isinstance(journal, Journal) else Journal(journal)
+            self._run = opened.begin(owned=opened is not journal)
 
     # The reader's side
 
@@ -193,6 +230,7 @@ class MapWorkers:
         if error is not None:
             self._fail(error)
         if not self._workers:
+            self._end_run()
             # Results that waited for a request without a result do not wait any longer.
             self._ready.extend(self._early.pop(index) for index in sorted(self._early))
             _wake_all(self._readers)
@@ -225,7 +263,7 @@ class MapWorkers:
                     if await self._has_room():
                         return await anext(cast("AsyncIterator[Request]", self._async_requests))
         except (StopIteration, StopAsyncIteration):
-            self._exhausted = True
+            self._exhausted = self._complete = True
         except Exception as error:  # noqa: BLE001  # the caller's own error, raised to the reader after all results
             self._fail(error)
         _wake_all(self._stalled)
@@ -243,21 +281,53 @@ class MapWorkers:
         request: Any = item
         if type(item) is tuple and len(pair := cast("tuple[Any, ...]", item)) == 2:  # noqa: PLR2004  # a pair
             key, request = pair
-        completion: ChatCompletion | None = None
-        failure: GradientError | None = None
+        row: Row | None = None
+        answer: ChatCompletion | GradientError | None = None
         try:
-            completion = await self._get_completion(index, request)
+            if self._run is not None:
+                row = Row.of(index, key)
+            params = self._params_of(index, request)
+            if self._run is not None and row is not None:
+                row, params = row.asking(params)
+                answer = self._run.take(row)
+            resumed = answer is not None
+            if answer is None:
+                answer = await self._get_completion(index, params)
+        except JournalError as error:
+            self._fail(error.with_traceback(None))
+            self.drain()
+            return
         except GradientError as error:
-            failure = error.with_traceback(None)  # its frames hold the reply as long as the result is kept
-        self._put(MapResult(index=index, key=key, request=request, completion=completion, error=failure))
+            resumed = False
+            answer = error.with_traceback(None)  # its frames hold the reply as long as the result is kept
+        if resumed:
+            await asyncio.sleep(0)  # nothing else was awaited, and others have to run between results
+        else:
+            self._write(row, answer)
+        self._put(index, key, request, answer, resumed=resumed)
 
-    async def _get_completion(self, index: int, request: Any) -> ChatCompletion:
+    def _write(self, row: Row | None, answer: ChatCompletion | GradientError) -> None:
+        """Write a result to the journal. If that fails, no further request is sent, because its result would be lost."""
+        if self._run is None or row is None:
+            return
+        try:
+            if isinstance(answer, GradientError):
+                self._run.journal.write(row, error=answer)
+            else:
+                self._run.journal.write(row, completion=answer)
+        except JournalError as error:
+            self._fail(error.with_traceback(None))
+            self.drain()  # results of requests in flight are paid for, and still go to the reader
+
+    def _params_of(self, index: int, request: Any) -> dict[str, Any]:
         if not isinstance(request, (dict, Mapping)):  # `dict` first: the test of a Mapping is slow
             raise InvalidRequestError(
                 f"request {index} is a {type(request).__name__}: "
                 "expected its parameters as a dict, or a pair of a key and such a dict"
             )
-        params = {**self._defaults, **given(cast("Mapping[str, Any]", request))}
+        return {**self._defaults, **given(cast("Mapping[str, Any]", request))}
+
+    async def _get_completion(self, index: int, params: dict[str, Any]) -> ChatCompletion:
         # No local variable for the task: a cancelled task holds its exception, whose traceback holds this frame.
         self._sending.add(asyncio.current_task())
         try:
@@ -270,12 +340,19 @@ class MapWorkers:
         # Outside the handler, so that the TypeError with its frames is not the context.
         raise copy_of(invalid)
 
-    def _put(self, result: MapResult) -> None:
-        if result.error is not None and self._raise_errors:
-            self._errors[result.index] = result.error
-            self._exhausted = True
-            self._cancel(but=asyncio.current_task())
-            return
+    def _put(
+        self, index: int, key: Any, request: Any, answer: ChatCompletion | GradientError, *, resumed: bool
+    ) -> None:
+        result: MapResult
+        if isinstance(answer, GradientError):
+            if self._raise_errors:
+                self._errors[index] = answer
+                self._exhausted = True
+                self._cancel(but=asyncio.current_task())
+                return
+            result = MapFailure(index=index, key=key, request=request, error=answer, resumed=resumed)
+        else:
+            result = MapSuccess(index=index, key=key, request=request, completion=answer, resumed=resumed)
         if self._ordered:
             self._early[result.index] = result
             while self._next_index in self._early:
@@ -308,6 +385,20 @@ class MapWorkers:
         self._exhausted = True
         self._ready.clear()
         self._cancel()
+        # Now, and not when the last worker is gone: the caller may begin the next run with the same file at once. A worker
+        # that is cancelled writes nothing.
+        self._end_run()
+
+    def _end_run(self) -> None:
+        """Close the journal, if it belongs to this run; its error ends the results."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        complete = self._complete and not (self._stopping or self._failures or self._errors)
+        try:
+            run.end(complete=complete)
+        except JournalError as error:
+            self._fail(error.with_traceback(None))
 
     async def close(self) -> None:
         """Cancel everything and wait until the workers are gone."""
@@ -324,6 +415,7 @@ class MapWorkers:
         """Cancel everything from a finaliser, which may run in any thread."""
         self._failures.clear()  # the frames of an error refer to this object
         if self._loop is None or self._loop.is_closed() or not self._workers:
+            self._end_run()
             return
         try:
             in_loop = asyncio.get_running_loop() is self._loop

@@ -45,7 +45,7 @@ class MergedChunks:
         ended: Whether everything ended without an error and was read.
         request_id: The server's id of the request that was answered first.
         rate_limits: The rate limits in the headers of the latest reply.
-        attempts: Number of requests made for the replies so far, retries included.
+        attempts: Number of requests made so far. Retries are counted once the reply or the error has come.
     """
 
     def __init__(self, assembler: CompletionAssembler, cancel: Callable[[], None]) -> None:
@@ -86,7 +86,7 @@ class MergedChunks:
         if self._answered is None:
             self._answered = self._loop.time()
             self.request_id = request_id
-        self.attempts += attempts
+        self.attempts += attempts - 1  # the first was counted when it was made
         if rate_limits is not None:
             self.rate_limits = rate_limits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, assert_type
 
@@ -18,6 +19,12 @@ from gradient_async import (
     ChatCompletionStream,
     ChatCompletionStreamState,
     FanOut,
+    GradientError,
+    Journal,
+    MapFailure,
+    MapResult,
+    MapResults,
+    MapSuccess,
     ModelInfo,
     ModelList,
     Timeout,
@@ -132,6 +139,35 @@ async def streams(client: AsyncGradient) -> None:
                 assert_type(event.snapshot, str)
         assert_type(await stream.completion(), ChatCompletion)
         assert_type(stream.snapshot, ChatCompletion)
+
+
+async def results(client: AsyncGradient, stored: MapResult, anything: object) -> None:
+    """Results of many requests: ``error is None``, the class, or `unwrap` tells what there is."""
+    requests = [{"model": "m", "messages": [{"role": "user", "content": "hi"}]}]
+    with Journal("results.jsonl", retry_errors=True) as journal:
+        opened = client.chat.completions.map(requests, journal=journal)
+    assert_type(opened, MapResults)
+    async for result in client.chat.completions.map(requests, journal=Path("results.jsonl"), temperature=0):
+        assert_type(result, MapSuccess | MapFailure)
+        assert_type(result.unwrap(), ChatCompletion)
+        assert_type(result.resumed, bool)
+        if result.error is None:
+            assert_type(result, MapSuccess)
+            assert_type(result.completion.choices[0].message.content, str | None)
+        else:
+            assert_type(result, MapFailure)
+            assert_type(result.error, GradientError)
+            assert_type(result.completion, None)
+        if result.completion is None:
+            assert_type(result.error, GradientError)
+        else:
+            assert_type(result.completion, ChatCompletion)
+    if isinstance(stored, MapFailure):
+        assert_type(stored.error, GradientError)
+    else:
+        assert_type(stored.completion, ChatCompletion)
+    if isinstance(anything, MapResult):
+        assert_type(anything.unwrap(), ChatCompletion)
 
 
 async def others(client: AsyncGradient) -> None:

@@ -17,12 +17,15 @@ from many_servers import Echo, ask_for, closed_within, prompts
 from gradient_async import (
     NOT_GIVEN,
     AsyncGradient,
+    ChatCompletion,
     ConfigurationError,
     FanOutError,
     GradientError,
     InvalidRequestError,
+    MapFailure,
     MapResult,
     MapResults,
+    MapSuccess,
     NotFoundError,
     PermissionDeniedError,
     QuotaExceededError,
@@ -208,9 +211,47 @@ async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> N
     assert_equal_errors(found[1].error, caught.value)
 
 
-def test_unwrap_without_completion_and_error() -> None:
-    with pytest.raises(GradientError, match="neither completion nor error"):
-        MapResult(index=0, request={}).unwrap()
+def test_results_are_of_two_types() -> None:
+    """Which `isinstance` and ``error is None`` tell apart; both are instances of their union."""
+    done = MapSuccess(index=0, request={}, key="a", completion=ChatCompletion(choices=[]))
+    failed = MapFailure(index=1, request={}, error=GradientError("no"), resumed=True)
+    assert isinstance(done, MapResult)
+    assert isinstance(failed, MapResult)
+    assert (done.completion, None, False) == (done.unwrap(), done.error, done.resumed)
+    assert (None, None, True) == (failed.completion, failed.key, failed.resumed)
+    with pytest.raises(GradientError, match="no"):
+        failed.unwrap()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"temprature": 1}, "unexpected keyword argument 'temprature'. Did you mean 'temperature'"),
+        ({"max_concurency": 1}, "Did you mean 'max_concurrency'"),
+        ({"hedge_after": 1}, "'hedge_after'"),
+        ({"k": 1}, "'k'"),
+        ({"journal": 5}, "int"),
+    ],
+)
+async def test_unknown_options_are_refused_at_the_call(
+    start: Start, options: dict[str, Any], says: str
+) -> None:
+    """No request is sent and none is pulled; a request's own parameters are its own affair."""
+    server, client = await start(handler=Echo())
+    with pytest.raises(TypeError, match=says):
+        client.chat.completions.map(Counted(), **options)
+    assert not server.requests
+    (found,) = await all_of(
+        client.chat.completions.map([ask_for("0", temprature=1)], timeout=5, extra_body={"x": 1})
+    )
+    assert isinstance(found.error, InvalidRequestError)
+    agents = client.agents.chat.completions
+    agents.map([], k=3, extra_query={}, temperature=NOT_GIVEN, temprature=NOT_GIVEN)
+    with pytest.raises(TypeError, match="'reasoning_effor'"):
+        agents.map([], reasoning_effor="low")
+    misspelt: dict[str, Any] = {"n": 2, "messages": [], "first_one": 1}
+    with pytest.raises(TypeError, match="'first_one'"):
+        agents.fan_out(**misspelt)
 
 
 async def test_no_requests_have_no_results(start: Start) -> None:

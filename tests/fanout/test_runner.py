@@ -158,6 +158,14 @@ async def test_requests_are_retried(start: Start) -> None:
     assert 5 == len(server.requests) == fan.attempts == found.attempts
 
 
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "awaited"])
+async def test_attempts_of_requests_that_fail_count(start: Start, stream: bool) -> None:
+    server, client = await start(*[FAILURE] * 3, max_retries=2, retry=Retry(max_backoff=0.02))
+    async with client.chat.completions.fan_out(n=1, stream=stream, on_error="collect", **CALL) as fan:
+        await fan.completion()
+    assert 3 == len(server.requests) == fan.attempts
+
+
 async def test_choices_that_exceed_the_limit(start: Start) -> None:
     """The limit on a completion's size holds for each choice."""
     long = reply_sse(*[chunk("x" * 50) for _ in range(10)], chunk(finish_reason="stop"))
@@ -385,6 +393,7 @@ async def test_a_second_request_races_one_without_content(start: Start) -> None:
     await closed_within([server.requests[0]], since)
     assert {0: "fast"} == texts(found)
     assert [2] == [result.requests for result in fan.results]
+    assert 2 == fan.attempts == found.attempts
     assert server.requests[0].json == server.requests[1].json
 
 
@@ -396,7 +405,7 @@ async def test_the_first_request_may_win_the_race(start: Start) -> None:
         await server.wait_closed_connections(1)
     await closed_within([server.requests[1]], since)
     assert {0: "first"} == texts(found)
-    assert 2 == len(server.requests)
+    assert 2 == len(server.requests) == fan.attempts
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "awaited"])
@@ -422,6 +431,7 @@ async def test_awaited_replies_race_too(start: Start) -> None:
     server, client = await start(reply_writes([HOLD]), whole("fast"))
     fan = client.chat.completions.fan_out(n=1, hedge_after=0.05, stream=False, **CALL)
     assert {0: "fast"} == texts(await fan.completion())
+    assert 2 == fan.attempts
     await server.wait_closed_connections(1)
 
 
