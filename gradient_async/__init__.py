@@ -25,6 +25,7 @@ from .errors import (
     GradientError,
     InternalServerError,
     InvalidRequestError,
+    JournalError,
     NotFoundError,
     OverloadedError,
     PaymentRequiredError,
@@ -66,7 +67,7 @@ from .events import (
     ToolCallStartEvent,
     UsageEvent,
 )
-from .fanout import FanOut, FanOutResult, MapFailure, MapResult, MapResults, MapSuccess
+from .fanout import FanOut, FanOutResult, Journal, MapFailure, MapResult, MapResults, MapSuccess
 from .hooks import CallInfo, Hook
 from .stream import ChatCompletionStream, Timing
 from .stream import ChatCompletionStream as AsyncStream
@@ -147,6 +148,8 @@ __all__ = [
     "Hook",
     "InternalServerError",
     "InvalidRequestError",
+    "Journal",
+    "JournalError",
     "Limits",
     "LogprobsContentDeltaEvent",
     "LogprobsContentDoneEvent",

@@ -5,6 +5,7 @@ GradientError
 ├── ConfigurationError (ValueError)         a setting is missing or wrong; nothing was sent
 ├── InvalidRequestError (ValueError)        a parameter is outside its limit; nothing was sent
 ├── FanOutError (ExceptionGroup)            some of several requests failed
+├── JournalError                            the file of results can't be opened, read or written
 └── APIError                                a request failed
     ├── APIConnectionError                  no connection, or the connection was lost
     │   └── APITimeoutError (TimeoutError)  a time limit was exceeded
@@ -163,6 +164,22 @@ class InvalidRequestError(GradientError, ValueError):
     def __init__(self, message: str = "", *, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class JournalError(GradientError):
+    """The journal of `map` can't be opened, read or written; the message names the file and says what to do.
+
+    Results that are in the file stay there, and the next run continues after them.
+
+    Attributes:
+        path: Path of the file.
+    """
+
+    path: str
+
+    def __init__(self, message: str = "", *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class APIError(GradientError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, TypeAlias
 
 from client_calls import create_completion, open_stream
 
-from gradient_async import AsyncGradient, Choice, GradientError
+from gradient_async import AsyncGradient, Choice, GradientError, Journal
 
 PROMPT = "prompt-5b1f"
 """A part of every message that is sent."""
@@ -195,6 +196,22 @@ async def map_all(client: AsyncGradient, **options: Any) -> None:
 async def map_misspelt(client: AsyncGradient) -> None:
     async for _ in client.chat.completions.map([{"model": "m", "messages": _messages(), "nonsense": 1}]):
         pass
+
+
+async def map_twice_with_journal(client: AsyncGradient, *, leave: bool = False) -> None:
+    requests = [{"model": "m", "messages": _messages()} for _ in range(4)]
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(2):
+            async for _ in client.chat.completions.map(requests, journal=f"{folder}/results.jsonl"):
+                if leave:
+                    break
+
+
+async def map_with_closed_journal(client: AsyncGradient) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(f"{folder}/results.jsonl")
+        journal.close()
+        await map_all(client, journal=journal)
 
 
 async def map_and_unwrap(client: AsyncGradient) -> None:

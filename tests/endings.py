@@ -18,6 +18,7 @@ from gradient_async import (
     GradientError,
     Hook,
     InvalidRequestError,
+    JournalError,
     Limits,
     RateLimitError,
     Retry,
@@ -389,6 +390,11 @@ def _add_several() -> None:
     )
     _add("map: an unknown option", calls.given(calls.map_all, nonsense=1), TypeError)
     _add("map: an unknown parameter", calls.map_misspelt, None)
+    _add("map: a journal", calls.map_twice_with_journal, None, *[WHOLE] * 3, _status(400))
+    _add(
+        "map: a journal left early", calls.given(calls.map_twice_with_journal, leave=True), None, *[WHOLE] * 8
+    )
+    _add("map: a journal that can't be used", calls.map_with_closed_journal, JournalError)
     _add("map: an error unwrapped", calls.map_and_unwrap, APIStatusError, _status(400))
     _add("map: the requests fail", calls.map_failing_requests, ZeroDivisionError, WHOLE)
     _add("map: left before the requests' failure", calls.leave_map_of_failing_requests, None, WHOLE)

@@ -18,6 +18,7 @@ from gradient_async.errors import (
     FanOutError,
     GradientError,
     InvalidRequestError,
+    JournalError,
     RequestInfo,
     ResponseInfo,
     StreamError,
@@ -32,6 +33,7 @@ TREE = {
     "ConfigurationError": ("GradientError", "ValueError"),
     "InvalidRequestError": ("GradientError", "ValueError"),
     "FanOutError": ("GradientError", "ExceptionGroup"),
+    "JournalError": ("GradientError",),
     "APIError": ("GradientError",),
     "APIConnectionError": ("APIError",),
     "APITimeoutError": ("APIConnectionError", "TimeoutError"),
@@ -111,6 +113,8 @@ def make(name: str) -> GradientError:
         return kind("what\nhappened", param="n")
     if issubclass(kind, FanOutError):
         return kind("what\nhappened", [SameError("why")], errors={3: SameError("why")}, partial=PARTIAL)
+    if issubclass(kind, JournalError):
+        return kind("what\nhappened", path="results.jsonl")
     return kind("what\nhappened")
 
 

@@ -121,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
         help="send the requests of a file and write the results to another",
         description="Send the requests of a file, one on each line: batch lines with custom_id and body, or the "
         "parameters of a request alone. Each result is written as it arrives, one on each line. After an "
-        "interruption, run the same command again: it sends the requests that have no result yet.",
+        "interruption, run the same command again: it sends the requests that have no result yet, and those that "
+        "failed or have changed.",
     ).add_argument
     add("input", metavar="IN.jsonl", help="file of requests; - reads standard input")
     add(
@@ -144,5 +145,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--tokens-per-minute", type=float, metavar="T", help="maximum number of tokens in a minute")
     add("--adaptive", action="store_true", help="adapt the number of requests in flight to the server")
     add("--stream", action="store_true", help="stream replies, so that stalled ones are noticed early")
-    add("--retry-errors", action="store_true", help="send requests whose results are errors again")
+    add(
+        "--retry-errors",
+        action="store_true",
+        help="send all requests whose results are errors again, also those that the server refused with 400, 404, "
+        "413 or 422",
+    )
     return parser

@@ -20,11 +20,12 @@ import msgspec
 
 from ..client import AsyncGradient
 from ..decoding import known_params
-from ..errors import ConfigurationError
-from ..fanout import MapResult, MapResults
+from ..errors import ConfigurationError, JournalError
+from ..fanout import Journal, MapResult, MapResults
+from ..fanout.journal import JournalRun
+from ..fanout.result_file import InputLine, Row
 from .chat import open_client
 from .display import complain, note, open_display
-from .journal import Journal, JournalError, Key, encode_result, key_of
 
 _FAILED = 1
 _UNUSABLE = 2
@@ -36,27 +37,19 @@ _BOM = b"\xef\xbb\xbf"  # editors on Windows put one at the start of a file
 _PATH = "/chat/completions"
 # Arguments of the client's methods that are not documented parameters of a request.
 _OPTIONS = frozenset({"stream"})
+_BAD = "not a request"
 _MAX_SHOWN = 80  # characters of a value in a message
-_MAX_CHANGED = 10  # changed lines to report one by one
 _MAX_SECONDS = 100  # times below are shown in seconds
 
 
 # Reading requests
 
 
-class RequestLine(msgspec.Struct, frozen=True):
-    """A line of the input that is not empty: a request, or a line with a problem."""
+class RequestLine(InputLine, frozen=True):
+    """A line of the input that is not empty: a request, or a line with a problem. It is its own key for `map`."""
 
-    number: int  # number of the line, from 1; empty lines count
-    custom_id: str | None  # the name that the line gives to its request
-    digest: str  # shows whether the line has changed since its result was written
     params: dict[str, Any]  # arguments for `map`; empty if there is a problem
     problem: str = ""  # why the line is not a request, and what to do
-
-    @property
-    def key(self) -> Key:
-        """Identifies the line and its result in the journal."""
-        return key_of(self.number, self.custom_id, bad=bool(self.problem))
 
 
 def read_requests(lines: Iterable[bytes], model: str) -> Iterator[RequestLine]:
@@ -131,7 +124,7 @@ class Counts:
         self.done = self.failed = 0  # requests that ended with a completion, and with an error
         self.invalid = 0  # lines that are not requests
         self.skipped = 0  # lines whose results were in the file already
-        self.changed = 0  # skipped lines that have changed since their results were written
+        self.wrong = 0  # lines that have an error or are not requests, in this run or an earlier one
         self.tokens = 0  # tokens of prompts and completions
         self._clock = clock
         self._start = clock()
@@ -161,10 +154,9 @@ class Counts:
 
     def summary(self) -> str:
         """Return the last line of a run."""
-        changed = f" ({self.changed} of them for lines that have changed since)" if self.changed else ""
         return (
             f"{self.done} done, {self.failed} failed, {self.invalid} invalid, "
-            f"{self.skipped} done earlier{changed}, {self.tokens} tokens, {self.seconds:.1f} s"
+            f"{self.skipped} done earlier, {self.tokens} tokens, {self.seconds:.1f} s"
         )
 
 
@@ -175,7 +167,7 @@ async def run_map(arguments: argparse.Namespace) -> int:
     """Run the command.
 
     Returns:
-        0 if every line has a completion; 1 if some lines have errors or have changed; 2 if the run could not begin or
+        0 if every line has a completion; 1 if some lines have errors; 2 if the run could not begin or
         could not write; 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
@@ -185,9 +177,8 @@ async def run_map(arguments: argparse.Namespace) -> int:
                 if client.model_access_key is None:
                     complain("no key: set GRADIENT_MODEL_ACCESS_KEY, or use --local to try the command")
                     return _UNUSABLE
-                with closing(Journal(output)) as journal:
-                    command = MapCommand(arguments, source, journal)
-                    return await command.run(client)
+                with closing(Journal(output, retry_errors=arguments.retry_errors)) as journal:
+                    return await MapCommand(arguments, source, journal).run(client)
     except (ConfigurationError, JournalError) as error:
         complain(str(error))
     except OSError as error:
@@ -220,17 +211,17 @@ def _open_input(name: str) -> Generator[BinaryIO, None, None]:
 
 
 class MapCommand:
-    """One run: sends the requests that have no result yet, and writes each result as it arrives."""
+    """One run: sends the requests that have no result yet, and shows how far it is."""
 
     def __init__(self, arguments: argparse.Namespace, source: BinaryIO, journal: Journal) -> None:
         self._arguments = arguments
         self._source = source
         self._journal = journal
+        self._bad_lines = JournalRun(journal, owned=False)
         self._counts = Counts(sum(not line.isspace() for line in source))
         source.seek(0)
         if arguments.retry_errors:
-            note(f"requests to retry: {journal.forget_errors()}")
-        self._unseen = set(journal.done)  # results whose lines this run has not read
+            note(f"requests to retry: {journal.errors}")
         self._signal_status = 0  # the exit status that a signal asked for
 
     async def run(self, client: AsyncGradient) -> int:
@@ -239,12 +230,13 @@ class MapCommand:
         with open_display(sys.stderr) as self._display:
             self._show_progress()
             results = client.chat.completions.map(
-                ((line, line.params) for line in self._requests()),
+                self._requests(),
                 max_concurrency=arguments.max_concurrency,
                 requests_per_minute=arguments.requests_per_minute,
                 tokens_per_minute=arguments.tokens_per_minute,
                 adaptive=arguments.adaptive,
                 stream=arguments.stream,
+                journal=self._journal,
             )
             try:
                 with self._handle_signals(results):
@@ -256,58 +248,48 @@ class MapCommand:
                 if not self._signal_status:
                     raise
             self._show_progress()
-        if self._unseen and not self._signal_status:
+        if not self._signal_status and (others := self._journal.tidy()):
             note(
-                f"{arguments.output} also has {len(self._unseen)} results for lines that are not in "
-                f"{arguments.input}; they were kept"
+                f"{arguments.output} also has {others} results for lines that are not in {arguments.input}; "
+                "they were kept"
             )
         note(counts.summary())
-        wrong = counts.failed or counts.invalid or counts.changed or self._journal.errors
-        return self._signal_status or (_FAILED if wrong else 0)
+        return self._signal_status or (_FAILED if counts.wrong else 0)
 
-    def _requests(self) -> Iterator[RequestLine]:
-        """Give the lines whose requests must be sent; report changed lines and lines that are not requests."""
+    def _requests(self) -> Iterator[tuple[RequestLine, dict[str, Any]]]:
+        """Give the lines that are requests; report the others."""
         # `map` takes a line when it has room for a request, so the input is never in memory as a whole.
         for line in read_requests(self._source, self._arguments.model):
-            self._unseen.discard(line.key)
-            digest = self._journal.done.get(line.key)
-            if digest is not None:
-                self._counts.skipped += 1
-                if digest not in {"", line.digest}:
-                    self._report_changed(line)
-            elif line.problem:
-                self._counts.invalid += 1
-                self._say_of(line, line.problem)
-                self._journal.write(
-                    encode_result(line.number, line.custom_id, line.digest, error=line.problem)
-                )
+            if line.problem:
+                self._refuse(line)
             else:
-                yield line
+                yield line, line.params
 
-    def _report_changed(self, line: RequestLine) -> None:
-        self._counts.changed += 1
-        if self._counts.changed <= _MAX_CHANGED:
-            self._say_of(
-                line,
-                "not sent, although the line has changed since its result was written; give the line a new "
-                "custom_id, or choose another file for the results",
-            )
+    def _refuse(self, line: RequestLine) -> None:
+        """Report a line that is not a request, and write the reason to the journal, once."""
+        row = Row.of(0, line).asking({_BAD: line.digest})[0]._replace(bad=True)
+        self._counts.wrong += 1
+        if self._bad_lines.take(row) is not None:
+            self._counts.skipped += 1
+            return
+        self._counts.invalid += 1
+        self._say_of(line, line.problem)
+        self._journal.write(row, error=line.problem)
 
     def _say_of(self, line: RequestLine, text: str) -> None:
         self._display.say(f"{self._arguments.input}:{line.number}: {text}")
 
     def _take(self, result: MapResult) -> None:
-        """Write a result to the journal, and count it."""
-        line: RequestLine = result.key
-        completion = result.completion
-        self._journal.write(
-            encode_result(line.number, line.custom_id, line.digest, completion=completion, error=result.error)
-        )
-        if completion is None:
-            self._counts.failed += 1
+        """Count a result."""
+        counts, completion = self._counts, result.completion
+        counts.wrong += completion is None
+        if result.resumed:
+            counts.skipped += 1
+        elif completion is None:
+            counts.failed += 1
         else:
-            self._counts.done += 1
-            self._counts.tokens += 0 if completion.usage is None else completion.usage.total_tokens
+            counts.done += 1
+            counts.tokens += 0 if completion.usage is None else completion.usage.total_tokens
         self._show_progress()
 
     def _show_progress(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVar, Unpack, cast, overload
@@ -16,6 +17,7 @@ from ..fanout import (
     FanOut,
     FanOutOptions,
     FanOutRunner,
+    Journal,
     MapResults,
     MapWorkers,
     RateLimiter,
@@ -147,6 +149,7 @@ class _Completions(CompletionsHints):
         tokens_per_minute: float | None = None,
         adaptive: bool = False,
         stream: bool = False,
+        journal: Journal | str | os.PathLike[str] | None = None,
         **defaults: Any,
     ) -> MapResults:
         """Make many requests, a limited number at a time; iterate over the results as they finish.
@@ -171,6 +174,10 @@ class _Completions(CompletionsHints):
                 ``max_concurrency``: more while replies succeed, half as many when the server answers 429 or
                 stalls.
             stream: Stream each reply, so that the limits on stalls apply and errors have a ``partial``.
+            journal: Path of a file of results, or an open `Journal`. Each result is written to it as it arrives, and
+                results of earlier runs are returned with ``resumed=True``: their requests are not sent again. Of
+                errors, that is so only for requests that the server refused with 400, 404, 413 or 422. A request is
+                known by its key and all of its parameters.
             **defaults: Parameters for requests that do not give them.
 
         Returns:
@@ -179,6 +186,8 @@ class _Completions(CompletionsHints):
         Raises:
             TypeError: If an option or a default is unknown.
             ConfigurationError: If an option can't be used.
+            JournalError: If the journal can't be opened; from iterating, if it can't be written, after the results of
+                all requests in flight.
             FanOutError: From iterating, with ``on_error="raise"``.
         """
         self._check_names(defaults, Completions.map)
@@ -212,6 +221,7 @@ class _Completions(CompletionsHints):
                 ordered=ordered,
                 raise_errors=on_error == "raise",
                 defaults=defaults,
+                journal=journal,
             )
         )
 

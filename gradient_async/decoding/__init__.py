@@ -18,7 +18,7 @@ from .replies import (
     is_stream,
     reply_error,
 )
-from .requests import check_names, check_params, encode_request, known_params, list_iterables
+from .requests import check_names, check_params, encode_request, known_params, list_iterables, plain_params
 
 __all__ = [
     "ChunkDecoder",
@@ -40,6 +40,7 @@ __all__ = [
     "list_iterables",
     "message_to_dict",
     "parse_error",
+    "plain_params",
     "reply_error",
     "server_error",
 ]

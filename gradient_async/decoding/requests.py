@@ -111,6 +111,15 @@ def list_iterables(arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+def plain_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert parameters to plain data, which can be read twice: some iterables can be read only once.
+
+    Raises:
+        InvalidRequestError: If a value has no JSON form.
+    """
+    return {name: _plain(value, name) for name, value in params.items()}
+
+
 def encode_request(
     params: Mapping[str, Any], *, stream: bool | None, extra_body: Mapping[str, Any] | None = None
 ) -> bytes:

@@ -2,6 +2,7 @@
 
 from .branch import Requester, StreamedReply
 from .fan_out import FanOut
+from .journal import Journal
 from .map import MapFailure, MapResult, MapResults, MapSuccess, MapWorkers, Requests
 from .rate_limiter import RateLimiter
 from .runner import FanOutOptions, FanOutResult, FanOutRunner, StopWhen
@@ -11,6 +12,7 @@ __all__ = [
     "FanOutOptions",
     "FanOutResult",
     "FanOutRunner",
+    "Journal",
     "MapFailure",
     "MapResult",
     "MapResults",

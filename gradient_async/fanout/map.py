@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
@@ -20,11 +21,13 @@ from typing import Any, NoReturn, Self, TypeAlias, cast
 
 import msgspec
 
-from ..errors import FanOutError, GradientError, InvalidRequestError, copy_of
+from ..errors import FanOutError, GradientError, InvalidRequestError, JournalError, copy_of
 from ..session.call import Lease
 from ..stream import AsyncOnly
 from ..types import ChatCompletion, given
+from .journal import Journal, JournalRun
 from .rate_limiter import RateLimiter, RequestLease
+from .result_file import Row
 from .tasks import later
 
 Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
@@ -44,6 +47,7 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     request: Mapping[str, Any]
     key: Any = None
+    resumed: bool = False
 
 
 class MapSuccess(_Result, frozen=True, kw_only=True):
@@ -55,6 +59,7 @@ class MapSuccess(_Result, frozen=True, kw_only=True):
         request: The request's parameters, as given.
         completion: The completion.
         error: None.
+        resumed: Whether the result was in the journal: this run did not send the request.
     """
 
     completion: ChatCompletion
@@ -103,6 +108,7 @@ class MapWorkers:
         ordered: Whether results are in the order of the requests.
         raise_errors: Whether the first error ends everything.
         defaults: Parameters for requests that do not give them.
+        journal: Has the results of earlier runs, and gets those of this run; or the path of its file; or None.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class MapWorkers:
         ordered: bool,
         raise_errors: bool,
         defaults: Mapping[str, Any],
+        journal: Journal | str | os.PathLike[str] | None = None,
     ) -> None:
         self._async_requests: AsyncIterator[Request] | None = None
         self._requests: Iterator[Request] | None = None
@@ -149,6 +156,11 @@ class MapWorkers:
         self._readers: deque[asyncio.Future[None]] = deque()  # readers that wait for a result
         self._stalled: deque[asyncio.Future[None]] = deque()  # workers that wait for room in the window
         self._stopping = False  # whether workers are being cancelled on purpose
+        self._complete = False  # whether the caller's iterable came to its end
+        self._run: JournalRun | None = None
+        if journal is not None:  # last, because nothing closes it if an error comes after
+            opened = journal if isinstance(journal, Journal) else Journal(journal)
+            self._run = opened.begin(owned=opened is not journal)
 
     # The reader's side
 
@@ -218,6 +230,7 @@ class MapWorkers:
         if error is not None:
             self._fail(error)
         if not self._workers:
+            self._end_run()
             # Results that waited for a request without a result do not wait any longer.
             self._ready.extend(self._early.pop(index) for index in sorted(self._early))
             _wake_all(self._readers)
@@ -250,7 +263,7 @@ class MapWorkers:
                     if await self._has_room():
                         return await anext(cast("AsyncIterator[Request]", self._async_requests))
         except (StopIteration, StopAsyncIteration):
-            self._exhausted = True
+            self._exhausted = self._complete = True
         except Exception as error:  # noqa: BLE001  # the caller's own error, raised to the reader after all results
             self._fail(error)
         _wake_all(self._stalled)
@@ -268,20 +281,52 @@ class MapWorkers:
         request: Any = item
         if type(item) is tuple and len(pair := cast("tuple[Any, ...]", item)) == 2:  # noqa: PLR2004  # a pair
             key, request = pair
-        answer: ChatCompletion | GradientError
+        run = self._run  # a finaliser in another thread may end it at any moment
+        row: Row | None = None
+        answer: ChatCompletion | GradientError | None = None
         try:
-            answer = await self._get_completion(index, request)
+            if run is not None:
+                row = Row.of(index, key)
+            params = self._params_of(index, request)
+            if run is not None and row is not None:
+                row, params = row.asking(params)
+                answer = run.take(row)
+            resumed = answer is not None
+            if answer is None:
+                answer = await self._get_completion(index, params)
+        except JournalError as error:
+            self._fail(error.with_traceback(None))
+            self.drain()
+            return
         except GradientError as error:
+            resumed = False
             answer = error.with_traceback(None)  # its frames hold the reply as long as the result is kept
-        self._put(index, key, request, answer)
+        if resumed:
+            await asyncio.sleep(0)  # nothing else was awaited, and others have to run between results
+        elif run is not None and row is not None:
+            self._write(run, row, answer)
+        self._put(index, key, request, answer, resumed=resumed)
 
-    async def _get_completion(self, index: int, request: Any) -> ChatCompletion:
+    def _write(self, run: JournalRun, row: Row, answer: ChatCompletion | GradientError) -> None:
+        """Write a result to the journal. If that fails, no further request is sent, because its result would be lost."""
+        try:
+            if isinstance(answer, GradientError):
+                run.journal.write(row, error=answer)
+            else:
+                run.journal.write(row, completion=answer)
+        except JournalError as error:
+            self._fail(error.with_traceback(None))
+            self.drain()  # results of requests in flight are paid for, and still go to the reader
+
+    def _params_of(self, index: int, request: Any) -> dict[str, Any]:
         if not isinstance(request, (dict, Mapping)):  # `dict` first: the test of a Mapping is slow
             raise InvalidRequestError(
                 f"request {index} is a {type(request).__name__}: "
                 "expected its parameters as a dict, or a pair of a key and such a dict"
             )
-        params = {**self._defaults, **given(cast("Mapping[str, Any]", request))}
+        return {**self._defaults, **given(cast("Mapping[str, Any]", request))}
+
+    async def _get_completion(self, index: int, params: dict[str, Any]) -> ChatCompletion:
         lease = await self._rate_limiter.acquire(params)
         # No local variable for the task: a cancelled task holds its exception, whose traceback holds this frame.
         self._leases[asyncio.current_task()] = lease
@@ -302,7 +347,9 @@ class MapWorkers:
         # Outside the handler, so that the TypeError with its frames is not the context.
         raise copy_of(invalid)
 
-    def _put(self, index: int, key: Any, request: Any, answer: ChatCompletion | GradientError) -> None:
+    def _put(
+        self, index: int, key: Any, request: Any, answer: ChatCompletion | GradientError, *, resumed: bool
+    ) -> None:
         result: MapResult
         if isinstance(answer, GradientError):
             if self._raise_errors:
@@ -310,9 +357,9 @@ class MapWorkers:
                 self._exhausted = True
                 self._cancel(but=asyncio.current_task())
                 return
-            result = MapFailure(index=index, key=key, request=request, error=answer)
+            result = MapFailure(index=index, key=key, request=request, error=answer, resumed=resumed)
         else:
-            result = MapSuccess(index=index, key=key, request=request, completion=answer)
+            result = MapSuccess(index=index, key=key, request=request, completion=answer, resumed=resumed)
         if self._ordered:
             self._early[result.index] = result
             while self._next_index in self._early:
@@ -347,6 +394,20 @@ class MapWorkers:
         self._exhausted = True
         self._ready.clear()
         self._cancel()
+        # Now, and not when the last worker is gone: the caller may begin the next run with the same file at once. A worker
+        # that is cancelled writes nothing.
+        self._end_run()
+
+    def _end_run(self) -> None:
+        """Close the journal, if it belongs to this run; its error ends the results."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        complete = self._complete and not (self._stopping or self._failures or self._errors)
+        try:
+            run.end(complete=complete)
+        except JournalError as error:
+            self._fail(error.with_traceback(None))
 
     async def close(self) -> None:
         """Cancel everything and wait until the workers are gone."""
@@ -362,6 +423,7 @@ class MapWorkers:
     def abandon(self) -> None:
         """Cancel everything from a finaliser, which may run in any thread."""
         self._failures.clear()  # the frames of an error refer to this object
+        self._end_run()
         if self._loop is None or self._loop.is_closed() or not self._workers:
             return
         try:
@@ -394,7 +456,13 @@ class MapResults(AsyncOnly):
         return self
 
     async def __anext__(self) -> MapResult:
-        return await self._workers.next()
+        try:
+            return await self._workers.next()
+        except BaseException:
+            # A task keeps the CancelledError that it raises until it waits again, and the traceback keeps this frame. The
+            # loop that was left, for example by a timeout, must end before that, because the next may use the same journal.
+            del self
+            raise
 
     def drain(self) -> None:
         """Send no more requests. The iteration yields the results of the requests in flight, and ends.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import hashlib
 import json
 import os
 import random
@@ -18,8 +19,8 @@ from typing import Any
 
 import pytest
 
+from gradient_async import Journal
 from gradient_async.cli import _parser, main
-from gradient_async.cli.journal import Journal
 from gradient_async.cli.map import run_map
 from gradient_async.testing import (
     Connection,
@@ -220,21 +221,72 @@ def test_a_bad_line_is_told_once(
     assert 2 == len(server.requests)
 
 
-def test_a_line_that_changed_is_told(
+def test_a_line_that_changed_is_asked_again(
     files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its result is that of another request: it is neither taken for this one's nor paid anew."""
+    """Its result is that of another request, and goes to a file of its own: it was paid for."""
     files.ask(*(body(str(number)) for number in range(15)), {"custom_id": "a", "body": body("a")})
     assert 0 == files.run()
     files.ask(*(body(f"new {number}") for number in range(15)), {"custom_id": "a", "body": body("a")})
+    assert 0 == files.run()
+    assert "15 done, 0 failed, 0 invalid, 1 done earlier" in capsys.readouterr().err
+    assert {**{number + 1: f"new {number}" for number in range(15)}, 16: "a"} == files.answers
+    old = (files.output.parent / "out.jsonl.superseded").read_text("utf-8").splitlines()
+    assert {*map(str, range(15))} == {
+        json.loads(line)["response"]["body"]["choices"][0]["message"]["content"] for line in old
+    }
+    assert 31 == len(server.requests)
+
+
+def test_a_line_that_moved_is_known_again(files: Files, server: ThreadedServer) -> None:
+    """With the number that it has now; a default of the command is a parameter."""
+    files.ask(body("one"), body("two"), "{not json")
     assert 1 == files.run()
-    reported = capsys.readouterr().err
-    assert (
-        f"{files.source}:1: not sent, although the line has changed since its result was written" in reported
+    files.ask(body("zero"), "", body("two"), "{not json", body("one"))
+    assert 1 == files.run()
+    assert {1: "zero", 3: "two", 4: None, 5: "one"} == files.answers
+    assert 3 == len(server.requests)
+    assert 1 == files.run("--model", "another")
+    assert 6 == len(server.requests)
+    assert {1: "zero", 3: "two", 4: None, 5: "one"} == files.answers
+
+
+def test_results_of_earlier_versions_are_known(files: Files, server: ThreadedServer) -> None:
+    """By ``custom_id`` or number, unless their line has changed; errors are tried again."""
+    files.ask(
+        body("one"),
+        {"custom_id": "b", "body": body("two")},
+        body("three"),
+        body("four"),
+        {"custom_id": "b", "method": "GET"},
+        body("six"),
     )
-    assert 10 == reported.count("not sent, although")
-    assert "16 done earlier (15 of them for lines that have changed since)" in reported
-    assert 16 == len(server.requests) == len(files.answers)
+    digest = [
+        hashlib.blake2b(line, digest_size=8).hexdigest() for line in files.source.read_bytes().splitlines()
+    ]
+
+    def row(line: int, custom_id: str | None, digest: str | None, error: str | None = None) -> str:
+        fields: dict[str, Any] = {"id": "c", "custom_id": custom_id, "line": line, "digest": digest}
+        if digest is None:
+            del fields["digest"]
+        fields["response"] = {"status_code": 200, "request_id": None, "body": completion(f"old {line}")}
+        fields["error"] = None
+        if error is not None:
+            fields["response"], fields["error"] = None, {"type": error, "message": "no"}
+        return json.dumps(fields, separators=(",", ":")) + "\n"
+
+    files.output.write_text(
+        row(1, None, None)
+        + row(2, "b", digest[1])
+        + row(3, None, "0123456789abcdef")
+        + row(4, None, digest[3], "RateLimitError")
+        + row(5, "b", digest[4], "BadLine")
+    )
+    assert 1 == files.run()
+    assert {1: "old 1", 2: "old 2", 3: "three", 4: "four", 5: None, 6: "six"} == files.answers
+    assert 1 == files.run()
+    assert {"three", "four", "six"} == {request.json["messages"][0]["content"] for request in server.requests}
+    assert 3 == len(server.requests)
 
 
 @posix
@@ -348,7 +400,7 @@ def test_what_can_not_be_begun(
     assert "results can't go to standard output" in capsys.readouterr().err
     files.output.write_text("notes\n", "utf-8")
     assert 2 == files.run()
-    assert "is not a result of this command" in capsys.readouterr().err
+    assert "is not a result of map; choose another file" in capsys.readouterr().err
     files.output.unlink()
     assert 2 == files.run("--max-concurrency", "0")
     assert "max_concurrency" in capsys.readouterr().err

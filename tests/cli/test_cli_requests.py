@@ -50,7 +50,6 @@ def read(*rows: Any) -> list[RequestLine]:
 def test_lines_that_are_requests(row: Any, custom_id: str | None, params: dict[str, Any]) -> None:
     (found,) = read(row)
     assert RequestLine(1, custom_id, found.digest, params) == found
-    assert found.key == (custom_id or 1)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def test_lines_that_are_none(row: Any, says: str, custom_id: str | None) -> None
     (fine, bad, last) = read(BODY, row, BODY)
     assert says in bad.problem
     assert {} == bad.params
-    assert (2, 2, custom_id) == (bad.number, bad.key, bad.custom_id)
+    assert (2, custom_id) == (bad.number, bad.custom_id)
     assert [1, 3] == [fine.number, last.number]
 
 
@@ -108,7 +107,7 @@ def test_a_custom_id_is_given_once() -> None:
     first, second = read({"custom_id": "a", "body": BODY}, {"custom_id": "a", "body": BODY})
     assert "" == first.problem
     assert "custom_id 'a' is already used on line 1; use another" == second.problem
-    assert (2, None) == (second.key, second.custom_id)
+    assert (2, None) == (second.number, second.custom_id)
 
 
 # Counts
@@ -125,5 +124,3 @@ def test_counts_tell_rates_and_what_is_left() -> None:
         counts.total = total
         assert f"2.0 requests/s, 25 tokens/s, 1 failed, {left} left" == str(counts)
     assert "7 done, 1 failed, 1 invalid, 1 done earlier, 100 tokens, 4.0 s" == counts.summary()
-    counts.changed = 1
-    assert "1 done earlier (1 of them for lines that have changed since), 100 tokens" in counts.summary()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, assert_type
 
@@ -19,6 +20,7 @@ from gradient_async import (
     ChatCompletionStreamState,
     FanOut,
     GradientError,
+    Journal,
     MapFailure,
     MapResult,
     MapResults,
@@ -142,10 +144,13 @@ async def streams(client: AsyncGradient) -> None:
 async def results(client: AsyncGradient, stored: MapResult, anything: object) -> None:
     """Results of many requests: ``error is None``, the class, or `unwrap` tells what there is."""
     requests = [{"model": "m", "messages": [{"role": "user", "content": "hi"}]}]
-    assert_type(client.chat.completions.map(requests), MapResults)
-    async for result in client.chat.completions.map(requests, temperature=0):
+    with Journal("results.jsonl", retry_errors=True) as journal:
+        opened = client.chat.completions.map(requests, journal=journal)
+    assert_type(opened, MapResults)
+    async for result in client.chat.completions.map(requests, journal=Path("results.jsonl"), temperature=0):
         assert_type(result, MapSuccess | MapFailure)
         assert_type(result.unwrap(), ChatCompletion)
+        assert_type(result.resumed, bool)
         if result.error is None:
             assert_type(result, MapSuccess)
             assert_type(result.completion.choices[0].message.content, str | None)

@@ -213,11 +213,11 @@ async def test_errors_take_the_place_of_results(start: Start, stream: bool) -> N
 def test_results_are_of_two_types() -> None:
     """Which `isinstance` and ``error is None`` tell apart; both are instances of their union."""
     done = MapSuccess(index=0, request={}, key="a", completion=ChatCompletion(choices=[]))
-    failed = MapFailure(index=1, request={}, error=GradientError("no"))
+    failed = MapFailure(index=1, request={}, error=GradientError("no"), resumed=True)
     assert isinstance(done, MapResult)
     assert isinstance(failed, MapResult)
-    assert (done.completion, None) == (done.unwrap(), done.error)
-    assert (None, None) == (failed.completion, failed.key)
+    assert (done.completion, None, False) == (done.unwrap(), done.error, done.resumed)
+    assert (None, None, True) == (failed.completion, failed.key, failed.resumed)
     with pytest.raises(GradientError, match="no"):
         failed.unwrap()
 
@@ -229,6 +229,7 @@ def test_results_are_of_two_types() -> None:
         ({"max_concurency": 1}, "Did you mean 'max_concurrency'"),
         ({"hedge_after": 1}, "'hedge_after'"),
         ({"k": 1}, "'k'"),
+        ({"journal": 5}, "int"),
     ],
 )
 async def test_unknown_options_are_refused_at_the_call(
