@@ -98,7 +98,7 @@ class Journal(ResultFile):
         try:
             self._load()
         except BaseException:
-            self._release()
+            os.close(self._release())
             raise
 
     def _open(self, path: Path, flags: int = 0) -> int:
@@ -304,29 +304,31 @@ class Journal(ResultFile):
         Raises:
             JournalError: If the contents can't be brought to the disk.
         """
-        if self._file < 0:
-            return
         failure: JournalError
+        if self._file >= 0 and not self._unfinished:
+            self.tidy()
+        file = self._release()
+        if file < 0:
+            return
         try:
-            if not self._unfinished:
-                self.tidy()
-            os.fsync(self._file)
+            os.fsync(file)
         except OSError as error:
             failure = self._failure(error)
         else:
             return
         finally:
-            self._release()
+            os.close(file)
         raise failure
 
-    def _release(self) -> None:
-        # A later write fails then, and can't reach another file that gets the same number.
-        file, self._file = self._file, -1
-        os.close(file)
+    def _release(self) -> int:
+        """Return the file to whoever closes it; a later write fails, and can't reach another file of the same number."""
+        with self._guard:
+            file, self._file = self._file, -1
+            return file
 
     def __del__(self) -> None:
         if getattr(self, "_file", -1) >= 0:
-            self._release()  # also unlocks the file
+            os.close(self._release())  # also unlocks the file
             warnings.warn(
                 f"the journal {self.path} was never closed; use with, or call close()",
                 ResourceWarning,

@@ -139,9 +139,7 @@ class MapWorkers:
         self._defaults = defaults
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: set[asyncio.Task[None]] = set()
-        self._sending: set[asyncio.Task[Any] | None] = (
-            set()
-        )  # workers whose requests wait for turns, or are sent
+        self._sending: set[asyncio.Task[Any] | None] = set()  # workers whose requests wait for turns, or are sent
         self._pulling = asyncio.Lock()  # an async iterator must not be asked twice at once
         self._pulled = 0
         self._taken = 0
@@ -281,15 +279,16 @@ class MapWorkers:
         request: Any = item
         if type(item) is tuple and len(pair := cast("tuple[Any, ...]", item)) == 2:  # noqa: PLR2004  # a pair
             key, request = pair
+        run = self._run  # a finaliser in another thread may end it at any moment
         row: Row | None = None
         answer: ChatCompletion | GradientError | None = None
         try:
-            if self._run is not None:
+            if run is not None:
                 row = Row.of(index, key)
             params = self._params_of(index, request)
-            if self._run is not None and row is not None:
+            if run is not None and row is not None:
                 row, params = row.asking(params)
-                answer = self._run.take(row)
+                answer = run.take(row)
             resumed = answer is not None
             if answer is None:
                 answer = await self._get_completion(index, params)
@@ -302,19 +301,17 @@ class MapWorkers:
             answer = error.with_traceback(None)  # its frames hold the reply as long as the result is kept
         if resumed:
             await asyncio.sleep(0)  # nothing else was awaited, and others have to run between results
-        else:
-            self._write(row, answer)
+        elif run is not None and row is not None:
+            self._write(run, row, answer)
         self._put(index, key, request, answer, resumed=resumed)
 
-    def _write(self, row: Row | None, answer: ChatCompletion | GradientError) -> None:
+    def _write(self, run: JournalRun, row: Row, answer: ChatCompletion | GradientError) -> None:
         """Write a result to the journal. If that fails, no further request is sent, because its result would be lost."""
-        if self._run is None or row is None:
-            return
         try:
             if isinstance(answer, GradientError):
-                self._run.journal.write(row, error=answer)
+                run.journal.write(row, error=answer)
             else:
-                self._run.journal.write(row, completion=answer)
+                run.journal.write(row, completion=answer)
         except JournalError as error:
             self._fail(error.with_traceback(None))
             self.drain()  # results of requests in flight are paid for, and still go to the reader
@@ -414,8 +411,8 @@ class MapWorkers:
     def abandon(self) -> None:
         """Cancel everything from a finaliser, which may run in any thread."""
         self._failures.clear()  # the frames of an error refer to this object
+        self._end_run()
         if self._loop is None or self._loop.is_closed() or not self._workers:
-            self._end_run()
             return
         try:
             in_loop = asyncio.get_running_loop() is self._loop
@@ -447,7 +444,13 @@ class MapResults(AsyncOnly):
         return self
 
     async def __anext__(self) -> MapResult:
-        return await self._workers.next()
+        try:
+            return await self._workers.next()
+        except BaseException:
+            # A task keeps the CancelledError that it raises until it waits again, and the traceback keeps this frame. The
+            # loop that was left, for example by a timeout, must end before that, because the next may use the same journal.
+            del self
+            raise
 
     def drain(self) -> None:
         """Send no more requests. The iteration yields the results of the requests in flight, and ends.

@@ -280,7 +280,8 @@ class ResultFile:
         self.errors = 0
         self._file = file
         self._retry_errors = retry_errors
-        self._guard = threading.Lock()  # several maps, in several threads, may share a journal
+        # Several maps, in several threads, may share a journal. Reentrant, because a finaliser may close it at any moment.
+        self._guard = threading.RLock()
         self._forget()
 
     def _forget(self) -> None:

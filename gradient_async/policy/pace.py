@@ -26,7 +26,7 @@ _REST = 2.0
 # If a server tells nothing of its quota but refusals: when more than this part of the latest replies are refusals, a
 # refusal means that nothing is left, and not that one request in many is refused. Each reply has this weight.
 _SHARE = 0.25
-_SHARE_WEIGHT = 0.05
+_SHARE_WEIGHT = 0.07
 
 # Weight of the newest reply in the moving mean of reply sizes.
 _LEARNING_RATE = 0.1

@@ -39,7 +39,7 @@ _LOOK = 0.25
 _CAUTION = 0.95
 # Seconds between two bursts of refusals.
 _GAP = 0.1
-_GROWTH = 0.01
+_GROWTH = 0.008
 _DEPTH = 5.0
 
 # The ramp of a new server: this many requests may be in flight at first, one more after two replies, and one more

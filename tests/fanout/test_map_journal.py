@@ -262,6 +262,27 @@ async def test_left_by_break_it_can_begin_again_at_once(start: Start, path: Path
     assert 30 == len(found) == len(rows_in(path))
 
 
+@pytest.mark.parametrize("way", ["timeout", "wait_for"])
+async def test_left_by_a_timeout_it_can_begin_again_at_once(start: Start, path: Path, way: str) -> None:
+    """Before the task waits for anything else."""
+    server, client = await start(handler=Echo(seconds={"3": 60}))
+
+    async def read() -> None:
+        async for _ in client.chat.completions.map(prompts(30), journal=path, max_concurrency=3):
+            pass
+
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            if way == "wait_for":
+                await asyncio.wait_for(read(), 0.2)
+            else:
+                async with asyncio.timeout(0.2):
+                    await read()
+    Journal(path).close()
+    assert 31 == len(server.requests)
+    assert 29 == len(rows_in(path))
+
+
 async def test_without_a_reader_the_file_is_free(start: Start, path: Path) -> None:
     """Whether the results are dropped or closed before they are read."""
     _, client = await start(handler=Echo())
@@ -385,6 +406,11 @@ async def test_a_foreign_file_is_refused_at_the_call(start: Start, foreign: Path
 def test_without_asyncio(path: Path) -> None:
     with serve(handler=Echo()) as server:
         client = Gradient(base_url=server.url, model_access_key="k-0123456789")
+        for _ in range(10):
+            for _ in client.chat.completions.map(prompts(5), journal=path, max_concurrency=1):
+                break
+        path.unlink()
+        server.requests.clear()
         for resumed in (False, True):
             found = [*client.chat.completions.map(keyed("ab"), journal=path)]
             assert [resumed] * 2 == [result.resumed for result in found]
