@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable
-from contextlib import AbstractContextManager
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import (
@@ -41,7 +40,7 @@ from ..hooks import Hook
 from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, Hint, ModelList
 from .loop import Process, loop_thread
 from .requests import MapResults, feed, in_thread
-from .streams import Closing, FanOut, Stream, close_here, opened, request
+from .streams import Closing, FanOut, Stream, StreamManager, close_here, request
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -80,9 +79,9 @@ class _SyncCompletions(CompletionsHints):
             request, loop, partial(self._completions.create, stream=stream, **params), undo=close_here
         )
 
-    def _stream(self, params: dict[str, Any]) -> AbstractContextManager[Stream]:
+    def _stream(self, params: dict[str, Any]) -> StreamManager:
         check_options(params)
-        return opened(self._completions.stream(**params).__aenter__)
+        return StreamManager(self._completions.stream(**params).__aenter__)
 
     def _fan_out(self, options: dict[str, Any]) -> FanOut:
         stop_when = options.get("stop_when")
@@ -118,7 +117,7 @@ class Completions(_SyncCompletions):
         """Request a completion; the arguments, results and errors are those of ``create`` for asyncio."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
-    def stream(self, **params: Unpack[ChatCompletionCreate]) -> AbstractContextManager[Stream]:
+    def stream(self, **params: Unpack[ChatCompletionCreate]) -> StreamManager:
         """Stream a completion: ``with client.chat.completions.stream(...) as stream``."""
         return self._stream(cast("dict[str, Any]", params))
 
@@ -142,7 +141,7 @@ class AgentCompletions(_SyncCompletions):
         """Request a completion from the agent; the arguments are those of ``create`` for asyncio."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
-    def stream(self, **params: Unpack[AgentCompletionCreate]) -> AbstractContextManager[Stream]:
+    def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
         """Stream the agent's completion."""
         return self._stream(cast("dict[str, Any]", params))
 

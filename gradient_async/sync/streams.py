@@ -11,11 +11,10 @@ and need not wake the loop, which halves the cost of a chunk that arrives alone.
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
@@ -24,7 +23,16 @@ from ..errors import ConfigurationError, GradientError
 from ..events import ChatCompletionStreamEvent
 from ..fanout import FanOut as AsyncFanOut
 from ..fanout import FanOutResult
-from ..stream import ChatCompletionStream, ChunkSource, ChunkStream, StreamReader, Timing
+from ..stream import (
+    ChatCompletionStream,
+    ChunkSource,
+    ChunkStream,
+    EnterFirst,
+    NoMethod,
+    StreamReader,
+    SyncOnly,
+    Timing,
+)
 from ..stream import ChoiceStream as AsyncChoiceStream
 from ..stream.queues import ChunkQueue, Waiters
 from ..stream.stream import C_co
@@ -38,7 +46,7 @@ T = TypeVar("T")
 LATE = object()
 
 
-class Closing(ABC):
+class Closing(SyncOnly, ABC):
     """A context manager that closes itself on leaving."""
 
     @abstractmethod
@@ -52,6 +60,9 @@ class Closing(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    if not TYPE_CHECKING:
+        aclose = Hint("write close()")
 
 
 class _Source:
@@ -197,13 +208,15 @@ def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
         return cast("T", end.value)
 
 
-class View(Generic[T]):
+class View(NoMethod, Generic[T]):
     """An iterator over one view of a stream: its chunks, its text, its events, its bytes, one of its choices.
 
     Args:
         lock: Guards the cursor of the stream.
         advance: Makes the next step of the view.
     """
+
+    _loop = "for"
 
     def __init__(self, lock: threading.RLock, advance: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._lock = lock
@@ -374,12 +387,29 @@ class StreamResponse(AsyncStreamResponse, frozen=True, kw_only=True):
         self._closing.close()
 
 
-@contextlib.contextmanager
-def opened(start: Callable[[], Awaitable[ChatCompletionStream]]) -> Generator[Stream]:
-    """Send the request of a stream on entering ``with``, and close the stream on leaving."""
-    loop = loop_thread()
-    with cast("Stream", loop.call(request, loop, start, undo=close_here)) as stream:
-        yield stream
+class StreamManager(SyncOnly, EnterFirst):
+    """A context manager that sends the request when it is entered, and closes the stream when it is left.
+
+    Args:
+        start: Sends the request, in the loop.
+    """
+
+    _opens = Stream
+    _keyword = "with"
+    _stream: Stream
+
+    def __init__(self, start: Callable[[], Awaitable[ChatCompletionStream]]) -> None:
+        self._start = start
+
+    def __enter__(self) -> Stream:
+        loop = loop_thread()
+        self._stream = loop.call(request, loop, self._start, undo=close_here)
+        return self._stream
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
 
 
 async def request(
