@@ -41,6 +41,7 @@ _AGENT_TYPES = _struct_of(AgentCompletionParams)
 build_tables(_CHAT_TYPES, _AGENT_TYPES)
 _USUAL_FIELDS = 2  # of a message that is no reply: role and content
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_NEED_CONTENT = ("system", "developer", "user", "tool")
 _DOCUMENTED = {
     "frequency_penalty": "-2.0 to 2.0",
     "logit_bias": "token id to a bias of -100 to 100",
@@ -238,7 +239,7 @@ def _validate_messages(messages: Any) -> None:
         role = message.get("role")
         if not isinstance(role, str):
             role = _plain(role, "messages", index, "role")
-        if role not in _ROLES:
+        if role not in _ROLES and (not isinstance(role, str) or _is_misspelt(role)):
             raise _invalid(f"messages[{index}].role", role, f"expected one of {', '.join(_ROLES)}")
         if not isinstance(message.get("content"), str):
             _validate_content(message, role, index)
@@ -246,6 +247,15 @@ def _validate_messages(messages: Any) -> None:
             raise _invalid(
                 f"messages[{index}].tool_call_id", message.get("tool_call_id"), "expected the id of the call"
             )
+
+
+def _is_misspelt(role: str) -> bool:
+    """Whether a role is nearly one of the known roles.
+
+    Other unknown roles are sent: some servers give their replies a role of their own, and a stored reply goes back as it
+    came.
+    """
+    return role.lower() not in _ROLES and bool(difflib.get_close_matches(role.lower(), _ROLES, n=1))
 
 
 def _is_mapping(value: Any) -> bool:
@@ -259,7 +269,7 @@ def _validate_content(message: Mapping[str, Any], role: str, index: int) -> None
         content = _plain(content, "messages", index, "content") if is_given(content) else None
         if not _is_content(content):
             raise _invalid(f"messages[{index}].content", content, "expected text, a part, or a list of them")
-    if content is None and role not in {"assistant", "function"}:
+    if content is None and role in _NEED_CONTENT:
         raise _invalid(f"messages[{index}].content", content, f"a message of role {role} needs content")
 
 
