@@ -150,6 +150,35 @@ def test_an_interrupt_while_a_stream_is_read_closes_it() -> None:
                 next(stream)
 
 
+@pytest.mark.parametrize("fan_out", [False, True])
+def test_an_interrupt_while_another_thread_reads_closes_the_stream(*, fan_out: bool) -> None:
+    with started(*[OPEN] * 2) as (server, client):
+        completions: Any = client.chat.completions
+        stream = completions.fan_out(n=2, **CALL).__enter__() if fan_out else open_stream(client)
+        first, second = stream.choice(0), stream.choice(1)
+        reading = threading.Event()
+
+        def read() -> str:
+            reading.set()
+            try:
+                for _ in second:
+                    pass
+            except GradientError as error:
+                return str(error)
+            return "the end"
+
+        wait = in_thread(read)
+        reading.wait(10)
+        waiters: Any = stream.source._waiters
+        wait_until(lambda: waiters.reader is not None)
+        with interrupted(lambda: wait_until(lambda: waiters.read._waiters)):  # a condition's own list
+            for _ in first:
+                pass
+        server.wait_closed_connections()
+        assert "closed" in wait()
+        wait_until(lambda: not tasks())
+
+
 def test_an_interrupt_cancels_a_fan_out_and_a_map() -> None:
     with started(*[SILENT] * 6) as (server, client):
         fan = client.chat.completions.fan_out(n=2, **CALL)

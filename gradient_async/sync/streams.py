@@ -11,6 +11,7 @@ and need not wake the loop, which halves the cost of a chunk that arrives alone.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -77,6 +78,7 @@ class _Source:
     def __init__(self, inner: ChunkSource, waiters: _Waiters, loop: LoopThread) -> None:
         self.inner = inner
         self._waiters = waiters
+        waiters.give_up = partial(loop.call, inner.close)
         self._read = waiters.read
         self.loop = loop
         self._ahead: Call | None = None  # the next call, if the loop waits for its bytes already
@@ -178,7 +180,10 @@ class _Waiters(Waiters):
     Attributes:
         read: Tells of each read; its lock guards the cursor.
         reader: Identifies the thread that reads; None while no thread does.
+        give_up: Closes the source.
     """
+
+    give_up: Callable[[], object]
 
     def __init__(self, read: threading.Condition) -> None:
         super().__init__()
@@ -186,7 +191,7 @@ class _Waiters(Waiters):
         self.reader: int | None = None
 
     async def wait(self, queue: ChunkQueue | None) -> None:  # noqa: ARG002  # a read may have chunks for any thread
-        """Wait until another thread has made a read.
+        """Wait until another thread has made a read. An interrupt closes the stream, as that of a read does.
 
         Raises:
             ConfigurationError: If this thread itself reads, and a signal handler has interrupted it.
@@ -196,7 +201,12 @@ class _Waiters(Waiters):
                 "this thread is reading the stream already, and a signal handler that reads it too would wait for itself: "
                 "let the handler set a flag, or close the stream"
             )
-        self.read.wait(LOOK)
+        try:
+            self.read.wait(LOOK)
+        except BaseException:
+            with contextlib.suppress(ConfigurationError):  # the process ends, which closes the stream, too
+                self.give_up()
+            raise
 
 
 def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
