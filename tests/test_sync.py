@@ -446,6 +446,14 @@ def test_stop_when_may_call_the_client(judge: str) -> None:
         assert 1 == fan.winner
 
 
+@pytest.mark.parametrize("name", ["NotGiven", "Omit"])
+def test_a_stop_when_that_is_not_given(name: str) -> None:
+    nothing: Any = type(name, (), {})()
+    with started() as (_, client):
+        fan = client.chat.completions.fan_out(n=2, stop_when=nothing, **CALL)
+        assert 2 == len(fan.completion().choices)
+
+
 def test_an_error_of_stop_when_is_raised() -> None:
     def fails(choice: Choice) -> bool:
         raise LookupError("mine")
@@ -458,7 +466,7 @@ def test_an_error_of_stop_when_is_raised() -> None:
     "error",
     [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, StopIteration, StopAsyncIteration],
 )
-@pytest.mark.parametrize("of", ["stop_when", "requests"])
+@pytest.mark.parametrize("of", ["stop_when", "a coroutine", "an awaitable", "requests"])
 def test_errors_with_a_meaning_of_their_own_reach_the_caller(
     error: type[BaseException], of: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -467,16 +475,27 @@ def test_errors_with_a_meaning_of_their_own_reach_the_caller(
     def fails(choice: Choice) -> bool:
         raise error
 
+    async def fails_later(choice: Choice) -> bool:
+        await asyncio.sleep(0)
+        raise error
+
     def requests() -> Iterator[Any]:
         yield CALL
         raise error
 
+    judges: dict[str, Any] = {
+        "stop_when": fails,
+        "a coroutine": fails_later,
+        "an awaitable": lambda choice: fails_later(choice),
+    }
     stops = error in {StopIteration, StopAsyncIteration}
     with started() as (_, client):
         before = threads_of_requests()
-        if of == "stop_when":
+        if of in judges:
             with pytest.raises(RuntimeError if stops else error) as caught:
-                client.chat.completions.fan_out(n=2, stop_when=fails, **CALL).completion()
+                # Of two awaitables, the second would not be awaited any more, of which Python warns.
+                n = 1 if of == "an awaitable" else 2
+                client.chat.completions.fan_out(n=n, stop_when=judges[of], **CALL).completion()
         else:
             with pytest.raises(RuntimeError if stops else error) as caught:
                 list(client.chat.completions.map(requests()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable
 from functools import partial
-from inspect import iscoroutinefunction
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -37,9 +36,9 @@ from ..client.models import Models as AsyncModels
 from ..config import Limits, Retry, Timeout
 from ..fanout import Requests
 from ..hooks import Hook
-from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, Hint, ModelList
+from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, Hint, ModelList, is_given
 from .loop import Process, loop_thread
-from .requests import MapResults, feed, in_thread
+from .requests import MapResults, ask, feed
 from .streams import Closing, FanOut, Stream, StreamManager, close_here, request
 
 P = ParamSpec("P")
@@ -85,8 +84,8 @@ class _SyncCompletions(CompletionsHints):
 
     def _fan_out(self, options: dict[str, Any]) -> FanOut:
         stop_when = options.get("stop_when")
-        if stop_when is not None and not iscoroutinefunction(stop_when):
-            options["stop_when"] = partial(in_thread, stop_when)
+        if stop_when is not None and is_given(stop_when):
+            options["stop_when"] = partial(ask, stop_when)
         return FanOut(self._completions.fan_out(**options), loop_thread())
 
     @_like(_Completions.map)
