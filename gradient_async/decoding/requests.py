@@ -225,16 +225,17 @@ def _plain(value: Any, *steps: str | int) -> Any:
 def _validate_messages(messages: Any) -> None:
     if not isinstance(messages, list):
         raise _invalid("messages", messages, "expected a list of messages")
-    if not messages:
+    if not any(map(is_given, cast("list[Any]", messages))):
         raise _invalid("messages", messages, "expected at least 1 message")
     for index, message in enumerate(cast("list[Any]", messages)):
         if message.__class__ is not dict and not _is_mapping(message):
             if (
-                isinstance(message, msgspec.Struct)
+                not is_given(message)
+                or isinstance(message, msgspec.Struct)
                 or hasattr(message, "model_dump")
                 or hasattr(message, "to_dict")
             ):
-                continue  # the message of a reply, or an object of another library
+                continue  # left out; or the message of a reply, or an object of another library
             raise _invalid(f"messages[{index}]", message, "expected a dictionary or a reply's message")
         role = message.get("role")
         if not isinstance(role, str):
