@@ -479,6 +479,9 @@ def test_errors_with_a_meaning_of_their_own_reach_the_caller(
         await asyncio.sleep(0)
         raise error
 
+    def fails_soon(choice: Choice) -> Any:
+        return fails_later(choice)
+
     def requests() -> Iterator[Any]:
         yield CALL
         raise error
@@ -486,7 +489,7 @@ def test_errors_with_a_meaning_of_their_own_reach_the_caller(
     judges: dict[str, Any] = {
         "stop_when": fails,
         "a coroutine": fails_later,
-        "an awaitable": lambda choice: fails_later(choice),
+        "an awaitable": fails_soon,
     }
     stops = error in {StopIteration, StopAsyncIteration}
     with started() as (_, client):
@@ -576,7 +579,8 @@ def test_resources_are_the_same_at_each_access_and_can_be_patched() -> None:
 
 def test_a_client_pickles_and_deep_copies_as_its_settings() -> None:
     client = Gradient(base_url="http://127.0.0.1:9/v1", api_key="k", max_retries=7)
-    for copied in (copy.deepcopy(client), pickle.loads(pickle.dumps(client))):  # noqa: S301  # its own
+    pickles = [pickle.dumps(client, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    for copied in (copy.deepcopy(client), *map(pickle.loads, pickles)):
         assert 7 == copied.max_retries
         assert copied.chat is not client.chat
         assert copied.base_url == client.base_url

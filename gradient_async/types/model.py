@@ -196,7 +196,9 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
         if not isinstance(obj, Mapping):
             text = isinstance(obj, (str, bytes, bytearray))
             advice = "; for JSON text write model_validate_json" if text else ""
-            raise ValueError(f"{cls.__name__}: expected a dict, not {type(obj).__name__}{advice}")
+            raise ValueError(  # noqa: TRY004  # as pydantic does
+                f"{cls.__name__}: expected a dict, not {type(obj).__name__}{advice}"
+            )
         fields = cast("Mapping[Any, Any]", obj)
         problem: str
         try:
@@ -241,9 +243,12 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
             ValueError: If the text is not JSON, or for the reasons of `model_validate`.
         """
         problem: str
-        if not isinstance(json_data, (str, bytes, bytearray)):
-            advice = "; for a dict write model_validate" if isinstance(json_data, Mapping) else ""
-            raise ValueError(f"{cls.__name__}: expected JSON text, not {type(json_data).__name__}{advice}")
+        text = cast("object", json_data)
+        if not isinstance(text, (str, bytes, bytearray)):
+            advice = "; for a dict write model_validate" if isinstance(text, Mapping) else ""
+            raise ValueError(  # noqa: TRY004  # as pydantic does
+                f"{cls.__name__}: expected JSON text, not {type(json_data).__name__}{advice}"
+            )
         try:
             obj = decode_json(json_data if isinstance(json_data, str) else bytes(json_data))
         except ValueError as error:
@@ -309,16 +314,14 @@ def _check_names(message: Model, fields: Mapping[Any, Any], place: str, *, forbi
                 )
             continue
         made = getattr(message, names[name])
-        if isinstance(made, Model):
-            pairs = [("", made, value)]
-        elif isinstance(made, list):
-            pairs = [(f"[{n}]", *pair) for n, pair in enumerate(zip(made, value, strict=True))]
-        else:
-            continue
-        for step, item, source in pairs:
+        where = f"{place}.{name}" if " at " in place else f"{place} at {name}"
+        pairs: list[tuple[str, Any, Any]] = [(where, made, value)]
+        if isinstance(made, list):
+            items = zip(cast("list[Any]", made), value, strict=True)
+            pairs = [(f"{where}[{index}]", *pair) for index, pair in enumerate(items)]
+        for inner, item, source in pairs:
             if isinstance(item, Model) and isinstance(source, Mapping):
-                where = f"{place}.{name}{step}" if " at " in place else f"{place} at {name}{step}"
-                _check_names(item, source, where, forbid=forbid)
+                _check_names(item, cast("Mapping[Any, Any]", source), inner, forbid=forbid)
 
 
 def build_tables(*types: Any) -> None:

@@ -12,13 +12,14 @@ from gradient_async import AsyncGradient, ChatCompletionStream, InvalidRequestEr
 from gradient_async.testing import Server
 
 
-def foreign(name: str, *, true: bool) -> Any:
+def foreign(name: str, *, true: bool, base: object = None) -> Any:
     """Return an object as another package has it; some are true, and some false."""
 
     def is_true(_: object) -> bool:
         return true
 
-    return type(name, (), {"__bool__": is_true})()
+    bases = () if base is None else (base.__class__,)
+    return type(name, bases, {"__bool__": is_true})()
 
 
 NOTHING = {
@@ -27,7 +28,7 @@ NOTHING = {
     "a foreign NotGiven": foreign("NotGiven", true=False),
     "a foreign Omit": foreign("Omit", true=False),
     "a foreign Omit that is true": foreign("Omit", true=True),
-    "of a subclass": type("Nothing", (type(foreign("Omit", true=True)),), {})(),
+    "of a subclass": foreign("Nothing", true=True, base=foreign("Omit", true=True)),
 }
 EACH = pytest.mark.parametrize("nothing", NOTHING.values(), ids=NOTHING)
 TOOL: Any = {"type": "function", "function": {"name": "f"}}

@@ -71,29 +71,29 @@ def test_data_may_contain_messages() -> None:
     assert ToolCall(id="t") == ToolCall.model_validate({"id": "t"}, extra="ignore", context={})
 
 
-@pytest.mark.parametrize(
-    ("kind", "obj", "words"),
-    [
-        (ChatCompletion, {"choises": []}, "ChatCompletion: the field choices is missing"),
-        (ChatCompletionChunk, {}, "ChatCompletionChunk: the field choices is missing"),
-        (ChatCompletion, 5, "ChatCompletion: expected a dict, not int"),
-        (ChatCompletion, None, "ChatCompletion: expected a dict, not NoneType"),
-        (ChatCompletion, "{}", "ChatCompletion: expected a dict, not str; for JSON text write model_validate_json"),
-        (
-            ChatCompletion,
-            {"choices": [{"message": {}}, {"mesage": {"content": "x"}}]},
-            "ChatCompletion at choices[1]: the field message is missing",
-        ),
-        (ChatCompletionChunk, {"choices": [{}]}, "ChatCompletionChunk at choices[0]: the field delta is missing"),
-        (Choice, {}, "Choice: the field message is missing"),
-        (
-            ChatCompletion,
-            {"choices": [{"message": {"content": 5}}]},
-            "ChatCompletion at choices[0].message.content: expected `str | null`, got `int`",
-        ),
-        (CompletionUsage, {"prompt_tokens": "x"}, "CompletionUsage at prompt_tokens: expected `int`, got `str`"),
-    ],
-)  # fmt: skip
+WRONG: list[tuple[Any, Any, str]] = [
+    (ChatCompletion, {"choises": []}, "ChatCompletion: the field choices is missing"),
+    (ChatCompletionChunk, {}, "ChatCompletionChunk: the field choices is missing"),
+    (ChatCompletion, 5, "ChatCompletion: expected a dict, not int"),
+    (ChatCompletion, None, "ChatCompletion: expected a dict, not NoneType"),
+    (ChatCompletion, "{}", "ChatCompletion: expected a dict, not str; for JSON text write model_validate_json"),
+    (
+        ChatCompletion,
+        {"choices": [{"message": {}}, {"mesage": {"content": "x"}}]},
+        "ChatCompletion at choices[1]: the field message is missing",
+    ),
+    (ChatCompletionChunk, {"choices": [{}]}, "ChatCompletionChunk at choices[0]: the field delta is missing"),
+    (Choice, {}, "Choice: the field message is missing"),
+    (
+        ChatCompletion,
+        {"choices": [{"message": {"content": 5}}]},
+        "ChatCompletion at choices[0].message.content: expected `str | null`, got `int`",
+    ),
+    (CompletionUsage, {"prompt_tokens": "x"}, "CompletionUsage at prompt_tokens: expected `int`, got `str`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "obj", "words"), WRONG)
 def test_what_is_wrong_is_told_with_its_place(kind: Any, obj: Any, words: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011  # the whole message is compared
         kind.model_validate(obj)
@@ -106,19 +106,19 @@ def test_what_is_wrong_is_told_with_its_place(kind: Any, obj: Any, words: str) -
 NO_NAME = "there is no field 'x'; leave it out, or leave extra='forbid' out"
 
 
-@pytest.mark.parametrize(
-    ("obj", "place"),
-    [
-        ({"choices": [], "x": 1}, "ChatCompletion"),
-        ({"choices": [{"message": {}}, {"message": {}, "x": None}]}, "ChatCompletion at choices[1]"),
-        ({"choices": [{"message": {"x": 1}}]}, "ChatCompletion at choices[0].message"),
-        (
-            {"choices": [{"message": {"tool_calls": [{"function": {"x": 1}}]}}]},
-            "ChatCompletion at choices[0].message.tool_calls[0].function",
-        ),
-        ({"choices": [], "usage": {"prompt_tokens_details": {"x": 1}}}, "ChatCompletion at usage.prompt_tokens_details"),
-    ],
-)  # fmt: skip
+NAMELESS: list[tuple[Any, str]] = [
+    ({"choices": [], "x": 1}, "ChatCompletion"),
+    ({"choices": [{"message": {}}, {"message": {}, "x": None}]}, "ChatCompletion at choices[1]"),
+    ({"choices": [{"message": {"x": 1}}]}, "ChatCompletion at choices[0].message"),
+    (
+        {"choices": [{"message": {"tool_calls": [{"function": {"x": 1}}]}}]},
+        "ChatCompletion at choices[0].message.tool_calls[0].function",
+    ),
+    ({"choices": [], "usage": {"prompt_tokens_details": {"x": 1}}}, "ChatCompletion at usage.prompt_tokens_details"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("obj", "place"), NAMELESS)
 def test_fields_without_names_are_refused_if_asked_for(obj: Any, place: str) -> None:
     for extra in (None, "allow", "ignore"):
         assert obj == ChatCompletion.model_validate(obj, extra=extra).body
@@ -129,7 +129,7 @@ def test_fields_without_names_are_refused_if_asked_for(obj: Any, place: str) -> 
 
 @pytest.mark.parametrize("name", ["@request_id", "@rate_limits", "@attempts"])
 def test_no_name_sets_what_only_the_session_sets(name: str) -> None:
-    body = {"choices": [], name: 5}
+    body: dict[str, Any] = {"choices": [], name: 5}
     found = ChatCompletion.model_validate(body)
     assert (None, None, 1, body) == (found.request_id, found.rate_limits, found.attempts, found.body)
     with pytest.raises(ValueError, match=f"there is no field '{name}'"):
