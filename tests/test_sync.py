@@ -542,6 +542,11 @@ def test_settings_are_attributes_that_may_be_changed() -> None:
     with pytest.raises(ConfigurationError, match="max_retries"):
         client.max_retries = -1
     assert "<Gradient http://127.0.0.1:9/v1>" == repr(client)
+    with patch.object(client, "timeout", Timeout(idle=1)), patch.object(client, "api_key", "other"):
+        assert (1, "other") == (client.timeout.idle, client.model_access_key)
+    assert (7, "k") == (client.timeout.idle, client.model_access_key)
+    copied = client.with_options(api_key="new")
+    assert ("k", "new") == (client.api_key, copied.api_key)
 
 
 def test_copies_share_connections_and_keep_their_class() -> None:
