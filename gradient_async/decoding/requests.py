@@ -225,17 +225,18 @@ def _plain(value: Any, *steps: str | int) -> Any:
 def _validate_messages(messages: Any) -> None:
     if not isinstance(messages, list):
         raise _invalid("messages", messages, "expected a list of messages")
-    if not any(map(is_given, cast("list[Any]", messages))):
-        raise _invalid("messages", messages, "expected at least 1 message")
+    left_out = 0
     for index, message in enumerate(cast("list[Any]", messages)):
         if message.__class__ is not dict and not _is_mapping(message):
+            if not is_given(message):
+                left_out += 1
+                continue
             if (
-                not is_given(message)
-                or isinstance(message, msgspec.Struct)
+                isinstance(message, msgspec.Struct)
                 or hasattr(message, "model_dump")
                 or hasattr(message, "to_dict")
             ):
-                continue  # left out; or the message of a reply, or an object of another library
+                continue  # the message of a reply, or an object of another library
             raise _invalid(f"messages[{index}]", message, "expected a dictionary or a reply's message")
         role = message.get("role")
         if not isinstance(role, str):
@@ -248,6 +249,8 @@ def _validate_messages(messages: Any) -> None:
             raise _invalid(
                 f"messages[{index}].tool_call_id", message.get("tool_call_id"), "expected the id of the call"
             )
+    if left_out == len(cast("list[Any]", messages)):
+        raise _invalid("messages", messages, "expected at least 1 message")
 
 
 def _is_misspelt(role: str) -> bool:
