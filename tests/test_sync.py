@@ -446,6 +446,27 @@ def test_stop_when_may_call_the_client(judge: str) -> None:
         assert 1 == fan.winner
 
 
+def test_a_coroutine_whose_answer_is_not_needed_is_cancelled() -> None:
+    cancelled: list[int] = []
+    waiting = asyncio.Event()
+
+    async def accept(choice: Choice) -> bool:
+        if choice.index == 0:
+            await waiting.wait()
+            return True
+        try:
+            waiting.set()
+            await asyncio.sleep(60)
+        finally:
+            cancelled.append(choice.index)
+        return False
+
+    with started() as (_, client):
+        fan = client.chat.completions.fan_out(n=2, stop_when=accept, **CALL)
+        assert [0] == [choice.index for choice in fan.completion().choices]
+        assert ([1], [0]) == (cancelled, fan.winners)
+
+
 @pytest.mark.parametrize("name", ["NotGiven", "Omit"])
 def test_a_stop_when_that_is_not_given(name: str) -> None:
     nothing: Any = type(name, (), {})()

@@ -12,6 +12,7 @@ import os
 import queue
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -649,7 +650,7 @@ def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
                     break
 
         def interrupted(dice: random.Random) -> None:
-            waits: dict[str, Any] = {**CALL, "user": "waits", "timeout": 20}
+            waits: dict[str, Any] = {**CALL, "user": "waits", "timeout": 2}
             try:
                 interrupt_soon(dice.uniform(0.005, 0.03))
                 if dice.random() < 0.5:
@@ -660,7 +661,9 @@ def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
             except KeyboardInterrupt:
                 interrupts.append(None)
 
-        kinds = [whole, read, leave, close, impatient, many, several, interrupted]
+        # An interrupt that comes while a tracer runs, as that of coverage, is not raised where it belongs.
+        traced = sys.gettrace() is not None
+        kinds = [whole, read, leave, close, impatient, many, several, *(() if traced else (interrupted,))]
 
         def work(seed: int) -> None:
             dice = random.Random(seed)
@@ -680,7 +683,7 @@ def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
             thread.join(50)
         assert not any(thread.is_alive() for thread in threads)
         assert [] == failures
-        assert len(interrupts) > 100
+        assert traced or len(interrupts) > 100
         wait_until(lambda: not tasks())
         gc.collect()
         wait_until(lambda: {thread.ident for thread in threading.enumerate()} <= before | {None})
