@@ -82,6 +82,10 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self._value)
 
+    def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
+        # The first two protocols of pickle need it, because of the slots.
+        return type(self), (self._value,)
+
 
 class _HeaderSecret(Secret):
     """A key in a header that the caller gave; it may have any characters."""

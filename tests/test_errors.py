@@ -225,7 +225,7 @@ class TestGroup:
 
 class TestPickling:
     @pytest.mark.parametrize("name", TREE)
-    @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
     def test_nothing_is_lost(self, name: str, protocol: int) -> None:
         error = make(name)
         error.add_note("noted")

@@ -446,6 +446,35 @@ def test_stop_when_may_call_the_client(judge: str) -> None:
         assert 1 == fan.winner
 
 
+def test_a_coroutine_whose_answer_is_not_needed_is_cancelled() -> None:
+    cancelled: list[int] = []
+    waiting = asyncio.Event()
+
+    async def accept(choice: Choice) -> bool:
+        if choice.index == 0:
+            await waiting.wait()
+            return True
+        try:
+            waiting.set()
+            await asyncio.sleep(60)
+        finally:
+            cancelled.append(choice.index)
+        return False
+
+    with started() as (_, client):
+        fan = client.chat.completions.fan_out(n=2, stop_when=accept, **CALL)
+        assert [0] == [choice.index for choice in fan.completion().choices]
+        assert ([1], [0]) == (cancelled, fan.winners)
+
+
+@pytest.mark.parametrize("name", ["NotGiven", "Omit"])
+def test_a_stop_when_that_is_not_given(name: str) -> None:
+    nothing: Any = type(name, (), {})()
+    with started() as (_, client):
+        fan = client.chat.completions.fan_out(n=2, stop_when=nothing, **CALL)
+        assert 2 == len(fan.completion().choices)
+
+
 def test_an_error_of_stop_when_is_raised() -> None:
     def fails(choice: Choice) -> bool:
         raise LookupError("mine")
@@ -458,7 +487,7 @@ def test_an_error_of_stop_when_is_raised() -> None:
     "error",
     [KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, StopIteration, StopAsyncIteration],
 )
-@pytest.mark.parametrize("of", ["stop_when", "requests"])
+@pytest.mark.parametrize("of", ["stop_when", "a coroutine", "an awaitable", "requests"])
 def test_errors_with_a_meaning_of_their_own_reach_the_caller(
     error: type[BaseException], of: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -467,16 +496,30 @@ def test_errors_with_a_meaning_of_their_own_reach_the_caller(
     def fails(choice: Choice) -> bool:
         raise error
 
+    async def fails_later(choice: Choice) -> bool:
+        await asyncio.sleep(0)
+        raise error
+
+    def fails_soon(choice: Choice) -> Any:
+        return fails_later(choice)
+
     def requests() -> Iterator[Any]:
         yield CALL
         raise error
 
+    judges: dict[str, Any] = {
+        "stop_when": fails,
+        "a coroutine": fails_later,
+        "an awaitable": fails_soon,
+    }
     stops = error in {StopIteration, StopAsyncIteration}
     with started() as (_, client):
         before = threads_of_requests()
-        if of == "stop_when":
+        if of in judges:
             with pytest.raises(RuntimeError if stops else error) as caught:
-                client.chat.completions.fan_out(n=2, stop_when=fails, **CALL).completion()
+                # Of two awaitables, the second would not be awaited any more, of which Python warns.
+                n = 1 if of == "an awaitable" else 2
+                client.chat.completions.fan_out(n=n, stop_when=judges[of], **CALL).completion()
         else:
             with pytest.raises(RuntimeError if stops else error) as caught:
                 list(client.chat.completions.map(requests()))
@@ -520,6 +563,11 @@ def test_settings_are_attributes_that_may_be_changed() -> None:
     with pytest.raises(ConfigurationError, match="max_retries"):
         client.max_retries = -1
     assert "<Gradient http://127.0.0.1:9/v1>" == repr(client)
+    with patch.object(client, "timeout", Timeout(idle=1)), patch.object(client, "api_key", "other"):
+        assert (1, "other") == (client.timeout.idle, client.model_access_key)
+    assert (7, "k") == (client.timeout.idle, client.model_access_key)
+    copied = client.with_options(api_key="new")
+    assert ("k", "new") == (client.api_key, copied.api_key)
 
 
 def test_copies_share_connections_and_keep_their_class() -> None:
@@ -557,7 +605,8 @@ def test_resources_are_the_same_at_each_access_and_can_be_patched() -> None:
 
 def test_a_client_pickles_and_deep_copies_as_its_settings() -> None:
     client = Gradient(base_url="http://127.0.0.1:9/v1", api_key="k", max_retries=7)
-    for copied in (copy.deepcopy(client), pickle.loads(pickle.dumps(client))):  # noqa: S301  # its own
+    pickles = [pickle.dumps(client, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
+    for copied in (copy.deepcopy(client), *map(pickle.loads, pickles)):
         assert 7 == copied.max_retries
         assert copied.chat is not client.chat
         assert copied.base_url == client.base_url

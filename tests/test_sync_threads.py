@@ -5,12 +5,14 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextvars
+import ctypes
 import gc
 import itertools
 import os
 import queue
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -148,6 +150,35 @@ def test_an_interrupt_while_a_stream_is_read_closes_it() -> None:
             server.wait_closed_connections()
             with pytest.raises(StreamInterruptedError, match="closed before its end"):
                 next(stream)
+
+
+@pytest.mark.parametrize("fan_out", [False, True])
+def test_an_interrupt_while_another_thread_reads_closes_the_stream(*, fan_out: bool) -> None:
+    with started(*[OPEN] * 2) as (server, client):
+        completions: Any = client.chat.completions
+        stream = completions.fan_out(n=2, **CALL).__enter__() if fan_out else open_stream(client)
+        first, second = stream.choice(0), stream.choice(1)
+        reading = threading.Event()
+
+        def read() -> str:
+            reading.set()
+            try:
+                for _ in second:
+                    pass
+            except GradientError as error:
+                return str(error)
+            return "the end"
+
+        wait = in_thread(read)
+        reading.wait(10)
+        waiters: Any = stream.source._waiters
+        wait_until(lambda: waiters.reader is not None)
+        with interrupted(lambda: wait_until(lambda: waiters.read._waiters)):  # a condition's own list
+            for _ in first:
+                pass
+        server.wait_closed_connections()
+        assert "closed" in wait()
+        wait_until(lambda: not tasks())
 
 
 def test_an_interrupt_cancels_a_fan_out_and_a_map() -> None:
@@ -551,16 +582,27 @@ def test_an_iterable_that_blocks_does_not_hold_up_the_end_of_map() -> None:
 # Very many
 
 
+def interrupt_soon(seconds: float) -> None:
+    """Interrupt this thread, as Ctrl-C does the main thread."""
+    interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    here = ctypes.c_ulong(threading.get_ident())
+    threading.Timer(seconds, interrupt, (here, ctypes.py_object(KeyboardInterrupt))).start()
+
+
 def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
-    """2,000 calls of every kind from 32 threads; a third is left by break, a time limit, a close, or an interrupt."""
+    """2,000 calls of every kind from 32 threads; most are left by break, a time limit, a close, or an interrupt."""
     numbers = itertools.count()
-    stuck = [reply_writes([HEAD, http_chunk(sse(chunk("t0 "), done=False)), HOLD]), SILENT]
+    stuck = [OPEN, SILENT]
 
     async def answer(request: Request, connection: Connection) -> None:
         number = next(numbers)
-        reply = stuck[number % 2] if number % 7 == 0 else None
-        if reply is None:
-            reply = STREAM if request.json.get("stream") else reply_json(completion("ok"))
+        streamed = request.json.get("stream")
+        if request.json.get("user") == "waits":
+            reply = OPEN if streamed else SILENT
+        elif number % 7 == 0:
+            reply = stuck[number % 2]
+        else:
+            reply = STREAM if streamed else reply_json(completion("ok"))
         await reply(request, connection)
 
     with (
@@ -570,22 +612,23 @@ def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
         create = client.chat.completions.create
         before = {thread.ident for thread in threading.enumerate()} | {module.loop_thread()._threads[0].ident}
         left = iter(range(2000))
+        interrupts: list[None] = []
         failures: list[BaseException] = []
 
-        def whole() -> None:
+        def whole(_: random.Random) -> None:
             create(**CALL)
 
-        def read() -> None:
+        def read(_: random.Random) -> None:
             with create(**CALL, stream=True) as stream:
-                for _ in stream:
+                for _chunk in stream:
                     pass
 
-        def leave() -> None:
+        def leave(_: random.Random) -> None:
             with client.chat.completions.stream(**CALL) as stream:
-                for _ in stream.text:
+                for _text in stream.text:
                     break
 
-        def close() -> None:
+        def close(_: random.Random) -> None:
             stream = create(**CALL, stream=True)
             closer = threading.Timer(0.01, stream.close)
             closer.start()
@@ -594,21 +637,40 @@ def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
             finally:
                 closer.join()
 
-        def impatient() -> None:
+        def impatient(_: random.Random) -> None:
             create(**CALL, timeout=0.001)
 
-        def many() -> None:
-            for _ in client.chat.completions.map((CALL for _ in range(3)), max_concurrency=2):
+        def many(_: random.Random) -> None:
+            for _result in client.chat.completions.map((CALL for _ in range(3)), max_concurrency=2):
                 break
 
-        kinds = [whole, read, leave, close, impatient, many]
+        def several(_: random.Random) -> None:
+            with client.chat.completions.fan_out(n=3, **CALL) as fan:
+                for _chunk in fan:
+                    break
+
+        def interrupted(dice: random.Random) -> None:
+            waits: dict[str, Any] = {**CALL, "user": "waits", "timeout": 2}
+            try:
+                interrupt_soon(dice.uniform(0.005, 0.03))
+                if dice.random() < 0.5:
+                    create(**waits)
+                with client.chat.completions.stream(**waits) as stream:
+                    for _chunk in stream:
+                        pass
+            except KeyboardInterrupt:
+                interrupts.append(None)
+
+        # An interrupt that comes while a tracer runs, as that of coverage, is not raised where it belongs.
+        traced = sys.gettrace() is not None
+        kinds = [whole, read, leave, close, impatient, many, several, *(() if traced else (interrupted,))]
 
         def work(seed: int) -> None:
             dice = random.Random(seed)
             for _ in left:
                 try:
-                    dice.choice(kinds)()
-                except (APITimeoutError, StreamInterruptedError):
+                    dice.choice(kinds)(dice)
+                except (APITimeoutError, StreamInterruptedError, FanOutError):
                     pass
                 except BaseException as error:
                     failures.append(error)
@@ -621,9 +683,13 @@ def test_calls_cancelled_at_random_leave_nothing_behind() -> None:
             thread.join(50)
         assert not any(thread.is_alive() for thread in threads)
         assert [] == failures
+        assert traced or len(interrupts) > 100
         wait_until(lambda: not tasks())
         gc.collect()
         wait_until(lambda: {thread.ident for thread in threading.enumerate()} <= before | {None})
+        pool = client._client._core.connections.manager.pool
+        connector: Any = module.loop_thread().call(pool.session).connector
+        wait_until(lambda: not connector._acquired)
         client.close()
         server.wait_closed_connections(timeout=5)
         assert 0 == len(module.loop_thread().open)

@@ -91,10 +91,10 @@ def _replaced_or_added(
 def _setting(name: str) -> Any:
     """Return a property of the client that reads and changes a setting of its core, where the resources read it."""
 
-    def read(self: AsyncGradient) -> Any:
+    def read(self: Attributes) -> Any:
         return getattr(self._core.settings, name)
 
-    def change(self: AsyncGradient, value: Any) -> None:
+    def change(self: Attributes, value: Any) -> None:
         settings = self._core.settings
         unset = not is_given(value) or (value is None and name not in NONE_IS_A_VALUE)
         changed = settings.with_default(name) if unset else settings.changed(**{name: value})
@@ -104,10 +104,10 @@ def _setting(name: str) -> Any:
     return property(read, change, _undo(name, (name,)))
 
 
-def _undo(name: str, fields: tuple[str, ...]) -> Callable[[AsyncGradient], None]:
+def _undo(name: str, fields: tuple[str, ...]) -> Callable[[Attributes], None]:
     """Return a deleter of an attribute, which undoes its last assignment: so `patch.object` gives the value back."""
 
-    def undo(self: AsyncGradient) -> None:
+    def undo(self: Attributes) -> None:
         previous = self._previous.pop(name, None)
         if previous is None:
             raise AttributeError(f"{name} was not assigned, so there is nothing to delete")
@@ -148,11 +148,11 @@ _RESOURCES: dict[str, Callable[[Core], Any]] = {
 def _endpoint(name: str, read: Callable[[Settings], str | Secret | None]) -> Any:
     """Return a property of the client for a URL or a key, which is shown in plain text."""
 
-    def get(self: AsyncGradient) -> str | None:
+    def get(self: Attributes) -> str | None:
         value = read(self._core.settings)
         return value.reveal() if isinstance(value, Secret) else value
 
-    def change(self: AsyncGradient, value: Any) -> None:
+    def change(self: Attributes, value: Any) -> None:
         settings = self._core.settings
         self._core.settings = settings.with_endpoints(_hide({name: value}))
         self._previous[name] = settings
@@ -160,11 +160,55 @@ def _endpoint(name: str, read: Callable[[Settings], str | Secret | None]) -> Any
     return property(get, change, _undo(name, ("endpoint_options", "endpoints")))
 
 
+class Attributes:
+    """The settings of a client as its attributes; a change applies to later calls.
+
+    Attributes:
+        _core: The core, which has the settings.
+        _previous: The settings before the last assignment of an attribute.
+    """
+
+    _core: Core
+    _previous: dict[str, Settings]
+
+    model_access_key: str | None = _endpoint(
+        "model_access_key", lambda settings: settings.endpoints.model_key
+    )
+    api_key: str | None = _endpoint("api_key", lambda settings: settings.endpoints.model_key)
+    agent_access_key: str | None = _endpoint(
+        "agent_access_key", lambda settings: settings.endpoints.agent_key
+    )
+    access_token: str | None = _endpoint("access_token", lambda settings: settings.endpoints.access_token)
+    base_url: str = _endpoint("base_url", lambda settings: settings.endpoints.inference_url)
+    inference_endpoint: str = _endpoint(
+        "inference_endpoint", lambda settings: settings.endpoints.inference_url.removesuffix("/v1")
+    )
+    agent_endpoint: str | None = _endpoint(
+        "agent_endpoint",
+        lambda settings: (
+            settings.endpoints.agent_url and settings.endpoints.agent_url.removesuffix("/api/v1")
+        ),
+    )
+
+    timeout: Timeout = _setting("timeout")
+    max_retries: int = _setting("max_retries")
+    retry: Retry = _setting("retry")
+    limits: Limits = _setting("limits")
+    strict: bool = _setting("strict")
+    validate: bool = _setting("validate")
+    on_bad_event: Literal["raise", "skip"] = _setting("on_bad_event")
+    keep_body: bool = _setting("keep_body")
+    default_headers: dict[str, Any] = _setting("default_headers")
+    default_query: dict[str, object] = _setting("default_query")
+    hooks: tuple[Hook, ...] = _setting("hooks")
+    pace: Pace | None = _setting("pace")
+
+
 # Attributes of a client that are made anew when it is copied or unpickled.
 _INTERNAL = frozenset({"_core", "_is_copy", "_previous", "_resources"})
 
 
-class AsyncGradient(AsyncOnly, Hinted):
+class AsyncGradient(AsyncOnly, Attributes, Hinted):
     """Client of DigitalOcean Gradient's chat completions.
 
     You can make a client at import time, outside any event loop, and use it in several loops. Each loop has
@@ -221,48 +265,14 @@ class AsyncGradient(AsyncOnly, Hinted):
     """
 
     _hints = CLIENT
-    _core: Core
     _is_copy: bool
     _resources: dict[str, Any]
-    _previous: dict[str, Settings]  # settings before the last assignment of an attribute
 
     chat: Chat[Completions] = resource("chat")
     agents: Agents = resource("agents")
     models: Models = resource("models")
     with_raw_response: RawClient = resource("with_raw_response")
     with_streaming_response: StreamingClient = resource("with_streaming_response")
-
-    model_access_key: str | None = _endpoint(
-        "model_access_key", lambda settings: settings.endpoints.model_key
-    )
-    api_key: str | None = _endpoint("api_key", lambda settings: settings.endpoints.model_key)
-    agent_access_key: str | None = _endpoint(
-        "agent_access_key", lambda settings: settings.endpoints.agent_key
-    )
-    access_token: str | None = _endpoint("access_token", lambda settings: settings.endpoints.access_token)
-    base_url: str = _endpoint("base_url", lambda settings: settings.endpoints.inference_url)
-    inference_endpoint: str = _endpoint(
-        "inference_endpoint", lambda settings: settings.endpoints.inference_url.removesuffix("/v1")
-    )
-    agent_endpoint: str | None = _endpoint(
-        "agent_endpoint",
-        lambda settings: (
-            settings.endpoints.agent_url and settings.endpoints.agent_url.removesuffix("/api/v1")
-        ),
-    )
-
-    timeout: Timeout = _setting("timeout")
-    max_retries: int = _setting("max_retries")
-    retry: Retry = _setting("retry")
-    limits: Limits = _setting("limits")
-    strict: bool = _setting("strict")
-    validate: bool = _setting("validate")
-    on_bad_event: Literal["raise", "skip"] = _setting("on_bad_event")
-    keep_body: bool = _setting("keep_body")
-    default_headers: dict[str, Any] = _setting("default_headers")
-    default_query: dict[str, object] = _setting("default_query")
-    hooks: tuple[Hook, ...] = _setting("hooks")
-    pace: Pace | None = _setting("pace")
 
     @_conceal
     def __init__(

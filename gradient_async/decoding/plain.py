@@ -140,16 +140,21 @@ def _plain_items(value: Any, depth: int) -> list[Any]:
     if depth == MAX_DEPTH:
         raise NoJSONError(_TOO_DEEP, value)
     items: list[Any] = []
+    left_out = 0
     item: object
     try:
         for item in value:
             kind = type(item)
             if kind is dict:
                 items.append(plain_fields(item, depth + 1))
+            elif kind in _LEAVES:
+                items.append(item)
+            elif is_given(item):
+                items.append(to_plain(item, depth + 1))
             else:
-                items.append(item if kind in _LEAVES else to_plain(item, depth + 1))
+                left_out += 1
     except NoJSONError as refused:
-        refused.inside(value, len(items))
+        refused.inside(value, len(items) + left_out)
         raise
     return items
 

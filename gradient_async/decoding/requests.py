@@ -41,6 +41,7 @@ _AGENT_TYPES = _struct_of(AgentCompletionParams)
 build_tables(_CHAT_TYPES, _AGENT_TYPES)
 _USUAL_FIELDS = 2  # of a message that is no reply: role and content
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+_NEED_CONTENT = ("system", "developer", "user", "tool")
 _DOCUMENTED = {
     "frequency_penalty": "-2.0 to 2.0",
     "logit_bias": "token id to a bias of -100 to 100",
@@ -250,10 +251,12 @@ def _plain(value: Any, *steps: str | int) -> Any:
 def _validate_messages(messages: Any) -> None:
     if not isinstance(messages, list):
         raise _invalid("messages", messages, "expected a list of messages")
-    if not messages:
-        raise _invalid("messages", messages, "expected at least 1 message")
+    left_out = 0
     for index, message in enumerate(cast("list[Any]", messages)):
         if message.__class__ is not dict and not _is_mapping(message):
+            if not is_given(message):
+                left_out += 1
+                continue
             if (
                 isinstance(message, msgspec.Struct)
                 or hasattr(message, "model_dump")
@@ -264,7 +267,7 @@ def _validate_messages(messages: Any) -> None:
         role = message.get("role")
         if not isinstance(role, str):
             role = _plain(role, "messages", index, "role")
-        if role not in _ROLES:
+        if role not in _ROLES and (not isinstance(role, str) or _is_misspelt(role)):
             raise _invalid(f"messages[{index}].role", role, f"expected one of {', '.join(_ROLES)}")
         if not isinstance(message.get("content"), str):
             _validate_content(message, role, index)
@@ -272,6 +275,17 @@ def _validate_messages(messages: Any) -> None:
             raise _invalid(
                 f"messages[{index}].tool_call_id", message.get("tool_call_id"), "expected the id of the call"
             )
+    if left_out == len(cast("list[Any]", messages)):
+        raise _invalid("messages", messages, "expected at least 1 message")
+
+
+def _is_misspelt(role: str) -> bool:
+    """Whether a role is nearly one of the known roles.
+
+    Other unknown roles are sent: some servers give their replies a role of their own, and a stored reply goes back as it
+    came.
+    """
+    return role.lower() not in _ROLES and bool(difflib.get_close_matches(role.lower(), _ROLES, n=1))
 
 
 def _is_mapping(value: Any) -> bool:
@@ -285,7 +299,7 @@ def _validate_content(message: Mapping[str, Any], role: str, index: int) -> None
         content = _plain(content, "messages", index, "content") if is_given(content) else None
         if not _is_content(content):
             raise _invalid(f"messages[{index}].content", content, "expected text, a part, or a list of them")
-    if content is None and role not in {"assistant", "function"}:
+    if content is None and role in _NEED_CONTENT:
         raise _invalid(f"messages[{index}].content", content, f"a message of role {role} needs content")
 
 

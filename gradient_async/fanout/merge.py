@@ -158,7 +158,9 @@ class MergedChunks:
             Exception: The error that ended everything, after all chunks that came before it.
         """
         if self._started is None:
-            raise TypeError("nothing was sent yet: use 'async with', or await completion()")
+            raise TypeError(
+                "nothing was sent yet: use 'async with' ('with' for Gradient), or call completion()"
+            )
         while self._skipping or not self._waiting:
             if self._finished:
                 self.stop_skipping()

@@ -1,7 +1,7 @@
 """The reader of one reply, and the stream that users hold."""
 
 from .cursor import ChoiceStream, ChunkSource, ChunkStream, EventStream, TextStream
-from .misuse import AsyncOnly
+from .misuse import AsyncOnly, EnterFirst, NoMethod, SyncOnly
 from .reader import StreamReader, premature_end
 from .stream import ChatCompletionStream, RawStream, StreamManager
 from .timing import ReadTimes, Timing
@@ -12,11 +12,14 @@ __all__ = [
     "ChoiceStream",
     "ChunkSource",
     "ChunkStream",
+    "EnterFirst",
     "EventStream",
+    "NoMethod",
     "RawStream",
     "ReadTimes",
     "StreamManager",
     "StreamReader",
+    "SyncOnly",
     "TextStream",
     "Timing",
     "premature_end",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
 from ..errors import RequestInfo, ResponseInfo, StreamLimitError
 from ..types import ChatCompletionChunk, Headers, RateLimits
 from .cursor import ChunkStream
-from .misuse import AsyncOnly, NoMethod
+from .misuse import AsyncOnly, EnterFirst, NoMethod
 from .reader import State, StreamReader
 from .timing import Timing
 
@@ -227,16 +227,14 @@ def _response_info(status_code: int, headers: Headers, request: RequestInfo | No
     return ResponseInfo(status_code=status_code, headers=headers, request=request)
 
 
-_ENTER_FIRST = "nothing was sent yet; write 'async with client.chat.completions.stream(...) as stream', and use the stream inside"
-
-
-class StreamManager(AsyncOnly):
+class StreamManager(AsyncOnly, EnterFirst):
     """A context manager that sends the request when it is entered, and closes the stream when it is left.
 
     Args:
         start: Sends the request.
     """
 
+    _opens = ChatCompletionStream
     _stream: ChatCompletionStream
 
     def __init__(self, start: Callable[[], Awaitable[ChatCompletionStream]]) -> None:
@@ -253,16 +251,6 @@ class StreamManager(AsyncOnly):
 
     def __await__(self) -> Generator[Any, None, ChatCompletionStream]:
         return self._start().__await__()
-
-    if not TYPE_CHECKING:  # checkers report these mistakes by themselves
-
-        def __aiter__(self) -> NoReturn:
-            raise TypeError(_ENTER_FIRST)
-
-        def __getattr__(self, name: str) -> Any:
-            if hasattr(ChatCompletionStream, name):
-                raise AttributeError(f"{name!r} is an attribute of the stream: {_ENTER_FIRST}")
-            return object.__getattribute__(self, name)
 
 
 class RawStream(NoMethod):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable
-from contextlib import AbstractContextManager
 from functools import partial
-from inspect import iscoroutinefunction
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -19,7 +17,7 @@ from typing import (
     overload,
 )
 
-from ..client.client import AsyncGradient, _conceal, resource
+from ..client.client import _INTERNAL, AsyncGradient, Attributes, _conceal, resource
 from ..client.completions import AgentCompletions as AsyncAgentCompletions
 from ..client.completions import Completions as AsyncCompletions
 from ..client.completions import _AgentFanOut, _ChatFanOut, _Completions, check_requests
@@ -35,13 +33,11 @@ from ..client.hints import (
     without_asyncio,
 )
 from ..client.models import Models as AsyncModels
-from ..config import Limits, Retry, Timeout
 from ..fanout import Requests
-from ..hooks import Hook
-from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, Hint, ModelList
+from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, Hint, ModelList, is_given
 from .loop import Process, loop_thread
-from .requests import MapResults, feed, in_thread
-from .streams import Closing, FanOut, Stream, close_here, opened, request
+from .requests import MapResults, ask, feed
+from .streams import Closing, FanOut, Stream, StreamManager, close_here, request
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -80,14 +76,14 @@ class _SyncCompletions(CompletionsHints):
             request, loop, partial(self._completions.create, stream=stream, **params), undo=close_here
         )
 
-    def _stream(self, params: dict[str, Any]) -> AbstractContextManager[Stream]:
+    def _stream(self, params: dict[str, Any]) -> StreamManager:
         check_options(params)
-        return opened(self._completions.stream(**params).__aenter__)
+        return StreamManager(self._completions.stream(**params).__aenter__)
 
     def _fan_out(self, options: dict[str, Any]) -> FanOut:
         stop_when = options.get("stop_when")
-        if stop_when is not None and not iscoroutinefunction(stop_when):
-            options["stop_when"] = partial(in_thread, stop_when)
+        if stop_when is not None and is_given(stop_when):
+            options["stop_when"] = partial(ask, stop_when)
         return FanOut(self._completions.fan_out(**options), loop_thread())
 
     @_like(_Completions.map)
@@ -118,7 +114,7 @@ class Completions(_SyncCompletions):
         """Request a completion; the arguments, results and errors are those of ``create`` for asyncio."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
-    def stream(self, **params: Unpack[ChatCompletionCreate]) -> AbstractContextManager[Stream]:
+    def stream(self, **params: Unpack[ChatCompletionCreate]) -> StreamManager:
         """Stream a completion: ``with client.chat.completions.stream(...) as stream``."""
         return self._stream(cast("dict[str, Any]", params))
 
@@ -142,7 +138,7 @@ class AgentCompletions(_SyncCompletions):
         """Request a completion from the agent; the arguments are those of ``create`` for asyncio."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
-    def stream(self, **params: Unpack[AgentCompletionCreate]) -> AbstractContextManager[Stream]:
+    def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
         """Stream the agent's completion."""
         return self._stream(cast("dict[str, Any]", params))
 
@@ -185,19 +181,7 @@ class Models(Hinted):
         return cast("ModelList", loop_thread().call(partial(self._models.list, **options)))
 
 
-def _passed_on(name: str) -> Any:
-    """Return a property that reads and sets the attribute of the same name of the `AsyncGradient` inside."""
-
-    def read(self: Gradient) -> Any:
-        return getattr(self._client, name)
-
-    def change(self: Gradient, value: Any) -> None:
-        setattr(self._client, name, value)
-
-    return property(read, change)
-
-
-class Gradient(Closing, Hinted):
+class Gradient(Closing, Attributes, Hinted):
     """`AsyncGradient` without asyncio: the same options, attributes, methods and errors, and calls that block.
 
     A client can be used in several threads, in notebooks, inside coroutines (where it blocks the event loop), and after
@@ -216,25 +200,6 @@ class Gradient(Closing, Hinted):
     agents: Agents = resource("agents")
     models: Models = resource("models")
 
-    timeout: Timeout = _passed_on("timeout")
-    max_retries: int = _passed_on("max_retries")
-    retry: Retry = _passed_on("retry")
-    limits: Limits = _passed_on("limits")
-    strict: bool = _passed_on("strict")
-    validate: bool = _passed_on("validate")
-    on_bad_event: Literal["raise", "skip"] = _passed_on("on_bad_event")
-    keep_body: bool = _passed_on("keep_body")
-    default_headers: dict[str, Any] = _passed_on("default_headers")
-    default_query: dict[str, object] = _passed_on("default_query")
-    hooks: tuple[Hook, ...] = _passed_on("hooks")
-    model_access_key: str | None = _passed_on("model_access_key")
-    agent_access_key: str | None = _passed_on("agent_access_key")
-    access_token: str | None = _passed_on("access_token")
-    api_key: str | None = _passed_on("api_key")
-    base_url: str = _passed_on("base_url")
-    inference_endpoint: str = _passed_on("inference_endpoint")
-    agent_endpoint: str = _passed_on("agent_endpoint")
-
     @_like(AsyncGradient.__init__)
     @_conceal
     def __init__(self, **options: Any) -> None:
@@ -246,6 +211,8 @@ class Gradient(Closing, Hinted):
 
     def _use(self, client: AsyncGradient) -> None:
         self._client = client
+        # The attributes are those of the client inside.
+        self._core, self._previous = client._core, client._previous  # noqa: SLF001  # of this package
         self._resources = self._make_resources()
 
     def _make_resources(self) -> dict[str, Any]:
@@ -277,7 +244,7 @@ class Gradient(Closing, Hinted):
         return self.with_options()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_resources"}
+        return {name: value for name, value in vars(self).items() if name not in _INTERNAL}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

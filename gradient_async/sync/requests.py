@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import AsyncGenerator, Iterator
-from inspect import isawaitable
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from inspect import isawaitable, iscoroutinefunction
 from queue import SimpleQueue
 from typing import Any, Self, TypeVar, cast
 
@@ -73,13 +73,29 @@ def _settle(future: asyncio.Future[Any], item: Any, error: BaseException | None)
         future.set_exception(error)
 
 
-async def in_thread(function: StopWhen, choice: Choice) -> bool:
-    """Ask a function that may block."""
+async def ask(function: StopWhen, choice: Choice) -> bool:
+    """Ask a function of the caller, which may block, or a coroutine function."""
+    if iscoroutinefunction(function):
+        return await _carried(function(choice))
     # A generator turns StopIteration of the function into RuntimeError; `map` would only end.
     answer_later = (function(each) for each in (choice,))
     async with contextlib.aclosing(feed(answer_later)) as answers:
         answer = await anext(answers)
-        return await answer if isawaitable(answer) else answer
+    return await _carried(answer) if isawaitable(answer) else answer
+
+
+async def _carried(answer: Awaitable[bool]) -> bool:
+    """Await an answer of the caller's code, whose errors must not act on the task that asks, or on the loop."""
+    try:
+        return await answer
+    except (KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise  # the fan-out does not need the answer any longer
+        raised = error
+    except StopAsyncIteration as error:  # would only end the stream
+        raise RuntimeError("stop_when raised StopAsyncIteration") from error
+    raise CarriedError(raised)
 
 
 class MapResults(Closing):

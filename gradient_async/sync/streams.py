@@ -15,7 +15,7 @@ import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
@@ -24,7 +24,16 @@ from ..errors import ConfigurationError, GradientError
 from ..events import ChatCompletionStreamEvent
 from ..fanout import FanOut as AsyncFanOut
 from ..fanout import FanOutResult
-from ..stream import ChatCompletionStream, ChunkSource, ChunkStream, StreamReader, Timing
+from ..stream import (
+    ChatCompletionStream,
+    ChunkSource,
+    ChunkStream,
+    EnterFirst,
+    NoMethod,
+    StreamReader,
+    SyncOnly,
+    Timing,
+)
 from ..stream import ChoiceStream as AsyncChoiceStream
 from ..stream.queues import ChunkQueue, Waiters
 from ..stream.stream import C_co
@@ -38,7 +47,7 @@ T = TypeVar("T")
 LATE = object()
 
 
-class Closing(ABC):
+class Closing(SyncOnly, ABC):
     """A context manager that closes itself on leaving."""
 
     @abstractmethod
@@ -53,6 +62,9 @@ class Closing(ABC):
     ) -> None:
         self.close()
 
+    if not TYPE_CHECKING:
+        aclose = Hint("write close()")
+
 
 class _Source:
     """The source of a stream, for a cursor that another thread than the loop's moves.
@@ -66,6 +78,7 @@ class _Source:
     def __init__(self, inner: ChunkSource, waiters: _Waiters, loop: LoopThread) -> None:
         self.inner = inner
         self._waiters = waiters
+        waiters.give_up = partial(loop.call, inner.close)
         self._read = waiters.read
         self.loop = loop
         self._ahead: Call | None = None  # the next call, if the loop waits for its bytes already
@@ -167,7 +180,10 @@ class _Waiters(Waiters):
     Attributes:
         read: Tells of each read; its lock guards the cursor.
         reader: Identifies the thread that reads; None while no thread does.
+        give_up: Closes the source.
     """
+
+    give_up: Callable[[], object]
 
     def __init__(self, read: threading.Condition) -> None:
         super().__init__()
@@ -175,7 +191,7 @@ class _Waiters(Waiters):
         self.reader: int | None = None
 
     async def wait(self, queue: ChunkQueue | None) -> None:  # noqa: ARG002  # a read may have chunks for any thread
-        """Wait until another thread has made a read.
+        """Wait until another thread has made a read. An interrupt closes the stream, as that of a read does.
 
         Raises:
             ConfigurationError: If this thread itself reads, and a signal handler has interrupted it.
@@ -185,7 +201,12 @@ class _Waiters(Waiters):
                 "this thread is reading the stream already, and a signal handler that reads it too would wait for itself: "
                 "let the handler set a flag, or close the stream"
             )
-        self.read.wait(LOOK)
+        try:
+            self.read.wait(LOOK)
+        except BaseException:
+            with contextlib.suppress(ConfigurationError):  # the process ends, which closes the stream, too
+                self.give_up()
+            raise
 
 
 def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -197,13 +218,15 @@ def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
         return cast("T", end.value)
 
 
-class View(Generic[T]):
+class View(NoMethod, Generic[T]):
     """An iterator over one view of a stream: its chunks, its text, its events, its bytes, one of its choices.
 
     Args:
         lock: Guards the cursor of the stream.
         advance: Makes the next step of the view.
     """
+
+    _loop = "for"
 
     def __init__(self, lock: threading.RLock, advance: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._lock = lock
@@ -374,12 +397,29 @@ class StreamResponse(AsyncStreamResponse, frozen=True, kw_only=True):
         self._closing.close()
 
 
-@contextlib.contextmanager
-def opened(start: Callable[[], Awaitable[ChatCompletionStream]]) -> Generator[Stream]:
-    """Send the request of a stream on entering ``with``, and close the stream on leaving."""
-    loop = loop_thread()
-    with cast("Stream", loop.call(request, loop, start, undo=close_here)) as stream:
-        yield stream
+class StreamManager(SyncOnly, EnterFirst):
+    """A context manager that sends the request when it is entered, and closes the stream when it is left.
+
+    Args:
+        start: Sends the request, in the loop.
+    """
+
+    _opens = Stream
+    _keyword = "with"
+    _stream: Stream
+
+    def __init__(self, start: Callable[[], Awaitable[ChatCompletionStream]]) -> None:
+        self._start = start
+
+    def __enter__(self) -> Stream:
+        loop = loop_thread()
+        self._stream = loop.call(request, loop, self._start, undo=close_here)
+        return self._stream
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()
 
 
 async def request(

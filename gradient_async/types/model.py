@@ -180,26 +180,38 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
         Args:
             obj: A mapping, which may contain messages; or a message of this class, which is returned.
             strict: Whether to refuse values that need a conversion, such as ``"5"`` for a number.
-            extra: Accepted for compatibility.
+            extra: ``"forbid"`` refuses fields without names, at any depth.
             from_attributes: Accepted for compatibility.
             context: Accepted for compatibility.
             by_alias: Accepted for compatibility.
             by_name: Accepted for compatibility.
 
         Raises:
-            ValueError: If a value has the wrong type, or ``choices`` are missing; the message says what and where.
+            ValueError: If a value has the wrong type, or the field ``choices``, ``message`` or ``delta`` is missing; the
+                message says what and where.
         """
-        del extra, from_attributes, context, by_alias, by_name
+        del from_attributes, context, by_alias, by_name
         if isinstance(obj, cls):
             return obj
-        if isinstance(obj, Mapping) and "choices" in cls.__struct_fields__ and "choices" not in obj:
-            raise ValueError(f"{cls.__name__}: the field choices is missing")
+        if not isinstance(obj, Mapping):
+            text = isinstance(obj, (str, bytes, bytearray))
+            advice = "; for JSON text write model_validate_json" if text else ""
+            raise ValueError(  # noqa: TRY004  # as pydantic does
+                f"{cls.__name__}: expected a dict, not {type(obj).__name__}{advice}"
+            )
+        fields = cast("Mapping[Any, Any]", obj)
         problem: str
         try:
-            message = msgspec.convert(obj, cls, strict=bool(strict))
+            # The names of fields that the session sets are no names of a server.
+            message = msgspec.convert(
+                {name: each for name, each in fields.items() if not str(name).startswith(_SESSION_PREFIX)},
+                cls,
+                strict=bool(strict),
+            )
         except msgspec.ValidationError as error:
             problem = str(error)
         else:
+            _check_names(message, fields, cls.__name__, forbid=extra == "forbid")
             message.normalize()
             # Replies and chunks have this method, and the data as their body.
             receive = getattr(message, "receive", None)
@@ -231,6 +243,12 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
             ValueError: If the text is not JSON, or for the reasons of `model_validate`.
         """
         problem: str
+        text = cast("object", json_data)
+        if not isinstance(text, (str, bytes, bytearray)):
+            advice = "; for a dict write model_validate" if isinstance(text, Mapping) else ""
+            raise ValueError(  # noqa: TRY004  # as pydantic does
+                f"{cls.__name__}: expected JSON text, not {type(json_data).__name__}{advice}"
+            )
         try:
             obj = decode_json(json_data if isinstance(json_data, str) else bytes(json_data))
         except ValueError as error:
@@ -266,6 +284,44 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
         for name, value in (update or {}).items():
             setattr(copied, name, value)
         return copied
+
+
+# Fields without which a message would be empty. One that is missing is probably misspelt.
+_REQUIRED = ("choices", "message", "delta")
+
+
+def _check_names(message: Model, fields: Mapping[Any, Any], place: str, *, forbid: bool) -> None:
+    """Check the names of the fields from which a message was made, and those of the messages in it.
+
+    Args:
+        message: The message.
+        fields: The fields.
+        place: Where the message is.
+        forbid: Whether to refuse fields without names.
+
+    Raises:
+        ValueError: If a field is missing, or refused.
+    """
+    names = dict(zip(message.__struct_encode_fields__, message.__struct_fields__, strict=True))
+    for name in _REQUIRED:
+        if name in names and name not in fields:
+            raise ValueError(f"{place}: the field {name} is missing")
+    for name, value in fields.items():
+        if name not in names or name.startswith(_SESSION_PREFIX):
+            if forbid:
+                raise ValueError(
+                    f"{place}: there is no field {name!r}; leave it out, or leave extra='forbid' out"
+                )
+            continue
+        made = getattr(message, names[name])
+        where = f"{place}.{name}" if " at " in place else f"{place} at {name}"
+        pairs: list[tuple[str, Any, Any]] = [(where, made, value)]
+        if isinstance(made, list):
+            items = zip(cast("list[Any]", made), value, strict=True)
+            pairs = [(f"{where}[{index}]", *pair) for index, pair in enumerate(items)]
+        for inner, item, source in pairs:
+            if isinstance(item, Model) and isinstance(source, Mapping):
+                _check_names(item, cast("Mapping[Any, Any]", source), inner, forbid=forbid)
 
 
 def build_tables(*types: Any) -> None:

@@ -37,9 +37,15 @@ class NotGiven(_Anything):  # type: ignore[misc]  # mypy reports every subclass 
         return "NOT_GIVEN"
 
 
+_NOTHING = frozenset({"NotGiven", "Omit"})
+
+
 def is_given(argument: object) -> bool:
     """Whether an argument is given: `NOT_GIVEN`, of this or another package, means that it is not."""
-    return type(argument).__name__ not in {"NotGiven", "Omit"}
+    for kind in type(argument).__mro__:  # noqa: SIM110  # a generator takes twice as long
+        if kind.__name__ in _NOTHING:
+            return False
+    return True
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:

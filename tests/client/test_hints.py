@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from client_calls import CALL, Start
+from sync_calls import started
 
 from gradient_async import AsyncGradient, Gradient
 from gradient_async.client import hints
@@ -131,9 +132,9 @@ async def test_a_stream_that_was_not_entered(start: Start) -> None:
     server, client = await start()
     manager: Any = client.chat.completions.stream(**CALL)
     says = r"write 'async with client.chat.completions.stream\(...\) as stream'"
-    with pytest.raises(TypeError, match=says):
-        async for _ in manager:
-            raise AssertionError
+    for iterate in (aiter, iter, next):
+        with pytest.raises(TypeError, match=says):
+            iterate(manager)
     for name in ("text", "events", "get_final_completion", "snapshot", "__anext__"):
         with pytest.raises(AttributeError, match=f"^'{name}' is an attribute of the stream: .*{says}"):
             getattr(manager, name)
@@ -162,3 +163,55 @@ async def test_a_streaming_response_that_is_awaited(start: Start) -> None:
     with pytest.raises(TypeError, match=r"^write 'async with .* as response' in place of 'await'$"):
         await streaming.create(**CALL)
     assert [] == server.requests
+
+
+# Without asyncio
+
+
+def test_a_stream_of_gradient_that_was_not_entered() -> None:
+    with started() as (server, client):
+        completions: Any = client.chat.completions
+        manager = completions.stream(**CALL)
+        says = r"write 'with client.chat.completions.stream\(...\) as stream'"
+        for iterate in (iter, next, aiter):
+            with pytest.raises(TypeError, match=f"^nothing was sent yet; {says}"):
+                iterate(manager)
+        for name in ("text", "events", "get_final_completion", "snapshot", "close"):
+            with pytest.raises(AttributeError, match=f"^'{name}' is an attribute of the stream: .*{says}"):
+                getattr(manager, name)
+        with pytest.raises(AttributeError, match="'StreamManager' object has no attribute 'txet'"):
+            _ = manager.txet
+        with pytest.raises(TypeError, match=r"^nothing was sent yet: use .*'with' for Gradient"):
+            next(completions.fan_out(n=2, **CALL))
+        assert [] == server.requests
+        with manager as stream:
+            assert stream.completion().choices
+
+
+async def test_async_with_in_place_of_with() -> None:
+    with started() as (server, client):
+        completions: Any = client.chat.completions
+        managed: list[tuple[Any, str]] = [
+            (client, "Gradient"),
+            (completions.stream(**CALL), "StreamManager"),
+            (completions.fan_out(n=2, **CALL), "FanOut"),
+            (completions.map([CALL]), "MapResults"),
+        ]
+        for each, name in managed:
+            with pytest.raises(TypeError, match=f"^write 'with' in place of 'async with': {name} is not"):
+                async with each:
+                    raise AssertionError
+        assert [] == server.requests
+
+
+def test_methods_of_an_asynchronous_stream() -> None:
+    with started() as (_, client), client.chat.completions.stream(**CALL) as stream:
+        views: list[Any] = [stream.raw, stream.text, stream.choice(0).text]
+        for view in views:
+            with pytest.raises(
+                TypeError, match=r"^leave the parentheses out: .*, as in 'for text in stream.text'$"
+            ):
+                view()
+        plain: Any = stream
+        with pytest.raises(AttributeError, match=r"^Stream has no 'aclose': write close\(\)$"):
+            plain.aclose()

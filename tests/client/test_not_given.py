@@ -8,17 +8,18 @@ import pytest
 from client_calls import CALL, MESSAGES, Start
 
 import gradient_async
-from gradient_async import AsyncGradient, ChatCompletionStream, Timeout
+from gradient_async import AsyncGradient, ChatCompletionStream, InvalidRequestError, Timeout
 from gradient_async.testing import Server
 
 
-def foreign(name: str, *, true: bool) -> Any:
+def foreign(name: str, *, true: bool, base: object = None) -> Any:
     """Return an object as another package has it; some are true, and some false."""
 
     def is_true(_: object) -> bool:
         return true
 
-    return type(name, (), {"__bool__": is_true})()
+    bases = () if base is None else (base.__class__,)
+    return type(name, bases, {"__bool__": is_true})()
 
 
 NOTHING = {
@@ -27,8 +28,10 @@ NOTHING = {
     "a foreign NotGiven": foreign("NotGiven", true=False),
     "a foreign Omit": foreign("Omit", true=False),
     "a foreign Omit that is true": foreign("Omit", true=True),
+    "of a subclass": foreign("Nothing", true=True, base=foreign("Omit", true=True)),
 }
 EACH = pytest.mark.parametrize("nothing", NOTHING.values(), ids=NOTHING)
+TOOL: Any = {"type": "function", "function": {"name": "f"}}
 OPTIONS = ("timeout", "extra_headers", "extra_query", "extra_body")
 
 
@@ -51,17 +54,30 @@ async def test_create(start: Start, nothing: Any) -> None:
         assert CALL == sent(server)
     await client.chat.completions.create(
         model="m",
-        messages=[*MESSAGES, {"role": "assistant", "content": nothing, "name": nothing, "tool_calls": []}],
+        messages=[
+            nothing,
+            *MESSAGES,
+            {"role": "user", "content": [nothing, "x", nothing]},
+            nothing,
+            {"role": "assistant", "content": nothing, "name": nothing, "tool_calls": []},
+        ],
+        stop=["a", nothing],
+        tools=[nothing, TOOL],
         metadata={"a": "1", "b": nothing},
         extra_headers={"x-a": nothing},
         extra_query={"a": nothing, "b": [nothing]},
-        extra_body={"temperature": nothing, "n": nothing, "seed": 1},
+        extra_body={"temperature": nothing, "n": nothing, "seed": 1, "list": (nothing, 1, [nothing])},
         temperature=0.5,
     )
     body = sent(server)
     assert ({"a": "1"}, 0.5, 1) == (body["metadata"], body["temperature"], body["seed"])
-    assert {"role": "assistant", "tool_calls": []} == body["messages"][-1]
+    assert [*MESSAGES, {"role": "user", "content": ["x"]}, {"role": "assistant", "tool_calls": []}] == body[
+        "messages"
+    ]
+    assert (["a"], [TOOL], [1, []]) == (body["stop"], body["tools"], body["list"])
     assert "n" not in body
+    with pytest.raises(InvalidRequestError, match="expected at least 1 message"):
+        await client.chat.completions.create(model="m", messages=[nothing])
 
 
 @EACH

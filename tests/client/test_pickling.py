@@ -41,7 +41,14 @@ def pickled(client: Any) -> Any:
     return pickle.loads(pickle.dumps(client))  # noqa: S301  # our own
 
 
-COPIES = pytest.mark.parametrize("make_copy", [pickled, copy.deepcopy], ids=["pickle", "deepcopy"])
+def pickled_by(protocol: int) -> Copy:
+    return lambda client: pickle.loads(pickle.dumps(client, protocol))  # noqa: S301  # our own
+
+
+PROTOCOLS = {f"protocol {number}": pickled_by(number) for number in range(pickle.HIGHEST_PROTOCOL + 1)}
+COPIES = pytest.mark.parametrize(
+    "make_copy", [*PROTOCOLS.values(), copy.deepcopy], ids=[*PROTOCOLS, "deepcopy"]
+)
 
 
 class Tenant(AsyncGradient):

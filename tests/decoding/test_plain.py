@@ -297,7 +297,6 @@ NONE: list[tuple[Any, str, str]] = [
     (Point, "", "a class has no JSON form"),
     (Broken(), "", "no such field"),
     (Endless(), "", "Endless turns into other objects again and again"),
-    (NOT_GIVEN, "", ""),
     ({b"k": 1}, "", BYTES),
     ({None: 1}, "", "keys of a dictionary"),
     ({True: 1}, "", "keys of a dictionary"),
@@ -305,6 +304,7 @@ NONE: list[tuple[Any, str, str]] = [
     ({(1, 2): 1}, "", "keys of a dictionary"),
     ({"a": 1, "b": [2, {"c": b"x"}]}, ".b[1].c", BYTES),
     ([[], [1, [Decimal(1)]]], "[1][1][0]", "JSON has no Decimal"),
+    ([NOT_GIVEN, 1, [NOT_GIVEN, Decimal(1)]], "[2][1]", "JSON has no Decimal"),
     (("x", types.MappingProxyType({"y": math.nan})), "[1].y", "JSON has no such number"),
     (Point({"y": b"x"}), ".x.y", BYTES),
     (Point(object()), "", "object has no JSON form"),
@@ -318,10 +318,6 @@ NONE: list[tuple[Any, str, str]] = [
 
 @pytest.mark.parametrize(("value", "path", "problem"), NONE, ids=map(str, range(len(NONE))))
 def test_what_has_no_json_form_is_refused_by_its_place(value: Any, path: str, problem: str) -> None:
-    if value is NOT_GIVEN:
-        assert [] == sent(extra_body={"x": []})["x"]
-        value = [value]
-        path = "[0]"
     error = refused(extra_body={"x": value})
     assert f"x{path}" == error.param
     assert error.message.startswith(f"x{path}=")
@@ -357,7 +353,7 @@ def test_a_parameter_that_is_no_number(name: str, value: float) -> None:
         encode_request({**BASE, name: value}, stream=None)
 
 
-@pytest.mark.parametrize("role", [5, b"user", Scalar("nobody"), ["user"], Endless()])
+@pytest.mark.parametrize("role", [5, b"user", Scalar("usr"), ["user"], Endless()])
 def test_a_role_of_another_type(role: Any) -> None:
     assert "messages[0].role" == refused(messages=[{"role": role, "content": "x"}]).param
 

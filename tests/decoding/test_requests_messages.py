@@ -77,7 +77,8 @@ class TestMessages:
             (["hi"], "messages[0]"),
             ([*MESSAGES, None], "messages[1]"),
             ([{"content": "x"}], "messages[0].role"),
-            ([*MESSAGES, {"role": "robot", "content": "x"}], "messages[1].role"),
+            ([*MESSAGES, {"role": "usr", "content": "x"}], "messages[1].role"),
+            ([{"role": "Asistant", "content": "x"}], "messages[0].role"),
             ([{"role": ["user"], "content": "x"}], "messages[0].role"),
             ([{"role": "user"}], "messages[0].content"),
             ([{"role": "user", "content": None}], "messages[0].content"),
@@ -217,6 +218,16 @@ class TestReplies:
             before = copy.deepcopy(form)
             assert expected == sent(form) == sent(message_to_dict(form)) == sent(MappingProxyType(form))
             assert before == form
+
+    @pytest.mark.parametrize("role", ["model", "Assistant", "ai", ""])
+    @pytest.mark.parametrize("fields", [{"content": "x"}, {"tool_calls": [CALL]}, {"refusal": "no"}])
+    def test_a_reply_with_a_role_of_its_own_goes_back_with_it(self, role: str, fields: Any) -> None:
+        message = ChatCompletionMessage(role=role, **fields)
+        expected = sent(message)
+        assert role == expected["role"]
+        for form in (message, message.to_dict(), message.model_dump()):
+            params = checked(messages=[form])
+            assert [expected] == json.loads(encode_request(params, stream=None))["messages"]
 
     @pytest.mark.parametrize("validate", [True, False])
     def test_messages_of_pydantic_keep_null_content_beside_tool_calls(self, *, validate: bool) -> None:

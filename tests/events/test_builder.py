@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from functools import partial
 from typing import Any, get_args
 
 import msgspec
@@ -298,11 +299,13 @@ def test_every_event_converts_to_plain_data_as_messages_do() -> None:
     assert "ContentDeltaEvent(type='content.delta', choice=0, delta='a', parsed=None)" == repr(delta)
 
 
-def pickled(event: Any) -> Any:
-    return pickle.loads(pickle.dumps(event))  # noqa: S301  # our own
+def pickled(event: Any, protocol: int = pickle.DEFAULT_PROTOCOL) -> Any:
+    return pickle.loads(pickle.dumps(event, protocol))  # noqa: S301  # our own
 
 
-@pytest.mark.parametrize("copied", [pickled, copy.deepcopy, copy.copy])
+@pytest.mark.parametrize(
+    "copied", [pickled, partial(pickled, protocol=0), partial(pickled, protocol=1), copy.deepcopy, copy.copy]
+)
 def test_a_copy_of_an_event_is_equal_and_has_no_snapshot(copied: Any) -> None:
     """A snapshot would make each stored event as large as everything before it."""
     for event in events_of(*ALL_KINDS):

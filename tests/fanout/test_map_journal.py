@@ -153,11 +153,11 @@ async def test_equal_rows_have_a_result_each(start: Start, path: Path) -> None:
 
 
 async def test_errors_are_asked_again_unless_the_request_is_at_fault(start: Start, path: Path) -> None:
-    slow, no = {"error": {"message": "slow down"}}, {"error": {"message": "no"}}
-    special = {"a": reply_json(slow, 429), "b": reply_json(no, 400)}
+    slow, no = {"error": {"message": "not now"}}, {"error": {"message": "no"}}
+    special = {"a": reply_json(slow, 500), "b": reply_json(no, 400)}
     server, client = await start(handler=Echo(special))
     rows: list[Any] = [*keyed("ab"), ("c", ask_for("c", temperature=9))]
-    kinds = ["RateLimitError", "BadRequestError", "InvalidRequestError"]
+    kinds = ["InternalServerError", "BadRequestError", "InvalidRequestError"]
     for resumed in (False, True):
         found = await all_of(client.chat.completions.map(rows, journal=path, ordered=True))
         assert [*zip("abc", kinds, [False, resumed, False], strict=True)] == summary(found)

@@ -357,7 +357,7 @@ class TestRefusals:
             ("messages", None),
             ("messages", []),
             ("messages[0]", ["Hi"]),
-            ("messages[1].role", [*USER, {"role": "king"}]),
+            ("messages[1].role", [*USER, {"role": "usr"}]),
             ("temperature", 2.1),
             ("temperature", True),
             ("top_p", "1"),

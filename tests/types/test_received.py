@@ -65,7 +65,7 @@ def test_it_is_no_field(kind: type[ChatCompletion | ChatCompletionChunk]) -> Non
         assert BODY == reply.body
 
 
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @KINDS
 def test_it_survives_pickling(kind: type[ChatCompletion | ChatCompletionChunk], protocol: int) -> None:
     reply = received(kind)

@@ -71,20 +71,29 @@ def test_data_may_contain_messages() -> None:
     assert ToolCall(id="t") == ToolCall.model_validate({"id": "t"}, extra="ignore", context={})
 
 
-@pytest.mark.parametrize(
-    ("kind", "obj", "words"),
-    [
-        (ChatCompletion, {"choises": []}, "ChatCompletion: the field choices is missing"),
-        (ChatCompletionChunk, {}, "ChatCompletionChunk: the field choices is missing"),
-        (ChatCompletion, 5, "ChatCompletion: expected `object`, got `int`"),
-        (
-            ChatCompletion,
-            {"choices": [{"message": {"content": 5}}]},
-            "ChatCompletion at choices[0].message.content: expected `str | null`, got `int`",
-        ),
-        (CompletionUsage, {"prompt_tokens": "x"}, "CompletionUsage at prompt_tokens: expected `int`, got `str`"),
-    ],
-)  # fmt: skip
+WRONG: list[tuple[Any, Any, str]] = [
+    (ChatCompletion, {"choises": []}, "ChatCompletion: the field choices is missing"),
+    (ChatCompletionChunk, {}, "ChatCompletionChunk: the field choices is missing"),
+    (ChatCompletion, 5, "ChatCompletion: expected a dict, not int"),
+    (ChatCompletion, None, "ChatCompletion: expected a dict, not NoneType"),
+    (ChatCompletion, "{}", "ChatCompletion: expected a dict, not str; for JSON text write model_validate_json"),
+    (
+        ChatCompletion,
+        {"choices": [{"message": {}}, {"mesage": {"content": "x"}}]},
+        "ChatCompletion at choices[1]: the field message is missing",
+    ),
+    (ChatCompletionChunk, {"choices": [{}]}, "ChatCompletionChunk at choices[0]: the field delta is missing"),
+    (Choice, {}, "Choice: the field message is missing"),
+    (
+        ChatCompletion,
+        {"choices": [{"message": {"content": 5}}]},
+        "ChatCompletion at choices[0].message.content: expected `str | null`, got `int`",
+    ),
+    (CompletionUsage, {"prompt_tokens": "x"}, "CompletionUsage at prompt_tokens: expected `int`, got `str`"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "obj", "words"), WRONG)
 def test_what_is_wrong_is_told_with_its_place(kind: Any, obj: Any, words: str) -> None:
     with pytest.raises(ValueError) as raised:  # noqa: PT011  # the whole message is compared
         kind.model_validate(obj)
@@ -92,6 +101,55 @@ def test_what_is_wrong_is_told_with_its_place(kind: Any, obj: Any, words: str) -
     with pytest.raises(ValueError) as raised:  # noqa: PT011  # the whole message is compared
         kind.model_validate_json(json.dumps(obj))
     assert words == str(raised.value)
+
+
+NO_NAME = "there is no field 'x'; leave it out, or leave extra='forbid' out"
+
+
+NAMELESS: list[tuple[Any, str]] = [
+    ({"choices": [], "x": 1}, "ChatCompletion"),
+    ({"choices": [{"message": {}}, {"message": {}, "x": None}]}, "ChatCompletion at choices[1]"),
+    ({"choices": [{"message": {"x": 1}}]}, "ChatCompletion at choices[0].message"),
+    (
+        {"choices": [{"message": {"tool_calls": [{"function": {"x": 1}}]}}]},
+        "ChatCompletion at choices[0].message.tool_calls[0].function",
+    ),
+    ({"choices": [], "usage": {"prompt_tokens_details": {"x": 1}}}, "ChatCompletion at usage.prompt_tokens_details"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("obj", "place"), NAMELESS)
+def test_fields_without_names_are_refused_if_asked_for(obj: Any, place: str) -> None:
+    for extra in (None, "allow", "ignore"):
+        assert obj == ChatCompletion.model_validate(obj, extra=extra).body
+    with pytest.raises(ValueError) as raised:  # noqa: PT011  # the whole message is compared
+        ChatCompletion.model_validate_json(json.dumps(obj), extra="forbid")
+    assert f"{place}: {NO_NAME}" == str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["@request_id", "@rate_limits", "@attempts"])
+def test_no_name_sets_what_only_the_session_sets(name: str) -> None:
+    body: dict[str, Any] = {"choices": [], name: 5}
+    found = ChatCompletion.model_validate(body)
+    assert (None, None, 1, body) == (found.request_id, found.rate_limits, found.attempts, found.body)
+    with pytest.raises(ValueError, match=f"there is no field '{name}'"):
+        ChatCompletion.model_validate(body, extra="forbid")
+
+
+def test_values_that_the_library_passes_on_may_have_any_fields() -> None:
+    message = {"audio": {"id": "a"}, "annotations": [{"x": 1}, 5], "content_parts": ["x"]}
+    plain = {**PLAIN, "choices": [{"message": message}]}
+    del plain["citations"]
+    assert "a" == ChatCompletion.model_validate(plain, extra="forbid").choices[0].message.audio["id"]
+
+
+@pytest.mark.parametrize(
+    ("json_data", "advice"), [(None, ""), (5, ""), ([], ""), ({}, "; for a dict write model_validate")]
+)
+def test_what_is_no_json_text(json_data: Any, advice: str) -> None:
+    with pytest.raises(ValueError) as raised:  # noqa: PT011  # the whole message is compared
+        ChatCompletion.model_validate_json(json_data)
+    assert f"ChatCompletion: expected JSON text, not {type(json_data).__name__}{advice}" == str(raised.value)
 
 
 def test_numbers_in_text_are_converted_unless_strict() -> None:
