@@ -16,7 +16,7 @@ import msgspec
 from ..errors import call_index_error
 from ..types import ToolCallDelta
 from .call import CallIndex, CallState, join_custom
-from .json_text import MAX_PENDING, JsonText, canonical
+from .json_text import MAX_PENDING, MAX_PIECE, JsonText, canonical
 from .pieces import kept_size, utf8_size
 from .rule import add_function, find, opens_another
 
@@ -101,6 +101,7 @@ class ToolCalls:
         size = 0
         for entry in entries:
             call, carried = self._call_for(entry, limit)
+            call.arguments.hurried = size > MAX_PIECE  # a chunk with many long arguments has whole ones
             text, more = self._add_to(call, entry)
             size += carried + more
             pieces = call.arguments.pieces

@@ -21,7 +21,7 @@ _MAX_LABEL = 64  # a role or finish_reason of so many characters counts 0 bytes
 
 JOIN: dict[str, Callable[[list[Any]], Any]] = {
     "annotations": join_lists,
-    "audio": partial(join_objects, texts=("data", "transcript")),
+    "audio": partial(join_objects, texts=frozenset({"data", "transcript"})),
     "content_parts": join_lists,
     "extra_content": merge_all,
     "images": join_lists,

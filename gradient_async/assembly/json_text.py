@@ -39,7 +39,7 @@ _MARKS = re.compile(r'\\.?|["{}\[\]]', re.DOTALL)
 MAX_PENDING = 64 * 1024  # characters that may be appended without being read
 # A longer piece is not read, because that would block the event loop for too long. If it is the first piece, the text counts
 # as CLOSED, which is right if the server sends arguments in one piece. Otherwise the text counts as BROKEN.
-_MAX_PIECE = 256 * 1024
+MAX_PIECE = 256 * 1024
 _MAX_SCALAR = 64  # a longer number never counts as whole
 # Objects of up to this many characters are compared by value, longer objects as text.
 _MAX_COMPARED = 64 * 1024
@@ -75,15 +75,17 @@ class JsonText:
         pieces: The pieces; a list that only grows.
         pending: Characters of the last pieces that were appended without being read.
         uncounted: By how much the bytes of pieces that were pending exceed their characters; the caller resets it.
+        hurried: Whether the next piece counts as long, whatever its length, because others came together with it.
     """
 
-    __slots__ = ("_depth", "_empty", "_escaped", "_in_string", "_is_object", "_pieces_read", "_size", "_state", "pending",
-                 "pieces", "uncounted")  # fmt: skip
+    __slots__ = ("_depth", "_empty", "_escaped", "_in_string", "_is_object", "_pieces_read", "_size", "_state", "hurried",
+                 "pending", "pieces", "uncounted")  # fmt: skip
 
     def __init__(self) -> None:
         self.pieces: list[str] = []
         self.pending: int = 0
         self.uncounted: int = 0
+        self.hurried: bool = False
         self._pieces_read: int = 0
         self._size: int = 0  # characters that have been read
         self._state: _State = _State.BLANK
@@ -147,7 +149,7 @@ class JsonText:
             self._state = _State.BROKEN
 
     def _scan(self, piece: str, *, first: bool = False) -> None:
-        if len(piece) > _MAX_PIECE:
+        if self.hurried or len(piece) > MAX_PIECE:
             self._state = _State.CLOSED if first else _State.BROKEN
             return
         depth, in_string = self._depth, self._in_string

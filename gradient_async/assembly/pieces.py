@@ -6,7 +6,7 @@ chunk depends on that chunk alone, and the pieces that were received after some 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, cast
 
 import msgspec
@@ -20,7 +20,7 @@ _CONTAINER_SIZE = 320
 _ITEM_SIZE = 64
 _MERGED_SIZE = 512
 # The fields of an entry of ``reasoning_details`` that are received in pieces.
-_DETAIL_TEXTS = ("text", "summary", "data")
+_DETAIL_TEXTS = frozenset({"text", "summary", "data"})
 
 
 def utf8_size(text: str) -> int:
@@ -61,18 +61,19 @@ def join_details(pieces: Iterable[list[Any]]) -> list[Any]:
     """
     joined: list[Any] = []
     places: dict[tuple[Any, Any], int] = {}  # of the first fragment of each entry
-    groups: dict[
-        int, list[Any]
-    ] = {}  # all fragments of each entry that has several, by the place of the first
-    for piece in pieces:
+    # All fragments of each entry that has several, by the place of the first.
+    groups: dict[int, list[Any]] = {}
+    for piece in cast("Iterable[list[dict[str, Any] | str]]", pieces):
         for entry in piece:
-            if isinstance(entry, dict):
-                fields = cast("dict[str, Any]", entry)
-                key = (fields.get("type"), fields.get("index"))
-                if isinstance(key[1], (int, str)) and isinstance(key[0], (str, type(None))):
-                    place = places.setdefault(key, len(joined))
+            if isinstance(entry, dict) and isinstance(index := entry.get("index"), (int, str)):
+                kind = entry.get("type")
+                if kind is None or isinstance(kind, str):
+                    place = places.setdefault((kind, index), len(joined))
+                    if place in groups:
+                        groups[place].append(entry)
+                        continue
                     if place < len(joined):
-                        groups.setdefault(place, [joined[place]]).append(fields)
+                        groups[place] = [joined[place], entry]
                         continue
             joined.append(entry)
     for place, group in groups.items():
@@ -80,7 +81,7 @@ def join_details(pieces: Iterable[list[Any]]) -> list[Any]:
     return joined
 
 
-def join_objects(pieces: Iterable[Any], texts: Iterable[str]) -> Any:
+def join_objects(pieces: Iterable[Any], texts: Container[str]) -> Any:
     """Join the pieces of one object; if no piece is an object, return the last piece.
 
     Args:
@@ -89,19 +90,22 @@ def join_objects(pieces: Iterable[Any], texts: Iterable[str]) -> Any:
     """
     last: Any = None
     fields: dict[str, Any] = {}
-    joined: dict[str, list[str]] = {name: [] for name in texts}
-    for piece in pieces:
+    joined: dict[str, list[str]] = {}
+    for piece in cast("Iterable[dict[str, Any] | str]", pieces):
         if not isinstance(piece, dict):
             last = piece
             continue
-        for name, value in cast("dict[str, Any]", piece).items():
-            if name in joined and isinstance(value, str):
-                if not joined[name]:
+        for name, value in piece.items():
+            if name in texts and isinstance(value, str):
+                if name in joined:
+                    joined[name].append(value)
+                else:
+                    joined[name] = [value]
                     fields[name] = value  # keeps the order of the fields; the joined text is set below
-                joined[name].append(value)
-            elif value is not None and (value != "" or name not in fields):
+            elif value or (value is not None and (value != "" or name not in fields)):
                 fields[name] = value
-    fields |= {name: "".join(values) for name, values in joined.items() if values}
+    for name, values in joined.items():
+        fields[name] = "".join(values)
     return fields or last
 
 

@@ -18,6 +18,9 @@ from ..types import ChatCompletion, ChunkChoice, TokenLogprob, ToolCall
 Kind: TypeAlias = Literal["text", "reasoning", "refusal", "call"]
 
 _INTERVAL = 5.0  # seconds between two lines of progress
+# Characters that are escaped and written together. A long text is never copied as a whole: with one emoji in it, each of its
+# characters takes four bytes of memory.
+_PIECE = 64 * 1024
 
 # Control characters except tab and line feed, the marks that change the direction of text, and half surrogate pairs. A
 # terminal obeys them: a model could move the cursor, clear the screen, or make a line read differently from what it
@@ -42,27 +45,30 @@ def one_line(text: str) -> str:
 
 def write(text: str) -> None:
     """Write to standard output at once."""
-    _emit(printable(text))
+    _emit(text, escaped=printable)
 
 
 def say(line: str = "") -> None:
     """Write a line to standard output."""
-    write(line + "\n")
+    _emit(line, "\n", escaped=printable)
 
 
 def say_bold(line: str) -> None:
     """Write a line to a terminal in bold."""
-    _emit(f"\033[1m{printable(line)}\033[0m\n")
+    _emit(f"\033[1m{printable(line)}\033[0m\n", escaped=str)
 
 
 def say_json(value: Any) -> None:
     """Write a value as one line of JSON to standard output."""
-    _emit(json_line(value) + "\n")
+    _emit(msgspec.json.encode(value).decode(), "\n", escaped=_escape_json)
 
 
 def json_line(value: Any) -> str:
     """Return a value as one line of JSON with escapes for all control characters, most of which JSON itself allows."""
-    line = msgspec.json.encode(value).decode()
+    return _escape_json(msgspec.json.encode(value).decode())
+
+
+def _escape_json(line: str) -> str:
     return _CONTROLS.sub(lambda match: f"\\u{ord(match.group()):04x}", line)
 
 
@@ -76,10 +82,13 @@ def complain(message: str) -> None:
     note(f"gradient-async: {message}")
 
 
-def _emit(text: str) -> None:
+def _emit(*texts: str, escaped: Callable[[str], str]) -> None:
     """Write to standard output, with question marks for characters that its encoding does not have."""
     encoding = sys.stdout.encoding or "utf-8"
-    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    for text in texts:
+        for start in range(0, len(text), _PIECE):
+            piece = escaped(text[start : start + _PIECE])
+            sys.stdout.write(piece.encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
 
 

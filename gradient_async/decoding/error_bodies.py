@@ -341,7 +341,7 @@ def _cause_of(details: dict[str, Any], depth: int = _MAX_DEPTH) -> str:
     for name in _CAUSES:
         cause = details.get(name)
         if isinstance(cause, str):
-            body = loads_or_none(cause.encode("utf-8", "replace"))
+            body = loads_or_none(cause.encode("utf-8", "replace")) if len(cause) <= _MAX_PAGE else None
             if not is_object(body):
                 return visible_words(cause[:_MAX_CAUSE])
             cause = body

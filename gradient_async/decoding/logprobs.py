@@ -8,7 +8,7 @@ twenty times `Limits.values`. The typed decoder still decodes them in a short ti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ..types import Choice, ChoiceLogprobs, ChunkChoice
-from ..types.nesting import TooManyValuesError, check_json, count_values, may_be_heavy
+from ..types.nesting import TooManyValuesError, check_json, may_be_heavy
 from .normalize import DECODE_ERRORS, VERY_UNLIKELY
 
 # How many times `Limits.values` the log probabilities of a reply may have.
@@ -27,15 +27,17 @@ _LARGE = 8 * 1024 * 1024  # bytes
 _MAX_CHOICES = 128  # choices of a reply with long lists
 _BEGINNING = 64  # bytes by which a list is found in the JSON
 _NULL = b"null"
+_NAME = b'"logprobs"'
 # Each choice has one of these names once. Inside a string a quotation mark would stand behind a backslash, so that a colon
 # cannot follow it; the same is true of the names below.
 _CHOICE = re.compile(rb'"(?:message|delta)"\s*:')
 # What some servers write in place of a number or a list, with what is put in its place.
 _REPAIRS = (
-    (re.compile(rb'("logprob"\s*:\s*)(?:NaN|-?Infinity|null)'), rb"\g<1>%d" % VERY_UNLIKELY),
-    (re.compile(rb'("top_logprobs"\s*:\s*)null'), rb"\g<1>[]"),
+    (re.compile(rb'("logprob"\s?:\s?)(?:NaN|-?Infinity|null)'), rb"\g<1>%d" % VERY_UNLIKELY),
+    (re.compile(rb'("top_logprobs"\s?:\s?)null'), rb"\g<1>[]"),
 )
-_MAX_REPAIRED = 100_000  # each takes half a microsecond
+_MAX_REPAIRED = 20_000  # each takes half a microsecond
+_MAX_NAMES = 100_000  # places that may have to be repaired
 
 _decode_logprobs = msgspec.json.Decoder(ChoiceLogprobs | None, strict=False).decode
 
@@ -61,14 +63,14 @@ def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceL
     try:
         check_json(data, max_values)
     except TooManyValuesError:
-        if len(data) > _LARGE and may_be_heavy(data, (_TIMES + 1) * max_values):
+        if _NAME not in data or (len(data) > _LARGE and may_be_heavy(data, (_TIMES + 1) * max_values)):
             raise  # without a search for the lists, which takes longer
-        lists = _find_lists(data)
-        if not lists and (b"NaN" in data or b"Infinity" in data):
-            data = _repaired(data)
-            lists = _find_lists(data)
-        enough = min(_MAX_DENSITY * sum(map(len, lists)), _TIMES * max_values)
-        if not 0 < sum(count_values(each, enough) for each in lists) <= enough:
+        data, lists = _find_lists(data)
+        found = b"".join(lists)
+        # Each entry takes half a microsecond, most of it for Python's collector, even if it is the shortest.
+        if not 0 < found.count(b"{") <= max_values or may_be_heavy(
+            found, min(int(_MAX_DENSITY * len(found)), _TIMES * max_values)
+        ):
             raise
         for each in lists:
             data = _without(each, data)
@@ -84,16 +86,25 @@ def give_back(choices: Iterable[Choice | ChunkChoice], taken: Sequence[ChoiceLog
         choice.logprobs = choice.logprobs if logprobs is None else logprobs
 
 
-def _find_lists(data: bytes) -> list[bytes]:
-    """Return the JSON of the log probabilities of each choice."""
+def _find_lists(data: bytes) -> tuple[bytes, list[bytes]]:
+    """Return JSON, repaired if that is necessary, and the part with the log probabilities of each choice."""
+    for outlined, count in _outlines(data):
+        try:
+            choices: list[_Choice] = _outline_decoder(count).decode(outlined).choices
+        except DECODE_ERRORS:
+            continue
+        return outlined, [bytes(choice.logprobs) for choice in choices]
+    return data, []
+
+
+def _outlines(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield the forms in which JSON may be decoded, each with the number of its choices; the most probable is first."""
+    yield data, 1  # without a search for the others
     count = sum(1 for _ in islice(_CHOICE.finditer(data), _MAX_CHOICES + 1))
-    if count > _MAX_CHOICES:
-        return []
-    try:
-        choices: list[_Choice] = _outline_decoder(count).decode(data).choices
-    except DECODE_ERRORS:
-        return []
-    return [bytes(choice.logprobs) for choice in choices]
+    if 0 < count <= _MAX_CHOICES:
+        if count > 1:
+            yield data, count
+        yield _repaired(data), count
 
 
 @lru_cache(maxsize=8)
@@ -122,6 +133,7 @@ def _decode(part: bytes) -> ChoiceLogprobs | None:
 
 
 def _repaired(data: bytes) -> bytes:
-    for wrong, replacement in _REPAIRS:
-        data = wrong.sub(replacement, data, _MAX_REPAIRED)
+    if data.count(b'"logprob"') <= _MAX_NAMES:
+        for wrong, replacement in _REPAIRS:
+            data = wrong.sub(replacement, data, _MAX_REPAIRED)
     return data

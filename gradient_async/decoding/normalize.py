@@ -38,7 +38,9 @@ from ..types.nesting import MAX_VALUES, UNLIMITED, check_json, decode_json
 # RecursionError as well.
 DECODE_ERRORS = (ValueError, RecursionError)
 
-_MAX_REPLACED = 1024 * 1024  # bytes of JSON in which invalid UTF-8 is replaced, because that takes long
+# Replacing invalid UTF-8 and half surrogate pairs takes long: the length in bytes of JSON in which all may be replaced.
+_MAX_REPLACED = 1024 * 1024
+_MAX_SURROGATES = 100_000  # halves of surrogate pairs in longer JSON
 # One call in C reads all of these fields of a message or delta.
 _answer_of = attrgetter(*ANSWER_FIELDS)
 DOCUMENTED_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
@@ -47,7 +49,11 @@ DOCUMENTED_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"
 _NOT_FINISHED = frozenset({"", "null", "none", "nil", "undefined", "false", "0"})
 
 _ELSEWHERE = {"delta": b'"message"', "message": b'"delta"'}
-_SURROGATES = re.compile("[\ud800-\udfff]")
+# A surrogate pair, and half a pair, in UTF-8 with surrogates.
+_PAIR = re.compile(rb"\xed[\xa0-\xaf].\xed[\xb0-\xbf].", re.DOTALL)
+_HALF = re.compile(rb"\xed[\xa0-\xbf].", re.DOTALL)
+# What the escapes of such halves, and of few other characters, have behind the backslash. To find three bytes takes longer.
+_HALVES = (b"ud", b"uD")
 _MAX_DIGITS = 18  # digits of a whole number; every number of 18 digits fits in 64 bits
 VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
 
@@ -72,9 +78,20 @@ def first_of(body: Any) -> Any:
 
 def well_formed(text: str) -> str:
     """Join surrogate pairs, and replace lone surrogates by U+FFFD, so that the text can be encoded."""
-    if text.isascii() or _SURROGATES.search(text) is None:
+    if text.isascii():
         return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    try:
+        text.encode()  # faster than a search
+    except UnicodeEncodeError:
+        # UTF-16 joins pairs by itself, but takes ten times as long for a long text.
+        encoded = _PAIR.sub(_joined, text.encode("utf-8", "surrogatepass"))
+        return _HALF.sub("\ufffd".encode(), encoded).decode()
+    return text
+
+
+def _joined(pair: re.Match[bytes]) -> bytes:
+    text = pair.group().decode("utf-8", "surrogatepass")
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le").encode()
 
 
 def _int(digits: str) -> float:
@@ -97,14 +114,23 @@ def loads(data: bytes, max_values: int = MAX_VALUES) -> Any:
 
     Args:
         data: The JSON.
-        max_values: How many values it may have. This decoder takes ten times as long for each as the typed decoder.
+        max_values: How many values it may have; 0 if `check_json` has checked the data. This decoder takes ten times as
+            long for each value as the typed decoder.
 
     Raises:
         ValueError: If the data is not JSON, is nested too deep, or has too many values.
     """
-    check_json(data, max_values)
-    text = data.decode("utf-8", "replace" if len(data) <= _MAX_REPLACED else "strict")
-    return json.loads(text, **JSON_OPTIONS)
+    if max_values:
+        check_json(data, max_values)
+    short = len(data) <= _MAX_REPLACED
+    # One byte is counted in less time than two, and nearly no JSON has so many escapes.
+    if not short and data.count(b"\\") > _MAX_SURROGATES and any(_has_many(data, half) for half in _HALVES):
+        raise ValueError("too many halves of surrogate pairs")
+    return json.loads(data.decode("utf-8", "replace" if short else "strict"), **JSON_OPTIONS)
+
+
+def _has_many(data: bytes, half: bytes) -> bool:
+    return len(data) - len(data.replace(half, b"", _MAX_SURROGATES)) == len(half) * _MAX_SURROGATES
 
 
 def loads_or_none(data: bytes) -> Any:

@@ -98,13 +98,18 @@ def _decode_completion(content: bytes, max_values: int) -> ChatCompletion:
                 return _finish(completion, taken)
     except DECODE_ERRORS:
         pass
-    found = identify_reply(content)
+    body: Any = None
+    problem = ""
+    try:
+        body = loads(content, 0)
+    except DECODE_ERRORS as refused:
+        problem = describe_decode_error(refused)
+    found = _identify(content, body)
     if isinstance(found, ErrorBody):
         problem = f"it is an error: {found.message}"
     elif isinstance(found, OtherAPI):
         problem = f"it belongs to {found.name}"
-    else:
-        body = loads(content, max_values)
+    elif not problem:
         completion = _finish(to_completion(body), taken)
         if completion.choices:
             return completion
@@ -155,7 +160,10 @@ def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -
 
 def identify_reply(content: bytes) -> Choiceless:
     """Return what the body of a 2xx reply is if it is no completion; of several lines of JSON, the first counts."""
-    body = loads_or_none(content)
+    return _identify(content, loads_or_none(content))
+
+
+def _identify(content: bytes, body: Any) -> Choiceless:
     if body is None and b"\n" in content:
         body = loads_or_none(content.lstrip().partition(b"\n")[0])
     return (find_glued_error(content) if body is None else None) or identify(body)

@@ -62,6 +62,7 @@ DONE = b"[DONE]"
 _LF = b"\n"
 _WORDS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive"})  # data that is a heartbeat
 _SHOWN = 200  # bytes of a bad payload that an error shows
+_MAX_DEEP = 1024 * 1024  # bytes of deep JSON; to find out whether more is cut would block the event loop
 _MAX_LINES = 10_000  # maximum payloads of one event; more would block the event loop
 _OBJECT = re.compile(rb"\[?\s*\{")
 _NO_ERROR = frozenset({b"", b"null", b"{}", b"0", b"false", b'""'})
@@ -208,12 +209,19 @@ class PayloadDecoder:
         if len(data) <= self._max_light:
             return self._decode(data, name, number=number, spoken=spoken)
         taken: Sequence[ChoiceLogprobs | None] = ()
+        problem = ""
         try:
             data, taken = take_logprobs(data, self._max_values)
         except TooManyValuesError:
             raise
-        except ValueError:
-            pass  # nested too deep, perhaps in a field that is ignored
+        except ValueError as refused:  # nested too deep; the values after the deep part have not been counted
+            problem = str(refused)
+        if problem:
+            glued = find_glued_error(data)
+            if glued is not None:
+                raise server_error(glued)
+            self._refuse(data, problem, number, torn=len(data) <= _MAX_DEEP and is_torn(data))
+            return None
         chunk = self._decode(data, name, number=number, spoken=spoken)
         if chunk is not None:
             give_back(chunk.choices, taken)
@@ -238,7 +246,7 @@ class PayloadDecoder:
         try:
             if self._strict:
                 data.decode()
-            body = loads(data, self._max_values)
+            body = loads(data, self._max_values if len(data) <= self._max_light else 0)
         except DECODE_ERRORS as refused:
             problem = describe_decode_error(refused)
         found = find_glued_error(data) if problem else identify(body, name)
@@ -256,10 +264,7 @@ class PayloadDecoder:
                 return self._repair(body, data, typed, spoken=spoken)
             except DECODE_ERRORS as refused:
                 problem = describe_decode_error(refused)
-        if self._skip:
-            self.anomalies += 1
-        else:
-            self._refuse(data, problem, number)
+        self._refuse(data, problem, number, torn=is_torn(data))
         return None
 
     def _accept(self, chunk: ChatCompletionChunk, data: bytes) -> bool:
@@ -304,8 +309,11 @@ class PayloadDecoder:
             self._choiceless = data[:_SHOWN]
             self._api = api
 
-    def _refuse(self, data: bytes, problem: str, number: int) -> None:
-        """Raise the error of a payload that is not a chunk; if the payload is cut, keep the error in `torn` instead."""
+    def _refuse(self, data: bytes, problem: str, number: int, *, torn: bool) -> None:
+        """Skip a payload that is not a chunk, or raise its error; if it is cut, keep the error in `torn` instead."""
+        if self._skip:
+            self.anomalies += 1
+            return
         beginning = data[:_SHOWN].decode("utf-8", "replace")
         error = StreamProtocolError(
             f"event {number} of the stream is not a chat completion chunk: {escape(problem)}; "
@@ -313,7 +321,7 @@ class PayloadDecoder:
             body=beginning,
             events=number,
         )
-        if not is_torn(data):
+        if not torn:
             raise error
         self.torn = error
 

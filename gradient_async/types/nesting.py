@@ -10,6 +10,7 @@ decoded.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,17 +21,16 @@ MAX_DEPTH = 64
 """How many objects and arrays may be inside each other, the outermost one included."""
 UNLIMITED = sys.maxsize
 MAX_VALUES = 100_000
-"""How many values JSON may have by default, as `count_values` counts them."""
+"""How many values JSON may have by default: one for each comma, and `CONTAINER` for each object and array."""
 CONTAINER = 10
 """How many values an object or an array counts as, because it takes so many times the time and memory of a number."""
 
 _ROUND = bytes.maketrans(b"[]{}", b"()()")
 _OTHERS = bytes(set(range(256)) - set(b'[]{},"'))
-_SHORT = (
-    64 * 1024
-)  # bytes; in longer data with many brackets, it takes longer to find out that these are many
+_SHORT = 64 * 1024  # bytes; in longer data, it takes longer to find out that there are many brackets
 # The bytes that are examined together: they stay in the CPU's cache, and data with too many values are refused early.
 _SLICE = 256 * 1024
+_TWO_DIGITS = re.compile(rb"[0-9]{2}")
 
 
 class TooManyValuesError(ValueError):
@@ -50,16 +50,24 @@ def max_light(max_values: int) -> int:
 
 def may_be_heavy(data: bytes, max_values: int) -> bool:
     """Whether JSON may have more values: a fast guess, for which brackets and commas inside strings count as well."""
-    return CONTAINER * (data.count(b"[") + data.count(b"{")) + data.count(b",") > max_values
+    left = max_values
+    for start in range(0, len(data), _SLICE):
+        end = start + _SLICE
+        left -= CONTAINER * (data.count(b"[", start, end) + data.count(b"{", start, end))
+        left -= data.count(b",", start, end)
+        if left < 0:  # known early
+            return True
+    return False
 
 
 def has_long_number(data: bytes) -> bool:
-    """Whether JSON has a run of 768 or more digits; a run of 256 or more may be found, and may be in a string.
+    """Whether JSON has a run of 96 or more digits; a run of 33 or more may be found, and may be in a string.
 
     Python takes a time for an integer that grows with the square of its digits.
     """
-    # Every run of 768 digits contains one of these pieces.
-    return any(data[start : start + 256].isdigit() for start in range(0, len(data) - 255, 512))
+    # Every run of 96 digits covers three of these places, so that two of them are matched together.
+    places = _TWO_DIGITS.finditer(data[::32])
+    return any(data[32 * place.start() : 32 * place.end() - 31].isdigit() for place in places)
 
 
 def check_json(data: bytes, max_values: int = UNLIMITED) -> None:
@@ -67,7 +75,7 @@ def check_json(data: bytes, max_values: int = UNLIMITED) -> None:
 
     Args:
         data: The JSON. If it is cut or invalid, depth and values are a guess.
-        max_values: How many values it may have, as `count_values` counts them.
+        max_values: How many values it may have: see `MAX_VALUES`.
 
     Raises:
         TooManyValuesError: If there are more values.
@@ -76,13 +84,13 @@ def check_json(data: bytes, max_values: int = UNLIMITED) -> None:
     if (
         (len(data) <= _SHORT or _has_few_brackets(data[:_SLICE]))
         and _has_few_brackets(data)
-        and (len(data) <= max_light(max_values) or not may_be_heavy(data, max_values))
+        and (len(data) <= max_light(max_values) or CONTAINER * MAX_DEPTH + data.count(b",") <= max_values)
     ):
         return
     left = max_values
     brackets: list[bytes] = []
     for marks in _marks(data):
-        left -= _count(marks)
+        left -= CONTAINER * marks.count(b"(") + marks.count(b",")
         brackets.append(marks.replace(b",", b""))
         if left < 0:
             break
@@ -90,23 +98,6 @@ def check_json(data: bytes, max_values: int = UNLIMITED) -> None:
         raise ValueError(f"nested too deep, more than {MAX_DEPTH} levels")
     if left < 0:
         raise TooManyValuesError(max_values)
-
-
-def count_values(data: bytes, enough: float = UNLIMITED) -> int:
-    """Return how many values JSON has: one for each comma, and ten for each object and array.
-
-    If there are more than ``enough``, some number above ``enough`` is returned as soon as that is known.
-    """
-    values = 0
-    for marks in _marks(data):
-        values += _count(marks)
-        if values > enough:
-            break
-    return values
-
-
-def _count(marks: bytes) -> int:
-    return CONTAINER * marks.count(b"(") + marks.count(b",")
 
 
 def _has_few_brackets(data: bytes) -> bool:

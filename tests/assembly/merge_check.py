@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -238,19 +239,21 @@ class Report:
         """Play streams.
 
         Args:
-            streams: How many streams to make; those that an open point decides are not played.
+            streams: How many streams to play. Streams that an open point decides are made, but not played.
             seed: Seed of the first stream.
             show: Most differences of each kind to show.
         """
         report = cls()
-        for each in range(seed, seed + streams):
-            stream = make_stream(each)
+        seeds = count(seed)
+        while streams > 0:
+            stream = make_stream(next(seeds))
             expected = merge(stream.events, done=stream.done)
             report.made[stream.server] += 1
             if expected.open_points:
                 report.open_points.update(expected.open_points)
                 continue
             report.played[stream.server] += 1
+            streams -= 1
             mismatch = check(stream, expected)
             if mismatch:
                 report.kinds[mismatch.kind] += 1
@@ -273,7 +276,9 @@ def _shown(stream: Stream, kind: str) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Play streams; return 1 if a result differs."""
     parser = argparse.ArgumentParser(prog="merge_check.py", description=__doc__)
-    parser.add_argument("--streams", type=int, default=100_000, help="how many streams (default: 100000)")
+    parser.add_argument(
+        "--streams", type=int, default=100_000, help="how many streams to play (default: 100000)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first stream (default: 0)")
     parser.add_argument("--show", type=int, default=1, help="differences to show of each kind (default: 1)")
     arguments = parser.parse_args(argv)

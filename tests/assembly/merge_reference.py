@@ -61,6 +61,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, cast
 
 __all__ = ["Call", "Merged", "MergedChoice", "compact", "listed", "merge", "parsed"]
@@ -84,6 +85,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
+@lru_cache(maxsize=1000)
 def parsed(text: str) -> tuple[Any] | None:
     """Return the JSON value that a text is, in a tuple, or None if the text is not JSON."""
     try:

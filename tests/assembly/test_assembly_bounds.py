@@ -16,6 +16,7 @@ from chunking import assembled, chunk, head, message
 from event_streams import make_batch
 
 from gradient_async.assembly import CompletionAssembler, completion
+from gradient_async.assembly.json_text import MAX_PIECE
 from gradient_async.config import Limits
 from gradient_async.decoding import encode_request
 from gradient_async.errors import StreamLimitError, StreamProtocolError
@@ -410,3 +411,20 @@ def test_work_does_not_depend_on_what_came_before(piece: ChatCompletionChunk) ->
         + [piece]
     )
     assert first == calls_made(fresh, [piece] * 200)
+
+
+def test_many_long_arguments_in_one_chunk_count_as_whole() -> None:
+    """Their brackets are not read, because that would take as long for all of them as for one piece of their size."""
+    long = '{"a":"' + "b" * (MAX_PIECE // 2) + '"}'
+    assembler = CompletionAssembler()
+    assembler.add(
+        chunk(
+            tool_calls=[
+                {"index": n, "id": f"c{n}", "function": {"name": "f", "arguments": long}} for n in range(4)
+            ]
+        )
+    )
+    assembler.add(chunk(tool_calls=[{"index": 3, "function": {"arguments": " "}}]))
+    calls = assembler.completion.choices[0].message.tool_calls or []
+    assert [call.function.arguments for call in calls] == [long] * 4
+    assert all(call.arguments.whole_object for call in assembler.choices[0].calls.opened)

@@ -232,4 +232,4 @@ def test_each_character_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(10):
         assert found.whole
     assert (len(text), [len(text)]) == (sum(read), parsed)
-    assert MAX_PENDING < json_text._MAX_PIECE, "what is pending is read in one go"
+    assert MAX_PENDING < json_text.MAX_PIECE, "what is pending is read in one go"

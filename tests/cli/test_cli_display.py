@@ -235,3 +235,13 @@ def test_a_stream_that_is_no_terminal_gets_plain_text() -> None:
     assert isinstance(open_screen(io.StringIO(), 2), PlainScreen)
     assert isinstance(open_screen(None, 2), PlainScreen)
     assert (True, False, False) == (on_terminal(Terminal()), on_terminal(io.StringIO()), on_terminal(None))
+
+
+@pytest.mark.parametrize("size", [0, 1, 64 * 1024 - 1, 64 * 1024, 200_000])
+def test_a_long_text_is_written_whole(size: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is written in pieces, each of which is escaped."""
+    text = "\x9b" + "é" * size + "\x9b"
+    say(text)
+    say_json(text)
+    shown = "é" * size
+    assert capsys.readouterr().out == f'\\x9b{shown}\\x9b\n"\\u009b{shown}\\u009b"\n'

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import DONE, contents, decoded, delta, event, raw, refused, run, text
 
-from gradient_async.decoding import ChunkDecoder
-from gradient_async.errors import StreamProtocolError
+from gradient_async.config import Limits
+from gradient_async.decoding import ChunkDecoder, decode_completion, normalize
+from gradient_async.errors import StreamProtocolError, StreamServerError
 
 CHOICES: list[tuple[str, list[Any]]] = [
     ('{"choices":null}', []),
@@ -390,6 +391,23 @@ class TestText:
             assert "\ufffd" not in chunk.to_json().encode("utf-8").decode("ascii", "ignore")
         assert 8 == chunks[0].to_json(indent=None).count("\ufffd")
 
+    @pytest.mark.parametrize("half", ["\\ud83d", "\\uDE00"])
+    def test_too_many_are_refused_in_a_long_event(self, half: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(normalize, "_MAX_REPLACED", 1000)
+        monkeypatch.setattr(normalize, "_MAX_SURROGATES", 20)
+        for escapes, accepted in (
+            (half * 19 + "\\n", True),
+            ("\\n" * 30, True),
+            (half * 20 + "\\n", False),
+        ):
+            data = raw(f'{{"id":5,"choices":[{{"delta":{{"content":"{escapes}{"a" * 1000}"}}}}]}}')
+            if accepted:
+                (chunk,) = ChunkDecoder().feed(data)
+                assert (chunk.choices[0].delta.content or "").endswith("\n" + "a" * 1000)
+            else:
+                with pytest.raises(StreamProtocolError, match="too many halves of surrogate pairs"):
+                    ChunkDecoder().feed(data)
+
     @settings(max_examples=150, deadline=None)
     @given(
         st.text(st.characters(codec="utf-8") | st.sampled_from("😀💡é\ufffd"), max_size=20),
@@ -402,3 +420,28 @@ class TestText:
         pieces = [units[a:b].decode("utf-16-le", "surrogatepass") for a, b in pairwise(at)]
         wire = b"".join(raw(json.dumps({"choices": [{"delta": {"content": piece}}]})) for piece in pieces)
         assert whole == "".join(text or "" for text in contents(run(ChunkDecoder(), [wire])[0]))
+
+
+def test_a_long_number_is_decoded_by_the_tolerant_path() -> None:
+    """Python's integers take a time that grows with the square of the digits."""
+    data = f'{{"created":{"1" * 100},"choices":[{{"delta":{{"content":"a"}}}}]}}'
+    decoder = ChunkDecoder(limits=Limits(values=100))
+    (chunk,) = decoder.feed(raw(data))
+    assert chunk.created == 0
+    reply = decode_completion(data.replace("delta", "message").encode(), max_values=100)
+    assert reply.created == 0
+
+
+@pytest.mark.parametrize("on_bad_event", ["raise", "skip"])
+def test_what_comes_after_a_deep_field_is_not_decoded(on_bad_event: Literal["raise", "skip"]) -> None:
+    """Neither depth nor values are known there: 15 MiB of choices would take seconds."""
+    data = f'{{"x":{"[" * 70}{"]" * 70},"choices":[{"{}," * 100}{{}}]}}'
+    decoder = ChunkDecoder(limits=Limits(values=100), on_bad_event=on_bad_event)
+    if on_bad_event == "skip":
+        assert decoder.feed(raw(data)) == []
+        assert decoder.anomalies == 1
+    else:
+        with pytest.raises(StreamProtocolError, match="nested too deep"):
+            decoder.feed(raw(data))
+        with pytest.raises(StreamServerError, match="overloaded"):
+            ChunkDecoder(limits=Limits(values=100)).feed(raw(data + '{"error":{"message":"overloaded"}}'))

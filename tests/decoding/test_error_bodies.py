@@ -332,3 +332,10 @@ class TestErrors:
 
         describe_error({"error": nested(4), "message": nested(3), "details": nested(3)})
         assert read < 10_000  # of 250,000
+
+
+@pytest.mark.parametrize(("size", "said"), [(10, "the cause"), (70_000, "{error")])
+def test_a_long_cause_is_not_decoded(size: int, said: str) -> None:
+    raw = json.dumps({"error": {"message": "the cause"}, "x": "a" * size})
+    error = describe_error({"error": {"message": "m", "metadata": {"raw": raw}}})
+    assert error.message.replace('"', "").startswith(f"m: {said}")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gradient_async.config import Limits
-from gradient_async.decoding import ChunkDecoder, decode_completion
+from gradient_async.decoding import ChunkDecoder, decode_completion, logprobs
 from gradient_async.decoding.logprobs import give_back, take_logprobs
 from gradient_async.errors import APIResponseValidationError, StreamLimitError, StreamProtocolError
 from gradient_async.types import ChatCompletion, ChoiceLogprobs
@@ -151,6 +151,29 @@ def test_large_replies_are_refused_without_a_search() -> None:
     assert len(data) > 8 * 2**20
     with pytest.raises(TooManyValuesError):
         take_logprobs(data, 100_000)
+
+
+def test_entries_are_counted_too() -> None:
+    """The shortest entries have few values, but each takes as long to decode as others."""
+    for count, accepted in ((MAX - 1, True), (MAX, False)):
+        data = encode(reply({"content": [{"token": "as long as usual"}] * count}))
+        if accepted:
+            assert len((completion(data).choices[0].logprobs or ChoiceLogprobs()).content or ()) == count
+        else:
+            with pytest.raises(TooManyValuesError):
+                completion(data)
+
+
+def test_too_many_names_are_not_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(reply({"content": entries(40, logprob=float("nan"))}))
+    names = data.count(b'"logprob"')
+    for max_names in (names, names - 1):
+        monkeypatch.setattr(logprobs, "_MAX_NAMES", max_names)
+        if max_names == names:
+            assert completion(data).choices[0].logprobs is not None
+        else:
+            with pytest.raises(TooManyValuesError):
+                completion(data)
 
 
 def test_few_values_are_left_where_they_are() -> None:

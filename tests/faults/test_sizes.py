@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,6 +29,7 @@ from gradient_async import (
     StreamLimitError,
 )
 from gradient_async.assembly import CompletionAssembler
+from gradient_async.cli import main
 from gradient_async.decoding import ChunkDecoder, decode_completion, parse_error, reply_error
 from gradient_async.testing import reply_bytes, serve
 from gradient_async.types.nesting import TooManyValuesError
@@ -89,6 +92,27 @@ KINDS: dict[str, tuple[str, str]] = {
     "long integers, unknown": (UNKNOWN, "1" * 4300 + ","),
     "a text of digits": (TEXT, "1"),
     "texts, repaired": (ODD, '"' + "a" * 140 + '",'),
+    "longer texts, repaired": (ODD, '"' + "a" * 170 + '",'),
+    "texts beyond Latin, repaired": (ODD, '"\N{GRINNING FACE}' + "a" * 170 + '",'),
+    "an id to be repaired behind texts": (
+        UNKNOWN.replace("}]}", '}],"id":5}'),
+        '"' + "a" * 170 + '",',
+    ),
+    "halves of surrogate pairs": (TEXT, "\\ud800 "),
+    "halves of surrogate pairs, in other letters": (TEXT, "\\uDC00 "),
+    "objects behind a deep array": (
+        UNKNOWN.replace('"x":[FILL]', f'"x":{"[" * 70}{"]" * 70},"y":[FILL]'),
+        "{},",
+    ),
+    "choices behind a deep array": (f'{{"x":{"[" * 70}{"]" * 70},"choices":[FILL]}}', "{},"),
+    "one log probability many times": (
+        LOGPROBS.replace("[FILL]", '[{FILL,"logprob":NaN}]'),
+        '"logprob":1,',
+    ),
+    "white space before a log probability": (
+        LOGPROBS.replace("[FILL]", '[{"logprob":FILL NaN},' + "{}," * 30_000 + "{}]"),
+        " ",
+    ),
 }
 
 
@@ -104,6 +128,15 @@ def event(data: bytes) -> bytes:
 
 
 Turns = Iterator[object]
+
+# Kinds that 15 MiB would have too many of: as many as are accepted, or a few more.
+ENTRIES = ("{}", '{"token":5}', '{"token":"\N{GRINNING FACE}aa"}', '{"logprob":null}')
+KEYS = {
+    "usage": '{"usage":{FILL},"choices":[{"PART":{"content":"a"}}]}',
+    "audio": '{"choices":[{"PART":{"audio":{FILL}}}]}',
+    "repaired": '{"id":5,"x":{FILL},"choices":[{"PART":{"content":"a"}}]}',
+    "an error": '{"error":{FILL}}',
+}
 
 
 def in_stream(wire: bytes) -> Turns:
@@ -182,6 +215,30 @@ def test_in_one_event(kind: str) -> None:
 def test_in_one_awaited_body(kind: str) -> None:
     wire = filled(kind, "message")
     check_costs(lambda: awaited(wire), SIZE)
+
+
+@pytest.mark.parametrize("count", [99_000, 226_000])
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_the_shortest_log_probabilities(entry: str, count: int) -> None:
+    data = LOGPROBS.replace("FILL", ",".join([entry] * count)).encode()
+    check_costs(lambda: in_stream(event(data.replace(b"PART", b"delta"))), SIZE)
+    check_costs(lambda: awaited(data.replace(b"PART", b"message")), SIZE)
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_as_many_keys_as_are_accepted(kind: str) -> None:
+    data = KEYS[kind].replace("FILL", ",".join(f'"{key}":{key}' for key in range(99_000))).encode()
+    check_costs(lambda: in_stream(event(data.replace(b"PART", b"delta"))), SIZE)
+    check_costs(lambda: awaited(data.replace(b"PART", b"message")), SIZE)
+
+
+@pytest.mark.parametrize("halves", [1, 99_000])
+def test_few_halves_of_surrogate_pairs_are_replaced(halves: int) -> None:
+    """In a long text, behind characters that take more memory than others."""
+    text = "\N{GRINNING FACE}" + "a" * (SIZE - 6 * halves)
+    data = TEXT.replace("FILL", text + "\\ud800" * halves).encode().replace(b"PART", b"message")
+    check_costs(lambda: awaited(data), SIZE)
+    assert decode_completion(data).choices[0].message.content == text + "\ufffd" * halves
 
 
 @pytest.mark.parametrize("kind", ["choices", "errors", "detail", "glued", "page", "nested"])
@@ -369,6 +426,8 @@ def test_many_fragments_of_one_detail_are_accepted() -> None:
     chunks = ChunkDecoder().feed(event(DETAIL.encode()))
     for _ in range(100_000):
         assembler.extend(chunks)
+    longest = min(longest_turn(assembler.completion for _ in range(1)) for _ in range(3))
+    assert longest < budget()
     (detail,) = assembler.completion.choices[0].message.reasoning_details or [{}]
     assert detail == {"type": "reasoning.text", "index": 0, "text": "abc" * 100_000, "format": "f"}
 
@@ -423,3 +482,17 @@ def test_a_limit_may_be_raised(name: str) -> None:
         else:
             with pytest.raises(StreamLimitError, match="values=1000"):
                 decoder.feed(wire)
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=str)
+def test_the_command_line_shows_a_long_text_in_little_memory(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one emoji in the text, each of its characters takes four bytes."""
+    file = tmp_path / "stream.sse"
+    text = "\N{GRINNING FACE}" + "a" * SIZE
+    file.write_bytes(event(TEXT.replace("FILL", text).replace("PART", "delta").encode()))
+    with Path(os.devnull).open("w") as nowhere, memory() as taken:
+        monkeypatch.setattr(sys, "stdout", nowhere)
+        assert main(["replay", *options, str(file)]) == 0
+    assert taken.peak < PER_BYTE * SIZE

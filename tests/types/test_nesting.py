@@ -30,7 +30,6 @@ from gradient_async.types.nesting import (
     MAX_DEPTH,
     TooManyValuesError,
     check_json,
-    count_values,
     decode_json,
     has_long_number,
     is_deeper,
@@ -130,7 +129,6 @@ def test_values_are_counted_exactly(value: Any, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nesting, "_SLICE", 2 * size)
         patch.setattr(nesting, "_SHORT", 0)
-        assert count_values(data) == values
         check_json(data, values)
         if values:
             with pytest.raises(TooManyValuesError, match=rf"values={values - 1}\b.*Limits\(values"):
@@ -139,9 +137,9 @@ def test_values_are_counted_exactly(value: Any, size: int) -> None:
     assert not values or may_be_heavy(data, values - 1)
 
 
-@pytest.mark.parametrize("before", [0, 1, 255, 256, 257, 511, 512, 513, 100_000])
+@pytest.mark.parametrize("before", [0, 1, 31, 32, 33, 63, 64, 65, 100_000])
 def test_long_numbers_are_found_wherever_they_stand(before: int) -> None:
-    for digits, found in ((255, False), (768, True), (5000, True)):
+    for digits, found in ((32, False), (96, True), (5000, True)):
         for behind in (b"", b" ", b"]" * 600):
             assert found is has_long_number(b"[" * before + b"7" * digits + behind)
 
