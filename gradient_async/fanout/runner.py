@@ -180,6 +180,9 @@ class FanOutRunner:
             # parameters. The reader gets it unchanged, even if it is only a BaseException, as test tools raise.
             error = cast("Exception", group.exceptions[0])
             group.with_traceback(None)
+        except (KeyboardInterrupt, SystemExit) as fatal:
+            # The event loop has raised it already, out of the task that it came from. The reader gets it, too.
+            error = cast("Exception", fatal.with_traceback(None))
         finally:
             # The tracebacks are removed because a frame of the task group refers to the exception that it raises.
             self._tasks.clear()  # a task keeps its exception, and the frames of the exception refer to this object
