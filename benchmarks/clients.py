@@ -7,7 +7,9 @@ import functools
 import importlib
 import itertools
 import json
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import aiohttp
@@ -138,11 +140,18 @@ class _OursFannedOut(_Ours):
 
 
 class _OursMapped(_Ours):
-    """This library: gets many completions by its `map`."""
+    """This library: gets many completions by its `map`, which writes them to a new journal if it has one."""
+
+    def __init__(self, url: str, *, journal: bool = False) -> None:
+        super().__init__(url)
+        self._folder = tempfile.TemporaryDirectory() if journal else None
+        self._runs = itertools.count()
 
     async def many(self, count: int, at_once: int) -> int:
         came = 0
-        results = self._client.chat.completions.map(itertools.repeat(CALL, count), max_concurrency=at_once)
+        journal = None if self._folder is None else Path(self._folder.name, f"{next(self._runs)}.jsonl")
+        requests = itertools.repeat(CALL, count)
+        results = self._client.chat.completions.map(requests, max_concurrency=at_once, journal=journal)
         async for result in results:
             came += result.completion is not None
         return came
@@ -251,6 +260,7 @@ _MAKERS: dict[str, Callable[[str], Client]] = {
     "tasks": _OursWhole,
     "fan_out": _OursFannedOut,
     "map": _OursMapped,
+    "map, journal": functools.partial(_OursMapped, journal=True),
     "naive": _Naive,
     "drained": _Drained,
     "sse-client": _SseClient,

@@ -253,7 +253,7 @@ async def fan_out(contender: str, *, url: str, n: int, times: int) -> Figures:
 
 
 @workload(
-    "map", "tasks",
+    "map", "map, journal", "tasks",
     cases=[
         case(f"{count:,} requests", "small-300", max_rounds=rounds, count=count, at_once=64)
         for count, rounds in ((100, 1000), (1_000, 1000), (10_000, 1000), (100_000, 1))
@@ -262,7 +262,7 @@ async def fan_out(contender: str, *, url: str, n: int, times: int) -> Figures:
     to=("tasks",),
 )  # fmt: skip
 async def map_(contender: str, *, url: str, count: int, at_once: int) -> Figures:
-    """Very many requests: CPU for each request, and the growth of the process.
+    """Very many requests: CPU for each request, and the growth of the process; with a journal, too.
 
     "tasks" are tasks that await one completion after another, and keep no result.
     """
