@@ -17,7 +17,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -361,28 +361,27 @@ class Turns:
     def __init__(self, pace: Pace, *, patient: bool = False) -> None:
         self.pace = pace
         self.patient = patient
-        self.waiting: set[asyncio.Task[Any] | None] = set()
+        self.waiting: set[asyncio.Task[Any]] = set()
         self._draining = False
 
     def drain(self) -> None:
         """Give no more turns: cancel the tasks that wait, and those that will wait."""
         self._draining = True
         for task in self.waiting:
-            if task is not None:
-                task.cancel()
+            task.cancel()
 
     async def enter(self) -> None:
         """Cancel the current task if no more turns are given; otherwise note that it waits."""
-        task = asyncio.current_task()
+        task = _current_task()
         self.waiting.add(task)
-        if self._draining and task is not None:
+        if self._draining:
             task.cancel()
             await asyncio.sleep(0)
 
     def leave(self) -> None:
         """Note that the current task waits no longer."""
         with contextlib.suppress(RuntimeError):  # the task is dropped after its loop was closed
-            self.waiting.discard(asyncio.current_task())
+            self.waiting.discard(_current_task())
 
 
 class Turn:
@@ -425,14 +424,11 @@ class Turn:
 
     def withdraw(self) -> None:
         """Note that the attempt is not sent: another turn is to be waited for."""
-        if self._admission is not None:
-            self._pace.withdraw(self._admission)
+        self._pace.withdraw(cast("Admission", self._admission))
 
     def on_response(self, outcome: Any) -> float | None:
         """Note the reply or the error of an attempt; see `Pace.on_response`."""
-        if self._admission is None:
-            return None
-        return self._pace.on_response(self._admission, outcome, self._max_wait)
+        return self._pace.on_response(cast("Admission", self._admission), outcome, self._max_wait)
 
     def finish(
         self,
@@ -462,6 +458,10 @@ def _forget_parent() -> None:
 
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_forget_parent)
+
+
+def _current_task() -> asyncio.Task[Any]:
+    return cast("asyncio.Task[Any]", asyncio.current_task())  # only tasks make calls
 
 
 def _make_pace(kind: type[Pace], options: dict[str, Any]) -> Pace:
