@@ -212,7 +212,7 @@ class Pace:
     def leave(self, line: Line) -> None:
         """Forget the queue of an event loop, which has become empty."""
         with self._lock:
-            if line.is_empty() and self._lines.get(line.loop) is line:
+            if self._lines.get(line.loop) is line:
                 del self._lines[line.loop]
 
     def _wake_all(self) -> None:
@@ -294,10 +294,6 @@ class Line:
     def goes_before(self, account: Account) -> bool:
         """Whether a request waits here that a new one of this account may not overtake."""
         return self._waits_for_rates or account in self._queues
-
-    def is_empty(self) -> bool:
-        """Whether nothing waits here."""
-        return not self._queues
 
     def add(self, waiter: Waiter, *, again: bool) -> None:
         """Add a request to its queue; `run` gives it its turn."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import itertools
 import os
 import pickle
 import threading
@@ -351,8 +352,12 @@ async def test_a_turn_that_comes_with_a_cancellation_is_given_up() -> None:
 async def test_cancelling_calls_leaves_nothing(start: Start, way: str) -> None:
     """Some are in flight, some wait for the server's wait, some for their first turns."""
     pace = Pace(requests_per_minute=1200)
-    refusals = [reply_json(SLOW_DOWN, 429, {"retry-after": "30"})] * 2
-    _, client = await start(*([reply_writes([HOLD])] * 2), *refusals, pace=pace, max_retries=2)
+    replies = itertools.cycle([reply_writes([HOLD]), reply_json(SLOW_DOWN, 429, {"retry-after": "30"})])
+
+    async def answer(request: Request, connection: Connection) -> None:
+        await next(replies)(request, connection)
+
+    _, client = await start(handler=answer, pace=pace, max_retries=2)
 
     async def fan() -> None:
         async with client.chat.completions.fan_out(n=10, **CALL) as fan:
@@ -606,6 +611,24 @@ async def test_a_turn_that_ends_in_another_thread(start: Start) -> None:
     async with asyncio.timeout(5):
         await task
     for turn in (*turns, next_):
+        turn.finish()
+    assert_nothing_is_left(pace)
+
+
+async def test_a_queue_that_is_run_after_it_was_left() -> None:
+    """A timer may run a queue that was woken already; the queue that has come in its place stays."""
+    pace = Pace(adaptive=True)
+    turns = [turn_of(pace) for _ in range(9)]
+    for turn in turns[:8]:
+        await turn.wait()
+    waiting = asyncio.ensure_future(turns[8].wait())
+    await asyncio.sleep(0)
+    (line,) = internals(pace)._lines.values()
+    turns[0].finish()
+    line.run()
+    assert {} == internals(pace)._lines
+    await waiting
+    for turn in turns:
         turn.finish()
     assert_nothing_is_left(pace)
 
