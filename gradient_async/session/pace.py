@@ -38,7 +38,7 @@ class Pace:
 
     A minute never has more requests than ``requests_per_minute``, whenever it begins: one second's worth may be sent at
     once, and the others are evenly spaced. The same holds for tokens; a single request with more than one second's
-    worth of tokens is sent when no other is due, and those after it wait longer.
+    worth of tokens is sent when no other is due and the minute has room for it, and those after it wait longer.
 
     A `Pace` also learns from replies, for each key at each server. It counts down what the server's headers say is
     left, measures how fast it is refilled, and lets all requests wait when the server asks one of them to wait. Waits for

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @asynccontextmanager
-async def at(quota: Quota | None, **options: Any) -> AsyncIterator[tuple[Server, AsyncGradient]]:
+async def at(quota: Quota | None, **options: Any) -> AsyncGenerator[tuple[Server, AsyncGradient]]:
     """Start a server with a quota, and a client with default settings."""
     served = {name: options.pop(name) for name in ("delay", "handler") if name in options}
     async with (
