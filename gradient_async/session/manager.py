@@ -145,7 +145,7 @@ class SessionManager:
         spent = paid = 0.0
         while True:
             if self._cooldowns:
-                waited = await self._wait_for_cooldown(call, origin, started, spent, trace, turn)
+                waited = await self._wait_for_cooldown(call, origin, started, spent, trace, turn=turn)
                 # The waits of others do not use up the patience of a call that waits for its turns anyway.
                 spent = spent if patient else waited
             attempts += 1
@@ -233,6 +233,7 @@ class SessionManager:
         started: float,
         spent: float,
         trace: Trace | None,
+        *,
         turn: Turn | None,
     ) -> float:
         """Wait until the cooldown of this key is over; return the seconds that the call has waited in all.

@@ -17,7 +17,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -38,7 +38,7 @@ class Pace:
 
     A minute never has more requests than ``requests_per_minute``, whenever it begins: one second's worth may be sent at
     once, and the others are evenly spaced. The same holds for tokens; a single request with more than one second's
-    worth of tokens is sent when no other is due, and those after it wait longer.
+    worth of tokens is sent when no other is due and the minute has room for it, and those after it wait longer.
 
     A `Pace` also learns from replies, for each key at each server. It counts down what the server's headers say is
     left, measures how fast it is refilled, and lets all requests wait when the server asks one of them to wait. Waits for
@@ -212,7 +212,7 @@ class Pace:
     def leave(self, line: Line) -> None:
         """Forget the queue of an event loop, which has become empty."""
         with self._lock:
-            if line.is_empty() and self._lines.get(line.loop) is line:
+            if self._lines.get(line.loop) is line:
                 del self._lines[line.loop]
 
     def _wake_all(self) -> None:
@@ -295,10 +295,6 @@ class Line:
         """Whether a request waits here that a new one of this account may not overtake."""
         return self._waits_for_rates or account in self._queues
 
-    def is_empty(self) -> bool:
-        """Whether nothing waits here."""
-        return not self._queues
-
     def add(self, waiter: Waiter, *, again: bool) -> None:
         """Add a request to its queue; `run` gives it its turn."""
         retries, others = self._queues.setdefault(waiter.account, (deque(), deque()))
@@ -361,28 +357,27 @@ class Turns:
     def __init__(self, pace: Pace, *, patient: bool = False) -> None:
         self.pace = pace
         self.patient = patient
-        self.waiting: set[asyncio.Task[Any] | None] = set()
+        self.waiting: set[asyncio.Task[Any]] = set()
         self._draining = False
 
     def drain(self) -> None:
         """Give no more turns: cancel the tasks that wait, and those that will wait."""
         self._draining = True
         for task in self.waiting:
-            if task is not None:
-                task.cancel()
+            task.cancel()
 
     async def enter(self) -> None:
         """Cancel the current task if no more turns are given; otherwise note that it waits."""
-        task = asyncio.current_task()
+        task = _current_task()
         self.waiting.add(task)
-        if self._draining and task is not None:
+        if self._draining:
             task.cancel()
             await asyncio.sleep(0)
 
     def leave(self) -> None:
         """Note that the current task waits no longer."""
         with contextlib.suppress(RuntimeError):  # the task is dropped after its loop was closed
-            self.waiting.discard(asyncio.current_task())
+            self.waiting.discard(_current_task())
 
 
 class Turn:
@@ -425,14 +420,11 @@ class Turn:
 
     def withdraw(self) -> None:
         """Note that the attempt is not sent: another turn is to be waited for."""
-        if self._admission is not None:
-            self._pace.withdraw(self._admission)
+        self._pace.withdraw(cast("Admission", self._admission))
 
     def on_response(self, outcome: Any) -> float | None:
         """Note the reply or the error of an attempt; see `Pace.on_response`."""
-        if self._admission is None:
-            return None
-        return self._pace.on_response(self._admission, outcome, self._max_wait)
+        return self._pace.on_response(cast("Admission", self._admission), outcome, self._max_wait)
 
     def finish(
         self,
@@ -462,6 +454,10 @@ def _forget_parent() -> None:
 
 if sys.platform != "win32":
     os.register_at_fork(after_in_child=_forget_parent)
+
+
+def _current_task() -> asyncio.Task[Any]:
+    return cast("asyncio.Task[Any]", asyncio.current_task())  # only tasks make calls
 
 
 def _make_pace(kind: type[Pace], options: dict[str, Any]) -> Pace:

@@ -74,7 +74,7 @@ def test_retry_after_max_delay(headers: dict[str, str], wait: float) -> None:
     error = gradient_async.RateLimitError("busy", response=response, retry_after=asked)
     for budget, expected in ((60, None), (1e36, asked)):
         policy = Retry(budget=budget)
-        assert expected == wait_before_retry(error, policy, attempt=1, max_retries=2, spent=0, jitter=0)
+        assert expected == wait_before_retry(error, policy, failures=1, max_retries=2, spent=0, jitter=0)
 
 
 @OPENAI

@@ -87,13 +87,18 @@ class TestSchedule:
         respond(schedule, admission, 0.1, refused=True, wait=0.5)
         assert 0.5 == pytest.approx(delay(schedule, account, 0.1))
 
-    def test_a_request_that_was_not_sent_took_nothing(self) -> None:
-        schedule = Schedule(requests_per_minute=60, tokens_per_minute=6000)
+    @pytest.mark.parametrize(
+        "rates",
+        [{}, {"requests_per_minute": 60}, {"tokens_per_minute": 6000}],
+        ids=["none", "requests", "tokens"],
+    )
+    def test_a_request_that_was_not_sent_took_nothing(self, rates: dict[str, Any]) -> None:
+        schedule = Schedule(**rates)
         account = schedule.account("a")
         limits = RateLimits(requests=RateLimit(remaining=1), tokens_per_minute=RateLimit(remaining=90))
         respond(schedule, schedule.admit(account, 10.0, 0.0), 0.0, limits=limits)
         admission = schedule.admit(account, 90.0, 10.0)
-        assert schedule.rate_delay(90.0, 10.0) > 0
+        assert bool(rates) == (schedule.rate_delay(90.0, 10.0) > 0)
         schedule.withdraw(admission)
         assert (0, 1) == (delay(schedule, account, 10.0, 90.0), account.in_flight)
 
@@ -490,12 +495,11 @@ def test_refusals_at_random_do_not_end_in_a_crawl(headers: dict[str, str]) -> No
     """One request in twenty is refused, however many are sent: the rest is as fast as if each refusal were only waited for."""
     for seed in SEEDS:
         dice = random.Random(seed)
-        simulation = Simulation(
-            lambda _now, _tokens, dice=dice: Answer(429, headers) if dice.random() < 0.05 else Answer(200),
-            seed=seed,
-            rows=1000,
-            latency=0.1,
-        )
+
+        def answer(_now: float, _tokens: int, dice: random.Random = dice) -> Answer:
+            return Answer(429, headers) if dice.random() < 0.05 else Answer(200)
+
+        simulation = Simulation(answer, seed=seed, rows=1000, latency=0.1)
         result = simulation.run()
         alone = max(1000 / 64 * 0.1, 1000 * 0.05 / 1.5 * (1.125 if headers else 0.375))
         assert (0, True) == (result.lost, result.seconds <= 3 * alone), (seed, result, alone)
@@ -511,7 +515,7 @@ def test_tokens_per_minute_hold_with_wrong_estimates() -> None:
             times.append((now, tokens))
             return Answer(200)
 
-        params = {"messages": [], "max_tokens": maximum}
+        params: dict[str, Any] = {"messages": [], "max_tokens": maximum}
         Simulation(
             answer, seed=1, rows=1000, tokens=(largest, largest), schedule=schedule, params=params
         ).run()
