@@ -81,6 +81,10 @@ BOUNDS: dict[str, list[Bound]] = {
         for loop in LOOPS
         for base, limit in (("naive", 1.1), ("drained", 1.2))
     ],
+    "partial": [
+        Bound("partial", "22 kB", "jiter / ours", ">=", 15),
+        Bound("partial", "22 kB", "openai, events / ours, events", ">=", 15),
+    ],
     "small": [
         *(
             Bound("small", f"300 bytes, {at_once} at a time, 512 in a turn", what, sign, limit)

@@ -57,6 +57,35 @@ def text_stream(tokens: int, choices: int = 1, *, padded: bool = False) -> list[
     return _stream(bodies)
 
 
+def arguments(size: int) -> str:
+    """Make the arguments of a tool call, of about so many characters: records with numbers, and a long text."""
+    dice = random.Random(size)
+    records: list[dict[str, Any]] = []
+    length = 0
+    while length < size // 2:
+        tags = dice.choices(WORDS[1:], k=3)
+        price = round(dice.uniform(1, 100), 2)
+        record = {
+            "id": len(records),
+            "name": f"{tags[0]} {tags[1]}",
+            "price": price,
+            "sold": price > 50,
+            "tags": tags,
+        }
+        records.append(record)
+        length += len(msgspec.json.encode(record))
+    text = " ".join(dice.choices(WORDS[1:], k=(size - length) // 4))
+    return msgspec.json.encode({"records": records, "text": f'A "text":\n{text}'}).decode()
+
+
+def argument_chunks(pieces: list[str]) -> list[dict[str, Any]]:
+    """Make the chunks of one tool call with these pieces of arguments."""
+    function = {"name": "store", "arguments": ""}
+    calls: list[dict[str, Any]] = [{"index": 0, "id": "call_3b1f", "type": "function", "function": function}]
+    calls += [{"index": 0, "function": {"arguments": piece}} for piece in pieces]
+    return [chunk(0, {"tool_calls": [call]}) for call in calls]
+
+
 def tool_stream(tokens: int) -> list[bytes]:
     """Make the events of a stream of one tool call, with a fragment of its arguments in each chunk."""
 

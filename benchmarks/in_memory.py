@@ -16,10 +16,11 @@ import msgspec
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.events import EventBuilder
+from gradient_async.partial import PartialJSON
 from gradient_async.stream.queues import ChunkQueue
 from gradient_async.types import ChatCompletionChunk
 
-from .data import cut, logprob_stream, text_stream, tool_stream
+from .data import argument_chunks, arguments, cut, logprob_stream, text_stream, tool_stream
 from .harness import Figures, case, collect_garbage, is_quick, quickest, workload
 
 Reads: TypeAlias = list[bytes]
@@ -235,4 +236,89 @@ async def growth(contender: str, *, small: int, large: int) -> Figures:
     return {"small": at_small, "large": at_large, "ratio": at_large / at_small}
 
 
-WORKLOADS = {"decode": decode, "growth": growth}
+def _feed(pieces: list[str]) -> Callable[[], None]:
+    def work() -> None:
+        answer = PartialJSON()
+        for piece in pieces:
+            assert answer.feed(piece) is not None
+        assert answer.complete
+
+    return work
+
+
+def _grow_in_events(pieces: list[str]) -> Callable[[], None]:
+    chunks = msgspec.convert(argument_chunks(pieces), list[ChatCompletionChunk])
+
+    def work() -> None:
+        assembler = CompletionAssembler()
+        builder = EventBuilder(assembler)
+        read = 0
+        for chunk in chunks:
+            assembler.add(chunk)
+            for event in builder.add(chunk):
+                if event.type == "tool_calls.function.arguments.delta":
+                    read += event.parsed_arguments is not None
+        assert read == len(pieces)
+
+    return work
+
+
+def _reparse_by_jiter(pieces: list[str]) -> Callable[[], None]:
+    from_json: Any = importlib.import_module("jiter").from_json
+
+    def work() -> None:
+        text = b""
+        for piece in pieces:
+            text += piece.encode()
+            assert from_json(text, partial_mode="trailing-strings") is not None
+
+    return work
+
+
+def _reparse_by_openai(pieces: list[str]) -> Callable[[], None]:
+    model: Any = importlib.import_module("openai.types.chat").ChatCompletionChunk
+    make_state: Any = importlib.import_module("openai.lib.streaming.chat").ChatCompletionStreamState
+    chunks = [model.model_validate(each) for each in argument_chunks(pieces)]
+    tool = {
+        "type": "function",
+        "function": {"name": "store", "strict": True, "parameters": {"type": "object"}},
+    }
+
+    def work() -> None:
+        state = make_state(input_tools=[tool])
+        read = 0
+        for chunk in chunks:
+            for event in state.handle_chunk(chunk):
+                if event.type == "tool_calls.function.arguments.delta":
+                    read += event.parsed_arguments is not None
+        assert read == len(pieces)
+
+    return work
+
+
+_PARTIAL: dict[str, Callable[[list[str]], Callable[[], None]]] = {
+    "ours": _feed,
+    "ours, events": _grow_in_events,
+    "jiter": _reparse_by_jiter,
+    "openai, events": _reparse_by_openai,
+}
+
+
+@workload(*_PARTIAL, cases=[case("5 kB", size=5_000), case("22 kB", size=22_000)], figures={"delta": ""})
+async def partial(contender: str, *, size: int) -> Figures:
+    """JSON while it arrives, 5 characters a delta: CPU for the value so far, by the size of the whole text.
+
+    "jiter" parses all text so far again at each delta, and so does openai, by jiter. "events" are made from
+    chunks, which are decoded beforehand; they also assemble the completion.
+    """
+    text = arguments(size)
+    pieces = [text[at : at + 5] for at in range(0, len(text), 5)]
+    work = _PARTIAL[contender](pieces)
+
+    async def turn() -> None:
+        work()
+
+    return {"delta": await quickest(turn, min_seconds=0.15) / len(pieces) * 1e6}
+
+
+WORKLOADS = {"decode": decode, "growth": growth, "partial": partial}

@@ -16,7 +16,7 @@ import msgspec
 from .harness import Row, Spread
 
 RESULTS = Path("performance", "results.json")  # a path in the folder of the documentation
-_PACKAGES = ("aiohttp", "msgspec", "uvloop", "openai", "gradient", "aiohttp-sse-client")
+_PACKAGES = ("aiohttp", "msgspec", "uvloop", "openai", "gradient", "aiohttp-sse-client", "jiter")
 _ACROSS = 6  # columns that fit on a page; a table with more is transposed
 
 

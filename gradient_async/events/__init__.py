@@ -1,7 +1,6 @@
 """Makes typed events from chunks: those of ``openai``'s ``chat.completions.stream()``, and more."""
 
 from .builder import EventBuilder
-from .partial import parse_partial
 from .state import ChatCompletionStreamState
 from .types import (
     ChatCompletionStreamEvent,
@@ -43,5 +42,4 @@ __all__ = [
     "RefusalDoneEvent",
     "ToolCallStartEvent",
     "UsageEvent",
-    "parse_partial",
 ]

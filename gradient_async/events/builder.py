@@ -21,6 +21,7 @@ from .types import (
     FinishEvent,
     FunctionToolCallArgumentsDeltaEvent,
     FunctionToolCallArgumentsDoneEvent,
+    GrowingValue,
     LogprobsContentDeltaEvent,
     LogprobsContentDoneEvent,
     LogprobsRefusalDeltaEvent,
@@ -43,6 +44,7 @@ class _Progress:
         self.calls_started = 0
         # By the ordinal of each call: the list of pieces, and its length, at the last done event.
         self.calls_done: dict[int, tuple[list[str], int]] = {}
+        self.arguments: dict[int, GrowingValue] = {}  # by the ordinal of each call
         self.content = 0
         self.reasoning = 0
         self.refusal = 0
@@ -77,7 +79,8 @@ class EventBuilder:
         for the reader of events wait in a queue, and the stream's assembler already has them.
         """
         if not self._detached:
-            self._assembler = copy.deepcopy(self._assembler)
+            # Copied together, because the progress refers to lists of the assembler.
+            self._assembler, self._progress = copy.deepcopy((self._assembler, self._progress))
             self._detached = True
 
     def add(self, chunk: ChatCompletionChunk) -> list[ChatCompletionStreamEvent]:
@@ -113,7 +116,10 @@ class EventBuilder:
                 yield FinishEvent(choice=index, finish_reason=state.finish_reason)
 
     def _progress_of(self, state: ChoiceState) -> _Progress:
-        return self._progress.setdefault(state.index, _Progress())
+        progress = self._progress.get(state.index)
+        if progress is None:
+            progress = self._progress[state.index] = _Progress()
+        return progress
 
     def _add_deltas(
         self, events: list[ChatCompletionStreamEvent], choice: ChunkChoice, state: ChoiceState
@@ -144,12 +150,13 @@ class EventBuilder:
 
     def _calls(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
         progress = self._progress_of(state)
+        index = state.index
         for call, text, pieces, count in state.calls.added:
             if call.ordinal >= progress.calls_started:
                 progress.calls_started = call.ordinal + 1
-                yield ToolCallStartEvent(choice=state.index, index=call.number, id=call.id, name=call.name)
+                yield ToolCallStartEvent(choice=index, index=call.number, id=call.id, name=call.name)
             if text:
-                yield _call_delta(state.index, call, text, pieces, count)
+                yield _call_delta(progress, index, call, pieces, count)
 
     def _done(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
         progress = self._progress_of(state)
@@ -170,7 +177,7 @@ class EventBuilder:
                 continue
             progress.calls_done[call.ordinal] = (pieces, len(pieces))
             if call.arguments.is_placeholder:
-                yield _call_delta(index, call, "".join(pieces), pieces, 1)
+                yield _call_delta(progress, index, call, pieces, 1)
             yield FunctionToolCallArgumentsDoneEvent(
                 choice=index, index=call.number, id=id_, name=call.name, arguments="".join(pieces)
             )
@@ -191,15 +198,20 @@ def _new_text(pieces: list[str], told: int) -> str:
 
 
 def _call_delta(
-    choice: int, call: CallState, text: str, pieces: list[str], count: int
+    progress: _Progress, choice: int, call: CallState, pieces: list[str], count: int
 ) -> FunctionToolCallArgumentsDeltaEvent:
     event = FunctionToolCallArgumentsDeltaEvent(
-        choice=choice, index=call.number, id=call.id, name=call.name, arguments_delta=text
+        choice=choice, index=call.number, id=call.id, name=call.name, arguments_delta=pieces[count - 1]
     )
-    return _at_this_moment(event, pieces, count)
+    growing = progress.arguments.get(call.ordinal)
+    # The list is another one if the arguments have replaced `{}`.
+    if growing is None or growing.pieces is not pieces:
+        growing = progress.arguments[call.ordinal] = GrowingValue(pieces)
+    force_setattr(event, "_memory", (pieces, count, growing))
+    return event
 
 
-def _at_this_moment(event: E, items: list[Any], count: int | None = None) -> E:
-    """Let an event know the items that were received up to it, which are all of them if there is no count."""
-    force_setattr(event, "_memory", (items, len(items) if count is None else count))
+def _at_this_moment(event: E, items: list[Any]) -> E:
+    """Let an event know the items that were received up to it, which are all of them."""
+    force_setattr(event, "_memory", (items, len(items)))
     return event

@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from ..assembly import CompletionAssembler
+from ..partial import PartialJSON
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Convertible, TokenLogprob
-from ..types.nesting import decode_json
-from .partial import parse_partial
+from ..types.nesting import MAX_DEPTH, decode_json
 
 
 class Event(Convertible, msgspec.Struct, frozen=True, kw_only=True):
@@ -46,8 +46,29 @@ class _DeltaEvent(_Memory, Event, frozen=True, kw_only=True):
     def _so_far(self) -> list[Any]:
         # A list to which an assembler appends, and its length at that moment.
         memory: tuple[list[Any], int] = self._recall()
-        items, count = memory
-        return items[:count]
+        return memory[0][: memory[1]]
+
+
+class GrowingValue:
+    """The value of JSON that is received in pieces. Pieces are parsed only when an event is asked for the value.
+
+    Args:
+        pieces: The pieces; an assembler appends to this list.
+    """
+
+    __slots__ = ("_json", "_parsed", "pieces")
+
+    def __init__(self, pieces: list[str]) -> None:
+        self.pieces = pieces
+        self._parsed = 0  # number of pieces that have been parsed
+        self._json = PartialJSON(max_depth=MAX_DEPTH)
+
+    def after(self, count: int) -> Any:
+        """Return the value after this number of pieces, or after more of them if it was asked for before."""
+        if count > self._parsed:
+            self._json.feed("".join(self.pieces[self._parsed : count]))
+            self._parsed = count
+        return self._json.value
 
 
 class ChunkEvent(_Memory, Event, frozen=True, kw_only=True):
@@ -208,8 +229,14 @@ class FunctionToolCallArgumentsDeltaEvent(_DeltaEvent, frozen=True, kw_only=True
 
     @property
     def parsed_arguments(self) -> Any:
-        """The value that `parse_partial` reads from the arguments so far, or None."""
-        return parse_partial(self.arguments)
+        """The value of the arguments so far, as `PartialJSON` reads them; None while nothing is known.
+
+        This is one value that grows: an object is the same dict at every event of the call. It is that of this event until you
+        take the next one; copy it to keep it.
+        """
+        growing: GrowingValue
+        _, count, growing = self._recall()
+        return growing.after(count)
 
 
 class FunctionToolCallArgumentsDoneEvent(Event, frozen=True, kw_only=True):

@@ -34,6 +34,10 @@ def test_data_are_streams_of_completions() -> None:
     assert ["stop"] * 4 == [choice.finish_reason for choice in completion.choices]
     (call,) = assembled(data.tool_stream(3)).choices[0].message.tool_calls or []
     assert '{"text": "ab ab ab "}' == call.function.arguments
+    for size in (1_000, 20_000):
+        text = data.arguments(size)
+        assert 0.9 * size < len(text) < 1.1 * size
+        assert {"records", "text"} == msgspec.json.decode(text).keys()
 
 
 def test_the_server_sends_streams_and_completions() -> None:
@@ -87,6 +91,7 @@ async def test_every_contender_of_ours_reads_all_there_is() -> None:
         (loopback.fan_out, case("", "text-50-1", n=2, times=2), ("fan_out", "tasks")),
         (loopback.limits, case("", count=6, at_once=2), ("map", "tasks")),
         (in_memory.decode, case("", stream="text", tokens=20), ("msgspec", "ours", "ours, assembled")),
+        (in_memory.partial, case("", size=500), ("ours", "ours, events")),
     ],
     ids=lambda value: value.work.__name__ if isinstance(value, Workload) else "",
 )

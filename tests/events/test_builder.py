@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, get_args
 
 import msgspec
 import pytest
+from work import lines_run
 
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
 from gradient_async.decoding import ChunkDecoder
 from gradient_async.errors import StreamLimitError
 from gradient_async.events import ChatCompletionStreamEvent, EventBuilder
+from gradient_async.partial import PartialJSON
 from gradient_async.testing import chunk, sse
+from gradient_async.types.nesting import is_deeper
 
 
 def call(index: int, arguments: str | None, **more: Any) -> dict[str, Any]:
@@ -95,7 +99,7 @@ def test_events_tell_everything_and_name_their_choice() -> None:
         ("b", "g", 1, '{"x": 1'),
         ("b", "g", 1, '{"x": 1}'),
     ]
-    assert [{}, {"x": 1}, {"x": 1}] == [event.parsed_arguments for event in deltas]
+    assert {"x": 1} == deltas[-1].parsed_arguments
     done = [event for event in events if event.type == "tool_calls.function.arguments.done"]
     assert [(event.id, event.arguments, event.parsed_arguments) for event in done] == [
         ("a", "", None),
@@ -271,6 +275,146 @@ def test_arguments_that_are_no_json_are_told_as_they_are() -> None:
         if event.type == "tool_calls.function.arguments.done"
     )
     assert ("{x", None) == (done.arguments, done.parsed_arguments)
+
+
+# Parsed arguments: one value that grows
+
+
+def handled(*wire: dict[str, Any]) -> Iterator[Any]:
+    """Give each delta of arguments while it is handled: later chunks have not been added yet."""
+    assembler = CompletionAssembler()
+    builder = EventBuilder(assembler)
+    for piece in ChunkDecoder().feed(sse(*wire)):
+        assembler.add(piece)
+        yield from (event for event in builder.add(piece) if event.type == DELTA)
+    yield from (event for event in builder.end() if event.type == DELTA)
+
+
+DELTA = "tool_calls.function.arguments.delta"
+PIECES = ['{"city": "Par', 'is", "days', '": 3', ', "units": ["C', '"]}']
+
+
+def test_parsed_arguments_are_one_value_that_grows() -> None:
+    """The same dict at each event; that of the event while the event is handled."""
+    wire = [call(0, PIECES[0], id="a", name="f"), *(call(0, piece) for piece in PIECES[1:])]
+    values: list[Any] = []
+    shown: list[Any] = []
+    for event in handled(*(chunk(tool_calls=[fragment]) for fragment in wire)):
+        values.append(event.parsed_arguments)
+        shown.append(copy.deepcopy(event.parsed_arguments))
+        assert shown[-1] == event.parsed_arguments
+    assert shown == [
+        {"city": "Par"},
+        {"city": "Paris"},
+        {"city": "Paris"},
+        {"city": "Paris", "days": 3, "units": ["C"]},
+        {"city": "Paris", "days": 3, "units": ["C"]},
+    ]
+    assert [True] * 5 == [value is values[0] for value in values]
+
+
+def test_parsed_arguments_are_none_before_anything_is_known() -> None:
+    wire = [call(0, " ", name="f"), call(0, "\n"), call(0, "{")]
+    deltas = handled(*(chunk(tool_calls=[fragment]) for fragment in wire))
+    assert [None, None, {}] == [event.parsed_arguments for event in deltas]
+
+
+def test_each_call_has_its_own_parsed_arguments() -> None:
+    wire = [
+        call(0, '{"x":', name="f"),
+        call(1, '{"y":', name="g"),
+        call(0, "[1]"),
+        call(1, "[2]"),
+        call(0, "}"),
+    ]
+    values = [event.parsed_arguments for event in handled(*(chunk(tool_calls=[each]) for each in wire))]
+    assert [{"x": [1]}, {"y": [2]}, {"x": [1]}, {"y": [2]}, {"x": [1]}] == values
+    assert values[0] is values[2] is values[4]
+
+
+def test_parsed_arguments_are_made_only_when_somebody_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece is parsed once, together with those before it that nobody has read."""
+    fed: list[str] = []
+    feed = PartialJSON.feed
+
+    def noted(self: PartialJSON, text: str) -> Any:
+        fed.append(text)
+        return feed(self, text)
+
+    monkeypatch.setattr(PartialJSON, "feed", noted)
+    wire = [call(0, PIECES[0], name="f"), *(call(0, piece) for piece in PIECES[1:])]
+    events = [*handled(*(chunk(tool_calls=[fragment]) for fragment in wire))]
+    assert [] == fed
+    assert {"city": "Paris"} == events[1].parsed_arguments, "an event that is read late has its own moment"
+    assert {"city": "Paris", "days": 3, "units": ["C"]} == events[4].parsed_arguments
+    assert events[4].parsed_arguments is events[0].parsed_arguments, (
+        "and later that of the event that was read last"
+    )
+    assert ["".join(PIECES[:2]), "".join(PIECES[2:])] == fed
+
+
+def test_parsed_arguments_cost_what_the_delta_costs() -> None:
+    """However much came before: an event whose value is read runs as many lines of code."""
+
+    def lines(count: int) -> int:
+        wire = [call(0, '{"a":["', name="f"), *[call(0, 'text","')] * count]
+        *_, last = handled(*(chunk(tool_calls=[fragment]) for fragment in wire))
+        growing = last._memory[2]
+        growing.after(count)
+        return lines_run(lambda: last.parsed_arguments)
+
+    assert lines(10) == lines(1_000)
+
+
+def test_parsed_arguments_that_become_invalid_stay() -> None:
+    wire = [call(0, '{"a": 1, ', name="f"), call(0, "b: 2, "), call(0, '"c": 3}')]
+    deltas = handled(*(chunk(tool_calls=[fragment]) for fragment in wire))
+    assert [{"a": 1}] * 3 == [event.parsed_arguments for event in deltas]
+
+
+def test_parsed_arguments_are_never_nested_deeper_than_other_values() -> None:
+    (event,) = handled(chunk(tool_calls=[call(0, "[" * 100, name="f")]))
+    assert not is_deeper(event.parsed_arguments)
+    assert is_deeper([event.parsed_arguments])
+
+
+def test_parsed_arguments_of_a_placeholder_and_of_what_replaces_it() -> None:
+    """The finish_reason reports `{}`; a server that goes on after it may replace it."""
+    wire = [
+        chunk(tool_calls=[call(0, "{}", name="f")], finish_reason="tool_calls"),
+        chunk(tool_calls=[call(0, '{"x":[')]),
+        chunk(tool_calls=[call(0, "1]}")]),
+    ]
+    values = [(event.arguments, event.parsed_arguments) for event in handled(*wire)]
+    assert [("{}", {}), ('{"x":[', {"x": [1]}), ('{"x":[1]}', {"x": [1]})] == values
+
+
+def test_parsed_arguments_go_on_when_choices_are_read_as_well() -> None:
+    """And what was reported as done is not reported again."""
+    pieces = ChunkDecoder().feed(
+        sse(
+            chunk("a", reasoning_content="r"),
+            chunk(tool_calls=[call(0, '{"x":"a', name="f"), call(1, "[1]", name="g")]),
+            chunk(tool_calls=[call(0, 'b"')]),
+            chunk(finish_reason="tool_calls"),
+            chunk(tool_calls=[call(0, ', "y":null')]),
+        )
+    )
+    assembler = CompletionAssembler()
+    builder = EventBuilder(assembler)
+    told: list[Any] = []
+    for number, piece in enumerate(pieces):
+        if number == 4:
+            builder.detach()
+        else:
+            assembler.add(piece)
+        for event in builder.add(piece):
+            if event.type == "tool_calls.function.arguments.delta":
+                told += [(event.index, copy.deepcopy(event.parsed_arguments))]
+    assert [(0, {"x": "a"}), (1, [1]), (0, {"x": "ab"}), (0, {"x": "ab", "y": None})] == told
+    (done,) = builder.end()
+    assert done.type == "tool_calls.function.arguments.done"
+    assert (0, '{"x":"ab", "y":null') == (done.index, done.arguments)
 
 
 ALL_KINDS = [
