@@ -128,23 +128,20 @@ def nearest(
     return min(found, key=lambda entry: entry[:2])[2] if found else "nothing is recorded"
 
 
-def _differences(path: str, recorded: Any, asked: Any) -> Iterator[str]:
+def _differences(path: str, recorded: object, asked: object) -> Iterator[str]:
+    differ = type(recorded) is not type(asked) or recorded != asked  # for Python, True is 1
     if isinstance(recorded, dict) and isinstance(asked, dict):
-        ours, theirs = cast("dict[str, Any]", recorded), cast("dict[str, Any]", asked)
-        for name in {**ours, **theirs}:
-            yield from _differences(f"{path}.{name}", ours.get(name, _NOTHING), theirs.get(name, _NOTHING))
+        had, has = cast("dict[str, Any]", recorded), cast("dict[str, Any]", asked)
+        for name in {**had, **has}:
+            yield from _differences(f"{path}.{name}", had.get(name, _NOTHING), has.get(name, _NOTHING))
     elif isinstance(recorded, list) and isinstance(asked, list):
         old, new = cast("list[Any]", recorded), cast("list[Any]", asked)
         for number in range(max(len(old), len(new))):
             before, after = (items[number] if number < len(items) else _NOTHING for items in (old, new))
             yield from _differences(f"{path}[{number}]", before, after)
-    elif not _same(recorded, asked):
+    elif differ:
         start = _common(recorded, asked) if isinstance(recorded, str) and isinstance(asked, str) else 0
         yield f"{path} differs: {_shown(recorded, start)} recorded, {_shown(asked, start)} asked"
-
-
-def _same(one: object, other: object) -> bool:
-    return type(one) is type(other) and one == other  # for Python, True is 1
 
 
 def _common(one: str, other: str) -> int:

@@ -146,5 +146,5 @@ def end_reply(end: End, framing: Framing | None) -> list[Step]:
             return [CLOSE]
         case "reset":
             return [_BEFORE_RESET, RESET]
-        case "client":
+        case _:
             return [HOLD]

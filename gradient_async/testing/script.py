@@ -170,7 +170,6 @@ _CURES = {
     "chat.completion.chunk": "reply_sse(chunk(...), ...)",
 }
 _TYPES: list[tuple[type | tuple[type, ...], str]] = [
-    (Mapping, "reply_json({...}, status)"),
     ((str, bytes, bytearray, memoryview), "reply_sse(...) for an event stream, or reply_bytes(...)"),
     (
         (list, tuple, Iterator),
@@ -207,17 +206,21 @@ def _kind(reply: Any) -> str:
 
 def _cure(reply: Any) -> str | None:
     """Return what to write in place of a value that is no reply; None for a reply."""
+    if callable(reply) and not isinstance(reply, type):
+        return _cure_callable(reply)
     if isinstance(reply, Mapping):
         kind = cast("Mapping[str, object]", reply).get("object")
-        return _CURES.get(kind) if isinstance(kind, str) and kind in _CURES else _TYPES[0][1]
+        return _CURES.get(kind if isinstance(kind, str) else "", "reply_json({...}, status)")
     for types, cure in _TYPES:
         if isinstance(reply, types):
             return cure
-    if not callable(reply):
-        convert = (
-            "reply_json(reply.to_dict())" if hasattr(reply, "to_dict") else "reply_json(...), reply_sse(...)"
-        )
-        return f"{convert}, or another reply"
+    made = "reply_json(reply.to_dict())" if hasattr(reply, "to_dict") else "reply_json(...), reply_sse(...)"
+    return f"{made}, or another reply"
+
+
+def _cure_callable(reply: Callable[..., Any]) -> str | None:
+    if inspect.isfunction(reply) and reply.__module__ == __name__:  # one that makes replies
+        return f"{reply.__name__}(...)"
     handler = "a coroutine function that takes (request, connection) and writes the reply"
     if inspect.isgeneratorfunction(reply) or inspect.isasyncgenfunction(reply):
         return handler

@@ -35,7 +35,9 @@ def parse_upstream(url: str) -> SplitResult:
         ValueError: If it has another scheme than http and https, or more than scheme, host, port and path.
     """
     parts = urlsplit(url)
-    if parts.scheme not in _PORTS or not parts.hostname:
+    if (
+        parts.scheme not in _PORTS or not parts.hostname or parts.port == 0
+    ):  # a port out of range is a ValueError
         raise ValueError("upstream: give a URL such as https://inference.do-ai.run")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("upstream: give scheme, host, port and path only; a key belongs to the client")
