@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, cast
@@ -181,12 +182,7 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """Return text without keys."""
-        pieces: list[str] = []
-        end = 0
-        for start, stop in self._places(text):
-            pieces += (text[end:start], REPLACEMENT)
-            end = stop
-        return "".join([*pieces, text[end:]])
+        return _replace(text, self._places(text))
 
     def reads(self, data: bytes, sizes: Iterable[int]) -> tuple[bytes, list[int]]:
         """Return a body without keys, and the sizes of its reads; a key between two reads is replaced in the first."""
@@ -194,15 +190,18 @@ class Redaction:
             "latin-1"
         )  # one character a byte, so that places of characters are places of bytes
         places = self._places(text)
-        ends = list(accumulate(sizes))
-        corrected = [
-            end
-            - start
-            - sum(max(0, min(end, last) - max(start, first)) for first, last in places)
-            + sum(len(REPLACEMENT) for first, _ in places if start <= first < end)
-            for start, end in zip([0, *ends], ends, strict=False)
-        ]
-        return self.text(text).encode("latin-1"), corrected
+        starts = [start for start, _ in places]
+        removed = [0, *accumulate(end - start - len(REPLACEMENT) for start, end in places)]
+        corrected: list[int] = []
+        done = 0
+        for cut in accumulate(sizes):
+            before = bisect_left(
+                starts, cut
+            )  # keys that begin before the cut; it may be inside the last of them
+            at = max(cut, places[before - 1][1]) - removed[before] if before else cut
+            corrected.append(at - done)
+            done = at
+        return _replace(text, places).encode("latin-1"), corrected
 
     def _places(self, text: str) -> list[tuple[int, int]]:
         """Return the places of keys in order; those that overlap are joined."""
@@ -233,6 +232,15 @@ class Redaction:
                 self.text(name): self._value(item) for name, item in cast("dict[str, Any]", value).items()
             }
         return value
+
+
+def _replace(text: str, places: Iterable[tuple[int, int]]) -> str:
+    pieces: list[str] = []
+    end = 0
+    for start, stop in places:
+        pieces += (text[end:start], REPLACEMENT)
+        end = stop
+    return "".join([*pieces, text[end:]])
 
 
 def _hidden(request: Request, secrets: Iterable[str]) -> dict[str, HiddenHeader]:

@@ -27,7 +27,11 @@ _KEPT = re.compile(
     r"content-type|retry-after(-ms)?|x-should-retry|.*ratelimit.*|.*request-?id|cf-ray|x-model-router-.*"
 )
 _PRIVATE = 0o600
-_FOLLOW_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+# Some clients close a stream at [DONE], milliseconds before the end of the HTTP body. If this were recorded as a server
+# that never ends the body, a client that waits for the end would wait in vain at each replay.
+_DONE = b"data: [DONE]"
+_END_AFTER_DONE = 0.05  # seconds
 
 
 class Recorder:
@@ -71,7 +75,7 @@ class Recorder:
     async def _relay(self, request: Request, redaction: Redaction, connection: Connection) -> None:
         number = next(self._numbers)
         upstream = await Upstream.open(self._upstream)
-        take = _Take(number, redaction, self._upstream.hostname or "")
+        take = Take(number, redaction, self._upstream.hostname or "")
         framing: Framing | None = None
         try:
             upstream.send(request, self._upstream)
@@ -100,7 +104,7 @@ class Recorder:
             upstream.transport.abort()
             await upstream.wait_lost()
 
-    def _save(self, take: _Take, end: End) -> None:
+    def _save(self, take: Take, end: End) -> None:
         """Write what was received, unless it was written before."""
         if self._folder is None or take.saved:
             return
@@ -122,7 +126,7 @@ class Recorder:
         _append_line(self._folder / MANIFEST, dump(msgspec.to_builtins(recording)) + b"\n")
 
 
-class _Take:
+class Take:
     """A reply while it is recorded.
 
     Attributes:
@@ -164,6 +168,8 @@ class _Take:
         """Join the reads, and remove the keys."""
         recording, data = self.recording, b"".join(self._pieces)
         recording.end, recording.end_gap = end, self.lap()
+        if end == "client" and recording.end_gap < _END_AFTER_DONE and data.rstrip().endswith(_DONE):
+            recording.end = "eof"
         self.body, recording.recorded_read_sizes = self._redaction.reads(data, map(len, self._pieces))
         headers = {name: self._redaction.text(value) for name, value in recording.response.headers.items()}
         if "content-length" in headers:
@@ -201,7 +207,7 @@ def _append_line(manifest: Path, line: bytes) -> None:
 
 def _open(path: Path, flags: int) -> BinaryIO:
     """Open a file that only its owner may read; a link in its place is an OSError."""
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | _FOLLOW_NO_LINK | flags, _PRIVATE), "r+b")
+    file = os.fdopen(os.open(path, _FLAGS | flags, _PRIVATE), "r+b")
     if sys.platform != "win32":
         os.fchmod(file.fileno(), _PRIVATE)  # of a manifest that was there before
     return file

@@ -79,7 +79,8 @@ class Service:
     def faults(self) -> list[str]:
         """Return what was asked for and not known, and what was scripted and not asked for."""
         left = len(self.script) - (self._used if self._repeat else 0)
-        unused = [f"{left} scripted replies were not asked for"] if self._strict and left > 0 else []
+        noun = "reply was" if left == 1 else "replies were"
+        unused = [f"{left} scripted {noun} not asked for"] if self._strict and left > 0 else []
         return [*self._faults(), *unused]
 
     async def listen(self, host: str, port: int) -> None:

@@ -19,6 +19,8 @@ from gradient_async.testing import (
     HOLD,
     RESET,
     Handler,
+    Headers,
+    Request,
     chunk,
     completion,
     head,
@@ -29,6 +31,8 @@ from gradient_async.testing import (
     reply_writes,
     serve,
 )
+from gradient_async.testing.matching import Redaction
+from gradient_async.testing.recorder import Take
 
 KEY = "sk-do-v1-0123456789abcdefghij"
 CHUNKED = head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
@@ -181,6 +185,21 @@ async def test_client_leaves(tmp_path: Path) -> None:
             await server.wait_closed_connections()
         line = manifest(tmp_path)[-1]
         assert ("client", body) == (line["end"], (tmp_path / line["file"]).read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("text", "pause", "end"), [("[DONE]", 0.0, "eof"), ("[DONE]", 0.2, "client"), ("a", 0.0, "client")]
+)
+def test_client_leaves_at_done(
+    tmp_path: Path, text: str, pause: float, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that leaves at [DONE] has seen the whole stream, unless the server stalled behind it."""
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    take = Take(1, Redaction(Request("POST", "/", "1.1", Headers(()), b"", 1, 0.0)), "host")
+    take.add(f"data: {text}\n\n".encode())
+    now = pause
+    assert end == take.finish("client").end
 
 
 async def test_server_stops(tmp_path: Path) -> None:
@@ -370,6 +389,25 @@ async def test_numbers_go_on(tmp_path: Path) -> None:
         await see(one)
         await see(other)
     assert ["0001.json", "0002.txt", "0003.sse", "0004.sse"] == [line["file"] for line in manifest(tmp_path)]
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_many_at_once(tmp_path: Path, run: Any) -> None:
+    """Requests at the same time are recorded and replayed each by itself."""
+
+    async def main() -> None:
+        bodies = [
+            {"model": "m", "messages": [{"role": "user", "content": f"Say: {n}"}], "stream": True}
+            for n in range(50)
+        ]
+        async with serve(delay=0.001) as real, serve(upstream=real.url, record=tmp_path) as server:
+            recorded = await asyncio.gather(*(see(server, body) for body in bodies))
+        async with serve(replay=tmp_path, strict=True, speed=None) as server:
+            replayed = await asyncio.gather(*(see(server, body) for body in bodies))
+        assert [one.body for one in recorded] == [one.body for one in replayed]
+        assert 50 == len({one.body for one in replayed})
+
+    run(main())
 
 
 async def test_after_a_crash(tmp_path: Path) -> None:

@@ -220,7 +220,7 @@ class TestStrict:
         async with serve(OK, OK, repeat=True, strict=True) as server:
             for _ in range(3):
                 await ask(server)
-        with pytest.raises(AssertionError, match="1 scripted replies were not asked for"):
+        with pytest.raises(AssertionError, match="1 scripted reply was not asked for"):
             async with serve(OK, OK, repeat=True, strict=True) as server:
                 await ask(server)
 
@@ -230,7 +230,7 @@ class TestStrict:
             assert [{"ok": True}, 2, 2] == [(await ask(server)).json for _ in range(3)]
 
     def test_in_a_thread(self) -> None:
-        with pytest.raises(AssertionError, match="1 scripted replies"), serve(OK, strict=True):
+        with pytest.raises(AssertionError, match="1 scripted reply was"), serve(OK, strict=True):
             pass
 
     async def test_noted_on_other_errors(self) -> None:
@@ -238,7 +238,7 @@ class TestStrict:
         with pytest.raises(KeyError) as caught:
             async with serve(OK, strict=True):
                 raise KeyError
-        assert ["The test server was not used as expected:\n- 1 scripted replies were not asked for"] == (
+        assert ["The test server was not used as expected:\n- 1 scripted reply was not asked for"] == (
             caught.value.__notes__
         )
 
