@@ -174,6 +174,11 @@ def hide_headers(headers: Mapping[Any, Any] | None) -> dict[Any, Any]:
     return hidden
 
 
+def names_secret(name: str) -> bool:
+    """Whether a header or parameter of this name may hold a key."""
+    return _SECRET_NAME.search(name) is not None
+
+
 def redacted_headers(headers: Mapping[str, str], key: Secret | None, redactor: Redactor) -> Headers:
     """Return headers for users to look at, without keys.
 
@@ -184,7 +189,7 @@ def redacted_headers(headers: Mapping[str, str], key: Secret | None, redactor: R
     """
     shown = {} if key is None else {"Authorization": f"Bearer {_REPLACEMENT}"}
     for name, value in headers.items():
-        if _SECRET_NAME.search(name):
+        if names_secret(name):
             scheme = _SCHEME.match(value)
             shown[name] = (scheme.group() if scheme else "") + _REPLACEMENT
         else:
@@ -267,7 +272,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return text without keys, and without the beginnings of keys; the same object if there are none."""
-        found = self._find(text, _MAX_ESCAPED)
+        found = self.places(text)
         if not found:
             return text
         pieces: list[str] = []
@@ -278,8 +283,12 @@ class Redactor:
             end = stop
         return "".join([*pieces, text[end:]])
 
+    def places(self, text: str) -> list[tuple[int, int, str]]:
+        """Return the places of all keys, unsorted, each with start, end and replacement; places may overlap."""
+        return self._find(text, _MAX_ESCAPED)
+
     def _find(self, text: str, rounds: int) -> list[tuple[int, int, str]]:
-        """Return the places of all keys, each with start, end and replacement."""
+        """Return the places of keys within so many layers of escapes."""
         found: list[tuple[int, int, str]] = []
         lower = text.replace(
             "İ", "i"

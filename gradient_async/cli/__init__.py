@@ -13,7 +13,7 @@ from .chat import DEFAULT_MODEL, run_chat
 from .demo import run_demo
 from .map import run_map
 from .replay import run_replay
-from .serve import parse_quota, run_serve
+from .serve import parse_quota, parse_speed, run_serve
 
 __all__ = ["main"]
 
@@ -105,11 +105,21 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser(
         "serve",
         help="run a local server for any client",
-        description="Run a local server for any client, until Ctrl-C. It simulates a model, or replays recordings.",
+        description="Run a local server for any client, until Ctrl-C. It simulates a model, replays recordings, or passes "
+        "requests on to another server and records the replies, without keys.",
     ).add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=int, default=8080, metavar="P", help="port; 0 picks a free one (default: %(default)s)")
-    add("--replay", metavar="DIR", help="replay the recorded event streams (*.sse) of this folder")
+    add("--replay", metavar="DIR", help="replay the recordings of this folder")
+    add(
+        "--speed",
+        type=parse_speed,
+        default=1.0,
+        metavar="X",
+        help="how many times as fast as recorded to replay; max makes no pauses (default: %(default)s)",
+    )
+    add("--upstream", metavar="URL", help="pass on requests that are not recorded to this server")
+    add("--record", metavar="DIR", help="record the replies of the upstream server in this folder")
     add(
         "--delay", type=float, default=0.02, metavar="S", help="seconds between tokens (default: %(default)s)"
     )

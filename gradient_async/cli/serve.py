@@ -39,11 +39,27 @@ def parse_quota(text: str) -> Quota:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def parse_speed(text: str) -> float | None:
+    """Parse the value of ``--speed``: a number above 0, or ``max``."""
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0
+    if not speed > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number above 0 nor max")
+    return speed
+
+
 async def run_serve(arguments: argparse.Namespace) -> int:
     """Serve until Ctrl-C cancels this; return 1 if the server can't start with these arguments."""
     try:
         server = serve(
             replay=arguments.replay,
+            speed=arguments.speed,
+            upstream=arguments.upstream,
+            record=arguments.record,
             keys=arguments.key,
             delay=arguments.delay,
             rate_limit=arguments.quota,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 from .connection import Connection
 from .payloads import dump, frame_events, head, http_chunk
@@ -41,7 +42,7 @@ class Forever:
     steps: tuple[Step, ...]
 
 
-Step: TypeAlias = "bytes | float | Command | Forever"
+Step: TypeAlias = "bytes | float | Command | Forever | Callable[[Connection], Awaitable[None]]"
 Handler: TypeAlias = Callable[[Request, Connection], Awaitable[None]]
 
 
@@ -90,8 +91,10 @@ async def play(steps: Iterable[Step], connection: Connection) -> None:
                 connection.reset()
             case Command.HOLD:
                 await connection.wait_closed()
-            case _:
+            case int() | float():
                 await connection.sleep(step)
+            case _:
+                await step(connection)
 
 
 def reply_writes(steps: Iterable[Step]) -> Reply:
@@ -105,8 +108,20 @@ def reply_writes(steps: Iterable[Step]) -> Reply:
 
     Example:
         A reply that breaks off inside its headers: ``reply_writes([b"HTTP/1.1 200 OK\r\nContent-", CLOSE])``.
+
+    Raises:
+        TypeError: If one of the steps is none.
     """
-    return Reply(tuple(steps))
+    checked: tuple[Any, ...] = tuple(steps)
+    for number, step in enumerate(checked, 1):
+        if isinstance(step, Reply) or not (
+            isinstance(step, bytes | int | float | Command | Forever) or callable(step)
+        ):
+            raise TypeError(
+                f"reply_writes: step {number} is a {type(step).__name__}; write bytes (of a reply: reply.data), a pause in "
+                "seconds, CLOSE, RESET, HALF_CLOSE, HOLD or forever(...)"
+            )
+    return Reply(checked)
 
 
 def forever(*steps: Step) -> Forever:
@@ -142,8 +157,80 @@ def early(handler: Handler) -> Early:
 
     Args:
         handler: A reply or a handler; its request has an empty body.
+
+    Raises:
+        TypeError: If it is neither; the message says what to write.
     """
+    check_replies("early", handler)
     return Early(handler)
+
+
+_CURES = {
+    "chat.completion": "reply_json(completion(...))",
+    "chat.completion.chunk": "reply_sse(chunk(...), ...)",
+}
+_TYPES: list[tuple[type | tuple[type, ...], str]] = [
+    ((str, bytes, bytearray, memoryview), "reply_sse(...) for an event stream, or reply_bytes(...)"),
+    (
+        (list, tuple, Iterator),
+        "reply_writes([...]) for the writes of one reply, or *replies for several replies",
+    ),
+    ((Command, Forever, int, float), "reply_writes([...])"),
+    (
+        (BaseException, type),
+        "reply_json({...}, status), or a reply that breaks off: reply_writes([..., RESET])",
+    ),
+    (Coroutine, "the coroutine function itself, without calling it"),
+]
+
+
+def check_replies(caller: str, *replies: Any) -> None:
+    """Check that every one is a reply or a handler: the client of a server that has none waits in vain.
+
+    Raises:
+        TypeError: If one is neither; the message says what to write.
+    """
+    for reply in replies:
+        cure = _cure(reply)
+        if cure is None:
+            continue
+        if isinstance(reply, Coroutine):
+            reply.close()  # it would warn that it was never awaited
+        raise TypeError(f"{caller}: {_kind(reply)} is no reply; write {cure}")
+
+
+def _kind(reply: Any) -> str:
+    named = isinstance(reply, type) or inspect.isroutine(reply)
+    return str(getattr(reply, "__name__", reply)) if named else f"a value of type {type(reply).__name__}"
+
+
+def _cure(reply: Any) -> str | None:
+    """Return what to write in place of a value that is no reply; None for a reply."""
+    if callable(reply) and not isinstance(reply, type):
+        return _cure_callable(reply)
+    if isinstance(reply, Mapping):
+        kind = cast("Mapping[str, object]", reply).get("object")
+        return _CURES.get(kind if isinstance(kind, str) else "", "reply_json({...}, status)")
+    for types, cure in _TYPES:
+        if isinstance(reply, types):
+            return cure
+    made = "reply_json(reply.to_dict())" if hasattr(reply, "to_dict") else "reply_json(...), reply_sse(...)"
+    return f"{made}, or another reply"
+
+
+def _cure_callable(reply: Callable[..., Any]) -> str | None:
+    if inspect.isfunction(reply) and reply.__module__ == __name__:  # one that makes replies
+        return f"{reply.__name__}(...)"
+    handler = "a coroutine function that takes (request, connection) and writes the reply"
+    if inspect.isgeneratorfunction(reply) or inspect.isasyncgenfunction(reply):
+        return handler
+    try:
+        inspect.signature(reply).bind(None, None)
+    except TypeError:
+        return handler
+    except ValueError:  # it tells no signature
+        pass
+    return None
 
 
 def reply_bytes(

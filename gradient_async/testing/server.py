@@ -9,10 +9,12 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from .api import Recordings, Routes
+from .api import Backend, Routes, Unscripted
 from .quota import Quota
+from .recorder import Recorder
+from .recordings import Recordings
 from .request import Request
-from .script import Handler
+from .script import Handler, check_replies
 from .service import OnAccept, Service
 from .simulation import Simulation
 
@@ -71,7 +73,11 @@ class ServerBase:
 
         Args:
             *replies: One for each request, in order, after the replies that are still pending.
+
+        Raises:
+            TypeError: If one of them is no reply; the message says what to write.
         """
+        check_replies("push", *replies)
         self._service.script.extend(replies)
 
 
@@ -140,16 +146,25 @@ class Server(ServerBase):
             error: The error that ends the block; failures of handlers are noted on it, and not raised.
 
         Raises:
+            AssertionError: If requests were not recorded, or if the server is strict and requests or replies are left.
             Exception: The exception of a handler; an `ExceptionGroup` if there were several.
         """
+        ran = self._service.port is not None
         await self._service.close()
         failures, self._service.failures = self._service.failures, []
+        faults = self._service.faults() if ran else []
+        unexpected = "\n- ".join(["The test server was not used as expected:", *faults])
         if error is not None:
             for failure in failures:
                 error.add_note(f"A handler of the test server failed too: {failure!r}")
-        elif len(failures) > 1:
+            if faults:
+                error.add_note(unexpected)
+            return
+        if faults:
+            failures.append(AssertionError(unexpected))
+        if len(failures) > 1:
             raise ExceptionGroup("handlers of the test server failed", failures)
-        elif failures:
+        if failures:
             raise failures[0]
 
     async def __aenter__(self) -> Self:
@@ -234,6 +249,11 @@ def serve(
     on_accept: OnAccept | None = None,
     models: Sequence[str] = (),
     replay: str | os.PathLike[str] | None = None,
+    speed: float | None = 1.0,
+    upstream: str | None = None,
+    record: str | os.PathLike[str] | None = None,
+    ignore: Sequence[str] = (),
+    strict: bool = False,
     write_size: int | None = None,
     keys: str | Iterable[str] = (),
     delay: float = 0.0,
@@ -257,8 +277,18 @@ def serve(
             coroutine function that takes the connection.
         models: Names of the simulated model; any other name is refused with 404. By default every name is
             accepted.
-        replay: A folder of recorded streams, ``*.sse``, to replay byte for byte in place of the simulated
-            model. The request's ``model`` picks a file by its name; any other model plays the files in turn.
+        replay: A folder of recordings, to replay byte for byte in place of the simulated model. A request gets the
+            reply that was recorded for an equal request; if it was asked several times, the replies in the order
+            recorded, and then the last again. A request that was not recorded is refused with 501, and leaving the
+            block raises an AssertionError. In a folder that has only streams without requests, ``*.sse``, the
+            request's ``model`` picks a file by its name; any other model plays the files in turn.
+        speed: How many times as fast as recorded to replay; None makes no pauses.
+        upstream: URL of a server to pass requests on to. With ``replay``, only those that are not recorded.
+        record: A folder to record the replies of ``upstream`` in, without keys; it is made if there is none.
+        ignore: Fields of the body that do not tell requests apart, such as ``user`` or ``metadata.run``.
+        strict: Whether a request that no reply is scripted for fails, in place of being answered by the simulated
+            model, and whether scripted replies and recordings that are left at the end do; each recording is then
+            played only once. Leaving the block raises an AssertionError that lists them.
         write_size: Bytes of a recording to write at once; by default the sizes in which it was read when
             recorded, if its manifest has them, else one event.
         keys: Keys to accept as ``Authorization: Bearer KEY``; any other key is refused with 401. By default
@@ -279,7 +309,9 @@ def serve(
         every connection, and raises the exceptions of handlers.
 
     Raises:
-        ValueError: If ``replay`` is not a folder with recorded streams.
+        TypeError: If one of the replies is no reply; the message says what to write.
+        ValueError: If ``replay`` is not a folder with recordings, or options do not go together.
+        OSError: If the folder for recordings cannot be made.
 
     Example:
         A reply that breaks off, then a whole one::
@@ -292,13 +324,40 @@ def serve(
                 ...
                 assert 2 == len(server.requests)
     """
-    if handler is None:
-        backend = (
-            Simulation(models, delay=delay)
-            if replay is None
-            else Recordings(replay, write_size=write_size, delay=delay)
-        )
+    check_replies("serve", *replies)
+    if record is not None and upstream is None:
+        raise ValueError("record: the replies of which server? give its URL as upstream=")
+    recorded = replay is not None or upstream is not None
+    faults: Callable[[], Sequence[str]] = tuple
+    if handler is not None:
+        check_replies("serve(handler=)", handler)
+        if recorded:
+            raise ValueError("handler= answers every request; leave it out to replay or to record")
+    elif strict and not recorded:
+        handler = Unscripted()
+        faults = handler.faults
+    else:
+        backend: Backend = Simulation(models, delay=delay)
+        if recorded:
+            backend = recordings = Recordings(
+                replay,
+                write_size=write_size,
+                delay=delay,
+                speed=speed,
+                strict=strict,
+                ignore=ignore,
+                recorder=None if upstream is None else Recorder(upstream, record),
+            )
+            faults = recordings.faults
         accepted = frozenset({keys} if isinstance(keys, str) else keys)
         handler = Routes(backend, accepted, quota=rate_limit, latency=latency)
-    service = Service(replies, fallback=handler, repeat=repeat, on_accept=on_accept, keep_alive=keep_alive)
+    service = Service(
+        replies,
+        fallback=handler,
+        repeat=repeat,
+        on_accept=on_accept,
+        keep_alive=keep_alive,
+        strict=strict,
+        faults=faults,
+    )
     return Server(service, host=host, port=port)

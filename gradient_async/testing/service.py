@@ -52,6 +52,8 @@ class Service:
         repeat: bool,
         on_accept: OnAccept | None,
         keep_alive: float,
+        strict: bool = False,
+        faults: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self.script = deque(replies)
         self.requests: list[Request] = []
@@ -65,11 +67,21 @@ class Service:
         self._on_accept = on_accept
         self._keep_alive = keep_alive
         self._listener: asyncio.Server | None = None
+        self._strict = strict
+        self._faults = faults
+        self._used = 0
 
     @property
     def port(self) -> int | None:
         """The port that the service listens on; None if it does not."""
         return self._listener.sockets[0].getsockname()[1] if self._listener else None
+
+    def faults(self) -> list[str]:
+        """Return what was asked for and not known, and what was scripted and not asked for."""
+        left = len(self.script) - (self._used if self._repeat else 0)
+        noun = "reply was" if left == 1 else "replies were"
+        unused = [f"{left} scripted {noun} not asked for"] if self._strict and left > 0 else []
+        return [*self._faults(), *unused]
 
     async def listen(self, host: str, port: int) -> None:
         """Begin to accept connections."""
@@ -161,6 +173,7 @@ class Service:
         if not self.script:
             return self._fallback
         handler = self.script.popleft()
+        self._used += 1
         if self._repeat:
             self.script.append(handler)
         return handler

@@ -39,6 +39,8 @@ class Simulation:
         delay: Seconds between two events of a stream.
     """
 
+    every_path = False
+
     def __init__(self, models: Sequence[str] = (), *, delay: float = 0.0) -> None:
         self._models = tuple(models)
         self._delay = delay

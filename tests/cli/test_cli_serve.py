@@ -8,13 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gradient_async.cli import main
-from gradient_async.cli.serve import parse_quota, run_serve
-from gradient_async.testing import Quota
+from gradient_async.cli.serve import parse_quota, parse_speed, run_serve
+from gradient_async.testing import Quota, ThreadedServer
 
 
 def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -65,15 +66,71 @@ def test_serve_runs_until_it_is_interrupted() -> None:
     assert (refused.returncode, "AuthenticationError" in refused.stderr) == (1, True)
 
 
-@pytest.mark.parametrize("arguments", [["--replay", "/no/such/folder"], ["--host", "192.0.2.1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--replay", "/no/such/folder"],
+        ["--host", "192.0.2.1"],
+        ["--upstream", "inference.do-ai.run"],
+        ["--record", "recordings"],
+    ],
+)
 def test_serve_says_why_it_can_not(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--port", "0", *arguments]) == 1
     assert capsys.readouterr().err.startswith("gradient-async: ")
 
 
+def test_serve_records_and_replays(tmp_path: Path, gradient_server: ThreadedServer) -> None:
+    """Requests to the command's server are passed on and recorded, and replayed without the other server."""
+    asked: list[subprocess.CompletedProcess[str]] = []
+    folder = ["--record", str(tmp_path)]
+    for arguments in (
+        ["--upstream", gradient_server.url, *folder],
+        ["--replay", str(tmp_path), "--speed", "max"],
+    ):
+        with subprocess.Popen(
+            [sys.executable, "-m", "gradient_async", "serve", "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        ) as process:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[1]
+            keys = {"GRADIENT_INFERENCE_ENDPOINT": url, "GRADIENT_MODEL_ACCESS_KEY": "sk-0123456789abcdef"}
+            asked.append(run("chat", "Say: hello", env={**os.environ, **keys}))
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+    assert [(0, "hello\n"), (0, "hello\n")] == [(one.returncode, one.stdout) for one in asked]
+    assert 1 == len(gradient_server.requests)
+    assert ["0001.sse", "manifest.jsonl"] == sorted(path.name for path in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("text", "speed"), [("1", 1.0), ("2.5", 2.5), ("max", None)])
+def test_speed(text: str, speed: float | None) -> None:
+    """`--speed` takes a number, or the word for no pauses."""
+    assert speed == parse_speed(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "fast", ""])
+def test_bad_speed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["serve", f"--speed={text}"])
+    assert f"argument --speed: {text!r} is neither a number above 0 nor max" in capsys.readouterr().err
+
+
 def test_serve_in_process_is_ended_by_cancelling(capsys: pytest.CaptureFixture[str]) -> None:
     async def briefly() -> None:
-        options = argparse.Namespace(replay=None, key=[], delay=0.0, quota=None, host="127.0.0.1", port=0)
+        options = argparse.Namespace(
+            replay=None,
+            speed=1.0,
+            upstream=None,
+            record=None,
+            key=[],
+            delay=0.0,
+            quota=None,
+            host="127.0.0.1",
+            port=0,
+        )
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await run_serve(options)

@@ -7,12 +7,24 @@ import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import uvloop
 from peer import ask, connect, request_bytes
 
-from gradient_async.testing import RESET, Connection, Request, reply_json, reply_sse, reply_writes, serve
+from gradient_async import ChatCompletion
+from gradient_async.testing import (
+    RESET,
+    Connection,
+    Request,
+    completion,
+    early,
+    reply_json,
+    reply_sse,
+    reply_writes,
+    serve,
+)
 
 OK = reply_json({"ok": True})
 
@@ -173,3 +185,156 @@ class TestFailures:
         with pytest.raises(ValueError, match="no good"):
             async with serve(on_accept=broken) as server, connect(server) as peer:
                 assert b" 500 " in await peer.rest()
+
+
+class TestStrict:
+    async def test_what_is_not_scripted(self) -> None:
+        """A request beyond the script is refused, whatever its path, and fails the test."""
+        with pytest.raises(AssertionError) as caught:
+            async with serve(OK, strict=True) as server, connect(server) as peer:
+                assert 200 == (await peer.ask(body={})).status
+                answer = await peer.ask("/v1/models")
+                assert (501, "not_scripted", "false") == (
+                    answer.status,
+                    answer.json["error"]["code"],
+                    answer.headers["x-should-retry"],
+                )
+                await peer.send(b"HEAD /health HTTP/1.1\r\n\r\n")
+                assert 501 == (await peer.head())[0]
+        message = "The test server was not used as expected:"
+        models, health = (f"{what} is not scripted" for what in ("GET /v1/models", "HEAD /health"))
+        assert str(caught.value).startswith(f"{message}\n- {models}")
+        assert f"\n- {health}" in str(caught.value)
+
+    async def test_what_is_left_over(self) -> None:
+        """A reply that was not asked for fails the test."""
+        with pytest.raises(AssertionError, match="2 scripted replies were not asked for"):
+            async with serve(OK, OK, strict=True) as server:
+                server.push(OK)
+                await ask(server)
+        async with serve(OK, OK):
+            pass  # only if strict
+
+    async def test_repeat(self) -> None:
+        """A script that repeats must be played once."""
+        async with serve(OK, OK, repeat=True, strict=True) as server:
+            for _ in range(3):
+                await ask(server)
+        with pytest.raises(AssertionError, match="1 scripted reply was not asked for"):
+            async with serve(OK, OK, repeat=True, strict=True) as server:
+                await ask(server)
+
+    async def test_handler(self) -> None:
+        """A handler of your own answers what the script does not."""
+        async with serve(OK, handler=reply_json(2), strict=True) as server:
+            assert [{"ok": True}, 2, 2] == [(await ask(server)).json for _ in range(3)]
+
+    def test_in_a_thread(self) -> None:
+        with pytest.raises(AssertionError, match="1 scripted reply was"), serve(OK, strict=True):
+            pass
+
+    async def test_noted_on_other_errors(self) -> None:
+        """Where the block fails by itself, what is left over is a note on its error."""
+        with pytest.raises(KeyError) as caught:
+            async with serve(OK, strict=True):
+                raise KeyError
+        assert ["The test server was not used as expected:\n- 1 scripted reply was not asked for"] == (
+            caught.value.__notes__
+        )
+
+    async def test_beside_failures(self) -> None:
+        """It is raised together with the exceptions of handlers."""
+
+        async def broken(request: Request, connection: Connection) -> None:
+            raise ValueError("no good")
+
+        with pytest.raises(ExceptionGroup) as caught:
+            async with serve(broken, OK, strict=True) as server:
+                await ask(server)
+        assert [ValueError, AssertionError] == [type(error) for error in caught.value.exceptions]
+
+    async def test_stopped_before(self) -> None:
+        """A server that does not run has nothing to tell."""
+        server = serve(OK, strict=True)
+        await server.stop()
+
+
+async def takes_one(request: Request) -> None: ...
+
+
+class TestNoReplies:
+    """What is no reply is refused at the call, and the error says what to write."""
+
+    CASES: list[tuple[Any, str]] = [
+        (completion("Hi"), "write reply_json(completion(...))"),
+        ({"object": "chat.completion.chunk"}, "write reply_sse(chunk(...), ...)"),
+        ({"object": ["x"]}, "write reply_json({...}, status)"),
+        ({}, "a value of type dict is no reply; write reply_json({...}, status)"),
+        ("text", "write reply_sse(...) for an event stream, or reply_bytes(...)"),
+        (b"bytes", "or reply_bytes(...)"),
+        ([OK, OK], "or *replies for several replies"),
+        ((OK for _ in "ab"), "or *replies"),
+        (RESET, "write reply_writes([...])"),
+        (429, "write reply_writes([...])"),
+        (0.5, "write reply_writes([...])"),
+        (ConnectionError("gone"), "or a reply that breaks off: reply_writes([..., RESET])"),
+        (ConnectionError, "ConnectionError is no reply"),
+        (
+            None,
+            "a value of type NoneType is no reply; write reply_json(...), reply_sse(...), or another reply",
+        ),
+        (ChatCompletion.model_validate(completion()), "write reply_json(reply.to_dict()), or another"),
+        (
+            completion,
+            "completion is no reply; write a coroutine function that takes (request, connection)",
+        ),
+        (reply_sse, "reply_sse is no reply; write reply_sse(...)"),
+        (takes_one, "takes_one is no reply; write a coroutine function"),
+    ]
+
+    @pytest.mark.parametrize(("value", "cure"), CASES)
+    def test_refused(self, value: Any, cure: str) -> None:
+        with pytest.raises(TypeError, match=r"^serve: ") as caught:
+            serve(OK, value)
+        assert cure in str(caught.value)
+        with pytest.raises(TypeError, match=r"^push: "):
+            serve().push(value)
+        with pytest.raises(TypeError, match=r"^early: "):
+            early(value)
+        if value is not None:
+            with pytest.raises(TypeError, match=r"^serve\(handler=\): "):
+                serve(handler=value)
+
+    def test_nothing_was_added(self) -> None:
+        """A call that is refused adds none of its replies."""
+        server = serve()
+        with pytest.raises(TypeError):
+            server.push(OK, {})  # type: ignore[arg-type]  # on purpose
+        assert 0 == server.pending
+
+    def test_generators_and_coroutines(self) -> None:
+        async def yields(request: Request, connection: Connection) -> Any:
+            yield b"x"
+
+        async def handler(request: Request, connection: Connection) -> None: ...
+
+        with pytest.raises(TypeError, match="yields is no reply; write a coroutine function"):
+            serve(yields)
+        with pytest.raises(TypeError, match="write the coroutine function itself, without calling it"):
+            serve(handler(Any, Any))  # type: ignore[arg-type]  # on purpose
+
+    def test_replies(self) -> None:
+        """Whatever can be called with a request and a connection is a reply."""
+
+        class Handler:
+            async def __call__(self, *arguments: object) -> None: ...
+
+        assert 4 == serve(OK, early(OK), Handler(), AsyncMock()).pending
+        tells_no_signature: Any = next
+        serve(tells_no_signature)
+
+    @pytest.mark.parametrize("step", ["text", None, {}, OK])
+    def test_steps(self, step: Any) -> None:
+        """What is no step of a reply is refused too."""
+        with pytest.raises(TypeError, match=r"reply_writes: step 2 is a \w+; write bytes"):
+            reply_writes([b"x", step])

@@ -1,0 +1,150 @@
+"""A folder of recorded replies: the lines of its manifest, and how a recorded reply goes out over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from ..types.model import build_tables
+from .matching import RecordedRequest, load_json
+from .payloads import head, http_chunk
+from .request import Request
+from .script import CLOSE, HOLD, RESET, Step
+
+VERSION = 1
+MANIFEST = "manifest.jsonl"
+NO_BODY = frozenset({204, 304})
+
+End: TypeAlias = Literal["eof", "cut", "reset", "client"]
+Framing: TypeAlias = Literal["chunked", "length", "close", "none"]
+
+# A client that learns of a reset before it has taken the last bytes out of the socket may lose them. Without this pause,
+# in seconds, some replays of a reset would be shorter than others.
+_BEFORE_RESET = 0.05
+
+
+class RecordedReply(msgspec.Struct):
+    """Status and headers of a reply.
+
+    Attributes:
+        status: The status; None if the server ended the connection before it.
+        headers: Those that are worth keeping; Content-Length if it marks the end of the body.
+        chunked: Whether the body is sent in HTTP chunks.
+    """
+
+    status: int | None = 200
+    headers: dict[str, str] = msgspec.field(default_factory=lambda: {"content-type": "text/event-stream"})
+    chunked: bool = True
+
+
+class Recording(msgspec.Struct, kw_only=True):
+    """A line of the manifest, or a recorded stream without one.
+
+    Attributes:
+        v: Version of the format.
+        file: Name of the file with the body.
+        at: When the request came, in UTC.
+        upstream: Host of the server that was asked.
+        request: The request; None for streams that are picked by the model's name.
+        response: Status and headers.
+        first_byte: Seconds from the request to the headers of the reply.
+        recorded_read_sizes: How many bytes of the body came with each read; None if that is not known.
+        gaps: Seconds before each read.
+        end: How the reply ended: ``eof`` properly, ``cut`` by FIN inside its framing, ``reset`` by RST, and ``client``
+            by the client, who did not wait for the end.
+        end_gap: Seconds between the last read and the end.
+    """
+
+    v: int = VERSION
+    file: str
+    at: str = ""
+    upstream: str = ""
+    request: RecordedRequest | None = None
+    response: RecordedReply = msgspec.field(default_factory=RecordedReply)
+    first_byte: float = 0.0
+    recorded_read_sizes: list[int] | None = None
+    gaps: list[float] = []
+    end: End = "eof"
+    end_gap: float = 0.0
+
+
+build_tables(Recording)
+
+
+def read_manifest(folder: Path) -> dict[str, Recording]:
+    """Return what the manifest in a folder, or else the one beside it, says about recordings, by name of file.
+
+    Raises:
+        ValueError: If a line is malformed, unless it is the last and was cut by a crash.
+    """
+    found: dict[str, Recording] = {}
+    manifest = next((path for path in (folder / MANIFEST, folder.parent / MANIFEST) if path.is_file()), None)
+    if manifest is None:
+        return found
+    *lines, last = manifest.read_bytes().split(b"\n")
+    for number, line in enumerate([*lines, last], 1):
+        if not line.strip():
+            continue
+        try:
+            entry = load_json(line)
+        except ValueError as error:
+            if number > len(lines):  # without its line break
+                break
+            raise _malformed(manifest, number, error) from None
+        try:
+            # Manifests of other origin have fields of their own; the manifest beside a folder has other folders' requests.
+            if "v" not in entry or manifest.parent != folder:
+                sizes = entry.get("recorded_read_sizes")
+                entry = {"file": entry["file"], "recorded_read_sizes": sizes} if sizes else None
+            recording = msgspec.convert(entry, Recording | None)
+        except (msgspec.ValidationError, AttributeError, KeyError, TypeError) as error:
+            raise _malformed(manifest, number, error) from None
+        if recording is not None:
+            if recording.v > VERSION:
+                raise ValueError(
+                    f"{manifest}, line {number}: written by a later version; update gradient_async"
+                )
+            found[Path(recording.file).name] = recording
+    return found
+
+
+def _malformed(manifest: Path, number: int, error: Exception) -> ValueError:
+    return ValueError(
+        f'{manifest}, line {number}: not an object with "file" and "recorded_read_sizes" ({error}); '
+        "mend the line, or move the manifest away"
+    )
+
+
+def open_reply(reply: RecordedReply, request: Request, headers: Mapping[str, str]) -> tuple[bytes, Framing]:
+    """Return the head of a reply to a request, and how the end of its body is marked.
+
+    Args:
+        reply: Status and headers.
+        request: The request that it answers.
+        headers: Headers to add or to replace.
+    """
+    status = reply.status or 200
+    fields = {**reply.headers, **headers}
+    if request.method == "HEAD" or status in NO_BODY:
+        return head(status, fields), "none"
+    if reply.chunked and request.version == "1.1":
+        return head(status, {**fields, "transfer-encoding": "chunked"}), "chunked"
+    if "content-length" in fields:
+        return head(status, fields), "length"
+    return head(status, {**fields, "connection": "close"}), "close"
+
+
+def end_reply(end: End, framing: Framing | None) -> list[Step]:
+    """Return the steps that end a reply; without a framing nothing of it was sent."""
+    match end:
+        case "eof":
+            return [http_chunk(b"")] if framing == "chunked" else [CLOSE] if framing == "close" else []
+        case "cut":
+            return [CLOSE]
+        case "reset":
+            return [_BEFORE_RESET, RESET]
+        case _:
+            return [HOLD]
