@@ -158,7 +158,7 @@ class Account:
             self.requests.read(0.0, admission.requests_mark, now=now)
         if wait:
             if wait <= max_wait:
-                self._hold(now + wait)
+                self.hold(now + wait)
             return None
         if self._unknown_since is None:
             self._unknown_since = now
@@ -168,10 +168,11 @@ class Account:
             self._round_began_after = self.sent
             backoff = min(_FIRST_BACKOFF * 2.0 ** min(self._round, 16), _MAX_BACKOFF)
             self._round += 1
-            self._hold(now + backoff * (1 + jitter) / 2)
+            self.hold(now + backoff * (1 + jitter) / 2)
         return max(0.0, self.held_until - now)
 
-    def _hold(self, until: float) -> None:
+    def hold(self, until: float) -> None:
+        """Let all requests wait until a time."""
         if until > self.held_until:
             self.held_until = until
             self.concurrency.restart(until, self.sent)
@@ -184,6 +185,10 @@ class Schedule:
         requests_per_minute: Maximum number of requests in any minute, or None.
         tokens_per_minute: Maximum number of tokens of prompts and completions in any minute, or None.
         adaptive: Whether to adapt the concurrency to what the server sustains.
+
+    Attributes:
+        request_rate: The rate of requests, or None. It may be replaced before the first request.
+        token_rate: The rate of tokens, or None; the same.
     """
 
     def __init__(
@@ -193,8 +198,8 @@ class Schedule:
         tokens_per_minute: float | None = None,
         adaptive: bool = False,
     ) -> None:
-        self._request_rate = None if requests_per_minute is None else EvenRate(requests_per_minute)
-        self._token_rate = None if tokens_per_minute is None else EvenRate(tokens_per_minute)
+        self.request_rate = None if requests_per_minute is None else EvenRate(requests_per_minute)
+        self.token_rate = None if tokens_per_minute is None else EvenRate(tokens_per_minute)
         self._adaptive = adaptive
         self._accounts: dict[Hashable, Account] = {}
         self._mean_tokens = 0.0  # mean tokens of a request and its reply; 0 before the first reply
@@ -209,7 +214,7 @@ class Schedule:
 
     def estimate(self, params: Mapping[str, Any]) -> float:
         """Return the estimated tokens of a request and its reply; 0 if nothing is known and nobody asks."""
-        if self._token_rate is None:
+        if self.token_rate is None:
             return self._mean_tokens
         max_tokens = params.get("max_completion_tokens") or params.get("max_tokens")
         completion = max_tokens if isinstance(max_tokens, int) else self._mean_completion
@@ -235,18 +240,18 @@ class Schedule:
     def rate_delay(self, tokens: float, now: float) -> float:
         """Return the seconds for which the rates, which all accounts share, do not allow a request."""
         wait = 0.0
-        if self._request_rate is not None:
-            wait = self._request_rate.delay(now)
-        if self._token_rate is not None:
-            wait = max(wait, self._token_rate.delay(now, tokens))
+        if self.request_rate is not None:
+            wait = self.request_rate.delay(now)
+        if self.token_rate is not None:
+            wait = max(wait, self.token_rate.delay(now, tokens))
         return wait
 
     def admit(self, account: Account, tokens: float, now: float) -> Admission:
         """Note that a request is sent."""
-        if self._request_rate is not None:
-            self._request_rate.spend(now)
-        if self._token_rate is not None:
-            self._token_rate.spend(now, tokens)
+        if self.request_rate is not None:
+            self.request_rate.spend(now)
+        if self.token_rate is not None:
+            self.token_rate.spend(now, tokens)
         return account.admit(tokens, now)
 
     def on_response(
@@ -281,8 +286,8 @@ class Schedule:
         account = admission.account
         hold: float | None = None
         if refused:
-            if self._token_rate is not None:
-                self._token_rate.correct(-admission.tokens, admission.tokens_mark.at)
+            if self.token_rate is not None:
+                self.token_rate.correct(-admission.tokens, admission.tokens_mark.at)
             hold = account.refuse(
                 admission,
                 limits=limits,
@@ -302,10 +307,10 @@ class Schedule:
 
     def withdraw(self, admission: Admission) -> None:
         """Note that a request was not sent after all: others may have what it took of rates and quotas."""
-        if self._request_rate is not None:
-            self._request_rate.correct(-1.0, admission.requests_mark.at)
-        if self._token_rate is not None:
-            self._token_rate.correct(-admission.tokens, admission.tokens_mark.at)
+        if self.request_rate is not None:
+            self.request_rate.correct(-1.0, admission.requests_mark.at)
+        if self.token_rate is not None:
+            self.token_rate.correct(-admission.tokens, admission.tokens_mark.at)
         admission.account.requests.refund(1.0)
         admission.account.tokens.refund(admission.tokens)
         self.finish(admission)
@@ -336,8 +341,8 @@ class Schedule:
             return
         total = usage.total_tokens
         account.tokens.refund(admission.tokens - total)
-        if self._token_rate is not None:
-            self._token_rate.correct(total - admission.tokens, admission.tokens_mark.at)
+        if self.token_rate is not None:
+            self.token_rate.correct(total - admission.tokens, admission.tokens_mark.at)
         if self._mean_tokens:
             self._mean_tokens += _LEARNING_RATE * (total - self._mean_tokens)
             self._mean_completion += _LEARNING_RATE * (usage.completion_tokens - self._mean_completion)

@@ -1,0 +1,310 @@
+"""`SharedPace`: a `Pace` whose rates are in an actor of Ray, for all processes of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import threading
+import time
+from collections.abc import Hashable
+from typing import Any, NamedTuple, cast
+
+from ..errors import ConfigurationError
+from ..policy.pace import Account, Admission
+from ..policy.rates import EvenRate
+from ..secrets import Secret
+from ..session.pace import Pace
+from ..session.trace import log
+
+try:
+    # Ray is Any for type checkers, which also check this file where Ray is not installed.
+    ray: Any = importlib.import_module("ray")
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("gradient_async.ray needs Ray: pip install 'gradient-async[ray]'") from error
+
+_NAMESPACE = "gradient"
+# Seconds for which a worker may use a lease. A worker that is told to wait stops the others within this time.
+_LEASE_SECONDS = 0.25
+# A lease has what the rate allows in this many seconds, at most: little is lost with a worker, and yet the actor is asked
+# some ten times a second only, however high the rate is.
+_LEASE_SHARE = 0.1
+# Seconds by which a wait that the actor reports must be longer than the known one. A shorter difference is what the message
+# took on its way, and a new wait would begin the ramp anew.
+_SAME_WAIT = 0.05
+_MINUTE = 60.0
+
+
+class Ask(NamedTuple):
+    """What a worker asks of the actor.
+
+    Attributes:
+        turns: Number of requests that wait for their turns.
+        tokens: Their estimated tokens.
+        first: Tokens of the request that is next: a lease has at least so many.
+        used_turns: Number of turns used, beyond what earlier leases had; below 0 if some were left.
+        used_tokens: The same of tokens, with what replies used more or less than was estimated.
+    """
+
+    turns: float
+    tokens: float
+    first: float
+    used_turns: float
+    used_tokens: float
+
+
+class Lease(NamedTuple):
+    """What the actor answers.
+
+    Attributes:
+        turns: Number of requests that may be sent.
+        tokens: Number of tokens that they may have.
+        waits: For each account that a server told to wait, the seconds that are left.
+    """
+
+    turns: float
+    tokens: float
+    waits: dict[str, float]
+
+
+class PaceKeeper:
+    """The actor that has the rates of a `SharedPace`, and what its workers were told to wait.
+
+    It begins as if a burst had just been sent. So the rates also hold if an actor has died and a new one does not know what
+    was sent.
+
+    Args:
+        rates: The options ``requests_per_minute`` and ``tokens_per_minute`` of the `SharedPace`.
+    """
+
+    def __init__(self, rates: tuple[float | None, float | None]) -> None:
+        self._line = asyncio.Lock()  # lets asks go in the order in which they came
+        self._held_until: dict[str, float] = {}
+        self._set_rates(rates)
+
+    def _set_rates(self, rates: tuple[float | None, float | None]) -> None:
+        self._rates = rates
+        self._limits: list[EvenRate | None] = []
+        for per_minute in rates:
+            limit = None if per_minute is None else EvenRate(per_minute)
+            if limit is not None and per_minute is not None:
+                limit.spend(time.monotonic(), max(1.0, per_minute / _MINUTE))
+            self._limits.append(limit)
+
+    async def set_rates(self, rates: tuple[float | None, float | None]) -> None:
+        """Change the rates, if they differ: those of the program that was started last hold for all."""
+        if rates != self._rates:
+            self._set_rates(rates)
+
+    async def lease(self, ask: Ask) -> Lease:
+        """Wait until the rates allow it, and return a lease."""
+        for limit, used in zip(self._limits, (ask.used_turns, ask.used_tokens), strict=True):
+            if limit is not None:
+                limit.correct(used)
+        async with self._line:
+            amounts = self._amounts(ask)
+            while wait := self._delay(amounts, time.monotonic()):  # noqa: ASYNC110  # a clock has no event
+                await asyncio.sleep(wait)
+            now = time.monotonic()
+            for limit, amount in zip(self._limits, amounts, strict=True):
+                if limit is not None:
+                    limit.spend(now, amount)
+        self._held_until = {account: until for account, until in self._held_until.items() if until > now}
+        return Lease(*amounts, {account: until - now for account, until in self._held_until.items()})
+
+    def _amounts(self, ask: Ask) -> tuple[float, float]:
+        turns, tokens = (
+            float("inf") if per_minute is None else per_minute / _MINUTE * _LEASE_SHARE
+            for per_minute in self._rates
+        )
+        return max(1.0, min(ask.turns, turns // 1)), max(ask.first, min(ask.tokens, tokens))
+
+    def _delay(self, amounts: tuple[float, float], now: float) -> float:
+        return max(
+            0.0 if limit is None else limit.delay(now, amount)
+            for limit, amount in zip(self._limits, amounts, strict=True)
+        )
+
+    async def hold(self, account: str, seconds: float) -> None:
+        """Note that a server told one worker to wait."""
+        until = time.monotonic() + seconds
+        self._held_until[account] = max(until, self._held_until.get(account, until))
+
+
+class LeasedRate(EvenRate):
+    """A rate that allows what is left of a lease.
+
+    Attributes:
+        missing: The amount that was asked for and not allowed; 0 if there is none.
+        used: What was used beyond the leases, for the next `Ask`.
+    """
+
+    def __init__(self) -> None:
+        self.missing = 0.0
+        self.used = 0.0
+        self._left = 0.0
+        self._until = float("-inf")
+
+    def delay(self, now: float, amount: float = 1.0) -> float:
+        """Return 0 if the lease allows an amount, else the seconds until the next look; a lease comes earlier."""
+        if now < self._until and amount <= self._left:
+            return 0.0
+        self.missing = max(amount, self.missing)
+        return _LEASE_SECONDS
+
+    def spend(self, now: float, amount: float = 1.0) -> None:  # noqa: ARG002  # as every rate
+        """Note that an amount passes."""
+        self._left -= amount
+
+    def correct(self, amount: float) -> None:
+        """Correct an estimate."""
+        self.used += amount
+
+    def renew(self, amount: float, until: float) -> None:
+        """Begin a new lease."""
+        self._left, self._until, self.missing = amount, until, 0.0
+
+    def settle(self) -> float:
+        """End the lease; return what was used beyond the leases."""
+        used, self.used = self.used - self._left, 0.0
+        self._left = 0.0
+        return used if abs(used) < float("inf") else 0.0
+
+
+class SharedPace(Pace):
+    """A `Pace` that all processes of a Ray cluster share which use one of the same name.
+
+    The rates are in an actor, and workers get turns from it in leases of a few turns, good for 0.25 s. Every request takes a
+    turn, a retry too. When a server tells one worker to wait, by a refusal with 429, 503 or 529, all workers wait that use
+    the same key at the same server.
+
+    A minute never has more requests than ``requests_per_minute``, one second's worth and one lease for each worker. The turns
+    of a worker that dies are lost. If the actor dies, workers make a new one. Each worker learns the server's quota for
+    itself, from its own replies.
+
+    Args:
+        name: Name of the actor, in the namespace ``gradient``. If several programs use one name with different rates, those
+            of the program that was started last hold for all.
+        across_jobs: Whether the actor stays when this program ends, for all programs of the cluster: until the cluster ends,
+            or ``ray.kill(ray.get_actor(name, namespace="gradient"))``.
+        requests_per_minute: Maximum number of requests in any minute, or None.
+        tokens_per_minute: Maximum number of tokens in any minute, or None; see `Pace`.
+        adaptive: Whether each worker adapts the number of its requests in flight to what the server sustains.
+
+    Raises:
+        ConfigurationError: If a rate is not a positive number, or the name is empty.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        across_jobs: bool = False,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        adaptive: bool = False,
+    ) -> None:
+        super().__init__(
+            requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, adaptive=adaptive
+        )
+        if not name:
+            raise ConfigurationError("name='': the actor of a SharedPace needs a name")
+        self._options = {"name": name, "across_jobs": across_jobs, **self._options}
+        self._rates = (requests_per_minute, tokens_per_minute)
+        self._turns = self._schedule.request_rate = LeasedRate()
+        self._tokens = LeasedRate()
+        if tokens_per_minute is not None:
+            self._schedule.token_rate = self._tokens
+        self._names: dict[Account, str] = {}
+        self._waiting: list[float] = []  # tokens of each request that waits for its turn
+        self._asking = False
+        self._actor: Any = None
+
+    def open(self) -> Any:
+        """Make the actor, if there is none; return its handle. An actor lives as long as the process that made it."""
+        if self._actor is None:
+            options: dict[str, Any] = {
+                "name": self._options["name"],
+                "namespace": _NAMESPACE,
+                "get_if_exists": True,
+                "num_cpus": 0,
+                "max_restarts": -1,
+            }
+            if self._options["across_jobs"]:
+                options["lifetime"] = "detached"
+            actor = ray.remote(PaceKeeper).options(**options).remote(self._rates)
+            actor.set_rates.remote(self._rates)
+            self._actor = actor
+        return self._actor
+
+    # Used by `Turn`
+
+    def account(self, name: Hashable) -> Account:
+        """Return what is known of a key at a server."""
+        account = super().account(name)
+        if account not in self._names:
+            parts = cast("tuple[Any, ...]", name)
+            text = "\n".join(part.reveal() if isinstance(part, Secret) else str(part) for part in parts)
+            self._names[account] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return account
+
+    def take(
+        self, account: Account, tokens: float, max_wait: float, *, waiting: bool = False
+    ) -> Admission | float | None:
+        """Take a turn, or return the seconds until it may be tried again; see `Pace.take`."""
+        turn = super().take(account, tokens, max_wait, waiting=waiting)
+        with self._lock:
+            if self._asking or not (self._turns.missing or self._tokens.missing):
+                return turn
+            self._asking = True
+            ask = Ask(
+                turns=len(self._waiting),
+                tokens=sum(self._waiting),
+                first=self._tokens.missing,
+                used_turns=self._turns.settle(),
+                used_tokens=self._tokens.settle(),
+            )
+            self._turns.missing = self._tokens.missing = 0.0
+        # In a thread, because the first call to an actor, and one to an actor that has died, takes long.
+        threading.Thread(target=self._renew, args=(ask,), daemon=True).start()
+        return turn
+
+    async def wait(self, account: Account, tokens: float, max_wait: float, *, again: bool) -> Admission:
+        """Wait for a turn; see `Pace.wait`."""
+        with self._lock:
+            self._waiting.append(tokens)
+        try:
+            return await super().wait(account, tokens, max_wait, again=again)
+        finally:
+            with self._lock:
+                self._waiting.remove(tokens)
+
+    def on_response(self, admission: Admission, outcome: Any, max_wait: float) -> float | None:
+        """Note how an attempt was answered; see `Pace.on_response`."""
+        account = admission.account
+        held_until = account.held_until
+        hold = super().on_response(admission, outcome, max_wait)
+        if account.held_until > held_until and self._actor is not None:
+            self._actor.hold.remote(self._names[account], account.held_until - time.monotonic())
+        return hold
+
+    def _renew(self, ask: Ask) -> None:
+        lease: Lease | None = None
+        try:
+            lease = ray.get(self.open().lease.remote(ask))
+        except Exception as failure:  # noqa: BLE001  # whatever it was, requests must not wait for ever
+            # The next look, in 0.25 s, asks again, and makes the actor anew.
+            self._actor = None
+            log.warning("%r: its actor does not answer (%s)", self, type(failure).__name__)
+        with self._lock:
+            self._asking = False
+            if lease is not None:
+                now = time.monotonic()
+                self._turns.renew(lease.turns, now + _LEASE_SECONDS)
+                self._tokens.renew(lease.tokens, now + _LEASE_SECONDS)
+                for account, name in self._names.items():
+                    until = now + lease.waits.get(name, 0.0)
+                    if until > max(now, account.held_until + _SAME_WAIT):
+                        account.hold(until)
+        if lease is not None:
+            self._wake()
