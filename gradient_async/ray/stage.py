@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import secrets
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
@@ -38,6 +40,90 @@ _COLUMNS: dict[str, str] = {
     "request_id": "string",
 }
 _BODY = {"body": "string"}
+
+
+# Seconds for which a worker that ends waits until its connections are closed.
+_CLOSE_SECONDS = 5.0
+
+
+class WorkerMap:
+    """The one `map` of a worker, for the rows of all batches: no request waits for the slowest one of another batch.
+
+    It does not refer to the `Complete` that has it, because dropping the `Complete` closes it.
+
+    Args:
+        client: The client, which this object closes.
+        options: Options of `map`, and parameters for requests that do not give them.
+        journal: The worker's journal, which this object closes, or None.
+    """
+
+    def __init__(
+        self, client: AsyncGradient, options: Mapping[str, Any], journal: FolderJournal | None
+    ) -> None:
+        self._client = client
+        self._options = options
+        self._journal = journal
+        self._loop = asyncio.get_running_loop()
+        self._queue = asyncio.Queue[tuple[Any, Mapping[str, Any]]]()
+        self._count = 0
+        self._results: dict[int, asyncio.Future[MapResult]] = {}
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def send(self, requests: Iterable[tuple[Any, Mapping[str, Any]]]) -> list[MapResult]:
+        """Send requests, each with its key or None; return their results in order.
+
+        Raises:
+            JournalError: If a result can't be written. Later calls raise the same.
+        """
+        if self._journal is not None:
+            self._journal.read_others()
+        futures: list[asyncio.Future[MapResult]] = []
+        for request in requests:
+            future = self._loop.create_future()
+            futures.append(future)
+            self._results[self._count] = future
+            self._count += 1
+            self._queue.put_nowait(request)
+        results = asyncio.gather(*futures)
+        await asyncio.wait((results, self._reader), return_when=asyncio.FIRST_COMPLETED)
+        if not results.done():
+            results.cancel()
+            self._reader.result()  # raises the error that ended the reader
+        return await results
+
+    async def _read(self) -> None:
+        """Send the requests of the queue, and hand out their results."""
+        with self._journal or contextlib.nullcontext():
+            results = self._client.chat.completions.map(
+                self._queued(), journal=self._journal, **self._options
+            )
+            async with self._client, results:
+                async for result in results:
+                    future = self._results.pop(result.index)
+                    if not future.done():  # done if Ray has cancelled the batch
+                        future.set_result(result)
+
+    async def _queued(self) -> AsyncGenerator[tuple[Any, Mapping[str, Any]], None]:
+        while True:
+            yield await self._queue.get()
+
+    def close(self) -> None:
+        """Cancel all requests, and close connections and journal. In another thread, wait until that is done."""
+        if not self._loop.is_running():
+            return
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            self._reader.cancel()
+            return
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(_CLOSE_SECONDS)
+
+    async def _end(self) -> None:
+        self._reader.cancel()
+        await asyncio.wait((self._reader,))
 
 
 class Complete:
@@ -93,21 +179,18 @@ class Complete:
             journal = Path(journal)
             if journal.exists() and not journal.is_dir():
                 raise ConfigurationError(f"journal={str(journal)!r} is not a folder")
-        self._client = client if isinstance(client, AsyncGradient) else _make_client(client)
+        # A copy, because dropping this object closes it.
+        self._client = deepcopy(client) if isinstance(client, AsyncGradient) else _make_client(client)
         _check_key(self._client, defaults)
         self._options: dict[str, Any] = {"max_concurrency": max_concurrency, "pace": pace, **defaults}
         self._client.chat.completions.map((), **self._options)  # checks them
         self._request = request
         self._folder, self._job = journal, job or secrets.token_hex(8)
-        self._journal: FolderJournal | None = None
         self._key = key
         self._raise_errors = on_error == "raise"
         self._prefix = prefix
         self._columns = _COLUMNS | _BODY if body else _COLUMNS
-        self._queue = asyncio.Queue[tuple[Any, Mapping[str, Any]]]()
-        self._count = 0
-        self._results: dict[int, asyncio.Future[MapResult]] = {}
-        self._reader: asyncio.Task[None] | None = None
+        self._map: WorkerMap | None = None
 
     async def __call__(self, table: Any) -> Any:
         """Return a table with the columns of the replies, and the rows in the same order.
@@ -115,23 +198,21 @@ class Complete:
         It is one table for one table: Ray counts what it has when it repeats the work of a worker that died.
         """
         self.check_columns(table.column_names)
-        if self._folder is not None and self._journal is None:
-            self._journal = FolderJournal(self._folder, self._job)
-        if self._journal is not None:
-            self._journal.read_others()
-        if self._reader is None:
-            self._reader = asyncio.ensure_future(self._read())
-        waiting: list[Exception | asyncio.Future[MapResult]] = [
-            self._send(key, params) for key, params in self._requests(table)
-        ]
-        futures = [each for each in waiting if isinstance(each, asyncio.Future)]
-        results = asyncio.gather(*futures)
-        await asyncio.wait((results, self._reader), return_when=asyncio.FIRST_COMPLETED)
-        if not results.done():
-            results.cancel()
-            self._reader.result()  # raises the error that ended the reader
-        rows = [self._row(each.result() if isinstance(each, asyncio.Future) else each) for each in waiting]
-        return self._add(table, rows)
+        if self._map is None:
+            journal = None if self._folder is None else FolderJournal(self._folder, self._job)
+            self._map = WorkerMap(self._client, self._options, journal)
+        rows = list(self._requests(table))
+        requests = [(key, params) for key, params in rows if not isinstance(params, Exception)]
+        results = iter(await self._map.send(requests))
+        return self._add(
+            table,
+            [self._row(params if isinstance(params, Exception) else next(results)) for _, params in rows],
+        )
+
+    def __del__(self) -> None:
+        worker_map: WorkerMap | None = getattr(self, "_map", None)
+        if worker_map is not None:
+            worker_map.close()
 
     def check_columns(self, names: Iterable[str]) -> None:
         """Check the names of the dataset's columns.
@@ -163,12 +244,13 @@ class Complete:
 
     def _params(self, row: Any) -> Mapping[str, Any]:
         if not callable(self._request):
-            messages = [{"role": "user", "content": row}] if isinstance(row, str) else row
-            if not isinstance(messages, list):
-                raise InvalidRequestError(
-                    f"the row has {type(row).__name__} in {self._request!r}: expected text or a list of messages"
-                )
-            return {"messages": _clean(messages)}
+            if isinstance(row, str):
+                return {"messages": [{"role": "user", "content": row}]}
+            if isinstance(row, list):
+                return {"messages": _clean(cast("list[Any]", row))}
+            raise InvalidRequestError(
+                f"the row has {type(row).__name__} in {self._request!r}: expected text or a list of messages"
+            )
         params = self._request(row)
         if not isinstance(params, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  # the caller's function
             raise InvalidRequestError(
@@ -177,28 +259,6 @@ class Complete:
         if isinstance(params.get("messages"), list):
             return {**params, "messages": _clean(params["messages"])}
         return params
-
-    def _send(self, key: Any, params: Mapping[str, Any] | Exception) -> Exception | asyncio.Future[MapResult]:
-        """Put a request into the queue; return the future of its result."""
-        if isinstance(params, Exception):
-            return params
-        result = asyncio.get_running_loop().create_future()
-        self._results[self._count] = result
-        self._count += 1
-        self._queue.put_nowait((key, params))
-        return result
-
-    async def _read(self) -> None:
-        """Send the requests of the queue, and hand out their results."""
-        results = self._client.chat.completions.map(self._queued(), journal=self._journal, **self._options)
-        async for result in results:
-            future = self._results.pop(result.index)
-            if not future.done():  # done if Ray has cancelled the batch
-                future.set_result(result)
-
-    async def _queued(self) -> AsyncGenerator[tuple[Any, Mapping[str, Any]], None]:
-        while True:
-            yield await self._queue.get()
 
     # Results
 
