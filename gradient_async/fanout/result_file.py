@@ -39,6 +39,7 @@ from typing import Annotated, Any, NamedTuple, Self, TypeAlias
 
 import msgspec
 
+from .. import errors
 from ..decoding import decode_body, decode_completion, plain_params
 from ..errors import (
     APIError,
@@ -194,11 +195,15 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def _error_of(error: _Error) -> GradientError:
-    if error.status_code is None:
-        return GradientError(error.message)
-    return status_error_class(error.status_code)(
+    kind = vars(errors).get(error.type)
+    status = error.status_code
+    if not (isinstance(kind, type) and issubclass(kind, APIError)):
+        if status is None:
+            return (InvalidRequestError if kind is InvalidRequestError else GradientError)(error.message)
+        kind = status_error_class(status)
+    return kind(
         error.message,
-        response=ResponseInfo(status_code=error.status_code, headers=Headers()),
+        response=None if status is None else ResponseInfo(status_code=status, headers=Headers()),
         code=error.code,
         request_id=error.request_id,
         attempts=error.attempts or 1,

@@ -376,6 +376,9 @@ def complete(
                 num_cpus=num_cpus,
                 compute=importlib.import_module("ray.data").ActorPoolStrategy(size=workers),
                 udf_modifying_row_count=False,
+                # Of the actor: it gets its next batch while it waits for the last replies of this one. Requests of both are
+                # limited together, by `Complete`.
+                max_concurrency=2,
                 max_restarts=max_restarts,
                 max_task_retries=max_task_retries,
             ),
