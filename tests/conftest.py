@@ -6,13 +6,14 @@ import asyncio
 import gc
 import signal
 from asyncio import AbstractEventLoop
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
 import aiohttp.client_proto
 import aiohttp.http_parser
 import pytest
+import ray_rows
 import uvloop
 from hypothesis import settings
 
@@ -44,6 +45,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--public-aiohttp"):
         aiohttp_internals.enabled = False
+
+
+@pytest.fixture(scope="session")
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A cluster of Ray with two CPUs. The paths of its sockets must be short."""
+    cluster = ray_rows.connect(
+        num_cpus=2,
+        object_store_memory=75 * 2**20,
+        include_dashboard=False,
+        _temp_dir=str(tmp_path_factory.mktemp("r")),
+    )
+    yield cluster
+    cluster.shutdown()
 
 
 @pytest.fixture

@@ -7,19 +7,23 @@ The driver joins a cluster, and writes the answers of some rows to FOLDER/out, w
 
 from __future__ import annotations
 
+import asyncio
+import bisect
 import importlib
 import json
 import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gradient_async.testing import Request
+from gradient_async.testing import Connection, Handler, Request, completion, reply_json
 
 MAX_CONCURRENCY = 16
+ANSWER = completion("Yes.")
+NO = {"id": "bad_request", "message": "no"}
 
 
 def connect(**options: Any) -> Any:
@@ -56,6 +60,23 @@ def client(url: str) -> dict[str, Any]:
 def asked(requests: Iterable[Request]) -> Counter[str]:
     """Count how often each prompt was sent."""
     return Counter(json.loads(request.body)["messages"][0]["content"] for request in requests)
+
+
+def echo(wait: Callable[[], float] = lambda: 0.0) -> Handler:
+    """Answer with the prompt, after some seconds."""
+
+    async def answer(request: Request, connection: Connection) -> None:
+        await asyncio.sleep(wait())
+        prompt = json.loads(request.body)["messages"][-1]["content"]
+        await reply_json(completion(prompt))(request, connection)
+
+    return answer
+
+
+def window(requests: list[Request], seconds: float) -> int:
+    """Return the largest number of requests in any stretch of so many seconds."""
+    times = sorted(request.received_at for request in requests)
+    return max(bisect.bisect_left(times, at + seconds) - index for index, at in enumerate(times))
 
 
 def main(address: str, url: str, folder: Path, count: int) -> None:

@@ -29,7 +29,8 @@ class _FinishedFile(ResultFile):
         return error is None or self._current
 
     def __del__(self) -> None:
-        os.close(self._file)
+        if hasattr(self, "_file"):
+            os.close(self._file)
 
 
 class FolderJournal(Journal):

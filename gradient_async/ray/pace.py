@@ -75,14 +75,22 @@ class PaceKeeper:
 
     Args:
         rates: The options ``requests_per_minute`` and ``tokens_per_minute`` of the `SharedPace`.
+        made_at: When the `SharedPace` was made, as Unix time.
     """
 
-    def __init__(self, rates: tuple[float | None, float | None]) -> None:
+    def __init__(self, rates: tuple[float | None, float | None], made_at: float) -> None:
         self._line = asyncio.Lock()  # lets asks go in the order in which they came
         self._held_until: dict[str, float] = {}
-        self._set_rates(rates)
+        self._made_at = float("-inf")
+        self._rates: tuple[float | None, float | None] | None = None
+        self._use(rates, made_at)
 
-    def _set_rates(self, rates: tuple[float | None, float | None]) -> None:
+    def _use(self, rates: tuple[float | None, float | None], made_at: float) -> None:
+        if made_at <= self._made_at:
+            return
+        self._made_at = made_at
+        if rates == self._rates:
+            return
         self._rates = rates
         self._limits: list[EvenRate | None] = []
         for per_minute in rates:
@@ -91,10 +99,9 @@ class PaceKeeper:
                 limit.spend(time.monotonic(), max(1.0, per_minute / _MINUTE))
             self._limits.append(limit)
 
-    async def set_rates(self, rates: tuple[float | None, float | None]) -> None:
-        """Change the rates, if they differ: those of the program that was started last hold for all."""
-        if rates != self._rates:
-            self._set_rates(rates)
+    async def use(self, rates: tuple[float | None, float | None], made_at: float) -> None:
+        """Change the rates to those of a `SharedPace`, if it was made later: so workers of earlier programs change nothing."""
+        self._use(rates, made_at)
 
     async def lease(self, ask: Ask) -> Lease:
         """Wait until the rates allow it, and return a lease."""
@@ -109,17 +116,26 @@ class PaceKeeper:
             for limit, amount in zip(self._limits, amounts, strict=True):
                 if limit is not None:
                     limit.spend(now, amount)
+        turns, tokens = amounts
         self._held_until = {account: until for account, until in self._held_until.items() if until > now}
-        return Lease(*amounts, {account: until - now for account, until in self._held_until.items()})
+        return Lease(turns, tokens, {account: until - now for account, until in self._held_until.items()})
 
-    def _amounts(self, ask: Ask) -> tuple[float, float]:
-        turns, tokens = (
-            float("inf") if per_minute is None else per_minute / _MINUTE * _LEASE_SHARE
-            for per_minute in self._rates
-        )
-        return max(1.0, min(ask.turns, turns // 1)), max(ask.first, min(ask.tokens, tokens))
+    def _amounts(self, ask: Ask) -> list[float]:
+        """Return the turns and the tokens of a lease."""
+        amounts: list[float] = []
+        for per_minute, wanted, least in zip(
+            cast("tuple[float | None, float | None]", self._rates),
+            (ask.turns, ask.tokens),
+            (1.0, ask.first),
+            strict=True,
+        ):
+            if per_minute is None:
+                amounts.append(float("inf"))
+            else:
+                amounts.append(max(least, min(wanted, per_minute / _MINUTE * _LEASE_SHARE // 1)))
+        return amounts
 
-    def _delay(self, amounts: tuple[float, float], now: float) -> float:
+    def _delay(self, amounts: list[float], now: float) -> float:
         return max(
             0.0 if limit is None else limit.delay(now, amount)
             for limit, amount in zip(self._limits, amounts, strict=True)
@@ -211,6 +227,7 @@ class SharedPace(Pace):
             raise ConfigurationError("name='': the actor of a SharedPace needs a name")
         self._options = {"name": name, "across_jobs": across_jobs, **self._options}
         self._rates = (requests_per_minute, tokens_per_minute)
+        self._made_at = time.time()
         self._turns = self._schedule.request_rate = LeasedRate()
         self._tokens = LeasedRate()
         if tokens_per_minute is not None:
@@ -219,6 +236,9 @@ class SharedPace(Pace):
         self._waiting: list[float] = []  # tokens of each request that waits for its turn
         self._asking = False
         self._actor: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (*super().__reduce__(), {"_made_at": self._made_at})
 
     def open(self) -> Any:
         """Make the actor, if there is none; return its handle. An actor lives as long as the process that made it."""
@@ -232,8 +252,8 @@ class SharedPace(Pace):
             }
             if self._options["across_jobs"]:
                 options["lifetime"] = "detached"
-            actor = ray.remote(PaceKeeper).options(**options).remote(self._rates)
-            actor.set_rates.remote(self._rates)
+            actor = ray.remote(PaceKeeper).options(**options).remote(self._rates, self._made_at)
+            actor.use.remote(self._rates, self._made_at)
             self._actor = actor
         return self._actor
 
