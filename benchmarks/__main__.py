@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from . import calls, page, walks
+from . import calls, page, ray_data, walks
 from .check import BOUNDS, WORKLOADS, check
 from .harness import QUICK, Row, measure
 
@@ -20,8 +20,9 @@ BENCHMARKS: dict[str, Callable[[int], list[Row]]] = {
     **{name: functools.partial(measure, workload) for name, workload in WORKLOADS.items()},
     "calls": calls.count,
     "walks": walks.count,
+    "ray": ray_data.measure,
 }
-LONG = ("map", "limits")  # run only if named
+LONG = ("map", "limits", "ray")  # run only if named
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -76,7 +76,9 @@ class Data:
 def test_complete_calls_map_batches(ray: Any) -> None:
     """The arguments are those that a user would give, and can be pickled."""
     data = Data("id", "messages")
-    made = stages.complete(data, request="messages", client={"api_key": "k"}, model="m", workers=3)
+    made = stages.complete(
+        data, request="messages", client={"api_key": "k"}, model="m", workers=3, journal="here"
+    )
     assert made is data
     kwargs = data.arguments.pop("fn_constructor_kwargs")
     assert 3 == data.arguments.pop("compute").min_size
@@ -89,7 +91,8 @@ def test_complete_calls_map_batches(ray: Any) -> None:
         "max_restarts": 3,
         "max_task_retries": -1,
     }
-    assert "k" not in repr(kwargs)
+    assert Path("here").absolute() == kwargs["journal"]
+    assert "'k'" not in repr(kwargs)
     stages.Complete(**pickle.loads(pickle.dumps(kwargs)))  # noqa: S301  # our own
 
 
@@ -206,9 +209,14 @@ async def test_a_row_that_is_no_request_is_an_error_row() -> None:
     def request(row: dict[str, Any]) -> Any:
         if row["id"] == 0:
             raise LookupError("half a pair \ud800")
-        return [None, 3, {"messages": ["x"]}, {"messages": [], "topp": 1}, {"messages": row["text_of"]}][
-            row["id"]
+        answers: list[Any] = [
+            None,
+            3,
+            {"messages": ["x"]},
+            {"messages": "x", "topp": 1},
+            {"messages": row["text_of"]},
         ]
+        return answers[row["id"]]
 
     arrow: Any = importlib.import_module("pyarrow")
     with serve(handler=echo()) as server:

@@ -353,6 +353,8 @@ def complete(
     check_count("batch_size", batch_size, min_=1)
     if not isinstance(client, AsyncGradient):
         client = _make_client(client)  # here, because workers may have another environment
+    if stage.get("journal") is not None:
+        stage["journal"] = Path(stage["journal"]).absolute()  # workers have other working directories
     stage = {"job": secrets.token_hex(8), **stage, "request": request, "client": client, "pace": pace}
     checked = Complete(**stage)
     source: Any = dataset

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
+import importlib.util
 import inspect
 import io
 import re
@@ -42,6 +43,12 @@ class Block:
     source: str
     line: int
     page: Path
+
+    @property
+    def missing(self) -> list[str]:
+        """The packages that it imports and that are not installed, of those that only some environments have."""
+        imported = re.findall(r"^(?:import|from) (ray|dask)\b", self.source, re.MULTILINE)
+        return [name for name in imported if importlib.util.find_spec(name) is None]
 
     @property
     def is_test(self) -> bool:
@@ -79,7 +86,7 @@ def run_page(page: Path, namespace: dict[str, Any] | None = None) -> dict[str, A
     scope: dict[str, Any] = {"__name__": "__page__"} if namespace is None else namespace
     with asyncio.Runner() as runner:
         for block in blocks(page, "python"):
-            if not block.is_test:
+            if not block.is_test and not block.missing:
                 check_output(block, _run(block, scope, runner))
     return scope
 

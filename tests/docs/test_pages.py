@@ -30,10 +30,16 @@ def local(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedServer]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_run(
-    page: Path, local: ThreadedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    page: Path,
+    local: ThreadedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     """Blocks run in their order, and print what they say they print."""
     monkeypatch.chdir(tmp_path)
+    if any("import ray" in block.source and not block.missing for block in blocks(page, "python")):
+        request.getfixturevalue("ray")  # a small cluster, in place of the one that Ray would start
     run_page(page)
 
 
