@@ -33,8 +33,8 @@ def connect(**options: Any) -> Any:
         warnings.simplefilter("ignore")  # Ray warns of its own dependencies
         ray: Any = importlib.import_module("ray")
         data: Any = importlib.import_module("ray.data")
-    ray.init(log_to_driver=False, logging_level="error", **options)
-    data.DataContext.get_current().enable_progress_bars = False
+        ray.init(log_to_driver=False, logging_level="error", **options)
+        data.DataContext.get_current().enable_progress_bars = False
     return ray
 
 

@@ -195,19 +195,20 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def _error_of(error: _Error) -> GradientError:
-    kind = vars(errors).get(error.type)
     status = error.status_code
+    kind: Any = vars(errors).get(error.type)
     if not (isinstance(kind, type) and issubclass(kind, APIError)):
         if status is None:
             return (InvalidRequestError if kind is InvalidRequestError else GradientError)(error.message)
         kind = status_error_class(status)
-    return kind(
+    found: APIError = kind(
         error.message,
         response=None if status is None else ResponseInfo(status_code=status, headers=Headers()),
         code=error.code,
         request_id=error.request_id,
         attempts=error.attempts or 1,
     )
+    return found
 
 
 def _error_fields(error: GradientError | str | None) -> dict[str, Any] | None:

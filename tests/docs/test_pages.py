@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def test_examples_run(
     """Blocks run in their order, and print what they say they print."""
     monkeypatch.chdir(tmp_path)
     if any("import ray" in block.source and not block.missing for block in blocks(page, "python")):
+        warnings.simplefilter("default")  # Ray warns of its own dependencies
         request.getfixturevalue("ray")  # a small cluster, in place of the one that Ray would start
     run_page(page)
 
