@@ -81,7 +81,7 @@ def test_a_worker_dies_without_a_journal(ray: Any) -> None:
         killer = threading.Thread(target=kill)
         killer.start()
         answers = stages.complete(
-            dataset(400, 8),
+            dataset(400).repartition(target_num_rows_per_block=50),
             request="messages",
             model="m",
             client=client(server.url),

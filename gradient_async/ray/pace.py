@@ -304,8 +304,9 @@ class SharedPace(Pace):
         account = admission.account
         held_until = account.held_until
         hold = super().on_response(admission, outcome, max_wait)
-        if account.held_until > held_until and self._actor is not None:
-            self._actor.hold.remote(self._names[account], account.held_until - time.monotonic())
+        actor = self._actor
+        if account.held_until > held_until and actor is not None:
+            actor.hold.remote(self._names[account], account.held_until - time.monotonic())
         return hold
 
     def _renew(self, ask: Ask) -> None:
