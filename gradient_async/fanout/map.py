@@ -139,7 +139,9 @@ class MapWorkers:
         self._defaults = defaults
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: set[asyncio.Task[None]] = set()
-        self._sending: set[asyncio.Task[Any] | None] = set()  # workers whose requests wait for turns, or are sent
+        self._sending: set[asyncio.Task[Any] | None] = (
+            set()
+        )  # workers whose requests wait for turns, or are sent
         self._pulling = asyncio.Lock()  # an async iterator must not be asked twice at once
         self._pulled = 0
         self._taken = 0

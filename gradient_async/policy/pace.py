@@ -208,9 +208,8 @@ class Schedule:
     def account(self, name: Hashable) -> Account:
         """Return the account of a key at a server."""
         account = self._accounts.get(name)
-        if account is None:
-            account = self._accounts[name] = Account(adaptive=self._adaptive)
-        return account
+        # Several threads may make the account at the same time, and all of them have to get the same one.
+        return account or self._accounts.setdefault(name, Account(adaptive=self._adaptive))
 
     def estimate(self, params: Mapping[str, Any]) -> float:
         """Return the estimated tokens of a request and its reply; 0 if nothing is known and nobody asks."""

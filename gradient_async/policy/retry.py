@@ -69,7 +69,7 @@ def is_refusal(error: APIError) -> bool:
 
 
 def is_appointment(error: APIError) -> bool:
-    """Whether a refusal names its wait. That is no failure, so a retry costs no tokens of `TokenBucket`."""
+    """Whether a refusal names its wait. That is no failure to calls that are patient, such as those of `map`."""
     return is_refusal(error) and bool(error.retry_after)
 
 

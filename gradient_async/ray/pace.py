@@ -11,10 +11,10 @@ from collections.abc import Hashable
 from typing import Any, NamedTuple, cast
 
 from ..errors import ConfigurationError
-from ..policy.pace import Account, Admission
+from ..policy.pace import Account, Admission, Schedule
 from ..policy.rates import EvenRate
 from ..secrets import Secret
-from ..session.pace import Pace
+from ..session.pace import Pace, Wait
 from ..session.trace import log
 
 try:
@@ -107,7 +107,7 @@ class PaceKeeper:
         """Wait until the rates allow it, and return a lease."""
         for limit, used in zip(self._limits, (ask.used_turns, ask.used_tokens), strict=True):
             if limit is not None:
-                limit.correct(used)
+                limit.correct(used, time.monotonic())
         async with self._line:
             amounts = self._amounts(ask)
             while wait := self._delay(amounts, time.monotonic()):  # noqa: ASYNC110  # a clock has no event
@@ -172,7 +172,7 @@ class LeasedRate(EvenRate):
         """Note that an amount passes."""
         self._left -= amount
 
-    def correct(self, amount: float) -> None:
+    def correct(self, amount: float, at: float) -> None:  # noqa: ARG002  # as every rate
         """Correct an estimate."""
         self.used += amount
 
@@ -220,6 +220,7 @@ class SharedPace(Pace):
         tokens_per_minute: float | None = None,
         adaptive: bool = False,
     ) -> None:
+        self._turns, self._tokens = LeasedRate(), LeasedRate()
         super().__init__(
             requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, adaptive=adaptive
         )
@@ -228,14 +229,17 @@ class SharedPace(Pace):
         self._options = {"name": name, "across_jobs": across_jobs, **self._options}
         self._rates = (requests_per_minute, tokens_per_minute)
         self._made_at = time.time()
-        self._turns = self._schedule.request_rate = LeasedRate()
-        self._tokens = LeasedRate()
-        if tokens_per_minute is not None:
-            self._schedule.token_rate = self._tokens
         self._names: dict[Account, str] = {}
         self._waiting: list[float] = []  # tokens of each request that waits for its turn
         self._asking = False
         self._actor: Any = None
+
+    def _make_schedule(self) -> Schedule:
+        schedule = Schedule(adaptive=self._options["adaptive"])
+        schedule.request_rate = self._turns
+        if self._options["tokens_per_minute"] is not None:
+            schedule.token_rate = self._tokens
+        return schedule
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (*super().__reduce__(), {"_made_at": self._made_at})
@@ -270,8 +274,8 @@ class SharedPace(Pace):
 
     def take(
         self, account: Account, tokens: float, max_wait: float, *, waiting: bool = False
-    ) -> Admission | float | None:
-        """Take a turn, or return the seconds until it may be tried again; see `Pace.take`."""
+    ) -> Admission | Wait:
+        """Take a turn, or return when it may be tried again; see `Pace.take`."""
         turn = super().take(account, tokens, max_wait, waiting=waiting)
         with self._lock:
             if self._asking or not (self._turns.missing or self._tokens.missing):
@@ -328,4 +332,4 @@ class SharedPace(Pace):
                     if until > max(now, account.held_until + _SAME_WAIT):
                         account.hold(until)
         if lease is not None:
-            self._wake()
+            self._wake_all()

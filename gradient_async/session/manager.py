@@ -23,7 +23,7 @@ from ..errors import (
     RequestInfo,
     copy_of,
 )
-from ..policy.retry import TokenBucket, is_appointment, spread, wait_before_retry
+from ..policy.retry import TokenBucket, is_appointment, is_refusal, spread, wait_before_retry
 from ..secrets import Secret
 from .attempt import Attempt
 from .call import Call
@@ -106,7 +106,8 @@ class SessionManager:
             return await self._trace(session, call, None)
         turn = Turn(call.turns, (_origin(call.url), call.key), call.params, call.retry)
         try:
-            await turn.wait()
+            if not turn.take():
+                await turn.wait()
             reply = await self._trace(session, call, turn)
         except BaseException as error:
             turn.finish(error)
@@ -169,8 +170,7 @@ class SessionManager:
                 return outcome
             outcome.elapsed = loop.time() - started
             self._start_cooldown(call, origin, outcome)
-            appointment = is_appointment(outcome) or (patient and hold is not None)
-            failures += not (appointment and patient)
+            failures += not (patient and (is_appointment(outcome) or hold is not None))
             wait = wait_before_retry(
                 outcome,
                 call.retry,
@@ -182,7 +182,7 @@ class SessionManager:
             )
             if wait is None or (deadline is not None and loop.time() + wait >= deadline):
                 raise copy_of(outcome)
-            if not appointment:
+            if not is_refusal(outcome):  # that is a server which works, and only asks for patience
                 paid += self._pay(call, origin, outcome)
             spent += wait
             if trace is not None:

@@ -68,7 +68,7 @@ class Pace:
             "tokens_per_minute": _check_rate("tokens_per_minute", tokens_per_minute),
             "adaptive": adaptive,
         }
-        self._schedule = Schedule(**self._options)
+        self._schedule = self._make_schedule()
         # Guards everything below. It is held for some arithmetic, and never while anything is waited for. The garbage
         # collector may run meanwhile and drop a stream, whose turn then ends in the same thread: hence an RLock.
         self._lock = threading.RLock()
@@ -85,19 +85,21 @@ class Pace:
         options = ", ".join(f"{name}={value!r}" for name, value in self._options.items() if value)
         return f"{type(self).__name__}({options})"
 
+    def _make_schedule(self) -> Schedule:
+        return Schedule(**self._options)
+
     def forget_parent(self) -> None:
         """Begin anew in a forked process: requests that wait or are in flight are the parent's, and so is the lock."""
         keep_for_ever(self._lines)
         self._lock = threading.RLock()
         self._lines = {}
-        self._schedule = Schedule(**self._options)
+        self._schedule = self._make_schedule()
 
     # Used by `Turn`
 
     def account(self, name: Hashable) -> Account:
         """Return what is known of a key at a server."""
-        with self._lock:
-            return self._schedule.account(name)
+        return self._schedule.account(name)
 
     def estimate(self, params: Mapping[str, Any]) -> float:
         """Return the estimated tokens of a request and its reply."""
@@ -115,7 +117,11 @@ class Pace:
             waiting: Whether the request is the first of those that wait; others may not overtake these.
         """
         with self._lock:
-            if not waiting and any(line.goes_before(account) for line in self._lines.values()):
+            if (
+                self._lines
+                and not waiting
+                and any(line.goes_before(account) for line in self._lines.values())
+            ):
                 return Wait(0.0, for_rates=False)
             now = time.monotonic()
             wait = self._schedule.delay(account, tokens, now, jitter=_dice(), max_wait=max_wait)
@@ -171,6 +177,10 @@ class Pace:
             The seconds for which all requests of the key wait, if the server refused this one and named no time.
         """
         failed = isinstance(outcome, APIError)
+        if not failed and outcome.rate_limits is None:  # nearly always, where a server tells no quota
+            with self._lock:
+                admission.account.succeed(time.monotonic())
+            return None
         refused = failed and is_refusal(outcome)
         if failed and outcome.status_code is None:  # no reply: it says nothing about quotas
             if _is_unanswered(outcome):
@@ -352,17 +362,18 @@ class Turns:
     Attributes:
         patient: The same.
         waiting: The tasks that wait for a turn, the first of their call or a further one.
+        draining: Whether no more turns are given.
     """
 
     def __init__(self, pace: Pace, *, patient: bool = False) -> None:
         self.pace = pace
         self.patient = patient
         self.waiting: set[asyncio.Task[Any]] = set()
-        self._draining = False
+        self.draining = False
 
     def drain(self) -> None:
         """Give no more turns: cancel the tasks that wait, and those that will wait."""
-        self._draining = True
+        self.draining = True
         for task in self.waiting:
             task.cancel()
 
@@ -370,7 +381,7 @@ class Turns:
         """Cancel the current task if no more turns are given; otherwise note that it waits."""
         task = _current_task()
         self.waiting.add(task)
-        if self._draining:
+        if self.draining:
             task.cancel()
             await asyncio.sleep(0)
 
@@ -400,6 +411,14 @@ class Turn:
         self._max_wait = retry.budget
         self._admission: Admission | None = None
         self.patient = turns.patient
+
+    def take(self) -> bool:
+        """Take the first turn, if there is nothing to wait for; return whether it was taken."""
+        if not self._turns.draining:
+            turn = self._pace.take(self._account, self._tokens, self._max_wait)
+            if isinstance(turn, Admission):
+                self._admission = turn
+        return self._admission is not None
 
     async def wait(self, seconds: float = 0.0) -> None:
         """Wait until an attempt may be sent.
