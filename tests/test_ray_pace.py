@@ -39,9 +39,10 @@ async def test_the_keeper_gives_small_leases() -> None:
     keeper = paces.PaceKeeper((60_000, 600_000), 2.0)
     lease = await keeper.lease(paces.Ask(turns=500, tokens=1e6, first=10, used_turns=0, used_tokens=0))
     assert (100, 1000) == lease[:2]
-    lease = await keeper.lease(paces.Ask(turns=5, tokens=50, first=10, used_turns=-20, used_tokens=0))
+    lease = await keeper.lease(paces.Ask(5, 50, 10, used_turns=-20, used_tokens=0, last=lease.mark))
     assert (5, 50) == lease[:2]
-    lease = await keeper.lease(paces.Ask(turns=1, tokens=1100, first=1100, used_turns=0, used_tokens=-900))
+    foreign = paces.LeaseMark("another", lease.mark.at)
+    lease = await keeper.lease(paces.Ask(1, 1100, 1100, used_turns=-90, used_tokens=-900, last=foreign))
     assert (1, 1100) == lease[:2]
     await keeper.use((None, None), 1.0)
     assert (60_000, 600_000) == keeper._rates  # it was made earlier
@@ -71,7 +72,7 @@ def test_a_lease_returns_what_is_left() -> None:
     rate.renew(5.0, until=1.0)
     assert 0.0 == rate.delay(0.5) == rate.missing
     rate.spend(0.5)
-    rate.correct(0.5)
+    rate.correct(0.5, 0.0)
     assert rate.delay(0.5, 5.0) > 0
     assert rate.delay(1.0) > 0
     assert -3.5 == rate.settle()

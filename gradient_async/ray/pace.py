@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import importlib
+import secrets
 import threading
 import time
 from collections.abc import Hashable
@@ -33,6 +34,7 @@ _LEASE_SHARE = 0.1
 # took on its way, and a new wait would begin the ramp anew.
 _SAME_WAIT = 0.05
 _MINUTE = 60.0
+_WORDS = ("requests_per_minute", "tokens_per_minute", "adaptive")  # the options of every `Pace`
 
 
 class Ask(NamedTuple):
@@ -42,8 +44,9 @@ class Ask(NamedTuple):
         turns: Number of requests that wait for their turns.
         tokens: Their estimated tokens.
         first: Tokens of the request that is next: a lease has at least so many.
-        used_turns: Number of turns used, beyond what earlier leases had; below 0 if some were left.
+        used_turns: Number of turns used, beyond what the last lease had; below 0 if some were left.
         used_tokens: The same of tokens, with what replies used more or less than was estimated.
+        last: The mark of the last lease, or None.
     """
 
     turns: float
@@ -51,6 +54,14 @@ class Ask(NamedTuple):
     first: float
     used_turns: float
     used_tokens: float
+    last: LeaseMark | None = None
+
+
+class LeaseMark(NamedTuple):
+    """Which actor gave a lease, and when by the actor's clock."""
+
+    actor: str
+    at: float
 
 
 class Lease(NamedTuple):
@@ -60,11 +71,13 @@ class Lease(NamedTuple):
         turns: Number of requests that may be sent.
         tokens: Number of tokens that they may have.
         waits: For each account that a server told to wait, the seconds that are left.
+        mark: The mark of this lease.
     """
 
     turns: float
     tokens: float
     waits: dict[str, float]
+    mark: LeaseMark
 
 
 class PaceKeeper:
@@ -81,6 +94,7 @@ class PaceKeeper:
     def __init__(self, rates: tuple[float | None, float | None], made_at: float) -> None:
         self._line = asyncio.Lock()  # lets asks go in the order in which they came
         self._held_until: dict[str, float] = {}
+        self._name = secrets.token_hex(8)
         self._made_at = float("-inf")
         self._rates: tuple[float | None, float | None] | None = None
         self._use(rates, made_at)
@@ -105,9 +119,10 @@ class PaceKeeper:
 
     async def lease(self, ask: Ask) -> Lease:
         """Wait until the rates allow it, and return a lease."""
-        for limit, used in zip(self._limits, (ask.used_turns, ask.used_tokens), strict=True):
-            if limit is not None:
-                limit.correct(used, time.monotonic())
+        if ask.last is not None and ask.last.actor == self._name:
+            for limit, used in zip(self._limits, (ask.used_turns, ask.used_tokens), strict=True):
+                if limit is not None:
+                    limit.correct(used, ask.last.at)
         async with self._line:
             amounts = self._amounts(ask)
             while wait := self._delay(amounts, time.monotonic()):  # noqa: ASYNC110  # a clock has no event
@@ -118,7 +133,8 @@ class PaceKeeper:
                     limit.spend(now, amount)
         turns, tokens = amounts
         self._held_until = {account: until for account, until in self._held_until.items() if until > now}
-        return Lease(turns, tokens, {account: until - now for account, until in self._held_until.items()})
+        waits = {account: until - now for account, until in self._held_until.items()}
+        return Lease(turns, tokens, waits, LeaseMark(self._name, now))
 
     def _amounts(self, ask: Ask) -> list[float]:
         """Return the turns and the tokens of a lease."""
@@ -172,7 +188,7 @@ class LeasedRate(EvenRate):
         """Note that an amount passes."""
         self._left -= amount
 
-    def correct(self, amount: float, at: float) -> None:  # noqa: ARG002  # as every rate
+    def correct(self, amount: float, at: float) -> None:  # noqa: ARG002  # the actor knows when the lease began
         """Correct an estimate."""
         self.used += amount
 
@@ -220,7 +236,6 @@ class SharedPace(Pace):
         tokens_per_minute: float | None = None,
         adaptive: bool = False,
     ) -> None:
-        self._turns, self._tokens = LeasedRate(), LeasedRate()
         super().__init__(
             requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute, adaptive=adaptive
         )
@@ -229,16 +244,18 @@ class SharedPace(Pace):
         self._options = {"name": name, "across_jobs": across_jobs, **self._options}
         self._rates = (requests_per_minute, tokens_per_minute)
         self._made_at = time.time()
+
+    def _make_schedule(self) -> Schedule:
+        schedule = Schedule(**{name: self._options[name] for name in _WORDS})
+        self._turns = schedule.request_rate = LeasedRate()
+        self._tokens = LeasedRate()
+        if schedule.token_rate is not None:
+            schedule.token_rate = self._tokens
         self._names: dict[Account, str] = {}
         self._waiting: list[float] = []  # tokens of each request that waits for its turn
         self._asking = False
+        self._last: LeaseMark | None = None
         self._actor: Any = None
-
-    def _make_schedule(self) -> Schedule:
-        schedule = Schedule(adaptive=self._options["adaptive"])
-        schedule.request_rate = self._turns
-        if self._options["tokens_per_minute"] is not None:
-            schedule.token_rate = self._tokens
         return schedule
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -287,6 +304,7 @@ class SharedPace(Pace):
                 first=self._tokens.missing,
                 used_turns=self._turns.settle(),
                 used_tokens=self._tokens.settle(),
+                last=self._last,
             )
             self._turns.missing = self._tokens.missing = 0.0
         # In a thread, because the first call to an actor, and one to an actor that has died, takes long.
@@ -324,7 +342,7 @@ class SharedPace(Pace):
         with self._lock:
             self._asking = False
             if lease is not None:
-                now = time.monotonic()
+                now, self._last = time.monotonic(), lease.mark
                 self._turns.renew(lease.turns, now + _LEASE_SECONDS)
                 self._tokens.renew(lease.tokens, now + _LEASE_SECONDS)
                 for account, name in self._names.items():
