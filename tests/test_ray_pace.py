@@ -24,45 +24,61 @@ paces: Any = importlib.import_module("gradient_async.ray.pace")
 
 async def test_the_keeper_begins_without_a_burst() -> None:
     """A new one does not know what was sent before: slower, never faster."""
-    keeper = paces.PaceKeeper((600, None), 2.0)
+    rates = (600, None)
+    keeper = paces.PaceKeeper(rates, 1.0)
     began = time.monotonic()
     turns = 0
     while time.monotonic() < began + 1:
-        lease = await keeper.lease(paces.Ask(turns=64, tokens=0, first=0, used_turns=0, used_tokens=0))
+        lease = await keeper.lease(paces.Ask(64, 0, 0, 0, 0), rates, 1.0)
         turns += lease.turns
         assert 1 == lease.turns and float("inf") == lease.tokens
-    assert 5 <= turns <= 11
+    assert 3 <= turns <= 11
 
 
 async def test_the_keeper_gives_small_leases() -> None:
     """A tenth of a second's worth, as much as is asked for at most, and enough for the next request."""
-    keeper = paces.PaceKeeper((60_000, 600_000), 2.0)
-    lease = await keeper.lease(paces.Ask(turns=500, tokens=1e6, first=10, used_turns=0, used_tokens=0))
+    rates = (60_000, 600_000)
+    keeper = paces.PaceKeeper(rates, 1.0)
+    lease = await keeper.lease(paces.Ask(500, 1e6, 10, 0, 0), rates, 1.0)
     assert (100, 1000) == lease[:2]
-    lease = await keeper.lease(paces.Ask(5, 50, 10, used_turns=-20, used_tokens=0, last=lease.mark))
+    lease = await keeper.lease(paces.Ask(5, 50, 10, -20, 0, last=lease.mark), rates, 1.0)
     assert (5, 50) == lease[:2]
     foreign = paces.LeaseMark("another", lease.mark.at)
-    lease = await keeper.lease(paces.Ask(1, 1100, 1100, used_turns=-90, used_tokens=-900, last=foreign))
+    lease = await keeper.lease(paces.Ask(1, 1100, 1100, -90, -900, last=foreign), rates, 1.0)
     assert (1, 1100) == lease[:2]
-    await keeper.use((None, None), 1.0)
-    assert (60_000, 600_000) == keeper._rates  # it was made earlier
-    await keeper.use((60_000, 600_000), 3.0)
-    await keeper.use((None, None), 4.0)
-    lease = await keeper.lease(paces.Ask(turns=1, tokens=1, first=1, used_turns=0, used_tokens=0))
+
+
+async def test_the_latest_pace_sets_the_rates() -> None:
+    """Also of an ask that waits; workers of earlier programs change nothing."""
+    slow, fast, unlimited = (1, None), (60_000, None), (None, None)
+    keeper = paces.PaceKeeper(slow, 1.0)
+    ask = paces.Ask(1, 1, 1, 0, 0)
+    waiting = asyncio.create_task(keeper.lease(ask, slow, 1.0))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await keeper.lease(ask, fast, 2.0)
+        await waiting
+    await keeper.lease(ask, slow, 1.5)
+    await keeper.lease(ask, fast, 4.0)
+    await keeper.lease(ask, slow, 3.0)
+    assert fast == keeper._rates
+    lease = await keeper.lease(ask, unlimited, 5.0)
+    lease = await keeper.lease(paces.Ask(1, 1, 1, 0, 0, last=lease.mark), unlimited, 5.0)
     assert (float("inf"), float("inf")) == lease[:2]
 
 
 async def test_the_keeper_tells_waits_until_they_are_over() -> None:
     """The longest that was told for each account."""
-    keeper = paces.PaceKeeper((None, None), 2.0)
-    everything = paces.Ask(turns=1, tokens=1, first=1, used_turns=0, used_tokens=0)
-    await keeper.hold("a", 0.4)
-    await keeper.hold("a", 0.2)
+    rates = (None, None)
+    keeper = paces.PaceKeeper(rates, 1.0)
+    ask = paces.Ask(1, 1, 1, 0, 0)
+    await keeper.hold("a", 5.0)
+    await keeper.hold("a", 2.0)
     await keeper.hold("b", 0.05)
-    waits = (await keeper.lease(everything)).waits
-    assert 0.3 < waits["a"] <= 0.4 and 0 < waits["b"] <= 0.05
+    waits = (await keeper.lease(ask, rates, 1.0)).waits
+    assert 2.0 < waits["a"] <= 5.0
     await asyncio.sleep(0.1)
-    assert {"a"} == set((await keeper.lease(everything)).waits)
+    assert {"a"} == set((await keeper.lease(ask, rates, 1.0)).waits)
 
 
 def test_a_lease_returns_what_is_left() -> None:

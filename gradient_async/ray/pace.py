@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Hashable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 from ..errors import ConfigurationError
 from ..policy.pace import Account, Admission, Schedule
@@ -35,6 +35,10 @@ _LEASE_SHARE = 0.1
 _SAME_WAIT = 0.05
 _MINUTE = 60.0
 _WORDS = ("requests_per_minute", "tokens_per_minute", "adaptive")  # the options of every `Pace`
+
+
+Rates: TypeAlias = tuple[float | None, float | None]
+"""The options ``requests_per_minute`` and ``tokens_per_minute``."""
 
 
 class Ask(NamedTuple):
@@ -91,42 +95,37 @@ class PaceKeeper:
         made_at: When the `SharedPace` was made, as Unix time.
     """
 
-    def __init__(self, rates: tuple[float | None, float | None], made_at: float) -> None:
+    def __init__(self, rates: Rates, made_at: float) -> None:
         self._line = asyncio.Lock()  # lets asks go in the order in which they came
         self._held_until: dict[str, float] = {}
         self._name = secrets.token_hex(8)
-        self._made_at = float("-inf")
-        self._rates: tuple[float | None, float | None] | None = None
+        self._rates, self._made_at = rates, made_at
+        self._limits = _limits_of(rates)
+
+    def _use(self, rates: Rates, made_at: float) -> None:
+        """Use the rates of a `SharedPace`, if it was made later: so workers of earlier programs change nothing."""
+        if made_at > self._made_at:
+            if rates != self._rates:
+                self._limits = _limits_of(rates)
+            self._rates, self._made_at = rates, made_at
+
+    async def lease(self, ask: Ask, rates: Rates, made_at: float) -> Lease:
+        """Wait until the rates allow it, and return a lease.
+
+        Args:
+            ask: What the worker needs.
+            rates: The worker's rates. They hold from now on, if its `SharedPace` was made later than any other's.
+            made_at: When its `SharedPace` was made.
+        """
         self._use(rates, made_at)
-
-    def _use(self, rates: tuple[float | None, float | None], made_at: float) -> None:
-        if made_at <= self._made_at:
-            return
-        self._made_at = made_at
-        if rates == self._rates:
-            return
-        self._rates = rates
-        self._limits: list[EvenRate | None] = []
-        for per_minute in rates:
-            limit = None if per_minute is None else EvenRate(per_minute)
-            if limit is not None and per_minute is not None:
-                limit.spend(time.monotonic(), max(1.0, per_minute / _MINUTE))
-            self._limits.append(limit)
-
-    async def use(self, rates: tuple[float | None, float | None], made_at: float) -> None:
-        """Change the rates to those of a `SharedPace`, if it was made later: so workers of earlier programs change nothing."""
-        self._use(rates, made_at)
-
-    async def lease(self, ask: Ask) -> Lease:
-        """Wait until the rates allow it, and return a lease."""
         if ask.last is not None and ask.last.actor == self._name:
             for limit, used in zip(self._limits, (ask.used_turns, ask.used_tokens), strict=True):
                 if limit is not None:
                     limit.correct(used, ask.last.at)
         async with self._line:
-            amounts = self._amounts(ask)
-            while wait := self._delay(amounts, time.monotonic()):  # noqa: ASYNC110  # a clock has no event
-                await asyncio.sleep(wait)
+            # A clock has no event. The rates may be others after a sleep, which is short therefore.
+            while wait := self._delay(amounts := self._amounts(ask), time.monotonic()):  # noqa: ASYNC110
+                await asyncio.sleep(min(wait, _LEASE_SECONDS))
             now = time.monotonic()
             for limit, amount in zip(self._limits, amounts, strict=True):
                 if limit is not None:
@@ -140,7 +139,7 @@ class PaceKeeper:
         """Return the turns and the tokens of a lease."""
         amounts: list[float] = []
         for per_minute, wanted, least in zip(
-            cast("tuple[float | None, float | None]", self._rates),
+            self._rates,
             (ask.turns, ask.tokens),
             (1.0, ask.first),
             strict=True,
@@ -161,6 +160,17 @@ class PaceKeeper:
         """Note that a server told one worker to wait."""
         until = time.monotonic() + seconds
         self._held_until[account] = max(until, self._held_until.get(account, until))
+
+
+def _limits_of(rates: Rates) -> list[EvenRate | None]:
+    """Make limits that behave as if a burst had just been sent."""
+    limits: list[EvenRate | None] = []
+    for per_minute in rates:
+        limit = None if per_minute is None else EvenRate(per_minute)
+        if limit is not None and per_minute is not None:
+            limit.spend(time.monotonic(), max(1.0, per_minute / _MINUTE))
+        limits.append(limit)
+    return limits
 
 
 class LeasedRate(EvenRate):
@@ -273,9 +283,7 @@ class SharedPace(Pace):
             }
             if self._options["across_jobs"]:
                 options["lifetime"] = "detached"
-            actor = ray.remote(PaceKeeper).options(**options).remote(self._rates, self._made_at)
-            actor.use.remote(self._rates, self._made_at)
-            self._actor = actor
+            self._actor = ray.remote(PaceKeeper).options(**options).remote(self._rates, self._made_at)
         return self._actor
 
     # Used by `Turn`
@@ -334,7 +342,7 @@ class SharedPace(Pace):
     def _renew(self, ask: Ask) -> None:
         lease: Lease | None = None
         try:
-            lease = ray.get(self.open().lease.remote(ask))
+            lease = ray.get(self.open().lease.remote(ask, self._rates, self._made_at))
         except Exception as failure:  # noqa: BLE001  # whatever it was, requests must not wait for ever
             # The next look, in 0.25 s, asks again, and makes the actor anew.
             self._actor = None
