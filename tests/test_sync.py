@@ -27,7 +27,7 @@ from gradient_async import (
     FanOutError,
     Gradient,
     NotFoundError,
-    RateLimitError,
+    PermissionDeniedError,
     Stream,
     StreamInterruptedError,
     StreamLimitError,
@@ -416,14 +416,14 @@ def test_fan_out_is_read_like_a_stream() -> None:
 
 
 def test_fan_out_raises_and_collects_errors() -> None:
-    refusal = reply_json({"message": "slow down"}, 429)
+    refusal = reply_json({"message": "not this"}, 403)
     with started(refusal, refusal) as (_, client):
         with pytest.raises(FanOutError) as caught:
             client.chat.completions.fan_out(n=1, **CALL).completion()
-        assert isinstance(caught.value.exceptions[0], RateLimitError)
+        assert isinstance(caught.value.exceptions[0], PermissionDeniedError)
         fan = client.chat.completions.fan_out(n=1, on_error="collect", **CALL)
         assert [] == fan.completion().choices
-        assert isinstance(fan.errors[0], RateLimitError)
+        assert isinstance(fan.errors[0], PermissionDeniedError)
         with pytest.raises(TypeError, match="entered once only"):
             fan.__enter__()
         fan.close()

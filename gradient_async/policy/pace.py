@@ -162,13 +162,14 @@ class Account:
             return None
         if self._unknown_since is None:
             self._unknown_since = now
-        if now - self._unknown_since > max_wait:
-            return None  # all requests have waited so long together that this is no quota
+        backoff = min(_FIRST_BACKOFF * 2.0 ** min(self._round, 16), _MAX_BACKOFF) * (1 + jitter) / 2
+        # If all requests have waited so long together, this is no quota.
+        if backoff > max_wait or now - self._unknown_since > max_wait:
+            return None
         if admission.number > self._round_began_after:
             self._round_began_after = self.sent
-            backoff = min(_FIRST_BACKOFF * 2.0 ** min(self._round, 16), _MAX_BACKOFF)
             self._round += 1
-            self.hold(now + backoff * (1 + jitter) / 2)
+            self.hold(now + backoff)
         return max(0.0, self.held_until - now)
 
     def hold(self, until: float) -> None:

@@ -34,6 +34,7 @@ from gradient_async import (
     RateLimitError,
     RequestTimeoutError,
     RequestTooLargeError,
+    Retry,
     StreamInterruptedError,
     StreamLimitError,
     StreamProtocolError,
@@ -272,6 +273,7 @@ BOTH = pytest.mark.parametrize(
     ],
 )
 OPTIONS: dict[str, Any] = {
+    "retry": Retry(budget=0),  # a refusal because of a quota is an error, and nobody waits
     "timeout": Timeout(connect=5, first_token=1.5, idle=1.5, response=1.5),
     "limits": Limits(event_bytes=300_000, body_bytes=300_000, error_body_seconds=0.5),
 }
