@@ -20,12 +20,17 @@ from .errors import (
     BadRequestError,
     ConfigurationError,
     ConflictError,
+    ContentFilterFinishReasonError,
     FanOutError,
     GatewayTimeoutError,
     GradientError,
     InternalServerError,
     InvalidRequestError,
+    LengthFinishReasonError,
     NotFoundError,
+    OutputDecodeError,
+    OutputError,
+    OutputValidationError,
     OverloadedError,
     PaymentRequiredError,
     PermissionDeniedError,
@@ -43,6 +48,7 @@ from .errors import (
     StreamServerError,
     StreamTimeoutError,
     StreamTruncatedError,
+    ToolArgumentsError,
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
@@ -68,11 +74,13 @@ from .events import (
 )
 from .fanout import FanOut, FanOutResult, MapResult, MapResults
 from .hooks import CallInfo, Hook
+from .output import Answer
 from .session.pace import Pace
 from .stream import ChatCompletionStream, Timing
 from .stream import ChatCompletionStream as AsyncStream
 from .sync import Gradient, Stream
 from .sync import Gradient as Client
+from .tools import Tool, ToolContext, tool
 from .types import (
     NOT_GIVEN,
     ChatCompletion,
@@ -88,6 +96,9 @@ from .types import (
     ModelInfo,
     ModelList,
     NotGiven,
+    ParsedChatCompletion,
+    ParsedChatCompletionMessage,
+    ParsedChoice,
     RateLimit,
     RateLimits,
     RequestOptions,
@@ -99,6 +110,7 @@ from .types import (
 )
 from .types import NOT_GIVEN as not_given  # noqa: N811  # the name that other clients give it
 from .types import NotGiven as Omit
+from .types import ParsedChatCompletionMessage as ParsedMessage
 
 __all__ = [
     "DEFAULT_MAX_RETRIES",
@@ -110,6 +122,7 @@ __all__ = [
     "APIResponseValidationError",
     "APIStatusError",
     "APITimeoutError",
+    "Answer",
     "AsyncAPIResponse",
     "AsyncClient",
     "AsyncGradient",
@@ -134,6 +147,7 @@ __all__ = [
     "ConflictError",
     "ContentDeltaEvent",
     "ContentDoneEvent",
+    "ContentFilterFinishReasonError",
     "FanOut",
     "FanOutError",
     "FanOutResult",
@@ -148,6 +162,7 @@ __all__ = [
     "Hook",
     "InternalServerError",
     "InvalidRequestError",
+    "LengthFinishReasonError",
     "Limits",
     "LogprobsContentDeltaEvent",
     "LogprobsContentDoneEvent",
@@ -160,8 +175,15 @@ __all__ = [
     "NotFoundError",
     "NotGiven",
     "Omit",
+    "OutputDecodeError",
+    "OutputError",
+    "OutputValidationError",
     "OverloadedError",
     "Pace",
+    "ParsedChatCompletion",
+    "ParsedChatCompletionMessage",
+    "ParsedChoice",
+    "ParsedMessage",
     "PaymentRequiredError",
     "PermissionDeniedError",
     "Phase",
@@ -190,9 +212,12 @@ __all__ = [
     "Timeout",
     "Timing",
     "TokenLogprob",
+    "Tool",
+    "ToolArgumentsError",
     "ToolCall",
     "ToolCallDelta",
     "ToolCallStartEvent",
+    "ToolContext",
     "TopLogprob",
     "UnexpectedRedirectError",
     "UnprocessableEntityError",
@@ -200,4 +225,5 @@ __all__ = [
     "__version__",
     "not_given",
     "omit",
+    "tool",
 ]

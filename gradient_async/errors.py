@@ -4,12 +4,18 @@
 GradientError
 ├── ConfigurationError (ValueError)         a setting is missing or wrong; nothing was sent
 ├── InvalidRequestError (ValueError)        a parameter is outside its limit; nothing was sent
+├── ToolArgumentsError (ValueError)         the arguments of a tool call do not fit the function
 ├── FanOutError (ExceptionGroup)            some of several requests failed
 └── APIError                                a request failed
     ├── APIConnectionError                  no connection, or the connection was lost
     │   └── APITimeoutError (TimeoutError)  a time limit was exceeded
     ├── APIResponseValidationError          a reply of status 2xx without the documented content
     ├── APIStatusError                      the server answered with an error; one class for each status
+    ├── OutputError                         a whole answer is no value of the type asked for
+    │   ├── LengthFinishReasonError         the answer was cut at the limit of tokens
+    │   ├── ContentFilterFinishReasonError  a content filter cut the answer
+    │   ├── OutputDecodeError (ValueError)  the answer is not JSON
+    │   └── OutputValidationError (ValueError)  the answer is JSON of another form
     └── StreamError                         a stream failed; `.partial` holds all that was received
         ├── StreamInterruptedError          (APIConnectionError) the connection was lost
         ├── StreamTimeoutError              (APITimeoutError) no content came within a time limit
@@ -31,7 +37,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
-from .types import ChatCompletion, Headers, RateLimits
+from .types import ChatCompletion, Headers, ParsedChatCompletion, RateLimits
 from .types.nesting import decode_json
 
 Phase = Literal["connect", "send", "response", "body", "first_token", "idle", "total"]
@@ -163,6 +169,10 @@ class InvalidRequestError(GradientError, ValueError):
     def __init__(self, message: str = "", *, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class ToolArgumentsError(GradientError, ValueError):
+    """The arguments of a tool call do not fit the function; the message is written for the model to read."""
 
 
 class APIError(GradientError):
@@ -404,6 +414,53 @@ def status_of_code(*codes: str | None) -> int:
         if status is not None:
             return status
     return 0
+
+
+class OutputError(APIError):
+    """A whole answer is no value of the type that was asked for.
+
+    Attributes:
+        completion: The completion with all choices, in which the valid ones are parsed; None if a text was decoded
+            without a completion.
+        choice: Index of the first choice that is faulty.
+        text: The text of this choice.
+        path: Place of the fault, such as ``$.lines[2].price``, or None if it is not known.
+        parsed: The plain values that the text holds, as far as they could be read, or None.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        completion: ParsedChatCompletion[Any] | None = None,
+        choice: int = 0,
+        text: str = "",
+        path: str | None = None,
+        parsed: Any = None,
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details)
+        self.completion = completion
+        self.choice = choice
+        self.text = text
+        self.path = path
+        self.parsed = parsed
+
+
+class LengthFinishReasonError(OutputError):
+    """The answer was cut at the limit of tokens: its finish_reason is ``length``."""
+
+
+class ContentFilterFinishReasonError(OutputError):
+    """A content filter cut the answer: its finish_reason is ``content_filter``."""
+
+
+class OutputDecodeError(OutputError, ValueError):
+    """The answer is not JSON, or is empty."""
+
+
+class OutputValidationError(OutputError, ValueError):
+    """The answer is JSON, but no value of the type; ``path`` says where."""
 
 
 class StreamError(APIError):
