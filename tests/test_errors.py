@@ -125,7 +125,13 @@ def make(name: str) -> GradientError:
     if issubclass(kind, StreamError):
         return kind("what\nhappened", partial=PARTIAL, events=7, bytes_received=99, **DETAILS)
     if issubclass(kind, OutputError):
-        answer: dict[str, Any] = {"completion": PARSED, "choice": 1, "text": "{}", "path": "$.a", "parsed": {}}
+        answer: dict[str, Any] = {
+            "completion": PARSED,
+            "choice": 1,
+            "text": "{}",
+            "path": "$.a",
+            "parsed": {},
+        }
         return kind("what\nhappened", **answer, **DETAILS)
     if issubclass(kind, APIError):
         return kind("what\nhappened", **DETAILS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from inspect import iscoroutinefunction
@@ -38,7 +38,17 @@ from ..client.models import Models as AsyncModels
 from ..config import Limits, Retry, Timeout
 from ..fanout import Requests
 from ..hooks import Hook
-from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, Hint, ModelList
+from ..output import Answer
+from ..types import (
+    AgentCompletionCreate,
+    AgentCompletionParse,
+    ChatCompletion,
+    ChatCompletionCreate,
+    ChatCompletionParse,
+    Hint,
+    ModelList,
+    ParsedChatCompletion,
+)
 from .loop import Process, loop_thread
 from .requests import MapResults, feed, in_thread
 from .streams import Closing, FanOut, Stream, close_here, opened, request
@@ -80,6 +90,11 @@ class _SyncCompletions(CompletionsHints):
             request, loop, partial(self._completions.create, stream=stream, **params), undo=close_here
         )
 
+    def _parse(self, params: dict[str, Any]) -> ParsedChatCompletion[Any]:
+        check_options(params)
+        call = partial(self._completions.parse, **params)
+        return cast("ParsedChatCompletion[Any]", loop_thread().call(call))
+
     def _stream(self, params: dict[str, Any]) -> AbstractContextManager[Stream]:
         check_options(params)
         return opened(self._completions.stream(**params).__aenter__)
@@ -118,6 +133,30 @@ class Completions(_SyncCompletions):
         """Request a completion; the arguments, results and errors are those of ``create`` for asyncio."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
+    @overload
+    def parse(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        output_retries: int = ...,
+        **params: Unpack[ChatCompletionParse],
+    ) -> ParsedChatCompletion[None]: ...
+    @overload
+    def parse(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        output_retries: int = ...,
+        **params: Unpack[ChatCompletionParse],
+    ) -> ParsedChatCompletion[T]: ...
+    @overload
+    def parse(
+        self, *, response_format: object, output_retries: int = ..., **params: Unpack[ChatCompletionParse]
+    ) -> ParsedChatCompletion[Any]: ...
+    def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
+        """Request a typed answer; the arguments, results and errors are those of ``parse`` for asyncio."""
+        return self._parse(params)
+
     def stream(self, **params: Unpack[ChatCompletionCreate]) -> AbstractContextManager[Stream]:
         """Stream a completion: ``with client.chat.completions.stream(...) as stream``."""
         return self._stream(cast("dict[str, Any]", params))
@@ -141,6 +180,30 @@ class AgentCompletions(_SyncCompletions):
     def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | Stream:
         """Request a completion from the agent; the arguments are those of ``create`` for asyncio."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
+
+    @overload
+    def parse(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        output_retries: int = ...,
+        **params: Unpack[AgentCompletionParse],
+    ) -> ParsedChatCompletion[None]: ...
+    @overload
+    def parse(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        output_retries: int = ...,
+        **params: Unpack[AgentCompletionParse],
+    ) -> ParsedChatCompletion[T]: ...
+    @overload
+    def parse(
+        self, *, response_format: object, output_retries: int = ..., **params: Unpack[AgentCompletionParse]
+    ) -> ParsedChatCompletion[Any]: ...
+    def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
+        """Request a typed answer from the agent; the arguments are those of ``parse`` for asyncio."""
+        return self._parse(params)
 
     def stream(self, **params: Unpack[AgentCompletionCreate]) -> AbstractContextManager[Stream]:
         """Stream the agent's completion."""
