@@ -137,7 +137,7 @@ class Tool(Generic[P, R]):
         try:
             given = self._codec.decode(text if text.strip() else "{}")
         except UnfitTextError as error:
-            unfit = error
+            unfit = error.with_traceback(None)
         else:
             values = given if is_object(given) else msgspec.structs.asdict(given)
             return {
@@ -177,7 +177,7 @@ class Tool(Generic[P, R]):
         try:
             return Codec(type_, models=models)
         except NoSchemaError as error:
-            refusal = error
+            refusal = error.with_traceback(None)
         parameter = re.match(r"\$\.(\w+)", refusal.path)
         raise _refused(self.name, f"{refusal.problem} (at {refusal.path})", parameter and parameter[1])
 
@@ -196,7 +196,7 @@ class Tool(Generic[P, R]):
         try:
             form, _ = self._codec.form(self.strict)
         except NoSchemaError as error:
-            refusal = error
+            refusal = error.with_traceback(None)
         else:
             return {
                 key: form[key]

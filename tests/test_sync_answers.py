@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec import Struct
 from sync_calls import CALL, started
@@ -39,8 +41,9 @@ def test_errors_and_retries() -> None:
     with started(*replies) as (_, client):
         assert 2 == client.chat.completions.parse(**CALL, response_format=Count, output_retries=1).attempts
     with started(*replies) as (server, client):
+        create: Any = client.chat.completions.create
         with pytest.raises(InvalidRequestError, match=r"use parse\(\) or stream\(\)"):
-            client.chat.completions.create(**CALL, response_format=Count)
+            create(**CALL, response_format=Count)
         with pytest.raises(OutputValidationError) as raised:
             client.chat.completions.parse(**CALL, response_format=Count)
         assert ("$.n", 1) == (raised.value.path, len(server.requests))

@@ -184,6 +184,7 @@ class TestTool:
         closed: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
         assert closed == tool(nothing).parameters == tool(nothing, strict=True).parameters
         assert {} == tool(nothing).arguments("")
+        assert {"name": "nothing", "parameters": closed} == tool(nothing).to_dict()["function"]
 
     def test_strict(self) -> None:
         """The transformation of answers; defaults then apply only to what a server leaves out."""
@@ -353,6 +354,9 @@ class TestParameter:
         assert sent[2] is mapping and sent[3] is custom
         made = tools_of((functions.plain, mapping))
         assert isinstance(made[0], Tool) and made[1] is mapping
+        service = Service("s")
+        (method,) = tools_of([service.look_up])
+        assert ("look_up", service.look_up) == (method.name, method.function)
 
     def test_mappings_alone(self) -> None:
         """They are not looked at: what the API refuses is for the API to refuse."""
@@ -372,7 +376,7 @@ class TestParameter:
     )
     def test_two_of_one_name(self, other: Any) -> None:
         with pytest.raises(InvalidRequestError, match="two tools have the name get_weather") as refused:
-            tool_params([get_weather, {"type": "custom", "custom": {}}, other])
+            tool_params([get_weather, {"type": "custom", "custom": {}}, {"function": None}, other])
         assert "tools" == refused.value.param
 
     def test_what_is_no_tool(self) -> None:

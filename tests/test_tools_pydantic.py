@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("pydantic")
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 from pydantic import BaseModel
@@ -27,13 +27,13 @@ class Other(Struct):
 DEFAULT = Order(number=1)
 
 
-def place(order: Order, copy: int | None = 3, more: Order = DEFAULT) -> str:  # noqa: D417  # some are not described
+def place(order: Order, copy: int | None = 3, more: Order = DEFAULT, way: Literal["air"] = "air") -> str:  # noqa: D417  # some are not described
     """Place an order.
 
     Args:
         order: What to buy.
     """
-    return f"{order.number} {copy} {more.number}"
+    return f"{order.number} {copy} {more.number} {way}"
 
 
 def mixed(order: Order, other: Other) -> None: ...
@@ -50,7 +50,7 @@ def test_parameters() -> None:
     assert {"$ref": "#/$defs/Order", "description": "What to buy."} == parameters["properties"]["order"]
     assert {"number": 1, "tags": []} == parameters["properties"]["more"]["default"]
     strict = tool(place, strict=True).parameters
-    assert (["order", "copy", "more"], ["number", "tags"]) == (
+    assert (["order", "copy", "more", "way"], ["number", "tags"]) == (
         strict["required"],
         strict["$defs"]["Order"]["required"],
     )
@@ -60,9 +60,9 @@ def test_parameters() -> None:
 def test_arguments() -> None:
     made = tool(place)
     arguments = made.arguments('{"order":{"number":2.0}}')
-    assert {"order": Order(number=2), "copy": 3, "more": DEFAULT} == arguments
+    assert {"order": Order(number=2), "copy": 3, "more": DEFAULT, "way": "air"} == arguments
     assert arguments["more"] is DEFAULT
-    assert "2 3 1" == made(**arguments)
+    assert "2 3 1 air" == made(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_arguments() -> None:
 def test_message_for_the_model(text: str, problem: str) -> None:
     with pytest.raises(ToolArgumentsError) as raised:
         tool(place).arguments(text)
-    listed = "Parameters: order (object, required), copy (integer | null), more (object)"
+    listed = 'Parameters: order (object, required), copy (integer | null), more (object), way ("air")'
     assert str(raised.value).endswith(f"{problem}. {listed}")
 
 

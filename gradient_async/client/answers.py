@@ -8,6 +8,7 @@ from typing import Any
 from ..decoding import list_iterables
 from ..errors import InvalidRequestError, OutputDecodeError, OutputValidationError, copy_of
 from ..output import Answer, answer_of, judge, retry_messages
+from ..tools import tool_params
 from ..types import NOT_GIVEN, ChatCompletion, ParsedChatCompletion, is_given, sum_usage
 from .settings import check_count
 
@@ -25,6 +26,16 @@ def typed_arguments(arguments: dict[str, Any]) -> Answer[Any] | None:
     if answer is not None:
         arguments["response_format"] = answer.response_format
     return answer
+
+
+def described_tools(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Describe the functions among ``tools`` once for several requests.
+
+    Raises:
+        TypeError: If a function cannot be a tool.
+        InvalidRequestError: If two tools have one name.
+    """
+    return {**arguments, "tools": tool_params(arguments["tools"])} if "tools" in arguments else arguments
 
 
 def check_retries(output_retries: int, arguments: dict[str, Any]) -> int:

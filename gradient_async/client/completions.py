@@ -39,7 +39,7 @@ from ..types import (
     given,
     is_given,
 )
-from .answers import check_retries, parse, typed_arguments
+from .answers import check_retries, described_tools, parse, typed_arguments
 from .core import Core, Operation, check_options, read_reply
 from .hints import AGENTS, CompletionsHints, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
@@ -199,6 +199,7 @@ class _Completions(CompletionsHints):
         check_choice("on_error", on_error, "collect", "raise")
         check_count("max_concurrency", max_concurrency, min_=1)
         check_requests(requests)
+        defaults = described_tools(defaults)
         core, operation = self._core, self._operation
         turns = self._turns(
             pace,
@@ -261,7 +262,9 @@ class _Completions(CompletionsHints):
         if max_concurrency is None:
             max_concurrency = n
         check_count("max_concurrency", max_concurrency, min_=1)
-        list_iterables(params)  # every request of the fan-out reads the same arguments
+        params = described_tools(
+            list_iterables(params)
+        )  # every request of the fan-out reads the same arguments
         if stream:
             _ask_for_usage(params)
         limits = self._core.settings.limits

@@ -90,7 +90,7 @@ class Answer(Generic[T]):
             codec = codec_of(type_)
             self.schema, self.strict = codec.form(strict)
         except NoSchemaError as error:
-            refusal = error
+            refusal = error.with_traceback(None)
         else:
             self._codec: Codec[T] = codec
             self.type = type_
@@ -130,7 +130,7 @@ class Answer(Generic[T]):
         try:
             return self._codec.decode(text)
         except UnfitTextError as error:
-            unfit = error
+            unfit = error.with_traceback(None)
         if unfit.path is None:
             shown = f"the answer is not JSON: {unfit.shown}; it begins '{shown_text(text)}'"
             raise OutputDecodeError(shown, text=text, parsed=self.known(text))

@@ -11,7 +11,7 @@ import re
 import sys
 from _thread import RLock
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace, UnionType
+from types import UnionType
 from typing import (
     Annotated,
     Any,
@@ -119,7 +119,7 @@ class Codec(Generic[T]):
             definitions = others
         self.schema: dict[str, Any] = {**root, "$defs": definitions} if definitions else root
         self._read, self._convert = (_pydantic_readers if models else _msgspec_readers)(type_, self.wrapped)
-        self._strict: dict[str, Any] | NoSchemaError | None = None
+        self._strict: dict[str, Any] | tuple[str, str] | None = None  # the form, or why there is none
 
     def form(self, strict: bool | None) -> tuple[dict[str, Any], bool]:  # noqa: FBT001
         """Return the schema to send, and whether it is in the strict form, which servers can enforce.
@@ -132,15 +132,16 @@ class Codec(Generic[T]):
         """
         if strict is False:
             return self.schema, False
-        if self._strict is None:
-            try:
-                self._strict = strict_form(self.schema)
-            except NoSchemaError as error:
-                self._strict = NoSchemaError(self._path(error.path), error.problem)
-        if not isinstance(self._strict, NoSchemaError):
+        with _BUILDING:
+            if self._strict is None:
+                try:
+                    self._strict = strict_form(self.schema)
+                except NoSchemaError as error:
+                    self._strict = (self._path(error.path), error.problem)
+        if isinstance(self._strict, dict):
             return self._strict, True
         if strict:
-            raise NoSchemaError(self._strict.path, self._strict.problem)
+            raise NoSchemaError(*self._strict)
         return self.schema, False
 
     def decode(self, text: str) -> T:
@@ -155,27 +156,25 @@ class Codec(Generic[T]):
         """
         text = text.strip()
         fenced = _FENCE.fullmatch(text)
-        unfit = UnfitTextError("no JSON")
+        fault: tuple[str, str | None, Any] = ("", None, None)
         for candidate in (text, fenced[1]) if fenced else (text,):
             try:
                 return self._unwrap(self._read(candidate))
             except (ValueError, RecursionError) as error:
-                problem, path = self._fault(error, None)
+                fault = (*self._fault(error, None), None)
             try:
                 plain = _PLAIN.decode(candidate)
             except msgspec.ValidationError:  # by `_number`
-                unfit = UnfitTextError(problem, path)
                 break
             except (ValueError, RecursionError) as error:
-                unfit = UnfitTextError(self._fault(error, None)[0])
+                fault = (self._fault(error, None)[0], None, None)
                 continue
             try:
                 return self._unwrap(self._convert(plain))
             except (ValueError, RecursionError) as error:
-                problem, path = self._fault(error, plain)
-            unfit = UnfitTextError(problem, path, self.unwrap_plain(plain))
+                fault = (*self._fault(error, plain), self.unwrap_plain(plain))
             break
-        raise unfit
+        raise UnfitTextError(*fault)
 
     def unwrap_plain(self, plain: Any) -> Any:
         """Return the value in plain data, which may be a part of the value or of another form."""
@@ -252,7 +251,8 @@ def has_model(type_: Any) -> bool:
 
 
 def _contains(type_: Any, base: type) -> bool:
-    args = get_args(type_) or get_args(getattr(type_, "__value__", None))
+    type_ = getattr(type_, "__value__", type_)  # of the statement `type`
+    args = get_args(type_)
     if args:
         return get_origin(type_) is not Literal and any(_contains(arg, base) for arg in args)
     return isinstance(type_, type) and issubclass(type_, base)
@@ -321,7 +321,7 @@ def _parts(type_: Any) -> Iterator[tuple[str, Any]]:
     for base in reversed(cls.__mro__):
         names = vars(sys.modules.get(base.__module__, inspect))
         for name, annotation in inspect.get_annotations(base).items():
-            probe = SimpleNamespace(__annotations__={name: annotation})
+            probe = type("Probe", (), {"__annotations__": {name: annotation}})
             try:
                 hint = get_type_hints(probe, names, dict(vars(base)), include_extras=True)[name]
             except Exception as error:  # noqa: BLE001  # of the expression in the annotation

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import pickle
 import threading
 import weakref
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import pytest
 from answer_types import Cat, Closed, Dog, Invoice, Line, Movie, Page, Point, Renamed, Tree
 from msgspec import Meta, Struct
+from tool_functions import get_weather, no_schema, open_object
 
 from gradient_async import (
     Answer,
@@ -32,10 +34,20 @@ from gradient_async import (
     ParsedChatCompletionMessage,
     ParsedChoice,
     ParsedMessage,
+    ToolArgumentsError,
     ToolCall,
+    tool,
 )
 from gradient_async.decoding import encode_request
-from gradient_async.output import answer_of, is_type, judge, parse_completion, retry_messages
+from gradient_async.output import (
+    NoSchemaError,
+    UnfitTextError,
+    answer_of,
+    is_type,
+    judge,
+    parse_completion,
+    retry_messages,
+)
 from gradient_async.output import schemas as module
 from gradient_async.output.schemas import codec_of
 from gradient_async.types import Headers
@@ -66,6 +78,19 @@ class Unchangeable(type):
 
 class Fixed(metaclass=Unchangeable):
     """Such a class."""
+
+
+class Constant(Struct):
+    kind: ClassVar[int] = 1
+    bare: Bare
+
+
+class Film(Struct):
+    """A Struct with the keys of a TypedDict."""
+
+    about: str
+    title: str
+    default: int
 
 
 class Negative(Struct):
@@ -188,6 +213,7 @@ class TestAnswer:
             (list[Bare], "at $[...]: Bare is a class"),
             (Holder, "response_format=Holder: at $.lines[...]: Bare is a class"),
             (dict[str, Holder], "at $[...].lines[...]: Bare is a class"),
+            (Constant, "at $.bare: Bare is a class"),
             (len, "len is a function, not a type"),
             (Point(1), "is an instance of Point, not a type; pass Point itself"),
             (3, "3 is an instance of int, not a type; pass int itself"),
@@ -428,6 +454,11 @@ class TestDecode:
         """A model writes what comes first in the schema first; the keys of a TypedDict stay as declared."""
         for strict in (True, False):
             assert ["title", "about", "default"] == list(Answer(Movie, strict=strict).schema["properties"])
+        both = Answer(tuple[Movie, Film, Line]).schema["$defs"]
+        assert (["title", "about", "default"], ["about", "title", "default"]) == (
+            list(both["Movie"]["properties"]),
+            list(both["Film"]["properties"]),
+        )
 
 
 class TestVerdict:
@@ -542,17 +573,30 @@ class TestVerdict:
         assert "user" == fault["role"]
         assert "Expected `str`, got `int` - at $.number" in fault["content"]
 
-    def test_no_cycle(self) -> None:
-        """With the collector off nothing is left of an error."""
-        gc.disable()
-        try:
-            completion = reply("{")
-            gone = weakref.ref(Answer(Invoice))
-            with pytest.raises(OutputDecodeError):
-                parse_completion(completion, Answer(Invoice))
-            assert gone() is None
-        finally:
-            gc.enable()
+
+def test_nothing_of_an_error_outlives_it() -> None:
+    """With the collector off, nothing is left of an error, whose frames hold the answer."""
+
+    def fail(call: Any, *args: Any) -> None:
+        with contextlib.suppress(OutputError, InvalidRequestError, ToolArgumentsError, TypeError):
+            call(*args)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for text in ("{", '{"number":1}', ""):
+            fail(Answer(Invoice).decode, text)
+            fail(parse_completion, reply(text), Answer(Invoice))
+            fail(get_weather.arguments, text)
+        for type_ in (Bare, list[Holder], Unresolved, 3):
+            fail(Answer, type_)
+        fail(lambda: Answer(dict[str, int], strict=True))
+        fail(tool, no_schema)
+        fail(lambda: tool(open_object, strict=True))
+        kinds = (OutputError, InvalidRequestError, ToolArgumentsError, NoSchemaError, UnfitTextError)
+        assert [] == [found for found in gc.get_objects() if isinstance(found, kinds)]
+    finally:
+        gc.enable()
 
 
 def test_arguments_of_every_reply() -> None:
