@@ -420,8 +420,8 @@ class OutputError(APIError):
     """A whole answer is no value of the type that was asked for.
 
     Attributes:
-        completion: The completion with all choices, in which the valid ones are parsed; None if a text was decoded
-            without a completion.
+        completion: The completion with all choices, in which the valid ones are parsed; without choices if
+            `Answer.decode` read a text that belongs to no completion.
         choice: Index of the first choice that is faulty.
         text: The text of this choice.
         path: Place of the fault, such as ``$.lines[2].price``, or None if it is not known.
@@ -440,7 +440,9 @@ class OutputError(APIError):
         **details: Any,
     ) -> None:
         super().__init__(message, **details)
-        self.completion = completion
+        self.completion: ParsedChatCompletion[Any] = (
+            ParsedChatCompletion[Any]() if completion is None else completion
+        )
         self.choice = choice
         self.text = text
         self.path = path

@@ -91,7 +91,8 @@ class Tool(Generic[P, R]):
         given: Any = function
         self.function: Callable[P, R] = given.function if isinstance(given, Tool) else given
         owner, plain = _underlying(self.function)
-        self.name: str = name or str(getattr(owner, "__name__", type(owner).__name__))
+        self._label = str(getattr(owner, "__name__", type(owner).__name__))
+        self.name: str = name or self._label
         if re.fullmatch("[A-Za-z0-9_-]{1,64}", self.name) is None:
             raise TypeError(
                 f"{escape(self.name, 80)}: the name of a tool has 1 to 64 of the characters a-z A-Z 0-9 _ -; "
@@ -103,7 +104,7 @@ class Tool(Generic[P, R]):
         doc = inspect.cleandoc(getattr(plain, "__doc__", None) or getattr(owner, "__doc__", None) or "")
         paragraph = "" if _SECTION.match(doc) else " ".join(doc.partition("\n\n")[0].split())
         self.description: str | None = description or paragraph or None
-        hints = dict(_hints_of(self.name, self.function, plain))
+        hints = dict(_hints_of(self._label, self.function, plain))
         self._contexts = [name for name, (hint, _) in hints.items() if hint is ToolContext]
         self._hints = {name: hint for name, hint in hints.items() if name not in self._contexts}
         self._codec = self._make_codec()
@@ -179,7 +180,7 @@ class Tool(Generic[P, R]):
         except NoSchemaError as error:
             refusal = error.with_traceback(None)
         parameter = re.match(r"\$\.(\w+)", refusal.path)
-        raise _refused(self.name, f"{refusal.problem} (at {refusal.path})", parameter and parameter[1])
+        raise _refused(self._label, f"{refusal.problem} (at {refusal.path})", parameter and parameter[1])
 
     def _make_parameters(self, descriptions: dict[str, str]) -> dict[str, Any]:
         schema = self._codec.schema  # no other object has it
@@ -205,7 +206,7 @@ class Tool(Generic[P, R]):
             }
         problem = f"strict=True cannot hold at {refusal.path}: {refusal.problem}"
         parameter = re.match(r"\$\.(\w+)", refusal.path)
-        raise _refused(self.name, problem, parameter and parameter[1])
+        raise _refused(self._label, problem, parameter and parameter[1])
 
     def __reduce__(self) -> tuple[Any, ...]:
         options: dict[str, Any] = {

@@ -204,9 +204,10 @@ class TestTool:
     @pytest.mark.parametrize(("function", "words"), REFUSED)
     def test_refused(self, function: Any, words: str) -> None:
         """With a TypeError that names function and parameter."""
-        with pytest.raises(TypeError) as refused:
-            tool(function)
-        assert words in str(refused.value)
+        for name in (None, "other"):
+            with pytest.raises(TypeError) as refused:
+                tool(function, name=name)
+            assert words in str(refused.value)
 
 
 class TestArguments:

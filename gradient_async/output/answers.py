@@ -134,7 +134,7 @@ class Answer(Generic[T]):
         if unfit.path is None:
             shown = f"the answer is not JSON: {unfit.shown}; it begins '{shown_text(text)}'"
             raise OutputDecodeError(shown, text=text, parsed=self.known(text))
-        shown = f"the answer is no {_shown_type(self.type)}: {unfit.shown}"
+        shown = f"the answer is not a valid {_shown_type(self.type)}: {unfit.shown}"
         raise OutputValidationError(shown, text=text, path=unfit.path, parsed=unfit.plain)
 
     def known(self, text: str) -> Any:
@@ -248,7 +248,8 @@ def judge(
     judged = [judge_choice(choice, answer) for choice in completion.choices]
     result = _as(ParsedChatCompletion[T], completion, choices=[choice for choice, _ in judged])
     result.receive_as(completion)
-    error = next((error for _, error in judged if error is not None), None)
+    errors = [error for _, error in judged if error is not None]
+    error = min(errors, key=lambda error: error.choice, default=None)
     if error is not None:
         error.completion = result
         error.request_id, error.attempts = result.request_id, result.attempts
@@ -270,7 +271,6 @@ def parse_completion(completion: ChatCompletion, answer: Answer[T] | None) -> Pa
 
 def retry_messages(error: OutputError) -> list[Any]:
     """Return the messages by which a model learns of the fault in its answer: the answer, and a message of the user."""
-    assert error.completion is not None  # noqa: S101  # for type checkers
     # Tool calls beside the answer would need results.
     answer = error.completion.choices[0].message.model_copy(
         update={"content": error.text, "tool_calls": None, "function_call": None}

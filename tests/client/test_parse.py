@@ -160,7 +160,7 @@ async def test_faults(start: Start, reply: Handler, kind: type[OutputError]) -> 
     with pytest.raises(kind) as raised:
         await parse(client, Count)
     error = raised.value
-    assert error.completion is not None and error.completion.usage is not None
+    assert error.completion.usage is not None
     assert (1, 12) == (len(server.requests), error.completion.usage.total_tokens)
 
 
@@ -250,7 +250,7 @@ class TestRetries:
         with pytest.raises(OutputDecodeError) as raised:
             await parse(client, Count, output_retries=2)
         error = raised.value
-        assert error.completion is not None and error.completion.usage is not None
+        assert error.completion.usage is not None
         assert ("three", 3, 3, 36) == (
             error.text,
             error.attempts,

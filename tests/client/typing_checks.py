@@ -133,7 +133,7 @@ async def answers(client: AsyncGradient) -> None:
     try:
         await parse(model="m", messages=messages, response_format=Invoice)
     except OutputValidationError as error:
-        assert_type(error.completion, ParsedChatCompletion[Any] | None)
+        assert_type(error.completion, ParsedChatCompletion[Any])
         assert_type((error.choice, error.text, error.path), tuple[int, str, str | None])
 
 

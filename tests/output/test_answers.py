@@ -352,7 +352,7 @@ class TestDecode:
     def test_nothing_else_is_repaired(self, text: str) -> None:
         with pytest.raises(OutputDecodeError) as raised:
             Answer(Invoice).decode(text)
-        assert (text, None, None, 0) == (
+        assert (text, None, ParsedChatCompletion(), 0) == (
             raised.value.text,
             raised.value.path,
             raised.value.completion,
@@ -541,7 +541,7 @@ class TestVerdict:
         assert (text or "", None) == (error.text, error.path)
         known = {"number": "7"} if text and len(text) == 20 else None
         assert error.parsed == (known or (msgspec.json.decode(text) if text else None))
-        assert error.completion is not None and completion.usage == error.completion.usage
+        assert completion.usage == error.completion.usage
 
     def test_first_faulty_choice(self) -> None:
         """The first faulty index is raised; all choices are there, and the valid ones are parsed."""
@@ -549,7 +549,6 @@ class TestVerdict:
         with pytest.raises(OutputValidationError) as raised:
             parse_completion(completion, Answer(Invoice))
         error = raised.value
-        assert error.completion is not None
         assert (1, '{"number":1}', "r", 1) == (error.choice, error.text, error.request_id, error.attempts)
         found = [choice.message.parsed for choice in error.completion.choices]
         assert [INVOICE, None, INVOICE, None] == found
