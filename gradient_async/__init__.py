@@ -20,13 +20,18 @@ from .errors import (
     BadRequestError,
     ConfigurationError,
     ConflictError,
+    ContentFilterFinishReasonError,
     FanOutError,
     GatewayTimeoutError,
     GradientError,
     InternalServerError,
     InvalidRequestError,
     JournalError,
+    LengthFinishReasonError,
     NotFoundError,
+    OutputDecodeError,
+    OutputError,
+    OutputValidationError,
     OverloadedError,
     PaymentRequiredError,
     PermissionDeniedError,
@@ -44,6 +49,7 @@ from .errors import (
     StreamServerError,
     StreamTimeoutError,
     StreamTruncatedError,
+    ToolArgumentsError,
     UnexpectedRedirectError,
     UnprocessableEntityError,
 )
@@ -69,11 +75,13 @@ from .events import (
 )
 from .fanout import FanOut, FanOutResult, Journal, MapFailure, MapResult, MapResults, MapSuccess
 from .hooks import CallInfo, Hook
+from .output import Answer
 from .session.pace import Pace
 from .stream import ChatCompletionStream, Timing
 from .stream import ChatCompletionStream as AsyncStream
 from .sync import Gradient, Stream
 from .sync import Gradient as Client
+from .tools import Tool, ToolContext, tool
 from .types import (
     NOT_GIVEN,
     ChatCompletion,
@@ -89,6 +97,9 @@ from .types import (
     ModelInfo,
     ModelList,
     NotGiven,
+    ParsedChatCompletion,
+    ParsedChatCompletionMessage,
+    ParsedChoice,
     RateLimit,
     RateLimits,
     RequestOptions,
@@ -100,6 +111,7 @@ from .types import (
 )
 from .types import NOT_GIVEN as not_given  # noqa: N811  # the name that other clients give it
 from .types import NotGiven as Omit
+from .types import ParsedChatCompletionMessage as ParsedMessage
 
 __all__ = [
     "DEFAULT_MAX_RETRIES",
@@ -111,6 +123,7 @@ __all__ = [
     "APIResponseValidationError",
     "APIStatusError",
     "APITimeoutError",
+    "Answer",
     "AsyncAPIResponse",
     "AsyncClient",
     "AsyncGradient",
@@ -135,6 +148,7 @@ __all__ = [
     "ConflictError",
     "ContentDeltaEvent",
     "ContentDoneEvent",
+    "ContentFilterFinishReasonError",
     "FanOut",
     "FanOutError",
     "FanOutResult",
@@ -151,6 +165,7 @@ __all__ = [
     "InvalidRequestError",
     "Journal",
     "JournalError",
+    "LengthFinishReasonError",
     "Limits",
     "LogprobsContentDeltaEvent",
     "LogprobsContentDoneEvent",
@@ -165,8 +180,15 @@ __all__ = [
     "NotFoundError",
     "NotGiven",
     "Omit",
+    "OutputDecodeError",
+    "OutputError",
+    "OutputValidationError",
     "OverloadedError",
     "Pace",
+    "ParsedChatCompletion",
+    "ParsedChatCompletionMessage",
+    "ParsedChoice",
+    "ParsedMessage",
     "PaymentRequiredError",
     "PermissionDeniedError",
     "Phase",
@@ -195,9 +217,12 @@ __all__ = [
     "Timeout",
     "Timing",
     "TokenLogprob",
+    "Tool",
+    "ToolArgumentsError",
     "ToolCall",
     "ToolCallDelta",
     "ToolCallStartEvent",
+    "ToolContext",
     "TopLogprob",
     "UnexpectedRedirectError",
     "UnprocessableEntityError",
@@ -205,4 +230,5 @@ __all__ = [
     "__version__",
     "not_given",
     "omit",
+    "tool",
 ]

@@ -4,6 +4,7 @@
 GradientError
 ├── ConfigurationError (ValueError)         a setting is missing or wrong; nothing was sent
 ├── InvalidRequestError (ValueError)        a parameter is outside its limit; nothing was sent
+├── ToolArgumentsError (ValueError)         the arguments of a tool call do not fit the function
 ├── FanOutError (ExceptionGroup)            some of several requests failed
 ├── JournalError                            the file of results can't be opened, read or written
 └── APIError                                a request failed
@@ -11,6 +12,11 @@ GradientError
     │   └── APITimeoutError (TimeoutError)  a time limit was exceeded
     ├── APIResponseValidationError          a reply of status 2xx without the documented content
     ├── APIStatusError                      the server answered with an error; one class for each status
+    ├── OutputError                         a whole answer is no value of the type asked for
+    │   ├── LengthFinishReasonError         the answer was cut at the limit of tokens
+    │   ├── ContentFilterFinishReasonError  a content filter cut the answer
+    │   ├── OutputDecodeError (ValueError)  the answer is not JSON
+    │   └── OutputValidationError (ValueError)  the answer is JSON of another form
     └── StreamError                         a stream failed; `.partial` holds all that was received
         ├── StreamInterruptedError          (APIConnectionError) the connection was lost
         ├── StreamTimeoutError              (APITimeoutError) no content came within a time limit
@@ -32,7 +38,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
-from .types import ChatCompletion, Headers, RateLimits
+from .types import ChatCompletion, Headers, ParsedChatCompletion, RateLimits
 from .types.nesting import decode_json
 
 Phase = Literal["connect", "send", "response", "body", "first_token", "idle", "total"]
@@ -180,6 +186,10 @@ class JournalError(GradientError):
     def __init__(self, message: str = "", *, path: str = "") -> None:
         super().__init__(message)
         self.path = path
+
+
+class ToolArgumentsError(GradientError, ValueError):
+    """The arguments of a tool call do not fit the function; the message is written for the model to read."""
 
 
 class APIError(GradientError):
@@ -421,6 +431,55 @@ def status_of_code(*codes: str | None) -> int:
         if status is not None:
             return status
     return 0
+
+
+class OutputError(APIError):
+    """A whole answer is no value of the type that was asked for.
+
+    Attributes:
+        completion: The completion with all choices, in which the valid ones are parsed; without choices if
+            `Answer.decode` read a text that belongs to no completion.
+        choice: Index of the first choice that is faulty.
+        text: The text of this choice.
+        path: Place of the fault, such as ``$.lines[2].price``, or None if it is not known.
+        parsed: The plain values that the text holds, as far as they could be read, or None.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        completion: ParsedChatCompletion[Any] | None = None,
+        choice: int = 0,
+        text: str = "",
+        path: str | None = None,
+        parsed: Any = None,
+        **details: Any,
+    ) -> None:
+        super().__init__(message, **details)
+        self.completion: ParsedChatCompletion[Any] = (
+            ParsedChatCompletion[Any]() if completion is None else completion
+        )
+        self.choice = choice
+        self.text = text
+        self.path = path
+        self.parsed = parsed
+
+
+class LengthFinishReasonError(OutputError):
+    """The answer was cut at the limit of tokens: its finish_reason is ``length``."""
+
+
+class ContentFilterFinishReasonError(OutputError):
+    """A content filter cut the answer: its finish_reason is ``content_filter``."""
+
+
+class OutputDecodeError(OutputError, ValueError):
+    """The answer is not JSON, or is empty."""
+
+
+class OutputValidationError(OutputError, ValueError):
+    """The answer is JSON, but no value of the type; ``path`` says where."""
 
 
 class StreamError(APIError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, assert_type
 
 from gradient_async import (
+    Answer,
     ChatCompletion,
     ChatCompletionChunk,
     CompletionUsage,
@@ -12,6 +13,7 @@ from gradient_async import (
     MapResult,
     ModelInfo,
     ModelList,
+    ParsedChatCompletion,
     Stream,
     Timeout,
 )
@@ -33,6 +35,17 @@ def completions(client: Gradient, *, maybe: bool) -> None:
     assert_type(agent.create(messages=stored, include_retrieval_info=True), ChatCompletion)
     assert_type(agent.create(messages=stored, stream=True), Stream)
     assert_type(agent.create(messages=stored, stream=maybe), ChatCompletion | Stream)
+
+
+def answers(client: Gradient) -> None:
+    """The type of an answer is inferred from ``response_format``."""
+    stored = [{"role": "user", "content": "hi"}]
+    parse = client.chat.completions.parse
+    assert_type(parse(model="m", messages=stored, response_format=int), ParsedChatCompletion[int])
+    assert_type(parse(model="m", messages=stored, response_format=Answer(int)), ParsedChatCompletion[int])
+    assert_type(parse(model="m", messages=stored), ParsedChatCompletion[None])
+    agent = client.agents.chat.completions
+    assert_type(agent.parse(messages=stored, response_format=list[int]), ParsedChatCompletion[list[int]])
 
 
 def streams(client: Gradient) -> None:

@@ -19,6 +19,7 @@ from gradient_async.errors import (
     GradientError,
     InvalidRequestError,
     JournalError,
+    OutputError,
     RequestInfo,
     ResponseInfo,
     StreamError,
@@ -26,12 +27,22 @@ from gradient_async.errors import (
     escape,
     status_error_class,
 )
-from gradient_async.types import ChatCompletion, Choice, Headers, RateLimit, RateLimits
+from gradient_async.types import (
+    ChatCompletion,
+    Choice,
+    Headers,
+    ParsedChatCompletion,
+    ParsedChatCompletionMessage,
+    ParsedChoice,
+    RateLimit,
+    RateLimits,
+)
 
 TREE = {
     "GradientError": ("Exception",),
     "ConfigurationError": ("GradientError", "ValueError"),
     "InvalidRequestError": ("GradientError", "ValueError"),
+    "ToolArgumentsError": ("GradientError", "ValueError"),
     "FanOutError": ("GradientError", "ExceptionGroup"),
     "JournalError": ("GradientError",),
     "APIError": ("GradientError",),
@@ -54,6 +65,11 @@ TREE = {
     "GatewayTimeoutError": ("InternalServerError",),
     "UnexpectedRedirectError": ("APIStatusError",),
     "APIResponseValidationError": ("APIError",),
+    "OutputError": ("APIError",),
+    "LengthFinishReasonError": ("OutputError",),
+    "ContentFilterFinishReasonError": ("OutputError",),
+    "OutputDecodeError": ("OutputError", "ValueError"),
+    "OutputValidationError": ("OutputError", "ValueError"),
     "StreamError": ("APIError",),
     "StreamInterruptedError": ("StreamError", "APIConnectionError"),
     "StreamTruncatedError": ("StreamError",),
@@ -84,6 +100,9 @@ DETAILS: dict[str, Any] = {
     "attempts": 3,
     "elapsed": 1.25,
 }
+PARSED = ParsedChatCompletion[int](
+    choices=[ParsedChoice(message=ParsedChatCompletionMessage(content="1", parsed=1))]
+)
 PARTIAL = ChatCompletion(id="c-1", choices=[Choice()])
 
 
@@ -107,6 +126,15 @@ def make(name: str) -> GradientError:
     kind = kind_of(name)
     if issubclass(kind, StreamError):
         return kind("what\nhappened", partial=PARTIAL, events=7, bytes_received=99, **DETAILS)
+    if issubclass(kind, OutputError):
+        answer: dict[str, Any] = {
+            "completion": PARSED,
+            "choice": 1,
+            "text": "{}",
+            "path": "$.a",
+            "parsed": {},
+        }
+        return kind("what\nhappened", **answer, **DETAILS)
     if issubclass(kind, APIError):
         return kind("what\nhappened", **DETAILS)
     if issubclass(kind, InvalidRequestError):

@@ -24,19 +24,24 @@ from ..fanout import (
     StopWhen,
     StreamedReply,
 )
+from ..output import Answer
 from ..session.pace import Pace, Turns
 from ..stream import ChatCompletionStream, StreamManager
 from ..types import (
     NOT_GIVEN,
     AgentCompletionCreate,
+    AgentCompletionParse,
     AgentFanOut,
     ChatCompletion,
     ChatCompletionCreate,
+    ChatCompletionParse,
     ChatFanOut,
     NotGiven,
+    ParsedChatCompletion,
     given,
     is_given,
 )
+from .answers import check_retries, described_tools, parse, typed_arguments
 from .core import OPTIONS, Core, Operation, check_options, read_reply
 from .hints import AGENTS, CompletionsHints, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
@@ -123,6 +128,17 @@ class _Completions(CompletionsHints):
             return core.open_stream(reply, arguments)
         return await read_reply(reply, core.completion_of)
 
+    async def _parse(self, arguments: dict[str, Any]) -> ParsedChatCompletion[Any]:
+        check_options(arguments)
+        retries = check_retries(given(arguments).get("output_retries", 0), arguments)
+        arguments.pop("output_retries", None)
+        core, operation, answer = self._core, self._operation, typed_arguments(arguments)
+
+        async def fetch(arguments: dict[str, Any]) -> ChatCompletion:
+            return await read_reply(await core.send(operation, arguments), core.completion_of)
+
+        return await parse(fetch, arguments, answer, retries)
+
     def _stream(self, arguments: dict[str, Any]) -> StreamManager:
         if is_given(arguments.pop("stream", NOT_GIVEN)):
             raise TypeError("stream() always streams: leave 'stream' out")
@@ -194,6 +210,7 @@ class _Completions(CompletionsHints):
         check_choice("on_error", on_error, "collect", "raise")
         check_count("max_concurrency", max_concurrency, min_=1)
         check_requests(requests)
+        defaults = described_tools(defaults)
         core, operation = self._core, self._operation
         turns = self._turns(
             pace,
@@ -258,7 +275,9 @@ class _Completions(CompletionsHints):
         if max_concurrency is None:
             max_concurrency = n
         check_count("max_concurrency", max_concurrency, min_=1)
-        list_iterables(params)  # every request of the fan-out reads the same arguments
+        params = described_tools(
+            list_iterables(params)
+        )  # every request of the fan-out reads the same arguments
         if stream:
             _ask_for_usage(params)
         limits = self._core.settings.limits
@@ -383,6 +402,50 @@ class Completions(_Completions):
         """
         return await self._create(params, stream=stream)
 
+    @overload
+    async def parse(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        output_retries: int = ...,
+        **params: Unpack[ChatCompletionParse],
+    ) -> ParsedChatCompletion[None]: ...
+    @overload
+    async def parse(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        output_retries: int = ...,
+        **params: Unpack[ChatCompletionParse],
+    ) -> ParsedChatCompletion[T]: ...
+    @overload
+    async def parse(
+        self, *, response_format: object, output_retries: int = ..., **params: Unpack[ChatCompletionParse]
+    ) -> ParsedChatCompletion[Any]: ...
+    async def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
+        """Request a completion whose text is JSON, and read it as a value of a type.
+
+        Args:
+            response_format: A type, such as a Struct, a dataclass, ``list[Invoice]`` or a model of pydantic; or an `Answer`,
+                which says more. A schema as the API takes it is sent unchanged, and its answers are not read.
+            output_retries: How often to ask again, with the faulty answer and a message that names the fault, if the
+                answer is not JSON or no value of the type. Each request is paid for. 0 by default.
+            **params: The same as for `create`, except ``stream``.
+
+        Returns:
+            The completion. Its ``parsed``, and that of each message, is the value, or None where the model refused, and
+            where it calls tools and says nothing.
+
+        Raises:
+            InvalidRequestError: If the type has no schema; nothing was sent.
+            LengthFinishReasonError: If an answer was cut at the limit of tokens.
+            ContentFilterFinishReasonError: If a content filter cut an answer.
+            OutputDecodeError: If an answer is not JSON.
+            OutputValidationError: If an answer is no value of the type.
+            GradientError: For the same reasons as `create`.
+        """
+        return await self._parse(params)
+
     def stream(self, **params: Unpack[ChatCompletionCreate]) -> StreamManager:
         """Stream a completion: ``async with client.chat.completions.stream(...) as stream``.
 
@@ -467,6 +530,30 @@ class AgentCompletions(_Completions):
             GradientError: For the same reasons as `Completions.create`.
         """
         return await self._create(params, stream=stream)
+
+    @overload
+    async def parse(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        output_retries: int = ...,
+        **params: Unpack[AgentCompletionParse],
+    ) -> ParsedChatCompletion[None]: ...
+    @overload
+    async def parse(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        output_retries: int = ...,
+        **params: Unpack[AgentCompletionParse],
+    ) -> ParsedChatCompletion[T]: ...
+    @overload
+    async def parse(
+        self, *, response_format: object, output_retries: int = ..., **params: Unpack[AgentCompletionParse]
+    ) -> ParsedChatCompletion[Any]: ...
+    async def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
+        """Request a typed answer from the agent, like `Completions.parse`."""
+        return await self._parse(params)
 
     def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
         """Stream the agent's completion, like `Completions.stream`."""

@@ -32,14 +32,17 @@ from ..errors import (
     APIResponseValidationError,
     APIStatusError,
     ConfigurationError,
+    InvalidRequestError,
     StreamError,
     copy_of,
 )
+from ..output import is_type
 from ..secrets import Redactor, check_headers, hide_headers, secrets_in
 from ..session.call import Call
 from ..session.forks import no_fork
 from ..session.pace import Turns
 from ..stream import ChatCompletionStream, StreamReader, premature_end
+from ..tools import tool_params
 from ..types import NOT_GIVEN, ChatCompletion, ModelList, given, is_given
 from ..types.nesting import TooManyValuesError
 from .settings import Settings, query_pairs
@@ -285,6 +288,12 @@ class Core:
         Returns:
             The reply, with its body unread.
         """
+        if "tools" in arguments:
+            arguments["tools"] = tool_params(arguments["tools"])
+        if "response_format" in arguments and is_type(arguments["response_format"]):
+            raise InvalidRequestError(
+                "response_format is a type: use parse() or stream()", param="response_format"
+            )
         params: Mapping[str, Any] = arguments
         options: Mapping[str, Any] = {}
         extra_body: Mapping[str, Any] = {}

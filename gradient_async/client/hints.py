@@ -120,9 +120,6 @@ class CompletionsHints:
     """Hints of the completions, through which every call goes: as descriptors they cost nothing, see `Hinted`."""
 
     if not TYPE_CHECKING:
-        parse = Hint(
-            "pass response_format={'type': 'json_schema', ...} to create, and decode message.content"
-        )
         retrieve = Hint("completions are not stored")
         list = Hint("completions are not stored")
         update = Hint("completions are not stored")

@@ -12,9 +12,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn, TypeVar, Unpack, overload
 
 from ..errors import RequestInfo, ResponseInfo
+from ..output import Answer, parse_completion
 from ..stream import AsyncOnly, ChatCompletionStream
-from ..types import NOT_GIVEN, AgentCompletionCreate, ChatCompletion, Headers, ModelList, RateLimits, is_given
+from ..types import (
+    NOT_GIVEN,
+    AgentCompletionCreate,
+    AgentCompletionParse,
+    ChatCompletion,
+    Headers,
+    ModelList,
+    ParsedChatCompletion,
+    RateLimits,
+    is_given,
+)
 from ..types.nesting import UNLIMITED, decode_json
+from .answers import typed_arguments
 from .core import Core, Operation, check_options, models_of, read_reply
 from .hints import STREAMING, Hinted
 
@@ -254,6 +266,18 @@ class _ResponseCompletions:
 
         return APIResponse(reply, parse)
 
+    async def _respond_typed(self, arguments: dict[str, Any]) -> APIResponse[Any]:
+        answer = typed_arguments(arguments)
+        core = self._core
+        reply = await core.send(self._operation, arguments)
+
+        async def parse(response: APIResponse[Any]) -> ParsedChatCompletion[Any]:
+            return parse_completion(await core.completion_of(reply, await response.read()), answer)
+
+        response = APIResponse(reply, parse)
+        await response.read()
+        return response
+
 
 class RawCompletions(_ResponseCompletions):
     """`completions.with_raw_response`."""
@@ -278,6 +302,29 @@ class RawCompletions(_ResponseCompletions):
         if not stream:
             await response.read()
         return response
+
+    @overload
+    async def parse(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        **params: Unpack[AgentCompletionParse],
+    ) -> APIResponse[ParsedChatCompletion[None]]: ...
+    @overload
+    async def parse(
+        self, *, response_format: type[T] | Answer[T], **params: Unpack[AgentCompletionParse]
+    ) -> APIResponse[ParsedChatCompletion[T]]: ...
+    @overload
+    async def parse(
+        self, *, response_format: object, **params: Unpack[AgentCompletionParse]
+    ) -> APIResponse[ParsedChatCompletion[Any]]: ...
+    async def parse(self, **params: Any) -> APIResponse[Any]:
+        """Request a typed answer; return the response, read to its end, whose ``parse`` gives the completion.
+
+        Args:
+            **params: The same as for ``parse``, except ``output_retries``: a response is that of one request.
+        """
+        return await self._respond_typed(params)
 
 
 class StreamingCompletions(_ResponseCompletions):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterable, Callable, Mapping
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -34,7 +34,18 @@ from ..client.hints import (
 )
 from ..client.models import Models as AsyncModels
 from ..fanout import Requests
-from ..types import AgentCompletionCreate, ChatCompletion, ChatCompletionCreate, Hint, ModelList, is_given
+from ..output import Answer
+from ..types import (
+    AgentCompletionCreate,
+    AgentCompletionParse,
+    ChatCompletion,
+    ChatCompletionCreate,
+    ChatCompletionParse,
+    Hint,
+    ModelList,
+    ParsedChatCompletion,
+    is_given,
+)
 from .loop import Process, loop_thread
 from .requests import MapResults, ask, feed
 from .streams import Closing, FanOut, Stream, StreamManager, close_here, request
@@ -76,6 +87,11 @@ class _SyncCompletions(CompletionsHints):
             request, loop, partial(self._completions.create, stream=stream, **params), undo=close_here
         )
 
+    def _parse(self, params: dict[str, Any]) -> ParsedChatCompletion[Any]:
+        check_options(params)
+        call = partial(self._completions.parse, **params)
+        return cast("ParsedChatCompletion[Any]", loop_thread().call(call))
+
     def _stream(self, params: dict[str, Any]) -> StreamManager:
         check_options(params)
         return StreamManager(self._completions.stream(**params).__aenter__)
@@ -114,6 +130,30 @@ class Completions(_SyncCompletions):
         """Request a completion; the arguments, results and errors are those of ``create`` for asyncio."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
+    @overload
+    def parse(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        output_retries: int = ...,
+        **params: Unpack[ChatCompletionParse],
+    ) -> ParsedChatCompletion[None]: ...
+    @overload
+    def parse(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        output_retries: int = ...,
+        **params: Unpack[ChatCompletionParse],
+    ) -> ParsedChatCompletion[T]: ...
+    @overload
+    def parse(
+        self, *, response_format: object, output_retries: int = ..., **params: Unpack[ChatCompletionParse]
+    ) -> ParsedChatCompletion[Any]: ...
+    def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
+        """Request a typed answer; the arguments, results and errors are those of ``parse`` for asyncio."""
+        return self._parse(params)
+
     def stream(self, **params: Unpack[ChatCompletionCreate]) -> StreamManager:
         """Stream a completion: ``with client.chat.completions.stream(...) as stream``."""
         return self._stream(cast("dict[str, Any]", params))
@@ -137,6 +177,30 @@ class AgentCompletions(_SyncCompletions):
     def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | Stream:
         """Request a completion from the agent; the arguments are those of ``create`` for asyncio."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
+
+    @overload
+    def parse(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        output_retries: int = ...,
+        **params: Unpack[AgentCompletionParse],
+    ) -> ParsedChatCompletion[None]: ...
+    @overload
+    def parse(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        output_retries: int = ...,
+        **params: Unpack[AgentCompletionParse],
+    ) -> ParsedChatCompletion[T]: ...
+    @overload
+    def parse(
+        self, *, response_format: object, output_retries: int = ..., **params: Unpack[AgentCompletionParse]
+    ) -> ParsedChatCompletion[Any]: ...
+    def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
+        """Request a typed answer from the agent; the arguments are those of ``parse`` for asyncio."""
+        return self._parse(params)
 
     def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
         """Stream the agent's completion."""

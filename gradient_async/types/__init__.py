@@ -32,6 +32,7 @@ from .params import (
     NOT_GIVEN,
     AgentCompletionCreate,
     AgentCompletionParams,
+    AgentCompletionParse,
     AgentFanOut,
     AllowedTools,
     AllowedToolsChoice,
@@ -41,6 +42,7 @@ from .params import (
     CacheControl,
     ChatCompletionCreate,
     ChatCompletionParams,
+    ChatCompletionParse,
     ChatFanOut,
     ContentPart,
     CustomCall,
@@ -74,12 +76,14 @@ from .params import (
     is_given,
     omit,
 )
+from .parsed import ParsedChatCompletion, ParsedChatCompletionMessage, ParsedChoice
 from .received import Received, ReceivedReply
 
 __all__ = [
     "NOT_GIVEN",
     "AgentCompletionCreate",
     "AgentCompletionParams",
+    "AgentCompletionParse",
     "AgentFanOut",
     "AllowedTools",
     "AllowedToolsChoice",
@@ -93,6 +97,7 @@ __all__ = [
     "ChatCompletionCreate",
     "ChatCompletionMessage",
     "ChatCompletionParams",
+    "ChatCompletionParse",
     "ChatFanOut",
     "Choice",
     "ChoiceDelta",
@@ -126,6 +131,9 @@ __all__ = [
     "NamedFunction",
     "NamedToolChoice",
     "NotGiven",
+    "ParsedChatCompletion",
+    "ParsedChatCompletionMessage",
+    "ParsedChoice",
     "PromptTokensDetails",
     "RateLimit",
     "RateLimits",
@@ -156,4 +164,4 @@ __all__ = [
 ]
 
 # The types of messages and parameters that msgspec converts. Their tables include the types of their fields.
-build_tables(ChatCompletion, ChatCompletionChunk, ModelInfo)
+build_tables(ChatCompletion, ChatCompletionChunk, ModelInfo, ParsedChatCompletion)

@@ -10,7 +10,7 @@ import msgspec
 
 from .headers import RateLimits
 from .model import Hint, Model
-from .nesting import AnyJSON
+from .nesting import AnyJSON, decode_json
 from .received import Received, ReceivedReply
 
 
@@ -190,6 +190,14 @@ class Function(Model, gc=False, kw_only=True):
 
     name: str = ""
     arguments: str = ""
+
+    @property
+    def parsed_arguments(self) -> Any:
+        """The arguments as plain data, decoded at each access; None if they are not JSON."""
+        try:
+            return decode_json(self.arguments)
+        except ValueError:
+            return None
 
 
 class FunctionDelta(Model, gc=False, kw_only=True):

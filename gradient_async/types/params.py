@@ -6,7 +6,7 @@ DigitalOcean's documentation. A value of None is sent as null.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Required, TypeAlias, TypedDict, final
 
 from msgspec import Meta, Struct
@@ -313,7 +313,7 @@ class StreamOptions(TypedDict, total=False):
 # that only other servers document have no checks besides their type.
 if TYPE_CHECKING:
     Messages: TypeAlias = Iterable[MessageParam | ChatCompletionMessage | Mapping[str, Any]]
-    Tools: TypeAlias = Iterable[ToolParam | Mapping[str, Any]]
+    Tools: TypeAlias = Iterable[ToolParam | Mapping[str, Any] | Callable[..., Any]]
     ToolChoice: TypeAlias = (
         Literal["none", "auto", "required"]
         | NamedToolChoice
@@ -385,8 +385,6 @@ class _Params(TypedDict, total=False):
     """Reasoning settings; see the documentation of the model."""
     reasoning_effort: str | None
     """``none``, ``minimal``, ``low``, ``medium``, ``high``, ``xhigh`` or ``max``."""
-    response_format: Mapping[str, Any] | None
-    """``{"type": "json_object"}`` or a JSON schema."""
     safety_identifier: str | None
     """Identifies the end user, for the detection of abuse."""
     seed: int | None
@@ -404,7 +402,7 @@ class _Params(TypedDict, total=False):
     tool_choice: ToolChoice | None
     """``none``, ``auto``, ``required``, a named function or custom tool, or some allowed tools."""
     tools: Tools | None
-    """Tools that the model may call; names have 1 to 64 characters of a-z A-Z 0-9 _ -."""
+    """Functions, tools made by `tool`, or dictionaries; names have 1 to 64 characters of a-z A-Z 0-9 _ -."""
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None
     """Number of likeliest tokens to return at each position; 0 to 20, only with ``logprobs=True``."""
     top_p: Annotated[float, Meta(ge=0, le=1)] | None
@@ -424,6 +422,13 @@ class _Choices(TypedDict, total=False):
     """Number of choices to generate; 1 to 128. Some models ignore or refuse more than one."""
 
 
+class _Format(TypedDict, total=False):
+    """The parameter that methods for typed answers take as their own argument."""
+
+    response_format: Mapping[str, Any] | None
+    """``{"type": "json_object"}`` or a JSON schema."""
+
+
 class _ChatParams(_Params, total=False):
     """Parameters of models."""
 
@@ -435,7 +440,7 @@ class _ChatParams(_Params, total=False):
     """What the inference router prefers: ``balanced``, ``budget`` or ``quality``."""
 
 
-class ChatCompletionParams(_ChatParams, _Choices, total=False):
+class ChatCompletionParams(_ChatParams, _Choices, _Format, total=False):
     """Parameters of `client.chat.completions`."""
 
 
@@ -466,7 +471,7 @@ class _AgentParams(_Params, total=False):
     """``rewrite``, ``step_back``, ``sub_queries`` or ``none``."""
 
 
-class AgentCompletionParams(_AgentParams, _Choices, total=False):
+class AgentCompletionParams(_AgentParams, _Choices, _Format, total=False):
     """Parameters of `client.agents.chat.completions`; the agent's own model answers."""
 
 
@@ -491,9 +496,17 @@ class AgentCompletionCreate(AgentCompletionParams, RequestOptions, total=False):
     """Keyword arguments of `client.agents.chat.completions.create` and `stream`."""
 
 
-class ChatFanOut(_ChatParams, RequestOptions, total=False):
+class ChatCompletionParse(_ChatParams, _Choices, RequestOptions, total=False):
+    """Keyword arguments of `client.chat.completions.parse` besides its own."""
+
+
+class AgentCompletionParse(_AgentParams, _Choices, RequestOptions, total=False):
+    """Keyword arguments of `client.agents.chat.completions.parse` besides its own."""
+
+
+class ChatFanOut(_ChatParams, _Format, RequestOptions, total=False):
     """Keyword arguments that `client.chat.completions.fan_out` sends with each request."""
 
 
-class AgentFanOut(_AgentParams, RequestOptions, total=False):
+class AgentFanOut(_AgentParams, _Format, RequestOptions, total=False):
     """Keyword arguments that `client.agents.chat.completions.fan_out` sends with each request."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, assert_type
+from typing import Any, Literal, TypedDict, assert_type
+
+from msgspec import Struct
+from pydantic import BaseModel
 
 from gradient_async import (
     NOT_GIVEN,
+    Answer,
     APIResponse,
     APIStatusError,
     AsyncGradient,
@@ -27,7 +31,14 @@ from gradient_async import (
     MapSuccess,
     ModelInfo,
     ModelList,
+    OutputValidationError,
+    ParsedChatCompletion,
+    ParsedChatCompletionMessage,
+    ParsedChoice,
     Timeout,
+    Tool,
+    ToolCall,
+    tool,
 )
 from gradient_async.events import ContentDeltaEvent
 from gradient_async.types import Headers, MessageParam, ToolParam
@@ -52,6 +63,135 @@ async def completions(client: AsyncGradient, *, maybe: bool) -> None:
     agent = client.agents.chat.completions
     assert_type(await agent.create(messages=stored, include_retrieval_info=True), ChatCompletion)
     assert_type(await agent.create(messages=stored, stream=True), ChatCompletionStream)
+
+
+class Invoice(Struct):
+    """The type of an answer."""
+
+    number: str
+
+
+class Receipt(Struct, tag=True):
+    """Another type."""
+
+
+class Model(BaseModel):
+    """A model of pydantic."""
+
+    number: str
+
+
+class Keys(TypedDict):
+    """A type of dictionaries."""
+
+    number: str
+
+
+async def answers(client: AsyncGradient) -> None:
+    """The type of an answer is inferred from ``response_format``."""
+    messages = [{"role": "user", "content": "hi"}]
+    parse = client.chat.completions.parse
+    done = await parse(model="m", messages=messages, response_format=Invoice, output_retries=2, temperature=0)
+    assert_type(done, ParsedChatCompletion[Invoice])
+    assert_type(done.parsed, Invoice | None)
+    assert_type(done.choices[0], ParsedChoice[Invoice])
+    assert_type(done.choices[0].message, ParsedChatCompletionMessage[Invoice])
+    assert_type(done.choices[0].message.parsed, Invoice | None)
+    await parse(model="m", messages=[*messages, done.choices[0].message])
+    completion: ChatCompletion = done
+    assert completion.to_dict()
+    named = await parse(model="m", messages=messages, response_format=Answer(Invoice, name="invoice"))
+    assert_type(named, ParsedChatCompletion[Invoice])
+    assert_type(
+        await parse(model="m", messages=messages, response_format=list[Invoice]),
+        ParsedChatCompletion[list[Invoice]],
+    )
+    assert_type(
+        await parse(model="m", messages=messages, response_format=dict[str, Invoice]),
+        ParsedChatCompletion[dict[str, Invoice]],
+    )
+    assert_type(await parse(model="m", messages=messages, response_format=int), ParsedChatCompletion[int])
+    assert_type(await parse(model="m", messages=messages, response_format=Model), ParsedChatCompletion[Model])
+    assert_type(await parse(model="m", messages=messages, response_format=Keys), ParsedChatCompletion[Keys])
+    assert_type(await parse(model="m", messages=messages), ParsedChatCompletion[None])
+    assert_type(await parse(model="m", messages=messages, response_format=None), ParsedChatCompletion[None])
+    assert_type(
+        await parse(model="m", messages=messages, response_format=NOT_GIVEN), ParsedChatCompletion[None]
+    )
+    # mypy infers Any for a Mapping[str, Any], because any value of the mapping could be of any type.
+    schema: Mapping[str, object] = {"type": "json_object"}
+    assert_type(await parse(model="m", messages=messages, response_format=schema), ParsedChatCompletion[None])
+    assert_type(
+        await parse(model="m", messages=messages, response_format={"type": "json_object"}),
+        ParsedChatCompletion[None],
+    )
+    agent = client.agents.chat.completions
+    assert_type(
+        await agent.parse(messages=messages, response_format=Invoice, k=3), ParsedChatCompletion[Invoice]
+    )
+    assert_type(await agent.parse(messages=messages), ParsedChatCompletion[None])
+    raw = await client.chat.completions.with_raw_response.parse(
+        model="m", messages=messages, response_format=Invoice
+    )
+    assert_type(raw, APIResponse[ParsedChatCompletion[Invoice]])
+    assert_type(await raw.parse(), ParsedChatCompletion[Invoice])
+    assert_type(Answer(Invoice), Answer[Invoice])
+    assert_type(Answer(list[Invoice], strict=True).decode(""), list[Invoice])
+    try:
+        await parse(model="m", messages=messages, response_format=Invoice)
+    except OutputValidationError as error:
+        assert_type(error.completion, ParsedChatCompletion[Any])
+        assert_type((error.choice, error.text, error.path), tuple[int, str, str | None])
+
+
+async def unions(client: AsyncGradient) -> None:
+    """Mypy does not infer unions and literals, so a variable of the type says what they are."""
+    messages = [{"role": "user", "content": "hi"}]
+    parse = client.chat.completions.parse
+    either: ParsedChatCompletion[Invoice | Receipt] = await parse(
+        model="m", messages=messages, response_format=Invoice | Receipt
+    )
+    assert_type(either.parsed, Invoice | Receipt | None)
+    word: ParsedChatCompletion[Literal["a", "b"]] = await parse(
+        model="m", messages=messages, response_format=Literal["a", "b"]
+    )
+    assert_type(word.parsed, Literal["a", "b"] | None)
+
+
+@tool
+async def get_weather(city: str, unit: Literal["C", "F"] = "C") -> str:
+    """Tell the weather of a city."""
+    return f"{city} {unit}"
+
+
+@tool(strict=True, timeout=5)
+def add(a: int, b: int = 0) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+def subtract(a: int, b: int) -> int:
+    """Subtract two numbers."""
+    return a - b
+
+
+async def tools(client: AsyncGradient) -> None:
+    """A tool is callable like its function; functions, tools and dictionaries are tools of a request."""
+    assert_type(await get_weather("Berlin", unit="F"), str)
+    assert_type(add(1, b=2), int)
+    assert_type(tool(subtract, name="minus")(3, 1), int)
+    assert_type((add.name, add.description, add.timeout), tuple[str, str | None, float | None])
+    assert_type(add.arguments("{}"), dict[str, Any])
+    given: list[Tool[..., Any] | Callable[..., Any]] = [get_weather, add, subtract]
+    messages = [{"role": "user", "content": "hi"}]
+    chat = client.chat.completions
+    done = await chat.create(model="m", messages=messages, tools=[get_weather, subtract, add.to_dict()])
+    assert_type(done.choices[0].message.tool_calls, list[ToolCall] | None)
+    await chat.create(model="m", messages=messages, tools=given)
+    await chat.parse(model="m", messages=messages, tools=given, response_format=Invoice)
+    chat.fan_out(n=2, model="m", messages=messages, tools=given)
+    async with chat.stream(model="m", messages=messages, tools=(get_weather,)) as stream:
+        await stream.completion()
 
 
 async def parameters(client: AsyncGradient) -> None:

@@ -25,11 +25,6 @@ async with client.chat.completions.stream(model="m", messages=asked, tools=tools
         if event.type == "tool_calls.function.arguments.done":
             seen.append((event.index, event.name, event.arguments))
 """
-PARSE = """
-schema = {"type": "object", "properties": {"count": {"type": "integer"}}, "required": ["count"]}
-schema["additionalProperties"] = False
-server.push(reply_json(completion('{"count": 3}')))
-"""
 STATE = """
 state = ChatCompletionStreamState()
 stream = await client.chat.completions.create(**ask, stream=True)
@@ -278,27 +273,6 @@ await client.chat.completions.create(**ask)
 seen = server.requests[-1].headers["x-mine"]
 """,
         sync=False,
-    ),
-    "parsed answers": Row(
-        PARSE
-        + """
-schema = {"name": "Count", "schema": schema, "strict": True}
-answer = await client.chat.completions.create(
-    **ask, response_format={"type": "json_schema", "json_schema": schema}
-)
-seen = json.loads(answer.choices[0].message.content)
-""",
-        {"count": 3},
-        before="""
-import pydantic
-class Count(pydantic.BaseModel):
-    count: int
-"""
-        + PARSE
-        + """
-answer = await client.chat.completions.parse(**ask, response_format=Count)
-seen = answer.choices[0].message.parsed.model_dump()
-""",
     ),
     "`pydantic_function_tool(Model)`": Row(
         TOOLS

@@ -200,7 +200,7 @@ async def test_parse_pydantic_tool_strict_tools_and_non_strict_tools(start: Star
     (tool_call,) = completion.choices[0].message.tool_calls
     assert ("call_1", "function") == (tool_call.id, tool_call.type)
     assert ("GetWeather", WEATHER) == (tool_call.function.name, tool_call.function.arguments)
-    assert not hasattr(tool_call.function, "parsed_arguments")
+    assert {"city": "Edinburgh", "country": "UK"} == tool_call.function.parsed_arguments
     (done,) = of_type(events, "tool_calls.function.arguments.done")
     assert (0, "GetWeather", WEATHER) == (done.index, done.name, done.arguments)
     assert {"city": "Edinburgh", "country": "UK"} == done.parsed_arguments

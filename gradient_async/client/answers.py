@@ -1,0 +1,96 @@
+"""Asks for a typed answer, and asks again if the answer is no value of the type."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from ..decoding import list_iterables
+from ..errors import InvalidRequestError, OutputDecodeError, OutputValidationError, copy_of
+from ..output import Answer, answer_of, judge, retry_messages
+from ..tools import tool_params
+from ..types import NOT_GIVEN, ChatCompletion, ParsedChatCompletion, is_given, sum_usage
+from .settings import check_count
+
+
+def typed_arguments(arguments: dict[str, Any]) -> Answer[Any] | None:
+    """Replace a type in the arguments of a request by its schema, in place; return the form of the answer.
+
+    Raises:
+        TypeError: If ``stream`` is given.
+        InvalidRequestError: If the type has no schema.
+    """
+    if is_given(arguments.pop("stream", NOT_GIVEN)):
+        raise TypeError("parse() never streams: leave 'stream' out, or use stream(response_format=...)")
+    answer = answer_of(arguments.get("response_format"))
+    if answer is not None:
+        arguments["response_format"] = answer.response_format
+    return answer
+
+
+def described_tools(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Describe the functions among ``tools`` once for several requests.
+
+    Raises:
+        TypeError: If a function cannot be a tool.
+        InvalidRequestError: If two tools have one name.
+    """
+    return {**arguments, "tools": tool_params(arguments["tools"])} if "tools" in arguments else arguments
+
+
+def check_retries(output_retries: int, arguments: dict[str, Any]) -> int:
+    """Check how often a request may be repeated because of its answer.
+
+    Raises:
+        ConfigurationError: If it is no number of retries.
+        InvalidRequestError: If the request cannot be repeated with the answer.
+    """
+    check_count("output_retries", output_retries, min_=0)
+    if output_retries:
+        extra_body: Mapping[str, Any] = arguments.get("extra_body") or {}
+        if extra_body.get("n", arguments.get("n")) not in {None, 1}:
+            raise InvalidRequestError(
+                f"output_retries={output_retries}: a request with n above 1 cannot be repeated for one of its choices",
+                param="output_retries",
+            )
+        if "messages" in extra_body:
+            raise InvalidRequestError(
+                f"output_retries={output_retries}: pass messages as a parameter, not in extra_body",
+                param="output_retries",
+            )
+    return output_retries
+
+
+async def parse(
+    fetch: Callable[[dict[str, Any]], Awaitable[ChatCompletion]],
+    arguments: dict[str, Any],
+    answer: Answer[Any] | None,
+    retries: int,
+) -> ParsedChatCompletion[Any]:
+    """Request a completion, and read its texts.
+
+    Args:
+        fetch: Makes the request for these arguments; it may change them.
+        arguments: Arguments of the request.
+        answer: The form of the answer.
+        retries: How often to ask again, with the faulty answer and a message that names the fault, if an answer is no
+            JSON or no value of the type. Usage and attempts of all requests are added up.
+
+    Raises:
+        OutputError: If the last answer is no value of the type.
+    """
+    usage, attempts = None, 0
+    list_iterables(arguments)  # each request reads the same messages
+    while True:
+        completion = await fetch({**arguments})
+        if completion.usage is not None:
+            usage = sum_usage(usage, completion.usage)
+        attempts += completion.attempts
+        completion.usage, completion.attempts = usage, attempts
+        result, error = judge(completion, answer)
+        if error is None:
+            return result
+        if not retries or not isinstance(error, (OutputDecodeError, OutputValidationError)):
+            raise copy_of(error)
+        retries -= 1
+        arguments["messages"] = [*arguments["messages"], *retry_messages(error)]

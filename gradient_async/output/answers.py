@@ -1,0 +1,279 @@
+"""Typed answers: a type as the form of an answer, and the verdict whether a completion holds values of the type."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Generic, TypeVar, cast, get_origin, overload
+
+import msgspec
+
+from ..errors import (
+    ContentFilterFinishReasonError,
+    InvalidRequestError,
+    LengthFinishReasonError,
+    OutputDecodeError,
+    OutputError,
+    OutputValidationError,
+    copy_of,
+    escape,
+)
+from ..partial import PartialJSON
+from ..types import (
+    ChatCompletion,
+    Choice,
+    Model,
+    ParsedChatCompletion,
+    ParsedChatCompletionMessage,
+    ParsedChoice,
+    is_given,
+)
+from .schemas import Codec, UnfitTextError, codec_of, name_of, shown_text
+from .strict import NoSchemaError
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Model)
+
+
+class Answer(Generic[T]):
+    """A type as the form of an answer. It can be given wherever the type itself can be given.
+
+    Args:
+        type_: Anything that msgspec can decode, such as a Struct, a dataclass, a TypedDict or a union; or a model of
+            pydantic, alone or inside lists, dictionaries, tuples and unions.
+        name: The name of the schema, for the model to read; by default the name of the type.
+        description: What the answer is for, for the model to read.
+        strict: Whether the server has to enforce the schema, which then has all fields required and no others allowed.
+            None, the default, means: if the type can be described in this way.
+
+    Attributes:
+        type: The type.
+        name: The name of the schema.
+        description: The description, or None.
+        strict: Whether the server has to enforce the schema.
+        schema: The JSON schema that is sent. Answers of one type share it, so it must not be changed.
+        response_format: The whole parameter ``response_format``.
+
+    Raises:
+        InvalidRequestError: If the type has no schema, or none that a server can enforce although ``strict`` is true.
+    """
+
+    @overload
+    def __init__(
+        self,
+        type_: type[T],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        strict: bool | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Answer[Any],
+        type_: object,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        strict: bool | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        type_: Any,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        strict: bool | None = None,
+    ) -> None:
+        refusal: NoSchemaError
+        try:
+            codec = codec_of(type_)
+            self.schema, self.strict = codec.form(strict)
+        except NoSchemaError as error:
+            refusal = error.with_traceback(None)
+        else:
+            self._codec: Codec[T] = codec
+            self.type = type_
+            self.name = name_of(type_) if name is None else name
+            self.description = description
+            if re.fullmatch("[A-Za-z0-9_-]{1,64}", self.name) is None:
+                raise InvalidRequestError(
+                    f"name={escape(self.name, 80)!r}: expected 1 to 64 of the characters a-z A-Z 0-9 _ -",
+                    param="response_format",
+                )
+            return
+        problem = f"at {refusal.path}: {refusal.problem}"
+        if strict and _has_schema(type_):
+            problem = f"strict=True cannot hold {problem}; leave strict out to send the schema without it"
+        raise InvalidRequestError(f"response_format={_shown_type(type_)}: {problem}", param="response_format")
+
+    @property
+    def response_format(self) -> dict[str, Any]:
+        """The whole parameter ``response_format``, to send the schema by other means."""
+        described = {} if self.description is None else {"description": self.description}
+        schema = {"name": self.name, **described, "strict": self.strict, "schema": self.schema}
+        return {"type": "json_schema", "json_schema": schema}
+
+    def decode(self, text: str) -> T:
+        """Read the text of an answer.
+
+        White space around the JSON is allowed, and so is one fence of Markdown with nothing around it. A whole number that
+        is written as a float, such as ``2.0``, is an integer where the type wants one. Nothing else is repaired.
+
+        Raises:
+            OutputDecodeError: If the text is not JSON.
+            OutputValidationError: If the text is JSON, but no value of the type.
+        """
+        unfit: UnfitTextError
+        if not text.strip():
+            raise OutputDecodeError("the answer is empty", text=text)
+        try:
+            return self._codec.decode(text)
+        except UnfitTextError as error:
+            unfit = error.with_traceback(None)
+        if unfit.path is None:
+            shown = f"the answer is not JSON: {unfit.shown}; it begins '{shown_text(text)}'"
+            raise OutputDecodeError(shown, text=text, parsed=self.known(text))
+        shown = f"the answer is not a valid {_shown_type(self.type)}: {unfit.shown}"
+        raise OutputValidationError(shown, text=text, path=unfit.path, parsed=unfit.plain)
+
+    def known(self, text: str) -> Any:
+        """Return what the beginning of an answer shows, as plain data."""
+        return self._codec.unwrap_plain(PartialJSON().feed(text))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {"name": self.name, "description": self.description, "strict": self.strict}
+        return partial(Answer, **options), (self.type,)
+
+    def __repr__(self) -> str:
+        return f"Answer({_shown_type(self.type)}, name={self.name!r}, strict={self.strict})"
+
+
+def _has_schema(type_: Any) -> bool:
+    try:
+        codec_of(type_)
+    except NoSchemaError:
+        return False
+    return True
+
+
+def _shown_type(type_: Any) -> str:
+    is_class = isinstance(type_, type) and get_origin(type_) is None
+    return escape(type_.__qualname__ if is_class else repr(type_), 80)
+
+
+# Parameters
+
+
+def is_type(response_format: object) -> bool:
+    """Whether a value of ``response_format`` is a type, and not a schema as the API takes it."""
+    return (
+        isinstance(response_format, Answer)
+        or callable(response_format)
+        or get_origin(response_format) is not None
+        or hasattr(response_format, "__value__")  # made by the statement `type`
+    )
+
+
+def answer_of(response_format: object) -> Answer[Any] | None:
+    """Return the answer for a value of ``response_format``; None for nothing, and for a schema as the API takes it.
+
+    Raises:
+        InvalidRequestError: If the value is a type that has no schema, or is no type.
+    """
+    if response_format is None or isinstance(response_format, Mapping) or not is_given(response_format):
+        return None
+    if isinstance(response_format, Answer):
+        return cast("Answer[Any]", response_format)
+    return Answer(response_format)
+
+
+# Verdicts
+
+
+def judge_choice(choice: Choice, answer: Answer[T] | None) -> tuple[ParsedChoice[T], OutputError | None]:
+    """Read the text of a choice; return the choice with its value, and the error if it has none although it should.
+
+    Args:
+        choice: The choice.
+        answer: The form of the answer; None if the text has no type.
+    """
+    parsed: T | None = None
+    error: OutputError | None = None
+    if answer is not None:
+        try:
+            parsed = _value_of(choice, answer)
+        except OutputError as raised:
+            error = raised.with_traceback(None)
+            error.choice = choice.index
+    message = _as(ParsedChatCompletionMessage[T], choice.message, parsed=parsed)
+    return _as(ParsedChoice[T], choice, message=message), error
+
+
+def _as(kind: type[S], struct: Model, **fields: Any) -> S:
+    """Return the fields of a Struct as another Struct, with some fields set."""
+    return kind(**{**msgspec.structs.asdict(struct), **fields})
+
+
+def _value_of(choice: Choice, answer: Answer[T]) -> T | None:
+    message, reason = choice.message, choice.finish_reason
+    text = message.content or ""
+    # Judged before the JSON, because a text may be cut where its JSON ends.
+    if reason == "length":
+        raise LengthFinishReasonError(
+            "the answer was cut at the limit of tokens (finish_reason 'length'); raise max_tokens or max_completion_tokens",
+            text=text,
+            parsed=answer.known(text),
+        )
+    if reason == "content_filter":
+        raise ContentFilterFinishReasonError(
+            "a content filter cut the answer (finish_reason 'content_filter')",
+            text=text,
+            parsed=answer.known(text),
+        )
+    if message.refusal or (not text.strip() and (message.tool_calls or message.function_call)):
+        return None
+    return answer.decode(text)
+
+
+def judge(
+    completion: ChatCompletion, answer: Answer[T] | None
+) -> tuple[ParsedChatCompletion[T], OutputError | None]:
+    """Read the texts of a completion; return the completion with its values, and the error of the first faulty choice.
+
+    Args:
+        completion: The completion.
+        answer: The form of the answers; None if the texts have no type.
+    """
+    judged = [judge_choice(choice, answer) for choice in completion.choices]
+    result = _as(ParsedChatCompletion[T], completion, choices=[choice for choice, _ in judged])
+    result.receive_as(completion)
+    errors = [error for _, error in judged if error is not None]
+    error = min(errors, key=lambda error: error.choice, default=None)
+    if error is not None:
+        error.completion = result
+        error.request_id, error.attempts = result.request_id, result.attempts
+        error.rate_limits = result.rate_limits
+    return result, error
+
+
+def parse_completion(completion: ChatCompletion, answer: Answer[T] | None) -> ParsedChatCompletion[T]:
+    """Read the texts of a completion.
+
+    Raises:
+        OutputError: If a choice has no value of the type; it holds the completion, with the values of all other choices.
+    """
+    result, error = judge(completion, answer)
+    if error is not None:
+        raise copy_of(error)
+    return result
+
+
+def retry_messages(error: OutputError) -> list[Any]:
+    """Return the messages by which a model learns of the fault in its answer: the answer, and a message of the user."""
+    # Tool calls beside the answer would need results.
+    answer = error.completion.choices[0].message.model_copy(
+        update={"content": error.text, "tool_calls": None, "function_call": None}
+    )
+    fault = f"{error.message[:1].upper()}{error.message[1:]}. Answer again, with nothing but JSON that fits the schema."
+    return [answer, {"role": "user", "content": fault}]

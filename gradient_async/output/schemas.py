@@ -1,0 +1,447 @@
+"""Types to JSON schemas, and JSON text to values of these types.
+
+msgspec does both. For a model of pydantic, alone or inside lists, dictionaries, tuples and unions, pydantic does both; it is
+found in `sys.modules`, because a program that has a model has imported pydantic.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from _thread import RLock
+from collections.abc import Callable, Iterator
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+import msgspec
+
+from ..decoding.normalize import is_object
+from ..errors import escape
+from .strict import REF, NoSchemaError, references, strict_form
+
+T = TypeVar("T")
+
+# JSON in one fence of Markdown. The root of every schema is an object.
+_FENCE = re.compile(r"```\w*\s*(\{.*\})\s*```", re.DOTALL)
+_PLACE = re.compile(r"(.*) - at (`key` in )?`(\$.*)`", re.DOTALL)
+_MAX_SHOWN = 200  # characters
+_VALUE = "$.value"  # the path of a wrapped value
+# msgspec's table of a type must not be used by a thread while another thread builds it; see `build_tables`.
+_BUILDING = RLock()
+
+
+class UnfitTextError(Exception):
+    """A text is no value of a type. Rooms that decode texts never pass it on.
+
+    Attributes:
+        problem: What is wrong.
+        path: Place in the value, such as ``$.lines[2].price``; None if the text is not JSON.
+        plain: The text as plain data, as far as it is known.
+    """
+
+    def __init__(self, problem: str, path: str | None = None, plain: Any = None) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.path = path
+        self.plain = plain
+
+    @property
+    def shown(self) -> str:
+        """Problem and path for a message; both may contain text of the model."""
+        return shown_text(self.problem if self.path in {None, "$"} else f"{self.problem} - at {self.path}")
+
+
+def shown_text(text: str) -> str:
+    """Return the beginning of a text of the model for a message, escaped."""
+    shown = escape(text, _MAX_SHOWN)
+    return shown if len(shown) <= _MAX_SHOWN else shown[: _MAX_SHOWN - 1] + "…"
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    if number.is_integer():
+        return int(number)
+    if number - number != 0:  # infinite
+        raise ValueError("Number out of range")
+    return number
+
+
+_PLAIN = msgspec.json.Decoder(float_hook=_number)
+
+
+class Codec(Generic[T]):
+    """Describes and reads the values of one type.
+
+    The schema has an object at its root, as servers require. So the value of another type, or of a union, is the property
+    ``value`` of an object.
+
+    Args:
+        type_: The type.
+        models: Whether pydantic describes and reads the values; by default, if the type contains a model.
+
+    Attributes:
+        schema: The JSON schema.
+        wrapped: Whether the value is a property of an object.
+
+    Raises:
+        NoSchemaError: If the type has none.
+    """
+
+    def __init__(self, type_: Any, *, models: bool | None = None) -> None:
+        models = has_model(type_) if models is None else models
+        with _BUILDING:
+            schema, definitions = _pydantic_schema(type_) if models else _msgspec_schema(type_)
+        name = schema.get("$ref", "").removeprefix(REF)
+        root = {key: value for key, value in {**definitions.get(name, {}), **schema}.items() if key != "$ref"}
+        self.wrapped = root.get("type") != "object"
+        if self.wrapped:
+            root = {
+                "type": "object",
+                "properties": {"value": schema},
+                "required": ["value"],
+                "additionalProperties": False,
+            }
+        others = {key: value for key, value in definitions.items() if key != name}
+        if REF + name not in references([root, *others.values()]):
+            definitions = others
+        self.schema: dict[str, Any] = {**root, "$defs": definitions} if definitions else root
+        self._read, self._convert = (_pydantic_readers if models else _msgspec_readers)(type_, self.wrapped)
+        self._strict: dict[str, Any] | tuple[str, str] | None = None  # the form, or why there is none
+
+    def form(self, strict: bool | None) -> tuple[dict[str, Any], bool]:  # noqa: FBT001
+        """Return the schema to send, and whether it is in the strict form, which servers can enforce.
+
+        Args:
+            strict: Whether the form is strict; None means, if the type has a strict form.
+
+        Raises:
+            NoSchemaError: If ``strict`` is true, and the type has no strict form.
+        """
+        if strict is False:
+            return self.schema, False
+        with _BUILDING:
+            if self._strict is None:
+                try:
+                    self._strict = strict_form(self.schema)
+                except NoSchemaError as error:
+                    self._strict = (self._path(error.path), error.problem)
+        if isinstance(self._strict, dict):
+            return self._strict, True
+        if strict:
+            raise NoSchemaError(*self._strict)
+        return self.schema, False
+
+    def decode(self, text: str) -> T:
+        """Read a value.
+
+        White space around the JSON is allowed, and so is one fence of Markdown with nothing around it. A whole number that
+        is written as a float, such as ``2.0``, is an integer where the type wants one: for JSON Schema, and so for the
+        model, it is one.
+
+        Raises:
+            UnfitTextError: If the text is no value of the type.
+        """
+        text = text.strip()
+        fenced = _FENCE.fullmatch(text)
+        fault: tuple[str, str | None, Any] = ("", None, None)
+        for candidate in (text, fenced[1]) if fenced else (text,):
+            try:
+                return self._unwrap(self._read(candidate))
+            except (ValueError, RecursionError) as error:
+                fault = (*self._fault(error, None), None)
+            try:
+                plain = _PLAIN.decode(candidate)
+            except msgspec.ValidationError:  # by `_number`
+                break
+            except (ValueError, RecursionError) as error:
+                fault = (self._fault(error, None)[0], None, None)
+                continue
+            try:
+                return self._unwrap(self._convert(plain))
+            except (ValueError, RecursionError) as error:
+                fault = (*self._fault(error, plain), self.unwrap_plain(plain))
+            break
+        raise UnfitTextError(*fault)
+
+    def unwrap_plain(self, plain: Any) -> Any:
+        """Return the value in plain data, which may be a part of the value or of another form."""
+        return (plain.get("value") if is_object(plain) else None) if self.wrapped else plain
+
+    def _unwrap(self, value: Any) -> T:
+        unwrapped: T = value.value if self.wrapped else value
+        return unwrapped
+
+    def _fault(self, error: ValueError | RecursionError, plain: Any) -> tuple[str, str]:
+        """Return what is wrong, and its path."""
+        if isinstance(error, RecursionError):
+            return "nested too deep", "$"
+        errors = getattr(error, "errors", None)
+        if errors is not None:
+            first = errors(include_url=False, include_context=False, include_input=False)[0]
+            problem, path = first["msg"], _path_of(first["loc"], plain, missing=first["type"] == "missing")
+        else:
+            place = _PLACE.fullmatch(str(error))
+            problem, path = (place[1], place[3]) if place else (str(error), "$")
+            if place and place[2]:
+                problem += " as a key"
+        return problem, self._path(path)
+
+    def _path(self, path: str) -> str:
+        """Return a path without the property around the value."""
+        return f"${path.removeprefix(_VALUE)}" if self.wrapped and path.startswith(_VALUE) else path
+
+
+def _path_of(steps: tuple[int | str, ...], plain: Any, *, missing: bool) -> str:
+    """Translate the location of an error of pydantic, which also names alternatives of unions, and validators."""
+    path = "$"
+    for number, step in enumerate(steps):
+        items = cast("list[Any]", plain) if isinstance(plain, list) else list[Any]()
+        if isinstance(step, int) and step < len(items):
+            plain, path = items[step], f"{path}[{step}]"
+        elif is_object(plain) and str(step) in plain:
+            plain, path = plain[str(step)], f"{path}.{step}"
+        elif missing and number == len(steps) - 1:
+            path += f".{step}"
+    return path
+
+
+# Names of types
+
+
+def name_of(type_: Any) -> str:
+    """Return the name of a type in the characters that the API allows, such as ``list_Invoice``."""
+    name = re.sub("[^A-Za-z0-9-]+", "_", "_".join(_words(type_))).strip("_")
+    return name[:64].rstrip("_") or "answer"
+
+
+def _words(type_: Any) -> Iterator[str]:
+    origin, args = get_origin(type_), get_args(type_)
+    if origin is Annotated:
+        args = args[:1]
+    elif origin is Literal:
+        yield "Literal"
+        yield from map(str, args)
+        return
+    elif origin is not Union and origin is not UnionType:
+        yield getattr(origin or type_, "__name__", "")
+    for arg in args:
+        yield from _words(arg)
+
+
+# Types with a schema
+
+
+def has_model(type_: Any) -> bool:
+    """Whether a type is a model of pydantic, or an alias or a union that contains one."""
+    pydantic = sys.modules.get("pydantic.main")
+    return pydantic is not None and _contains(type_, pydantic.BaseModel)
+
+
+def _contains(type_: Any, base: type) -> bool:
+    type_ = getattr(type_, "__value__", type_)  # of the statement `type`
+    args = get_args(type_)
+    if args:
+        return get_origin(type_) is not Literal and any(_contains(arg, base) for arg in args)
+    return isinstance(type_, type) and issubclass(type_, base)
+
+
+def _msgspec_schema(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    problem: tuple[str, str]
+    try:
+        (schema,), definitions = msgspec.json.schema_components((type_,), ref_template=REF + "{name}")
+        msgspec.json.Decoder(type_)
+    except Exception as error:  # noqa: BLE001  # evaluating annotations may raise anything
+        problem = _explain(type_, error)
+    else:
+        for name, order in _typed_dicts(type_, []):
+            # msgspec sorts the keys of a TypedDict, but a model writes them in the order of the schema.
+            for definition in definitions.values():
+                properties = definition.get("properties", {})
+                if definition["title"].startswith(name) and properties.keys() == set(order):
+                    definition["properties"] = {key: properties[key] for key in order}
+        return schema, definitions
+    raise NoSchemaError(*problem)
+
+
+def _msgspec_readers(type_: Any, wrapped: bool) -> tuple[Callable[[str], Any], Callable[[Any], Any]]:  # noqa: FBT001
+    if wrapped:
+        type_ = msgspec.defstruct("Wrapped", [("value", type_)])
+    return msgspec.json.Decoder(type_).decode, lambda plain: msgspec.convert(plain, type_, str_keys=True)
+
+
+def _pydantic_schema(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    problem: str
+    try:
+        model: Any = type_ if isinstance(type_, type) else None
+        make = (
+            getattr(model, "model_json_schema", None)
+            or sys.modules["pydantic"].TypeAdapter(type_).json_schema
+        )
+        schema: dict[str, Any] = make()
+    except Exception as error:  # noqa: BLE001  # pydantic's errors have no common base
+        problem = str(error).strip().split("\n", 1)[0]
+    else:
+        return schema, schema.pop("$defs", {})
+    raise NoSchemaError("$", f"{problem}; use models of pydantic throughout, or Structs throughout")
+
+
+def _pydantic_readers(type_: Any, wrapped: bool) -> tuple[Callable[[str], Any], Callable[[Any], Any]]:  # noqa: FBT001
+    pydantic = sys.modules["pydantic"]
+    if wrapped:
+        type_ = pydantic.create_model("Wrapped", value=(type_, ...))
+    read = pydantic.TypeAdapter(type_).validate_json
+    return read, lambda plain: read(msgspec.json.encode(plain))
+
+
+def _parts(type_: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the types in a type with their steps on the path; in the place of an annotation without a value, its error."""
+    type_ = getattr(type_, "__value__", getattr(type_, "__supertype__", type_))
+    origin, args = get_origin(type_), get_args(type_)
+    cls: Any = origin or type_
+    is_class = isinstance(cls, type) and cls is not UnionType
+    own = is_class and not _is_builtin(cls)
+    if origin is not Literal:
+        for arg in args[:1] if origin is Annotated else args:
+            yield "[...]" if is_class and not own else "", arg
+    if not own:
+        return
+    for base in reversed(cls.__mro__):
+        names = vars(sys.modules.get(base.__module__, inspect))
+        for name, annotation in inspect.get_annotations(base).items():
+            probe = type("Probe", (), {"__annotations__": {name: annotation}})
+            try:
+                hint = get_type_hints(probe, names, dict(vars(base)), include_extras=True)[name]
+            except Exception as error:  # noqa: BLE001  # of the expression in the annotation
+                hint = error.with_traceback(None)
+            if get_origin(hint) is not ClassVar:
+                yield f".{name}", hint
+
+
+def _is_builtin(cls: Any) -> bool:
+    return cls.__module__.partition(".")[0] in sys.stdlib_module_names
+
+
+def _typed_dicts(type_: Any, seen: list[Any]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name and the keys, as they are declared, of every TypedDict in a type."""
+    if type_ in seen:
+        return
+    seen.append(type_)
+    cls: Any = get_origin(type_) or type_
+    if isinstance(cls, type) and hasattr(cls, "__total__"):
+        yield cls.__name__, list(inspect.get_annotations(cls))
+    for _, part in _parts(type_):
+        yield from _typed_dicts(part, seen)
+
+
+def _explain(type_: Any, error: Exception) -> tuple[str, str]:
+    """Return the place of the fault in a type without a schema, and what helps."""
+    path, seen = "$", [type_]
+    while not has_model(type_):
+        for step, part in _parts(type_):
+            if isinstance(part, Exception):
+                cure = "a type has to be defined in the module of the class, outside of functions and TYPE_CHECKING"
+                return path + step, f"{part}; {cure}"
+            if part is not ... and part not in seen and (fault := _error_of(part)) is not None:
+                seen.append(part)
+                type_, error, path = part, fault, path + step
+                break
+        else:
+            break
+    return path, _cure(type_, error)
+
+
+def _error_of(type_: Any) -> Exception | None:
+    try:
+        msgspec.json.schema_components((type_,))
+    except Exception as error:  # noqa: BLE001  # see `_msgspec_schema`
+        return error.with_traceback(None)
+    return None
+
+
+def _cure(type_: Any, error: Exception) -> str:
+    shown = getattr(type_, "__name__", None) or repr(type_)[:80]
+    if has_model(type_):
+        return f"{shown} is a model of pydantic inside a class of another kind; use one of the two throughout"
+    if isinstance(type_, str):
+        return f"the name {shown} is not resolved; pass the class itself"
+    if str(error).startswith("Generating JSON schema"):
+        return f"{shown} is a class without declared fields; make it a Struct or a dataclass"
+    if callable(type_) and str(error).startswith("Type "):
+        return f"{shown} is a function, not a type; pass the type of the result"
+    if str(error).startswith("Type '"):
+        kind = type(type_).__name__
+        return f"{shown} is an instance of {kind}, not a type; pass {kind} itself"
+    return str(error).split("\n", 1)[0]
+
+
+# The cache
+
+
+class _Codecs(dict[Any, Codec[Any]]):
+    """The codecs of types that contain a class; a copy of the class by value, as cloudpickle makes it, has none."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Codecs, ()
+
+
+_ATTRIBUTE = "__gradient_codecs__"
+_MAX_CODECS = 64  # of one class
+_BUILTIN = _Codecs()
+
+
+def codec_of(type_: Any) -> Codec[Any]:
+    """Return the codec of a type, which is made once.
+
+    A codec refers to its type. So it is kept by the class that the type contains, as in ``list[Invoice]``, and both are freed
+    together. A dictionary with weak keys would keep both for good, because its values refer to its keys.
+
+    Raises:
+        NoSchemaError: If the type has no schema.
+    """
+    with _BUILDING:
+        codecs = _codecs_of(type_)
+        try:
+            codec: Codec[Any] | None = codecs.get(type_)
+        except TypeError:  # not hashable
+            return Codec[Any](type_)
+        if codec is None:
+            codec = Codec[Any](type_)
+            if len(codecs) >= _MAX_CODECS:
+                codecs.clear()
+            codecs[type_] = codec
+        return codec
+
+
+def _codecs_of(type_: Any) -> _Codecs:
+    owner = _owner(type_)
+    if owner is None:
+        return _BUILTIN
+    codecs = vars(owner).get(_ATTRIBUTE)
+    if codecs is None:
+        codecs = _Codecs()
+        try:
+            setattr(owner, _ATTRIBUTE, codecs)
+        except (TypeError, AttributeError):  # a class that cannot be changed, such as one written in C
+            return _BUILTIN
+    return codecs
+
+
+def _owner(type_: Any) -> type | None:
+    """Return the first class in a type that is no class of Python."""
+    origin = get_origin(type_)
+    if origin is None:
+        return type_ if isinstance(type_, type) and not _is_builtin(type_) else None
+    return next((owner for part in (*get_args(type_), origin) if (owner := _owner(part))), None)

@@ -1,0 +1,456 @@
+"""Tools from functions: what the model is told of a function, its arguments, and its result as text."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType, SimpleNamespace
+from typing import (
+    Annotated,
+    Any,
+    Generic,
+    ParamSpec,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+    overload,
+)
+
+import msgspec
+
+from .decoding.normalize import is_object
+from .decoding.plain import is_list_like
+from .errors import InvalidRequestError, ToolArgumentsError, escape
+from .output import Codec, NoSchemaError, UnfitTextError, has_model
+from .types import ToolCall
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_SECTION = re.compile(r"^(?:Args|Arguments|Parameters):[ \t]*\n((?:[ \t]+\S.*\n?|[ \t]*\n)*)", re.MULTILINE)
+_ENTRY = re.compile(r"(\w+)(?:[ \t]*\(.*?\))?:[ \t]*(.*)")
+_NO_DEFAULT = inspect.Parameter.empty
+
+
+class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tool may know of the run that calls it: annotate a parameter with this class.
+
+    Attributes:
+        call: The call of the model.
+        turn: Number of the turn, from 0.
+        messages: The messages of the conversation so far.
+        context: The object that ``run(context=...)`` was given.
+    """
+
+    call: ToolCall
+    turn: int = 0
+    messages: list[Any] = []
+    context: Any = None
+
+
+class Tool(Generic[P, R]):
+    """A function that the model may call. It can be called like the function itself.
+
+    Args:
+        function: A function, a bound method, a `functools.partial` or an object with ``__call__``; async or not. Every
+            parameter needs an annotation, and what `functools.partial` binds is no parameter.
+        name: The name for the model; by default the name of the function.
+        description: What the function does, for the model; by default the first paragraph of its docstring.
+        strict: Whether the server has to enforce the schema of the arguments, which then are all required.
+        timeout: Seconds after which a run gives up a call.
+
+    Attributes:
+        function: The function.
+        name: The name for the model.
+        description: The description for the model, or None.
+        parameters: The JSON schema of the arguments.
+        strict: Whether the server has to enforce the schema.
+        timeout: The time limit, or None.
+        is_async: Whether the function is a coroutine function.
+
+    Raises:
+        TypeError: If the function cannot be a tool; the message names the parameter.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        strict: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        given: Any = function
+        self.function: Callable[P, R] = given.function if isinstance(given, Tool) else given
+        owner, plain = _underlying(self.function)
+        self._label = str(getattr(owner, "__name__", type(owner).__name__))
+        self.name: str = name or self._label
+        if re.fullmatch("[A-Za-z0-9_-]{1,64}", self.name) is None:
+            raise TypeError(
+                f"{escape(self.name, 80)}: the name of a tool has 1 to 64 of the characters a-z A-Z 0-9 _ -; "
+                "pass name=..."
+            )
+        self.strict = strict
+        self.timeout = timeout
+        self.is_async = inspect.iscoroutinefunction(plain)
+        doc = inspect.cleandoc(getattr(plain, "__doc__", None) or getattr(owner, "__doc__", None) or "")
+        paragraph = "" if _SECTION.match(doc) else " ".join(doc.partition("\n\n")[0].split())
+        self.description: str | None = description or paragraph or None
+        hints = dict(_hints_of(self._label, self.function, plain))
+        self._contexts = [name for name, (hint, _) in hints.items() if hint is ToolContext]
+        self._hints = {name: hint for name, hint in hints.items() if name not in self._contexts}
+        self._codec = self._make_codec()
+        self.parameters = self._make_parameters(_described(doc))
+        functools.update_wrapper(self, self.function, updated=())
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function."""
+        return self.function(*args, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tool in the form of the API."""
+        function: dict[str, Any] = {"name": self.name}
+        if self.description is not None:
+            function["description"] = self.description
+        function["parameters"] = self.parameters
+        if self.strict:
+            function["strict"] = True
+        return {"type": "function", "function": function}
+
+    def arguments(self, text: str) -> dict[str, Any]:
+        """Read the arguments of a call, and add the defaults of the function.
+
+        Args:
+            text: The JSON that the model wrote. No text stands for no arguments.
+
+        Raises:
+            ToolArgumentsError: If the text does not fit the parameters; the message is written for the model to read.
+        """
+        unfit: UnfitTextError
+        try:
+            given = self._codec.decode(text if text.strip() else "{}")
+        except UnfitTextError as error:
+            unfit = error.with_traceback(None)
+        else:
+            values = given if is_object(given) else msgspec.structs.asdict(given)
+            return {
+                name: default if (value := values.get(name, msgspec.UNSET)) is msgspec.UNSET else value
+                for name, (_, default) in self._hints.items()
+            }
+        fault = unfit.shown.replace("`", "'")
+        raise ToolArgumentsError(
+            f"Invalid arguments for {self.name}: {fault}. Parameters: {_listed(self._codec.schema)}"
+        )
+
+    def keywords(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
+        """Return the keyword arguments with which to call the function: those of the model, and the context."""
+        return {**arguments, **dict.fromkeys(self._contexts, context)}
+
+    def _make_codec(self) -> Codec[Any]:
+        models = any(has_model(hint) for hint, _ in self._hints.values())
+        type_: Any
+        if models:
+            typing_extensions = sys.modules["typing_extensions"]  # which pydantic imports
+            keys = {
+                name: hint if default is _NO_DEFAULT else typing_extensions.NotRequired[hint]
+                for name, (hint, default) in self._hints.items()
+            }
+            type_ = typing_extensions.TypedDict(self.name, keys)
+            type_.__pydantic_config__ = {"extra": "forbid"}
+        else:
+            # The defaults stay out of the Struct: msgspec would copy some of them, and refuse others.
+            fields: list[Any] = [
+                (name, hint) if default is _NO_DEFAULT else (name, hint, msgspec.UNSET)
+                for name, (hint, default) in self._hints.items()
+            ]
+            type_ = msgspec.defstruct(
+                self.name, fields, kw_only=True, forbid_unknown_fields=True, module=__name__
+            )
+        refusal: NoSchemaError
+        try:
+            return Codec(type_, models=models)
+        except NoSchemaError as error:
+            refusal = error.with_traceback(None)
+        parameter = re.match(r"\$\.(\w+)", refusal.path)
+        raise _refused(self._label, f"{refusal.problem} (at {refusal.path})", parameter and parameter[1])
+
+    def _make_parameters(self, descriptions: dict[str, str]) -> dict[str, Any]:
+        schema = self._codec.schema  # no other object has it
+        for name, property_ in schema["properties"].items():
+            default = self._hints[name][1]
+            if name in descriptions:
+                property_.setdefault("description", descriptions[name])
+            if default is not _NO_DEFAULT:
+                with contextlib.suppress(ValueError, TypeError, RecursionError):  # it has no JSON form
+                    encoded = _encoded(default)
+                    if encoded != b"null" or default is None:  # msgspec encodes NaN as null
+                        property_["default"] = msgspec.json.decode(encoded)
+        refusal: NoSchemaError
+        try:
+            form, _ = self._codec.form(self.strict)
+        except NoSchemaError as error:
+            refusal = error.with_traceback(None)
+        else:
+            return {
+                key: form[key]
+                for key in ("type", "properties", "required", "additionalProperties", "$defs")
+                if key in form and (form[key] or key != "required")
+            }
+        problem = f"strict=True cannot hold at {refusal.path}: {refusal.problem}"
+        parameter = re.match(r"\$\.(\w+)", refusal.path)
+        raise _refused(self._label, problem, parameter and parameter[1])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options: dict[str, Any] = {
+            "name": self.name, "description": self.description, "strict": self.strict, "timeout": self.timeout,
+        }  # fmt: skip
+        return functools.partial(Tool, **options), (self.function,)
+
+    def __repr__(self) -> str:
+        return f"<Tool {self.name}>"
+
+
+@overload
+def tool(
+    function: Callable[P, R],
+    /,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    strict: bool = False,
+    timeout: float | None = None,
+) -> Tool[P, R]: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    strict: bool = False,
+    timeout: float | None = None,
+) -> Callable[[Callable[P, R]], Tool[P, R]]: ...
+def tool(function: Any = None, /, **options: Any) -> Any:
+    """Make a tool from a function: ``@tool``, ``@tool(strict=True)`` or ``tool(function)``.
+
+    Args:
+        function: The function; see `Tool`, also for the other arguments.
+        **options: The name, description, strictness and time limit of the tool.
+
+    Raises:
+        TypeError: If the function cannot be a tool; the message names the function and the parameter.
+    """
+    return functools.partial(Tool, **options) if function is None else Tool(function, **options)
+
+
+# The parameters of a function
+
+
+def _underlying(function: Any) -> tuple[Any, Any]:
+    """Return what has the name, and what has the code: inside partials, and of an object its ``__call__``."""
+    while isinstance(function, functools.partial):
+        function = cast("functools.partial[Any]", function).func
+    if isinstance(function, staticmethod):
+        function = cast("staticmethod[..., Any]", function).__func__
+    routine = inspect.isroutine(function) or isinstance(function, type)
+    return function, function if routine else getattr(function, "__call__", function)  # noqa: B004  # it is used
+
+
+def _hints_of(name: str, function: Any, plain: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield the name of each parameter, with its annotation and default.
+
+    Raises:
+        TypeError: If a parameter cannot be filled from JSON.
+    """
+    if isinstance(plain, type):
+        raise _refused(name, "a class is no tool; pass a function that makes the object")
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise _refused(name, "a generator function is no tool; return a list")
+    if not callable(function):
+        raise _refused(
+            name, f"a {type(function).__name__} is not callable; pass a function or a bound method"
+        )
+    bound: set[str] = set()
+    inner = function
+    while isinstance(inner, functools.partial):
+        bound |= inner.keywords.keys()
+        inner = inner.func
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        parameters = None
+    if parameters is None:
+        raise _refused(name, "its parameters are not known; write a function that calls it")
+    for parameter in parameters.values():
+        if parameter.name in bound:
+            continue
+        if (
+            parameter.kind is not parameter.POSITIONAL_OR_KEYWORD
+            and parameter.kind is not parameter.KEYWORD_ONLY
+        ):
+            kind = parameter.kind.description
+            raise _refused(
+                name, f"it is {kind}; a model gives arguments by name", str(parameter).partition(":")[0]
+            )
+        if parameter.annotation is parameter.empty:
+            raise _refused(name, "it has no annotation", parameter.name)
+        hint = _resolved(name, parameter, inspect.unwrap(plain))
+        if get_origin(hint) is Annotated and get_args(hint)[0] is ToolContext:
+            hint = ToolContext
+        yield parameter.name, (hint, parameter.default)
+
+
+def _resolved(name: str, parameter: inspect.Parameter, plain: Any) -> Any:
+    """Return the annotation of a parameter; one that is text is evaluated where the function was defined."""
+    probe = SimpleNamespace(__annotations__={"hint": parameter.annotation})
+    local = {variable.__name__: variable for variable in getattr(plain, "__type_params__", ())}
+    problem: str
+    try:
+        return get_type_hints(probe, getattr(plain, "__globals__", {}), local, include_extras=True)["hint"]
+    except Exception as error:  # noqa: BLE001  # the annotation is any expression
+        problem = f"{error}; a type has to be defined in the module, outside of functions and TYPE_CHECKING"
+    raise _refused(name, problem, parameter.name)
+
+
+def _refused(name: str, problem: str, parameter: str | None = None) -> TypeError:
+    return TypeError(f"{name}: parameter {parameter!r}: {problem}" if parameter else f"{name}: {problem}")
+
+
+def _described(doc: str) -> dict[str, str]:
+    """Return the descriptions in the section ``Args:`` of a docstring."""
+    section = _SECTION.search(doc)
+    described: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in textwrap.dedent(section[1]).splitlines() if section else ():
+        entry = _ENTRY.match(line)
+        if entry:
+            lines = described.setdefault(entry[1], [entry[2]])
+        else:
+            lines.append(line)
+    return {name: text for name, lines in described.items() if (text := " ".join(" ".join(lines).split()))}
+
+
+def _listed(schema: dict[str, Any]) -> str:
+    """Describe parameters to the model, such as ``city (string, required), unit ("C" | "F")``."""
+    required = schema.get("required", ())
+    definitions = schema.get("$defs", {})
+    return (
+        ", ".join(
+            f"{name} ({_kind(property_, definitions)}{', required' if name in required else ''})"
+            for name, property_ in schema["properties"].items()
+        )
+        or "none"
+    )
+
+
+def _kind(schema: Any, definitions: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+        schema = {key: schema[key] for key in ("enum", "const", "type") if key in schema}
+    if "const" in schema:
+        schema = {"enum": [schema["const"]]}
+    if "enum" in schema:
+        return " | ".join(msgspec.json.encode(value).decode() for value in schema["enum"])
+    alternatives = schema.get("anyOf", schema.get("oneOf"))
+    if alternatives:
+        return " | ".join(_kind(alternative, definitions) for alternative in alternatives)
+    kind: str = schema.get("type", "any value")
+    return (
+        f"array of {_kind(schema['items'], definitions)}" if isinstance(schema.get("items"), dict) else kind
+    )
+
+
+# Results
+
+
+def result_text(result: object) -> str:
+    """Return the result of a tool as text for the model.
+
+    Text stays as it is, and everything else becomes JSON.
+
+    Raises:
+        TypeError: If the result has no JSON form.
+    """
+    return str(result) if isinstance(result, str) else _encoded(result).decode()
+
+
+def _encoded(value: object) -> bytes:
+    return msgspec.json.encode(value, enc_hook=_dumped)
+
+
+def _dumped(value: Any) -> Any:
+    kind: type[Any] = value.__class__
+    if hasattr(kind, "model_dump"):  # of pydantic
+        return value.model_dump(mode="json")
+    raise TypeError(f"a result of type {kind.__name__} has no JSON form")
+
+
+# The parameter `tools` of a request
+
+_ATTRIBUTE = "__gradient_tool__"
+
+
+def tools_of(tools: Any) -> Any:
+    """Return the value of ``tools`` as a list in which each function is a `Tool`, and everything else is unchanged.
+
+    Raises:
+        TypeError: If a function cannot be a tool.
+        InvalidRequestError: If two tools have one name.
+    """
+    if not is_list_like(tools):
+        return tools
+    items: list[Any] = list(tools)
+    if not any(map(callable, items)):
+        return items
+    made: list[Any] = [
+        _tool_of(each) if callable(each) and not isinstance(each, Mapping) else each for each in items
+    ]
+    names: set[str] = set()
+    for each in made:
+        name = _name_of(each)
+        if name is not None and name in names:
+            raise InvalidRequestError(f"tools: two tools have the name {escape(name, 80)}", param="tools")
+        names |= {name} if name is not None else set()
+    return made
+
+
+def tool_params(tools: Any) -> Any:
+    """Return the value of ``tools`` in the form of the API."""
+    made = tools_of(tools)
+    if not isinstance(made, list):
+        return made
+    return [
+        cast("Tool[..., Any]", each).to_dict() if isinstance(each, Tool) else each
+        for each in cast("list[Any]", made)
+    ]
+
+
+def _tool_of(function: Any) -> Tool[..., Any]:
+    """Return the tool of a function, which the function keeps; a wrapper has a copy of the attributes of its function."""
+    if isinstance(function, Tool):
+        return cast("Tool[..., Any]", function)
+    known: Any = getattr(function, _ATTRIBUTE, None)
+    if known is not None and known.function is function:
+        return cast("Tool[..., Any]", known)
+    made = Tool[..., Any](function)
+    if isinstance(function, FunctionType):
+        setattr(function, _ATTRIBUTE, made)
+    return made
+
+
+def _name_of(tool: Any) -> str | None:
+    """Return the name of a tool, also of one as the API takes it."""
+    if isinstance(tool, Tool):
+        return cast("Tool[..., Any]", tool).name
+    for kind in ("function", "custom") if isinstance(tool, Mapping) else ():
+        definition = cast("Mapping[str, Any]", tool).get(kind)
+        if isinstance(definition, Mapping):
+            name = cast("Mapping[str, Any]", definition).get("name")
+            return name if isinstance(name, str) else None
+    return None

@@ -1,0 +1,50 @@
+"""Completions whose text was read as a value of a type."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import msgspec
+
+from .messages import ChatCompletion, ChatCompletionMessage, Choice
+
+T = TypeVar("T")
+
+
+# The field has a name of the session's, as `request_id` has: a server cannot set it, and neither `to_dict` nor the next
+# request contains it. The collector tracks these Structs, because a value of the user may refer to anything.
+class ParsedChatCompletionMessage(ChatCompletionMessage, Generic[T], gc=True, kw_only=True):
+    """The model's message, with the value that its text stands for. You can pass it back in the next request.
+
+    Attributes:
+        parsed: The value, or None: the model refused, calls tools and says nothing, or the request named no type.
+    """
+
+    parsed: T | None = msgspec.field(default=None, name="@parsed")
+
+
+class ParsedChoice(Choice, Generic[T], gc=True, kw_only=True):
+    """One of the n answers.
+
+    Attributes:
+        message: The model's message, with the value that its text stands for.
+    """
+
+    message: ParsedChatCompletionMessage[T] = msgspec.field(  # pyright: ignore[reportIncompatibleVariableOverride]  # as in openai
+        default_factory=lambda: ParsedChatCompletionMessage()  # noqa: PLW0108  # of any T
+    )
+
+
+class ParsedChatCompletion(ChatCompletion, Generic[T], gc=True, kw_only=True):
+    """A whole completion, with the values that the texts of its choices stand for.
+
+    Attributes:
+        choices: The choices, ordered by index.
+    """
+
+    choices: list[ParsedChoice[T]] = []  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleVariableOverride]  # as in openai
+
+    @property
+    def parsed(self) -> T | None:
+        """The value of the first choice."""
+        return self.choices[0].message.parsed if self.choices else None
