@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ray_rows import MAX_CONCURRENCY, NO, asked, client, dataset, echo, window
 
-from gradient_async.testing import Quota, reply_json, serve
+from gradient_async.testing import Quota, ThreadedServer, reply_json, serve
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 pytestmark = pytest.mark.filterwarnings("default")  # Ray warns of its own dependencies, and leaves files open
@@ -34,18 +34,24 @@ def worker_pids(ray: Any) -> list[int]:
     ]
 
 
-@pytest.mark.timeout(120)
+def kill_a_worker(ray: Any, server: ThreadedServer, *, after: int) -> threading.Thread:
+    """Kill a worker after some requests; return the thread that does."""
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while len(server.requests) < after and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(random.choice(worker_pids(ray)), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
 def test_a_worker_dies(ray: Any, tmp_path: Path) -> None:
     """5,000 rows, two workers, one rate, a journal: each row once, few asked twice, and the rate holds."""
     with serve(handler=echo(lambda: 0.1)) as server:
-
-        def kill() -> None:
-            while len(server.requests) < 1500:
-                time.sleep(0.05)
-            os.kill(random.choice(worker_pids(ray)), signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
+        killer = kill_a_worker(ray, server, after=1500)
         answers = stages.complete(
             dataset(5000, 20),
             request="messages",
@@ -68,18 +74,10 @@ def test_a_worker_dies(ray: Any, tmp_path: Path) -> None:
         assert window(sent, 5.0) <= 5 * 400 + 400 + 3 * 40
 
 
-@pytest.mark.timeout(120)
 def test_a_worker_dies_without_a_journal(ray: Any) -> None:
     """Each row once; the rows that it held are asked again."""
     with serve(handler=echo(lambda: 0.05)) as server:
-
-        def kill() -> None:
-            while len(server.requests) < 100:
-                time.sleep(0.05)
-            os.kill(worker_pids(ray)[0], signal.SIGKILL)
-
-        killer = threading.Thread(target=kill)
-        killer.start()
+        killer = kill_a_worker(ray, server, after=100)
         answers = stages.complete(
             dataset(400).repartition(target_num_rows_per_block=50),
             request="messages",
@@ -93,7 +91,6 @@ def test_a_worker_dies_without_a_journal(ray: Any) -> None:
         assert 400 < len(server.requests) <= 400 + 2 * 50
 
 
-@pytest.mark.timeout(120)
 def test_the_driver_dies(ray: Any, tmp_path: Path) -> None:
     """The same program, run again, pays for what was in flight alone."""
     rows = 800
@@ -116,7 +113,6 @@ def test_the_driver_dies(ray: Any, tmp_path: Path) -> None:
     assert Counter(row["resumed"] for row in written)[True] >= rows / 2 - 2 * MAX_CONCURRENCY
 
 
-@pytest.mark.timeout(120)
 def test_a_row_that_kills_its_worker_ends_the_job(ray: Any, tmp_path: Path) -> None:
     """After as many restarts as are allowed."""
 
@@ -134,7 +130,6 @@ def test_a_row_that_kills_its_worker_ends_the_job(ray: Any, tmp_path: Path) -> N
     assert "xx" == (tmp_path / "deaths").read_text()
 
 
-@pytest.mark.timeout(60)
 def test_errors_of_the_stage_end_the_job(ray: Any) -> None:
     """Ray's own error tells them."""
     with serve(reply_json(NO, 400), repeat=True) as server:
@@ -160,3 +155,16 @@ def test_a_quota_is_shared(ray: Any) -> None:
         ).take_all()
         assert [None] == list({row["error"] for row in answers})
         assert len(server.requests) <= 1.3 * 200
+
+
+def test_each_consumption_runs_the_stage(ray: Any, tmp_path: Path) -> None:
+    """And pays again, unless there is a journal."""
+    with serve(handler=echo()) as server:
+        options: dict[str, Any] = {"request": "messages", "model": "m", "client": client(server.url)}
+        paid: list[int] = []
+        for journal in (None, tmp_path):
+            answers = stages.complete(dataset(20), journal=journal, **options)
+            for _ in "ab":
+                assert 20 == len(answers.take_all())
+                paid.append(len(server.requests))
+    assert [20, 40, 60, 60] == paid

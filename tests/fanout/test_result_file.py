@@ -16,14 +16,16 @@ from result_lines import answer, ask, line_of, refusal, row_of
 
 from gradient_async import (
     APIStatusError,
+    APITimeoutError,
     ChatCompletion,
     GradientError,
     InvalidRequestError,
     JournalError,
+    RateLimitError,
     StreamTruncatedError,
 )
 from gradient_async.decoding import decode_completion
-from gradient_async.fanout.result_file import InputLine, ResultFile, encode_result, renumbered
+from gradient_async.fanout.result_file import InputLine, ResultFile, decode_result, encode_result, renumbered
 from gradient_async.testing import completion
 
 # Lines
@@ -63,6 +65,30 @@ def test_errors_say_what_is_known() -> None:
     assert {"type": "GradientError", "message": "plain"} == row["error"]
     row = json.loads(encode_result(row_of(3, "b"), None, "no"))
     assert ({"type": "BadLine", "message": "no"}, "b", 4) == (row["error"], row["custom_id"], row["line"])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (refusal(429), RateLimitError),
+        (APITimeoutError("slow", attempts=3), APITimeoutError),
+        (StreamTruncatedError("cut", attempts=2), StreamTruncatedError),
+        (InvalidRequestError("wrong"), InvalidRequestError),
+        (GradientError("plain"), GradientError),
+        (JournalError("full", path="x"), GradientError),
+    ],
+    ids=str,
+)
+def test_errors_keep_their_class(error: GradientError, kind: type[GradientError]) -> None:
+    """If a request can have one of this class; an unknown name with a status is an error of this status."""
+    found = decode_result(encode_result(row_of(2), None, error)).answer()
+    assert (kind, str(error)) == (type(found), str(found))
+    assert getattr(error, "attempts", None) == getattr(found, "attempts", None)
+    assert getattr(error, "status_code", None) == getattr(found, "status_code", None)
+    renamed = encode_result(row_of(2), None, error).replace(type(error).__name__.encode(), b"Odd")
+    assert (RateLimitError if kind is RateLimitError else GradientError) is type(
+        decode_result(renamed).answer()
+    )
 
 
 def test_a_line_gets_another_number() -> None:
