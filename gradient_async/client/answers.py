@@ -38,15 +38,17 @@ def described_tools(arguments: dict[str, Any]) -> dict[str, Any]:
     return {**arguments, "tools": tool_params(arguments["tools"])} if "tools" in arguments else arguments
 
 
-def check_retries(output_retries: int, arguments: dict[str, Any]) -> int:
-    """Check how often a request may be repeated because of its answer.
+def check_retries(output_retries: Any, arguments: dict[str, Any]) -> int:
+    """Return how often a request may be repeated because of its answer; 0 if that is not given.
 
     Raises:
         ConfigurationError: If it is no number of retries.
         InvalidRequestError: If the request cannot be repeated with the answer.
     """
-    check_count("output_retries", output_retries, min_=0)
-    if output_retries:
+    if not is_given(output_retries):
+        return 0
+    retries = check_count("output_retries", output_retries, min_=0)
+    if retries:
         extra_body: Mapping[str, Any] = arguments.get("extra_body") or {}
         if extra_body.get("n", arguments.get("n")) not in {None, 1}:
             raise InvalidRequestError(
@@ -58,7 +60,7 @@ def check_retries(output_retries: int, arguments: dict[str, Any]) -> int:
                 f"output_retries={output_retries}: pass messages as a parameter, not in extra_body",
                 param="output_retries",
             )
-    return output_retries
+    return retries
 
 
 async def parse(
@@ -80,13 +82,15 @@ async def parse(
         OutputError: If the last answer is no value of the type.
     """
     usage, attempts = None, 0
-    list_iterables(arguments)  # each request reads the same messages
+    if retries:
+        list_iterables(arguments)  # each request reads the same messages
     while True:
         completion = await fetch({**arguments})
-        if completion.usage is not None:
-            usage = sum_usage(usage, completion.usage)
-        attempts += completion.attempts
-        completion.usage, completion.attempts = usage, attempts
+        if attempts:
+            used = completion.usage
+            completion.usage = usage if used is None else sum_usage(usage, used)
+            completion.attempts += attempts
+        usage, attempts = completion.usage, completion.attempts
         result, error = judge(completion, answer)
         if error is None:
             return result

@@ -130,8 +130,7 @@ class _Completions(CompletionsHints):
 
     async def _parse(self, arguments: dict[str, Any]) -> ParsedChatCompletion[Any]:
         check_options(arguments)
-        retries = check_retries(given(arguments).get("output_retries", 0), arguments)
-        arguments.pop("output_retries", None)
+        retries = check_retries(arguments.pop("output_retries", NOT_GIVEN), arguments)
         core, operation, answer = self._core, self._operation, typed_arguments(arguments)
 
         async def fetch(arguments: dict[str, Any]) -> ChatCompletion:

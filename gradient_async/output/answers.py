@@ -29,11 +29,10 @@ from ..types import (
     ParsedChoice,
     is_given,
 )
-from .schemas import Codec, UnfitTextError, codec_of, name_of, shown_text
+from .schemas import Codec, UnfitTextError, codec_of, shown_text
 from .strict import NoSchemaError
 
 T = TypeVar("T")
-S = TypeVar("S", bound=Model)
 
 
 class Answer(Generic[T]):
@@ -94,11 +93,11 @@ class Answer(Generic[T]):
         else:
             self._codec: Codec[T] = codec
             self.type = type_
-            self.name = name_of(type_) if name is None else name
+            self.name = codec.name if name is None else name
             self.description = description
-            if re.fullmatch("[A-Za-z0-9_-]{1,64}", self.name) is None:
+            if name is not None and re.fullmatch("[A-Za-z0-9_-]{1,64}", name) is None:
                 raise InvalidRequestError(
-                    f"name={escape(self.name, 80)!r}: expected 1 to 64 of the characters a-z A-Z 0-9 _ -",
+                    f"name={escape(name, 80)!r}: expected 1 to 64 of the characters a-z A-Z 0-9 _ -",
                     param="response_format",
                 )
             return
@@ -206,12 +205,13 @@ def judge_choice(choice: Choice, answer: Answer[T] | None) -> tuple[ParsedChoice
         except OutputError as raised:
             error = raised.with_traceback(None)
             error.choice = choice.index
-    message = _as(ParsedChatCompletionMessage[T], choice.message, parsed=parsed)
-    return _as(ParsedChoice[T], choice, message=message), error
+    message = _as(ParsedChatCompletionMessage, choice.message, parsed=parsed)
+    return _as(ParsedChoice, choice, message=message), error
 
 
-def _as(kind: type[S], struct: Model, **fields: Any) -> S:
+def _as(kind: type[Model], struct: Model, **fields: Any) -> Any:
     """Return the fields of a Struct as another Struct, with some fields set."""
+    # A call of the generic alias, such as `ParsedChoice[T]`, takes several times as long.
     return kind(**{**msgspec.structs.asdict(struct), **fields})
 
 
@@ -246,7 +246,9 @@ def judge(
         answer: The form of the answers; None if the texts have no type.
     """
     judged = [judge_choice(choice, answer) for choice in completion.choices]
-    result = _as(ParsedChatCompletion[T], completion, choices=[choice for choice, _ in judged])
+    result: ParsedChatCompletion[T] = _as(
+        ParsedChatCompletion, completion, choices=[choice for choice, _ in judged]
+    )
     result.receive_as(completion)
     errors = [error for _, error in judged if error is not None]
     error = min(errors, key=lambda error: error.choice, default=None)

@@ -93,6 +93,7 @@ class Codec(Generic[T]):
         models: Whether pydantic describes and reads the values; by default, if the type contains a model.
 
     Attributes:
+        name: The name of the type, in the characters that the API allows.
         schema: The JSON schema.
         wrapped: Whether the value is a property of an object.
 
@@ -101,6 +102,7 @@ class Codec(Generic[T]):
     """
 
     def __init__(self, type_: Any, *, models: bool | None = None) -> None:
+        self.name = name_of(type_)
         models = has_model(type_) if models is None else models
         with _BUILDING:
             schema, definitions = _pydantic_schema(type_) if models else _msgspec_schema(type_)

@@ -274,6 +274,13 @@ class TestRetries:
             pass
         assert 1 == len(server.requests)
 
+    @pytest.mark.parametrize("none", [0, NOT_GIVEN])
+    async def test_nothing_is_paid_twice_unasked(self, start: Start, none: Any) -> None:
+        server, client = await start(says("x"))
+        with pytest.raises(OutputDecodeError):
+            await parse(client, Count, output_retries=none, n=2)
+        assert 1 == len(server.requests)
+
     async def test_usage_that_is_not_told(self, start: Start) -> None:
         _, client = await start(says("x", usage=None), says('{"n":1}', usage=None))
         parsed = await parse(client, Count, output_retries=1)
