@@ -225,11 +225,13 @@ def _cure_callable(reply: Callable[..., Any]) -> str | None:
     if inspect.isgeneratorfunction(reply) or inspect.isasyncgenfunction(reply):
         return handler
     try:
-        inspect.signature(reply).bind(None, None)
+        signature = inspect.signature(reply)
+    except (TypeError, ValueError):  # it tells no signature
+        return None
+    try:
+        signature.bind(None, None)
     except TypeError:
         return handler
-    except ValueError:  # it tells no signature
-        pass
     return None
 
 

@@ -447,7 +447,6 @@ _PROGRAM = textwrap.dedent(
 
 
 @posix
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("stream", [False, True], ids=["awaited", "streamed"])
 def test_killed_at_random_each_result_is_in_the_file_once(path: Path, stream: bool) -> None:
     """2,000 rows, killed five times: nothing that was finished is asked again, and the file has each result once."""
