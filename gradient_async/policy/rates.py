@@ -30,7 +30,8 @@ _MARGIN = 0.25
 _SPAN = 1.0
 # Weight of the newest value in the moving mean of the refill.
 _REFILL_WEIGHT = 0.3
-# A reading above the expected level raises the level by this part of the difference; a lower one counts in full.
+# A reading above the expected level raises the level by this part of the difference, but not if all happens within _LOOK
+# seconds; a lower one counts in full.
 _RISE = 0.5
 # Seconds after which a bucket that should be empty is tried again, if nothing is known of its refill.
 _LOOK = 0.25
@@ -158,6 +159,7 @@ class Bucket:
         self._first: tuple[float, float] | None = None
         self._last: tuple[float, float] | None = None
         self._spent_at = float("-inf")
+        self._lowered_at = float("-inf")
         self._size: float | None = None
         self._reset = float("-inf")
 
@@ -205,7 +207,11 @@ class Bucket:
             return
         # Requests overtake each other on their way, so a single reading may be too high. A low one is believed at once.
         rise = bound - self._bound - refill * passed
-        self._bound += rise if rise < 0 else rise * _RISE
+        if rise < 0:
+            self._bound += rise
+            self._lowered_at = at
+        elif not self.told or now - self._lowered_at > _LOOK:
+            self._bound += rise * _RISE
         if passed > 0:
             self._bound += refill * passed
             self._at = at
