@@ -362,18 +362,17 @@ class Turns:
     Attributes:
         patient: The same.
         waiting: The tasks that wait for a turn, the first of their call or a further one.
-        draining: Whether no more turns are given.
     """
 
     def __init__(self, pace: Pace, *, patient: bool = False) -> None:
         self.pace = pace
         self.patient = patient
         self.waiting: set[asyncio.Task[Any]] = set()
-        self.draining = False
+        self._draining = False
 
     def drain(self) -> None:
         """Give no more turns: cancel the tasks that wait, and those that will wait."""
-        self.draining = True
+        self._draining = True
         for task in self.waiting:
             task.cancel()
 
@@ -381,7 +380,7 @@ class Turns:
         """Cancel the current task if no more turns are given; otherwise note that it waits."""
         task = _current_task()
         self.waiting.add(task)
-        if self.draining:
+        if self._draining:
             task.cancel()
             await asyncio.sleep(0)
 
@@ -414,10 +413,8 @@ class Turn:
 
     def take(self) -> bool:
         """Take the first turn, if there is nothing to wait for; return whether it was taken."""
-        if not self._turns.draining:
-            turn = self._pace.take(self._account, self._tokens, self._max_wait)
-            if isinstance(turn, Admission):
-                self._admission = turn
+        turn = self._pace.take(self._account, self._tokens, self._max_wait)
+        self._admission = turn if isinstance(turn, Admission) else None
         return self._admission is not None
 
     async def wait(self, seconds: float = 0.0) -> None:

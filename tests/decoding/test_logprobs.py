@@ -180,6 +180,8 @@ def test_few_values_are_left_where_they_are() -> None:
     """Unless they have alternatives near the beginning, which are taken without a count of everything."""
     data = encode(reply({"content": entries(3)}))
     assert 1 == len(take_logprobs(data, MAX)[1])
+    elsewhere = encode(reply(None, x={"top_logprobs": []}))
+    assert (elsewhere, ()) == take_logprobs(elsewhere, MAX)
     data = data.replace(b'"top_logprobs"', b'"top"')
     for max_values in (100_000, MAX, UNLIMITED):
         assert (data, ()) == take_logprobs(data, max_values)

@@ -13,6 +13,7 @@ from many_servers import closed_within
 
 from gradient_async import (
     APIConnectionError,
+    AsyncGradient,
     Choice,
     FanOutError,
     GradientError,
@@ -36,6 +37,7 @@ from gradient_async.testing import (
     reply_json,
     reply_sse,
     reply_writes,
+    serve,
     sse,
 )
 
@@ -514,3 +516,25 @@ async def test_refused_connections_are_errors_of_choices(start: Start) -> None:
         await fan.completion()
     assert {0, 1} == set(fan.errors)
     assert all(isinstance(error, APIConnectionError) for error in fan.errors.values())
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_is_raised_once(kind: type[BaseException]) -> None:
+    """It leaves the event loop, and what cleans up behind it is not interrupted again."""
+    clean: list[bool] = []
+
+    def judge(_: Choice) -> bool:
+        raise kind
+
+    async def main(url: str) -> None:
+        async with AsyncGradient(inference_endpoint=url, model_access_key="k-0123456789") as client:
+            try:
+                async with client.chat.completions.fan_out(n=2, stop_when=judge, **CALL) as fan:
+                    await fan.completion()
+            finally:
+                await asyncio.sleep(0.01)
+                clean.append(True)
+
+    with serve() as server, pytest.raises(kind):
+        asyncio.run(main(server.url))
+    assert [True] == clean
