@@ -370,4 +370,5 @@ class Concurrency:
         if self._adaptive and number > self._overload_at:
             self._overload_at = sent
             self._doubling = False
-            self.limit = max(1.0, min(self.limit, in_flight) / 2)
+            # If they were far fewer than the limit, they were the limit.
+            self.limit = max(1.0, (self.limit if in_flight >= self.limit / 2 else in_flight) / 2)

@@ -48,13 +48,14 @@ async def map_all(client: AsyncGradient, count: int, **options: Any) -> tuple[in
     return tokens, attempts
 
 
-def check(server: Server, rows: int, began: float, ideal: float, *, posts: float = 1.3) -> None:
+def check(server: Server, rows: int, began: float, ideal: float) -> None:
     """Expect few requests and little time.
 
-    The issue is about minutes. In the second that these tests take, what a busy machine loses counts too.
+    The exact bounds are tested in virtual time (tests/policy/test_pace.py). On a busy machine more requests leave before the
+    first reply arrives, and in the second that these tests take, what the machine loses is much.
     """
-    assert len(server.requests) <= posts * rows
-    assert time.monotonic() - began <= 1.15 * ideal + 4
+    assert len(server.requests) <= 2 * rows
+    assert time.monotonic() - began <= 1.15 * ideal + 10
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ async def test_fan_out_of_60(kind: str) -> None:
         async with client.chat.completions.fan_out(n=60, **CALL) as fan:
             found = await fan.completion()
         assert 60 == len(found.choices)
-        check(server, 60, began, 50 / 40, posts=1.65)
+        check(server, 60, began, 50 / 40)
 
 
 async def test_two_keys_on_one_client() -> None:

@@ -169,7 +169,7 @@ class TestSchedule:
         schedule.finish(admissions[0], succeeded=True, usage=usage(5))  # a second call does nothing
         assert (7, 0.0) == (account.in_flight, delay(schedule, account, 0.0))
         respond(schedule, admissions[1], 0.0, refused=True, overloaded=True, wait=0.1)
-        assert 3.5 == account.concurrency.limit
+        assert 4.0 == account.concurrency.limit
 
     def test_the_ramp_is_a_wait(self) -> None:
         schedule = Schedule()
