@@ -15,7 +15,7 @@ from sdk_clients import differs
 from gradient_async import ChatCompletion, ChatCompletionChunk, ChatCompletionStreamState, InvalidRequestError
 from gradient_async.client.completions import Completions
 from gradient_async.testing import chunk, reply_sse
-from gradient_async.types.params import ChatCompletionCreate
+from gradient_async.types.params import ChatCompletionCreate, ChatCompletionParse
 
 # Events that `openai` does not have.
 OWN = {"tool_calls.start", "reasoning.delta", "reasoning.done", "finish", "usage"}
@@ -262,9 +262,12 @@ def test_chat_completion_state_helper() -> None:
 def test_stream_method_in_sync() -> None:
     """`create` and `stream` take the same parameters; `create` takes ``stream`` as well."""
     names = get_type_hints(ChatCompletionCreate).keys()
-    for method in (*get_overloads(Completions.create), Completions.stream):
+    for method in get_overloads(Completions.create):
         assert method.__annotations__["params"] == "Unpack[ChatCompletionCreate]"
-    assert "response_format" in names
+    for method in get_overloads(Completions.stream):
+        assert method.__annotations__["params"] == "Unpack[ChatCompletionParse]"
+        assert "response_format" in method.__annotations__
+    assert get_type_hints(ChatCompletionParse).keys() | {"response_format"} == names
     assert "stream" not in names
 
 
