@@ -237,10 +237,9 @@ async def test_a_text_of_the_journal_that_is_no_value_any_longer(start: Start, p
 async def test_errors_of_earlier_runs_and_plain_results_stay(start: Start, path: Path) -> None:
     """Of a request that was refused there is no text to read; and a map without a type reads none."""
     _, client = await start(handler=reply_json({"error": {"message": "no"}}, 400))
-    for _ in range(2):
+    for resumed in (False, True):
         (result,) = await all_of(client, prompts(1), journal=path)
-        assert "BadRequestError" == type(result.error).__name__
-    assert result.resumed
+        assert ("BadRequestError", resumed) == (type(result.error).__name__, result.resumed)
     _, client = await start(handler=Model())
     for _ in range(2):
         (plain,) = await all_of(client, [ask_for("x")], journal=path, response_format=None)

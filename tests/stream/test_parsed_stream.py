@@ -198,7 +198,7 @@ async def test_done_has_the_value(start: Start) -> None:
     _, client = await start(streams(*PIECES))
     events, error = await read(await opened(client, Order))
     (done,) = of_type(events, "content.done")
-    assert isinstance(done, ContentDoneEvent)
+    assert ContentDoneEvent is type(done)
     assert (ORDER, None) == (done.parsed, error)
     assert done.parsed is done.parsed
     assert {"type": "content.done", "choice": 0, "content": "".join(PIECES)} == done.to_dict()
