@@ -10,9 +10,15 @@ from typing import Any, get_overloads, get_type_hints
 
 import pytest
 from client_calls import CALL, Start
+from msgspec import Struct
 from sdk_clients import differs
 
-from gradient_async import ChatCompletion, ChatCompletionChunk, ChatCompletionStreamState, InvalidRequestError
+from gradient_async import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionStreamState,
+    LengthFinishReasonError,
+)
 from gradient_async.client.completions import Completions
 from gradient_async.testing import chunk, reply_sse
 from gradient_async.types.params import ChatCompletionCreate, ChatCompletionParse
@@ -130,11 +136,12 @@ async def test_events_and_chunks(start: Start) -> None:
     assert chunks == [event.chunk for event in of_type(events, "chunk")]
 
 
-@differs("`response_format=` takes a class of pydantic; `parsed` is an instance of it")
+@differs("`parsed` of `content.delta` is another object at each event")
 async def test_parse_pydantic_model_and_multiple_choices(start: Start) -> None:
-    """A JSON schema in a dict is sent as it is, and the content is the model's JSON."""
+    """A JSON schema in a dict is sent as it is, and the content is the model's JSON; a class is the type of values."""
 
-    class Location: ...
+    class Location(Struct):
+        city: str
 
     schema = {"type": "json_schema", "json_schema": {"name": "Location", "schema": {"type": "object"}}}
     events, completion, sent = await listen(start, THREE, n=3, response_format=schema)
@@ -142,17 +149,23 @@ async def test_parse_pydantic_model_and_multiple_choices(start: Start) -> None:
     assert ['{"city": "Rome"}'] * 3 == [choice.message.content for choice in completion.choices]
     assert {None} == {event.parsed for event in of_type(events, "content.done")}
     assert [0, 1, 2] == [event.choice for event in of_type(events, "content.done")]
-    with pytest.raises(InvalidRequestError, match="response_format"):
-        await listen(start, THREE, response_format=Location)
+    events, completion, sent = await listen(start, THREE, n=3, response_format=Location)
+    assert "json_schema" == sent["response_format"]["type"]
+    assert [Location("Rome")] * 3 == [event.parsed for event in of_type(events, "content.done")]
+    assert [Location("Rome")] * 3 == [choice.message.parsed for choice in completion.choices]
+    first, last = (event.parsed for event in of_type(events, "content.delta") if event.choice == 0)
+    assert first is last
 
 
 @differs(
-    "A text cut short by `max_tokens` is a `LengthFinishReasonError`, if `response_format` is a class or a tool is strict"
+    "A text cut short by `max_tokens` is a `LengthFinishReasonError` in the middle of the stream, if `response_format` is a class or a tool is strict"
 )
 async def test_parse_max_tokens_reached(start: Start) -> None:
     cut = [chunk('{"', role="assistant"), chunk(finish_reason="length")]
     _, completion, _ = await listen(start, cut, max_tokens=1, response_format={"type": "json_object"})
     assert ("length", '{"') == (completion.choices[0].finish_reason, completion.choices[0].message.content)
+    with pytest.raises(LengthFinishReasonError):
+        await listen(start, cut, max_tokens=1, response_format=dict[str, int])
 
 
 async def test_parse_pydantic_model_refusal_and_refusal_logprobs_events(start: Start) -> None:
