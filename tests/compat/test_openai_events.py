@@ -149,10 +149,11 @@ async def test_parse_pydantic_model_and_multiple_choices(start: Start) -> None:
     assert ['{"city": "Rome"}'] * 3 == [choice.message.content for choice in completion.choices]
     assert {None} == {event.parsed for event in of_type(events, "content.done")}
     assert [0, 1, 2] == [event.choice for event in of_type(events, "content.done")]
-    events, completion, sent = await listen(start, THREE, n=3, response_format=Location)
+    parsed: Any
+    events, parsed, sent = await listen(start, THREE, n=3, response_format=Location)
     assert "json_schema" == sent["response_format"]["type"]
     assert [Location("Rome")] * 3 == [event.parsed for event in of_type(events, "content.done")]
-    assert [Location("Rome")] * 3 == [choice.message.parsed for choice in completion.choices]
+    assert [Location("Rome")] * 3 == [choice.message.parsed for choice in parsed.choices]
     first, last = (event.parsed for event in of_type(events, "content.delta") if event.choice == 0)
     assert first is last
 

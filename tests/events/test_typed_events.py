@@ -73,7 +73,12 @@ def test_without_a_type_nothing_is_parsed() -> None:
 def test_it_is_made_only_when_somebody_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[str] = []
     feed = PartialJSON.feed
-    monkeypatch.setattr(PartialJSON, "feed", lambda self, text: fed.append(text) or feed(self, text))
+
+    def note(json_: PartialJSON, text: str) -> Any:
+        fed.append(text)
+        return feed(json_, text)
+
+    monkeypatch.setattr(PartialJSON, "feed", note)
     events = deltas(events_of(Answer(Page), '{"text":', '"a', 'b"', "}"))
     assert not fed
     assert {"text": "a"} == events[1].parsed
