@@ -25,6 +25,7 @@ from ..errors import FanOutError, GradientError, InvalidRequestError, JournalErr
 from ..output import Answer, judge, take_answer
 from ..session.pace import Turns
 from ..stream import AsyncOnly
+from ..tools import tool_params
 from ..types import ChatCompletion, ParsedChatCompletion, given
 from .journal import Journal, JournalRun
 from .result_file import Row
@@ -314,7 +315,7 @@ class MapWorkers:
             params = self._params_of(index, request)
             form = take_answer(params) if "response_format" in params else None
             if run is not None and row is not None:
-                row, params = row.asking(params)
+                row, params = row.asking(_described(index, params))
                 answer = run.take(row)
             resumed = answer is not None
             if answer is None:
@@ -512,6 +513,18 @@ class MapResults(AsyncOnly, Generic[C_co]):
         workers = getattr(self, "_workers", None)
         if workers is not None:  # it is None if __init__ failed
             workers.abandon()
+
+
+def _described(index: int, params: dict[str, Any]) -> dict[str, Any]:
+    """Describe the functions among ``tools``, which a journal knows by what is sent."""
+    problem: str
+    if "tools" not in params:
+        return params
+    try:
+        return {**params, "tools": tool_params(params["tools"])}
+    except TypeError as error:
+        problem = str(error)
+    raise InvalidRequestError(f"request {index}: {problem}")
 
 
 async def _wait(waiters: deque[asyncio.Future[None]]) -> None:

@@ -26,6 +26,7 @@ from gradient_async import (
     OutputError,
     OutputValidationError,
     ParsedChatCompletion,
+    tool,
 )
 from gradient_async.testing import Connection, Request, completion, reply_json
 
@@ -232,6 +233,22 @@ async def test_a_text_of_the_journal_that_is_no_value_any_longer(start: Start, p
     (result,) = await all_of(client, [ask_for('{"n":3}')], journal=path, response_format=Checked)
     assert isinstance(result.error, OutputValidationError)
     assert (True, 1) == (result.resumed, len(model.texts))
+
+
+async def test_functions_among_the_tools_of_one_request(start: Start, path: Path) -> None:
+    """With a journal as without one; a function that cannot be a tool is the error of its request."""
+
+    def f(city: str) -> str:
+        return city
+
+    server, client = await start(handler=Model())
+    requests = [ask_for('{"n":1}', tools=[f]), ask_for('{"n":1}', tools=[int])]
+    for resumed in (False, True):
+        one, two = await all_of(client, requests, journal=path)
+        assert (Count(1), resumed) == (one.parsed, one.resumed)
+        assert isinstance(two.error, InvalidRequestError)
+        assert "request 1: " in str(two.error)
+    assert [[tool(f).to_dict()]] == [request.json["tools"] for request in server.requests]
 
 
 async def test_errors_of_earlier_runs_and_plain_results_stay(start: Start, path: Path) -> None:
