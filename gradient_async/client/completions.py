@@ -159,6 +159,7 @@ class _Completions(CompletionsHints):
     def _stream(self, arguments: dict[str, Any]) -> StreamManager[Any]:
         if is_given(arguments.pop("stream", NOT_GIVEN)):
             raise TypeError("stream() always streams: leave 'stream' out")
+        check_options(arguments)  # hides keys, because a traceback may show the locals of this frame
         answer = take_answer(arguments)
         _ask_for_usage(arguments)
 

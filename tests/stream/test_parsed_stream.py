@@ -406,7 +406,9 @@ async def test_events_beside_readers_of_single_choices(start: Start) -> None:
         return "".join([text async for text in stream.choice(1).text])
 
     found, text = await asyncio.gather(listen(), follow())
-    assert ([(0, ORDER), (1, ORDER)], "".join(PIECES)) == (found, text)
+    assert [(0, ORDER), (1, ORDER)] == found
+    # The reader of the choice begins where the reader of events was, which depends on the reads.
+    assert "".join(PIECES).endswith(text) and text.endswith("".join(PIECES[1:]))
 
 
 async def test_leaving_closes_it(start: Start) -> None:
