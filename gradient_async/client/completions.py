@@ -201,26 +201,30 @@ class _Completions(CompletionsHints):
         Args:
             requests: Parameters of each request, or pairs of your own key and parameters; any iterable or
                 async iterable.
-            max_concurrency: Maximum number of requests in flight.
-            ordered: Return results in the order of the requests, not as they finish.
-            on_error: ``"collect"`` returns each error in the place of its result; ``"raise"`` cancels the
-                other requests at the first error, and raises once the results before the error are read.
-            window: Maximum number of requests in flight and unread results together; 4 times
+            max_concurrency (int): Maximum number of requests in flight.
+            ordered (bool): Return results in the order of the requests, not as they finish.
+            on_error ("collect" | "raise"): ``"collect"`` returns each error in the place of its result;
+                ``"raise"`` cancels the other requests at the first error, and raises once the results before
+                the error are read.
+            window (int | None): Maximum number of requests in flight and unread results together; 4 times
                 ``max_concurrency`` if None.
-            pace: Rates that these requests share with whatever else has the same `Pace`; the client's own `Pace` if
-                None, and otherwise one for these requests.
-            requests_per_minute: Short for a `Pace` for these requests alone, as the next two: the maximum number of
-                requests in any minute.
-            tokens_per_minute: Maximum number of tokens in any minute.
-            adaptive: Adapt the number of requests in flight to what the server sustains.
-            stream: Stream each reply, so that the limits on stalls apply and errors have a ``partial``.
-            journal: Path of a file of results, or an open `Journal`. Each result is written to it as it arrives, and
-                results of earlier runs are returned with ``resumed=True``: their requests are not sent again. Of
-                errors, that is so only for requests that the server refused with 400, 404, 413 or 422. A request is
-                known by its key and all of its parameters.
-            response_format: A type in place of a schema, as for `parse`: each completion is a `ParsedChatCompletion`, and an
-                answer that is no value of the type is an error. A request may name a type of its own.
-            output_retries: How often to ask again for one answer, as for `parse`.
+            pace (Pace | None): Rates that these requests share with whatever else has the same `Pace`; the
+                client's own `Pace` if None, and otherwise one for these requests.
+            requests_per_minute (float | None): Short for a `Pace` for these requests alone, as the next two:
+                the maximum number of requests in any minute.
+            tokens_per_minute (float | None): Maximum number of tokens in any minute.
+            adaptive (bool): Adapt the number of requests in flight to what the server sustains.
+            stream (bool): Stream each reply, so that the limits on stalls apply and errors have a
+                ``partial``.
+            journal (Journal | str | PathLike | None): Path of a file of results, or an open `Journal`. Each
+                result is written to it as it arrives, and results of earlier runs are returned with
+                ``resumed=True``: their requests are not sent again. Of errors, that is so only for requests
+                that the server refused with 400, 404, 413 or 422. A request is known by its key and all of
+                its parameters.
+            response_format: A type in place of a schema, as for `parse`: each completion is a
+                `ParsedChatCompletion`, and an answer that is no value of the type is an error. A request may
+                name a type of its own.
+            output_retries (int): How often to ask again for one answer, as for `parse`.
             **options: Also parameters for requests that do not give them.
 
         Returns:

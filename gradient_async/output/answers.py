@@ -151,6 +151,8 @@ class Answer(Generic[T]):
         return partial(Answer, **options), (self.type,)
 
     def __repr__(self) -> str:
+        if "name" not in vars(self):  # a traceback may show this repr of an answer that is refused
+            return "<Answer unfinished>"
         return f"Answer({_shown_type(self.type)}, name={self.name!r}, strict={self.strict})"
 
 

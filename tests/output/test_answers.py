@@ -638,3 +638,9 @@ def test_the_text_so_far_is_a_value_or_none() -> None:
     assert (ParsedChatCompletion, "a") == (type(parsed), parsed.id)
     whole = Choice(index=0, finish_reason="length", message=ChatCompletionMessage(content='{"value":1}'))
     assert parse_so_far(ChatCompletion(choices=[whole]), Answer(int)).parsed is None
+
+
+def test_the_repr_of_an_answer_that_was_refused() -> None:
+    """A traceback with locals may show it."""
+    kind: type[Any] = Answer
+    assert "<Answer unfinished>" == repr(object.__new__(kind))
