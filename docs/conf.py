@@ -70,7 +70,7 @@ def _fields(name: str) -> list[tuple[str, str, str]]:
     if name == "ChatCompletionParams":
         found += _fields("_Params") + _fields("_ChatParams") + _fields("_Choices")
     if name == "AgentCompletionParams":
-        found += _fields("_AgentParams")
+        found += _fields("_AgentParams") + _fields("_AgentOptions")
     for field, text in itertools.pairwise(node.body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             found.append((ast.unparse(field.target), _plain(field.annotation), ast.literal_eval(text.value)))

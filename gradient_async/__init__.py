@@ -77,7 +77,7 @@ from .fanout import FanOut, FanOutResult, Journal, MapFailure, MapResult, MapRes
 from .hooks import CallInfo, Hook
 from .output import Answer
 from .session.pace import Pace
-from .stream import ChatCompletionStream, Timing
+from .stream import ChatCompletionStream, ParsedChatCompletionStream, Timing
 from .stream import ChatCompletionStream as AsyncStream
 from .sync import Gradient, Stream
 from .sync import Gradient as Client
@@ -187,6 +187,7 @@ __all__ = [
     "Pace",
     "ParsedChatCompletion",
     "ParsedChatCompletionMessage",
+    "ParsedChatCompletionStream",
     "ParsedChoice",
     "ParsedMessage",
     "PaymentRequiredError",

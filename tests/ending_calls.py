@@ -87,6 +87,33 @@ async def block(client: AsyncGradient) -> None:
             pass
 
 
+# Typed answers
+
+
+async def parse_answer(client: AsyncGradient) -> None:
+    await client.chat.completions.parse(model="m", messages=_messages(), response_format=dict[str, int])
+
+
+async def _open_typed(client: AsyncGradient) -> Any:
+    return await client.chat.completions.stream(
+        model="m", messages=_messages(), response_format=dict[str, int]
+    )
+
+
+async def typed_completion(client: AsyncGradient) -> None:
+    await (await _open_typed(client)).completion()
+
+
+async def typed_events(client: AsyncGradient) -> None:
+    async for _ in (await _open_typed(client)).events():
+        pass
+
+
+async def typed_deltas(client: AsyncGradient) -> None:
+    async for event in (await _open_typed(client)).events():
+        _ = event.type.startswith("content.") and event.parsed
+
+
 async def read_on_after_the_error(client: AsyncGradient) -> None:
     stream = await _open(client)
     for _ in range(2):

@@ -20,6 +20,7 @@ from gradient_async import (
     InvalidRequestError,
     JournalError,
     Limits,
+    OutputDecodeError,
     RateLimitError,
     Retry,
     StreamError,
@@ -408,6 +409,25 @@ def _add_several() -> None:
     _add("gather", calls.gather, APIStatusError, _status(400), _status(400))
 
 
+def _add_typed() -> None:
+    _add("typed answer: none", calls.parse_answer, OutputDecodeError, WHOLE)
+    readers = {
+        "the completion": calls.typed_completion,
+        "events": calls.typed_events,
+        "deltas": calls.typed_deltas,
+    }
+    for how, work in readers.items():
+        valid = reply_sse(chunk('{"a":'), chunk("1}"), chunk(finish_reason="stop"))
+        _add(f"typed {how}: success", work, None, valid)
+        # The value is read before the stream has ended, and the error leaves the loop over it.
+        _add(f"typed {how}: no answer", work, OutputDecodeError, STREAM, warns=how == "deltas")
+        _add(f"typed {how}: interrupted", work, StreamInterruptedError, CUT)
+    several: dict[str, Any] = {"response_format": dict[str, int]}
+    fan = calls.given(calls.fan_out, first=1, **several)
+    _add("typed fan-out: no answer", fan, FanOutError, *[STREAM] * 3)
+    _add("typed map: no answers", calls.given(calls.map_all, **several), None, *[WHOLE] * 4)
+
+
 def _add_circumstances() -> None:
     for how, work in {"": calls.create, " of a stream": calls.completion}.items():
         for when, reply in {"before the head": SILENT, "before the second attempt": WAIT}.items():
@@ -457,4 +477,5 @@ _add_other_words()
 _add_refused()
 _add_responses()
 _add_several()
+_add_typed()
 _add_circumstances()

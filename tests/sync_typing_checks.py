@@ -14,12 +14,14 @@ from gradient_async import (
     ModelInfo,
     ModelList,
     ParsedChatCompletion,
+    ParsedChoice,
     Stream,
     Timeout,
 )
 from gradient_async import Gradient as GradientAI
 from gradient_async.events import ContentDeltaEvent
-from gradient_async.sync import FanOut, MapResults
+from gradient_async.sync import FanOut, MapResults, ParsedStream
+from gradient_async.sync.streams import StreamManager
 
 
 def completions(client: Gradient, *, maybe: bool) -> None:
@@ -46,6 +48,46 @@ def answers(client: Gradient) -> None:
     assert_type(parse(model="m", messages=stored), ParsedChatCompletion[None])
     agent = client.agents.chat.completions
     assert_type(agent.parse(messages=stored, response_format=list[int]), ParsedChatCompletion[list[int]])
+    opened = client.chat.completions.stream(model="m", messages=stored, response_format=int)
+    assert_type(opened, StreamManager[ParsedStream[int]])
+    with opened as stream:
+        assert_type(stream.snapshot, ParsedChatCompletion[int])
+        assert_type(stream.current_completion_snapshot, ParsedChatCompletion[int])
+        for event in stream.events():
+            if event.type == "content.done":
+                assert_type(event.parsed, int | None)
+        assert_type(stream.completion().parsed, int | None)
+        assert_type(stream.get_final_completion(), ParsedChatCompletion[int])
+    of_agent = agent.stream(messages=stored, response_format=Answer(list[int]))
+    assert_type(of_agent, StreamManager[ParsedStream[list[int]]])
+    assert_type(client.chat.completions.stream(model="m", messages=stored), StreamManager)
+    fan = client.chat.completions.fan_out(
+        n=3, first=1, model="m", messages=stored, response_format=int, stop_when=is_small
+    )
+    assert_type(fan, FanOut[ParsedChatCompletion[int]])
+    assert_type(fan.snapshot, ParsedChatCompletion[int])
+    assert_type(fan.completion().choices[0].message.parsed, int | None)
+    assert_type(fan.get_final_completion(), ParsedChatCompletion[int])
+    assert_type(
+        agent.fan_out(n=3, messages=stored, response_format=list[int]),
+        FanOut[ParsedChatCompletion[list[int]]],
+    )
+    results = client.chat.completions.map(
+        [{"messages": stored}], model="m", response_format=int, output_retries=1
+    )
+    assert_type(results, MapResults[ParsedChatCompletion[int]])
+    for result in results:
+        assert_type(result, MapResult[ParsedChatCompletion[int]])
+        assert_type(result.parsed, int | None)
+        assert_type(result.unwrap().parsed, int | None)
+    assert_type(
+        agent.map([{"messages": stored}], response_format=Answer(int)), MapResults[ParsedChatCompletion[int]]
+    )
+
+
+def is_small(choice: ParsedChoice[int]) -> bool:
+    """Whether a choice is wanted."""
+    return bool(choice.message.parsed)
 
 
 def streams(client: Gradient) -> None:
@@ -106,4 +148,4 @@ def mistakes(client: Gradient) -> None:
     Gradient(api_kye="k")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     client.with_options(max_retires=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     client.chat.completions.create(model="m", messages=[], temprature=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
-    client.chat.completions.map([], window="x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    client.chat.completions.map([], window="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..decoding import list_iterables
 from ..errors import InvalidRequestError, OutputDecodeError, OutputValidationError, copy_of
-from ..output import Answer, answer_of, judge, retry_messages
+from ..output import Answer, judge, retry_messages, take_answer
 from ..tools import tool_params
 from ..types import NOT_GIVEN, ChatCompletion, ParsedChatCompletion, is_given, sum_usage
 from .settings import check_count
@@ -22,10 +22,7 @@ def typed_arguments(arguments: dict[str, Any]) -> Answer[Any] | None:
     """
     if is_given(arguments.pop("stream", NOT_GIVEN)):
         raise TypeError("parse() never streams: leave 'stream' out, or use stream(response_format=...)")
-    answer = answer_of(arguments.get("response_format"))
-    if answer is not None:
-        arguments["response_format"] = answer.response_format
-    return answer
+    return take_answer(arguments)
 
 
 def described_tools(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
-from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -24,9 +24,9 @@ from ..fanout import (
     StopWhen,
     StreamedReply,
 )
-from ..output import Answer
+from ..output import Answer, take_answer
 from ..session.pace import Pace, Turns
-from ..stream import ChatCompletionStream, StreamManager
+from ..stream import ChatCompletionStream, ParsedChatCompletionStream, StreamManager
 from ..types import (
     NOT_GIVEN,
     AgentCompletionCreate,
@@ -36,8 +36,10 @@ from ..types import (
     ChatCompletionCreate,
     ChatCompletionParse,
     ChatFanOut,
+    MapDefaults,
     NotGiven,
     ParsedChatCompletion,
+    ParsedChoice,
     given,
     is_given,
 )
@@ -63,7 +65,6 @@ class _FanOutOptions(TypedDict, total=False):
     stream: bool
     native: bool | Literal["auto"]
     on_error: Literal["collect", "raise"]
-    stop_when: StopWhen | None
     first: int | None
     hedge_after: float | None
     pace: Pace | None
@@ -78,6 +79,22 @@ class _ChatFanOut(_FanOutOptions, ChatFanOut, total=False):
 
 class _AgentFanOut(_FanOutOptions, AgentFanOut, total=False):
     pass
+
+
+class _MapOptions(MapDefaults, total=False):
+    """Keyword arguments of `map`; see `Completions.map`."""
+
+    max_concurrency: int
+    ordered: bool
+    on_error: Literal["collect", "raise"]
+    window: int | None
+    pace: Pace | None
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    adaptive: bool
+    stream: bool
+    journal: Journal | str | os.PathLike[str] | None
+    output_retries: int
 
 
 def _drop_not_given(function: Callable[P, T]) -> Callable[P, T]:
@@ -138,19 +155,92 @@ class _Completions(CompletionsHints):
 
         return await parse(fetch, arguments, answer, retries)
 
-    def _stream(self, arguments: dict[str, Any]) -> StreamManager:
+    def _stream(self, arguments: dict[str, Any]) -> StreamManager[Any]:
         if is_given(arguments.pop("stream", NOT_GIVEN)):
             raise TypeError("stream() always streams: leave 'stream' out")
+        check_options(arguments)  # hides keys, because a traceback may show the locals of this frame
+        answer = take_answer(arguments)
         _ask_for_usage(arguments)
 
         async def start() -> ChatCompletionStream:
             reply = await self._core.send(self._operation, arguments, stream=True)
-            return self._core.open_stream(reply, arguments)
+            return self._core.open_stream(reply, arguments, answer)
 
         return StreamManager(start)
 
-    @_drop_not_given
+    @overload
     def map(
+        self,
+        /,
+        requests: Requests,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        **options: Unpack[_MapOptions],
+    ) -> MapResults: ...
+    @overload
+    def map(
+        self,
+        /,
+        requests: Requests,
+        *,
+        response_format: type[T] | Answer[T],
+        **options: Unpack[_MapOptions],
+    ) -> MapResults[ParsedChatCompletion[T]]: ...
+    @overload
+    def map(
+        self, /, requests: Requests, *, response_format: object, **options: Unpack[_MapOptions]
+    ) -> MapResults[Any]: ...
+    def map(self, /, requests: Requests, **options: Any) -> MapResults[Any]:
+        """Make many requests, a limited number at a time; iterate over the results as they finish.
+
+        Requests are taken from the iterable as they are needed, at most ``window`` ahead of the results that
+        were read, so a million requests need little memory. The server's quota is obeyed, as far as replies show it: a
+        request that is refused because of the quota waits and is sent again, which costs it no attempt.
+
+        Args:
+            requests: Parameters of each request, or pairs of your own key and parameters; any iterable or
+                async iterable.
+            max_concurrency (int): Maximum number of requests in flight.
+            ordered (bool): Return results in the order of the requests, not as they finish.
+            on_error ("collect" | "raise"): ``"collect"`` returns each error in the place of its result;
+                ``"raise"`` cancels the other requests at the first error, and raises once the results before
+                the error are read.
+            window (int | None): Maximum number of requests in flight and unread results together; 4 times
+                ``max_concurrency`` if None.
+            pace (Pace | None): Rates that these requests share with whatever else has the same `Pace`; the
+                client's own `Pace` if None, and otherwise one for these requests.
+            requests_per_minute (float | None): Short for a `Pace` for these requests alone, as the next two:
+                the maximum number of requests in any minute.
+            tokens_per_minute (float | None): Maximum number of tokens in any minute.
+            adaptive (bool): Adapt the number of requests in flight to what the server sustains.
+            stream (bool): Stream each reply, so that the limits on stalls apply and errors have a
+                ``partial``.
+            journal (Journal | str | PathLike | None): Path of a file of results, or an open `Journal`. Each
+                result is written to it as it arrives, and results of earlier runs are returned with
+                ``resumed=True``: their requests are not sent again. Of errors, that is so only for requests
+                that the server refused with 400, 404, 413 or 422. A request is known by its key and all of
+                its parameters.
+            response_format: A type in place of a schema, as for `parse`: each completion is a
+                `ParsedChatCompletion`, and an answer that is no value of the type is an error. A request may
+                name a type of its own.
+            output_retries (int): How often to ask again for one answer, as for `parse`.
+            **options: Also parameters for requests that do not give them.
+
+        Returns:
+            An async iterator of `MapResult`. Leaving the loop cancels the requests in flight.
+
+        Raises:
+            TypeError: If an option or a default is unknown.
+            ConfigurationError: If an option can't be used.
+            JournalError: If the journal can't be opened; from iterating, if it can't be written, after the results of
+                all requests in flight.
+            FanOutError: From iterating, with ``on_error="raise"``.
+        """
+        check_options(options)
+        return self._map(requests, **options)
+
+    @_drop_not_given
+    def _map(
         self,
         /,
         requests: Requests,
@@ -165,51 +255,16 @@ class _Completions(CompletionsHints):
         adaptive: bool = False,
         stream: bool = False,
         journal: Journal | str | os.PathLike[str] | None = None,
+        output_retries: int = 0,
         **defaults: Any,
-    ) -> MapResults:
-        """Make many requests, a limited number at a time; iterate over the results as they finish.
-
-        Requests are taken from the iterable as they are needed, at most ``window`` ahead of the results that
-        were read, so a million requests need little memory. The server's quota is obeyed, as far as replies show it: a
-        request that is refused because of the quota waits and is sent again, which costs it no attempt.
-
-        Args:
-            requests: Parameters of each request, or pairs of your own key and parameters; any iterable or
-                async iterable.
-            max_concurrency: Maximum number of requests in flight.
-            ordered: Return results in the order of the requests, not as they finish.
-            on_error: ``"collect"`` returns each error in the place of its result; ``"raise"`` cancels the
-                other requests at the first error, and raises once the results before the error are read.
-            window: Maximum number of requests in flight and unread results together; 4 times
-                ``max_concurrency`` if None.
-            pace: Rates that these requests share with whatever else has the same `Pace`; the client's own `Pace` if
-                None, and otherwise one for these requests.
-            requests_per_minute: Short for a `Pace` for these requests alone, as the next two: the maximum number of
-                requests in any minute.
-            tokens_per_minute: Maximum number of tokens in any minute.
-            adaptive: Adapt the number of requests in flight to what the server sustains.
-            stream: Stream each reply, so that the limits on stalls apply and errors have a ``partial``.
-            journal: Path of a file of results, or an open `Journal`. Each result is written to it as it arrives, and
-                results of earlier runs are returned with ``resumed=True``: their requests are not sent again. Of
-                errors, that is so only for requests that the server refused with 400, 404, 413 or 422. A request is
-                known by its key and all of its parameters.
-            **defaults: Parameters for requests that do not give them.
-
-        Returns:
-            An async iterator of `MapResult`. Leaving the loop cancels the requests in flight.
-
-        Raises:
-            TypeError: If an option or a default is unknown.
-            ConfigurationError: If an option can't be used.
-            JournalError: If the journal can't be opened; from iterating, if it can't be written, after the results of
-                all requests in flight.
-            FanOutError: From iterating, with ``on_error="raise"``.
-        """
-        self._check_names(defaults, Completions.map)
+    ) -> MapResults[Any]:
+        self._check_names(defaults, _Completions._map)
         check_choice("on_error", on_error, "collect", "raise")
         check_count("max_concurrency", max_concurrency, min_=1)
         check_requests(requests)
+        check_retries(output_retries, defaults)
         defaults = described_tools(defaults)
+        take_answer(defaults.copy())  # a type without a schema is refused now, and not by each request
         core, operation = self._core, self._operation
         turns = self._turns(
             pace,
@@ -218,7 +273,12 @@ class _Completions(CompletionsHints):
             adaptive=adaptive,
         )
 
-        async def perform(arguments: dict[str, Any]) -> ChatCompletion:
+        async def perform(arguments: dict[str, Any], answer: Answer[Any] | None) -> ChatCompletion:
+            if answer is None:
+                return await fetch(arguments)
+            return await parse(fetch, arguments, answer, check_retries(output_retries, arguments))
+
+        async def fetch(arguments: dict[str, Any]) -> ChatCompletion:
             streamed = bool(arguments.pop("stream", stream))
             if streamed:
                 _ask_for_usage(arguments)
@@ -259,7 +319,7 @@ class _Completions(CompletionsHints):
         tokens_per_minute: float | None = None,
         adaptive: bool = False,
         **params: Any,
-    ) -> FanOut:
+    ) -> FanOut[Any]:
         self._check_names(params, _Completions._fan_out)
         check_count("n", n, min_=1)
         check_choice("on_error", on_error, "collect", "raise")
@@ -274,9 +334,9 @@ class _Completions(CompletionsHints):
         if max_concurrency is None:
             max_concurrency = n
         check_count("max_concurrency", max_concurrency, min_=1)
-        params = described_tools(
-            list_iterables(params)
-        )  # every request of the fan-out reads the same arguments
+        # Every request of the fan-out reads the same arguments.
+        params = described_tools(list_iterables(params))
+        answer = take_answer(params)
         if stream:
             _ask_for_usage(params)
         limits = self._core.settings.limits
@@ -293,6 +353,7 @@ class _Completions(CompletionsHints):
             first=first if first is not None or stop_when is None else 1,
             hedge_after=hedge_after,
             max_concurrency=max_concurrency,
+            answer=answer,
         )
         turns = self._turns(
             pace,
@@ -301,7 +362,7 @@ class _Completions(CompletionsHints):
             adaptive=adaptive,
         )
         runner = FanOutRunner(options, _Requester(self._core, self._operation, params, turns), assembler)
-        return FanOut(runner, assembler, buffered=limits.buffered_bytes)
+        return FanOut(runner, assembler, buffered=limits.buffered_bytes, answer=answer)
 
     def _turns(self, pace: Pace | None, **rates: Any) -> Turns:
         """Return the turns of one `map` or fan-out, in a `Pace` that was given, of the client, or of their own.
@@ -445,21 +506,59 @@ class Completions(_Completions):
         """
         return await self._parse(params)
 
-    def stream(self, **params: Unpack[ChatCompletionCreate]) -> StreamManager:
+    @overload
+    def stream(
+        self, *, response_format: Mapping[str, Any] | None = ..., **params: Unpack[ChatCompletionParse]
+    ) -> StreamManager: ...
+    @overload
+    def stream(
+        self, *, response_format: type[T] | Answer[T], **params: Unpack[ChatCompletionParse]
+    ) -> StreamManager[ParsedChatCompletionStream[T]]: ...
+    @overload
+    def stream(
+        self, *, response_format: object, **params: Unpack[ChatCompletionParse]
+    ) -> StreamManager[Any]: ...
+    def stream(self, **params: Any) -> StreamManager[Any]:
         """Stream a completion: ``async with client.chat.completions.stream(...) as stream``.
 
         The stream reports the usage as well, unless ``stream_options`` is given. The request is sent on entering,
         and the stream is closed on leaving.
 
         Args:
+            response_format: A type in place of a schema, as for `parse`: the stream is a `ParsedChatCompletionStream`.
             **params: The same as for `create`.
 
         Raises:
+            InvalidRequestError: If the type has no schema.
             GradientError: On entering, for the same reasons as `create`.
         """
-        return self._stream(dict(params))
+        return self._stream(params)
 
-    def fan_out(self, **options: Unpack[_ChatFanOut]) -> FanOut:
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        stop_when: StopWhen | None = ...,
+        **options: Unpack[_ChatFanOut],
+    ) -> FanOut: ...
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
+        **options: Unpack[_ChatFanOut],
+    ) -> FanOut[ParsedChatCompletion[T]]: ...
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: object,
+        stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
+        **options: Unpack[_ChatFanOut],
+    ) -> FanOut[Any]: ...
+    def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices for one prompt, each by its own request, as one stream.
 
         ``async with client.chat.completions.fan_out(n=8, ...) as fan`` is used like a stream: chunks of all
@@ -478,9 +577,12 @@ class Completions(_Completions):
             stop_when (Callable[[Choice], bool | Awaitable[bool]] | None): Called with each finished `Choice`.
                 If it returns true, or an awaitable of true, the choice is a winner. Once there are as many
                 winners as ``first`` says, by default one, the other requests are cancelled and their
-                connections closed.
+                connections closed. It is not called for choices without a value of the type in ``response_format``.
             first (int | None): How many winners are enough. Without ``stop_when`` every finished choice is a
-                winner.
+                winner, or, if ``response_format`` is a type, every choice with a value of the type.
+            response_format: A type in place of a schema, as for `parse`. A choice whose answer is no value of the type has
+                failed. With ``first`` or ``stop_when`` the other requests go on nevertheless, whatever ``on_error`` says;
+                if none is left, a `FanOutError` has the error of each.
             hedge_after (float | None): Seconds without content after which a second request is made for a
                 choice. The first reply with content continues, and the other is cancelled.
                 ``max_concurrency`` does not count the second request.
@@ -496,7 +598,7 @@ class Completions(_Completions):
             ConfigurationError: If an option can't be used.
             FanOutError: From reading; see `FanOut`.
         """
-        check_options(cast("dict[str, Any]", options))
+        check_options(options)
         return self._fan_out(**options)
 
 
@@ -554,13 +656,49 @@ class AgentCompletions(_Completions):
         """Request a typed answer from the agent, like `Completions.parse`."""
         return await self._parse(params)
 
-    def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
+    @overload
+    def stream(
+        self, *, response_format: Mapping[str, Any] | None = ..., **params: Unpack[AgentCompletionParse]
+    ) -> StreamManager: ...
+    @overload
+    def stream(
+        self, *, response_format: type[T] | Answer[T], **params: Unpack[AgentCompletionParse]
+    ) -> StreamManager[ParsedChatCompletionStream[T]]: ...
+    @overload
+    def stream(
+        self, *, response_format: object, **params: Unpack[AgentCompletionParse]
+    ) -> StreamManager[Any]: ...
+    def stream(self, **params: Any) -> StreamManager[Any]:
         """Stream the agent's completion, like `Completions.stream`."""
-        return self._stream(dict(params))
+        return self._stream(params)
 
-    def fan_out(self, **options: Unpack[_AgentFanOut]) -> FanOut:
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        stop_when: StopWhen | None = ...,
+        **options: Unpack[_AgentFanOut],
+    ) -> FanOut: ...
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
+        **options: Unpack[_AgentFanOut],
+    ) -> FanOut[ParsedChatCompletion[T]]: ...
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: object,
+        stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
+        **options: Unpack[_AgentFanOut],
+    ) -> FanOut[Any]: ...
+    def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices by the agent, like `Completions.fan_out` but with the parameters of agents."""
-        check_options(cast("dict[str, Any]", options))
+        check_options(options)
         return self._fan_out(**options)
 
 

@@ -36,12 +36,12 @@ from ..errors import (
     StreamError,
     copy_of,
 )
-from ..output import is_type
+from ..output import Answer, is_type
 from ..secrets import Redactor, check_headers, hide_headers, secrets_in
 from ..session.call import Call
 from ..session.forks import no_fork
 from ..session.pace import Turns
-from ..stream import ChatCompletionStream, StreamReader, premature_end
+from ..stream import ChatCompletionStream, ParsedChatCompletionStream, StreamReader, premature_end
 from ..tools import tool_params
 from ..types import NOT_GIVEN, ChatCompletion, ModelList, given, is_given
 from ..types.nesting import TooManyValuesError
@@ -337,12 +337,18 @@ class Core:
             return template.call
         return msgspec.structs.replace(template.call, timeout=Timeout.of(timeout))
 
-    def open_stream(self, reply: Reply, arguments: Mapping[str, Any]) -> ChatCompletionStream:
+    def open_stream(
+        self, reply: Reply, arguments: Mapping[str, Any], answer: Answer[Any] | None = None
+    ) -> ChatCompletionStream:
         """Make the stream of a reply whose body has not been read."""
         extra_body: Mapping[str, Any] = arguments.get("extra_body") or {}
         n = extra_body.get("n", reply.n)
-        return ChatCompletionStream(
-            reply, n=n if isinstance(n, int) and n > 0 else 1, **self._stream_options(arguments)
+        kind = ChatCompletionStream if answer is None else ParsedChatCompletionStream
+        return kind(
+            reply,
+            n=n if isinstance(n, int) and n > 0 else 1,
+            answer=answer,
+            **self._stream_options(arguments),
         )
 
     def open_reader(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any, TypeVar, cast
 
 from msgspec.structs import force_setattr
 
 from ..assembly import CallState, ChoiceState, CompletionAssembler
 from ..errors import StreamError
-from ..types import ChatCompletionChunk, ChunkChoice
+from ..output import Answer, value_of
+from ..types import ChatCompletion, ChatCompletionChunk, ChunkChoice
 from .types import (
     ChatCompletionStreamEvent,
     ChunkEvent,
@@ -21,6 +23,7 @@ from .types import (
     FinishEvent,
     FunctionToolCallArgumentsDeltaEvent,
     FunctionToolCallArgumentsDoneEvent,
+    GrowingAnswer,
     GrowingValue,
     LogprobsContentDeltaEvent,
     LogprobsContentDoneEvent,
@@ -45,6 +48,7 @@ class _Progress:
         # By the ordinal of each call: the list of pieces, and its length, at the last done event.
         self.calls_done: dict[int, tuple[list[str], int]] = {}
         self.arguments: dict[int, GrowingValue] = {}  # by the ordinal of each call
+        self.answer: GrowingAnswer | None = None  # if the text is a typed answer
         self.content = 0
         self.reasoning = 0
         self.refusal = 0
@@ -65,10 +69,19 @@ class EventBuilder:
 
     Args:
         assembler: The assembler. Each chunk must be added to it before the chunk is passed to `add`.
+        answer: The form of the answers; None if the request names no type.
+        get_completion: Returns the completion so far, for errors of answers; None for that of the assembler.
     """
 
-    def __init__(self, assembler: CompletionAssembler) -> None:
+    def __init__(
+        self,
+        assembler: CompletionAssembler,
+        answer: Answer[Any] | None = None,
+        get_completion: Callable[[], ChatCompletion] | None = None,
+    ) -> None:
         self._assembler = assembler
+        self._answer = answer
+        self._get_completion = get_completion or (lambda: assembler.completion)
         self._detached = False
         self._progress: dict[int, _Progress] = {}
 
@@ -132,7 +145,11 @@ class EventBuilder:
         if delta.content:
             # The same as `_at_this_moment`, without the call: nearly all deltas are of this kind.
             text = ContentDeltaEvent(choice=index, delta=delta.content)
-            force_setattr(text, "_memory", (state.content, len(state.content)))
+            force_setattr(
+                text,
+                "_memory",
+                (state.content, len(state.content)) if self._answer is None else self._answer_so_far(state),
+            )
             events.append(text)
         if delta.refusal:
             refusal = RefusalDeltaEvent(choice=index, delta=delta.refusal)
@@ -147,6 +164,12 @@ class EventBuilder:
             if logprobs.refusal and state.refusal_logprobs is not None:
                 refused = LogprobsRefusalDeltaEvent(choice=index, refusal=logprobs.refusal)
                 events.append(_at_this_moment(refused, state.refusal_logprobs))
+
+    def _answer_so_far(self, state: ChoiceState) -> tuple[list[str], int, GrowingValue, Callable[[Any], Any]]:
+        progress = self._progress_of(state)
+        if progress.answer is None:
+            progress.answer = GrowingAnswer(state.content)
+        return state.content, len(state.content), progress.answer, cast("Answer[Any]", self._answer).unwrap
 
     def _calls(self, state: ChoiceState) -> Iterator[ChatCompletionStreamEvent]:
         progress = self._progress_of(state)
@@ -166,7 +189,13 @@ class EventBuilder:
             yield ReasoningDoneEvent(choice=index, reasoning=reasoning)
         if content := _new_text(state.content, progress.content):
             progress.content = len(state.content)
-            yield ContentDoneEvent(choice=index, content=content)
+            done = ContentDoneEvent[Any](choice=index, content=content)
+            # The value is made when it is read, and only once.
+            get_value = None
+            if self._answer is not None:
+                get_value = cache(partial(value_of, state.to_choice(), self._answer, self._get_completion))
+            force_setattr(done, "_memory", get_value)
+            yield done
         if refusal := _new_text(state.refusal, progress.refusal):
             progress.refusal = len(state.refusal)
             yield RefusalDoneEvent(choice=index, refusal=refusal)

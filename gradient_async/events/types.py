@@ -6,7 +6,9 @@ came before.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 import msgspec
 
@@ -14,6 +16,16 @@ from ..assembly import CompletionAssembler
 from ..partial import PartialJSON
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Convertible, TokenLogprob
 from ..types.nesting import MAX_DEPTH, decode_json
+
+if TYPE_CHECKING:
+    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    from typing_extensions import TypeVar
+
+    T_co = TypeVar("T_co", default=Any, covariant=True)
+else:
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True)
 
 
 class Event(Convertible, msgspec.Struct, frozen=True, kw_only=True):
@@ -36,7 +48,7 @@ class _Memory:
             return self._memory
         except AttributeError:
             raise AttributeError(
-                "a copy of an event has no snapshot: copying and pickling keep the event's own fields only"
+                "a copy of an event has no snapshot and no parsed answer: copying and pickling keep the event's own fields only"
             ) from None
 
 
@@ -71,6 +83,33 @@ class GrowingValue:
         return self._json.value
 
 
+# What may be before the JSON of an answer that is in a fence of Markdown. A longer beginning is no fence.
+_FENCE = re.compile(r"\s*```\w*\s*(?={)")
+_MAX_FENCE = 64
+
+
+class GrowingAnswer(GrowingValue):
+    """The value of a typed answer that is received in pieces. Its JSON may be in a fence of Markdown."""
+
+    __slots__ = ("_looked",)
+
+    def __init__(self, pieces: list[str]) -> None:
+        super().__init__(pieces)
+        self._looked = False  # whether the text was searched for a fence, as far as one can be
+
+    def after(self, count: int) -> Any:
+        """Return the value after this number of pieces, or after more of them if it was asked for before."""
+        value = super().after(count)
+        if self._json.valid or self._looked or value is not None:
+            return value
+        text = "".join(self.pieces[: self._parsed])
+        self._looked = "{" in text or len(text) > _MAX_FENCE
+        if fence := _FENCE.match(text):
+            self._json = PartialJSON(max_depth=MAX_DEPTH)
+            value = self._json.feed(text[fence.end() :])
+        return value
+
+
 class ChunkEvent(_Memory, Event, frozen=True, kw_only=True):
     """A chunk was received. This event comes before the other events of the chunk.
 
@@ -96,13 +135,25 @@ class ContentDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
     Attributes:
         choice: Index of the choice.
         delta: The piece.
-        parsed: Always None; exists for compatibility.
     """
 
     type: Literal["content.delta"] = "content.delta"
     choice: int
     delta: str
-    parsed: None = None
+
+    @property
+    def parsed(self) -> Any:
+        """What is known of a typed answer, as plain data; None while nothing is known, and if the request names no type.
+
+        This is one value that grows: an object is the same dict at every event of the choice. It is that of this event until
+        you take the next one; copy it to keep it.
+        """
+        memory = self._recall()
+        if len(memory) == 2:  # noqa: PLR2004  # the request names no type
+            return None
+        growing: GrowingValue
+        _, count, growing, unwrap = memory
+        return unwrap(growing.after(count))
 
     @property
     def snapshot(self) -> str:
@@ -110,19 +161,27 @@ class ContentDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
         return "".join(self._so_far())
 
 
-class ContentDoneEvent(Event, frozen=True, kw_only=True):
+class ContentDoneEvent(_Memory, Event, Generic[T_co], frozen=True, kw_only=True):
     """The text is whole.
 
     Attributes:
         choice: Index of the choice.
         content: The text.
-        parsed: Always None; exists for compatibility.
     """
 
     type: Literal["content.done"] = "content.done"
     choice: int
     content: str
-    parsed: None = None
+
+    @property
+    def parsed(self) -> T_co | None:
+        """The value of a typed answer; None if the model refused, and if the request names no type.
+
+        Raises:
+            OutputError: If the text is no value of the type.
+        """
+        get_value: Callable[[], T_co] | None = self._recall()
+        return None if get_value is None else get_value()
 
 
 class ReasoningDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
@@ -357,7 +416,7 @@ class UsageEvent(Event, frozen=True, kw_only=True):
 ChatCompletionStreamEvent: TypeAlias = (
     ChunkEvent
     | ContentDeltaEvent
-    | ContentDoneEvent
+    | ContentDoneEvent[T_co]
     | ReasoningDeltaEvent
     | ReasoningDoneEvent
     | RefusalDeltaEvent

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import warnings
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Generic, Self, cast
 
 from ..assembly import CompletionAssembler
 from ..errors import GradientError
+from ..output import Answer, parse_so_far
 from ..stream import ChoiceStream, ChunkStream, EventStream, Timing
 from ..types import ChatCompletion, CompletionUsage, RateLimits
 from .merge import Chunks
 from .runner import FanOutResult, FanOutRunner
 
+if TYPE_CHECKING:
+    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    from typing_extensions import TypeVar
 
-class FanOut(ChunkStream):
+    C_co = TypeVar("C_co", bound=ChatCompletion, default=ChatCompletion, covariant=True)
+else:
+    from typing import TypeVar
+
+    C_co = TypeVar("C_co", covariant=True)
+
+
+class FanOut(ChunkStream, Generic[C_co]):
     """n choices of one prompt as one stream: the chunks of all choices as they arrive, with indices from 0 to n - 1.
 
     Requests are sent on entering ``async with``, and requests in flight are cancelled on leaving. Chunks keep the id of
@@ -25,6 +36,7 @@ class FanOut(ChunkStream):
         runner: Runs the requests.
         assembler: Gets the chunks that have been read.
         buffered: How many characters a reader may fall behind.
+        answer: The form of the answers; None if the request names no type.
 
     Raises:
         FanOutError: From iterating, unless errors are collected: choices failed and the others were cancelled.
@@ -32,12 +44,35 @@ class FanOut(ChunkStream):
         StreamLimitError: From iterating, if the replies together exceed the `Limits` for n choices.
     """
 
-    def __init__(self, runner: FanOutRunner, assembler: CompletionAssembler, *, buffered: int) -> None:
-        super().__init__(runner.merged, assembler, buffered=buffered)
+    def __init__(
+        self,
+        runner: FanOutRunner,
+        assembler: CompletionAssembler,
+        *,
+        buffered: int,
+        answer: Answer[Any] | None = None,
+    ) -> None:
+        super().__init__(runner.merged, assembler, buffered=buffered, answer=answer)
         self._runner = runner
         self._merged = runner.merged
 
-    async def completion(self) -> ChatCompletion:
+    if TYPE_CHECKING:
+
+        @property
+        def snapshot(self) -> C_co:
+            """The completion as far as it has been read."""
+            ...
+
+        @property
+        def current_completion_snapshot(self) -> C_co:
+            """The same as `snapshot`."""
+            ...
+
+        async def get_final_completion(self) -> C_co:
+            """The same as `completion`."""
+            ...
+
+    async def completion(self) -> C_co:
         """Read to the end; return one completion with the choices that are whole, under their own indices.
 
         With ``stop_when`` or ``first``, it has the accepted choices if there are enough of them. If the fan-out was
@@ -56,21 +91,20 @@ class FanOut(ChunkStream):
             if self._cursor.queues is None:
                 merged.skip()
         try:
-            completion = await super().completion()
+            return cast("C_co", await super().completion())
         finally:
             merged.on_chunks = None
             merged.stop_skipping()
-        return self.keep_whole(completion)
 
-    def keep_whole(self, completion: ChatCompletion) -> ChatCompletion:
-        """Remove the choices that are not whole; if enough choices were accepted, also those that were not accepted."""
-        runner = self._runner
+    def whole(self) -> ChatCompletion:
+        """Return the completion without choices that are not whole; if enough were accepted, only with these."""
+        runner, completion = self._runner, self._received
         if runner.has_enough():
             kept = runner.winners
         else:
             kept = [result.index for result in runner.results if result.choice is not None]
         completion.choices = [choice for choice in completion.choices if choice.index in kept]
-        return completion
+        return completion if self._answer is None else parse_so_far(completion, self._answer)
 
     def _read_chunks(self, chunks: Chunks) -> None:
         """Read chunks for the task that awaits the completion, and pass them to the readers of single choices."""

@@ -17,21 +17,34 @@ from collections.abc import (
     Sized,
 )
 from types import TracebackType
-from typing import Any, NoReturn, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeAlias, cast
 
 import msgspec
 
 from ..errors import FanOutError, GradientError, InvalidRequestError, JournalError, copy_of
+from ..output import Answer, judge, take_answer
 from ..session.pace import Turns
 from ..stream import AsyncOnly
-from ..types import ChatCompletion, given
+from ..tools import tool_params
+from ..types import ChatCompletion, ParsedChatCompletion, given
 from .journal import Journal, JournalRun
 from .result_file import Row
 from .tasks import later
 
+if TYPE_CHECKING:
+    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    from typing_extensions import TypeVar
+
+    C_co = TypeVar("C_co", bound=ChatCompletion, default=ChatCompletion, covariant=True)
+else:
+    from typing import TypeVar
+
+    C_co = TypeVar("C_co", covariant=True)
+
+T = TypeVar("T")
 Request: TypeAlias = Mapping[str, Any] | tuple[Any, Mapping[str, Any]]
 Requests: TypeAlias = Iterable[Request] | AsyncIterable[Request]
-Perform: TypeAlias = Callable[[dict[str, Any]], Awaitable[ChatCompletion]]
+Perform: TypeAlias = Callable[[dict[str, Any], Answer[Any] | None], Awaitable[ChatCompletion]]
 
 _END = object()
 # The number of workers at first, if the number of requests is unknown. Each worker that pulls a request starts some more,
@@ -40,7 +53,7 @@ _FIRST_WORKERS = 64
 _MORE_WORKERS = 8
 
 
-class _Result(msgspec.Struct, frozen=True, kw_only=True):
+class _Result(msgspec.Struct, Generic[C_co], frozen=True, kw_only=True):
     """What both kinds of results have."""
 
     index: int
@@ -49,27 +62,32 @@ class _Result(msgspec.Struct, frozen=True, kw_only=True):
     resumed: bool = False
 
 
-class MapSuccess(_Result, frozen=True, kw_only=True):
+class MapSuccess(_Result[C_co], Generic[C_co], frozen=True, kw_only=True):
     """The result of one of many requests: a completion.
 
     Attributes:
         index: The request's number, counted from 0 in the order of pulling.
         key: The key that the caller gave to the request, or None.
         request: The request's parameters, as given.
-        completion: The completion.
+        completion: The completion; a `ParsedChatCompletion` if the request names a type.
         error: None.
         resumed: Whether the result was in the journal: this run did not send the request.
     """
 
-    completion: ChatCompletion
+    completion: C_co
     error: None = None
 
-    def unwrap(self) -> ChatCompletion:
+    @property
+    def parsed(self: MapSuccess[ParsedChatCompletion[T]]) -> T | None:
+        """The value of a typed answer: ``completion.parsed``."""
+        return self.completion.parsed
+
+    def unwrap(self) -> C_co:
         """Return the completion."""
         return self.completion
 
 
-class MapFailure(_Result, frozen=True, kw_only=True):
+class MapFailure(_Result[Any], frozen=True, kw_only=True):
     """The result of one of many requests: an error. All other attributes are those of `MapSuccess`.
 
     Attributes:
@@ -80,6 +98,10 @@ class MapFailure(_Result, frozen=True, kw_only=True):
     error: GradientError
     completion: None = None
 
+    @property
+    def parsed(self) -> None:
+        """None."""
+
     def unwrap(self) -> NoReturn:
         """Raise a copy of the error.
 
@@ -89,9 +111,12 @@ class MapFailure(_Result, frozen=True, kw_only=True):
         raise copy_of(self.error)
 
 
-# A union, because type checkers narrow a union by one of its members, and no base class: after `result.error is None` they
-# know that `completion` is a completion. `isinstance` takes it as well.
-MapResult: TypeAlias = MapSuccess | MapFailure
+# For type checkers a union, because they narrow a union by one of its members, and no base class: after `result.error is
+# None` they know that `completion` is a completion. The base class has the same members, and `isinstance` takes it.
+if TYPE_CHECKING:
+    MapResult: TypeAlias = MapSuccess[C_co] | MapFailure
+else:
+    MapResult = _Result
 """The result of one of many requests: `MapSuccess` if ``error is None``, else `MapFailure`."""
 
 
@@ -100,7 +125,7 @@ class MapWorkers:
 
     Args:
         requests: Parameters of each request, or pairs of a key and parameters.
-        perform: Sends a request, with the turns.
+        perform: Sends a request with the turns, and reads its answer in the form that is given.
         turns: The turns of all requests.
         max_concurrency: Maximum number of workers.
         window: Maximum number of requests that have been pulled and whose results have not been taken.
@@ -146,9 +171,9 @@ class MapWorkers:
         self._pulled = 0
         self._taken = 0
         self._exhausted = False  # whether no further request is to be pulled
-        self._ready: deque[MapResult] = deque()
+        self._ready: deque[MapResult[Any]] = deque()
         # If results are ordered: those that wait for the result of an earlier request, and the index that is due next.
-        self._early: dict[int, MapResult] = {}
+        self._early: dict[int, MapResult[Any]] = {}
         self._next_index = 0
         self._errors: dict[int, GradientError] = {}  # errors of requests, if they are to be raised
         self._failures: list[
@@ -165,7 +190,7 @@ class MapWorkers:
 
     # The reader's side
 
-    async def next(self) -> MapResult:
+    async def next(self) -> MapResult[Any]:
         """Return the next result.
 
         Raises:
@@ -288,12 +313,17 @@ class MapWorkers:
             if run is not None:
                 row = Row.of(index, key)
             params = self._params_of(index, request)
+            form = take_answer(params) if "response_format" in params else None
             if run is not None and row is not None:
-                row, params = row.asking(params)
+                row, params = row.asking(_described(index, params))
                 answer = run.take(row)
             resumed = answer is not None
             if answer is None:
-                answer = await self._get_completion(index, params)
+                answer = await self._get_completion(index, params, form)
+            elif form is not None and isinstance(answer, ChatCompletion):
+                # The file has the text. The value is made of it again, by the type as it is now.
+                parsed, fault = judge(answer, form)
+                answer = parsed if fault is None else fault
         except JournalError as error:
             self._fail(error.with_traceback(None))
             self.drain()
@@ -326,11 +356,13 @@ class MapWorkers:
             )
         return {**self._defaults, **given(cast("Mapping[str, Any]", request))}
 
-    async def _get_completion(self, index: int, params: dict[str, Any]) -> ChatCompletion:
+    async def _get_completion(
+        self, index: int, params: dict[str, Any], form: Answer[Any] | None
+    ) -> ChatCompletion:
         # No local variable for the task: a cancelled task holds its exception, whose traceback holds this frame.
         self._sending.add(asyncio.current_task())
         try:
-            return await self._perform(params)
+            return await self._perform(params, form)
         except TypeError as error:
             # An unknown parameter, such as a misspelt one in a file, is an error of this request alone.
             invalid = InvalidRequestError(f"request {index}: {error}")
@@ -342,7 +374,7 @@ class MapWorkers:
     def _put(
         self, index: int, key: Any, request: Any, answer: ChatCompletion | GradientError, *, resumed: bool
     ) -> None:
-        result: MapResult
+        result: MapResult[Any]
         if isinstance(answer, GradientError):
             if self._raise_errors:
                 self._errors[index] = answer
@@ -426,7 +458,7 @@ class MapWorkers:
             self._loop.call_soon_threadsafe(self.stop)
 
 
-class MapResults(AsyncOnly):
+class MapResults(AsyncOnly, Generic[C_co]):
     """Results of many requests: an async iterator.
 
     When the last reference is dropped, as when the loop over a fresh `MapResults` is left by break, exception or
@@ -442,10 +474,10 @@ class MapResults(AsyncOnly):
         # The workers' tasks must not refer to this object, because dropping it has to end them.
         self._workers = workers
 
-    def __aiter__(self) -> MapResults:
+    def __aiter__(self) -> MapResults[C_co]:
         return self
 
-    async def __anext__(self) -> MapResult:
+    async def __anext__(self) -> MapResult[C_co]:
         try:
             return await self._workers.next()
         except BaseException:
@@ -481,6 +513,18 @@ class MapResults(AsyncOnly):
         workers = getattr(self, "_workers", None)
         if workers is not None:  # it is None if __init__ failed
             workers.abandon()
+
+
+def _described(index: int, params: dict[str, Any]) -> dict[str, Any]:
+    """Describe the functions among ``tools``, which a journal knows by what is sent."""
+    problem: str
+    if "tools" not in params:
+        return params
+    try:
+        return {**params, "tools": tool_params(params["tools"])}
+    except TypeError as error:
+        problem = str(error)
+    raise InvalidRequestError(f"request {index}: {problem}")
 
 
 async def _wait(waiters: deque[asyncio.Future[None]]) -> None:

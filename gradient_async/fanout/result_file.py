@@ -14,7 +14,8 @@ The file is JSONL: UTF-8, one JSON object on each line, each line with a line fe
   with all fields that the server sent or, if it was streamed, the completion.
 - ``error``: null, or an object with ``type`` (the name of the exception's class, or ``BadLine`` for an input line that
   is not a request) and ``message``; for an `APIError` also ``code``, ``status_code``, ``request_id``, ``retry_after``
-  and ``attempts``, each of which may be null; and ``partial``, the completion so far, if a stream broke off.
+  and ``attempts``, each of which may be null; and ``partial``, the completion so far, if a stream broke off, or the whole
+  completion, if its text is no value of the type of the answer.
 
 Exactly one of ``response`` and ``error`` is null. In files of ``gradient-async map``, the key of a result is its ``line`` if
 ``custom_id`` is null or the error is a ``BadLine``, because a line that is not a request may have the ``custom_id`` of another
@@ -47,8 +48,8 @@ from ..errors import (
     GradientError,
     InvalidRequestError,
     JournalError,
+    OutputError,
     ResponseInfo,
-    StreamError,
     status_error_class,
 )
 from ..types import ChatCompletion, Headers
@@ -219,8 +220,9 @@ def _error_fields(error: GradientError | str | None) -> dict[str, Any] | None:
     fields: dict[str, Any] = {"type": type(error).__name__, "message": error.message}
     if isinstance(error, APIError):
         fields |= {name: getattr(error, name) for name in _API_ERROR_FIELDS}
-    if isinstance(error, StreamError) and error.partial is not None:
-        fields["partial"] = error.partial.to_dict()
+    partial = error.completion if isinstance(error, OutputError) else getattr(error, "partial", None)
+    if partial is not None:
+        fields["partial"] = partial.to_dict()
     return fields
 
 

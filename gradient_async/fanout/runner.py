@@ -16,10 +16,12 @@ from ..errors import (
     BadRequestError,
     FanOutError,
     GradientError,
+    OutputError,
     StreamError,
     StreamTruncatedError,
     UnprocessableEntityError,
 )
+from ..output import Answer, describe_error, has_answer, judge, judge_choice
 from ..types import ChatCompletion, Choice, ReceivedReply
 from .branch import Branch, Requester
 from .merge import MergedChunks, closed_error
@@ -47,6 +49,7 @@ class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
         first: Number of accepted choices that end the fan-out, or None.
         hedge_after: Seconds without content after which a second request races the first, or None.
         max_concurrency: Maximum number of requests in flight; requests that race for one choice count as one.
+        answer: The form of the answers; None if the request names no type.
     """
 
     n: int
@@ -57,6 +60,7 @@ class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
     first: int | None
     hedge_after: float | None
     max_concurrency: int
+    answer: Answer[Any] | None = None
 
 
 class FanOutResult(ReceivedReply, msgspec.Struct, kw_only=True):
@@ -66,11 +70,11 @@ class FanOutResult(ReceivedReply, msgspec.Struct, kw_only=True):
         index: Index of the choice.
         state: ``"waiting"`` to be sent, ``"running"``, ``"completed"``, ``"failed"``, or ``"stopped"`` because
             other choices were enough or failed.
-        choice: The choice, once it is whole.
+        choice: The choice, once it is whole; a `ParsedChoice` if the request names a type.
         id: Id of the completion that contained the choice, or "".
         request_id: The server's id of the request, or None.
         requests: Number of requests sent for the choice: two, if a second request raced the first.
-        error: The error of the request, or None.
+        error: The error of the request or of the answer, or None.
         headers: Headers of the reply that has the choice; empty before the reply.
         body: The reply as plain JSON with all fields of the server, if it was awaited (``stream=False``).
     """
@@ -212,11 +216,16 @@ class FanOutRunner:
         if not self._stopping and any(result.state in {"waiting", "running"} for result in self.results):
             # A task ended without a result; an ordinary end would hide that.
             return GradientError("a request was cancelled, and not by its fan-out")
-        if not (errors and self._options.raise_errors) or self.has_enough():
+        if self.has_enough() or not errors:
+            return None
+        # Nobody who waits for an answer is content with none.
+        none_left = len(errors) == len(self.results) and any(map(self._is_patient, errors.values()))
+        if not (self._options.raise_errors or none_left):
             return None
         first = next(iter(errors.values()))
+        others = ", and the others were given up" if self._stopping else ""
         return FanOutError(
-            f"{len(errors)} of {self._options.n} choices failed, and the others were given up: {first}",
+            f"{len(errors)} of {self._options.n} choices failed{others}: {first}",
             list({id(error): error for error in errors.values()}.values()),
             errors=errors,
         )
@@ -248,7 +257,7 @@ class FanOutRunner:
         else:
             # A reply without a choice is an error.
             choice = cast("ChatCompletion", branch.completion).choices[0]
-            await self._complete(result, msgspec.structs.replace(choice, index=result.index))
+            await self._complete(result, msgspec.structs.replace(choice, index=result.index), branch)
         finally:
             self._update(result, branch)
 
@@ -303,8 +312,8 @@ class FanOutRunner:
     async def _complete_from(self, branch: Branch, choice: Choice) -> None:
         result = self.results[choice.index]
         self._update(result, branch)
-        if result.state != "completed":
-            await self._complete(result, choice)
+        if result.state not in {"completed", "failed"}:
+            await self._complete(result, choice, branch)
 
     def _missing(self, message: str) -> GradientError:
         return (StreamTruncatedError if self._options.stream else APIResponseValidationError)(message)
@@ -319,10 +328,21 @@ class FanOutRunner:
         result.id, result.request_id = branch.id, branch.request_id
         branch.describe(result)
 
-    async def _complete(self, result: FanOutResult, choice: Choice) -> None:
+    async def _complete(self, result: FanOutResult, choice: Choice, branch: Branch) -> None:
+        answer = self._options.answer
+        if answer is not None:
+            choice, error = judge_choice(choice, answer)
+            if error is not None:
+                reply = cast("ChatCompletion", branch.completion)
+                alone = msgspec.structs.replace(reply, choices=[choice])
+                alone.receive_as(reply)
+                self._fail([result], describe_error(error, judge(alone, answer)[0]))
+                return
         result.state, result.choice = "completed", choice
         if self._options.first is None or self.has_enough():
             return
+        if answer is not None and not has_answer(choice.message):
+            return  # a refusal is a choice, but nothing to wait for
         accepted: Any = True
         if self._options.stop_when is not None:
             accepted = self._options.stop_when(choice)
@@ -338,8 +358,12 @@ class FanOutRunner:
         error.with_traceback(None)  # the traceback's frames hold what was received
         for result in results:
             result.state, result.error = "failed", error
-        if self._options.raise_errors and not self.has_enough():
+        if self._options.raise_errors and not self.has_enough() and not self._is_patient(error):
             self._stop()
+
+    def _is_patient(self, error: Exception) -> bool:
+        """Whether the other requests go on after an error: an answer is no value of its type, and another may be."""
+        return isinstance(error, OutputError) and self._options.first is not None
 
     def _stop(self) -> None:
         """Cancel the other requests."""

@@ -1,6 +1,19 @@
 """Typed answers: types to JSON schemas, and texts to values."""
 
-from .answers import Answer, answer_of, is_type, judge, judge_choice, parse_completion, retry_messages
+from .answers import (
+    Answer,
+    answer_of,
+    describe_error,
+    has_answer,
+    is_type,
+    judge,
+    judge_choice,
+    parse_completion,
+    parse_so_far,
+    retry_messages,
+    take_answer,
+    value_of,
+)
 from .schemas import Codec, UnfitTextError, has_model
 from .strict import NoSchemaError
 
@@ -10,10 +23,15 @@ __all__ = [
     "NoSchemaError",
     "UnfitTextError",
     "answer_of",
+    "describe_error",
+    "has_answer",
     "has_model",
     "is_type",
     "judge",
     "judge_choice",
     "parse_completion",
+    "parse_so_far",
     "retry_messages",
+    "take_answer",
+    "value_of",
 ]

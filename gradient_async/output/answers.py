@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeVar, cast, get_origin, overload
 
@@ -22,6 +22,7 @@ from ..errors import (
 from ..partial import PartialJSON
 from ..types import (
     ChatCompletion,
+    ChatCompletionMessage,
     Choice,
     Model,
     ParsedChatCompletion,
@@ -138,13 +139,19 @@ class Answer(Generic[T]):
 
     def known(self, text: str) -> Any:
         """Return what the beginning of an answer shows, as plain data."""
-        return self._codec.unwrap_plain(PartialJSON().feed(text))
+        return self.unwrap(PartialJSON().feed(text))
+
+    def unwrap(self, plain: Any) -> Any:
+        """Return the answer in the plain data of a text, or in the part of them that has been received."""
+        return self._codec.unwrap_plain(plain)
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {"name": self.name, "description": self.description, "strict": self.strict}
         return partial(Answer, **options), (self.type,)
 
     def __repr__(self) -> str:
+        if "name" not in vars(self):  # a traceback may show this repr of an answer that is refused
+            return "<Answer unfinished>"
         return f"Answer({_shown_type(self.type)}, name={self.name!r}, strict={self.strict})"
 
 
@@ -187,7 +194,25 @@ def answer_of(response_format: object) -> Answer[Any] | None:
     return Answer(response_format)
 
 
+def take_answer(arguments: dict[str, Any]) -> Answer[Any] | None:
+    """Replace a type in the arguments of a request by its schema, in place; return the form of the answer.
+
+    Raises:
+        InvalidRequestError: If the type has no schema.
+    """
+    answer = answer_of(arguments.get("response_format"))
+    if answer is not None:
+        arguments["response_format"] = answer.response_format
+    return answer
+
+
 # Verdicts
+
+
+def has_answer(message: ChatCompletionMessage) -> bool:
+    """Whether the text of a message has to be an answer: the model does not refuse, nor calls tools and says nothing."""
+    text = message.content or ""
+    return not message.refusal and (bool(text.strip()) or not (message.tool_calls or message.function_call))
 
 
 def judge_choice(choice: Choice, answer: Answer[T] | None) -> tuple[ParsedChoice[T], OutputError | None]:
@@ -201,7 +226,7 @@ def judge_choice(choice: Choice, answer: Answer[T] | None) -> tuple[ParsedChoice
     error: OutputError | None = None
     if answer is not None:
         try:
-            parsed = _value_of(choice, answer)
+            parsed = _decode(choice, answer)
         except OutputError as raised:
             error = raised.with_traceback(None)
             error.choice = choice.index
@@ -215,7 +240,7 @@ def _as(kind: type[Model], struct: Model, **fields: Any) -> Any:
     return kind(**{**msgspec.structs.asdict(struct), **fields})
 
 
-def _value_of(choice: Choice, answer: Answer[T]) -> T | None:
+def _decode(choice: Choice, answer: Answer[T]) -> T | None:
     message, reason = choice.message, choice.finish_reason
     text = message.content or ""
     # Judged before the JSON, because a text may be cut where its JSON ends.
@@ -231,9 +256,32 @@ def _value_of(choice: Choice, answer: Answer[T]) -> T | None:
             text=text,
             parsed=answer.known(text),
         )
-    if message.refusal or (not text.strip() and (message.tool_calls or message.function_call)):
-        return None
-    return answer.decode(text)
+    return answer.decode(text) if has_answer(message) else None
+
+
+def value_of(choice: Choice, answer: Answer[T], get_completion: Callable[[], ChatCompletion]) -> T | None:
+    """Return the value of one choice, or None if it has no answer.
+
+    Args:
+        choice: The choice.
+        answer: The form of the answer.
+        get_completion: Returns the completion with all choices, for the error.
+
+    Raises:
+        OutputError: If the text is no value of the type.
+    """
+    judged, error = judge_choice(choice, answer)
+    if error is None:
+        return judged.message.parsed
+    raise copy_of(describe_error(error, judge(get_completion(), answer)[0]))
+
+
+def describe_error(error: OutputError, completion: ParsedChatCompletion[Any]) -> OutputError:
+    """Let an error know the completion that it is about; return the error."""
+    error.completion = completion
+    error.request_id, error.attempts = completion.request_id, completion.attempts
+    error.rate_limits = completion.rate_limits
+    return error
 
 
 def judge(
@@ -246,17 +294,32 @@ def judge(
         answer: The form of the answers; None if the texts have no type.
     """
     judged = [judge_choice(choice, answer) for choice in completion.choices]
-    result: ParsedChatCompletion[T] = _as(
-        ParsedChatCompletion, completion, choices=[choice for choice, _ in judged]
-    )
-    result.receive_as(completion)
+    result = _with_choices(completion, [choice for choice, _ in judged])
     errors = [error for _, error in judged if error is not None]
     error = min(errors, key=lambda error: error.choice, default=None)
-    if error is not None:
-        error.completion = result
-        error.request_id, error.attempts = result.request_id, result.attempts
-        error.rate_limits = result.rate_limits
-    return result, error
+    return result, None if error is None else describe_error(error, result)
+
+
+def _with_choices(completion: ChatCompletion, choices: list[ParsedChoice[T]]) -> ParsedChatCompletion[T]:
+    result: ParsedChatCompletion[T] = _as(ParsedChatCompletion, completion, choices=choices)
+    result.receive_as(completion)
+    return result
+
+
+def parse_so_far(completion: ChatCompletion, answer: Answer[T]) -> ParsedChatCompletion[T]:
+    """Read the texts of a completion that may go on: a text that is no value of the type has the value None."""
+    return _with_choices(
+        completion,
+        [judge_choice(choice, answer if _may_be_whole(choice) else None)[0] for choice in completion.choices],
+    )
+
+
+def _may_be_whole(choice: Choice) -> bool:
+    """Whether the text of a choice may be whole, to decode no text at each of its pieces for nothing.
+
+    An answer is an object, perhaps in a fence of Markdown.
+    """
+    return choice.finish_reason is not None or (choice.message.content or "").rstrip().endswith(("}", "`"))
 
 
 def parse_completion(completion: ChatCompletion, answer: Answer[T] | None) -> ParsedChatCompletion[T]:

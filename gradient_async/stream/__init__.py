@@ -3,7 +3,7 @@
 from .cursor import ChoiceStream, ChunkSource, ChunkStream, EventStream, TextStream
 from .misuse import AsyncOnly, EnterFirst, NoMethod, SyncOnly
 from .reader import StreamReader, premature_end
-from .stream import ChatCompletionStream, RawStream, StreamManager
+from .stream import ChatCompletionStream, ParsedChatCompletionStream, RawStream, StreamManager
 from .timing import ReadTimes, Timing
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "EnterFirst",
     "EventStream",
     "NoMethod",
+    "ParsedChatCompletionStream",
     "RawStream",
     "ReadTimes",
     "StreamManager",

@@ -16,15 +16,24 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from operator import length_hint
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from ..assembly import CompletionAssembler
 from ..errors import APIError, StreamError, StreamLimitError
 from ..events import ChatCompletionStreamEvent, EventBuilder
+from ..output import Answer, parse_completion, parse_so_far
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
 from .misuse import AsyncOnly, NoMethod
 from .queues import ChoiceQueues, ChunkQueue, Waiters
 from .reader import StreamReader
+
+if TYPE_CHECKING:
+    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    T_co = TypeVarWithDefault("T_co", default=Any, covariant=True)
+else:
+    T_co = TypeVar("T_co", covariant=True)
 
 # How many chunks that have been read wait before they are assembled together.
 _TOGETHER = 32
@@ -241,6 +250,7 @@ class ChunkStream(AsyncOnly):
         assembler: Gets the chunks that have been read.
         buffered: How many characters a slow reader may leave in its queue.
         reader: The source again, if it is a `StreamReader`.
+        answer: The form of the answers; None if the request names no type.
 
     Attributes:
         advice: What the warning about a stream that was dropped before its end tells the user to do.
@@ -255,8 +265,10 @@ class ChunkStream(AsyncOnly):
         *,
         buffered: int,
         reader: StreamReader | None = None,
+        answer: Answer[Any] | None = None,
     ) -> None:
         self._source = source
+        self._answer = answer
         self._assembler = assembler
         self._buffered = buffered
         self._cursor = Cursor(source, assembler, reader)
@@ -303,11 +315,11 @@ class ChunkStream(AsyncOnly):
         """The text of choice 0, piece by piece; shares the cursor."""
         return _CursorTextStream(self, self._cursor)
 
-    def events(self) -> EventStream:
+    def events(self) -> EventStream[Any]:
         """The stream as typed events; shares the cursor."""
         if self._builder is None:
             self._cursor.assemble_read()
-            self._builder = EventBuilder(self._assembler)
+            self._builder = EventBuilder(self._assembler, self._answer, self._source.completion)
             if self._cursor.queues is not None:
                 self._builder.detach()
         return EventStream(self, self._cursor, self._builder)
@@ -329,7 +341,7 @@ class ChunkStream(AsyncOnly):
 
     def overflow(self, who: str) -> StreamLimitError:
         """Make the error of a reader that fell too far behind."""
-        partial = self.snapshot
+        partial = self._received
         partial.receive(None)  # headers may echo a key
         return StreamLimitError(
             f"{who} fell behind by more than buffered_bytes={self._buffered}; "
@@ -340,10 +352,15 @@ class ChunkStream(AsyncOnly):
     # The completion
 
     @property
-    def snapshot(self) -> ChatCompletion:
-        """The completion as far as it has been read; a new object each time."""
+    def _received(self) -> ChatCompletion:
         self._cursor.assemble_read()
         return self._source.completion()
+
+    @property
+    def snapshot(self) -> ChatCompletion:
+        """The completion as far as it has been read; a new object each time."""
+        completion = self._received
+        return completion if self._answer is None else parse_so_far(completion, self._answer)
 
     @property
     def current_completion_snapshot(self) -> ChatCompletion:
@@ -355,11 +372,26 @@ class ChunkStream(AsyncOnly):
 
         Raises:
             StreamError: If the stream is not whole; ``.partial`` has everything received.
+            OutputError: If the answer is no value of the type that the request names.
         """
         self._cursor.pass_all()
         while await self._cursor.fill():
             self._cursor.pass_all()
-        return self.snapshot
+        return self.whole()
+
+    def whole(self) -> ChatCompletion:
+        """Return the whole completion of a stream that was read to its end.
+
+        Raises:
+            OutputError: If the answer is no value of the type that the request names.
+        """
+        completion = self._received
+        return completion if self._answer is None else parse_completion(completion, self._answer)
+
+    def check(self) -> None:
+        """Raise the error of an answer that is no value of its type; the stream was read to its end."""
+        if self._answer is not None:
+            self.whole()
 
     async def get_final_completion(self) -> ChatCompletion:
         """The same as `completion`."""
@@ -370,6 +402,7 @@ class ChunkStream(AsyncOnly):
 
         Raises:
             StreamError: If the stream is not whole.
+            OutputError: If the answer is no value of the type that the request names.
         """
         await self.completion()
         return self
@@ -471,8 +504,10 @@ def _text_of(chunk: ChatCompletionChunk, index: int) -> str:
     return "".join(choice.delta.content or "" for choice in chunk.choices if choice.index == index)
 
 
-class EventStream:
+class EventStream(Generic[T_co]):
     """The stream as typed events.
+
+    If the answer is no value of the type that the request names, the `OutputError` comes in the place of the end.
 
     If reading stops between two events of one chunk, only this iterator has the remaining events of the chunk.
     """
@@ -483,15 +518,16 @@ class EventStream:
         self._stream = stream
         self._cursor = cursor
         self._builder = builder
-        self._events: deque[ChatCompletionStreamEvent] = deque()
+        self._events: deque[ChatCompletionStreamEvent[T_co]] = deque()
         self._ended = False
 
-    def __aiter__(self) -> EventStream:
+    def __aiter__(self) -> EventStream[T_co]:
         return self
 
-    async def __anext__(self) -> ChatCompletionStreamEvent:
+    async def __anext__(self) -> ChatCompletionStreamEvent[T_co]:
         while not self._events:
             if self._ended:
+                self._stream.check()
                 raise StopAsyncIteration
             try:
                 chunk = await self._stream.__anext__()

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal
 from ..assembly import CompletionAssembler
 from ..config import Limits, Timeout
 from ..errors import RequestInfo, ResponseInfo, StreamLimitError
-from ..types import ChatCompletionChunk, Headers, RateLimits
-from .cursor import ChunkStream
+from ..output import Answer
+from ..types import ChatCompletionChunk, Headers, ParsedChatCompletion, RateLimits
+from .cursor import ChunkStream, EventStream
 from .misuse import AsyncOnly, EnterFirst, NoMethod
 from .reader import State, StreamReader
 from .timing import Timing
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
     C_co = TypeVar("C_co", bound=ChatCompletionChunk, default=ChatCompletionChunk, covariant=True)
+    S_co = TypeVar("S_co", bound="ChatCompletionStream", default="ChatCompletionStream", covariant=True)
+    T_co = TypeVar("T_co", default=Any, covariant=True)
 else:
     from typing import TypeVar
 
     C_co = TypeVar("C_co", covariant=True)
+    S_co = TypeVar("S_co", covariant=True)
+    T_co = TypeVar("T_co", covariant=True)
 
 
 class ChatCompletionStream(ChunkStream, Generic[C_co]):
@@ -45,6 +50,7 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
         strict: Whether to require a finish_reason for every choice, and valid UTF-8.
         on_bad_event: For an event that is not a chunk: ``"raise"`` an error, or ``"skip"`` the event.
         keep_body: Whether each chunk keeps its JSON.
+        answer: The form of the answers; None if the request names no type.
 
     Raises:
         StreamTruncatedError: From iterating, if the stream ended in good order, but too early.
@@ -65,6 +71,7 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
         strict: bool = False,
         on_bad_event: Literal["raise", "skip"] = "raise",
         keep_body: bool = False,
+        answer: Answer[Any] | None = None,
     ) -> None:
         assembler = CompletionAssembler(n=n, limits=limits, strict=strict)
         reader = StreamReader(
@@ -77,7 +84,7 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
             on_bad_event=on_bad_event,
             keep_body=keep_body,
         )
-        super().__init__(reader, assembler, buffered=limits.buffered_bytes, reader=reader)
+        super().__init__(reader, assembler, buffered=limits.buffered_bytes, reader=reader, answer=answer)
         self._reply = reply
         self._reader = reader
 
@@ -182,7 +189,7 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
 
     def __repr__(self) -> str:
         state = "completed" if self.completed else "open" if self._reader.open else "failed"
-        return f"<ChatCompletionStream {state} {self._reply.request.url}>"
+        return f"<{type(self).__name__} {state} {self._reply.request.url}>"
 
     def __del__(self) -> None:
         # If `__init__` failed, there is no reader, and nothing to close.
@@ -195,6 +202,39 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
                 stacklevel=2,
                 source=self,
             )
+
+
+class ParsedChatCompletionStream(ChatCompletionStream, Generic[T_co]):
+    """A `ChatCompletionStream` of typed answers, as ``stream(response_format=Invoice)`` opens it.
+
+    An answer that is no value of the type is an error once the stream has been read to its end: from `completion`, and in the
+    place of the end from iterating over `events`. Chunks, text and bytes are read as from any stream. `snapshot` never raises:
+    its ``parsed`` is None as long as the text is no value of the type.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def snapshot(self) -> ParsedChatCompletion[T_co]:
+            """The completion as far as it has been read."""
+            ...
+
+        @property
+        def current_completion_snapshot(self) -> ParsedChatCompletion[T_co]:
+            """The same as `snapshot`."""
+            ...
+
+        def events(self) -> EventStream[T_co]:
+            """The stream as typed events; shares the cursor."""
+            ...
+
+        async def completion(self) -> ParsedChatCompletion[T_co]:
+            """Read to the end; return the whole completion."""
+            ...
+
+        async def get_final_completion(self) -> ParsedChatCompletion[T_co]:
+            """The same as `completion`."""
+            ...
 
 
 class StreamResponse(ResponseInfo, frozen=True, kw_only=True):
@@ -227,7 +267,7 @@ def _response_info(status_code: int, headers: Headers, request: RequestInfo | No
     return ResponseInfo(status_code=status_code, headers=headers, request=request)
 
 
-class StreamManager(AsyncOnly, EnterFirst):
+class StreamManager(AsyncOnly, EnterFirst, Generic[S_co]):
     """A context manager that sends the request when it is entered, and closes the stream when it is left.
 
     Args:
@@ -235,12 +275,12 @@ class StreamManager(AsyncOnly, EnterFirst):
     """
 
     _opens = ChatCompletionStream
-    _stream: ChatCompletionStream
+    _stream: S_co
 
-    def __init__(self, start: Callable[[], Awaitable[ChatCompletionStream]]) -> None:
+    def __init__(self, start: Callable[[], Awaitable[S_co]]) -> None:
         self._start = start
 
-    async def __aenter__(self) -> ChatCompletionStream:
+    async def __aenter__(self) -> S_co:
         self._stream = await self._start()
         return self._stream
 
@@ -249,7 +289,7 @@ class StreamManager(AsyncOnly, EnterFirst):
     ) -> None:
         await self._stream.aclose()
 
-    def __await__(self) -> Generator[Any, None, ChatCompletionStream]:
+    def __await__(self) -> Generator[Any, None, S_co]:
         return self._start().__await__()
 
 

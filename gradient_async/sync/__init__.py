@@ -7,7 +7,7 @@
 
 from .client import AgentCompletions, Agents, Chat, Completions, Gradient, Models
 from .requests import MapResults
-from .streams import ChoiceView, FanOut, Stream, View
+from .streams import ChoiceView, FanOut, ParsedStream, Stream, View
 
 __all__ = [
     "AgentCompletions",
@@ -19,6 +19,7 @@ __all__ = [
     "Gradient",
     "MapResults",
     "Models",
+    "ParsedStream",
     "Stream",
     "View",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -20,7 +20,7 @@ from typing import (
 from ..client.client import _INTERNAL, AsyncGradient, Attributes, _conceal, resource
 from ..client.completions import AgentCompletions as AsyncAgentCompletions
 from ..client.completions import Completions as AsyncCompletions
-from ..client.completions import _AgentFanOut, _ChatFanOut, _Completions, check_requests
+from ..client.completions import _AgentFanOut, _ChatFanOut, _MapOptions, check_requests
 from ..client.core import check_options
 from ..client.hints import (
     AGENTS,
@@ -33,7 +33,7 @@ from ..client.hints import (
     without_asyncio,
 )
 from ..client.models import Models as AsyncModels
-from ..fanout import Requests
+from ..fanout import Requests, StopWhen
 from ..output import Answer
 from ..types import (
     AgentCompletionCreate,
@@ -44,11 +44,12 @@ from ..types import (
     Hint,
     ModelList,
     ParsedChatCompletion,
+    ParsedChoice,
     is_given,
 )
 from .loop import Process, loop_thread
 from .requests import MapResults, ask, feed
-from .streams import Closing, FanOut, Stream, StreamManager, close_here, request
+from .streams import Closing, FanOut, ParsedStream, Stream, StreamManager, close_here, request
 
 P = ParamSpec("P")
 S = TypeVar("S")
@@ -92,23 +93,45 @@ class _SyncCompletions(CompletionsHints):
         call = partial(self._completions.parse, **params)
         return cast("ParsedChatCompletion[Any]", loop_thread().call(call))
 
-    def _stream(self, params: dict[str, Any]) -> StreamManager:
+    def _stream(self, params: dict[str, Any]) -> StreamManager[Any]:
         check_options(params)
         return StreamManager(self._completions.stream(**params).__aenter__)
 
-    def _fan_out(self, options: dict[str, Any]) -> FanOut:
+    def _fan_out(self, options: dict[str, Any]) -> FanOut[Any]:
         stop_when = options.get("stop_when")
         if stop_when is not None and is_given(stop_when):
             options["stop_when"] = partial(ask, stop_when)
         return FanOut(self._completions.fan_out(**options), loop_thread())
 
-    @_like(_Completions.map)
-    def map(self, requests: Requests, **options: Any) -> MapResults:
+    @overload
+    def map(
+        self,
+        /,
+        requests: Requests,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        **options: Unpack[_MapOptions],
+    ) -> MapResults: ...
+    @overload
+    def map(
+        self,
+        /,
+        requests: Requests,
+        *,
+        response_format: type[T] | Answer[T],
+        **options: Unpack[_MapOptions],
+    ) -> MapResults[ParsedChatCompletion[T]]: ...
+    @overload
+    def map(
+        self, /, requests: Requests, *, response_format: object, **options: Unpack[_MapOptions]
+    ) -> MapResults[Any]: ...
+    def map(self, /, requests: Requests, **options: Any) -> MapResults[Any]:
         """Make many requests, a limited number at a time; iterate over the results as they finish.
 
         The arguments are those of ``map`` for asyncio. The iterable may block: a thread of its own takes the requests
         from it, as they are needed, while results are returned. Only a list or a tuple needs no thread.
         """
+        check_options(options)
         check_requests(requests)
         if not isinstance(requests, AsyncIterable) and type(requests) not in {list, tuple}:
             requests = feed(iter(requests))
@@ -154,13 +177,49 @@ class Completions(_SyncCompletions):
         """Request a typed answer; the arguments, results and errors are those of ``parse`` for asyncio."""
         return self._parse(params)
 
-    def stream(self, **params: Unpack[ChatCompletionCreate]) -> StreamManager:
+    @overload
+    def stream(
+        self, *, response_format: Mapping[str, Any] | None = ..., **params: Unpack[ChatCompletionParse]
+    ) -> StreamManager: ...
+    @overload
+    def stream(
+        self, *, response_format: type[T] | Answer[T], **params: Unpack[ChatCompletionParse]
+    ) -> StreamManager[ParsedStream[T]]: ...
+    @overload
+    def stream(
+        self, *, response_format: object, **params: Unpack[ChatCompletionParse]
+    ) -> StreamManager[Any]: ...
+    def stream(self, **params: Any) -> StreamManager[Any]:
         """Stream a completion: ``with client.chat.completions.stream(...) as stream``."""
-        return self._stream(cast("dict[str, Any]", params))
+        return self._stream(params)
 
-    def fan_out(self, **options: Unpack[_ChatFanOut]) -> FanOut:
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        stop_when: StopWhen | None = ...,
+        **options: Unpack[_ChatFanOut],
+    ) -> FanOut: ...
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
+        **options: Unpack[_ChatFanOut],
+    ) -> FanOut[ParsedChatCompletion[T]]: ...
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: object,
+        stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
+        **options: Unpack[_ChatFanOut],
+    ) -> FanOut[Any]: ...
+    def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices for one prompt: ``with client.chat.completions.fan_out(n=8, ...) as fan``."""
-        return self._fan_out(cast("dict[str, Any]", options))
+        return self._fan_out(options)
 
 
 class AgentCompletions(_SyncCompletions):
@@ -202,13 +261,49 @@ class AgentCompletions(_SyncCompletions):
         """Request a typed answer from the agent; the arguments are those of ``parse`` for asyncio."""
         return self._parse(params)
 
-    def stream(self, **params: Unpack[AgentCompletionCreate]) -> StreamManager:
+    @overload
+    def stream(
+        self, *, response_format: Mapping[str, Any] | None = ..., **params: Unpack[AgentCompletionParse]
+    ) -> StreamManager: ...
+    @overload
+    def stream(
+        self, *, response_format: type[T] | Answer[T], **params: Unpack[AgentCompletionParse]
+    ) -> StreamManager[ParsedStream[T]]: ...
+    @overload
+    def stream(
+        self, *, response_format: object, **params: Unpack[AgentCompletionParse]
+    ) -> StreamManager[Any]: ...
+    def stream(self, **params: Any) -> StreamManager[Any]:
         """Stream the agent's completion."""
-        return self._stream(cast("dict[str, Any]", params))
+        return self._stream(params)
 
-    def fan_out(self, **options: Unpack[_AgentFanOut]) -> FanOut:
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        stop_when: StopWhen | None = ...,
+        **options: Unpack[_AgentFanOut],
+    ) -> FanOut: ...
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
+        **options: Unpack[_AgentFanOut],
+    ) -> FanOut[ParsedChatCompletion[T]]: ...
+    @overload
+    def fan_out(
+        self,
+        *,
+        response_format: object,
+        stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
+        **options: Unpack[_AgentFanOut],
+    ) -> FanOut[Any]: ...
+    def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices by the agent."""
-        return self._fan_out(cast("dict[str, Any]", options))
+        return self._fan_out(options)
 
 
 C = TypeVar("C", bound=_SyncCompletions)

@@ -13,13 +13,13 @@ import threading
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from inspect import isawaitable, iscoroutinefunction
 from queue import SimpleQueue
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 from ..fanout import MapResult, StopWhen
 from ..fanout import MapResults as AsyncMapResults
 from ..types import Choice
 from .loop import CarriedError, LoopThread
-from .streams import Closing
+from .streams import Closing, K_co
 
 T = TypeVar("T")
 
@@ -98,7 +98,7 @@ async def _carried(answer: Awaitable[bool]) -> bool:
     raise CarriedError(raised)
 
 
-class MapResults(Closing):
+class MapResults(Closing, Generic[K_co]):
     """Results of many requests: an iterator.
 
     Leaving the loop over it, or leaving ``with``, cancels the requests in flight. Several threads may share it.
@@ -108,17 +108,19 @@ class MapResults(Closing):
         loop: The loop.
     """
 
-    def __init__(self, results: AsyncMapResults, loop: LoopThread) -> None:
+    def __init__(self, results: AsyncMapResults[K_co], loop: LoopThread) -> None:
         self._results = results
         self._loop = loop
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> MapResult:
+    def __next__(self) -> MapResult[K_co]:
         results = self._results
         try:
-            return cast("MapResult", self._loop.call(results.__anext__, undo=lambda _: results.aclose()))
+            return cast(
+                "MapResult[K_co]", self._loop.call(results.__anext__, undo=lambda _: results.aclose())
+            )
         except Exception as error:
             self.close()  # also ends the thread that takes requests
             if not isinstance(error, StopAsyncIteration):

@@ -30,16 +30,35 @@ from ..stream import (
     ChunkStream,
     EnterFirst,
     NoMethod,
+    ParsedChatCompletionStream,
     StreamReader,
     SyncOnly,
     Timing,
 )
 from ..stream import ChoiceStream as AsyncChoiceStream
 from ..stream.queues import ChunkQueue, Waiters
-from ..stream.stream import C_co
+from ..stream.stream import C_co, T_co
 from ..stream.stream import StreamResponse as AsyncStreamResponse
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Headers, Hint, RateLimits
+from ..types import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    CompletionUsage,
+    Headers,
+    Hint,
+    ParsedChatCompletion,
+    RateLimits,
+)
 from .loop import LOOK, Call, LoopThread, loop_thread
+
+if TYPE_CHECKING:
+    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    K_co = TypeVarWithDefault("K_co", bound=ChatCompletion, default=ChatCompletion, covariant=True)
+    S_co = TypeVarWithDefault("S_co", bound="Stream", default="Stream", covariant=True)
+else:
+    K_co = TypeVar("K_co", covariant=True)
+    S_co = TypeVar("S_co", covariant=True)
 
 T = TypeVar("T")
 
@@ -275,7 +294,7 @@ def _fact(name: str) -> Any:
 A = TypeVar("A", bound=ChunkStream)
 
 
-class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
+class _Stream(View[ChatCompletionChunk], Closing, Generic[A, K_co]):
     """What `Stream` and `FanOut` have in common.
 
     Args:
@@ -293,8 +312,6 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
 
     id: str = _fact("id")
     usage: CompletionUsage | None = _fact("usage")
-    snapshot: ChatCompletion = _fact("snapshot")
-    current_completion_snapshot: ChatCompletion = _fact("snapshot")
     completed: bool = _fact("completed")
     request_id: str | None = _fact("request_id")
     rate_limits: RateLimits | None = _fact("rate_limits")
@@ -303,11 +320,22 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
     timing: Timing = _fact("timing")
 
     @property
+    def snapshot(self) -> K_co:
+        """The completion as far as it has been read; a new object each time."""
+        with self._lock:
+            return cast("K_co", self._stream.snapshot)
+
+    @property
+    def current_completion_snapshot(self) -> K_co:
+        """The same as `snapshot`."""
+        return self.snapshot
+
+    @property
     def text(self) -> View[str]:
         """The text of choice 0, piece by piece; shares the cursor."""
         return View(self._lock, self._stream.text.__anext__)
 
-    def events(self) -> View[ChatCompletionStreamEvent]:
+    def events(self) -> View[ChatCompletionStreamEvent[Any]]:
         """The stream as typed events; shares the cursor."""
         with self._lock:
             return View(self._lock, self._stream.events().__anext__)
@@ -321,16 +349,17 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
         with self._lock:
             return ChoiceView(self._lock, self._stream.choice(index))
 
-    def completion(self) -> ChatCompletion:
+    def completion(self) -> K_co:
         """Read to the end; return the whole completion.
 
         Raises:
             StreamError: If the stream is not whole; ``.partial`` has everything received.
+            OutputError: If the answer is no value of the type that the request names.
         """
         with self._lock:
-            return _drive(ChunkStream.completion(self._stream))
+            return cast("K_co", _drive(ChunkStream.completion(self._stream)))
 
-    def get_final_completion(self) -> ChatCompletion:
+    def get_final_completion(self) -> K_co:
         """The same as `completion`."""
         return self.completion()
 
@@ -339,6 +368,7 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
 
         Raises:
             StreamError: If the stream is not whole.
+            OutputError: If the answer is no value of the type that the request names.
         """
         self.completion()
         return self
@@ -352,7 +382,7 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A]):
         return repr(self._stream)
 
 
-class Stream(_Stream[ChatCompletionStream], Generic[C_co]):
+class Stream(_Stream[ChatCompletionStream, ChatCompletion], Generic[C_co]):
     """A completion as it is generated: an iterator of chunks, as `ChatCompletionStream` is for asyncio."""
 
     status_code: int = _fact("status_code")
@@ -384,6 +414,34 @@ class Stream(_Stream[ChatCompletionStream], Generic[C_co]):
             return View(self._lock, self._stream.raw.__anext__)
 
 
+class ParsedStream(Stream, Generic[T_co]):
+    """A `Stream` of typed answers, as `ParsedChatCompletionStream` is for asyncio."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def snapshot(self) -> ParsedChatCompletion[T_co]:
+            """The completion as far as it has been read."""
+            ...
+
+        @property
+        def current_completion_snapshot(self) -> ParsedChatCompletion[T_co]:
+            """The same as `snapshot`."""
+            ...
+
+        def events(self) -> View[ChatCompletionStreamEvent[T_co]]:
+            """The stream as typed events; shares the cursor."""
+            ...
+
+        def completion(self) -> ParsedChatCompletion[T_co]:
+            """Read to the end; return the whole completion."""
+            ...
+
+        def get_final_completion(self) -> ParsedChatCompletion[T_co]:
+            """The same as `completion`."""
+            ...
+
+
 class StreamResponse(AsyncStreamResponse, frozen=True, kw_only=True):
     """The reply of a stream, whose content the stream reads."""
 
@@ -397,7 +455,7 @@ class StreamResponse(AsyncStreamResponse, frozen=True, kw_only=True):
         self._closing.close()
 
 
-class StreamManager(SyncOnly, EnterFirst):
+class StreamManager(SyncOnly, EnterFirst, Generic[S_co]):
     """A context manager that sends the request when it is entered, and closes the stream when it is left.
 
     Args:
@@ -406,12 +464,12 @@ class StreamManager(SyncOnly, EnterFirst):
 
     _opens = Stream
     _keyword = "with"
-    _stream: Stream
+    _stream: S_co
 
     def __init__(self, start: Callable[[], Awaitable[ChatCompletionStream]]) -> None:
         self._start = start
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> S_co:
         loop = loop_thread()
         self._stream = loop.call(request, loop, self._start, undo=close_here)
         return self._stream
@@ -429,7 +487,8 @@ async def request(
     reply = await send()
     if not isinstance(reply, ChatCompletionStream):
         return reply
-    stream = Stream(reply, loop)
+    typed = isinstance(cast("object", reply), ParsedChatCompletionStream)
+    stream = ParsedStream[Any](reply, loop) if typed else Stream(reply, loop)
     loop.open.add(reply)
     return stream
 
@@ -440,7 +499,7 @@ def close_here(reply: Any) -> None:
         reply.source.inner.close()
 
 
-class FanOut(_Stream[AsyncFanOut]):
+class FanOut(_Stream[AsyncFanOut[Any], K_co], Generic[K_co]):
     """n choices of one prompt as one stream, as `gradient_async.FanOut` is for asyncio; used by ``with``."""
 
     n: int = _fact("n")
@@ -450,7 +509,7 @@ class FanOut(_Stream[AsyncFanOut]):
     winner: int | None = _fact("winner")
     request_ids: list[str | None] = _fact("request_ids")
 
-    def completion(self) -> ChatCompletion:
+    def completion(self) -> K_co:
         """Read to the end; return one completion with the choices that are whole, under their own indices.
 
         With ``stop_when`` or ``first``, it has the accepted choices if there are enough of them. If the fan-out was
@@ -462,7 +521,7 @@ class FanOut(_Stream[AsyncFanOut]):
         if not self._stream.started:
             with self:
                 return self.completion()
-        return self._stream.keep_whole(super().completion())
+        return super().completion()
 
     def close(self) -> None:
         """Cancel the requests in flight; their connections are closed at once."""

@@ -444,13 +444,9 @@ class ChatCompletionParams(_ChatParams, _Choices, _Format, total=False):
     """Parameters of `client.chat.completions`."""
 
 
-class _AgentParams(_Params, total=False):
-    """Parameters of agents."""
+class _AgentOptions(TypedDict, total=False):
+    """Parameters that only agents have."""
 
-    messages: Required[Messages]
-    """The conversation so far; at least one message."""
-    model: str | None
-    """Ignored by agents."""
     k: Annotated[int, Meta(ge=0)] | None
     """Number of passages to retrieve."""
     kb_filters: Sequence[Any] | Mapping[str, Any] | None
@@ -471,6 +467,15 @@ class _AgentParams(_Params, total=False):
     """``rewrite``, ``step_back``, ``sub_queries`` or ``none``."""
 
 
+class _AgentParams(_Params, _AgentOptions, total=False):
+    """Parameters of agents."""
+
+    messages: Required[Messages]
+    """The conversation so far; at least one message."""
+    model: str | None
+    """Ignored by agents."""
+
+
 class AgentCompletionParams(_AgentParams, _Choices, _Format, total=False):
     """Parameters of `client.agents.chat.completions`; the agent's own model answers."""
 
@@ -489,24 +494,35 @@ class RequestOptions(TypedDict, total=False):
 
 
 class ChatCompletionCreate(ChatCompletionParams, RequestOptions, total=False):
-    """Keyword arguments of `client.chat.completions.create` and `stream`."""
+    """Keyword arguments of `client.chat.completions.create`."""
 
 
 class AgentCompletionCreate(AgentCompletionParams, RequestOptions, total=False):
-    """Keyword arguments of `client.agents.chat.completions.create` and `stream`."""
+    """Keyword arguments of `client.agents.chat.completions.create`."""
 
 
 class ChatCompletionParse(_ChatParams, _Choices, RequestOptions, total=False):
-    """Keyword arguments of `client.chat.completions.parse` besides its own."""
+    """Keyword arguments of `client.chat.completions.parse` and `stream` besides their own."""
 
 
 class AgentCompletionParse(_AgentParams, _Choices, RequestOptions, total=False):
-    """Keyword arguments of `client.agents.chat.completions.parse` besides its own."""
+    """Keyword arguments of `client.agents.chat.completions.parse` and `stream` besides their own."""
 
 
-class ChatFanOut(_ChatParams, _Format, RequestOptions, total=False):
-    """Keyword arguments that `client.chat.completions.fan_out` sends with each request."""
+class ChatFanOut(_ChatParams, RequestOptions, total=False):
+    """Keyword arguments that `client.chat.completions.fan_out` sends with each request, besides ``response_format``."""
 
 
-class AgentFanOut(_AgentParams, _Format, RequestOptions, total=False):
-    """Keyword arguments that `client.agents.chat.completions.fan_out` sends with each request."""
+class AgentFanOut(_AgentParams, RequestOptions, total=False):
+    """Keyword arguments that `client.agents.chat.completions.fan_out` sends with each request, besides ``response_format``."""
+
+
+class MapDefaults(_Params, _AgentOptions, _Choices, RequestOptions, total=False):
+    """Keyword arguments that ``map`` gives to requests without them, besides ``response_format``."""
+
+    messages: Messages
+    """The conversation so far; at least one message."""
+    model: str | None
+    """Name of the model."""
+    routing_preference: str | None
+    """What the inference router prefers: ``balanced``, ``budget`` or ``quality``."""

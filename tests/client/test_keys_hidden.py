@@ -18,6 +18,7 @@ from gradient_async import (
     FanOutError,
     Gradient,
     GradientError,
+    InvalidRequestError,
     Limits,
 )
 from gradient_async.testing import CLOSE, chunk, head, reply_bytes, reply_json, reply_sse, reply_writes
@@ -53,13 +54,16 @@ MISUSED: dict[str, Callable[[Any], Any]] = {
     "fan_out, native": lambda chat: chat.fan_out(n=1, native=7, **CALL, **HEADERS),
     "map": lambda chat: chat.map([], max_concurrency=0, **HEADERS),
     "map of no requests": lambda chat: chat.map(5, **HEADERS),
+    "stream of no type": lambda chat: chat.stream(response_format=object(), **CALL, **HEADERS),
+    "fan_out of no type": lambda chat: chat.fan_out(n=1, response_format=object(), **CALL, **HEADERS),
+    "map of no type": lambda chat: chat.map([], response_format=object(), **HEADERS),
     "a list of headers": lambda chat: chat.fan_out(n=1, **CALL, extra_headers=[KEY]),
 }
 
 
 @pytest.mark.parametrize("call", MISUSED)
 def test_calls_that_are_misused(call: str) -> None:
-    with pytest.raises((TypeError, ConfigurationError)) as caught:
+    with pytest.raises((TypeError, ConfigurationError, InvalidRequestError)) as caught:
         MISUSED[call](AsyncGradient(api_key="k").chat.completions)
     assert MIDDLE not in everything_shown(caught.value)
 

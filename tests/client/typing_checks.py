@@ -21,7 +21,10 @@ from gradient_async import (
     ChatCompletionChunk,
     ChatCompletionMessage,
     ChatCompletionStream,
+    ChatCompletionStreamEvent,
     ChatCompletionStreamState,
+    Choice,
+    ContentDoneEvent,
     FanOut,
     GradientError,
     Journal,
@@ -31,9 +34,11 @@ from gradient_async import (
     MapSuccess,
     ModelInfo,
     ModelList,
+    OutputError,
     OutputValidationError,
     ParsedChatCompletion,
     ParsedChatCompletionMessage,
+    ParsedChatCompletionStream,
     ParsedChoice,
     Timeout,
     Tool,
@@ -41,6 +46,7 @@ from gradient_async import (
     tool,
 )
 from gradient_async.events import ContentDeltaEvent
+from gradient_async.stream import StreamManager
 from gradient_async.types import Headers, MessageParam, ToolParam
 
 
@@ -142,6 +148,130 @@ async def answers(client: AsyncGradient) -> None:
     except OutputValidationError as error:
         assert_type(error.completion, ParsedChatCompletion[Any])
         assert_type((error.choice, error.text, error.path), tuple[int, str, str | None])
+
+
+async def answers_in_streams(client: AsyncGradient) -> None:
+    """The stream, its completions and its events have the type; deltas are plain data."""
+    messages = [{"role": "user", "content": "hi"}]
+    stream = client.chat.completions.stream
+    opened = stream(model="m", messages=messages, response_format=Invoice, n=2)
+    assert_type(opened, StreamManager[ParsedChatCompletionStream[Invoice]])
+    async with opened as typed:
+        assert_type(typed, ParsedChatCompletionStream[Invoice])
+        assert_type(typed.snapshot, ParsedChatCompletion[Invoice])
+        assert_type(typed.current_completion_snapshot.parsed, Invoice | None)
+        async for event in typed.events():
+            if event.type == "content.delta":
+                assert_type(event.parsed, Any)
+            elif event.type == "content.done":
+                assert_type(event, ContentDoneEvent[Invoice])
+                assert_type(event.parsed, Invoice | None)
+        async for chunk in typed:
+            assert_type(chunk, ChatCompletionChunk)
+        assert_type(await typed.completion(), ParsedChatCompletion[Invoice])
+        assert_type((await typed.get_final_completion()).choices[0], ParsedChoice[Invoice])
+        plain: ChatCompletionStream = typed
+        assert_type(plain.attempts, int)
+    called = await stream(model="m", messages=messages, response_format=Answer(Invoice))
+    assert_type(called, ParsedChatCompletionStream[Invoice])
+    listed = stream(model="m", messages=messages, response_format=list[Invoice])
+    assert_type(listed, StreamManager[ParsedChatCompletionStream[list[Invoice]]])
+    assert_type(stream(model="m", messages=messages), StreamManager)
+    assert_type(
+        stream(model="m", messages=messages, response_format=None), StreamManager[ChatCompletionStream]
+    )
+    schema: Mapping[str, object] = {"type": "json_object"}
+    assert_type(stream(model="m", messages=messages, response_format=schema), StreamManager)
+    agent = client.agents.chat.completions.stream
+    assert_type(
+        agent(messages=messages, response_format=dict[str, int], k=3),
+        StreamManager[ParsedChatCompletionStream[dict[str, int]]],
+    )
+    assert_type(agent(messages=messages, k=3), StreamManager)
+    either: ParsedChatCompletionStream[Invoice | Receipt] = await stream(
+        model="m", messages=messages, response_format=Invoice | Receipt
+    )
+    assert_type((await either.completion()).parsed, Invoice | Receipt | None)
+
+
+def on_event(event: ChatCompletionStreamEvent[Invoice], old: AsyncStream[ChatCompletionChunk]) -> None:
+    """An event of a typed stream; and the annotation of other clients, which is the plain stream."""
+    if isinstance(event, ContentDeltaEvent):
+        assert_type(event.delta, str)
+    if event.type == "content.done":
+        assert_type(event.parsed, Invoice | None)
+    assert_type(old, ChatCompletionStream)
+
+
+def is_cheap(choice: ParsedChoice[Invoice]) -> bool:
+    """Whether a choice is wanted."""
+    return choice.message.parsed is not None
+
+
+async def is_cheap_later(choice: ParsedChoice[Invoice]) -> bool:
+    """Whether a choice is wanted, after a wait."""
+    return is_cheap(choice)
+
+
+def is_short(choice: Choice) -> bool:
+    """Whether a choice of any kind is wanted."""
+    return not choice.message.content
+
+
+async def answers_of_many(client: AsyncGradient) -> None:
+    """Fan-outs and maps are generic over the completion."""
+    messages = [{"role": "user", "content": "hi"}]
+    fan_out = client.chat.completions.fan_out
+    fan = fan_out(n=3, first=1, model="m", messages=messages, response_format=Invoice, stop_when=is_cheap)
+    assert_type(fan, FanOut[ParsedChatCompletion[Invoice]])
+    async with fan:
+        assert_type(fan.snapshot, ParsedChatCompletion[Invoice])
+        completion = await fan.completion()
+        assert_type(completion, ParsedChatCompletion[Invoice])
+        assert_type(completion.choices[0].message.parsed, Invoice | None)
+        assert_type((await fan.get_final_completion()).parsed, Invoice | None)
+    fan_out(n=3, model="m", messages=messages, response_format=Answer(Invoice), stop_when=is_cheap_later)
+    fan_out(n=3, model="m", messages=messages, response_format=Invoice, stop_when=is_short)
+    assert_type(
+        fan_out(n=3, model="m", messages=messages, response_format=list[Invoice]),
+        FanOut[ParsedChatCompletion[list[Invoice]]],
+    )
+    assert_type(fan_out(n=3, model="m", messages=messages, stop_when=is_short), FanOut[ChatCompletion])
+    assert_type(fan_out(n=3, model="m", messages=messages, response_format={"type": "json_object"}), FanOut)
+    of_agent = client.agents.chat.completions.fan_out(n=3, messages=messages, response_format=Invoice, k=3)
+    assert_type(of_agent, FanOut[ParsedChatCompletion[Invoice]])
+    either: FanOut[ParsedChatCompletion[Invoice | Receipt]] = fan_out(
+        n=3, model="m", messages=messages, response_format=Invoice | Receipt
+    )
+    assert_type((await either.completion()).parsed, Invoice | Receipt | None)
+
+    requests = [{"messages": messages}]
+    map_ = client.chat.completions.map
+    results = map_(requests, response_format=Invoice, output_retries=2, model="m", window=3)
+    assert_type(results, MapResults[ParsedChatCompletion[Invoice]])
+    async for result in results:
+        assert_type(result, MapSuccess[ParsedChatCompletion[Invoice]] | MapFailure)
+        assert_type(result.unwrap(), ParsedChatCompletion[Invoice])
+        assert_type(result.parsed, Invoice | None)
+        if result.error is None:
+            assert_type(result.completion.choices[0], ParsedChoice[Invoice])
+        elif isinstance(result.error, OutputError):
+            assert_type(result.error.completion, ParsedChatCompletion[Any])
+        kept: MapResult[ParsedChatCompletion[Invoice]] = result
+        assert_type(kept.resumed, bool)
+    assert_type(
+        map_(requests, response_format=Answer(list[Invoice])), MapResults[ParsedChatCompletion[list[Invoice]]]
+    )
+    assert_type(map_(requests, response_format={"type": "json_object"}), MapResults)
+    assert_type(
+        client.agents.chat.completions.map(requests, response_format=Invoice, k=3),
+        MapResults[ParsedChatCompletion[Invoice]],
+    )
+    word: MapResults[ParsedChatCompletion[Literal["a", "b"]]] = map_(
+        requests, response_format=Literal["a", "b"]
+    )
+    async for one in word:
+        assert_type(one.parsed, Literal["a", "b"] | None)
 
 
 async def unions(client: AsyncGradient) -> None:
@@ -306,8 +436,8 @@ async def results(client: AsyncGradient, stored: MapResult, anything: object) ->
         assert_type(stored.error, GradientError)
     else:
         assert_type(stored.completion, ChatCompletion)
-    if isinstance(anything, MapResult):
-        assert_type(anything.unwrap(), ChatCompletion)
+    if isinstance(anything, (MapSuccess, MapFailure)):
+        anything.unwrap()
 
 
 async def others(client: AsyncGradient) -> None:
@@ -326,8 +456,9 @@ async def others(client: AsyncGradient) -> None:
         assert_type(await opened.parse(), ChatCompletionStream)
     assert_type(client.timeout, Timeout)
     assert_type(client.default_headers, dict[str, Any])
-    call: dict[str, Any] = {"model": "m", "messages": []}
-    assert_type(client.chat.completions.fan_out(n=2, first=1, on_error="collect", **call), FanOut)
+    assert_type(
+        client.chat.completions.fan_out(n=2, first=1, on_error="collect", model="m", messages=[]), FanOut
+    )
     assert_type(client.agents.chat.completions.fan_out(n=2, k=3, messages=[]), FanOut)
     try:
         await client.models.list()

@@ -10,12 +10,18 @@ from typing import Any, get_overloads, get_type_hints
 
 import pytest
 from client_calls import CALL, Start
+from msgspec import Struct
 from sdk_clients import differs
 
-from gradient_async import ChatCompletion, ChatCompletionChunk, ChatCompletionStreamState, InvalidRequestError
+from gradient_async import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionStreamState,
+    LengthFinishReasonError,
+)
 from gradient_async.client.completions import Completions
 from gradient_async.testing import chunk, reply_sse
-from gradient_async.types.params import ChatCompletionCreate
+from gradient_async.types.params import ChatCompletionCreate, ChatCompletionParse
 
 # Events that `openai` does not have.
 OWN = {"tool_calls.start", "reasoning.delta", "reasoning.done", "finish", "usage"}
@@ -130,11 +136,12 @@ async def test_events_and_chunks(start: Start) -> None:
     assert chunks == [event.chunk for event in of_type(events, "chunk")]
 
 
-@differs("`response_format=` takes a class of pydantic; `parsed` is an instance of it")
+@differs("`parsed` of `content.delta` is another object at each event")
 async def test_parse_pydantic_model_and_multiple_choices(start: Start) -> None:
-    """A JSON schema in a dict is sent as it is, and the content is the model's JSON."""
+    """A JSON schema in a dict is sent as it is, and the content is the model's JSON; a class is the type of values."""
 
-    class Location: ...
+    class Location(Struct):
+        city: str
 
     schema = {"type": "json_schema", "json_schema": {"name": "Location", "schema": {"type": "object"}}}
     events, completion, sent = await listen(start, THREE, n=3, response_format=schema)
@@ -142,17 +149,24 @@ async def test_parse_pydantic_model_and_multiple_choices(start: Start) -> None:
     assert ['{"city": "Rome"}'] * 3 == [choice.message.content for choice in completion.choices]
     assert {None} == {event.parsed for event in of_type(events, "content.done")}
     assert [0, 1, 2] == [event.choice for event in of_type(events, "content.done")]
-    with pytest.raises(InvalidRequestError, match="response_format"):
-        await listen(start, THREE, response_format=Location)
+    parsed: Any
+    events, parsed, sent = await listen(start, THREE, n=3, response_format=Location)
+    assert "json_schema" == sent["response_format"]["type"]
+    assert [Location("Rome")] * 3 == [event.parsed for event in of_type(events, "content.done")]
+    assert [Location("Rome")] * 3 == [choice.message.parsed for choice in parsed.choices]
+    first, last = (event.parsed for event in of_type(events, "content.delta") if event.choice == 0)
+    assert first is last
 
 
 @differs(
-    "A text cut short by `max_tokens` is a `LengthFinishReasonError`, if `response_format` is a class or a tool is strict"
+    "A text cut short by `max_tokens` is a `LengthFinishReasonError` in the middle of the stream, if `response_format` is a class or a tool is strict"
 )
 async def test_parse_max_tokens_reached(start: Start) -> None:
     cut = [chunk('{"', role="assistant"), chunk(finish_reason="length")]
     _, completion, _ = await listen(start, cut, max_tokens=1, response_format={"type": "json_object"})
     assert ("length", '{"') == (completion.choices[0].finish_reason, completion.choices[0].message.content)
+    with pytest.raises(LengthFinishReasonError):
+        await listen(start, cut, max_tokens=1, response_format=dict[str, int])
 
 
 async def test_parse_pydantic_model_refusal_and_refusal_logprobs_events(start: Start) -> None:
@@ -262,9 +276,12 @@ def test_chat_completion_state_helper() -> None:
 def test_stream_method_in_sync() -> None:
     """`create` and `stream` take the same parameters; `create` takes ``stream`` as well."""
     names = get_type_hints(ChatCompletionCreate).keys()
-    for method in (*get_overloads(Completions.create), Completions.stream):
+    for method in get_overloads(Completions.create):
         assert method.__annotations__["params"] == "Unpack[ChatCompletionCreate]"
-    assert "response_format" in names
+    for method in get_overloads(Completions.stream):
+        assert method.__annotations__["params"] == "Unpack[ChatCompletionParse]"
+        assert "response_format" in method.__annotations__
+    assert get_type_hints(ChatCompletionParse).keys() | {"response_format"} == names
     assert "stream" not in names
 
 

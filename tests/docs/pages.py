@@ -47,7 +47,7 @@ class Block:
     @property
     def missing(self) -> list[str]:
         """The packages that it imports and that are not installed, of those that only some environments have."""
-        imported = re.findall(r"^(?:import|from) (ray|dask)\b", self.source, re.MULTILINE)
+        imported = re.findall(r"^(?:import|from) (ray|dask|pydantic)\b", self.source, re.MULTILINE)
         return [name for name in imported if importlib.util.find_spec(name) is None]
 
     @property
@@ -94,7 +94,8 @@ def run_page(page: Path, namespace: dict[str, Any] | None = None) -> dict[str, A
 def _run(block: Block, scope: dict[str, Any], runner: asyncio.Runner) -> str:
     # Blank lines before the source make tracebacks name the line of the page.
     source = "\n" * (block.line - 1) + block.source
-    code = compile(source, str(block.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code = compile(source, str(block.page), "exec", flags, dont_inherit=True)
     printed = io.StringIO()
 
     async def main() -> None:

@@ -12,7 +12,7 @@ import pytest
 from client_calls import CALL, create_completion
 from many_servers import prompts
 
-from gradient_async import AsyncGradient, RateLimitError
+from gradient_async import AsyncGradient, ChatCompletion, RateLimitError
 from gradient_async.testing import Connection, Quota, Request, Server, completion, reply_json, serve
 from gradient_async.testing.quota import Meter
 
@@ -136,7 +136,8 @@ async def test_many_single_calls_at_once(kind: str, stream: bool) -> None:
             if not stream:
                 return (await create_completion(client)).attempts
             async with client.chat.completions.stream(**CALL) as opened:
-                return (await opened.completion()).attempts
+                found: ChatCompletion = await opened.completion()
+                return found.attempts
 
         calls = asyncio.gather(*(call() for _ in range(200)), return_exceptions=True)
         await asyncio.sleep(0.3)

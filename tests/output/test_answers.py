@@ -46,7 +46,9 @@ from gradient_async.output import (
     is_type,
     judge,
     parse_completion,
+    parse_so_far,
     retry_messages,
+    take_answer,
 )
 from gradient_async.output import schemas as module
 from gradient_async.output.schemas import codec_of
@@ -603,3 +605,42 @@ def test_arguments_of_every_reply() -> None:
     for text, value in (('{"a":[1]}', {"a": [1]}), ("3", 3), ("", None), ('{"a"', None), ("[" * 100, None)):
         assert value == Function(name="f", arguments=text).parsed_arguments
     assert {"name": "f", "arguments": "{}"} == Function(name="f", arguments="{}").to_dict()
+
+
+def test_take_answer_replaces_a_type_in_place() -> None:
+    arguments: dict[str, Any] = {"response_format": int, "n": 1}
+    answer = take_answer(arguments)
+    assert answer is not None
+    assert {"response_format": answer.response_format, "n": 1} == arguments
+    others: list[dict[str, Any]] = [{}, {"response_format": {"type": "json_object"}}]
+    for untyped in others:
+        before = copy.deepcopy(untyped)
+        assert (None, before) == (take_answer(untyped), untyped)
+
+
+def test_the_text_so_far_is_a_value_or_none() -> None:
+    """It never raises; a text that cannot be whole is not even decoded."""
+    texts = [
+        '{"value":',
+        '{"value":1}',
+        '{"value":"x"}',
+        "no",
+        "",
+        None,
+        '```\n{"value":2}\n```\n',
+        '{"value":3}{',
+    ]
+    choices = [
+        Choice(index=index, message=ChatCompletionMessage(content=text)) for index, text in enumerate(texts)
+    ]
+    parsed = parse_so_far(ChatCompletion(id="a", choices=choices), Answer(int))
+    assert [None, 1, None, None, None, None, 2, None] == [each.message.parsed for each in parsed.choices]
+    assert (ParsedChatCompletion, "a") == (type(parsed), parsed.id)
+    whole = Choice(index=0, finish_reason="length", message=ChatCompletionMessage(content='{"value":1}'))
+    assert parse_so_far(ChatCompletion(choices=[whole]), Answer(int)).parsed is None
+
+
+def test_the_repr_of_an_answer_that_was_refused() -> None:
+    """A traceback with locals may show it."""
+    kind: type[Any] = Answer
+    assert "<Answer unfinished>" == repr(object.__new__(kind))
