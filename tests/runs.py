@@ -11,7 +11,19 @@ from client_calls import CALL
 from gradient_async import AsyncGradient, ToolRun, ToolRunEvent
 from gradient_async.testing import Handler, chunk, completion, reply_json, reply_sse
 
-__all__ = ["PARIS", "ROME", "USAGE", "add", "answers", "begin", "calls", "events_of", "get_weather", "shown"]
+__all__ = [
+    "PARIS",
+    "ROME",
+    "USAGE",
+    "add",
+    "answers",
+    "begin",
+    "calls",
+    "events_of",
+    "get_weather",
+    "sent",
+    "shown",
+]
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 PARIS = ("get_weather", '{"city":"Paris"}')
@@ -60,7 +72,8 @@ def calls(
 
 def answers(text: str | None = "Done.", **options: Any) -> Handler:
     """Reply with a text."""
-    return calls(content=text, **({"finish_reason": "stop"} | options))
+    given: dict[str, Any] = {"finish_reason": "stop"} | options
+    return calls(content=text, **given)
 
 
 def begin(client: AsyncGradient, *tools: Any, **options: Any) -> ToolRun[Any]:
@@ -76,11 +89,15 @@ async def events_of(run: ToolRun[Any]) -> list[ToolRunEvent]:
         return [event async for event in run]
 
 
+def sent(messages: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return messages as they are sent."""
+    return [each if isinstance(each, dict) else each.to_dict() for each in messages]  # pyright: ignore[reportUnknownVariableType]
+
+
 def shown(messages: Sequence[Any]) -> list[Any]:
     """Return the messages after the first, as they are sent: calls, results and texts."""
     shown: list[Any] = []
-    for each in messages[1:]:
-        message = each if isinstance(each, dict) else each.to_dict()
+    for message in sent(messages[1:]):
         if message.get("tool_calls"):
             shown.append([call["id"] for call in message["tool_calls"]])
         elif message["role"] == "tool":

@@ -351,19 +351,29 @@ class ToolRun(AsyncOnly, Generic[C_co]):
         return self
 
     async def __anext__(self) -> ToolRunEvent:
-        self._check_alone()
+        if self._is_over():
+            raise StopAsyncIteration
         return await self._events.__anext__()
 
-    def _check_alone(self) -> None:
+    def _is_over(self) -> bool:
+        """Whether no event can follow.
+
+        Raises:
+            RuntimeError: If another task waits for an event.
+        """
+        # The frame is asked first: a generator whose `aclose` was cancelled says for ever that it is running.
+        if self._events.ag_frame is None:
+            return True
         if self._events.ag_running:
             raise RuntimeError(
                 "another task is reading this run: read its events in one task, and hand them on"
             )
+        return False
 
     async def aclose(self) -> None:
         """Cancel the tools, wait until they are gone, and close the stream."""
-        self._check_alone()
-        await self._events.aclose()
+        if not self._is_over():
+            await self._events.aclose()
 
     async def close(self) -> None:
         """The same as `aclose`."""

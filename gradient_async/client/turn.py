@@ -160,13 +160,12 @@ class TurnTools:
                     self._cancel(but=asyncio.current_task())
                 return
             seconds = time.perf_counter() - began
+        self._record(call, content, result=result, error=error, seconds=seconds)
+
+    def _record(self, call: PendingCall, content: str, **outcome: Any) -> None:
         if self._stopping:
             return  # the tool did not heed its cancellation, and the run has been left
-        self._finished.put_nowait(
-            ToolFinishedEvent(
-                **call.facts(self._turn), content=content, result=result, error=error, seconds=seconds
-            )
-        )
+        self._finished.put_nowait(ToolFinishedEvent(**call.facts(self._turn), content=content, **outcome))
         self._contents[call.index] = content
         if len(self._contents) == len(self._calls):
             self._on_results([self._contents[index] for index in range(len(self._calls))])

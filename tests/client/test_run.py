@@ -12,7 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from client_calls import CALL, MESSAGES, Start
+from client_calls import CALL, MESSAGES, Start, create_completion
 from msgspec import Struct
 from runs import PARIS, ROME, USAGE, add, answers, begin, calls, events_of, get_weather, shown
 
@@ -39,6 +39,7 @@ from gradient_async import (
     ToolStartedEvent,
     tool,
 )
+from gradient_async.output import answer_of
 from gradient_async.testing import (
     HOLD,
     RESET,
@@ -116,7 +117,8 @@ class TestTurns:
     async def test_only_what_callers_have(self, start: Start) -> None:
         """Requests are made by the public methods, so that a patched method makes them."""
         _, client = await start()
-        whole = await (await start(answers(stream=False)))[1].chat.completions.create(**CALL)
+        _, other = await start(answers(stream=False))
+        whole = await create_completion(other)
         with patch.object(client.chat.completions, "create", return_value=whole) as create:
             assert await begin(client, stream=False).completion() is whole
         assert 1 == create.call_count
@@ -203,7 +205,9 @@ class TestEvents:
         assert ["get_weather", "add", "none"] == [event.name for event in started]
         assert [{"city": "Paris", "unit": "C"}, "[]", "{}"] == [event.arguments for event in started]
         assert given == started[0].call == finished[0].call
-        assert {(event.turn, event.choice) for event in [*started, *finished.values()]} == {(0, 0)}
+        assert {(0, 0)} == {(each.turn, each.choice) for each in started} | {
+            (each.turn, each.choice) for each in finished.values()
+        }
         first, second, third = (finished[index] for index in range(3))
         assert ("Paris: 20 C", "Paris: 20 C", None) == (first.result, first.content, first.error)
         assert 0 <= first.seconds < 5
@@ -295,7 +299,11 @@ class TestEnd:
 
     async def test_what_stop_when_raises(self, start: Start) -> None:
         _, client = await start(calls(PARIS))
-        run = begin(client, stop_when=lambda run: 1 // (len(run.turns) - 1))
+
+        def fail(run: ToolRun[Any]) -> bool:
+            return bool(1 // (len(run.turns) - 1))
+
+        run = begin(client, stop_when=fail)
         with pytest.raises(ZeroDivisionError) as raised:
             await run.completion()
         assert ["turn 0 of the run"] == raised.value.__notes__
@@ -420,16 +428,15 @@ class TestState:
 
     async def test_a_message_and_its_results_enter_together(self, start: Start) -> None:
         _, client = await start(calls(PARIS, ROME, content="Let me see."), answers())
+        both = [["a", "b"], ("a", "Paris: 20 C"), ("b", "Rome: 20 C")]
         async with begin(client) as run:
             async for event in run:
-                sent = shown(run.messages)
-                tail = ["Let me see.", ("a", "Paris: 20 C"), ("b", "Rome: 20 C")]
-                both = [["a", "b"], *tail[1:]]
-                assert sent in ([], both)
+                now = shown(run.messages)
+                assert now in ([], both)
                 if event.type == "tool.started":
-                    assert [] == sent
+                    assert [] == now
                 if event.type == "tool.finished" and event.index == 1:
-                    assert both == sent  # before the loop goes on, and if it is left here
+                    assert both == now  # before the loop goes on, and if it is left here
         assert [*both, "Done."] == shown(run.messages)
 
     async def test_calls_without_an_id(self, start: Start) -> None:
@@ -514,7 +521,8 @@ class TestLaterTurns:
         )
         run = begin(client, response_format=form, stream=stream)
         done = await run.completion()
-        answer = form if isinstance(form, Answer) else Answer(form)
+        answer = answer_of(form)
+        assert answer is not None
         assert {json.dumps(answer.response_format)} == {
             json.dumps(request.json["response_format"]) for request in server.requests
         }
@@ -551,7 +559,11 @@ class TestLaterTurns:
     async def test_typed_runs_that_end_with_calls(self, start: Start) -> None:
         """`stop_when`, and a call of a mapping: there is no answer to read."""
         _, client = await start(*[calls(PARIS, content="thinking")] * 2)
-        run = begin(client, response_format=Count, stop_when=lambda _: True)
+
+        def always(_: ToolRun[Any]) -> bool:
+            return True
+
+        run = begin(client, response_format=Count, stop_when=always)
         assert (ParsedChatCompletion, None) == (type(done := await run.completion()), done.parsed)
         run = begin(client, WEATHER, response_format=Count)
         assert (ParsedChatCompletion, None) == (type(done := await run.completion()), done.parsed)
@@ -572,7 +584,7 @@ class TestRefused:
             ({"tools": None}, InvalidRequestError, "tools"),
             ({"tools": "add"}, InvalidRequestError, "tools"),
             ({"tools": [add, tool(add)]}, InvalidRequestError, "tools"),
-            ({"tools": [lambda x: x]}, TypeError, None),  # pyright: ignore[reportUnknownLambdaType]
+            ({"tools": [print]}, TypeError, None),
             ({"extra_body": {"n": 2}}, InvalidRequestError, "n"),
             ({"extra_body": {"messages": []}}, InvalidRequestError, "messages"),
             ({"response_format": object}, InvalidRequestError, "response_format"),

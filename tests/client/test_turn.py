@@ -154,11 +154,11 @@ class TestRunning:
         told = await tell(start, far, '{"point":{"x":2.0}}')
         assert ("Point 2026", Point(2)) == (told.content, told.event.arguments["point"])  # type: ignore[index]  # pyright: ignore[reportArgumentType]
 
+    @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks are not eager before 3.12")
     async def test_eager_tasks(self, start: Start) -> None:
         """Tasks that run up to their first await as they are made."""
-        if sys.version_info < (3, 12):
-            pytest.skip("tasks are not eager before 3.12")
-        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        if sys.version_info >= (3, 12):
+            asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
         begun: list[int] = []
 
         async def note(n: int) -> None:
@@ -462,8 +462,13 @@ class TestLeaving:
             return "in spite of all"
 
         explained: list[Any] = []
+
+        def explain(call: ToolCall, error: Exception) -> str:
+            explained.append((call, error))
+            return ""
+
         _, client = await start(calls(("add", '{"a":1}'), ("stubborn", '{"n":0}'), ("stubborn", '{"n":1}')))
-        run = begin(client, add, stubborn, on_tool_error=lambda *given: explained.append(given) or "")
+        run = begin(client, add, stubborn, on_tool_error=explain)
         async with run:
             async for event in run:
                 if event.type == "tool.finished":
