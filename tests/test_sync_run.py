@@ -155,7 +155,7 @@ def test_what_leaves_a_run(kind: type[BaseException], blocks: bool) -> None:
         assert "Done." == begin(client).completion().choices[0].message.content
 
 
-def test_leaving_closes_at_once() -> None:
+def test_leaving_closes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaving `with` cancels the tools, awaits them, and closes the connection."""
     ended: list[str] = []
 
@@ -172,6 +172,9 @@ def test_leaving_closes_at_once() -> None:
                     break
         assert (["hang"], 1) == (ended, len(run.messages))
         run.close()
+        with monkeypatch.context() as forked:
+            forked.setattr(run._loop, "inherited", True)
+            run.close()  # nothing belongs to this process
         with begin(client, hang) as run:
             pass
         assert 1 == len(server.requests)

@@ -20,15 +20,18 @@ from gradient_async import (
     NOT_GIVEN,
     Answer,
     APIStatusError,
+    CallInfo,
     ConfigurationError,
     ContentFilterFinishReasonError,
     GradientError,
+    Hook,
     InvalidRequestError,
     LengthFinishReasonError,
     MaxTurnsError,
     OutputDecodeError,
     OutputError,
     OutputValidationError,
+    Pace,
     ParsedChatCompletion,
     StreamInterruptedError,
     StreamTimeoutError,
@@ -101,8 +104,10 @@ class TestTurns:
             assert 1 == len(server.requests)
         del run
         begin(client)  # and nothing is left of a run that was never read
-        async with begin(client):
-            pass
+        run = begin(client)
+        await run.close()
+        with pytest.raises(StopAsyncIteration):
+            await anext(run)
         assert 1 == len(server.requests)
 
     async def test_agents(self, start: Start, stream: bool) -> None:
@@ -155,6 +160,19 @@ class TestTurns:
         with pytest.raises(StreamTimeoutError) as raised:
             await run.completion()  # the tool takes longer, and its time does not count
         assert ("total", 1) == (raised.value.phase, len(run.turns))
+
+    async def test_hooks_and_pace_are_those_of_each_request(self, start: Start) -> None:
+        told: list[Any] = []
+
+        class Note(Hook):
+            def on_end(self, call: CallInfo) -> None:
+                told.append(call.outcome)
+
+        pace = Pace(requests_per_minute=600)
+        _, client = await start(calls(PARIS), answers(), hooks=[Note()], pace=pace)
+        with patch.object(Pace, "take", autospec=True, side_effect=Pace.take) as take:
+            await begin(client).completion()
+        assert (["completed", "completed"], 2) == (told, take.call_count)
 
     async def test_options_that_are_not_given(self, start: Start) -> None:
         _, client = await start(answers())
