@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,3 +226,26 @@ def test_an_interrupt_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.undo()
         with pytest.raises(StopIteration):
             next(run)
+
+
+def test_the_end_of_a_process_is_silent() -> None:
+    """Although functions ran in threads, and a run was not closed."""
+    source = """
+from runs import PARIS, add, answers, calls
+from sync_calls import CALL, started
+with started(calls(("add", '{"a":1}')), answers(), calls(("add", '{"a":1}'))) as (_, client):
+    client.chat.completions.run(**CALL, tools=[add]).completion()
+    run = client.chat.completions.run(**CALL, tools=[add])
+    next(run)
+    print("done")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    ended = subprocess.run(
+        [sys.executable, "-c", source],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ("done\n", "", 0) == (ended.stdout, ended.stderr, ended.returncode)

@@ -32,6 +32,7 @@ from msgspec.structs import force_setattr
 from ..assembly import CompletionAssembler
 from ..config import Limits
 from ..decoding import as_chunk
+from ..decoding.plain import is_list_like
 from ..errors import (
     ConfigurationError,
     GradientError,
@@ -85,8 +86,8 @@ class Turns:
     Args:
         completions: Has the methods ``stream`` and ``create``, by which requests are made.
         params: Parameters of each request.
-        tools: The tools, as `tools_of` returns them.
         rules: How tools are called.
+        foreign: Names of the tools without a function.
         answer: The form of the answer, or None.
         max_turns: Maximum number of requests.
         stream: Whether replies are streamed.
@@ -186,7 +187,10 @@ class Turns:
         """
         choice = completion.choices[0]
         given = choice.message.tool_calls or []
-        if not given:
+        other = (
+            choice.message.function_call is not None
+        )  # the older form of a call, which a run cannot answer
+        if not given and not other:
             error = self._end(self._answer)
             self.messages.append(self.turns[-1].choices[0].message)
             if error is not None:
@@ -195,7 +199,7 @@ class Turns:
             # Any type will do: the finish_reason is judged before the text.
             _, error = judge(completion, self._answer or Answer(str))
             raise copy_of(cast("OutputError", error))
-        elif any(call.custom is not None or call.function.name in self._foreign for call in given):
+        elif other or any(call.custom is not None or call.function.name in self._foreign for call in given):
             self._end(None)
         elif len(self.turns) == self._max_turns:
             raise MaxTurnsError(
@@ -445,6 +449,8 @@ def start_run(
             raise InvalidRequestError(f"extra_body: pass {name} as an argument of run()", param=name)
     if "messages" not in params:
         raise TypeError("missing required keyword argument 'messages'")
+    if not is_list_like(params["messages"]):
+        raise InvalidRequestError("messages: expected a list of messages", param="messages")
     answer = answer_of(response_format)
     if response_format is not None:
         params["response_format"] = response_format if answer is None else answer.response_format

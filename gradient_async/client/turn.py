@@ -150,7 +150,8 @@ class TurnTools:
                 return  # its task was to be woken when it was cancelled
             began = time.perf_counter()
             try:
-                result, content, error = await self._attempt(call)
+                # No local variable may have the error: its traceback leads to this frame.
+                self._record(call, began, *await self._attempt(call))
             except BaseException as raised:  # noqa: BLE001  # the run raises it
                 # Not raised here: a task would raise KeyboardInterrupt and SystemExit into the event loop.
                 if not self._stopping:
@@ -158,14 +159,18 @@ class TurnTools:
                         self.failure = raised
                         raised.add_note(f"tool {call.call.function.name}, call {call.call.id}")
                     self._cancel(but=asyncio.current_task())
-                return
-            seconds = time.perf_counter() - began
-        self._record(call, content, result=result, error=error, seconds=seconds)
 
-    def _record(self, call: PendingCall, content: str, **outcome: Any) -> None:
+    def _record(
+        self, call: PendingCall, began: float, result: Any, content: str, error: Exception | None
+    ) -> None:
         if self._stopping:
             return  # the tool did not heed its cancellation, and the run has been left
-        self._finished.put_nowait(ToolFinishedEvent(**call.facts(self._turn), content=content, **outcome))
+        seconds = time.perf_counter() - began
+        self._finished.put_nowait(
+            ToolFinishedEvent(
+                **call.facts(self._turn), content=content, result=result, error=error, seconds=seconds
+            )
+        )
         self._contents[call.index] = content
         if len(self._contents) == len(self._calls):
             self._on_results([self._contents[index] for index in range(len(self._calls))])

@@ -380,6 +380,16 @@ class TestEnd:
         assert not [event for event in events if event.type.startswith("tool.")]
         assert [WEATHER, tool(add).to_dict()] == server.requests[0].json["tools"]
 
+    async def test_a_call_of_the_older_form_ends_the_run(self, start: Start) -> None:
+        """No call stays unanswered in the messages."""
+        call = {"name": "add", "arguments": "{}"}
+        reply = completion(None, finish_reason="function_call")
+        reply["choices"][0]["message"]["function_call"] = call
+        _, client = await start(reply_json(reply))
+        run = begin(client, stream=False)
+        message = (await run.completion()).choices[0].message
+        assert ("add", MESSAGES) == (message.function_call and message.function_call.name, run.messages)
+
 
 class TestTurnsThatDidNotEndWell:
     """Nothing of them runs."""
@@ -613,6 +623,8 @@ class TestRefused:
             ({"stop_when": 5}, TypeError, None),
             ({"temprature": 1}, TypeError, None),
             ({"messages": NOT_GIVEN}, TypeError, None),
+            ({"messages": None}, InvalidRequestError, "messages"),
+            ({"messages": "hi"}, InvalidRequestError, "messages"),
         ],
     )
     async def test_options(
