@@ -317,7 +317,7 @@ class _Completions(CompletionsHints):
         return FanOut(runner, assembler, buffered=limits.buffered_bytes)
 
     @_drop_not_given
-    def _run(
+    def _begin_run(
         self,
         *,
         tools: Any,
@@ -331,7 +331,7 @@ class _Completions(CompletionsHints):
         response_format: Any = None,
         **params: Any,
     ) -> ToolRun[Any]:
-        self._check_names(params, _Completions._run)
+        self._check_names(params, _Completions._begin_run)
         return start_run(
             self,
             params,
@@ -596,7 +596,7 @@ class Completions(_Completions):
             GradientError: From reading, for the same reasons as `create`.
         """
         check_options(options)
-        run: ToolRun[Any] = self._run(**options)
+        run: ToolRun[Any] = self._begin_run(**options)
         return run
 
 
@@ -686,7 +686,7 @@ class AgentCompletions(_Completions):
     def run(self, **options: Any) -> ToolRun[Any]:
         """Let the agent's model call functions until it has an answer, like `Completions.run`."""
         check_options(options)
-        run: ToolRun[Any] = self._run(**options)
+        run: ToolRun[Any] = self._begin_run(**options)
         return run
 
 

@@ -133,11 +133,10 @@ class TurnTools:
                 raise
         self.failure = None  # its traceback refers to this object
 
-    def _cancel(self, *, but: asyncio.Task[Any] | None = None) -> None:
+    def _cancel(self) -> None:
         self._stopping = True
         for task in self._tasks:
-            if task is not but:
-                task.cancel()
+            task.cancel()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)  # it may keep a CancelledError, whose traceback refers to this object
@@ -158,7 +157,7 @@ class TurnTools:
                     if not isinstance(raised, asyncio.CancelledError):
                         self.failure = raised
                         raised.add_note(f"tool {call.call.function.name}, call {call.call.id}")
-                    self._cancel(but=asyncio.current_task())
+                    self._cancel()
 
     def _record(
         self, call: PendingCall, began: float, result: Any, content: str, error: Exception | None

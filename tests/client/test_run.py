@@ -721,7 +721,8 @@ class TestReading:
     async def test_nothing_is_left_of_a_run(self, start: Start) -> None:
         """No reference cycle, however it ends."""
 
-        def fail() -> None:
+        async def fail() -> None:
+            await asyncio.sleep(0.005)
             raise ValueError("no")
 
         async def end(run: ToolRun[Any]) -> None:
@@ -735,6 +736,7 @@ class TestReading:
             calls(("fail", "")), answers(),
             calls(("fail", "")),
             calls(("x", "")), calls(PARIS),
+            calls(PARIS, ("fail", "")),
         )  # fmt: skip
         options: list[dict[str, Any]] = [{}, {}, {"on_tool_error": "raise"}, {"max_turns": 2}]
         gc.collect()
@@ -746,6 +748,13 @@ class TestReading:
                 await end(run)
                 del run
                 assert (None, None) == (held[0](), held[1]())
+            # Left before the failure of another tool was raised.
+            async with begin(client, get_weather, fail, on_tool_error="raise") as run:
+                async for event in run:
+                    if event.type == "tool.finished":
+                        await asyncio.sleep(0.02)
+                        break
+            del run, event
             assert not [each for each in gc.get_objects() if type(each).__name__ == "TurnTools"]
         finally:
             gc.enable()

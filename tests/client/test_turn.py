@@ -169,6 +169,14 @@ class TestRunning:
         await run.completion()
         assert ([0, 1], 2) == (begun, len(server.requests))
 
+        async def fail() -> None:
+            raise ValueError("no")
+
+        _, client = await start(calls(("fail", ""), ("note", '{"n":2}')))
+        with pytest.raises(ValueError, match="no"):
+            await begin(client, fail, note, on_tool_error="raise", tool_concurrency=1).completion()
+        assert [0, 1] == begun
+
 
 class TestText:
     """What becomes text for the model."""
@@ -447,18 +455,19 @@ class TestLeaving:
         await asyncio.sleep(0.001)
         assert [] == begun
 
-    async def test_a_tool_that_does_not_heed_its_cancellation(self, start: Start) -> None:
+    @pytest.mark.parametrize("fails", [False, True])
+    async def test_a_tool_that_does_not_heed_its_cancellation(self, start: Start, fails: bool) -> None:
         """It is awaited, and nothing of it counts."""
         ended: list[str] = []
 
-        async def stubborn(n: int) -> str:
+        async def stubborn() -> str:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
                 await asyncio.sleep(0.002)
                 ended.append("stubborn")
-                if n:
-                    raise ValueError(n) from None
+                if fails:
+                    raise ValueError("no") from None
             return "in spite of all"
 
         explained: list[Any] = []
@@ -467,7 +476,7 @@ class TestLeaving:
             explained.append((call, error))
             return ""
 
-        _, client = await start(calls(("add", '{"a":1}'), ("stubborn", '{"n":0}'), ("stubborn", '{"n":1}')))
+        _, client = await start(calls(("add", '{"a":1}'), ("stubborn", ""), ("stubborn", "")))
         run = begin(client, add, stubborn, on_tool_error=explain)
         async with run:
             async for event in run:
