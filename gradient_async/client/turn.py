@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from inspect import isawaitable
 from typing import Any
 
@@ -13,7 +12,6 @@ import msgspec
 
 from ..errors import GradientError, ToolArgumentsError
 from ..events import ToolFinishedEvent
-from ..fanout.tasks import later
 from ..tools import Tool, ToolContext, result_text
 from ..types import ToolCall
 
@@ -99,8 +97,11 @@ class TurnTools:
         self.failure: BaseException | None = None
         # Whether the tools are being cancelled: no further one begins, and a CancelledError is none of a tool.
         self._stopping = False
-        self._tasks = {asyncio.create_task(later(partial(self._work, call))) for call in calls}
-        for task in self._tasks:
+        self._tasks: set[asyncio.Task[None]] = set()
+        for call in calls:
+            # An eager task has run its first step when it is returned. If the step has set `_stopping`, the next ones do nothing.
+            task = asyncio.create_task(self._work(call))
+            self._tasks.add(task)
             task.add_done_callback(self._on_done)
 
     async def next(self) -> ToolFinishedEvent | None:
