@@ -731,6 +731,14 @@ class TestReading:
             except (ValueError, GradientError):
                 pass
 
+        async def leave_early(run: ToolRun[Any]) -> None:
+            """Leave before the failure of another tool is raised."""
+            async with run:
+                async for event in run:
+                    if event.type == "tool.finished":
+                        await asyncio.sleep(0.02)
+                        break
+
         _, client = await start(
             calls(PARIS), answers(),
             calls(("fail", "")), answers(),
@@ -748,13 +756,7 @@ class TestReading:
                 await end(run)
                 del run
                 assert (None, None) == (held[0](), held[1]())
-            # Left before the failure of another tool was raised.
-            async with begin(client, get_weather, fail, on_tool_error="raise") as run:
-                async for event in run:
-                    if event.type == "tool.finished":
-                        await asyncio.sleep(0.02)
-                        break
-            del run, event
+            await leave_early(begin(client, get_weather, fail, on_tool_error="raise"))
             assert not [each for each in gc.get_objects() if type(each).__name__ == "TurnTools"]
         finally:
             gc.enable()
