@@ -68,9 +68,13 @@ def _fields(name: str) -> list[tuple[str, str, str]]:
     found: list[tuple[str, str, str]] = []
     node = classes[name]
     if name == "ChatCompletionParams":
-        found += _fields("_Params") + _fields("_ChatParams") + _fields("_Choices")
+        found += [
+            field
+            for part in ("_Params", "_OfModels", "_Tools", "_Choices", "_Format")
+            for field in _fields(part)
+        ]
     if name == "AgentCompletionParams":
-        found += _fields("_AgentParams") + _fields("_AgentOptions")
+        found += _fields("_OfAgents") + _fields("_AgentOptions")
     for field, text in itertools.pairwise(node.body):
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
             found.append((ast.unparse(field.target), _plain(field.annotation), ast.literal_eval(text.value)))

@@ -6,7 +6,7 @@ Importing this package does not load aiohttp, which takes longer to load than th
 """
 
 from ._version import __version__
-from .client import APIResponse, AsyncGradient
+from .client import APIResponse, AsyncGradient, ToolRun
 from .client import APIResponse as AsyncAPIResponse
 from .client import AsyncGradient as AsyncClient
 from .config import DEFAULT_MAX_RETRIES, DEFAULT_TIMEOUT, Limits, Retry, Timeout
@@ -28,6 +28,7 @@ from .errors import (
     InvalidRequestError,
     JournalError,
     LengthFinishReasonError,
+    MaxTurnsError,
     NotFoundError,
     OutputDecodeError,
     OutputError,
@@ -71,6 +72,9 @@ from .events import (
     RefusalDeltaEvent,
     RefusalDoneEvent,
     ToolCallStartEvent,
+    ToolFinishedEvent,
+    ToolRunEvent,
+    ToolStartedEvent,
     UsageEvent,
 )
 from .fanout import FanOut, FanOutResult, Journal, MapFailure, MapResult, MapResults, MapSuccess
@@ -175,6 +179,7 @@ __all__ = [
     "MapResult",
     "MapResults",
     "MapSuccess",
+    "MaxTurnsError",
     "ModelInfo",
     "ModelList",
     "NotFoundError",
@@ -224,6 +229,10 @@ __all__ = [
     "ToolCallDelta",
     "ToolCallStartEvent",
     "ToolContext",
+    "ToolFinishedEvent",
+    "ToolRun",
+    "ToolRunEvent",
+    "ToolStartedEvent",
     "TopLogprob",
     "UnexpectedRedirectError",
     "UnprocessableEntityError",

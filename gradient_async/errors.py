@@ -5,6 +5,7 @@ GradientError
 ├── ConfigurationError (ValueError)         a setting is missing or wrong; nothing was sent
 ├── InvalidRequestError (ValueError)        a parameter is outside its limit; nothing was sent
 ├── ToolArgumentsError (ValueError)         the arguments of a tool call do not fit the function
+├── MaxTurnsError                           a run has made all its requests, and the model calls tools still
 ├── FanOutError (ExceptionGroup)            some of several requests failed
 ├── JournalError                            the file of results can't be opened, read or written
 └── APIError                                a request failed
@@ -38,7 +39,7 @@ from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
-from .types import ChatCompletion, Headers, ParsedChatCompletion, RateLimits
+from .types import ChatCompletion, CompletionUsage, Headers, ParsedChatCompletion, RateLimits
 from .types.nesting import decode_json
 
 Phase = Literal["connect", "send", "response", "body", "first_token", "idle", "total"]
@@ -189,7 +190,32 @@ class JournalError(GradientError):
 
 
 class ToolArgumentsError(GradientError, ValueError):
-    """The arguments of a tool call do not fit the function; the message is written for the model to read."""
+    """The arguments of a tool call do not fit, or there is no such tool; the message is written for the model to read."""
+
+
+class MaxTurnsError(GradientError):
+    """A run has made ``max_turns`` requests, and the model calls tools still. The tools of the last turn have not run.
+
+    Attributes:
+        completion: The completion of the last turn.
+        turns: The completions of all turns.
+        messages: The conversation without the calls of the last turn, to continue with more turns.
+        usage: Usage of all turns, or None if no reply told it.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        turns: Sequence[ChatCompletion] = (),
+        messages: Sequence[Any] = (),
+        usage: CompletionUsage | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.turns = list(turns)
+        self.completion: ChatCompletion = self.turns[-1] if turns else ChatCompletion()
+        self.messages = list(messages)
+        self.usage = usage
 
 
 class APIError(GradientError):

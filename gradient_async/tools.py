@@ -413,7 +413,7 @@ def tools_of(tools: Any) -> Any:
     ]
     names: set[str] = set()
     for each in made:
-        name = _name_of(each)
+        name = name_of_tool(each)
         if name is not None and name in names:
             raise InvalidRequestError(f"tools: two tools have the name {escape(name, 80)}", param="tools")
         names |= {name} if name is not None else set()
@@ -444,7 +444,7 @@ def _tool_of(function: Any) -> Tool[..., Any]:
     return made
 
 
-def _name_of(tool: Any) -> str | None:
+def name_of_tool(tool: Any) -> str | None:
     """Return the name of a tool, also of one as the API takes it."""
     if isinstance(tool, Tool):
         return cast("Tool[..., Any]", tool).name

@@ -17,10 +17,11 @@ from gradient_async import (
     ParsedChoice,
     Stream,
     Timeout,
+    ToolRunEvent,
 )
 from gradient_async import Gradient as GradientAI
 from gradient_async.events import ContentDeltaEvent
-from gradient_async.sync import FanOut, MapResults, ParsedStream
+from gradient_async.sync import FanOut, MapResults, ParsedStream, ToolRun
 from gradient_async.sync.streams import StreamManager
 
 
@@ -116,6 +117,25 @@ def streams(client: Gradient) -> None:
         assert_type(stream.status_code, int)
     with client.agents.chat.completions.stream(messages=[], k=3) as stream:
         assert_type(stream, Stream)
+
+
+def look_up(city: str) -> str:
+    """Look a city up."""
+    return city
+
+
+def runs(client: Gradient) -> None:
+    """Runs, and their completions."""
+    run = client.chat.completions.run
+    with run(model="m", messages=[], tools=[look_up], stop_when=lambda run: len(run.turns) > 3) as plain:
+        assert_type(plain, ToolRun[ChatCompletion])
+        for event in plain:
+            assert_type(event, ToolRunEvent)
+        assert_type(plain.completion(), ChatCompletion)
+    typed = run(model="m", messages=[], tools=[look_up], response_format=list[int])
+    assert_type(typed.completion().parsed, list[int] | None)
+    agent = client.agents.chat.completions.run(messages=[], tools=[look_up], k=3, response_format=list[int])
+    assert_type(agent, ToolRun[ParsedChatCompletion[list[int]]])
 
 
 def others(client: Gradient) -> None:

@@ -43,6 +43,7 @@ TREE = {
     "ConfigurationError": ("GradientError", "ValueError"),
     "InvalidRequestError": ("GradientError", "ValueError"),
     "ToolArgumentsError": ("GradientError", "ValueError"),
+    "MaxTurnsError": ("GradientError",),
     "FanOutError": ("GradientError", "ExceptionGroup"),
     "JournalError": ("GradientError",),
     "APIError": ("GradientError",),

@@ -2,5 +2,6 @@
 
 from .client import AsyncGradient
 from .raw import APIResponse
+from .run import ToolRun
 
-__all__ = ["APIResponse", "AsyncGradient"]
+__all__ = ["APIResponse", "AsyncGradient", "ToolRun"]

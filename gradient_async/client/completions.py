@@ -32,10 +32,12 @@ from ..types import (
     AgentCompletionCreate,
     AgentCompletionParse,
     AgentFanOut,
+    AgentRun,
     ChatCompletion,
     ChatCompletionCreate,
     ChatCompletionParse,
     ChatFanOut,
+    ChatRun,
     MapDefaults,
     NotGiven,
     ParsedChatCompletion,
@@ -47,6 +49,8 @@ from .answers import check_retries, described_tools, parse, typed_arguments
 from .core import OPTIONS, Core, Operation, check_options, read_reply
 from .hints import AGENTS, CompletionsHints, Hinted
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
+from .run import OnToolError, RunOptions, ToolRun, start_run
+from .run import StopWhen as StopRunWhen
 from .settings import check_choice, check_count, check_kind
 
 P = ParamSpec("P")
@@ -95,6 +99,14 @@ class _MapOptions(MapDefaults, total=False):
     stream: bool
     journal: Journal | str | os.PathLike[str] | None
     output_retries: int
+
+
+class _ChatRun(RunOptions, ChatRun, total=False):
+    pass
+
+
+class _AgentRun(RunOptions, AgentRun, total=False):
+    pass
 
 
 def _drop_not_given(function: Callable[P, T]) -> Callable[P, T]:
@@ -364,6 +376,36 @@ class _Completions(CompletionsHints):
         runner = FanOutRunner(options, _Requester(self._core, self._operation, params, turns), assembler)
         return FanOut(runner, assembler, buffered=limits.buffered_bytes, answer=answer)
 
+    @_drop_not_given
+    def _begin_run(
+        self,
+        *,
+        tools: Any,
+        max_turns: int = 10,
+        stream: bool = True,
+        stop_when: StopRunWhen | None = None,
+        on_tool_error: OnToolError = "tell",
+        tool_timeout: float | None = None,
+        tool_concurrency: int | None = None,
+        context: Any = None,
+        response_format: Any = None,
+        **params: Any,
+    ) -> ToolRun[Any]:
+        self._check_names(params, _Completions._begin_run)
+        return start_run(
+            self,
+            params,
+            tools=tools,
+            max_turns=max_turns,
+            stream=stream,
+            stop_when=stop_when,
+            on_tool_error=on_tool_error,
+            tool_timeout=tool_timeout,
+            tool_concurrency=tool_concurrency,
+            context=context,
+            response_format=response_format,
+        )
+
     def _turns(self, pace: Pace | None, **rates: Any) -> Turns:
         """Return the turns of one `map` or fan-out, in a `Pace` that was given, of the client, or of their own.
 
@@ -601,6 +643,63 @@ class Completions(_Completions):
         check_options(options)
         return self._fan_out(**options)
 
+    @overload
+    def run(  # type: ignore[overload-overlap]  # a schema is an object, too
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[_ChatRun],
+    ) -> ToolRun[ChatCompletion]: ...
+    @overload
+    def run(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[_ChatRun],
+    ) -> ToolRun[ParsedChatCompletion[T]]: ...
+    @overload
+    def run(
+        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_ChatRun]
+    ) -> ToolRun[ParsedChatCompletion[Any]]: ...
+    def run(self, **options: Any) -> ToolRun[Any]:
+        """Let the model call functions until it has an answer: ``async with client.chat.completions.run(...) as run``.
+
+        Iterate over the events of all turns, ``async for event in run``, or ``await run.completion()``. A turn is a request
+        and the calls in its reply: their functions run at once, their results go into the next request. Nothing is sent
+        before the first read.
+
+        Args:
+            tools (Iterable): Functions, or tools made by `tool`. A call of a tool that is given as a dictionary ends the run.
+            max_turns (int): Maximum number of requests; 10 by default.
+            stream (bool): Stream each reply, the default; otherwise each text arrives as one delta.
+            stop_when (Callable[[ToolRun], bool | Awaitable[bool]] | None): Called with the run after the results of each
+                turn. If it returns true, or an awaitable of true, the run ends.
+            on_tool_error ("tell" | "raise" | Callable[[ToolCall, Exception], str | Awaitable[str]]): What becomes of an
+                exception of a function. ``"tell"``, the default, tells it to the model. ``"raise"`` cancels the other
+                tools and raises the first one. A callable returns the text for the model, or raises. Unknown tools,
+                arguments that do not fit and exceeded time limits are always told to the model.
+            tool_timeout (float | None): Seconds for each call, for tools without a ``timeout``; None is no limit.
+            tool_concurrency (int | None): Maximum number of functions that run at once; None is no limit.
+            context (Any): An object for functions that have a parameter of type `ToolContext`.
+            response_format (type | Answer | Mapping | None): Type of the answer, as for `parse`. Only the last reply, which
+                calls no tools, is read as a value of it.
+            **options: The same as for `create`; ``messages`` is not changed. A ``tool_choice`` that requires a call is
+                sent in the first turn only. ``timeout`` holds for each turn.
+
+        Raises:
+            ConfigurationError: If an option can't be used; nothing was sent.
+            InvalidRequestError: If there are no tools, or more than one choice; nothing was sent.
+            TypeError: If a function cannot be a tool; nothing was sent.
+            MaxTurnsError: From reading, if the model still calls tools after ``max_turns`` requests.
+            OutputError: From reading, if tool calls are cut, or the answer is no value of the type.
+            GradientError: From reading, for the same reasons as `create`.
+        """
+        check_options(options)
+        run: ToolRun[Any] = self._begin_run(**options)
+        return run
+
 
 class AgentCompletions(_Completions):
     """Chat completions of an agent."""
@@ -700,6 +799,32 @@ class AgentCompletions(_Completions):
         """Generate n choices by the agent, like `Completions.fan_out` but with the parameters of agents."""
         check_options(options)
         return self._fan_out(**options)
+
+    @overload
+    def run(  # type: ignore[overload-overlap]  # a schema is an object, too
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[_AgentRun],
+    ) -> ToolRun[ChatCompletion]: ...
+    @overload
+    def run(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[_AgentRun],
+    ) -> ToolRun[ParsedChatCompletion[T]]: ...
+    @overload
+    def run(
+        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_AgentRun]
+    ) -> ToolRun[ParsedChatCompletion[Any]]: ...
+    def run(self, **options: Any) -> ToolRun[Any]:
+        """Let the agent's model call functions until it has an answer, like `Completions.run`."""
+        check_options(options)
+        run: ToolRun[Any] = self._begin_run(**options)
+        return run
 
 
 C = TypeVar("C", bound=_Completions)

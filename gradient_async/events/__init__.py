@@ -19,6 +19,9 @@ from .types import (
     RefusalDeltaEvent,
     RefusalDoneEvent,
     ToolCallStartEvent,
+    ToolFinishedEvent,
+    ToolRunEvent,
+    ToolStartedEvent,
     UsageEvent,
 )
 
@@ -41,5 +44,8 @@ __all__ = [
     "RefusalDeltaEvent",
     "RefusalDoneEvent",
     "ToolCallStartEvent",
+    "ToolFinishedEvent",
+    "ToolRunEvent",
+    "ToolStartedEvent",
     "UsageEvent",
 ]

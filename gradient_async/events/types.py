@@ -14,7 +14,7 @@ import msgspec
 
 from ..assembly import CompletionAssembler
 from ..partial import PartialJSON
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Convertible, TokenLogprob
+from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Convertible, TokenLogprob, ToolCall
 from ..types.nesting import MAX_DEPTH, decode_json
 
 if TYPE_CHECKING:
@@ -28,15 +28,12 @@ else:
     T_co = TypeVar("T_co", covariant=True)
 
 
-class Event(Convertible, msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all events."""
-
-
 class _Memory:
     """A slot for what an event knows besides its fields: the state of the assembler at the moment of the event.
 
     A slot of a base class is no field of a Struct. So repr, encoding, comparison and pickling concern the event alone, and
-    events that are stored do not each store everything that was received before.
+    events that are stored do not each store everything that was received before. The base of all events has the slot, because
+    a class with a slot and one with fields cannot be the bases of another.
     """
 
     __slots__ = ("_memory",)
@@ -52,7 +49,17 @@ class _Memory:
             ) from None
 
 
-class _DeltaEvent(_Memory, Event, frozen=True, kw_only=True):
+class Event(_Memory, Convertible, msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all events.
+
+    Attributes:
+        turn: Number of the turn of a run, from 0; 0 outside of a run.
+    """
+
+    turn: int = 0
+
+
+class _DeltaEvent(Event, frozen=True, kw_only=True):
     """Base of events that also show what was received before them."""
 
     def _so_far(self) -> list[Any]:
@@ -110,7 +117,7 @@ class GrowingAnswer(GrowingValue):
         return value
 
 
-class ChunkEvent(_Memory, Event, frozen=True, kw_only=True):
+class ChunkEvent(Event, frozen=True, kw_only=True):
     """A chunk was received. This event comes before the other events of the chunk.
 
     Attributes:
@@ -161,7 +168,7 @@ class ContentDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
         return "".join(self._so_far())
 
 
-class ContentDoneEvent(_Memory, Event, Generic[T_co], frozen=True, kw_only=True):
+class ContentDoneEvent(Event, Generic[T_co], frozen=True, kw_only=True):
     """The text is whole.
 
     Attributes:
@@ -413,6 +420,57 @@ class UsageEvent(Event, frozen=True, kw_only=True):
     usage: CompletionUsage
 
 
+class ToolStartedEvent(Event, frozen=True, kw_only=True):
+    """The model has called a tool. The tools of a turn begin when the last event of this kind in the turn has been taken.
+
+    Attributes:
+        choice: Index of the choice, which is 0.
+        index: Position of the call in ``message.tool_calls``.
+        id: Id of the call.
+        name: Name of the tool.
+        arguments: The arguments as the function gets them, or the text of the model if they do not fit.
+        call: The call.
+    """
+
+    type: Literal["tool.started"] = "tool.started"
+    choice: int = 0
+    index: int
+    id: str
+    name: str
+    arguments: dict[str, Any] | str
+    call: ToolCall
+
+
+# The names of two fields begin with the prefix of fields that are not encoded: they hold any objects.
+class ToolFinishedEvent(Event, frozen=True, kw_only=True):
+    """A tool has finished. These events come in the order in which the tools finish.
+
+    Attributes:
+        choice: Index of the choice, which is 0.
+        index: Position of the call in ``message.tool_calls``.
+        id: Id of the call.
+        name: Name of the tool.
+        arguments: The arguments as the function got them, or the text of the model if they do not fit.
+        call: The call.
+        content: The result or the error as text, as the model gets it.
+        result: The object that the function returned, or None; not in `to_dict`.
+        error: The error in place of a result, or None; not in `to_dict`.
+        seconds: How long the function ran.
+    """
+
+    type: Literal["tool.finished"] = "tool.finished"
+    choice: int = 0
+    index: int
+    id: str
+    name: str
+    arguments: dict[str, Any] | str
+    call: ToolCall
+    content: str
+    result: Any = msgspec.field(default=None, name="@result")
+    error: Exception | None = msgspec.field(default=None, name="@error")
+    seconds: float
+
+
 ChatCompletionStreamEvent: TypeAlias = (
     ChunkEvent
     | ContentDeltaEvent
@@ -431,3 +489,4 @@ ChatCompletionStreamEvent: TypeAlias = (
     | FinishEvent
     | UsageEvent
 )
+ToolRunEvent: TypeAlias = ChatCompletionStreamEvent | ToolStartedEvent | ToolFinishedEvent

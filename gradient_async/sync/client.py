@@ -20,7 +20,7 @@ from typing import (
 from ..client.client import _INTERNAL, AsyncGradient, Attributes, _conceal, resource
 from ..client.completions import AgentCompletions as AsyncAgentCompletions
 from ..client.completions import Completions as AsyncCompletions
-from ..client.completions import _AgentFanOut, _ChatFanOut, _MapOptions, check_requests
+from ..client.completions import _AgentFanOut, _AgentRun, _ChatFanOut, _ChatRun, _MapOptions, check_requests
 from ..client.core import check_options
 from ..client.hints import (
     AGENTS,
@@ -33,6 +33,7 @@ from ..client.hints import (
     without_asyncio,
 )
 from ..client.models import Models as AsyncModels
+from ..client.run import ToolRun as AsyncToolRun
 from ..fanout import Requests, StopWhen
 from ..output import Answer
 from ..types import (
@@ -49,6 +50,8 @@ from ..types import (
 )
 from .loop import Process, loop_thread
 from .requests import MapResults, ask, feed
+from .run import StopWhen as StopRunWhen
+from .run import ToolRun
 from .streams import Closing, FanOut, ParsedStream, Stream, StreamManager, close_here, request
 
 P = ParamSpec("P")
@@ -102,6 +105,20 @@ class _SyncCompletions(CompletionsHints):
         if stop_when is not None and is_given(stop_when):
             options["stop_when"] = partial(ask, stop_when)
         return FanOut(self._completions.fan_out(**options), loop_thread())
+
+    def _run(self, options: dict[str, Any]) -> ToolRun[Any]:
+        check_options(options)
+        loop = loop_thread()
+        stop_when, on_tool_error = options.get("stop_when"), options.get("on_tool_error")
+        if callable(stop_when):
+
+            def is_enough(run: AsyncToolRun[Any]) -> Any:
+                return stop_when(ToolRun(run, loop))
+
+            options["stop_when"] = partial(ask, is_enough)
+        if callable(on_tool_error):
+            options["on_tool_error"] = partial(ask, on_tool_error)
+        return ToolRun(self._completions.run(**options), loop)
 
     @overload
     def map(
@@ -221,6 +238,30 @@ class Completions(_SyncCompletions):
         """Generate n choices for one prompt: ``with client.chat.completions.fan_out(n=8, ...) as fan``."""
         return self._fan_out(options)
 
+    @overload
+    def run(  # type: ignore[overload-overlap]  # a schema is an object, too
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[_ChatRun],
+    ) -> ToolRun[ChatCompletion]: ...
+    @overload
+    def run(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[_ChatRun],
+    ) -> ToolRun[ParsedChatCompletion[T]]: ...
+    @overload
+    def run(
+        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_ChatRun]
+    ) -> ToolRun[ParsedChatCompletion[Any]]: ...
+    def run(self, **options: Any) -> ToolRun[Any]:
+        """Let the model call functions until it has an answer: ``with client.chat.completions.run(...) as run``."""
+        return self._run(options)
+
 
 class AgentCompletions(_SyncCompletions):
     """Chat completions of an agent; see `client.completions.AgentCompletions` for the arguments."""
@@ -304,6 +345,30 @@ class AgentCompletions(_SyncCompletions):
     def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices by the agent."""
         return self._fan_out(options)
+
+    @overload
+    def run(  # type: ignore[overload-overlap]  # a schema is an object, too
+        self,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[_AgentRun],
+    ) -> ToolRun[ChatCompletion]: ...
+    @overload
+    def run(
+        self,
+        *,
+        response_format: type[T] | Answer[T],
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[_AgentRun],
+    ) -> ToolRun[ParsedChatCompletion[T]]: ...
+    @overload
+    def run(
+        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_AgentRun]
+    ) -> ToolRun[ParsedChatCompletion[Any]]: ...
+    def run(self, **options: Any) -> ToolRun[Any]:
+        """Let the agent's model call functions until it has an answer."""
+        return self._run(options)
 
 
 C = TypeVar("C", bound=_SyncCompletions)

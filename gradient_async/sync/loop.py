@@ -169,8 +169,9 @@ class LoopThread:
     def _run(self) -> None:
         if not self._is_first():
             return
-        # The runner cancels tasks, closes sessions and closes the loop.
-        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+        # The runner cancels tasks, closes sessions and closes the loop. It also waits for functions in threads, although they have
+        # ended by then, and needs a thread for that, which Python 3.12.0 and 3.12.1 do not start at the end of a process.
+        with contextlib.suppress(RuntimeError), asyncio.Runner(loop_factory=lambda: self.loop) as runner:
             runner.get_loop()
             while not self.ending:
                 # asyncio lets these exceptions of any task, such as a hook that calls `sys.exit`, end `run_forever`.

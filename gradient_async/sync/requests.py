@@ -10,14 +10,13 @@ import asyncio
 import contextlib
 import contextvars
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from inspect import isawaitable, iscoroutinefunction
 from queue import SimpleQueue
 from typing import Any, Generic, Self, TypeVar, cast
 
-from ..fanout import MapResult, StopWhen
+from ..fanout import MapResult
 from ..fanout import MapResults as AsyncMapResults
-from ..types import Choice
 from .loop import CarriedError, LoopThread
 from .streams import Closing, K_co
 
@@ -73,28 +72,28 @@ def _settle(future: asyncio.Future[Any], item: Any, error: BaseException | None)
         future.set_exception(error)
 
 
-async def ask(function: StopWhen, choice: Choice) -> bool:
+async def ask(function: Callable[..., Any], *arguments: Any) -> Any:
     """Ask a function of the caller, which may block, or a coroutine function."""
     if iscoroutinefunction(function):
-        return await _carried(function(choice))
+        return await _carried(function(*arguments))
     # A generator turns StopIteration of the function into RuntimeError; `map` would only end.
-    answer_later = (function(each) for each in (choice,))
+    answer_later = (function(*each) for each in (arguments,))
     async with contextlib.aclosing(feed(answer_later)) as answers:
         answer = await anext(answers)
     return await _carried(answer) if isawaitable(answer) else answer
 
 
-async def _carried(answer: Awaitable[bool]) -> bool:
+async def _carried(answer: Awaitable[T]) -> T:
     """Await an answer of the caller's code, whose errors must not act on the task that asks, or on the loop."""
     try:
         return await answer
     except (KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # the fan-out does not need the answer any longer
+            raise  # nobody needs the answer any longer
         raised = error
     except StopAsyncIteration as error:  # would only end the stream
-        raise RuntimeError("stop_when raised StopAsyncIteration") from error
+        raise RuntimeError("a function of the caller raised StopAsyncIteration") from error
     raise CarriedError(raised)
 
 

@@ -339,7 +339,7 @@ else:
 
 
 class _Params(TypedDict, total=False):
-    """Parameters of models and agents."""
+    """Parameters of models and agents, without those that some methods take as their own arguments."""
 
     audio: Mapping[str, Any] | None
     """Voice and format of a spoken reply, with ``modalities=["text", "audio"]``."""
@@ -401,8 +401,6 @@ class _Params(TypedDict, total=False):
     """Randomness of sampling; 0 to 2."""
     tool_choice: ToolChoice | None
     """``none``, ``auto``, ``required``, a named function or custom tool, or some allowed tools."""
-    tools: Tools | None
-    """Functions, tools made by `tool`, or dictionaries; names have 1 to 64 characters of a-z A-Z 0-9 _ -."""
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None
     """Number of likeliest tokens to return at each position; 0 to 20, only with ``logprobs=True``."""
     top_p: Annotated[float, Meta(ge=0, le=1)] | None
@@ -413,6 +411,13 @@ class _Params(TypedDict, total=False):
     """Length of the reply: ``low``, ``medium`` or ``high``."""
     web_search_options: Mapping[str, Any] | None
     """Settings of the server's web search."""
+
+
+class _Tools(TypedDict, total=False):
+    """The parameter that `run` takes as its own argument."""
+
+    tools: Tools | None
+    """Functions, tools made by `tool`, or dictionaries; names have 1 to 64 characters of a-z A-Z 0-9 _ -."""
 
 
 class _Choices(TypedDict, total=False):
@@ -429,7 +434,14 @@ class _Format(TypedDict, total=False):
     """``{"type": "json_object"}`` or a JSON schema."""
 
 
-class _ChatParams(_Params, total=False):
+class _OneChoice(TypedDict, total=False):
+    """The parameter ``n`` where there can be no more than one choice."""
+
+    n: Literal[1] | None
+    """Number of choices; 1."""
+
+
+class _OfModels(_Params, total=False):
     """Parameters of models."""
 
     messages: Required[Messages]
@@ -438,6 +450,10 @@ class _ChatParams(_Params, total=False):
     """Name of the model, ``inference-router``, or ``router:NAME``."""
     routing_preference: str | None
     """What the inference router prefers: ``balanced``, ``budget`` or ``quality``."""
+
+
+class _ChatParams(_OfModels, _Tools, total=False):
+    pass
 
 
 class ChatCompletionParams(_ChatParams, _Choices, _Format, total=False):
@@ -467,13 +483,17 @@ class _AgentOptions(TypedDict, total=False):
     """``rewrite``, ``step_back``, ``sub_queries`` or ``none``."""
 
 
-class _AgentParams(_Params, _AgentOptions, total=False):
+class _OfAgents(_Params, _AgentOptions, total=False):
     """Parameters of agents."""
 
     messages: Required[Messages]
     """The conversation so far; at least one message."""
     model: str | None
     """Ignored by agents."""
+
+
+class _AgentParams(_OfAgents, _Tools, total=False):
+    pass
 
 
 class AgentCompletionParams(_AgentParams, _Choices, _Format, total=False):
@@ -517,7 +537,15 @@ class AgentFanOut(_AgentParams, RequestOptions, total=False):
     """Keyword arguments that `client.agents.chat.completions.fan_out` sends with each request, besides ``response_format``."""
 
 
-class MapDefaults(_Params, _AgentOptions, _Choices, RequestOptions, total=False):
+class ChatRun(_OfModels, _OneChoice, RequestOptions, total=False):
+    """Keyword arguments that `client.chat.completions.run` sends with each request."""
+
+
+class AgentRun(_OfAgents, _OneChoice, RequestOptions, total=False):
+    """Keyword arguments that `client.agents.chat.completions.run` sends with each request."""
+
+
+class MapDefaults(_Params, _Tools, _AgentOptions, _Choices, RequestOptions, total=False):
     """Keyword arguments that ``map`` gives to requests without them, besides ``response_format``."""
 
     messages: Messages

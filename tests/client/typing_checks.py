@@ -24,6 +24,7 @@ from gradient_async import (
     ChatCompletionStreamEvent,
     ChatCompletionStreamState,
     Choice,
+    CompletionUsage,
     ContentDoneEvent,
     FanOut,
     GradientError,
@@ -43,6 +44,10 @@ from gradient_async import (
     Timeout,
     Tool,
     ToolCall,
+    ToolFinishedEvent,
+    ToolRun,
+    ToolRunEvent,
+    ToolStartedEvent,
     tool,
 )
 from gradient_async.events import ContentDeltaEvent
@@ -91,6 +96,80 @@ class Keys(TypedDict):
     """A type of dictionaries."""
 
     number: str
+
+
+def look_up(city: str) -> str:
+    """Look a city up."""
+    return city
+
+
+async def runs(client: AsyncGradient) -> None:
+    """The completion of a run is typed by ``response_format``."""
+    messages = [{"role": "user", "content": "hi"}]
+    run = client.chat.completions.run
+    plain = run(model="m", messages=messages, tools=[look_up], max_turns=3, temperature=0, n=1)
+    assert_type(plain, ToolRun[ChatCompletion])
+    assert_type(await plain.completion(), ChatCompletion)
+    assert_type(plain.turns, list[ChatCompletion])
+    assert_type(plain.usage, CompletionUsage | None)
+    async with plain as entered:
+        assert_type(entered, ToolRun[ChatCompletion])
+        async for event in entered:
+            assert_type(event, ToolRunEvent)
+            assert_type(event.turn, int)
+            if event.type == "content.delta":
+                assert_type(event, ContentDeltaEvent)
+            elif event.type == "tool.started":
+                assert_type(event, ToolStartedEvent)
+            elif event.type == "tool.finished":
+                assert_type(event, ToolFinishedEvent)
+                assert_type(event.error, Exception | None)
+    schema: Mapping[str, object] = {"type": "json_object"}
+    assert_type(
+        run(model="m", messages=messages, tools=[look_up], response_format=schema), ToolRun[ChatCompletion]
+    )
+    assert_type(
+        run(model="m", messages=messages, tools=[look_up], response_format=None), ToolRun[ChatCompletion]
+    )
+    typed = run(model="m", messages=messages, tools=[tool(look_up)], response_format=Invoice)
+    assert_type(typed, ToolRun[ParsedChatCompletion[Invoice]])
+    assert_type((await typed.completion()).parsed, Invoice | None)
+    assert_type(
+        run(model="m", messages=messages, tools=[look_up], response_format=Answer(Model)),
+        ToolRun[ParsedChatCompletion[Model]],
+    )
+    assert_type(
+        run(model="m", messages=messages, tools=[look_up], response_format=list[Invoice]),
+        ToolRun[ParsedChatCompletion[list[Invoice]]],
+    )
+    agent = client.agents.chat.completions.run(
+        messages=messages, tools=[look_up], k=3, response_format=Invoice, stop_when=enough
+    )
+    assert_type(agent, ToolRun[ParsedChatCompletion[Invoice]])
+    assert_type(
+        client.agents.chat.completions.run(messages=messages, tools=[look_up]), ToolRun[ChatCompletion]
+    )
+    any_run: ToolRun[ChatCompletion] = typed
+    await any_run.aclose()
+    run(model="m", messages=messages, tools=[look_up], stop_when=enough_later, on_tool_error=explain)
+    run(model="m", messages=messages, tools=[look_up], stop_when=lambda run: len(run.turns) > 3)
+    run(model="m", messages=messages, tools=[look_up], n=2)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    run(model="m", messages=messages)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+def enough(run: ToolRun[Any]) -> bool:
+    """End a run."""
+    return len(run.turns) > 1
+
+
+async def enough_later(run: ToolRun[Any]) -> bool:
+    """End a run."""
+    return len(run.turns) > 1
+
+
+async def explain(call: ToolCall, error: Exception) -> str:
+    """Explain an error."""
+    return f"{call.id}: {error}"
 
 
 async def answers(client: AsyncGradient) -> None:

@@ -439,8 +439,8 @@ def test_every_event_converts_to_plain_data_as_messages_do() -> None:
         assert event.type == event.to_dict()["type"]
         assert msgspec.json.decode(msgspec.json.encode(event)).keys() == dump.keys()
     delta = next(event for event in events if event.type == "content.delta")
-    assert {"type": "content.delta", "choice": 0, "delta": "a"} == delta.to_dict()
-    assert "ContentDeltaEvent(type='content.delta', choice=0, delta='a')" == repr(delta)
+    assert {"turn": 0, "type": "content.delta", "choice": 0, "delta": "a"} == delta.to_dict()
+    assert "ContentDeltaEvent(turn=0, type='content.delta', choice=0, delta='a')" == repr(delta)
 
 
 def pickled(event: Any, protocol: int = pickle.DEFAULT_PROTOCOL) -> Any:

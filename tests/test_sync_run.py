@@ -1,0 +1,251 @@
+"""`run` without asyncio: an iterator of events, with tools of either kind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+from runs import PARIS, USAGE, add, answers, calls, get_weather, shown
+from sync_calls import CALL, create, started, wait_until
+
+from gradient_async import (
+    Answer,
+    Gradient,
+    GradientError,
+    InvalidRequestError,
+    MaxTurnsError,
+    ParsedChatCompletion,
+    ToolCall,
+)
+from gradient_async.sync import ToolRun
+from gradient_async.sync.loop import Process
+from gradient_async.testing import reply_json
+
+
+class Count(Struct):
+    n: int
+
+
+def begin(client: Gradient, *tools: Any, **options: Any) -> ToolRun[Any]:
+    """Begin a run."""
+    run: Any = client.chat.completions.run
+    made: ToolRun[Any] = run(**(CALL | {"tools": list(tools) or [get_weather, add]} | options))
+    return made
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_run(stream: bool) -> None:
+    """With functions of either kind: those that block run in threads, the others in the loop."""
+    threads: set[int] = set()
+
+    def block(n: int) -> int:
+        threads.add(threading.get_ident())
+        return n
+
+    async def wait(n: int) -> int:
+        threads.add(threading.get_ident())
+        return n
+
+    replies = calls(("block", '{"n":1}'), ("wait", '{"n":2}'), stream=stream), answers(stream=stream)
+    with started(*replies) as (server, client), begin(client, block, wait, stream=stream) as run:
+        assert ([], [], None) == (server.requests, run.turns, run.usage)
+        kinds = [(event.turn, event.type) for event in run]
+        assert "Done." == run.completion().choices[0].message.content
+        assert (2, [["a", "b"], ("a", "1"), ("b", "2"), "Done."]) == (len(run.turns), shown(run.messages))
+        assert run.usage is not None and 2 * USAGE["total_tokens"] == run.usage.total_tokens
+        assert [(0, "tool.started")] * 2 + [(0, "tool.finished")] * 2 == [
+            kind for kind in kinds if kind[1].startswith("tool.")
+        ]
+        assert (1, "content.delta") in kinds
+        assert 2 == len(threads) and threading.get_ident() not in threads
+        assert "<ToolRun completed turns=2>" == repr(run)
+        with pytest.raises(StopIteration):
+            next(run)
+
+
+def test_agents_and_types() -> None:
+    with started(answers('{"n":3}'), answers('{"n":"x"}')) as (server, client):
+        run = client.agents.chat.completions.run(
+            messages=CALL["messages"], tools=[get_weather], response_format=Count
+        )
+        done = run.completion()
+        assert (ParsedChatCompletion, Count(3)) == (type(done), done.parsed)
+        assert "/api/v1/chat/completions" == server.requests[0].path
+        assert Answer(Count).response_format == server.requests[0].json["response_format"]
+        with pytest.raises(GradientError, match="Expected `int`") as raised:
+            begin(client, response_format=Count).completion()
+        assert ["turn 0 of the run"] == raised.value.__notes__
+
+
+def test_refused_and_failed() -> None:
+    with started(calls(PARIS), reply_json({"message": "no"}, 400)) as (server, client):
+        with pytest.raises(InvalidRequestError, match="tools"):
+            begin(client, tools=[])
+        assert [] == server.requests
+        run = begin(client, max_turns=1)
+        with pytest.raises(MaxTurnsError):
+            list(run)
+        with pytest.raises(GradientError, match="no answer: MaxTurnsError"):
+            run.completion()
+
+
+def test_tools_use_the_client() -> None:
+    """A function that blocks may make calls."""
+    with started(calls(("look_up", "")), answers("inner", stream=False), answers()) as (_, client):
+
+        def look_up() -> str | None:
+            return create(client).choices[0].message.content
+
+        run = begin(client, look_up)
+        run.completion()
+        assert [["a"], ("a", "inner"), "Done."] == shown(run.messages)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_functions_that_are_asked(waits: bool) -> None:
+    """`stop_when` and `on_tool_error`: they may block, call the client, or be coroutine functions."""
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    with started(calls(("fail", "")), answers("inner", stream=False)) as (_, client):
+        seen: list[Any] = []
+
+        def explain(call: ToolCall, error: Exception) -> str:
+            seen.append((call.id, str(error)))
+            return create(client).choices[0].message.content or ""
+
+        async def explain_later(call: ToolCall, error: Exception) -> str:
+            seen.append((call.id, str(error)))
+            await asyncio.sleep(0)
+            return "inner"
+
+        def enough(run: ToolRun[Any]) -> bool:
+            seen.append((type(run), shown(run.messages)))
+            return True
+
+        async def enough_later(run: ToolRun[Any]) -> bool:
+            return enough(run)
+
+        on_tool_error: Any = explain_later if waits else explain
+        run = begin(client, fail, on_tool_error=on_tool_error, stop_when=enough_later if waits else enough)
+        assert 1 == len(run.completion().choices[0].message.tool_calls or ())
+        assert [("a", "no"), (ToolRun, [["a"], ("a", "inner")])] == seen
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_what_leaves_a_run(kind: type[BaseException], blocks: bool) -> None:
+    """In the thread of the caller; the loop goes on."""
+
+    async def wait() -> None:
+        raise kind("no")
+
+    def block() -> None:
+        raise kind("no")
+
+    function: Any = block if blocks else wait
+    with started(calls((function.__name__, "")), answers()) as (_, client):
+        with pytest.raises(kind) as raised:
+            begin(client, function, on_tool_error="raise").completion()
+        assert f"tool {function.__name__}, call a" == raised.value.__notes__[0]
+        assert "Done." == begin(client).completion().choices[0].message.content
+
+
+def test_leaving_closes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaving `with` cancels the tools, awaits them, and closes the connection."""
+    ended: list[str] = []
+
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("hang")
+
+    with started(calls(("hang", ""), ("add", '{"a":1}'))) as (server, client):
+        with begin(client, hang, add) as run:
+            for event in run:
+                if event.type == "tool.finished":
+                    break
+        assert (["hang"], 1) == (ended, len(run.messages))
+        run.close()
+        with monkeypatch.context() as forked:
+            forked.setattr(run._loop, "inherited", True)
+            run.close()  # nothing belongs to this process
+        with begin(client, hang) as run:
+            pass
+        assert 1 == len(server.requests)
+
+
+def test_a_run_that_is_dropped() -> None:
+    with started(calls(PARIS)) as (_, client):
+        run = begin(client)
+        next(run)
+        with pytest.warns(ResourceWarning, match=r"dropped before its end; use 'with', or call close\(\)"):
+            del run
+        loop = Process.loops[0].loop
+        wait_until(lambda: not any("aclose" in repr(task) for task in asyncio.all_tasks(loop)))
+
+
+def test_an_interrupt_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Ctrl-C does: the tools are cancelled before control returns."""
+    ended: list[str] = []
+    begun = threading.Event()
+
+    async def hang() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("hang")
+
+    with started(calls(("hang", ""))) as (_, client):
+        run = begin(client, hang)
+        monkeypatch.setattr("gradient_async.sync.loop.LOOK", 0.05)
+
+        def interrupt() -> None:
+            if begun.is_set():
+                raise KeyboardInterrupt
+
+        wait: Any = run._loop.wait
+
+        def wait_and_look(call: Any, undo: Any, first: Any) -> Any:
+            return wait(call, undo, first, interrupt)
+
+        monkeypatch.setattr(run._loop, "wait", wait_and_look)
+        with pytest.raises(KeyboardInterrupt):
+            run.completion()
+        assert ["hang"] == ended
+        monkeypatch.undo()
+        with pytest.raises(StopIteration):
+            next(run)
+
+
+def test_the_end_of_a_process_is_silent() -> None:
+    """Although functions ran in threads, and a run was not closed."""
+    source = """
+from runs import PARIS, add, answers, calls
+from sync_calls import CALL, started
+with started(calls(("add", '{"a":1}')), answers(), calls(("add", '{"a":1}'))) as (_, client):
+    client.chat.completions.run(**CALL, tools=[add]).completion()
+    run = client.chat.completions.run(**CALL, tools=[add])
+    next(run)
+    print("done")
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    ended = subprocess.run(
+        [sys.executable, "-c", source],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ("done\n", "", 0) == (ended.stdout, ended.stderr, ended.returncode)
