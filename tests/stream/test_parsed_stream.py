@@ -201,7 +201,7 @@ async def test_done_has_the_value(start: Start) -> None:
     assert ContentDoneEvent is type(done)
     assert (ORDER, None) == (done.parsed, error)
     assert done.parsed is done.parsed
-    assert {"type": "content.done", "choice": 0, "content": "".join(PIECES)} == done.to_dict()
+    assert {"turn": 0, "type": "content.done", "choice": 0, "content": "".join(PIECES)} == done.to_dict()
     again = pickle.loads(pickle.dumps(done))  # noqa: S301  # our own
     with pytest.raises(AttributeError, match="a copy of an event has no snapshot and no parsed answer"):
         _ = again.parsed
