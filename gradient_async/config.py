@@ -113,8 +113,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         completion_bytes: An assembled completion, in bytes. Text, reasoning, refusals and arguments count as their bytes
             of UTF-8. Other parts count as much more than their bytes, because they take more memory: an object or an array
             320 and more, a tool call 4,096, a token with its log probability 192, and each of its alternatives 48.
-        values: JSON values of one event or reply: one for each comma, and 10 for each object or array. Its log
-            probabilities have a limit of their own, 25 times as high.
+        values: JSON values of one event or reply: one for each comma, 10 for each object or array, one for
+            10 escapes in strings. Its log probabilities have a limit of their own, 25 times as high.
         buffered_bytes: Text queued for the iterators of one stream that lag behind, in bytes of UTF-8.
         choices: Choices of a reply, or the ``n`` of the request if that is larger.
         tool_calls: Tool calls of one choice.

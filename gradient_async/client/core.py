@@ -140,6 +140,7 @@ _ROUTES: dict[Operation, tuple[str, str]] = {
 }
 _MAPPINGS = frozenset({"extra_headers", "extra_query", "extra_body"})
 OPTIONS = _MAPPINGS | {"timeout"}
+_MAX_ERROR = 1024 * 1024  # bytes of the body of a 2xx reply that is searched for an error
 
 
 class RequestTemplate:
@@ -485,7 +486,8 @@ def _wrong_body(
     reply: Reply, content: bytes, failure: APIResponseValidationError
 ) -> APIResponseValidationError | APIStatusError:
     """Make the error of a reply whose body is an error of the server, or not the expected content."""
-    error_body = reply_error(content)
+    # The decoder has found no completion in a long body, and has read it twice. A third time would block the event loop.
+    error_body = reply_error(content) if len(content) <= _MAX_ERROR else None
     if error_body is not None:
         return reply.refusal(error_body, content)
     failure.body = content[: reply.limits.error_body_bytes].decode("utf-8", "replace")

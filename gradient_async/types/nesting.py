@@ -21,9 +21,11 @@ MAX_DEPTH = 64
 """How many objects and arrays may be inside each other, the outermost one included."""
 UNLIMITED = sys.maxsize
 MAX_VALUES = 100_000
-"""How many values JSON may have by default: one for each comma, and `CONTAINER` for each object and array."""
+"""How many values JSON may have by default: one for each comma, `CONTAINER` for each object and array, one for `ESCAPES` escapes."""
 CONTAINER = 10
 """How many values an object or an array counts as, because it takes so many times the time and memory of a number."""
+ESCAPES = 10
+"""How many escapes in strings count as a value: to decode a text of escapes takes many times as long as plain text."""
 
 _ROUND = bytes.maketrans(b"[]{}", b"()()")
 _OTHERS = bytes(set(range(256)) - set(b'[]{},"'))
@@ -38,7 +40,8 @@ class TooManyValuesError(ValueError):
 
     def __init__(self, max_values: int) -> None:
         super().__init__(
-            f"more than values={max_values} JSON values, where an object or an array counts as {CONTAINER}; "
+            f"more than values={max_values} JSON values, where an object or an array counts as {CONTAINER}, "
+            f"and {ESCAPES} escapes as one; "
             "raise Limits(values=...) to allow more"
         )
 
@@ -50,7 +53,7 @@ def max_light(max_values: int) -> int:
 
 def may_be_heavy(data: bytes, max_values: int) -> bool:
     """Whether JSON may have more values: a fast guess, for which brackets and commas inside strings count as well."""
-    left = max_values
+    left = max_values - data.count(b"\\") // ESCAPES
     for start in range(0, len(data), _SLICE):
         end = start + _SLICE
         left -= CONTAINER * (data.count(b"[", start, end) + data.count(b"{", start, end))
@@ -81,13 +84,17 @@ def check_json(data: bytes, max_values: int = UNLIMITED) -> None:
         TooManyValuesError: If there are more values.
         ValueError: If the JSON is nested deeper.
     """
+    escapes = data.count(b"\\") // ESCAPES
     if (
         (len(data) <= _SHORT or _has_few_brackets(data[:_SLICE]))
         and _has_few_brackets(data)
-        and (len(data) <= max_light(max_values) or CONTAINER * MAX_DEPTH + data.count(b",") <= max_values)
+        and (
+            len(data) <= max_light(max_values)
+            or CONTAINER * MAX_DEPTH + data.count(b",") + escapes <= max_values
+        )
     ):
         return
-    left = max_values
+    left = max_values - escapes
     brackets: list[bytes] = []
     for marks in _marks(data):
         left -= CONTAINER * marks.count(b"(") + marks.count(b",")

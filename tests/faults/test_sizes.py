@@ -100,6 +100,8 @@ KINDS: dict[str, tuple[str, str]] = {
     ),
     "halves of surrogate pairs": (TEXT, "\\ud800 "),
     "halves of surrogate pairs, in other letters": (TEXT, "\\uDC00 "),
+    "escapes": (TEXT, "\\u4e2d"),
+    "escapes in JSON behind a gateway": ('{"error":{"message":"x","metadata":{"raw":"FILL"}}}', '\\"a'),
     "objects behind a deep array": (
         UNKNOWN.replace('"x":[FILL]', f'"x":{"[" * 70}{"]" * 70},"y":[FILL]'),
         "{},",
