@@ -21,6 +21,7 @@ from fault_costs import memory
 
 from gradient_async import (
     APIResponseValidationError,
+    APIStatusError,
     AsyncGradient,
     FanOutError,
     GradientError,
@@ -409,6 +410,16 @@ async def test_a_call_is_refused_by_name(kind: str, way: str, *, as_json: bool) 
     assert "values=100000" in error.message
     assert "Limits(values=" in error.message
     assert longest < 0.1 or longest < budget()  # the import of aiohttp and the first connection among it
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1000, APIStatusError), (2 * MIB, APIResponseValidationError)])
+async def test_an_error_in_a_reply_of_status_200(size: int, expected: type[GradientError]) -> None:
+    """A long one is told as what it is not, with the server's words; it is not decoded again for its fields."""
+    body = f'{{"error":{{"message":"no credit{" " * size}"}}}}'.encode()
+    with serve(reply_bytes(body, 200, {"content-type": "application/json"})) as server:
+        async with AsyncGradient(base_url=server.url, model_access_key="k") as client:
+            with pytest.raises(expected, match="no credit"):
+                await create_completion(client)
 
 
 # What is honest, and large
