@@ -66,6 +66,15 @@ def counting(counts: Calls, files: Counter[str] | None = None) -> Generator[None
         gc.enable()
 
 
+def receive(protocol: Any, data: bytes) -> None:
+    """Give a protocol the bytes that arrived, as an event loop does."""
+    if isinstance(protocol, asyncio.BufferedProtocol):
+        protocol.get_buffer(-1)[: len(data)] = data
+        protocol.buffer_updated(len(data))
+    else:
+        protocol.data_received(data)
+
+
 class _Transport(asyncio.Transport):
     """Answers a request with a stream that arrives in the given reads, one in every other iteration of the loop."""
 
@@ -88,7 +97,7 @@ class _Transport(asyncio.Transport):
             # The reading task is woken in the next iteration of the loop, and reads in the iteration after that.
             await asyncio.sleep(0)
             await asyncio.sleep(0)
-            self._protocol.data_received(piece)
+            receive(self._protocol, piece)
 
     def get_protocol(self) -> Any:
         return self._protocol

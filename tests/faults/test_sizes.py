@@ -412,7 +412,9 @@ async def test_a_call_is_refused_by_name(kind: str, way: str, *, as_json: bool) 
     assert longest < 0.1 or longest < budget()  # the import of aiohttp and the first connection among it
 
 
-@pytest.mark.parametrize(("size", "expected"), [(1000, APIStatusError), (2 * MIB, APIResponseValidationError)])
+@pytest.mark.parametrize(
+    ("size", "expected"), [(1000, APIStatusError), (2 * MIB, APIResponseValidationError)]
+)
 async def test_an_error_in_a_reply_of_status_200(size: int, expected: type[GradientError]) -> None:
     """A long one is told as what it is not, with the server's words; it is not decoded again for its fields."""
     body = f'{{"error":{{"message":"no credit{" " * size}"}}}}'.encode()

@@ -12,7 +12,7 @@ from aiohttp.client_proto import ResponseHandler
 from client_calls import Start, create_completion
 
 from gradient_async import APIConnectionError, AsyncGradient, OverloadedError
-from gradient_async.session.connector import Connection, Connector, _begin_to_use
+from gradient_async.session.connector import Connection, Connector
 from gradient_async.session.exceptions import UnsentError
 from gradient_async.testing import Connection as ServerConnection
 from gradient_async.testing import head, http_chunk, reply_json, serve
@@ -31,13 +31,19 @@ class Wire:
         self.handler = ResponseHandler(asyncio.get_running_loop())
         self.handler.transport = transport
         self.handler.set_response_params(read_until_eof=True)
-        self.connection = Connection(transport, self.handler)
+        self.connection = Connection(transport, self.handler, memoryview(bytearray(1000)))
         progress: Any = SimpleNamespace(begun=False, interim_left=interim_left)
         self.progress = progress
         self.connection.expect_reply(self.progress)
 
     def _close(self) -> None:
         self.closed = True
+
+    def receive(self, data: bytes) -> None:
+        """Do what an event loop does when bytes arrive."""
+        buffer = self.connection.get_buffer(-1)
+        buffer[: len(data)] = data
+        self.connection.buffer_updated(len(data))
 
     async def codes(self) -> list[int]:
         """Take the codes of the heads that aiohttp has got."""
@@ -59,7 +65,7 @@ async def test_heads_may_be_cut_anywhere() -> None:
     for pieces in [*cuts, [data[at : at + 1] for at in range(len(data))]]:
         wire = Wire()
         for piece in pieces:
-            wire.connection.data_received(piece)
+            wire.receive(piece)
         assert 14 == wire.progress.interim_left
         assert 3 == len(wire.handler)
         for _ in range(2):
@@ -71,17 +77,17 @@ async def test_heads_may_be_cut_anywhere() -> None:
 @pytest.mark.usefixtures("either_parser")
 async def test_one_interim_response_too_many_is_passed_over_but_not_the_reply_behind_it() -> None:
     wire = Wire(interim_left=1)
-    wire.connection.data_received(EARLY_HINTS * 2 + head(200, SIZED) + BODY)
+    wire.receive(EARLY_HINTS * 2 + head(200, SIZED) + BODY)
     assert ([103, 103], True) == (await wire.codes(), wire.closed)
     assert type(wire.handler.exception()).__name__ == "TooManyInterimError"
 
 
 async def test_what_comes_between_replies_closes_the_connection() -> None:
     wire = Wire()
-    wire.connection.data_received(head(200, SIZED) + BODY)
+    wire.receive(head(200, SIZED) + BODY)
     await wire.attached(SIZED)
     assert not wire.closed
-    wire.connection.data_received(b"H")
+    wire.receive(b"H")
     assert (wire.closed, len(wire.handler)) == (True, 0)
 
 
@@ -106,9 +112,9 @@ async def test_the_reader_of_a_body_gets_to_know_what_ended_it(
 ) -> None:
     """Also where the connection was lost before anybody had taken the head."""
     wire = Wire()
-    wire.connection.data_received(head(200, headers))
+    wire.receive(head(200, headers))
     content = None if late else await wire.attached(headers)
-    wire.connection.data_received(body)
+    wire.receive(body)
     wire.connection.eof_received()
     wire.connection.connection_lost(loss)
     content = content or await wire.attached(headers)
@@ -119,9 +125,11 @@ async def test_the_reader_of_a_body_gets_to_know_what_ended_it(
 
 
 async def test_a_connection_lost_while_it_was_made_was_not_used() -> None:
+    connector = Connector(max_connections=1)
     lost: Any = SimpleNamespace(transport=None, protocol=None)
     with pytest.raises(UnsentError):
-        _begin_to_use(lost)
+        connector._begin_to_use(lost)
+    await connector.close()
 
 
 @pytest.mark.usefixtures("needs_asyncio")  # uvloop has read the bytes before the connection is the library's
@@ -190,3 +198,20 @@ async def test_a_cancelled_request_passes_its_place_on(moment: str) -> None:
     connector._free_place()
     assert connector._places == 1
     await connector.close()
+
+
+async def test_connections_of_a_session_receive_into_one_buffer(start: Start) -> None:
+    """An event loop would allocate 256 KiB for each read of an `asyncio.Protocol`."""
+    _, client = await start()
+    buffers: list[memoryview] = []
+
+    class Noted(Connection):
+        def get_buffer(self, sizehint: int) -> memoryview:
+            buffers.append(super().get_buffer(sizehint))
+            return buffers[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gradient_async.session.connector.Connection", Noted)
+        await asyncio.gather(*(create_completion(client) for _ in range(5)))
+    assert len(buffers) >= 5
+    assert len({id(buffer) for buffer in buffers}) == 1

@@ -61,8 +61,8 @@ def _holders() -> list[str]:
     body, found = PROMPT.encode(), list[str]()
     everything = gc.get_objects()
     for item in everything:
-        if item is everything or _is_server(item):
-            continue
+        if item is everything or _is_server(item) or _label(item) == "managedbuffer":
+            continue  # the last is the buffer of the client's connections, with what they received last
         for referent in gc.get_referents(item):
             if isinstance(referent, str):
                 ours = any(part in referent and referent is not part for part in (PROMPT, ANSWER))
