@@ -24,7 +24,14 @@ author = "The gradient_async authors"
 copyright = author
 version = release = gradient_async.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 nitpicky = False
@@ -33,8 +40,20 @@ suppress_warnings = ["ref.python"]  # `type` is a builtin, and a field of severa
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
+# Builds have no network, so the names of other projects stand in small inventories beside this file, as plain text.
+# A name that is missing there gets no link; add a line for it.
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3/", "_inventories/python.inv"),
+    "aiohttp": ("https://docs.aiohttp.org/en/stable/", "_inventories/aiohttp.inv"),
+    "msgspec": ("https://jcristharif.com/msgspec/", "_inventories/msgspec.inv"),
+}
+intersphinx_disabled_reftypes = ["std:*"]  # links inside pages are ours
+
 default_role = "py:obj"
 add_module_names = False
+# A longer signature has one parameter a line, which a phone can show.
+python_maximum_signature_line_length = 60
+python_display_short_literal_types = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -46,6 +65,14 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"gradient_async {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+
+copybutton_exclude = ".linenos, .gp, .go"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 
 
 def _plain(annotation: ast.expr) -> str:
