@@ -14,7 +14,7 @@ from aiohttp import test_utils, web
 from pages import ROOT, run_page
 
 import gradient_async
-from gradient_async import AsyncGradient, GradientError, Timeout
+from gradient_async import AsyncGradient, GradientError, Limits, Timeout
 from gradient_async.config import DEFAULT_INFERENCE_ENDPOINT, VARIABLES
 from gradient_async.events import ChatCompletionStreamEvent
 from gradient_async.testing import serve
@@ -93,6 +93,39 @@ def test_time_limits_are_those_of_timeout() -> None:
     for name in Timeout.__struct_fields__:
         default = getattr(Timeout(), name)
         assert ("None" if default is None else f"{default:g}") == reported[name]
+
+
+def test_size_limits_are_those_of_limits() -> None:
+    """The table of size limits has every field with its default."""
+    units = {"KiB": 2**10, "MiB": 2**20}
+    reported: dict[str, float] = {}
+    for cells in rows(read("errors.md")):
+        if len(cells) == len("abcd"):
+            words = cells[1].replace(",", "").split(" and ")
+            parts = [(float(word.split()[0]), word.split()[1:]) for word in words if word[0].isdigit()]
+            reported[cells[0].strip("`")] = sum(
+                number * units[unit[0]] if unit else number for number, unit in parts
+            )
+    assert {name: getattr(Limits(), name) for name in Limits.__struct_fields__} == {
+        name: value for name, value in reported.items() if name in Limits.__struct_fields__
+    }
+
+
+def test_every_error_has_a_way_out() -> None:
+    """The table names every error that can be raised, but for classes that only group others."""
+    named = {
+        name
+        for cells in rows(read("errors.md"))
+        if cells[0].endswith("Error`")
+        for name in re.findall(r"`(\w+)`", cells[0])
+    }
+    exported = {
+        name
+        for name in gradient_async.__all__
+        if isinstance(value := getattr(gradient_async, name), type) and issubclass(value, GradientError)
+    }
+    groups = {"GradientError", "APIError", "APIStatusError", "OutputError", "StreamError"}
+    assert exported - groups == named
 
 
 def test_table_of_events_is_whole() -> None:
