@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
@@ -112,30 +111,48 @@ def _fields(name: str) -> list[tuple[str, str, str]]:
 
 
 class Parameters(SphinxDirective):
-    """A table of the fields of one of the classes that describe a request."""
+    """A list of the fields of one of the classes that describe a request."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """Write the table in Markdown; the parser of the page reads it."""
-        rows = ["| parameter | type | |", "|---|---|---|"]
+        """Write the list in Markdown; the parser of the page reads it."""
+        lines: list[str] = []
         for field, kind, text in sorted(_fields(self.arguments[0])):
-            shown = kind.replace("|", "\\|")
-            rows.append(f"| `{field}` | `{shown}` | {' '.join(text.split())} |")
+            lines += [f"`{field}`: `{kind}`", f": {' '.join(text.split())}", ""]
         name = self.arguments[0]
         place = nodes.target(ids=[f"gradient_async.{name}"])
         self.state.document.note_explicit_target(place)
         self.env.get_domain("py").note_object(
             f"gradient_async.{name}", "class", place["ids"][0]
         )  # docstrings name it
-        return [place, *self.parse_text_to_nodes("\n".join(rows))]
+        return [place, *self.parse_text_to_nodes("\n".join(lines))]
+
+
+# The classes that programs construct. All others are constructed by the library, and are shown without a signature.
+_CONSTRUCTED = frozenset({
+    "Answer", "AsyncGradient", "ChatCompletionStreamState", "ChunkDecoder", "Complete", "CompletionAssembler",
+    "EventDecoder", "Gradient", "Journal", "Limits", "OpenTelemetry", "Pace", "PartialJSON", "Quota", "Retry",
+    "SharedPace", "Timeout", "Tool",
+})  # fmt: skip
+
+
+def _is_made_here(obj: object) -> bool:
+    return isinstance(obj, type) and obj.__name__ not in _CONSTRUCTED and not issubclass(obj, dict)
 
 
 def _signature(*details: Any) -> tuple[str, str] | None:
     """Omit the signatures of classes that only the library constructs."""
     _, _, _, obj, _, _, returns = details
-    made_here = isinstance(obj, type) and issubclass(obj, (msgspec.Struct, BaseException))
-    return ("", returns) if made_here and not obj.__module__.startswith("gradient_async.config") else None
+    return ("", returns) if _is_made_here(obj) else None
+
+
+def _drop_parameters(*details: Any) -> None:
+    """Omit the parameters of such classes."""
+    _, _, _, obj, _, lines = details
+    if _is_made_here(obj):
+        text = re.sub(r"^:(?:param|type) .*\n(?:[ ]+.*\n)*", "", "\n".join(lines) + "\n", flags=re.MULTILINE)
+        lines[:] = text.splitlines()
 
 
 def _inline_pictures(app: Sphinx, page: nodes.document) -> None:
@@ -203,6 +220,7 @@ def setup(app: Sphinx) -> None:
     """Register the directive and the handlers that the pages need."""
     app.add_directive("parameters", Parameters)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", _drop_parameters, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", _signature)
     app.connect("missing-reference", _find_public_name)
     app.connect("doctree-read", _inline_pictures)
