@@ -12,6 +12,7 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
@@ -147,12 +148,19 @@ def _signature(*details: Any) -> tuple[str, str] | None:
     return ("", returns) if _is_made_here(obj) else None
 
 
-def _drop_parameters(*details: Any) -> None:
-    """Omit the parameters of such classes."""
+def _tidy(*details: Any) -> None:
+    """Omit the parameters of such classes, and shorten the names of types."""
     _, _, _, obj, _, lines = details
+    text = "\n".join(lines) + "\n"
     if _is_made_here(obj):
-        text = re.sub(r"^:(?:param|type) .*\n(?:[ ]+.*\n)*", "", "\n".join(lines) + "\n", flags=re.MULTILINE)
-        lines[:] = text.splitlines()
+        text = re.sub(r"^:(?:param|type) .*\n(?:[ ]+.*\n)*", "", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^:vartype .*$",
+        lambda found: re.sub(r"(?<![\w.~])((?:\w+\.)+[A-Z]\w*)", r"~\1", found[0]),
+        text,
+        flags=re.MULTILINE,
+    )
+    lines[:] = text.splitlines()
 
 
 def _inline_pictures(app: Sphinx, page: nodes.document) -> None:
@@ -218,9 +226,10 @@ def _first_sentence(page: nodes.document) -> str:
 
 def setup(app: Sphinx) -> None:
     """Register the directive and the handlers that the pages need."""
+    next(field for field in PyObject.doc_field_types if field.name == "variable").label = "Attributes"
     app.add_directive("parameters", Parameters)
     app.connect("autodoc-process-docstring", _keep_first_line, priority=400)  # before napoleon
-    app.connect("autodoc-process-docstring", _drop_parameters, priority=600)  # after napoleon
+    app.connect("autodoc-process-docstring", _tidy, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", _signature)
     app.connect("missing-reference", _find_public_name)
     app.connect("doctree-read", _inline_pictures)

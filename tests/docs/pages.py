@@ -47,7 +47,9 @@ class Block:
     @property
     def missing(self) -> list[str]:
         """The packages that it imports and that are not installed, of those that only some environments have."""
-        imported = re.findall(r"^(?:import|from) (dask|gradient|openai|pydantic|ray)\b", self.source, re.MULTILINE)
+        imported = re.findall(
+            r"^(?:import|from) (dask|gradient|openai|pydantic|ray)\b", self.source, re.MULTILINE
+        )
         return [name for name in imported if importlib.util.find_spec(name) is None]
 
     @property
