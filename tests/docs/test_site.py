@@ -118,7 +118,7 @@ def test_a_page_loads_nothing_from_elsewhere(site: Site) -> None:
         ("structured output", "answers"),
         ("json_schema", "answers"),
         ("map", "api/map"),
-        ("image", "api/parameters"),
+        ("image", "images"),
         ("429", "api/errors"),
     ],
 )
