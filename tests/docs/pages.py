@@ -49,7 +49,9 @@ class Block:
     def missing(self) -> list[str]:
         """The packages that it imports and that are not installed, of those that only some environments have."""
         imported = re.findall(
-            r"^(?:import|from) (ray|dask|pydantic|django|celery)\b", self.source, re.MULTILINE
+            r"^(?:import|from) (celery|dask|django|gradient|openai|pydantic|ray)\b",
+            self.source,
+            re.MULTILINE,
         )
         return [name for name in imported if importlib.util.find_spec(name) is None]
 
