@@ -18,7 +18,7 @@ import gradient_async
 from gradient_async import AsyncGradient, GradientError, Limits, Timeout
 from gradient_async.config import DEFAULT_INFERENCE_ENDPOINT, VARIABLES
 from gradient_async.events import ChatCompletionStreamEvent
-from gradient_async.testing import serve
+from gradient_async.testing import chunk, reply_sse, serve
 from gradient_async.types import AgentCompletionParams, ChatCompletionParams, RequestOptions
 
 DOCS = ROOT / "docs"
@@ -194,6 +194,10 @@ def test_relay(monkeypatch: pytest.MonkeyPatch) -> None:
                 # The visitor has left in the middle; the handler notices with its next write.
                 await asyncio.to_thread(server.wait_closed_connections, 0, timeout=5)
                 assert before == server.connections
+                server.push(reply_sse(chunk("One, "), done=False))
+                async with visitor.post(url, json=short) as response:
+                    with pytest.raises(aiohttp.ClientPayloadError):  # what was cut does not look whole
+                        await response.read()
                 return relayed
 
         relayed = asyncio.run(visit())
