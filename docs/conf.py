@@ -130,6 +130,8 @@ class Parameters(SphinxDirective):
         return [place, *self.parse_text_to_nodes("\n".join(lines))]
 
 
+_SHORT = 24  # characters
+
 # The classes that programs construct. All others are constructed by the library, and are shown without a signature.
 _CONSTRUCTED = frozenset({
     "Answer", "AsyncGradient", "ChatCompletionStreamState", "ChunkDecoder", "Complete", "CompletionAssembler",
@@ -174,6 +176,14 @@ def _inline_pictures(app: Sphinx, page: nodes.document) -> None:
             drawn = Path(path).read_text("utf-8")
             drawn = drawn[drawn.index("<svg") :].strip()
             image.replace_self(nodes.raw("", f'<div class="picture-box">{drawn}</div>', format="html"))
+
+
+def _mark_short_names(_app: Sphinx, page: nodes.document) -> None:
+    """Mark names in tables that fit on one line of a phone, so that the style keeps them whole."""
+    for entry in page.findall(nodes.entry):
+        for literal in entry.findall(nodes.literal):
+            if len(literal.astext()) <= _SHORT:
+                literal["classes"].append("short")
 
 
 def _find_public_name(
@@ -233,4 +243,5 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-signature", _signature)
     app.connect("missing-reference", _find_public_name)
     app.connect("doctree-read", _inline_pictures)
+    app.connect("doctree-read", _mark_short_names)
     app.connect("build-finished", _write_llms)
