@@ -343,6 +343,8 @@ class _Completions(CompletionsHints):
             tool_concurrency=tool_concurrency,
             context=context,
             response_format=response_format,
+            hooks=self._core.settings.hooks,
+            redact=functools.partial(self._core.redact, self._operation),
         )
 
     def _turns(self, pace: Pace | None, **rates: Any) -> Turns:

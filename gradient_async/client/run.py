@@ -49,6 +49,7 @@ from ..events import (
     ToolRunEvent,
     ToolStartedEvent,
 )
+from ..hooks import Hook
 from ..output import Answer, answer_of, judge
 from ..stream import AsyncOnly
 from ..tools import Tool, name_of_tool, tools_of
@@ -407,6 +408,8 @@ def start_run(
     tool_concurrency: int | None,
     context: Any,
     response_format: Any,
+    hooks: tuple[Hook, ...],
+    redact: Callable[[str], str],
 ) -> ToolRun[Any]:
     """Check the arguments of `run`, and make the run.
 
@@ -453,6 +456,8 @@ def start_run(
                 timeout=tool_timeout,
                 concurrency=tool_concurrency,
                 context=context,
+                hooks=hooks,
+                redact=redact,
             ),
             foreign=frozenset(name_of_tool(each) for each in known if not isinstance(each, Tool)),
             answer=answer,
