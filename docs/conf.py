@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import itertools
 import re
 import sys
 from pathlib import Path
@@ -14,11 +12,13 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import gradient_async  # found by the line above
+from gradient_async.client.parameters import described
 from gradient_async.types import params
 
 project = "gradient_async"
@@ -59,7 +59,6 @@ python_display_short_literal_types = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 autodoc_mock_imports = ["ray"]  # too large an installation for the sake of three signatures
 napoleon_google_docstring = True
@@ -78,57 +77,27 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
-def _plain(annotation: ast.expr) -> str:
-    """Return a parameter's type without its bounds, which are in its description."""
-
-    class Strip(ast.NodeTransformer):
-        def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-            self.generic_visit(node)
-            if isinstance(node.value, ast.Name) and node.value.id in {"Annotated", "Required"}:
-                return node.slice.elts[0] if isinstance(node.slice, ast.Tuple) else node.slice
-            return node
-
-    return ast.unparse(Strip().visit(annotation))
-
-
-def _fields(name: str) -> list[tuple[str, str, str]]:
-    """Return name, type and description of each field of a class, fields of its bases first."""
-    source = Path(params.__file__).read_text("utf-8")
-    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
-    found: list[tuple[str, str, str]] = []
-    node = classes[name]
-    if name == "ChatCompletionParams":
-        found += [
-            field
-            for part in ("_Params", "_OfModels", "_Tools", "_Choices", "_Format")
-            for field in _fields(part)
-        ]
-    if name == "AgentCompletionParams":
-        found += _fields("_OfAgents") + _fields("_AgentOptions")
-    for field, text in itertools.pairwise(node.body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            found.append((ast.unparse(field.target), _plain(field.annotation), ast.literal_eval(text.value)))
-    return found
-
-
 class Parameters(SphinxDirective):
-    """A list of the fields of one of the classes that describe a request."""
+    """A list of the fields of a class that describes a request, but for those that a second class has too."""
 
     required_arguments = 1
+    optional_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Write the list in Markdown; the parser of the page reads it."""
-        lines: list[str] = []
-        for field, kind, text in sorted(_fields(self.arguments[0])):
-            lines += [f"`{field}`: `{kind}`", f": {' '.join(text.split())}", ""]
-        name = self.arguments[0]
-        place = nodes.target(ids=[f"gradient_async.{name}"])
+        fields, *others = [described(getattr(params, name)) for name in self.arguments]
+        lines = [
+            line
+            for name, kind, text in sorted(set(fields).difference(*others))
+            for line in (f"`{name}`: `{kind}`", f": {' '.join(text.split())}", "")
+        ]
+        place = nodes.target(ids=[f"gradient_async.{self.arguments[0]}"])
         self.state.document.note_explicit_target(place)
-        self.env.get_domain("py").note_object(
-            f"gradient_async.{name}", "class", place["ids"][0]
-        )  # docstrings name it
+        self.env.get_domain("py").note_object(place["ids"][0], "class", place["ids"][0])  # docstrings name it
         return [place, *self.parse_text_to_nodes("\n".join(lines))]
 
+
+_SHORT = 24  # characters
 
 # The classes that programs construct. All others are constructed by the library, and are shown without a signature.
 _CONSTRUCTED = frozenset({
@@ -146,6 +115,34 @@ def _signature(*details: Any) -> tuple[str, str] | None:
     """Omit the signatures of classes that only the library constructs."""
     _, _, _, obj, _, _, returns = details
     return ("", returns) if _is_made_here(obj) else None
+
+
+# Parameters that all methods have, as the first lines of their entries in docstrings.
+_COMMON = {
+    f"{name} ({kind}): {text.partition(chr(10))[0]}"
+    for fields in (params.ChatCompletionCreate, params.AgentCompletionCreate)
+    for name, kind, text in described(fields)
+}
+
+
+def _shorten(*details: Any) -> None:
+    """Show the parameters that all methods have in the signatures, and describe them once, in the tables of the page."""
+    _, _, _, obj, _, lines = details
+    if getattr(obj, "__signature__", None) is None:
+        return
+    kept: list[str] = []
+    place, common = 0, False
+    for line in lines:
+        if not line.startswith(" " * 8):  # otherwise the line continues an entry
+            common = line.strip() in _COMMON
+        if not common:
+            kept.append(line)
+        elif not place:
+            place = len(kept)
+            kept.append(
+                "    **params: Parameters of the request, and options for sending it; see :ref:`parameters`."
+            )
+    lines[:] = kept
 
 
 def _tidy(*details: Any) -> None:
@@ -174,6 +171,14 @@ def _inline_pictures(app: Sphinx, page: nodes.document) -> None:
             drawn = Path(path).read_text("utf-8")
             drawn = drawn[drawn.index("<svg") :].strip()
             image.replace_self(nodes.raw("", f'<div class="picture-box">{drawn}</div>', format="html"))
+
+
+def _mark_short_names(_app: Sphinx, page: nodes.document) -> None:
+    """Mark names in tables that fit on one line of a phone, so that the style keeps them whole."""
+    for entry in page.findall(nodes.entry):
+        for literal in entry.findall(nodes.literal):
+            if len(literal.astext()) <= _SHORT:
+                literal["classes"].append("short")
 
 
 def _find_public_name(
@@ -228,9 +233,16 @@ def setup(app: Sphinx) -> None:
     """Register the directive and the handlers that the pages need."""
     next(field for field in PyObject.doc_field_types if field.name == "variable").label = "Attributes"
     app.add_directive("parameters", Parameters)
+    for module in ("client.completions", "client.raw", "sync.client"):
+        # Their methods have one signature with every parameter, see `spelled_out`; overloads have only `**params`.
+        analyzer = ModuleAnalyzer.for_module(f"gradient_async.{module}")
+        analyzer.analyze()
+        analyzer.overloads.clear()
+    app.connect("autodoc-process-docstring", _shorten, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _keep_first_line, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _tidy, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", _signature)
     app.connect("missing-reference", _find_public_name)
     app.connect("doctree-read", _inline_pictures)
+    app.connect("doctree-read", _mark_short_names)
     app.connect("build-finished", _write_llms)
