@@ -15,10 +15,10 @@ from aiohttp import test_utils, web
 from pages import ROOT, run_page
 
 import gradient_async
-from gradient_async import AsyncGradient, GradientError, Timeout
+from gradient_async import AsyncGradient, GradientError, Limits, Timeout
 from gradient_async.config import DEFAULT_INFERENCE_ENDPOINT, VARIABLES
 from gradient_async.events import ChatCompletionStreamEvent
-from gradient_async.testing import serve
+from gradient_async.testing import chunk, reply_sse, serve
 from gradient_async.types import AgentCompletionParams, ChatCompletionParams, RequestOptions
 
 DOCS = ROOT / "docs"
@@ -107,6 +107,31 @@ def test_time_limits_are_those_of_timeout() -> None:
         assert ("None" if default is None else f"{default:g}") == reported[name]
 
 
+def test_size_limits_are_those_of_limits() -> None:
+    """The table of size limits has every field with its default."""
+    units = {"KiB": 2**10, "MiB": 2**20}
+    reported: dict[str, float] = {}
+    for cells in rows(read("errors.md")):
+        numbers = re.findall(r"(\d[\d,.]*) (\w+)", cells[1])
+        reported[cells[0].strip("`")] = sum(
+            float(number.replace(",", "")) * units.get(unit, 1) for number, unit in numbers
+        )
+    for name in Limits.__struct_fields__:
+        assert getattr(Limits(), name) == reported[name], name
+
+
+def test_every_error_has_a_way_out() -> None:
+    """The table names every error that can be raised, but for classes that only group others."""
+    named = {name for cells in rows(read("errors.md")) for name in re.findall(r"`(\w+Error)`", cells[0])}
+    exported = {
+        name
+        for name in gradient_async.__all__
+        if isinstance(value := getattr(gradient_async, name), type) and issubclass(value, GradientError)
+    }
+    groups = {"GradientError", "APIError", "APIStatusError", "OutputError", "StreamError"}
+    assert exported - groups == named
+
+
 def test_table_of_events_is_whole() -> None:
     """Every type of event stands in the table, and nothing else does."""
     reported = {
@@ -161,6 +186,10 @@ def test_relay(monkeypatch: pytest.MonkeyPatch) -> None:
                 # The visitor has left in the middle; the handler notices with its next write.
                 await asyncio.to_thread(server.wait_closed_connections, 0, timeout=5)
                 assert before == server.connections
+                server.push(reply_sse(chunk("One, "), done=False))
+                async with visitor.post(url, json=short) as response:
+                    with pytest.raises(aiohttp.ClientPayloadError):  # what was cut does not look whole
+                        await response.read()
                 return relayed
 
         relayed = asyncio.run(visit())

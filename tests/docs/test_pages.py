@@ -53,9 +53,17 @@ def test_examples_run(
     [page for page in PAGES if any(block.is_test for block in blocks(page, "python"))],
     ids=lambda page: page.name,
 )
-def test_tests_of_the_pages_pass(page: Path, local: ThreadedServer, tmp_path: Path) -> None:
-    """Tests that a page shows pass under pytest, with nothing but the plugin."""
+def test_tests_of_the_pages_pass(
+    page: Path, local: ThreadedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Tests that a page shows pass under pytest, with nothing but the plugin; what they record, they replay."""
+    if "RECORD_FROM" in page.read_text("utf-8"):
+        monkeypatch.setenv("RECORD_FROM", local.url)
+        run_tests(page, tmp_path)
+        monkeypatch.delenv("RECORD_FROM")
+    asked = len(local.requests)
     run_tests(page, tmp_path)
+    assert asked == len(local.requests)
 
 
 def test_a_broken_promise_is_seen() -> None:

@@ -136,7 +136,7 @@ TROUBLES: dict[str, list[Callable[[Trouble], Awaitable[None]]]] = {
         lambda it: it.stream(SIGN_IN),
         lambda it: it.create(SIGN_IN),
     ],
-    "write 'async with'": [Trouble.with_in_place_of_async_with],
+    "write async with": [Trouble.with_in_place_of_async_with],
     "nothing was sent yet": [Trouble.outside_of_a_block],
     "no asyncio event loop is running": [Trouble.without_a_loop],
     "unexpected keyword argument": [lambda it: it.create(temprature=0.5)],
