@@ -200,7 +200,7 @@ def _keep_first_line(*details: Any) -> None:
     """Keep napoleon from taking the words before a colon in the description of an attribute for its type."""
     _, what, _, _, _, lines = details
     if what in {"attribute", "property"}:
-        lines.insert(0, "")
+        lines[:0] = ["..", ""]  # an empty comment
 
 
 def _write_llms(app: Sphinx, error: Exception | None) -> None:

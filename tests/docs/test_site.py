@@ -141,6 +141,19 @@ def test_pictures_are_parts_of_their_pages(site: Site) -> None:
         assert label in shown, picture.name
 
 
+def test_the_reference_has_what_the_guides_name(site: Site) -> None:
+    """Methods and attributes of streams and fan-outs, inherited ones included."""
+    for guide, variable, page, owner in (
+        ("streaming", "stream", "streams", "ChatCompletionStream"),
+        ("fan-out", "fan", "fan-out", "FanOut"),
+        ("tools", "run", "run", "ToolRun"),
+    ):
+        text = (DOCS / f"{guide}.md").read_text("utf-8")
+        named = set(re.findall(rf"`(?:await )?{variable}\.(\w+)", text))
+        ids = site.pages[(site.folder / "api" / f"{page}.html").resolve()].ids
+        assert set() == {name for name in named if f"gradient_async.{owner}.{name}" not in ids}, guide
+
+
 def test_a_long_signature_has_a_parameter_a_line(site: Site) -> None:
     """A phone can show it."""
     page = (site.folder / "api" / "client.html").read_text("utf-8")
