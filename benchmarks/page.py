@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import os
 import platform
 import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from .harness import Row, Spread
 
 RESULTS = Path("performance", "results.json")  # a path in the folder of the documentation
+STYLE = Path(__file__).parents[1] / "docs" / "pictures" / "style.css"  # of all pictures
 _PACKAGES = ("aiohttp", "msgspec", "uvloop", "openai", "gradient", "aiohttp-sse-client", "jiter")
 _ACROSS = 6  # columns that fit on a page; a table with more is transposed
 
@@ -60,24 +61,27 @@ def save(results: Results, docs: Path) -> None:
 
 
 def write(results: Results, docs: Path) -> None:
-    """Fill in those of the page's tables and draw those charts for which there are results.
+    """Fill in those tables and draw those charts for which there are results.
 
-    Raises:
-        ImportError: If there is a chart to draw, and matplotlib is not installed.
+    The home page and the README show a part of the first table.
     """
-    page = docs / "performance.md"
-    text = page.read_text("utf-8")
     tables = {name: table(rows) for name, rows in results.rows.items()}
     if results.rows:
         tables["headlines"] = _headlines(results)
+        tables["figures"] = _figures(results)
         tables["surroundings"] = _markdown(["", ""], [*map(list, results.surroundings.items())])
-    for name, filling in tables.items():
-        text = _filled(text, name, filling)
-    page.write_text(text, "utf-8")
+    for page in (docs / "performance.md", docs / "index.md", docs.parent / "README.md"):
+        if page.exists():
+            text = page.read_text("utf-8")
+            for name, filling in tables.items():
+                text = _filled(text, name, filling)
+            page.write_text(text, "utf-8")
+    style = STYLE.read_text("utf-8").partition("*/\n")[2]
     for name, chart in CHARTS.items():
         groups = _groups(chart, results.rows.get(name, []))
         if groups:
-            _draw(chart, groups, docs / "performance" / f"{name}.svg")
+            path = docs / "performance" / f"{name}.svg"
+            path.write_text(_draw(chart, groups, style), "utf-8")
 
 
 def _filled(text: str, name: str, table: str) -> str:
@@ -89,7 +93,7 @@ def _filled(text: str, name: str, table: str) -> str:
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     before, found, rest = text.partition(begin)
     if found and end not in rest:
-        raise ValueError(f"performance.md has no end of {name!r}")
+        raise ValueError(f"there is no end of {name!r}")
     return f"{before}{begin}\n\n{table}\n\n{end}{rest.partition(end)[2]}" if found else text
 
 
@@ -132,31 +136,37 @@ class Headline(NamedTuple):
     column: str  # the column of that benchmark's rows
     by_hand: str = "naive"  # the contender that uses no client library
     suffix: str = ""  # what follows the library's name in the names of the contenders
+    short: bool = False  # whether the home page and the README show the line, too
 
 
 HEADLINES = (
-    Headline("one stream, 1 event in an HTTP chunk", "bulk", "1 event a chunk, 8,000 tokens"),
-    Headline("one stream, 32 events in an HTTP chunk", "bulk", "32 events a chunk, 8,000 tokens"),
+    Headline("one stream, 1 event in an HTTP chunk", "bulk", "1 event a chunk, 8,000 tokens", short=True),
+    Headline("one stream, 32 events in an HTTP chunk", "bulk", "32 events a chunk, 8,000 tokens", short=True),
     Headline("decoding and assembling text in memory, 64 kB a read", "decode", "text, 1,000, 64 kB a read",
              "msgspec", ", assembled"),
     Headline("the same with the 20 likeliest tokens at each place", "decode", "logprobs, 1,000, 64 kB a read",
              "msgspec", ", assembled"),
     Headline("100 streams opened at once, 50 tokens a second, asyncio", "chat", "asyncio, 100 streams"),
     Headline("100 streams opened at once, 50 tokens a second, uvloop", "chat", "uvloop, 100 streams"),
-    Headline("in the midst of 100 streams, asyncio", "paced", "asyncio, 100 streams"),
+    Headline("in the midst of 100 streams, asyncio", "paced", "asyncio, 100 streams", short=True),
     Headline("in the midst of 100 streams, uvloop", "paced", "uvloop, 100 streams"),
-    Headline("a completion of 300 bytes", "small", "300 bytes, 1 at a time, 512 in a turn"),
+    Headline("a completion of 300 bytes", "small", "300 bytes, 1 at a time, 512 in a turn", short=True),
     Headline("the same, 64 at a time", "small", "300 bytes, 64 at a time, 512 in a turn"),
     Headline("a completion of 4,000 tokens, the 20 likeliest at each place", "small", "4,000 tokens, top 20"),
     Headline("from the first event's write to its reader", "first", "1 at once, CPU"),
-    Headline("import and construction", "start", "CPU, ms", "asyncio, msgspec"),
-    Headline("memory of an open stream, of 1,000", "memory", "heap, 1,000 streams", "drained"),
+    Headline("import and construction", "start", "CPU, ms", "asyncio, msgspec", short=True),
+    Headline("memory of an open stream, of 1,000", "memory", "heap, 1,000 streams", "drained", short=True),
 )  # fmt: skip
 
 
-def _headlines(results: Results) -> str:
+def _figures(results: Results) -> str:
+    """Make the short table: a few headlines, medians only."""
+    return re.sub(r" \([^)]*\)", "", _headlines(results, [line for line in HEADLINES if line.short]))
+
+
+def _headlines(results: Results, headlines: Sequence[Headline] = HEADLINES) -> str:
     lines: list[list[str]] = []
-    for line in HEADLINES:
+    for line in headlines:
         rows = {
             row.contender: row for row in results.rows.get(line.benchmark, []) if row.column == line.column
         }
@@ -194,11 +204,9 @@ CHARTS = {
 Groups: TypeAlias = dict[str, dict[str, Spread]]
 """The bars of each group, by contender."""
 
-# An image does not know the background of its page. So the charts are transparent, and their colours are of
-# medium lightness: text has a contrast of 4 to 1 on white pages and on dark pages.
-_BLUE, _GREY, _AMBER = "#2f81f7", "#7a7f87", "#bf8700"
 _OURS = ("ours", "fan_out")
 _NO_LIBRARY = ("naive", "drained", "msgspec", "asyncio, msgspec", "aiohttp")
+_WIDTH, _LINE, _NAMES, _FIGURES = 560, 20, 130, 56  # of a chart, in its own units; text is 12 units high
 
 
 def _groups(chart: Chart, rows: Sequence[Row]) -> Groups:
@@ -211,43 +219,28 @@ def _groups(chart: Chart, rows: Sequence[Row]) -> Groups:
     return groups
 
 
-def _draw(chart: Chart, groups: Groups, path: Path) -> None:
-    """Draw groups of bars over one axis, which is logarithmic if the figures lie far apart."""
-    matplotlib: Any = importlib.import_module("matplotlib")
-    make_figure: Any = importlib.import_module("matplotlib.figure").Figure
-    lines = [line for group, bars in groups.items() for line in ((group, None), *bars.items())]
-    values = [value for _, value in lines if value is not None]
-    style = {
-        "svg.fonttype": "none",  # text stays text
-        "svg.hashsalt": chart.title,  # the same results give the same file
-        "font.sans-serif": ["DejaVu Sans"],  # the long default list would be written with every piece of text
-        "font.size": 9,
-        "text.color": _GREY,
-        "axes.labelcolor": _GREY,
-        "xtick.color": _GREY,
-        "ytick.color": _GREY,
-    }
-    with matplotlib.rc_context(style):
-        figure = make_figure(figsize=(7.6, 0.7 + 0.21 * len(lines)), layout="constrained")
-        axes = figure.subplots()
-        for place, (name, value) in enumerate(lines):
-            if value is not None:
-                median, low, high = value
-                colour = _BLUE if name.startswith(_OURS) else _GREY if name in _NO_LIBRARY else _AMBER
-                axes.barh(place, median, color=colour, xerr=[[median - low], [high - median]], ecolor=_GREY)
-                axes.annotate(_figure(median), (high, place), (4, 0), textcoords="offset points", va="center")
-        if max(value.high for value in values) > 20 * min(value.low for value in values):
-            axes.set_xscale("log")
-        axes.margins(x=0.12)
-        axes.set_ylim(len(lines) - 0.5, -0.5)
-        axes.set_yticks(range(len(lines)), [name for name, _ in lines])
-        for label, (_, value) in zip(axes.get_yticklabels(), lines, strict=True):
-            label.set_fontweight("bold" if value is None else "normal")
-        axes.tick_params(which="both", length=0)
-        axes.grid(axis="x", color=_GREY, alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.spines[:].set_visible(False)
-        axes.set_xlabel(chart.unit)
-        axes.set_title(chart.title, loc="left", weight="bold")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+def _draw(chart: Chart, groups: Groups, style: str) -> str:
+    """Draw groups of bars. Each group has an axis of its own, linear and from 0, so that lengths are proportions."""
+    drawn = [f'<text class="title" x="0" y="16">{escape(chart.title)}</text>']
+    drawn.append(f'<text x="{_WIDTH}" y="16" text-anchor="end">{escape(chart.unit)}</text>')
+    y = 16
+    for group, bars in groups.items():
+        y += _LINE + 8
+        drawn.append(f'<text class="title" x="0" y="{y}">{escape(group)}</text>')
+        unit = (_WIDTH - _NAMES - _FIGURES) / max(bar.high for bar in bars.values())
+        for name, (median, low, high) in bars.items():
+            y += _LINE
+            kind = "bar ours" if name.startswith(_OURS) else "bar" if name in _NO_LIBRARY else "bar other"
+            left, middle, right = (round(_NAMES + unit * value, 1) for value in (low, median, high))
+            drawn += [
+                f'<text x="{_NAMES - 8}" y="{y}" text-anchor="end">{escape(name)}</text>',
+                f'<rect class="{kind}" x="{_NAMES}" y="{y - 12}" width="{round(middle - _NAMES, 1)}" height="15"/>',
+                f'<path class="spread" d="M {left} {y - 4.5} H {right}"/>',
+                f'<text x="{right + 5}" y="{y}">{_figure(median)}</text>',
+            ]
+    size = f'viewBox="0 0 {_WIDTH} {y + 8}" width="{_WIDTH}" height="{y + 8}"'
+    head = f'<svg class="picture" xmlns="http://www.w3.org/2000/svg" {size} role="img"'
+    page = f'<rect class="page" width="{_WIDTH}" height="{y + 8}"/>'
+    return "\n".join(
+        [f'{head} aria-label="{escape(chart.title)}">', f"<style>\n{style}</style>", page, *drawn, "</svg>\n"]
+    )

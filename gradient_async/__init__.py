@@ -78,7 +78,7 @@ from .events import (
     UsageEvent,
 )
 from .fanout import FanOut, FanOutResult, Journal, MapFailure, MapResult, MapResults, MapSuccess
-from .hooks import CallInfo, Hook
+from .hooks import CallInfo, Hook, ToolInfo
 from .output import Answer
 from .session.pace import Pace
 from .stream import ChatCompletionStream, ParsedChatCompletionStream, Timing
@@ -230,6 +230,7 @@ __all__ = [
     "ToolCallStartEvent",
     "ToolContext",
     "ToolFinishedEvent",
+    "ToolInfo",
     "ToolRun",
     "ToolRunEvent",
     "ToolStartedEvent",

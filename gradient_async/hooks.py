@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 
 from .errors import APIError
-from .types import ChatCompletion, RateLimits
+from .types import ChatCompletion, RateLimits, ToolCall
+
+log = logging.getLogger("gradient_async")
 
 Outcome = Literal["completed", "failed", "left", "cancelled"]
 
@@ -32,9 +36,11 @@ class CallInfo(msgspec.Struct, kw_only=True, eq=False):
         wait: Seconds until the next attempt; set for ``on_retry``.
         queued: Seconds that the call waited for a free connection.
         first_token: For a stream, seconds from the sent request to the first content; None before.
+        gaps: For a stream, seconds between the reads that brought content; empty before the end.
         outcome: How the call ended; None before. ``"left"`` is a stream that its reader closed or dropped.
         error: The error of the last attempt or of the call, or None.
         completion: The completion, as far as it was received; None before the end.
+        redact: Removes keys from a text; use it before you store what a server sent, because servers may repeat keys.
         state: A dictionary for the hook's own use.
     """
 
@@ -51,9 +57,11 @@ class CallInfo(msgspec.Struct, kw_only=True, eq=False):
     wait: float | None = None
     queued: float = 0.0
     first_token: float | None = None
+    gaps: Sequence[float] = ()
     outcome: Outcome | None = None
     error: BaseException | None = None
     completion: ChatCompletion | None = None
+    redact: Callable[[str], str] = str
     state: dict[Any, Any] = msgspec.field(default_factory=dict[Any, Any])
 
     @property
@@ -65,6 +73,29 @@ class CallInfo(msgspec.Struct, kw_only=True, eq=False):
         status = error.status_code if isinstance(error, APIError) else None
         # A stream may fail after a reply of status 200, which is no type of error.
         return type(error).__name__ if status is None or status < _FIRST_ERROR else str(status)
+
+
+class ToolInfo(msgspec.Struct, kw_only=True, eq=False):
+    """One call of a function by a run, as hooks see it: the same object from its beginning to its end.
+
+    Attributes:
+        call: The call: its id, the name of the tool, and the arguments as the model wrote them.
+        description: Description of the tool, or None.
+        turn: Number of the turn.
+        seconds: How long the function ran; 0.0 before its end.
+        error_type: The class of the exception in place of a result; None without one.
+        redact: Removes keys from a text, as for `CallInfo`.
+        state: A dictionary for the hook's own use.
+    """
+
+    call: ToolCall
+    description: str | None = None
+    turn: int = 0
+    seconds: float = 0.0
+    # The name alone: the traceback of an exception leads to a frame that has this object.
+    error_type: str | None = None
+    redact: Callable[[str], str] = str
+    state: dict[Any, Any] = msgspec.field(default_factory=dict[Any, Any])
 
 
 class Hook:
@@ -85,3 +116,24 @@ class Hook:
 
     def on_end(self, call: CallInfo) -> None:
         """Called when the call or its stream has ended, or the stream was left; ``call.outcome`` says how."""
+
+    def on_tool_start(self, tool: ToolInfo) -> None:
+        """Called before a run calls a function, in the task that calls it."""
+
+    def on_tool_end(self, tool: ToolInfo) -> None:
+        """Called in the same task when the function has returned, raised, or been cancelled."""
+
+
+def tell(method: Callable[[Any], None], info: Any) -> None:
+    """Call a method of a hook; log what it raises."""
+    try:
+        method(info)
+    except Exception as error:  # noqa: BLE001  # a hook may raise anything, and must not change the call
+        # `log.exception` would show the texts of the exception and of the call's error, and both may repeat prompts and
+        # replies.
+        log.error(  # noqa: TRY400
+            "a hook failed: %s raised %s\n%s",
+            getattr(method, "__qualname__", method),
+            type(error).__name__,
+            "".join(traceback.format_tb(error.__traceback__)),
+        )

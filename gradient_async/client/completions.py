@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
-from typing import Any, Generic, Literal, ParamSpec, Required, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -31,14 +31,9 @@ from ..types import (
     NOT_GIVEN,
     AgentCompletionCreate,
     AgentCompletionParse,
-    AgentFanOut,
-    AgentRun,
     ChatCompletion,
     ChatCompletionCreate,
     ChatCompletionParse,
-    ChatFanOut,
-    ChatRun,
-    MapDefaults,
     NotGiven,
     ParsedChatCompletion,
     ParsedChoice,
@@ -48,8 +43,20 @@ from ..types import (
 from .answers import check_retries, described_tools, parse, typed_arguments
 from .core import OPTIONS, Core, Operation, check_options, read_reply
 from .hints import AGENTS, CompletionsHints, Hinted
+from .options import (
+    AgentFanOutOptions,
+    AgentRunOptions,
+    AnswerOptions,
+    ChatFanOutOptions,
+    ChatRunOptions,
+    FanOutAnswerOptions,
+    MapOptions,
+    ParseOptions,
+    RunAnswerOptions,
+)
+from .parameters import spelled_out
 from .raw import RawCompletions, ResponseAgents, ResponseChat, StreamingCompletions
-from .run import OnToolError, RunOptions, ToolRun, start_run
+from .run import OnToolError, ToolRun, start_run
 from .run import StopWhen as StopRunWhen
 from .settings import check_choice, check_count, check_kind
 
@@ -59,54 +66,6 @@ T = TypeVar("T")
 # The default window of `map` is this many times its concurrency: a slow reader or, if results are ordered, a slow
 # request does not stop the other requests at once.
 _WINDOW = 4
-
-
-class _FanOutOptions(TypedDict, total=False):
-    """Keyword arguments of `fan_out` besides the parameters of its requests; see `Completions.fan_out`."""
-
-    n: Required[int]
-    max_concurrency: int | None
-    stream: bool
-    native: bool | Literal["auto"]
-    on_error: Literal["collect", "raise"]
-    first: int | None
-    hedge_after: float | None
-    pace: Pace | None
-    requests_per_minute: float | None
-    tokens_per_minute: float | None
-    adaptive: bool
-
-
-class _ChatFanOut(_FanOutOptions, ChatFanOut, total=False):
-    pass
-
-
-class _AgentFanOut(_FanOutOptions, AgentFanOut, total=False):
-    pass
-
-
-class _MapOptions(MapDefaults, total=False):
-    """Keyword arguments of `map`; see `Completions.map`."""
-
-    max_concurrency: int
-    ordered: bool
-    on_error: Literal["collect", "raise"]
-    window: int | None
-    pace: Pace | None
-    requests_per_minute: float | None
-    tokens_per_minute: float | None
-    adaptive: bool
-    stream: bool
-    journal: Journal | str | os.PathLike[str] | None
-    output_retries: int
-
-
-class _ChatRun(RunOptions, ChatRun, total=False):
-    pass
-
-
-class _AgentRun(RunOptions, AgentRun, total=False):
-    pass
 
 
 def _drop_not_given(function: Callable[P, T]) -> Callable[P, T]:
@@ -180,77 +139,6 @@ class _Completions(CompletionsHints):
 
         return StreamManager(start)
 
-    @overload
-    def map(
-        self,
-        /,
-        requests: Requests,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        **options: Unpack[_MapOptions],
-    ) -> MapResults: ...
-    @overload
-    def map(
-        self,
-        /,
-        requests: Requests,
-        *,
-        response_format: type[T] | Answer[T],
-        **options: Unpack[_MapOptions],
-    ) -> MapResults[ParsedChatCompletion[T]]: ...
-    @overload
-    def map(
-        self, /, requests: Requests, *, response_format: object, **options: Unpack[_MapOptions]
-    ) -> MapResults[Any]: ...
-    def map(self, /, requests: Requests, **options: Any) -> MapResults[Any]:
-        """Make many requests, a limited number at a time; iterate over the results as they finish.
-
-        Requests are taken from the iterable as they are needed, at most ``window`` ahead of the results that
-        were read, so a million requests need little memory. The server's quota is obeyed, as far as replies show it: a
-        request that is refused because of the quota waits and is sent again, which costs it no attempt.
-
-        Args:
-            requests: Parameters of each request, or pairs of your own key and parameters; any iterable or
-                async iterable.
-            max_concurrency (int): Maximum number of requests in flight.
-            ordered (bool): Return results in the order of the requests, not as they finish.
-            on_error ("collect" | "raise"): ``"collect"`` returns each error in the place of its result;
-                ``"raise"`` cancels the other requests at the first error, and raises once the results before
-                the error are read.
-            window (int | None): Maximum number of requests in flight and unread results together; 4 times
-                ``max_concurrency`` if None.
-            pace (Pace | None): Rates that these requests share with whatever else has the same `Pace`; the
-                client's own `Pace` if None, and otherwise one for these requests.
-            requests_per_minute (float | None): Short for a `Pace` for these requests alone, as the next two:
-                the maximum number of requests in any minute.
-            tokens_per_minute (float | None): Maximum number of tokens in any minute.
-            adaptive (bool): Adapt the number of requests in flight to what the server sustains.
-            stream (bool): Stream each reply, so that the limits on stalls apply and errors have a
-                ``partial``.
-            journal (Journal | str | PathLike | None): Path of a file of results, or an open `Journal`. Each
-                result is written to it as it arrives, and results of earlier runs are returned with
-                ``resumed=True``: their requests are not sent again. Of errors, that is so only for requests
-                that the server refused with 400, 404, 413 or 422. A request is known by its key and all of
-                its parameters.
-            response_format: A type in place of a schema, as for `parse`: each completion is a
-                `ParsedChatCompletion`, and an answer that is no value of the type is an error. A request may
-                name a type of its own.
-            output_retries (int): How often to ask again for one answer, as for `parse`.
-            **options: Also parameters for requests that do not give them.
-
-        Returns:
-            An async iterator of `MapResult`. Leaving the loop cancels the requests in flight.
-
-        Raises:
-            TypeError: If an option or a default is unknown.
-            ConfigurationError: If an option can't be used.
-            JournalError: If the journal can't be opened; from iterating, if it can't be written, after the results of
-                all requests in flight.
-            FanOutError: From iterating, with ``on_error="raise"``.
-        """
-        check_options(options)
-        return self._map(requests, **options)
-
     @_drop_not_given
     def _map(
         self,
@@ -313,6 +201,57 @@ class _Completions(CompletionsHints):
                 journal=journal,
             )
         )
+
+    @overload
+    def map(
+        self,
+        /,
+        requests: Requests,
+        *,
+        response_format: Mapping[str, Any] | None = ...,
+        **options: Unpack[MapOptions],
+    ) -> MapResults: ...
+    @overload
+    def map(
+        self,
+        /,
+        requests: Requests,
+        *,
+        response_format: type[T] | Answer[T],
+        **options: Unpack[MapOptions],
+    ) -> MapResults[ParsedChatCompletion[T]]: ...
+    @overload
+    def map(
+        self, /, requests: Requests, *, response_format: object, **options: Unpack[MapOptions]
+    ) -> MapResults[Any]: ...
+    @spelled_out(AnswerOptions, MapOptions, defaults=_map)
+    def map(self, /, requests: Requests, **options: Any) -> MapResults[Any]:
+        """Make many requests, a limited number at a time; iterate over the results as they finish.
+
+        Requests are taken from the iterable as they are needed, at most ``window`` ahead of the results that
+        were read, so a million requests need little memory. The server's quota is obeyed, as far as replies show it: a
+        request that is refused because of the quota waits and is sent again, which costs it no attempt.
+
+        If ``response_format`` is a type, each completion is a `ParsedChatCompletion`, and an answer that is no value of
+        the type is an error. A request may name a type of its own.
+
+        Args:
+            requests: Parameters of each request, or pairs of your own key and parameters; any iterable or
+                async iterable.
+            **options: Options, and parameters for requests that do not give them.
+
+        Returns:
+            An async iterator of `MapResult`. Leaving the loop cancels the requests in flight.
+
+        Raises:
+            TypeError: If an option or a default is unknown.
+            ConfigurationError: If an option can't be used.
+            JournalError: If the journal can't be opened; from iterating, if it can't be written, after the results of
+                all requests in flight.
+            FanOutError: From iterating, with ``on_error="raise"``.
+        """
+        check_options(options)
+        return self._map(requests, **options)
 
     @_drop_not_given
     def _fan_out(
@@ -404,6 +343,8 @@ class _Completions(CompletionsHints):
             tool_concurrency=tool_concurrency,
             context=context,
             response_format=response_format,
+            hooks=self._core.settings.hooks,
+            redact=functools.partial(self._core.redact, self._operation),
         )
 
     def _turns(self, pace: Pace | None, **rates: Any) -> Turns:
@@ -440,6 +381,10 @@ class _Completions(CompletionsHints):
     def with_streaming_response(self) -> StreamingCompletions:
         """The same methods for ``async with``; they return a response whose body has not been read."""
         return StreamingCompletions(self._core, self._operation)
+
+
+# Functions whose keyword arguments have the defaults of the public methods, for the signatures of these.
+MAP, FAN_OUT, RUN = (vars(_Completions)[name] for name in ("_map", "_fan_out", "_begin_run"))
 
 
 class _Requester:
@@ -482,13 +427,15 @@ class Completions(_Completions):
     async def create(
         self, *, stream: bool, **params: Unpack[ChatCompletionCreate]
     ) -> ChatCompletion | ChatCompletionStream: ...
-    async def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | ChatCompletionStream:
+    @spelled_out(ChatCompletionCreate)
+    async def create(
+        self, *, stream: bool | NotGiven | None = None, **params: Any
+    ) -> ChatCompletion | ChatCompletionStream:
         """Request a completion. The request contains exactly the parameters that are given.
 
         Args:
             stream: Whether to get the completion as it is generated.
-            **params: Parameters of the request, see `ChatCompletionParams`, and options for sending it, see
-                `RequestOptions`.
+            **params: Parameters of the request, and options for sending it.
 
         Returns:
             The completion; with ``stream=True``, the stream, once the headers of the reply have been read.
@@ -524,15 +471,12 @@ class Completions(_Completions):
     async def parse(
         self, *, response_format: object, output_retries: int = ..., **params: Unpack[ChatCompletionParse]
     ) -> ParsedChatCompletion[Any]: ...
+    @spelled_out(ParseOptions, ChatCompletionParse)
     async def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
         """Request a completion whose text is JSON, and read it as a value of a type.
 
         Args:
-            response_format: A type, such as a Struct, a dataclass, ``list[Invoice]`` or a model of pydantic; or an `Answer`,
-                which says more. A schema as the API takes it is sent unchanged, and its answers are not read.
-            output_retries: How often to ask again, with the faulty answer and a message that names the fault, if the
-                answer is not JSON or no value of the type. Each request is paid for. 0 by default.
-            **params: The same as for `create`, except ``stream``.
+            **params: Parameters of the request, and options for sending it.
 
         Returns:
             The completion. Its ``parsed``, and that of each message, is the value, or None where the model refused, and
@@ -560,15 +504,16 @@ class Completions(_Completions):
     def stream(
         self, *, response_format: object, **params: Unpack[ChatCompletionParse]
     ) -> StreamManager[Any]: ...
+    @spelled_out(AnswerOptions, ChatCompletionParse)
     def stream(self, **params: Any) -> StreamManager[Any]:
         """Stream a completion: ``async with client.chat.completions.stream(...) as stream``.
 
         The stream reports the usage as well, unless ``stream_options`` is given. The request is sent on entering,
-        and the stream is closed on leaving.
+        and the stream is closed on leaving. If ``response_format`` is a type, the stream is a
+        `ParsedChatCompletionStream`.
 
         Args:
-            response_format: A type in place of a schema, as for `parse`: the stream is a `ParsedChatCompletionStream`.
-            **params: The same as for `create`.
+            **params: Parameters of the request, and options for sending it.
 
         Raises:
             InvalidRequestError: If the type has no schema.
@@ -582,7 +527,7 @@ class Completions(_Completions):
         *,
         response_format: Mapping[str, Any] | None = ...,
         stop_when: StopWhen | None = ...,
-        **options: Unpack[_ChatFanOut],
+        **options: Unpack[ChatFanOutOptions],
     ) -> FanOut: ...
     @overload
     def fan_out(
@@ -590,7 +535,7 @@ class Completions(_Completions):
         *,
         response_format: type[T] | Answer[T],
         stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_ChatFanOut],
+        **options: Unpack[ChatFanOutOptions],
     ) -> FanOut[ParsedChatCompletion[T]]: ...
     @overload
     def fan_out(
@@ -598,8 +543,9 @@ class Completions(_Completions):
         *,
         response_format: object,
         stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_ChatFanOut],
+        **options: Unpack[ChatFanOutOptions],
     ) -> FanOut[Any]: ...
+    @spelled_out(FanOutAnswerOptions, ChatFanOutOptions, defaults=FAN_OUT)
     def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices for one prompt, each by its own request, as one stream.
 
@@ -607,34 +553,12 @@ class Completions(_Completions):
         choices as they arrive, ``fan.choice(i)``, ``fan.snapshot``, ``await fan.completion()``. The streams
         report their usage as well, unless ``stream_options`` is given.
 
+        If ``response_format`` is a type, a choice whose answer is no value of the type has failed. With ``first`` or
+        ``stop_when`` the other requests go on nevertheless, whatever ``on_error`` says; if none is left, a
+        `FanOutError` has the error of each.
+
         Args:
-            n (int): Number of choices.
-            max_concurrency (int | None): Maximum number of requests in flight; None, the default, is no limit.
-            stream (bool): Stream each reply, the default; otherwise each choice arrives as one chunk.
-            native (bool | "auto"): Make one request with ``n`` in place of n requests. With ``"auto"``, choices
-                that the server does not return are then requested one by one, for servers that ignore or
-                refuse ``n``. False by default.
-            on_error ("raise" | "collect"): ``"raise"``, the default, cancels the other requests at the first
-                error; with ``"collect"`` they continue, and `FanOut.errors` has the errors.
-            stop_when (Callable[[Choice], bool | Awaitable[bool]] | None): Called with each finished `Choice`.
-                If it returns true, or an awaitable of true, the choice is a winner. Once there are as many
-                winners as ``first`` says, by default one, the other requests are cancelled and their
-                connections closed. It is not called for choices without a value of the type in ``response_format``.
-            first (int | None): How many winners are enough. Without ``stop_when`` every finished choice is a
-                winner, or, if ``response_format`` is a type, every choice with a value of the type.
-            response_format: A type in place of a schema, as for `parse`. A choice whose answer is no value of the type has
-                failed. With ``first`` or ``stop_when`` the other requests go on nevertheless, whatever ``on_error`` says;
-                if none is left, a `FanOutError` has the error of each.
-            hedge_after (float | None): Seconds without content after which a second request is made for a
-                choice. The first reply with content continues, and the other is cancelled.
-                ``max_concurrency`` does not count the second request.
-            pace (Pace | None): Rates that these requests share with whatever else has the same `Pace`; the
-                client's own `Pace` if None, and otherwise one for these requests.
-            requests_per_minute (float | None): Short for a `Pace` for these requests alone, as the next two: the
-                maximum number of requests in any minute.
-            tokens_per_minute (float | None): Maximum number of tokens in any minute.
-            adaptive (bool): Adapt the number of requests in flight to what the server sustains.
-            **options: Parameters of each request, the same as for `create` except ``n`` and ``stream``.
+            **options: Options, and parameters of each request.
 
         Raises:
             ConfigurationError: If an option can't be used.
@@ -649,7 +573,7 @@ class Completions(_Completions):
         *,
         response_format: Mapping[str, Any] | None = ...,
         stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_ChatRun],
+        **options: Unpack[ChatRunOptions],
     ) -> ToolRun[ChatCompletion]: ...
     @overload
     def run(
@@ -657,12 +581,17 @@ class Completions(_Completions):
         *,
         response_format: type[T] | Answer[T],
         stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_ChatRun],
+        **options: Unpack[ChatRunOptions],
     ) -> ToolRun[ParsedChatCompletion[T]]: ...
     @overload
     def run(
-        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_ChatRun]
+        self,
+        *,
+        response_format: object,
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[ChatRunOptions],
     ) -> ToolRun[ParsedChatCompletion[Any]]: ...
+    @spelled_out(RunAnswerOptions, ChatRunOptions, defaults=RUN)
     def run(self, **options: Any) -> ToolRun[Any]:
         """Let the model call functions until it has an answer: ``async with client.chat.completions.run(...) as run``.
 
@@ -670,23 +599,12 @@ class Completions(_Completions):
         and the calls in its reply: their functions run at once, their results go into the next request. Nothing is sent
         before the first read.
 
+        ``messages`` is not changed. A ``tool_choice`` that requires a call is sent in the first turn only, and ``timeout``
+        holds for each turn. Only the last reply, which calls no tools, is read as a value of the type in
+        ``response_format``.
+
         Args:
-            tools (Iterable): Functions, or tools made by `tool`. A call of a tool that is given as a dictionary ends the run.
-            max_turns (int): Maximum number of requests; 10 by default.
-            stream (bool): Stream each reply, the default; otherwise each text arrives as one delta.
-            stop_when (Callable[[ToolRun], bool | Awaitable[bool]] | None): Called with the run after the results of each
-                turn. If it returns true, or an awaitable of true, the run ends.
-            on_tool_error ("tell" | "raise" | Callable[[ToolCall, Exception], str | Awaitable[str]]): What becomes of an
-                exception of a function. ``"tell"``, the default, tells it to the model. ``"raise"`` cancels the other
-                tools and raises the first one. A callable returns the text for the model, or raises. Unknown tools,
-                arguments that do not fit and exceeded time limits are always told to the model.
-            tool_timeout (float | None): Seconds for each call, for tools without a ``timeout``; None is no limit.
-            tool_concurrency (int | None): Maximum number of functions that run at once; None is no limit.
-            context (Any): An object for functions that have a parameter of type `ToolContext`.
-            response_format (type | Answer | Mapping | None): Type of the answer, as for `parse`. Only the last reply, which
-                calls no tools, is read as a value of it.
-            **options: The same as for `create`; ``messages`` is not changed. A ``tool_choice`` that requires a call is
-                sent in the first turn only. ``timeout`` holds for each turn.
+            **options: Options, and parameters of each request.
 
         Raises:
             ConfigurationError: If an option can't be used; nothing was sent.
@@ -718,13 +636,15 @@ class AgentCompletions(_Completions):
     async def create(
         self, *, stream: bool, **params: Unpack[AgentCompletionCreate]
     ) -> ChatCompletion | ChatCompletionStream: ...
-    async def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | ChatCompletionStream:
+    @spelled_out(AgentCompletionCreate)
+    async def create(
+        self, *, stream: bool | NotGiven | None = None, **params: Any
+    ) -> ChatCompletion | ChatCompletionStream:
         """Request a completion from the agent, like `Completions.create` but with the parameters of agents.
 
         Args:
             stream: Whether to get the completion as it is generated.
-            **params: Parameters of the request, see `AgentCompletionParams`, and options for sending it, see
-                `RequestOptions`.
+            **params: Parameters of the request, and options for sending it.
 
         Raises:
             GradientError: For the same reasons as `Completions.create`.
@@ -751,6 +671,7 @@ class AgentCompletions(_Completions):
     async def parse(
         self, *, response_format: object, output_retries: int = ..., **params: Unpack[AgentCompletionParse]
     ) -> ParsedChatCompletion[Any]: ...
+    @spelled_out(ParseOptions, AgentCompletionParse)
     async def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
         """Request a typed answer from the agent, like `Completions.parse`."""
         return await self._parse(params)
@@ -767,6 +688,7 @@ class AgentCompletions(_Completions):
     def stream(
         self, *, response_format: object, **params: Unpack[AgentCompletionParse]
     ) -> StreamManager[Any]: ...
+    @spelled_out(AnswerOptions, AgentCompletionParse)
     def stream(self, **params: Any) -> StreamManager[Any]:
         """Stream the agent's completion, like `Completions.stream`."""
         return self._stream(params)
@@ -777,7 +699,7 @@ class AgentCompletions(_Completions):
         *,
         response_format: Mapping[str, Any] | None = ...,
         stop_when: StopWhen | None = ...,
-        **options: Unpack[_AgentFanOut],
+        **options: Unpack[AgentFanOutOptions],
     ) -> FanOut: ...
     @overload
     def fan_out(
@@ -785,7 +707,7 @@ class AgentCompletions(_Completions):
         *,
         response_format: type[T] | Answer[T],
         stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_AgentFanOut],
+        **options: Unpack[AgentFanOutOptions],
     ) -> FanOut[ParsedChatCompletion[T]]: ...
     @overload
     def fan_out(
@@ -793,8 +715,9 @@ class AgentCompletions(_Completions):
         *,
         response_format: object,
         stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_AgentFanOut],
+        **options: Unpack[AgentFanOutOptions],
     ) -> FanOut[Any]: ...
+    @spelled_out(FanOutAnswerOptions, AgentFanOutOptions, defaults=FAN_OUT)
     def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices by the agent, like `Completions.fan_out` but with the parameters of agents."""
         check_options(options)
@@ -806,7 +729,7 @@ class AgentCompletions(_Completions):
         *,
         response_format: Mapping[str, Any] | None = ...,
         stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_AgentRun],
+        **options: Unpack[AgentRunOptions],
     ) -> ToolRun[ChatCompletion]: ...
     @overload
     def run(
@@ -814,12 +737,17 @@ class AgentCompletions(_Completions):
         *,
         response_format: type[T] | Answer[T],
         stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_AgentRun],
+        **options: Unpack[AgentRunOptions],
     ) -> ToolRun[ParsedChatCompletion[T]]: ...
     @overload
     def run(
-        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_AgentRun]
+        self,
+        *,
+        response_format: object,
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[AgentRunOptions],
     ) -> ToolRun[ParsedChatCompletion[Any]]: ...
+    @spelled_out(RunAnswerOptions, AgentRunOptions, defaults=RUN)
     def run(self, **options: Any) -> ToolRun[Any]:
         """Let the agent's model call functions until it has an answer, like `Completions.run`."""
         check_options(options)

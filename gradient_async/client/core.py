@@ -325,6 +325,10 @@ class Core:
         """Send the request for the list of models."""
         return await self.connections.manager.send(self._template("models", options, stream=False))
 
+    def redact(self, operation: Operation, text: str) -> str:
+        """Remove the keys of requests from a text."""
+        return self._template(operation, {}, stream=False).redactor.text(text)
+
     def _template(self, operation: Operation, options: Mapping[str, Any], *, stream: bool) -> Call:
         """Return a call without body and parameters."""
         settings = self.settings

@@ -21,6 +21,7 @@ from ..types import (
     ChatCompletion,
     Headers,
     ModelList,
+    NotGiven,
     ParsedChatCompletion,
     RateLimits,
     is_given,
@@ -29,6 +30,8 @@ from ..types.nesting import UNLIMITED, decode_json
 from .answers import typed_arguments
 from .core import Core, Operation, check_options, models_of, read_reply
 from .hints import STREAMING, Hinted
+from .options import AnswerOptions
+from .parameters import spelled_out
 
 if TYPE_CHECKING:
     from ..session.reply import Reply
@@ -290,12 +293,13 @@ class RawCompletions(_ResponseCompletions):
     async def create(
         self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
     ) -> APIResponse[ChatCompletionStream]: ...
-    async def create(self, *, stream: Any = None, **params: Any) -> APIResponse[Any]:
+    @spelled_out(AgentCompletionCreate)
+    async def create(self, *, stream: bool | NotGiven | None = None, **params: Any) -> APIResponse[Any]:
         """Request a completion; return the response, read to its end unless it is a stream.
 
         Args:
             stream: The same as for ``create``.
-            **params: The same as for ``create``.
+            **params: Parameters of the request, and options for sending it.
         """
         stream = stream if is_given(stream) else None
         response = await self._respond(params, stream)
@@ -318,11 +322,14 @@ class RawCompletions(_ResponseCompletions):
     async def parse(
         self, *, response_format: object, **params: Unpack[AgentCompletionParse]
     ) -> APIResponse[ParsedChatCompletion[Any]]: ...
+    @spelled_out(AnswerOptions, AgentCompletionParse)
     async def parse(self, **params: Any) -> APIResponse[Any]:
         """Request a typed answer; return the response, read to its end, whose ``parse`` gives the completion.
 
+        There is no ``output_retries``: a response is that of one request.
+
         Args:
-            **params: The same as for ``parse``, except ``output_retries``: a response is that of one request.
+            **params: Parameters of the request, and options for sending it.
         """
         return await self._respond_typed(params)
 
@@ -338,12 +345,13 @@ class StreamingCompletions(_ResponseCompletions):
     def create(
         self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
     ) -> ResponseContext[ChatCompletionStream]: ...
-    def create(self, *, stream: Any = None, **params: Any) -> ResponseContext[Any]:
+    @spelled_out(AgentCompletionCreate)
+    def create(self, *, stream: bool | NotGiven | None = None, **params: Any) -> ResponseContext[Any]:
         """Request a completion: ``async with ...create(...) as response``; the body has not been read.
 
         Args:
             stream: The same as for ``create``.
-            **params: The same as for ``create``.
+            **params: Parameters of the request, and options for sending it.
         """
         return ResponseContext(lambda: self._respond(params, stream if is_given(stream) else None))
 

@@ -25,7 +25,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from functools import partial
 from inspect import isawaitable
 from types import AsyncGeneratorType, TracebackType
-from typing import Any, Generic, Literal, Required, Self, TypeAlias, TypedDict, TypeVar, cast
+from typing import Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
 
 from msgspec.structs import force_setattr
 
@@ -49,11 +49,11 @@ from ..events import (
     ToolRunEvent,
     ToolStartedEvent,
 )
+from ..hooks import Hook
 from ..output import Answer, answer_of, judge
 from ..stream import AsyncOnly
 from ..tools import Tool, name_of_tool, tools_of
 from ..types import ChatCompletion, ChatCompletionMessage, CompletionUsage, ToolCall, sum_usage
-from ..types.params import Tools
 from .settings import check_choice, check_count
 from .turn import PendingCall, ToolRules, TurnTools
 
@@ -66,18 +66,6 @@ _NO_LIMITS = Limits(completion_bytes=None, choices=sys.maxsize, tool_calls=sys.m
 # Parameters that a run reads or changes.
 _NOT_IN_EXTRA_BODY = ("messages", "tools", "tool_choice", "response_format", "n", "stream")
 _CUT = frozenset({"length", "content_filter"})
-
-
-class RunOptions(TypedDict, total=False):
-    """Keyword arguments of `run` besides the parameters of its requests; see `Completions.run`."""
-
-    tools: Required[Tools]
-    max_turns: int
-    stream: bool
-    on_tool_error: OnToolError
-    tool_timeout: float | None
-    tool_concurrency: int | None
-    context: Any
 
 
 class Turns:
@@ -420,6 +408,8 @@ def start_run(
     tool_concurrency: int | None,
     context: Any,
     response_format: Any,
+    hooks: tuple[Hook, ...],
+    redact: Callable[[str], str],
 ) -> ToolRun[Any]:
     """Check the arguments of `run`, and make the run.
 
@@ -466,6 +456,8 @@ def start_run(
                 timeout=tool_timeout,
                 concurrency=tool_concurrency,
                 context=context,
+                hooks=hooks,
+                redact=redact,
             ),
             foreign=frozenset(name_of_tool(each) for each in known if not isinstance(each, Tool)),
             answer=answer,

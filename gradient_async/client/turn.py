@@ -12,6 +12,7 @@ import msgspec
 
 from ..errors import GradientError, ToolArgumentsError
 from ..events import ToolFinishedEvent
+from ..hooks import Hook, ToolInfo, tell
 from ..tools import Tool, ToolContext, result_text
 from ..types import ToolCall
 
@@ -25,6 +26,8 @@ class ToolRules(msgspec.Struct, frozen=True, kw_only=True):
         timeout: Time limit of tools that have none, or None.
         concurrency: Maximum number of tools that run at once, or None.
         context: The object for `ToolContext`.
+        hooks: Observers of the functions.
+        redact: Removes keys from a text, for the hooks.
     """
 
     tools: dict[str, Any]
@@ -32,6 +35,8 @@ class ToolRules(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None
     concurrency: int | None
     context: Any
+    hooks: tuple[Hook, ...] = ()
+    redact: Callable[[str], str] = str
 
 
 class PendingCall(msgspec.Struct, kw_only=True):
@@ -188,12 +193,7 @@ class TurnTools:
         seconds: float | None = call.tool.timeout or rules.timeout
         limit = asyncio.timeout(seconds)
         try:
-            async with limit:
-                context = ToolContext(
-                    call=call.call, turn=self._turn, messages=self._messages, context=rules.context
-                )
-                result = await _result_of(call.tool, call.tool.keywords(call.arguments, context))
-                return result, result_text(result), None
+            result, content = await self._observe(call, limit)
         except (Exception, asyncio.CancelledError) as error:
             if self._stopping:
                 raise
@@ -203,6 +203,31 @@ class TurnTools:
                 text = f"{name} did not finish within {seconds:g} s"
                 return None, text, TimeoutError(text)
             return await self._told(call, error)
+        return result, content, None
+
+    async def _observe(self, call: PendingCall, limit: asyncio.Timeout) -> tuple[Any, str]:
+        """Call the function within its time limit, and inform the hooks; return the result, and its text."""
+        rules = self._rules
+        tool = ToolInfo(
+            call=call.call, description=call.tool.description, turn=self._turn, redact=rules.redact
+        )
+        for hook in rules.hooks:
+            tell(hook.on_tool_start, tool)
+        began = time.perf_counter()
+        try:
+            async with limit:
+                context = ToolContext(
+                    call=call.call, turn=self._turn, messages=self._messages, context=rules.context
+                )
+                result = await _result_of(call.tool, call.tool.keywords(call.arguments, context))
+                return result, result_text(result)
+        except BaseException as error:
+            tool.error_type = type(error).__name__
+            raise
+        finally:
+            tool.seconds = time.perf_counter() - began
+            for hook in rules.hooks:
+                tell(hook.on_tool_end, tool)
 
     async def _told(self, call: PendingCall, error: Exception) -> tuple[Any, str, Exception]:
         """Return what the model is told of an error, by the rule of the caller."""

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import msgspec
 
-from ..errors import APIResponseValidationError
+from ..errors import APIResponseValidationError, escape
 from ..types import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -103,7 +103,8 @@ def _decode_completion(content: bytes, max_values: int) -> ChatCompletion:
     try:
         body = loads(content, 0)
     except DECODE_ERRORS as refused:
-        problem = describe_decode_error(refused)
+        start = escape(_beginning(content[:80]))
+        problem = describe_decode_error(refused) + (f"; it begins with {start!r}" if start else "")
     found = _identify(content, body)
     if isinstance(found, ErrorBody):
         problem = f"it is an error: {found.message}"

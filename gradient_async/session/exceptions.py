@@ -19,6 +19,7 @@ from ..errors import (
     ConfigurationError,
     GatewayTimeoutError,
     Phase,
+    QuotaExceededError,
     RequestInfo,
     ResponseInfo,
     StreamInterruptedError,
@@ -70,6 +71,7 @@ _ADVICE: dict[int, str] = {
     413: "send less: shorter messages, or smaller images",
     429: "send fewer requests at once, or wait",
 }
+_QUOTA_ADVICE = "the account's quota is used up, and waiting does not help"
 
 
 def bare(error: BaseException) -> BaseException:
@@ -410,7 +412,8 @@ def status_error(
         what = f"points to {escape(origin, 200)}, and redirects are never followed"
     else:
         what = error.message or "no message"
-    advice = f"; {_ADVICE[status]}" if status in _ADVICE else ""
+    words = _QUOTA_ADVICE if issubclass(kind, QuotaExceededError) else _ADVICE.get(status)
+    advice = f"; {words}" if words else ""
     return kind(
         f"{peer.answering} answered {status}: {what}{named}{advice}",
         response=response,

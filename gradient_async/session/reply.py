@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -190,6 +191,7 @@ class Reply:
         completion: ChatCompletion | None = None,
         outcome: Outcome | None = None,
         first_token: float | None = None,
+        gaps: Sequence[float] = (),
     ) -> None:
         """Note how the call ended, and inform hooks and the log; only the first call of this method counts.
 
@@ -198,6 +200,7 @@ class Reply:
             completion: The completion, as far as it was received.
             outcome: How the call ended, if the error does not show it.
             first_token: For a stream, seconds from the sent request to the first content.
+            gaps: For a stream, seconds between the reads that brought content.
         """
         if self.turn is not None:
             usage = None if completion is None else completion.usage
@@ -207,7 +210,7 @@ class Reply:
         if outcome is None:
             failed = isinstance(error, GradientError)
             outcome = "completed" if error is None else "failed" if failed else "cancelled"
-        self.trace.end(outcome, error=error, completion=completion, first_token=first_token)
+        self.trace.end(outcome, error=error, completion=completion, first_token=first_token, gaps=gaps)
 
     async def read_all(self, limits: Limits) -> bytes:
         """Read the whole body.

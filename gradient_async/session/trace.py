@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import APIError, escape
-from ..hooks import CallInfo, Hook, Outcome
+from ..hooks import CallInfo, Hook, Outcome, log, tell
 from .exceptions import request_id_of
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from .call import Call
 
 __all__ = ["Trace", "log"]
-
-log = logging.getLogger("gradient_async")
 
 _MAX_MODEL = 200  # characters of the name of a model
 _LONG_QUEUE = 0.001  # a longer wait for a free connection, in seconds, is logged
@@ -43,7 +40,12 @@ class Trace:
         self._over = False
         self._redactor = call.redactor
         self.info = CallInfo(
-            operation=call.operation, method=call.method, url=call.url, params=call.params, stream=call.stream
+            operation=call.operation,
+            method=call.method,
+            url=call.url,
+            params=call.params,
+            stream=call.stream,
+            redact=call.redactor.text,
         )
 
     def request(self, attempt: int) -> None:
@@ -60,7 +62,7 @@ class Trace:
             info.stream,
         )
         for hook in self._hooks:
-            self._tell(hook.on_request)
+            tell(hook.on_request, self.info)
 
     def response(self, status: int, headers: Headers, rate_limits: RateLimits | None, queued: float) -> None:
         """Report that the headers of a reply have arrived.
@@ -89,7 +91,7 @@ class Trace:
                 "waited %.3f s for a free connection; raise max_connections if this happens often", queued
             )
         for hook in self._hooks:
-            self._tell(hook.on_response)
+            tell(hook.on_response, self.info)
 
     def cooldown(self, wait: float) -> None:
         """Report that the call waits, because the server asked another call to wait."""
@@ -111,7 +113,7 @@ class Trace:
             self._shown(error.request_id),
         )
         for hook in self._hooks:
-            self._tell(hook.on_retry)
+            tell(hook.on_retry, self.info)
         info.error = None
         info.wait = None
 
@@ -122,6 +124,7 @@ class Trace:
         error: BaseException | None = None,
         completion: ChatCompletion | None = None,
         first_token: float | None = None,
+        gaps: Sequence[float] = (),
     ) -> None:
         """Report that the call is over; only the first call of this method counts.
 
@@ -130,6 +133,7 @@ class Trace:
             error: The error, if the call failed.
             completion: The completion, as far as it was received.
             first_token: For a stream, seconds from the sent request to the first content.
+            gaps: For a stream, seconds between the reads that brought content.
         """
         if self._over:
             return
@@ -139,6 +143,7 @@ class Trace:
         info.error = error
         info.completion = completion
         info.first_token = first_token
+        info.gaps = gaps
         info.elapsed = self._loop.time() - self._started
         if isinstance(error, APIError):
             info.request_id = self._shown(error.request_id) or info.request_id
@@ -156,7 +161,7 @@ class Trace:
             None if usage is None else f"{usage.prompt_tokens}+{usage.completion_tokens}",
         )
         for hook in self._hooks:
-            self._tell(hook.on_end)
+            tell(hook.on_end, self.info)
         # The error in `info` holds its traceback, and the frames there hold this object. Without these lines `info`, or the
         # hooks, which may keep `info`, would close a reference cycle; see `copy_of`.
         del self.info
@@ -165,16 +170,3 @@ class Trace:
     def _shown(self, name: str | None) -> str | None:
         """Return a server's id of a request in a form that may be logged: without keys."""
         return None if name is None else self._redactor.text(name)
-
-    def _tell(self, method: Callable[[CallInfo], None]) -> None:
-        try:
-            method(self.info)
-        except Exception as error:  # noqa: BLE001  # a hook may raise anything, and must not change the call
-            # `log.exception` would show the texts of the exception and of the call's error, and both may repeat prompts and
-            # replies.
-            log.error(  # noqa: TRY400
-                "a hook failed: %s raised %s\n%s",
-                getattr(method, "__qualname__", method),
-                type(error).__name__,
-                "".join(traceback.format_tb(error.__traceback__)),
-            )

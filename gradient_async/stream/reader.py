@@ -453,7 +453,14 @@ class StreamReader:
             reply.turn.finish(error, succeeded=outcome == "completed", usage=self._assembler.usage)
         if reply.trace is not None:
             completion = getattr(error, "partial", None) or self.completion()
-            reply.end(error, completion=completion, outcome=outcome, first_token=self.timing.first_token)
+            timing = self.timing
+            reply.end(
+                error,
+                completion=completion,
+                outcome=outcome,
+                first_token=timing.first_token,
+                gaps=timing.gaps,
+            )
 
     # Facts about the stream
 

@@ -18,9 +18,9 @@ from typing import (
 )
 
 from ..client.client import _INTERNAL, AsyncGradient, Attributes, _conceal, resource
+from ..client.completions import FAN_OUT, MAP, RUN, check_requests
 from ..client.completions import AgentCompletions as AsyncAgentCompletions
 from ..client.completions import Completions as AsyncCompletions
-from ..client.completions import _AgentFanOut, _AgentRun, _ChatFanOut, _ChatRun, _MapOptions, check_requests
 from ..client.core import check_options
 from ..client.hints import (
     AGENTS,
@@ -33,6 +33,18 @@ from ..client.hints import (
     without_asyncio,
 )
 from ..client.models import Models as AsyncModels
+from ..client.options import (
+    AgentFanOutOptions,
+    AgentRunOptions,
+    AnswerOptions,
+    ChatFanOutOptions,
+    ChatRunOptions,
+    FanOutAnswerOptions,
+    MapOptions,
+    ParseOptions,
+    RunAnswerOptions,
+)
+from ..client.parameters import spelled_out
 from ..client.run import ToolRun as AsyncToolRun
 from ..fanout import Requests, StopWhen
 from ..output import Answer
@@ -44,6 +56,7 @@ from ..types import (
     ChatCompletionParse,
     Hint,
     ModelList,
+    NotGiven,
     ParsedChatCompletion,
     ParsedChoice,
     is_given,
@@ -127,7 +140,7 @@ class _SyncCompletions(CompletionsHints):
         requests: Requests,
         *,
         response_format: Mapping[str, Any] | None = ...,
-        **options: Unpack[_MapOptions],
+        **options: Unpack[MapOptions],
     ) -> MapResults: ...
     @overload
     def map(
@@ -136,17 +149,23 @@ class _SyncCompletions(CompletionsHints):
         requests: Requests,
         *,
         response_format: type[T] | Answer[T],
-        **options: Unpack[_MapOptions],
+        **options: Unpack[MapOptions],
     ) -> MapResults[ParsedChatCompletion[T]]: ...
     @overload
     def map(
-        self, /, requests: Requests, *, response_format: object, **options: Unpack[_MapOptions]
+        self, /, requests: Requests, *, response_format: object, **options: Unpack[MapOptions]
     ) -> MapResults[Any]: ...
+    @spelled_out(AnswerOptions, MapOptions, defaults=MAP)
     def map(self, /, requests: Requests, **options: Any) -> MapResults[Any]:
         """Make many requests, a limited number at a time; iterate over the results as they finish.
 
-        The arguments are those of ``map`` for asyncio. The iterable may block: a thread of its own takes the requests
-        from it, as they are needed, while results are returned. Only a list or a tuple needs no thread.
+        The iterable may block: a thread of its own takes the requests from it, as they are needed, while results are
+        returned. Only a list or a tuple needs no thread.
+
+        Args:
+            requests: Parameters of each request, or pairs of your own key and parameters; any iterable or
+                async iterable.
+            **options: Options, and parameters for requests that do not give them.
         """
         check_options(options)
         check_requests(requests)
@@ -156,7 +175,7 @@ class _SyncCompletions(CompletionsHints):
 
 
 class Completions(_SyncCompletions):
-    """Chat completions of models; see `client.completions.Completions` for the arguments."""
+    """Chat completions of models; see `client.completions.Completions` for results and errors."""
 
     @overload
     def create(
@@ -166,8 +185,9 @@ class Completions(_SyncCompletions):
     def create(self, *, stream: Literal[True], **params: Unpack[ChatCompletionCreate]) -> Stream: ...
     @overload
     def create(self, *, stream: bool, **params: Unpack[ChatCompletionCreate]) -> ChatCompletion | Stream: ...
-    def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | Stream:
-        """Request a completion; the arguments, results and errors are those of ``create`` for asyncio."""
+    @spelled_out(ChatCompletionCreate)
+    def create(self, *, stream: bool | NotGiven | None = None, **params: Any) -> ChatCompletion | Stream:
+        """Request a completion; results and errors are those of ``create`` for asyncio."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
     @overload
@@ -190,8 +210,9 @@ class Completions(_SyncCompletions):
     def parse(
         self, *, response_format: object, output_retries: int = ..., **params: Unpack[ChatCompletionParse]
     ) -> ParsedChatCompletion[Any]: ...
+    @spelled_out(ParseOptions, ChatCompletionParse)
     def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
-        """Request a typed answer; the arguments, results and errors are those of ``parse`` for asyncio."""
+        """Request a typed answer; results and errors are those of ``parse`` for asyncio."""
         return self._parse(params)
 
     @overload
@@ -206,6 +227,7 @@ class Completions(_SyncCompletions):
     def stream(
         self, *, response_format: object, **params: Unpack[ChatCompletionParse]
     ) -> StreamManager[Any]: ...
+    @spelled_out(AnswerOptions, ChatCompletionParse)
     def stream(self, **params: Any) -> StreamManager[Any]:
         """Stream a completion: ``with client.chat.completions.stream(...) as stream``."""
         return self._stream(params)
@@ -216,7 +238,7 @@ class Completions(_SyncCompletions):
         *,
         response_format: Mapping[str, Any] | None = ...,
         stop_when: StopWhen | None = ...,
-        **options: Unpack[_ChatFanOut],
+        **options: Unpack[ChatFanOutOptions],
     ) -> FanOut: ...
     @overload
     def fan_out(
@@ -224,7 +246,7 @@ class Completions(_SyncCompletions):
         *,
         response_format: type[T] | Answer[T],
         stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_ChatFanOut],
+        **options: Unpack[ChatFanOutOptions],
     ) -> FanOut[ParsedChatCompletion[T]]: ...
     @overload
     def fan_out(
@@ -232,8 +254,9 @@ class Completions(_SyncCompletions):
         *,
         response_format: object,
         stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_ChatFanOut],
+        **options: Unpack[ChatFanOutOptions],
     ) -> FanOut[Any]: ...
+    @spelled_out(FanOutAnswerOptions, ChatFanOutOptions, defaults=FAN_OUT)
     def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices for one prompt: ``with client.chat.completions.fan_out(n=8, ...) as fan``."""
         return self._fan_out(options)
@@ -244,7 +267,7 @@ class Completions(_SyncCompletions):
         *,
         response_format: Mapping[str, Any] | None = ...,
         stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_ChatRun],
+        **options: Unpack[ChatRunOptions],
     ) -> ToolRun[ChatCompletion]: ...
     @overload
     def run(
@@ -252,19 +275,24 @@ class Completions(_SyncCompletions):
         *,
         response_format: type[T] | Answer[T],
         stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_ChatRun],
+        **options: Unpack[ChatRunOptions],
     ) -> ToolRun[ParsedChatCompletion[T]]: ...
     @overload
     def run(
-        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_ChatRun]
+        self,
+        *,
+        response_format: object,
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[ChatRunOptions],
     ) -> ToolRun[ParsedChatCompletion[Any]]: ...
+    @spelled_out(RunAnswerOptions, ChatRunOptions, defaults=RUN)
     def run(self, **options: Any) -> ToolRun[Any]:
         """Let the model call functions until it has an answer: ``with client.chat.completions.run(...) as run``."""
         return self._run(options)
 
 
 class AgentCompletions(_SyncCompletions):
-    """Chat completions of an agent; see `client.completions.AgentCompletions` for the arguments."""
+    """Chat completions of an agent; see `client.completions.AgentCompletions` for results and errors."""
 
     @overload
     def create(
@@ -274,8 +302,9 @@ class AgentCompletions(_SyncCompletions):
     def create(self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]) -> Stream: ...
     @overload
     def create(self, *, stream: bool, **params: Unpack[AgentCompletionCreate]) -> ChatCompletion | Stream: ...
-    def create(self, *, stream: Any = None, **params: Any) -> ChatCompletion | Stream:
-        """Request a completion from the agent; the arguments are those of ``create`` for asyncio."""
+    @spelled_out(AgentCompletionCreate)
+    def create(self, *, stream: bool | NotGiven | None = None, **params: Any) -> ChatCompletion | Stream:
+        """Request a completion from the agent."""
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
     @overload
@@ -298,8 +327,9 @@ class AgentCompletions(_SyncCompletions):
     def parse(
         self, *, response_format: object, output_retries: int = ..., **params: Unpack[AgentCompletionParse]
     ) -> ParsedChatCompletion[Any]: ...
+    @spelled_out(ParseOptions, AgentCompletionParse)
     def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
-        """Request a typed answer from the agent; the arguments are those of ``parse`` for asyncio."""
+        """Request a typed answer from the agent."""
         return self._parse(params)
 
     @overload
@@ -314,6 +344,7 @@ class AgentCompletions(_SyncCompletions):
     def stream(
         self, *, response_format: object, **params: Unpack[AgentCompletionParse]
     ) -> StreamManager[Any]: ...
+    @spelled_out(AnswerOptions, AgentCompletionParse)
     def stream(self, **params: Any) -> StreamManager[Any]:
         """Stream the agent's completion."""
         return self._stream(params)
@@ -324,7 +355,7 @@ class AgentCompletions(_SyncCompletions):
         *,
         response_format: Mapping[str, Any] | None = ...,
         stop_when: StopWhen | None = ...,
-        **options: Unpack[_AgentFanOut],
+        **options: Unpack[AgentFanOutOptions],
     ) -> FanOut: ...
     @overload
     def fan_out(
@@ -332,7 +363,7 @@ class AgentCompletions(_SyncCompletions):
         *,
         response_format: type[T] | Answer[T],
         stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_AgentFanOut],
+        **options: Unpack[AgentFanOutOptions],
     ) -> FanOut[ParsedChatCompletion[T]]: ...
     @overload
     def fan_out(
@@ -340,8 +371,9 @@ class AgentCompletions(_SyncCompletions):
         *,
         response_format: object,
         stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_AgentFanOut],
+        **options: Unpack[AgentFanOutOptions],
     ) -> FanOut[Any]: ...
+    @spelled_out(FanOutAnswerOptions, AgentFanOutOptions, defaults=FAN_OUT)
     def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices by the agent."""
         return self._fan_out(options)
@@ -352,7 +384,7 @@ class AgentCompletions(_SyncCompletions):
         *,
         response_format: Mapping[str, Any] | None = ...,
         stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_AgentRun],
+        **options: Unpack[AgentRunOptions],
     ) -> ToolRun[ChatCompletion]: ...
     @overload
     def run(
@@ -360,12 +392,17 @@ class AgentCompletions(_SyncCompletions):
         *,
         response_format: type[T] | Answer[T],
         stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_AgentRun],
+        **options: Unpack[AgentRunOptions],
     ) -> ToolRun[ParsedChatCompletion[T]]: ...
     @overload
     def run(
-        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_AgentRun]
+        self,
+        *,
+        response_format: object,
+        stop_when: StopRunWhen | None = ...,
+        **options: Unpack[AgentRunOptions],
     ) -> ToolRun[ParsedChatCompletion[Any]]: ...
+    @spelled_out(RunAnswerOptions, AgentRunOptions, defaults=RUN)
     def run(self, **options: Any) -> ToolRun[Any]:
         """Let the agent's model call functions until it has an answer."""
         return self._run(options)

@@ -48,11 +48,6 @@ def docs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "CHARTS", {})
-
-
 def test_results_are_kept(tmp_path: Path) -> None:
     """A file has a line for each row, and is read as it was written; without a file there are no results."""
     assert page.Results() == page.load(tmp_path)
@@ -61,7 +56,7 @@ def test_results_are_kept(tmp_path: Path) -> None:
     assert 4 == (tmp_path / page.RESULTS).read_text("utf-8").count('\n{"column":')
 
 
-def test_results_become_a_page(docs: Path, undrawn: None) -> None:
+def test_results_become_a_page(docs: Path) -> None:
     """Tables stand between their marks; what was not measured stays as it is."""
     assert 0 == benchmarks.main(["--render", str(docs)])
     text = (docs / "performance.md").read_text("utf-8")
@@ -87,7 +82,6 @@ def test_a_wide_table_is_transposed() -> None:
 @pytest.fixture
 def drawn(docs: Path) -> ET.Element:
     """The chart of the results."""
-    pytest.importorskip("matplotlib", reason="charts are drawn by it")
     page.write(RESULTS, docs)
     return ET.parse(docs / "performance" / "bulk.svg").getroot()  # noqa: S314  # drawn by ourselves
 

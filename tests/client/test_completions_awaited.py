@@ -144,7 +144,9 @@ async def test_error_bodies_of_every_shape_are_understood(
 
 async def test_a_quota_is_told_from_a_busy_minute(start: Start) -> None:
     quota = {"error": {"message": "", "code": "insufficient_quota"}}
-    assert type(await failing(start, reply_json(quota, 429))) is QuotaExceededError
+    error = await failing(start, reply_json(quota, 429))
+    assert type(error) is QuotaExceededError
+    assert str(error).endswith("; the account's quota is used up, and waiting does not help")
 
 
 async def test_redirects_are_errors_that_name_the_origin_alone(start: Start) -> None:

@@ -19,9 +19,11 @@ from runs import PARIS, add, answers, begin, calls, events_of, get_weather, show
 from gradient_async import (
     AsyncGradient,
     GradientError,
+    Hook,
     ToolCall,
     ToolContext,
     ToolFinishedEvent,
+    ToolInfo,
     ToolRun,
     tool,
 )
@@ -556,6 +558,84 @@ class TestLeaving:
                 async for event in run:
                     if event.type == "tool.finished":
                         assert "waited" == await waiting
+
+
+class Watch(Hook):
+    """Notes what hooks see of functions."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_tool_start(self, tool: ToolInfo) -> None:
+        tool.state["task"] = asyncio.current_task()
+        self.seen.append((tool.call.function.name, tool.turn, tool.description, tool.seconds))
+        if tool.call.function.name == "add":
+            raise ValueError("of the hook")
+
+    def on_tool_end(self, tool: ToolInfo) -> None:
+        assert tool.state["task"] is asyncio.current_task()
+        self.seen.append((tool.call.function.name, tool.error_type, tool.seconds > 0))
+
+
+class TestHooks:
+    """Hooks are told of every function, in the task that calls it."""
+
+    async def test_of_each_call(self, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+        watch = Watch()
+
+        async def slow() -> None:
+            await asyncio.sleep(60)
+
+        def fail() -> None:
+            raise ValueError("no")
+
+        replies = calls(PARIS), calls(("add", '{"a":1}')), calls(("slow", "")), calls(("fail", "")), answers()
+        _, client = await start(*replies, hooks=[watch])
+        await begin(client, get_weather, add, slow, fail, tool_timeout=0.05).completion()
+        assert watch.seen == [
+            ("get_weather", 0, "Tell the weather of a city.", 0.0),
+            ("get_weather", None, True),
+            ("add", 1, "Add two numbers.", 0.0),
+            ("add", None, True),
+            ("slow", 2, None, 0.0),
+            ("slow", "TimeoutError", True),
+            ("fail", 3, None, 0.0),
+            ("fail", "ValueError", True),
+        ]
+        assert "a hook failed: Watch.on_tool_start raised ValueError" in caplog.text
+
+    async def test_not_of_calls_that_do_not_reach_a_function(self, start: Start) -> None:
+        watch = Watch()
+        _, client = await start(calls(("nothing", ""), ("add", "{")), answers(), hooks=[watch])
+        await begin(client).completion()
+        assert [] == watch.seen
+
+    async def test_of_a_run_that_is_left(self, start: Start) -> None:
+        watch, begun = Watch(), asyncio.Event()
+
+        async def hang() -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        _, client = await start(calls(("hang", "")), hooks=[watch])
+        run = begin(client, hang)
+        waiting = asyncio.ensure_future(run.completion())
+        await begun.wait()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert ("hang", "CancelledError", True) == watch.seen[-1]
+
+    async def test_keys_are_removed_on_request(self, start: Start) -> None:
+        shown: list[str] = []
+
+        class Show(Hook):
+            def on_tool_start(self, tool: ToolInfo) -> None:
+                shown.append(tool.redact("the key is model-key-0123"))
+
+        _, client = await start(calls(PARIS), answers(), hooks=[Show()])
+        await begin(client).completion()
+        assert ["the key is mod…123"] == shown
 
 
 def _tools(function: Callable[..., Any], count: int, concurrency: int | None = None) -> TurnTools:

@@ -325,7 +325,7 @@ class TestRefusals:
             (b'{"choices":[5]}', "$.choices[0]"),
             (b'{"choices":[{"message":{"content":5}}]}', "$.choices[0].message.content"),
             (b'{"choices":[{"message":{"content":"hal', "Unterminated string"),
-            (b"<html>", "Expecting value"),
+            (b"<html>", "Expecting value: line 1 column 1 (char 0); it begins with '<html>'"),
             (b'{"error":{"message":"busy"}}', "it is an error: busy"),
             (b'{"detail":"no"}', "it is an error: no"),
             (b'{"error":{"message":"busy"},"choices":[{"message":{"content":"a"}}]}', "it is an error: busy"),

@@ -16,12 +16,13 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "Block", "blocks", "check_output", "promises", "run_page", "run_tests"]
+__all__ = ["ROOT", "Block", "blocks", "check_output", "promises", "run_blocks", "run_page", "run_tests"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _BLOCK = re.compile(r"^```(?P<language>\w+)\n(?P<source>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -47,7 +48,11 @@ class Block:
     @property
     def missing(self) -> list[str]:
         """The packages that it imports and that are not installed, of those that only some environments have."""
-        imported = re.findall(r"^(?:import|from) (ray|dask|pydantic)\b", self.source, re.MULTILINE)
+        imported = re.findall(
+            r"^(?:import|from) (celery|dask|django|gradient|openai|pydantic|ray)\b",
+            self.source,
+            re.MULTILINE,
+        )
         return [name for name in imported if importlib.util.find_spec(name) is None]
 
     @property
@@ -83,9 +88,14 @@ def check_output(block: Block, printed: str) -> None:
 
 def run_page(page: Path, namespace: dict[str, Any] | None = None) -> dict[str, Any]:
     """Run the Python blocks of a page, tests excepted; return what they defined."""
+    return run_blocks(blocks(page, "python"), namespace)
+
+
+def run_blocks(found: Iterable[Block], namespace: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Run blocks of Python in one namespace, tests excepted; return what they defined."""
     scope: dict[str, Any] = {"__name__": "__page__"} if namespace is None else namespace
     with asyncio.Runner() as runner:
-        for block in blocks(page, "python"):
+        for block in found:
             if not block.is_test and not block.missing:
                 check_output(block, _run(block, scope, runner))
     return scope

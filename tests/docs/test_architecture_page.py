@@ -13,7 +13,7 @@ from gradient_async.stream.reader import State
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "architecture.md").read_text("utf-8")
 PAGES = [DOCS / "architecture.md", DOCS / "contributing.md", *sorted((DOCS / "decisions").glob("*.md"))]
-PICTURES = DOCS / "architecture"
+PICTURES = DOCS / "pictures"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -28,24 +28,14 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
 
 def test_states_are_those_of_the_reader() -> None:
     assert [state.name for state in State] == re.findall(r"^\| `([A-Z]+)` \|", PAGE, re.MULTILINE)
-    drawn = (PICTURES / "states-light.svg").read_text("utf-8")
+    drawn = (PICTURES / "states.svg").read_text("utf-8")
     assert {state.name for state in State} == set(re.findall(r'class="name"[^>]*>([A-Z]+)<', drawn))
 
 
 def test_rooms_are_drawn() -> None:
     rooms = re.findall(r"^\| \d \| `([\w./]+)` \|", PAGE, re.MULTILINE)
-    drawn = (PICTURES / "rooms-light.svg").read_text("utf-8")
+    drawn = (PICTURES / "rooms.svg").read_text("utf-8")
     assert set(rooms) == set(re.findall(r'class="name"[^>]*>([\w./]+)<', drawn))
-
-
-def test_pictures_are_alike_but_for_their_colours() -> None:
-    """A page shows each picture in a light and a dark variant."""
-    shown = set(re.findall(r'(?:src|srcset)="architecture/([^"]+)"', PAGE))
-    assert shown == {path.name for path in PICTURES.glob("*.svg")}
-    for light in PICTURES.glob("*-light.svg"):
-        dark = light.with_name(light.name.replace("-light", "-dark"))
-        first, second = (re.sub(r"#[0-9a-f]{6}\b", "", path.read_text("utf-8")) for path in (light, dark))
-        assert first == second, light.name
 
 
 @pytest.mark.parametrize("room", ["decoding", "assembly", "session"])

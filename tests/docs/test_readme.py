@@ -23,6 +23,10 @@ def test_begins_with_two_commands() -> None:
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -q ")
 
 
+def test_is_short() -> None:
+    assert len(README.splitlines()) < 150
+
+
 def test_links_lead_somewhere() -> None:
     """Every relative link of the README names a file."""
     targets = re.findall(r"\]\((?!https?:)([^)#]+)", README)
@@ -36,6 +40,7 @@ def test_links_of_the_packages_page_lead_into_the_repository() -> None:
     page = metadata.distribution("gradient_async").read_text("METADATA") or ""
     (homepage,) = re.findall(r"^Project-URL: Homepage, (.+)$", page, re.MULTILINE)
     links = re.findall(r"\]\(([^)]+)\)", page)
-    ours = [link.removeprefix(f"{homepage}/blob/main/") for link in links if link.startswith(homepage)]
+    places = tuple(f"{homepage}/{kind}/main/" for kind in ("blob", "raw"))  # of pages, and of pictures
+    ours = [re.sub("^.*?/main/", "", link) for link in links if link.startswith(places)]
     assert [link for link in links if not link.startswith("https://")] == []
     assert sorted(re.findall(r"\]\((?!https?:)([^)#]+)", README)) == sorted(ours)
