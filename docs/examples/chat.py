@@ -15,8 +15,9 @@ event stream. Each event is a line ``data:`` with a JSON object, and an empty li
 "retry": true, "wait": 3}``                                         is in the log; ``wait`` is in seconds
 ==================================================================  ==============================================
 
-The last event is ``done`` or ``error``. If neither comes, the connection to the service was lost. A question that
-is not accepted gets status 400 and the JSON object of an error.
+Some servers continue an answer after its end; then it ends again. The last event is ``done`` or ``error``. If neither
+comes, the connection to the service was lost. A question that is not accepted gets status 400 and the JSON object
+of an error.
 """
 
 from __future__ import annotations

@@ -157,6 +157,19 @@ def test_a_cut_answer(serve_page: ServePage, page: ChatPage) -> None:
     assert model.requests[0].json == model.requests[1].json
 
 
+def test_an_answer_that_goes_on_after_its_end(serve_page: ServePage, page: ChatPage) -> None:
+    """It is whole if the stream ends as it should, and cut if the stream breaks off."""
+    gate = Gate()
+    chunks = [chunk("One,"), chunk(finish_reason="stop"), chunk(" two.")]
+    serve_page(reply_sse(*chunks), reply_writes([*writes(iter(chunks)), gate, RESET]))
+    page.ask("Count")
+    assert (["One, two."], ["whole"]) == ((shown := page.wait_end()).texts, shown.states)
+    page.ask("Count")
+    page.wait(lambda shown: shown.texts == ["One, two."] and shown.states == ["writing"])
+    gate.open()
+    assert ["cut off"] == page.wait_end().states
+
+
 @pytest.mark.parametrize(
     ("reason", "state"), [("length", "cut: too long"), ("content_filter", "cut by a filter")]
 )
