@@ -7,7 +7,7 @@ import gc
 import signal
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import aiohttp.client_proto
@@ -15,11 +15,14 @@ import aiohttp.http_parser
 import pytest
 import ray_rows
 import uvloop
+from chat_page import ChatPage, ServePage
+from chromium import drive
+from example_services import SERVICES, point_at
 from hypothesis import settings
 
 from gradient_async import AsyncGradient
 from gradient_async.session import aiohttp_internals
-from gradient_async.testing import Handler, Server, serve
+from gradient_async.testing import Handler, Server, ThreadedServer, serve
 
 Start = Callable[..., Awaitable[tuple[Server, AsyncGradient]]]
 
@@ -40,6 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--public-aiohttp", action="store_true", help="use nothing that aiohttp does not document"
     )
+    parser.addoption("--pictures", metavar="DIR", help="folder to write the pictures of the documentation to")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,6 +62,40 @@ def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     )
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser, as a driver of Selenium."""
+    with drive(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[ChatPage]:
+    """The page of docs/examples; it is in a tab of its own as soon as it is opened."""
+    page = ChatPage(chromium)
+    yield page
+    page.close()
+
+
+@pytest.fixture(params=["aiohttp"])
+def serve_page(
+    request: pytest.FixtureRequest, page: ChatPage, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ServePage]:
+    """Start a model with a script and a service in front of it, and open the page; return the model."""
+    portals: Any = pytest.importorskip("anyio.from_thread")
+    with ExitStack() as stack:
+
+        def started(*replies: Handler, handler: Handler | None = None) -> ThreadedServer:
+            model = stack.enter_context(serve(*replies, handler=handler))
+            point_at(monkeypatch, model.url)
+            portal = stack.enter_context(portals.start_blocking_portal())
+            page.open(stack.enter_context(portal.wrap_async_context_manager(SERVICES[request.param]())))
+            return model
+
+        yield started
+        page.close()  # open streams would hold up the end of the service
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A service that streams answers to browsers and picks one of several answers, with aiohttp.
+"""A service that shows answers in a page while the model writes them, on aiohttp.
 
 Run it with ``python aiohttp_service.py`` and open http://127.0.0.1:8000. The key comes from
 ``GRADIENT_MODEL_ACCESS_KEY``. To try the service without a key, start ``gradient-async serve`` and set
@@ -7,120 +7,60 @@ Run it with ``python aiohttp_service.py`` and open http://127.0.0.1:8000. The ke
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
+import chat
 from aiohttp import web
 
-from gradient_async import AsyncGradient, Choice, GradientError
+from gradient_async import AsyncGradient
 
-MODEL = "llama3.3-70b-instruct"
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CLIENT = web.AppKey("client", AsyncGradient)
-PAGE = """<!doctype html>
-<title>Ask</title>
-<form><input name="question" size="60" value="Count to five."> <button>Ask</button></form>
-<pre></pre>
-<script>
-document.querySelector("form").onsubmit = async (event) => {
-  event.preventDefault();
-  const out = document.querySelector("pre");
-  out.textContent = "";
-  const question = event.target.question.value;
-  const reply = await fetch("/ask", { method: "POST", body: JSON.stringify({ question }) });
-  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let part; !(part = await reader.read()).done; ) out.textContent += part.value;
-};
-</script>
-"""
 
 
 async def page(request: web.Request) -> web.Response:
-    """Show a form."""
-    return web.Response(text=PAGE, content_type="text/html")
+    """Show the page."""
+    return web.Response(text=chat.PAGE, content_type="text/html", headers=chat.PAGE_HEADERS)
 
 
-async def ask(request: web.Request) -> web.StreamResponse:
-    """Stream an answer as plain text.
+async def answers(request: web.Request) -> web.StreamResponse:
+    """Stream answers.
 
-    When the browser leaves, aiohttp cancels this handler. ``async with`` then closes the connection to the
-    model, and the model stops.
+    When the browser leaves, aiohttp cancels this handler. ``aclosing`` then closes the connection to the model,
+    and the model stops. When the browser reads slowly, ``write`` waits, and the model is read no faster.
     """
-    question = (await request.json())["question"]
-    response = web.StreamResponse(headers={"Content-Type": "text/plain; charset=utf-8"})
-    async with request.app[CLIENT].chat.completions.stream(
-        model=MODEL, messages=[{"role": "user", "content": question}]
-    ) as stream:
-        # An error before this line becomes a status; a later error can only end the text.
-        await response.prepare(request)
-        async for text in stream.text:
-            await response.write(text.encode())
-    return response
-
-
-async def relay(request: web.Request) -> web.StreamResponse:
-    """Relay the model's events unchanged, for a client that decodes them itself."""
-    question = (await request.json())["question"]
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    async with request.app[CLIENT].chat.completions.stream(
-        model=MODEL, messages=[{"role": "user", "content": question}]
-    ) as stream:
-        await response.prepare(request)
-        async for data in stream.raw:
-            await response.write(data)
-    return response
-
-
-def is_json(choice: Choice) -> bool:
-    """Whether an answer is JSON."""
     try:
-        json.loads(choice.message.content or "")
+        question = await chat.read_question(request.content_type, request.content.iter_any())
     except ValueError:
-        return False
-    return True
+        return web.json_response(chat.NOT_ACCEPTED, status=400)
+    response = web.StreamResponse(headers=chat.STREAM_HEADERS)
+    await response.prepare(request)
+    async with aclosing(chat.answer(request.app[CLIENT], question)) as events:
+        async for event in events:
+            await response.write(event)
+    return response
 
 
-async def pick(request: web.Request) -> web.Response:
-    """Generate four answers, and return the first that is JSON; the others are cancelled at once."""
-    question = (await request.json())["question"]
-    async with request.app[CLIENT].chat.completions.fan_out(
-        n=4,
-        model=MODEL,
-        messages=[{"role": "user", "content": question}],
-        stop_when=is_json,
-        on_error="collect",
-    ) as fan:
-        completion = await fan.completion()
-    if fan.winner is None:
-        return web.json_response({"error": "no answer was JSON"}, status=502)
-    return web.json_response({"answer": json.loads(completion.choices[0].message.content or "")})
-
-
-@web.middleware
-async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Return an error as JSON, if no part of the reply was sent before."""
-    try:
-        return await handler(request)
-    except GradientError as error:
-        return web.json_response({"error": error.message}, status=502)
+async def health(request: web.Request) -> web.Response:
+    """Say that the service runs. The model is not asked: its failure is no reason to restart the service."""
+    return web.json_response({"status": "ok"})
 
 
 async def one_client(app: web.Application) -> AsyncIterator[None]:
     """Make one client for the life of the service, so that connections are reused."""
-    async with AsyncGradient() as app[CLIENT]:
+    async with AsyncGradient(**chat.CLIENT) as app[CLIENT]:
         yield
 
 
 def make_app() -> web.Application:
     """Make the service."""
-    app = web.Application(middlewares=[errors_as_json])
+    app = web.Application()
     app.cleanup_ctx.append(one_client)
-    app.add_routes(
-        [web.get("/", page), web.post("/ask", ask), web.post("/relay", relay), web.post("/pick", pick)]
-    )
+    app.add_routes([web.get("/", page), web.post("/answers", answers), web.get("/health", health)])
     return app
 
 
 if __name__ == "__main__":
-    # Without handler_cancellation, a handler notices that the browser left only at its next write.
-    web.run_app(make_app(), host="127.0.0.1", port=8000, handler_cancellation=True)
+    # Without handler_cancellation, a handler notices that the browser left only at its next write. When the service
+    # is stopped, answers under way get ten seconds to end.
+    web.run_app(make_app(), host="127.0.0.1", port=8000, handler_cancellation=True, shutdown_timeout=10)
