@@ -226,12 +226,6 @@ def test_only_whole_answers_are_cached(recipe: Recipe, local: ThreadedServer) ->
     assert 2 == len(local.requests)
 
 
-def test_a_table_is_classified_once(recipe: Recipe) -> None:
-    scope = recipe("Classify a table")
-    assert set(scope["kinds"].values()) <= {"complaint", "question", "praise"}
-    assert 2 == len(Path("kinds.jsonl").read_text("utf-8").splitlines())
-
-
 def by_aiohttp(handler: Any) -> Any:
     app = web.Application()
     app.router.add_route("*", "/chat", handler)
