@@ -181,11 +181,15 @@ def _mark_short_names(_app: Sphinx, page: nodes.document) -> None:
                 literal["classes"].append("short")
 
 
+# Names that annotations have without their modules, because they are imported for type checkers only.
+_ELSEWHERE = {"ClientSession": "aiohttp.ClientSession"}
+
+
 def _find_public_name(
     app: Sphinx, env: BuildEnvironment, node: addnodes.pending_xref, text: nodes.TextElement
 ) -> nodes.Node | None:
     """Link the names of the package in docstrings, which name a class as users do, wherever it is defined."""
-    target = node["reftarget"]
+    target = node["reftarget"] = _ELSEWHERE.get(node["reftarget"], node["reftarget"])
     if node.get("refdomain") != "py" or not target.rpartition(".")[2][:1].isupper():
         return None
     node["refspecific"] = True  # search in all modules
@@ -242,7 +246,7 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _keep_first_line, priority=400)  # before napoleon
     app.connect("autodoc-process-docstring", _tidy, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", _signature)
-    app.connect("missing-reference", _find_public_name)
+    app.connect("missing-reference", _find_public_name, priority=400)  # before intersphinx
     app.connect("doctree-read", _inline_pictures)
     app.connect("doctree-read", _mark_short_names)
     app.connect("build-finished", _write_llms)
