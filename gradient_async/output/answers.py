@@ -30,7 +30,7 @@ from ..types import (
     ParsedChoice,
     is_given,
 )
-from .schemas import Codec, UnfitTextError, codec_of, shown_text
+from .schemas import Codec, UnfitTextError, codec_of, match_opening, shown_text
 from .strict import NoSchemaError
 
 T = TypeVar("T")
@@ -118,7 +118,8 @@ class Answer(Generic[T]):
         """Read the text of an answer.
 
         White space around the JSON is allowed, and so is one fence of Markdown with nothing around it. A whole number that
-        is written as a float, such as ``2.0``, is an integer where the type wants one. Nothing else is repaired.
+        is written as a float, such as ``2.0``, is an integer where the type wants one, and half of a surrogate pair is U+FFFD.
+        Nothing else is repaired.
 
         Raises:
             OutputDecodeError: If the text is not JSON.
@@ -139,7 +140,8 @@ class Answer(Generic[T]):
 
     def known(self, text: str) -> Any:
         """Return what the beginning of an answer shows, as plain data."""
-        return self.unwrap(PartialJSON().feed(text))
+        opening = match_opening(text)
+        return self.unwrap(PartialJSON().feed(text[opening.end() :] if opening else text))
 
     def unwrap(self, plain: Any) -> Any:
         """Return the answer in the plain data of a text, or in the part of them that has been received."""

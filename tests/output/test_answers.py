@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copy
 import gc
 import pickle
 import threading
 import weakref
-from typing import Annotated, Any, ClassVar, Literal
+from collections import deque
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar, ForwardRef, Generic, Literal, Never
 
 import msgspec
 import pytest
-from answer_types import Cat, Closed, Dog, Invoice, Line, Movie, Page, Point, Renamed, Tree
+from answer_types import TYPES, Cat, Closed, Dog, Invoice, Line, Movie, Page, Point, Renamed, Tree
 from msgspec import Meta, Struct
 from tool_functions import get_weather, no_schema, open_object
 
@@ -52,8 +56,10 @@ from gradient_async.output import (
 )
 from gradient_async.output import schemas as module
 from gradient_async.output.schemas import codec_of
+from gradient_async.partial import PartialJSON
 from gradient_async.types import Headers
 
+FAR: Any = list.__class_getitem__(ForwardRef("Far"))
 VALID = '{"number":"7","lines":[{"price":1.5}]}'
 INVOICE = Invoice("7", [Line(1.5)])
 
@@ -93,6 +99,30 @@ class Film(Struct):
     about: str
     title: str
     default: int
+
+
+def twin(type_: Any) -> Any:
+    """Make a class of the same name each time."""
+    return msgspec.defstruct("Twin", [("a", type_)], module=__name__)
+
+
+TWINS: Any = tuple.__class_getitem__((twin(int), twin(str)))
+
+
+class Priced(Struct):
+    price: Decimal
+    weight: float
+    size: Decimal
+    text: str
+    count: int
+
+
+class Raising(Struct):
+    kind: str
+
+    def __post_init__(self) -> None:
+        error: type[Exception] = vars(builtins)[self.kind]
+        raise error("boom")
 
 
 class Negative(Struct):
@@ -222,6 +252,14 @@ class TestAnswer:
             ("Invoice", "the name 'Invoice' is not resolved; pass the class itself"),
             (Unresolved, "at $.lines: name 'Nowhere' is not defined; a type has to be defined in the module"),
             (Closed | Renamed, "all Struct types must be tagged"),
+            (str | bytes, "leave one of them out, or make each a Struct with a tag"),
+            ([int], "is an instance of list, not a type; write list[...], such as list[int]"),
+            (Callable[[int], int], "Callable is a function, not a type; pass the type of the result"),
+            (FAR, "at $[...]: the name 'Far' is not resolved; pass the class itself"),
+            (deque[int], "deque has no form in JSON; use a list, a dict, a Struct or a dataclass"),
+            (Never, "Never has no form in JSON"),
+            (Generic, "Generic has no form in JSON"),
+            (TWINS, "two classes have the name "),
         ],
     )
     def test_refused_early(self, type_: Any, words: str) -> None:
@@ -348,7 +386,10 @@ class TestDecode:
             VALID.replace("}", ",}"),
             "none",
             "[" * 100_000,
-            '{"number":"\ud800"}',
+            VALID.replace("1.5", "NaN"),
+            VALID.replace("1.5", "01.50"),
+            VALID.replace("7", "\\ud800\n"),
+            VALID.replace("7", "\\ud800\\x"),
         ],
     )
     def test_nothing_else_is_repaired(self, text: str) -> None:
@@ -412,6 +453,67 @@ class TestDecode:
         with pytest.raises(OutputDecodeError) as cut:
             Answer(Invoice).decode('{"number":"7","lines":[{"price":1.5},{"pri')
         assert {"number": "7", "lines": [{"price": 1.5}, {}]} == cut.value.parsed
+        with pytest.raises(OutputDecodeError) as cut:
+            Answer(Invoice).decode('\u00a0```json\n{"number":"7","li')
+        assert {"number": "7"} == cut.value.parsed
+
+    @pytest.mark.parametrize(
+        ("text", "number"),
+        [
+            ("2.0", 2),
+            ("-3e2", -300),
+            ("12.50E1", 125),
+            ("0.0", 0),
+            ("9007199254740993.0", 9007199254740993),
+            ("1e25", 10**25),
+            ("1" + "0" * 400, 10**400),
+        ],
+    )
+    def test_whole_floats_are_read_exactly(self, text: str, number: int) -> None:
+        """As JSON Schema sees them, and without the rounding of a float."""
+        assert number == Answer(int).decode(f'{{"value": {text}}}')
+
+    @pytest.mark.parametrize(
+        "text", ["2.5", "9007199254740993.5", "1e400", "1e-400", "1e-99999999999999999999", '"2.0"']
+    )
+    def test_other_floats_are_no_integers(self, text: str) -> None:
+        with pytest.raises(OutputValidationError):
+            Answer(int).decode(f'{{"value":{text}}}')
+
+    @pytest.mark.parametrize(("type_", "value"), TYPES, ids=[str(type_) for type_, _ in TYPES])
+    def test_a_whole_float_changes_nothing_beside_it(self, type_: Any, value: Any) -> None:
+        """The text is read once more, and all other values are the same."""
+        answer = Answer(msgspec.defstruct("Beside", [("other", type_), ("n", int)]))
+        text = msgspec.json.encode({"other": value, "n": 2}).decode()
+        read: Any = answer.decode(text.replace('"n":2', '"n":2.0'))
+        assert repr(answer.decode(text)) == repr(read)
+        assert value == read.other
+
+    def test_digits_of_a_decimal_stay(self) -> None:
+        """A float in between would round them."""
+        digits = "0.1234567890123456789012345"
+        read = Answer(Priced).decode(
+            f'{{"price":{digits},"weight":1e300,"size":1e400,"text":"2.0 \\"3.0","count":2.0}}'
+        )
+        assert Priced(Decimal(digits), 1e300, Decimal("1e400"), '2.0 "3.0', 2) == read
+
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("a\\ud83d", "a\ufffd"),
+            ("\\uDE00b", "\ufffdb"),
+            ("\\ud83d\\ude00", "😀"),
+            ("\\ud83d\\ud83d\\ude00", "\ufffd😀"),
+            ("\\\\ud83d", "\\ud83d"),
+            ("\ud83d", "\ufffd"),
+            ("\ud83d\\ude00 2.0", "😀 2.0"),
+        ],
+    )
+    def test_half_of_a_surrogate_pair(self, text: str, value: str) -> None:
+        """Becomes U+FFFD, as in a stream, and in the value that grows: whoever saw that sees the same at the end."""
+        text = f'{{"value":"{text}"}}'
+        assert value == Answer(str).decode(text) == PartialJSON().feed(text)["value"]
+        assert {"value": value} == Function(arguments=text).parsed_arguments
 
     def test_keys(self) -> None:
         with pytest.raises(OutputValidationError, match="Expected `int`, got `str` as a key") as raised:
@@ -428,6 +530,15 @@ class TestDecode:
         with pytest.raises(OutputValidationError, match="n is positive") as raised:
             Answer(list[Negative]).decode('{"value":[{"n":-1},{"n":1}]}')
         assert "$[1]" == raised.value.path
+
+    def test_any_error_of_the_type_itself(self) -> None:
+        """One row of many with a value that the code of the type fails for does not end everything."""
+        for kind in (KeyError, ZeroDivisionError, RuntimeError):
+            with pytest.raises(OutputValidationError, match=f"{kind.__name__}: .*boom") as raised:
+                Answer(Raising).decode(f'{{"kind":"{kind.__name__}"}}')
+            assert ("$", {"kind": kind.__name__}) == (raised.value.path, raised.value.parsed)
+        completion = reply('{"kind":"KeyError"}')
+        assert parse_so_far(completion, Answer(Raising)).parsed is None
 
     def test_what_was_left_out_of_the_schema_is_checked(self) -> None:
         class Short(Struct):
