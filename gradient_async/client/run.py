@@ -74,6 +74,7 @@ class RunOptions(TypedDict, total=False):
     tools: Required[Tools]
     max_turns: int
     stream: bool
+    stop_when: StopWhen | None
     on_tool_error: OnToolError
     tool_timeout: float | None
     tool_concurrency: int | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Callable
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -20,7 +20,6 @@ from typing import (
 from ..client.client import _INTERNAL, AsyncGradient, Attributes, _conceal, resource
 from ..client.completions import AgentCompletions as AsyncAgentCompletions
 from ..client.completions import Completions as AsyncCompletions
-from ..client.completions import _AgentFanOut, _AgentRun, _ChatFanOut, _ChatRun, _MapOptions, check_requests
 from ..client.core import check_options
 from ..client.hints import (
     AGENTS,
@@ -32,10 +31,22 @@ from ..client.hints import (
     check_assignment,
     without_asyncio,
 )
+from ..client.methods import (
+    AgentFanOutParams,
+    AgentParse,
+    AgentRunParams,
+    ChatFanOutParams,
+    ChatParse,
+    ChatRunParams,
+    Form,
+    MapParams,
+    Schema,
+    StopWhenParsed,
+    check_requests,
+)
 from ..client.models import Models as AsyncModels
 from ..client.run import ToolRun as AsyncToolRun
 from ..fanout import Requests, StopWhen
-from ..output import Answer
 from ..types import (
     AgentCompletionCreate,
     AgentCompletionParse,
@@ -45,12 +56,10 @@ from ..types import (
     Hint,
     ModelList,
     ParsedChatCompletion,
-    ParsedChoice,
     is_given,
 )
 from .loop import Process, loop_thread
 from .requests import MapResults, ask, feed
-from .run import StopWhen as StopRunWhen
 from .run import ToolRun
 from .streams import Closing, FanOut, ParsedStream, Stream, StreamManager, close_here, request
 
@@ -122,25 +131,15 @@ class _SyncCompletions(CompletionsHints):
 
     @overload
     def map(
-        self,
-        /,
-        requests: Requests,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        **options: Unpack[_MapOptions],
+        self, /, requests: Requests, *, response_format: Schema = ..., **options: Unpack[MapParams]
     ) -> MapResults: ...
     @overload
     def map(
-        self,
-        /,
-        requests: Requests,
-        *,
-        response_format: type[T] | Answer[T],
-        **options: Unpack[_MapOptions],
+        self, /, requests: Requests, *, response_format: Form[T], **options: Unpack[MapParams]
     ) -> MapResults[ParsedChatCompletion[T]]: ...
     @overload
     def map(
-        self, /, requests: Requests, *, response_format: object, **options: Unpack[_MapOptions]
+        self, /, requests: Requests, *, response_format: object, **options: Unpack[MapParams]
     ) -> MapResults[Any]: ...
     def map(self, /, requests: Requests, **options: Any) -> MapResults[Any]:
         """Make many requests, a limited number at a time; iterate over the results as they finish.
@@ -172,35 +171,23 @@ class Completions(_SyncCompletions):
 
     @overload
     def parse(
-        self,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        output_retries: int = ...,
-        **params: Unpack[ChatCompletionParse],
+        self, *, response_format: Schema = ..., **params: Unpack[ChatParse]
     ) -> ParsedChatCompletion[None]: ...
     @overload
-    def parse(
-        self,
-        *,
-        response_format: type[T] | Answer[T],
-        output_retries: int = ...,
-        **params: Unpack[ChatCompletionParse],
-    ) -> ParsedChatCompletion[T]: ...
+    def parse(self, *, response_format: Form[T], **params: Unpack[ChatParse]) -> ParsedChatCompletion[T]: ...
     @overload
-    def parse(
-        self, *, response_format: object, output_retries: int = ..., **params: Unpack[ChatCompletionParse]
-    ) -> ParsedChatCompletion[Any]: ...
+    def parse(self, *, response_format: object, **params: Unpack[ChatParse]) -> ParsedChatCompletion[Any]: ...
     def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
         """Request a typed answer; the arguments, results and errors are those of ``parse`` for asyncio."""
         return self._parse(params)
 
     @overload
     def stream(
-        self, *, response_format: Mapping[str, Any] | None = ..., **params: Unpack[ChatCompletionParse]
+        self, *, response_format: Schema = ..., **params: Unpack[ChatCompletionParse]
     ) -> StreamManager: ...
     @overload
     def stream(
-        self, *, response_format: type[T] | Answer[T], **params: Unpack[ChatCompletionParse]
+        self, *, response_format: Form[T], **params: Unpack[ChatCompletionParse]
     ) -> StreamManager[ParsedStream[T]]: ...
     @overload
     def stream(
@@ -214,25 +201,25 @@ class Completions(_SyncCompletions):
     def fan_out(
         self,
         *,
-        response_format: Mapping[str, Any] | None = ...,
+        response_format: Schema = ...,
         stop_when: StopWhen | None = ...,
-        **options: Unpack[_ChatFanOut],
+        **options: Unpack[ChatFanOutParams],
     ) -> FanOut: ...
     @overload
     def fan_out(
         self,
         *,
-        response_format: type[T] | Answer[T],
-        stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_ChatFanOut],
+        response_format: Form[T],
+        stop_when: StopWhenParsed[T] | None = ...,
+        **options: Unpack[ChatFanOutParams],
     ) -> FanOut[ParsedChatCompletion[T]]: ...
     @overload
     def fan_out(
         self,
         *,
         response_format: object,
-        stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_ChatFanOut],
+        stop_when: StopWhenParsed[Any] | None = ...,
+        **options: Unpack[ChatFanOutParams],
     ) -> FanOut[Any]: ...
     def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices for one prompt: ``with client.chat.completions.fan_out(n=8, ...) as fan``."""
@@ -240,23 +227,15 @@ class Completions(_SyncCompletions):
 
     @overload
     def run(  # type: ignore[overload-overlap]  # a schema is an object, too
-        self,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_ChatRun],
+        self, *, response_format: Schema = ..., **options: Unpack[ChatRunParams]
     ) -> ToolRun[ChatCompletion]: ...
     @overload
     def run(
-        self,
-        *,
-        response_format: type[T] | Answer[T],
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_ChatRun],
+        self, *, response_format: Form[T], **options: Unpack[ChatRunParams]
     ) -> ToolRun[ParsedChatCompletion[T]]: ...
     @overload
     def run(
-        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_ChatRun]
+        self, *, response_format: object, **options: Unpack[ChatRunParams]
     ) -> ToolRun[ParsedChatCompletion[Any]]: ...
     def run(self, **options: Any) -> ToolRun[Any]:
         """Let the model call functions until it has an answer: ``with client.chat.completions.run(...) as run``."""
@@ -280,23 +259,13 @@ class AgentCompletions(_SyncCompletions):
 
     @overload
     def parse(
-        self,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        output_retries: int = ...,
-        **params: Unpack[AgentCompletionParse],
+        self, *, response_format: Schema = ..., **params: Unpack[AgentParse]
     ) -> ParsedChatCompletion[None]: ...
     @overload
-    def parse(
-        self,
-        *,
-        response_format: type[T] | Answer[T],
-        output_retries: int = ...,
-        **params: Unpack[AgentCompletionParse],
-    ) -> ParsedChatCompletion[T]: ...
+    def parse(self, *, response_format: Form[T], **params: Unpack[AgentParse]) -> ParsedChatCompletion[T]: ...
     @overload
     def parse(
-        self, *, response_format: object, output_retries: int = ..., **params: Unpack[AgentCompletionParse]
+        self, *, response_format: object, **params: Unpack[AgentParse]
     ) -> ParsedChatCompletion[Any]: ...
     def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
         """Request a typed answer from the agent; the arguments are those of ``parse`` for asyncio."""
@@ -304,11 +273,11 @@ class AgentCompletions(_SyncCompletions):
 
     @overload
     def stream(
-        self, *, response_format: Mapping[str, Any] | None = ..., **params: Unpack[AgentCompletionParse]
+        self, *, response_format: Schema = ..., **params: Unpack[AgentCompletionParse]
     ) -> StreamManager: ...
     @overload
     def stream(
-        self, *, response_format: type[T] | Answer[T], **params: Unpack[AgentCompletionParse]
+        self, *, response_format: Form[T], **params: Unpack[AgentCompletionParse]
     ) -> StreamManager[ParsedStream[T]]: ...
     @overload
     def stream(
@@ -322,25 +291,25 @@ class AgentCompletions(_SyncCompletions):
     def fan_out(
         self,
         *,
-        response_format: Mapping[str, Any] | None = ...,
+        response_format: Schema = ...,
         stop_when: StopWhen | None = ...,
-        **options: Unpack[_AgentFanOut],
+        **options: Unpack[AgentFanOutParams],
     ) -> FanOut: ...
     @overload
     def fan_out(
         self,
         *,
-        response_format: type[T] | Answer[T],
-        stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_AgentFanOut],
+        response_format: Form[T],
+        stop_when: StopWhenParsed[T] | None = ...,
+        **options: Unpack[AgentFanOutParams],
     ) -> FanOut[ParsedChatCompletion[T]]: ...
     @overload
     def fan_out(
         self,
         *,
         response_format: object,
-        stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
-        **options: Unpack[_AgentFanOut],
+        stop_when: StopWhenParsed[Any] | None = ...,
+        **options: Unpack[AgentFanOutParams],
     ) -> FanOut[Any]: ...
     def fan_out(self, **options: Any) -> FanOut[Any]:
         """Generate n choices by the agent."""
@@ -348,23 +317,15 @@ class AgentCompletions(_SyncCompletions):
 
     @overload
     def run(  # type: ignore[overload-overlap]  # a schema is an object, too
-        self,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_AgentRun],
+        self, *, response_format: Schema = ..., **options: Unpack[AgentRunParams]
     ) -> ToolRun[ChatCompletion]: ...
     @overload
     def run(
-        self,
-        *,
-        response_format: type[T] | Answer[T],
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[_AgentRun],
+        self, *, response_format: Form[T], **options: Unpack[AgentRunParams]
     ) -> ToolRun[ParsedChatCompletion[T]]: ...
     @overload
     def run(
-        self, *, response_format: object, stop_when: StopRunWhen | None = ..., **options: Unpack[_AgentRun]
+        self, *, response_format: object, **options: Unpack[AgentRunParams]
     ) -> ToolRun[ParsedChatCompletion[Any]]: ...
     def run(self, **options: Any) -> ToolRun[Any]:
         """Let the agent's model call functions until it has an answer."""
