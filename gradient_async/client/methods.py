@@ -43,7 +43,7 @@ from ..types import (
     given,
     is_given,
 )
-from .answers import check_retries, described_tools, parse, typed_arguments
+from .answers import check_retries, described_tools, parse, refuse_retries, typed_arguments
 from .core import OPTIONS, Core, Operation, check_options, read_reply
 from .hints import CompletionsHints
 from .raw import RawCompletions, StreamingCompletions
@@ -185,6 +185,7 @@ class BaseCompletions(CompletionsHints):
     def _stream(self, arguments: dict[str, Any]) -> StreamManager[Any]:
         if is_given(arguments.pop("stream", NOT_GIVEN)):
             raise TypeError("stream() always streams: leave 'stream' out")
+        refuse_retries(arguments)
         check_options(arguments)  # hides keys, because a traceback may show the locals of this frame
         answer = take_answer(arguments)
         _ask_for_usage(arguments)
@@ -337,6 +338,7 @@ class BaseCompletions(CompletionsHints):
         adaptive: bool = False,
         **params: Any,
     ) -> FanOut[Any]:
+        refuse_retries(params)
         self._check_names(params, BaseCompletions._fan_out)
         check_count("n", n, min_=1)
         check_choice("on_error", on_error, "collect", "raise")
@@ -396,6 +398,7 @@ class BaseCompletions(CompletionsHints):
         response_format: Any = None,
         **params: Any,
     ) -> ToolRun[Any]:
+        refuse_retries(params)
         self._check_names(params, BaseCompletions._begin_run)
         return start_run(
             self,
