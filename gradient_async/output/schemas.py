@@ -280,16 +280,16 @@ def _words(type_: Any) -> Iterator[str]:
 def has_model(type_: Any) -> bool:
     """Whether a type is a model of pydantic, or an alias or a union that contains one."""
     pydantic = sys.modules.get("pydantic.main")
-    return pydantic is not None and _contains(type_, pydantic.BaseModel)
+    return pydantic is not None and _contains(type_, pydantic.BaseModel, [])
 
 
-def _contains(type_: Any, base: type) -> bool:
-    # Of the statement `type`, and of `NewType`.
-    type_ = getattr(type_, "__value__", getattr(type_, "__supertype__", type_))
-    args = get_args(type_)
-    if args:
-        origin = get_origin(type_)
-        return origin is not Literal and any(_contains(part, base) for part in (*args, origin))
+def _contains(type_: Any, base: type, seen: list[Any]) -> bool:
+    if type_ in seen or get_origin(type_) is Literal:
+        return False
+    seen.append(type_)  # an alias made by the statement `type` may contain itself
+    inside = getattr(type_, "__value__", getattr(type_, "__supertype__", None))
+    if any(_contains(part, base, seen) for part in (*get_args(type_), get_origin(type_), inside)):
+        return True
     # Dataclasses of pydantic have no base class. msgspec would read them without their validators.
     return isinstance(type_, type) and (issubclass(type_, base) or hasattr(type_, "__pydantic_validator__"))
 
@@ -421,6 +421,8 @@ def _cure(type_: Any, error: Exception) -> str:
     if isinstance(type_, (str, ForwardRef)):
         name = type_ if isinstance(type_, str) else type_.__forward_arg__
         return f"the name {name!r} is not resolved; pass the class itself"
+    if isinstance(error, RecursionError):
+        return f"{shown} contains itself; make it a class, which may do so"
     if isinstance(error, KeyError):
         return f"two classes have the name {problem}; rename one"
     if problem.startswith(("Generating JSON schema", "Type '")):

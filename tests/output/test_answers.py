@@ -7,6 +7,7 @@ import contextlib
 import copy
 import gc
 import pickle
+import sys
 import threading
 import weakref
 from collections import deque
@@ -268,6 +269,28 @@ class TestAnswer:
             Answer(type_)
         assert words in str(refused.value)
         assert "response_format" == refused.value.param
+
+    def test_an_alias_that_contains_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Which the statement `type` of newer versions of Python can make."""
+
+        def fail(*args: Any, **options: Any) -> Any:
+            raise RecursionError
+
+        monkeypatch.setattr(msgspec.json, "schema_components", fail)
+        with pytest.raises(InvalidRequestError, match="int contains itself; make it a class"):
+            Answer(Annotated[int, []])
+
+    @pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no statement `type` before Python 3.12")
+    def test_the_statement_type(self) -> None:
+        scope: dict[str, Any] = {"Line": Line}
+        exec("type Lines = list[Line]\ntype Maybe[T] = T | None\ntype Nest = list[Nest]", scope)  # noqa: S102
+        assert [Line(1.0)] == Answer(scope["Lines"]).decode('{"value":[{"price":1}]}')
+        assert ("Maybe_Line", None) == (
+            (maybe := Answer(scope["Maybe"][Line])).name,
+            maybe.decode('{"value":null}'),
+        )
+        with pytest.raises(InvalidRequestError, match="Nest contains itself"):
+            Answer(scope["Nest"])
 
     def test_strict_that_cannot_hold(self) -> None:
         """Refused with path and reason."""

@@ -181,6 +181,15 @@ def test_schema_and_value_agree(type_: Any, value: Any) -> None:
     check(type_, value, msgspec.json.encode(value, enc_hook=dump))
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no statement `type` before Python 3.12")
+def test_the_statement_type() -> None:
+    scope: dict[str, Any] = {"Item": Item}
+    exec("type Items = list[Item]\ntype Maybe[T] = T | None\ntype Nest = list[Nest] | Item", scope)  # noqa: S102
+    text = '{"value":[{"name":"n"}]}'
+    assert [ITEM] == Answer(scope["Items"]).decode(text) == Answer(scope["Nest"]).decode(text)
+    assert ITEM == Answer(scope["Maybe"][Item]).decode('{"value":{"name":"n"}}')
+
+
 def test_the_model_describes_itself() -> None:
     """Without the strict form, the schema is that of pydantic."""
     answer = Answer(Order, strict=False)
