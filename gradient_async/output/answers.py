@@ -189,11 +189,21 @@ def answer_of(response_format: object) -> Answer[Any] | None:
     Raises:
         InvalidRequestError: If the value is a type that has no schema, or is no type.
     """
-    if response_format is None or isinstance(response_format, Mapping) or not is_given(response_format):
-        return None
     if isinstance(response_format, Answer):
         return cast("Answer[Any]", response_format)
-    return Answer(response_format)
+    if not isinstance(response_format, type) and (
+        response_format is None or isinstance(response_format, Mapping) or not is_given(response_format)
+    ):
+        return None
+    try:
+        codec = codec_of(response_format)
+    except NoSchemaError:
+        pass
+    else:
+        if codec.answer is None:
+            codec.answer = Answer(response_format)
+        return cast("Answer[Any]", codec.answer)
+    return Answer(response_format)  # raises the error, outside of the handler of another
 
 
 def take_answer(arguments: dict[str, Any]) -> Answer[Any] | None:
@@ -239,7 +249,7 @@ def judge_choice(choice: Choice, answer: Answer[T] | None) -> tuple[ParsedChoice
 def _as(kind: type[Model], struct: Model, **fields: Any) -> Any:
     """Return the fields of a Struct as another Struct, with some fields set."""
     # A call of the generic alias, such as `ParsedChoice[T]`, takes several times as long.
-    return kind(**{**msgspec.structs.asdict(struct), **fields})
+    return kind(**(msgspec.structs.asdict(struct) | fields))
 
 
 def _decode(choice: Choice, answer: Answer[T]) -> T | None:
