@@ -692,6 +692,19 @@ class TestVerdict:
         restored = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
         assert vars(error) == vars(restored) and str(error) == str(restored)
 
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [("{", "stop"), ("", "stop"), ('{"a":"x"}', "stop"), ("{", "length"), ("{", "content_filter")],
+    )
+    def test_every_error_pickles(self, text: str, reason: str) -> None:
+        """With its completion, in which the values of other choices are."""
+        completion = reply('{"a":1}', text)
+        completion.choices[1].finish_reason = reason
+        _, error = judge(completion, Answer(Closed))
+        assert error is not None and Closed(1) == error.completion.parsed
+        for restored in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):  # noqa: S301  # our own
+            assert (type(error), vars(error), str(error)) == (type(restored), vars(restored), str(restored))
+
     def test_judge_never_raises(self) -> None:
         result, error = judge(reply("{"), Answer(Invoice))
         assert result.parsed is None and isinstance(error, OutputDecodeError)
