@@ -44,8 +44,10 @@ _FENCE = re.compile(r"```\w*\s*(\{.*\})\s*```", re.DOTALL)
 match_opening = re.compile(r"\s*(?:```\w*\s*)?(?={)").match
 # What may be written in another way in JSON: strings with halves of surrogate pairs, and numbers with a fraction or an exponent.
 # Other strings are matched, too, because what looks like a number in them is none.
+# A string that does not end is a token, too, and a number begins where no digit is before it: otherwise the search would
+# begin again at each of many quotation marks or digits.
 _TOKEN = re.compile(
-    r'"(?:[^"\\]|\\.)*+"|-?\d++(?:\.\d++(?:[eE][-+]?\d++)?|[eE][-+]?\d++)', re.ASCII | re.DOTALL
+    r'"(?:[^"\\]|\\.)*+"?|(?<!\d)-?\d++(?:\.\d++(?:[eE][-+]?\d++)?|[eE][-+]?\d++)', re.ASCII | re.DOTALL
 )
 _HALF = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 _PLACE = re.compile(r"(.*) - at (`key` in )?`(\$.*)`", re.DOTALL)
@@ -93,7 +95,7 @@ def _respelled(token: re.Match[str]) -> str:
         if _HALF.search(text):
             whole = PartialJSON()
             whole.feed(text)
-            if whole.valid:
+            if whole.complete and whole.valid:
                 return msgspec.json.encode(whole.value).decode()
     elif float(text).is_integer():  # not infinite, and so of a bounded length
         with contextlib.suppress(ArithmeticError):  # an exponent of many digits

@@ -9,6 +9,7 @@ import gc
 import pickle
 import sys
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -585,6 +586,27 @@ class TestDecode:
     def test_deep_recursion(self) -> None:
         with pytest.raises(OutputDecodeError, match="nested too deep"):
             Answer(Tree).decode('{"value":1,"children":[' * 50_000)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"number":"' + '\\"' * 200_000,
+            '{"number":' + "1" * 400_000,
+            '{"number":' + "1." * 200_000,
+            '{"number":"' + "\\ud83d" * 60_000 + '"}',
+            "```{" + "} " * 200_000,
+            "```" + "a" * 400_000,
+            " " * 400_000 + "x",
+            '{"lines":[' + '{"price":2.0},' * 30_000,
+        ],
+        ids=lambda text: text[:20].strip(),
+    )
+    def test_a_fault_is_found_in_linear_time(self, text: str) -> None:
+        """Quadratic time would be minutes; the bound is far above what a busy machine needs."""
+        began = time.process_time()
+        with pytest.raises(OutputError):
+            Answer(Invoice).decode(text)
+        assert time.process_time() - began < 20
 
     def test_declared_order(self) -> None:
         """A model writes what comes first in the schema first; the keys of a TypedDict stay as declared."""
