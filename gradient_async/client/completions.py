@@ -72,7 +72,7 @@ class Completions(BaseCompletions):
             APIResponseValidationError: If the answer is not a completion.
             StreamError: If the server sent a stream although none was requested, and the stream is not whole.
         """
-        return await self._create(params, stream=stream)
+        return await self._core.create(self._operation, params, stream=stream)
 
     @overload
     async def parse(
@@ -283,7 +283,7 @@ class AgentCompletions(BaseCompletions):
         Raises:
             GradientError: For the same reasons as `Completions.create`.
         """
-        return await self._create(params, stream=stream)
+        return await self._core.create(self._operation, params, stream=stream)
 
     @overload
     async def parse(

@@ -37,7 +37,6 @@ from ..types import (
     ChatFanOut,
     ChatRun,
     MapDefaults,
-    NotGiven,
     ParsedChatCompletion,
     ParsedChoice,
     given,
@@ -161,16 +160,6 @@ class BaseCompletions(CompletionsHints):
 
     def __init__(self, core: Core) -> None:
         self._core = core
-
-    async def _create(
-        self, arguments: dict[str, Any], *, stream: bool | NotGiven | None
-    ) -> ChatCompletion | ChatCompletionStream:
-        core = self._core
-        stream = None if stream is None or not is_given(stream) else stream
-        reply = await core.send(self._operation, arguments, stream=stream)
-        if stream:
-            return core.open_stream(reply, arguments)
-        return await read_reply(reply, core.completion_of)
 
     async def _parse(self, arguments: dict[str, Any]) -> ParsedChatCompletion[Any]:
         check_options(arguments)
