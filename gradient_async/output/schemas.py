@@ -322,7 +322,8 @@ def _msgspec_schema(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
                 order = list(inspect.get_annotations(cls))
                 for definition in definitions.values():
                     properties = definition.get("properties", {})
-                    if definition["title"].startswith(cls.__name__) and properties.keys() == set(order):
+                    name = definition["title"].partition("[")[0]  # without arguments of a generic class
+                    if name == cls.__name__ and properties.keys() == set(order):
                         definition["properties"] = {key: properties[key] for key in order}
         else:
             return schema, definitions

@@ -225,6 +225,12 @@ def test_path_of_a_fault(type_: Any, text: str, path: str, problem: str) -> None
     assert (path, text) == (raised.value.path, raised.value.text)
 
 
+def test_models_decide_whether_a_string_is_a_number() -> None:
+    assert Positive(n=3) == Answer(Positive).decode('{"n":"3"}')
+    with pytest.raises(OutputValidationError):
+        Answer(Strict).decode('{"count":"3"}')
+
+
 def test_whole_floats_are_integers() -> None:
     assert Strict(count=2) == Answer(Strict).decode('{"count": 2.0}')
 
