@@ -14,7 +14,8 @@ from .answers import (
     take_answer,
     value_of,
 )
-from .schemas import Codec, UnfitTextError, has_model, match_opening
+from .inspection import has_model
+from .schemas import Codec, UnfitTextError, match_opening
 from .strict import NoSchemaError
 
 __all__ = [
