@@ -146,6 +146,9 @@ class TestAnswer:
         assert answer is answer_of(answer)
         made = answer_of(Closed)
         assert made is not None and Closed is made.type
+        assert made is answer_of(Closed), "made once per type"
+        with pytest.raises(InvalidRequestError, match="3 is an instance of int"):
+            answer_of(3)
         for nothing in (None, {"type": "json_object"}):
             assert answer_of(nothing) is None
         assert all(map(is_type, (Closed, answer, list[int], int | str, Literal["a"], Annotated[int, 1])))
