@@ -93,6 +93,11 @@ BOUNDS: dict[str, list[Bound]] = {
         ),
         Bound("small", "4,000 tokens, top 20", "openai / ours", ">=", 30),
     ],
+    "answers": [
+        Bound("answers", f"{size} bytes, {at_once} at a time", "ours, parse / ours", "<=", 1.3)
+        for size in (300, 3000)
+        for at_once in (1, 64)
+    ],
     "start": [
         Bound("start", "CPU, ms", "ours / openai", "<=", 0.2),
         Bound("start", "CPU, ms", "ours / asyncio, msgspec", "<=", 1.4),

@@ -124,6 +124,20 @@ class _OursBlocking(Client):
         self._client.close()
 
 
+class _Text(msgspec.Struct):
+    """The type of an answer; see `data.small_completion`."""
+
+    text: str
+
+
+class _OursParsed(_Ours):
+    """This library: awaits typed answers."""
+
+    async def complete(self) -> int:
+        completion = await self._client.chat.completions.parse(**CALL, response_format=_Text)
+        return len(completion.parsed.text)
+
+
 class _OursWhole(_Ours):
     """This library: awaits the completion without reading chunks."""
 
@@ -254,6 +268,7 @@ _MAKERS: dict[str, Callable[[str], Client]] = {
     "ours": _Ours,
     "ours, text": functools.partial(_Ours, view="text"),
     "ours, raw": functools.partial(_Ours, view="raw"),
+    "ours, parse": _OursParsed,
     "ours, internals off": _documented,
     "Gradient": _OursBlocking,
     "Gradient, text": functools.partial(_OursBlocking, view="text"),

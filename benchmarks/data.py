@@ -130,8 +130,9 @@ def _completion(text: str, tokens: int, **choice: Any) -> bytes:
 
 
 def small_completion(size: int) -> bytes:
-    """Make a completion, as JSON, of at least ``size`` bytes."""
-    return _completion("a" * max(0, size - len(_completion("", 9))), 9)
+    """Make a completion, as JSON, of at least ``size`` bytes; its text is JSON, too, with one field ``text``."""
+    text = "a" * max(0, size - len(_completion('{"text":""}', 9)))
+    return _completion(f'{{"text":"{text}"}}', 9)
 
 
 def large_completion(tokens: int, top: int = 20) -> bytes:

@@ -118,6 +118,22 @@ async def small(contender: str, *, url: str, at_once: int, count: int) -> Figure
 
 
 @workload(
+    "ours", "ours, parse",
+    cases=[
+        case(f"{size} bytes, {at_once} at a time", f"small-{size}", at_once=at_once, count=512)
+        for size in (300, 3_000)
+        for at_once in (1, 64)
+    ],
+    to=("ours",),
+)  # fmt: skip
+async def answers(contender: str, *, url: str, at_once: int, count: int) -> Figures:
+    """Awaited answers that are values of a type, beside completions of the same bytes: CPU."""
+    async with make(contender, url) as client:
+        cost = await quickest(lambda: client.many(count, at_once))
+    return {"cpu_us": cost / count * 1e6}
+
+
+@workload(
     "ours", "naive", "drained", "openai", "openai, aiohttp",
     cases=[case(f"{at_once} at once", "first-8", at_once=at_once) for at_once in (1, 64)],
     figures={"cpu_us": "CPU", "wall_us": "wall"},
@@ -339,6 +355,6 @@ async def limits(
 
 
 WORKLOADS = {
-    "bulk": bulk, "chat": chat, "paced": paced, "small": small, "first": first, "memory": memory,
+    "bulk": bulk, "chat": chat, "paced": paced, "small": small, "answers": answers, "first": first, "memory": memory,
     "start": start, "fan_out": fan_out, "map": map_, "sync": sync, "limits": limits,
 }  # fmt: skip

@@ -25,6 +25,16 @@ def typed_arguments(arguments: dict[str, Any]) -> Answer[Any] | None:
     return take_answer(arguments)
 
 
+def refuse_retries(arguments: Mapping[str, Any]) -> None:
+    """Refuse ``output_retries`` where what was answered is already with the caller when its fault is found.
+
+    Raises:
+        TypeError: If it is given.
+    """
+    if "output_retries" in arguments:
+        raise TypeError("output_retries: only parse() and map() ask again; leave it out here")
+
+
 def described_tools(arguments: dict[str, Any]) -> dict[str, Any]:
     """Describe the functions among ``tools`` once for several requests.
 

@@ -43,7 +43,7 @@ from ..session.forks import no_fork
 from ..session.pace import Turns
 from ..stream import ChatCompletionStream, ParsedChatCompletionStream, StreamReader, premature_end
 from ..tools import tool_params
-from ..types import NOT_GIVEN, ChatCompletion, ModelList, given, is_given
+from ..types import NOT_GIVEN, ChatCompletion, ModelList, NotGiven, given, is_given
 from ..types.nesting import TooManyValuesError
 from .settings import Settings, query_pairs
 
@@ -320,6 +320,14 @@ class Core:
         call = self._template(operation, options, stream=bool(stream))
         call = msgspec.structs.replace(call, body=body, params=params, turns=turns or call.turns)
         return await self.connections.manager.send(call)
+
+    async def create(
+        self, operation: Operation, arguments: dict[str, Any], *, stream: bool | NotGiven | None
+    ) -> ChatCompletion | ChatCompletionStream:
+        """Send a request; return its completion or, if ``stream`` is true, the open stream."""
+        stream = None if stream is None or not is_given(stream) else stream
+        reply = await self.send(operation, arguments, stream=stream)
+        return self.open_stream(reply, arguments) if stream else await read_reply(reply, self.completion_of)
 
     async def send_models(self, options: dict[str, Any]) -> Reply:
         """Send the request for the list of models."""

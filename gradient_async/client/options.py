@@ -13,9 +13,18 @@ from typing import Any, Literal, Required, TypedDict
 from ..fanout import Journal
 from ..output import Answer
 from ..session.pace import Pace
-from ..types import AgentFanOut, AgentRun, ChatFanOut, ChatRun, Choice, MapDefaults
+from ..types import (
+    AgentCompletionParse,
+    AgentFanOut,
+    AgentRun,
+    ChatCompletionParse,
+    ChatFanOut,
+    ChatRun,
+    Choice,
+    MapDefaults,
+)
 from ..types.params import Tools
-from .run import OnToolError, ToolRun
+from .run import OnToolError, StopWhen
 
 # Arguments whose types decide what a method returns. The overloads of the methods name them, so they can be in no TypedDict
 # that a method unpacks.
@@ -29,12 +38,18 @@ class AnswerOptions(TypedDict, total=False):
     as the API takes it, which is sent unchanged, and whose answers are not read."""
 
 
-class ParseOptions(AnswerOptions, total=False):
-    """Options of `parse`."""
-
+class _ParseOptions(TypedDict, total=False):
     output_retries: int
     """How often to ask again, with the faulty answer and a message that names the fault, if the answer is not JSON or no
     value of the type; 0 by default. Each request is paid for."""
+
+
+class ChatParseOptions(_ParseOptions, ChatCompletionParse, total=False):
+    """Keyword arguments of `client.chat.completions.parse`."""
+
+
+class AgentParseOptions(_ParseOptions, AgentCompletionParse, total=False):
+    """Keyword arguments of `client.agents.chat.completions.parse`."""
 
 
 class FanOutAnswerOptions(AnswerOptions, total=False):
@@ -44,13 +59,6 @@ class FanOutAnswerOptions(AnswerOptions, total=False):
     """Called with each finished `Choice`. If it returns true, or an awaitable of true, the choice is a winner. Once there are
     as many winners as ``first`` says, by default one, the other requests are cancelled and their connections closed. It is
     not called for choices without a value of the type in ``response_format``."""
-
-
-class RunAnswerOptions(AnswerOptions, total=False):
-    """Options of `run` that depend on the type of the answer."""
-
-    stop_when: Callable[[ToolRun[Any]], bool | Awaitable[bool]] | None
-    """Called with the run after the results of each turn. If it returns true, or an awaitable of true, the run ends."""
 
 
 class _PaceOptions(TypedDict, total=False):
@@ -125,6 +133,8 @@ class _RunOptions(TypedDict, total=False):
     """Maximum number of requests."""
     stream: bool
     """Stream each reply; otherwise each text arrives as one delta."""
+    stop_when: StopWhen | None
+    """Called with the run after the results of each turn. If it returns true, or an awaitable of true, the run ends."""
     on_tool_error: OnToolError
     """What becomes of an exception of a function. ``"tell"`` tells it to the model. ``"raise"`` cancels the other tools and
     raises the first one. A callable returns the text for the model, or raises. Unknown tools, arguments that do not fit and

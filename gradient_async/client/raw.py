@@ -27,7 +27,7 @@ from ..types import (
     is_given,
 )
 from ..types.nesting import UNLIMITED, decode_json
-from .answers import typed_arguments
+from .answers import refuse_retries, typed_arguments
 from .core import Core, Operation, check_options, models_of, read_reply
 from .hints import STREAMING, Hinted
 from .options import AnswerOptions
@@ -270,6 +270,7 @@ class _ResponseCompletions:
         return APIResponse(reply, parse)
 
     async def _respond_typed(self, arguments: dict[str, Any]) -> APIResponse[Any]:
+        refuse_retries(arguments)
         answer = typed_arguments(arguments)
         core = self._core
         reply = await core.send(self._operation, arguments)

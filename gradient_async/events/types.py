@@ -6,16 +6,16 @@ came before.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 import msgspec
 
 from ..assembly import CompletionAssembler
+from ..output import match_opening
 from ..partial import PartialJSON
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Convertible, TokenLogprob, ToolCall
-from ..types.nesting import MAX_DEPTH, decode_json
+from ..types.nesting import MAX_DEPTH, decode_arguments
 
 if TYPE_CHECKING:
     # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
@@ -90,19 +90,17 @@ class GrowingValue:
         return self._json.value
 
 
-# What may be before the JSON of an answer that is in a fence of Markdown. A longer beginning is no fence.
-_FENCE = re.compile(r"\s*```\w*\s*(?={)")
-_MAX_FENCE = 64
+_MAX_OPENING = 64  # characters before the JSON of an answer; a longer beginning is no fence
 
 
 class GrowingAnswer(GrowingValue):
-    """The value of a typed answer that is received in pieces. Its JSON may be in a fence of Markdown."""
+    """The value of a typed answer that is received in pieces. Before its JSON may be white space and a fence of Markdown."""
 
     __slots__ = ("_looked",)
 
     def __init__(self, pieces: list[str]) -> None:
         super().__init__(pieces)
-        self._looked = False  # whether the text was searched for a fence, as far as one can be
+        self._looked = False  # whether the text was searched for its opening, as far as it can be
 
     def after(self, count: int) -> Any:
         """Return the value after this number of pieces, or after more of them if it was asked for before."""
@@ -110,10 +108,10 @@ class GrowingAnswer(GrowingValue):
         if self._json.valid or self._looked or value is not None:
             return value
         text = "".join(self.pieces[: self._parsed])
-        self._looked = "{" in text or len(text) > _MAX_FENCE
-        if fence := _FENCE.match(text):
+        self._looked = "{" in text or len(text) > _MAX_OPENING
+        if opening := match_opening(text):
             self._json = PartialJSON(max_depth=MAX_DEPTH)
-            value = self._json.feed(text[fence.end() :])
+            value = self._json.feed(text[opening.end() :])
         return value
 
 
@@ -326,10 +324,7 @@ class FunctionToolCallArgumentsDoneEvent(Event, frozen=True, kw_only=True):
     @property
     def parsed_arguments(self) -> Any:
         """The value of the arguments, or None if they are not JSON."""
-        try:
-            return decode_json(self.arguments)
-        except ValueError:
-            return None
+        return decode_arguments(self.arguments)
 
 
 class LogprobsContentDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):

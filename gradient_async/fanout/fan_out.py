@@ -116,7 +116,7 @@ class FanOut(ChunkStream, Generic[C_co]):
         return len(self._runner.results)
 
     @property
-    def results(self) -> list[FanOutResult]:
+    def results(self) -> list[FanOutResult[C_co]]:
         """The result of each choice so far, by index."""
         return list(self._runner.results)
 

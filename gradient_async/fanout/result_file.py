@@ -11,7 +11,8 @@ The file is JSONL: UTF-8, one JSON object on each line, each line with a line fe
   ``extra_headers`` do not count, because they change how an answer is sent and not what it is. In files of earlier versions
   the field has 16 digits, of the input line's text, or is missing.
 - ``response``: null, or an object with ``status_code`` (200), ``request_id`` (or null), ``attempts``, and ``body``: the reply
-  with all fields that the server sent or, if it was streamed, the completion.
+  with all fields that the server sent or, if it was streamed, the completion. If there were several attempts, ``usage`` has
+  the usage of all of them, which is more than that in the body if an answer was asked for again.
 - ``error``: null, or an object with ``type`` (the name of the exception's class, or ``BadLine`` for an input line that
   is not a request) and ``message``; for an `APIError` also ``code``, ``status_code``, ``request_id``, ``retry_after``
   and ``attempts``, each of which may be null; and ``partial``, the completion so far, if a stream broke off, or the whole
@@ -52,7 +53,7 @@ from ..errors import (
     ResponseInfo,
     status_error_class,
 )
-from ..types import ChatCompletion, Headers
+from ..types import ChatCompletion, CompletionUsage, Headers
 
 Name: TypeAlias = bytes | int | None  # of a result: its custom_id as JSON, or its line
 
@@ -158,6 +159,7 @@ class _Response(msgspec.Struct):
     body: msgspec.Raw
     request_id: str | None = None
     attempts: int = 1
+    usage: CompletionUsage | None = None
 
 
 class Result(msgspec.Struct):
@@ -187,6 +189,7 @@ class Result(msgspec.Struct):
             return None
         completion.receive(body, decode_body)
         completion.request_id, completion.attempts = response.request_id, response.attempts
+        completion.usage = response.usage or completion.usage
         return completion
 
 
@@ -232,10 +235,12 @@ def _response_fields(completion: ChatCompletion | None) -> dict[str, Any] | None
     # Not `completion.body`, which keeps the decoded body for as long as the user keeps the completion.
     content, decode, _ = getattr(completion, "source", (None, None, None))
     body = content if decode is None else decode(content)
+    several = {} if completion.attempts == 1 else {"usage": completion.usage}
     return {
         "status_code": 200,
         "request_id": completion.request_id,
         "attempts": completion.attempts,
+        **several,
         "body": completion.to_dict() if body is None else body,
     }
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from inspect import isawaitable
-from typing import Any, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast
 
 import msgspec
 
@@ -22,11 +22,22 @@ from ..errors import (
     UnprocessableEntityError,
 )
 from ..output import Answer, describe_error, has_answer, judge, judge_choice
-from ..types import ChatCompletion, Choice, ReceivedReply
+from ..types import ChatCompletion, Choice, ParsedChatCompletion, ParsedChoice, ReceivedReply
 from .branch import Branch, Requester
 from .merge import MergedChunks, closed_error
 from .tasks import later
 
+if TYPE_CHECKING:
+    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    from typing_extensions import TypeVar
+
+    C_co = TypeVar("C_co", bound=ChatCompletion, default=ChatCompletion, covariant=True)
+else:
+    from typing import TypeVar
+
+    C_co = TypeVar("C_co", covariant=True)
+
+T = TypeVar("T")
 State: TypeAlias = Literal["waiting", "running", "completed", "failed", "stopped"]
 StopWhen: TypeAlias = Callable[[Choice], bool | Awaitable[bool]]
 
@@ -63,7 +74,7 @@ class FanOutOptions(msgspec.Struct, frozen=True, kw_only=True):
     answer: Answer[Any] | None = None
 
 
-class FanOutResult(ReceivedReply, msgspec.Struct, kw_only=True):
+class FanOutResult(ReceivedReply, msgspec.Struct, Generic[C_co], kw_only=True):
     """The result of one choice.
 
     Attributes:
@@ -86,6 +97,12 @@ class FanOutResult(ReceivedReply, msgspec.Struct, kw_only=True):
     request_id: str | None = None
     requests: int = 0
     error: GradientError | None = None
+
+    @property
+    def parsed(self: FanOutResult[ParsedChatCompletion[T]]) -> T | None:
+        """The value of a typed answer: ``choice.message.parsed``; None as long as there is none."""
+        is_parsed = isinstance(self.choice, ParsedChoice)
+        return cast("ParsedChoice[T]", self.choice).message.parsed if is_parsed else None
 
 
 class FanOutRunner:
@@ -112,7 +129,7 @@ class FanOutRunner:
         self._requester = requester
         self._slots = asyncio.Semaphore(options.max_concurrency)
         self.merged = MergedChunks(assembler, self._cancel)
-        self.results = [FanOutResult(index=index) for index in range(options.n)]
+        self.results = [FanOutResult[Any](index=index) for index in range(options.n)]
         self.winners: list[int] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._main: asyncio.Task[None] | None = None
@@ -218,9 +235,9 @@ class FanOutRunner:
             return GradientError("a request was cancelled, and not by its fan-out")
         if self.has_enough() or not errors:
             return None
-        # Nobody who waits for an answer is content with none.
-        none_left = len(errors) == len(self.results) and any(map(self._is_patient, errors.values()))
-        if not (self._options.raise_errors or none_left):
+        # Nobody who waits for a valid answer is content with none, whatever becomes of errors otherwise.
+        waiting = self._options.answer is not None and self._options.first is not None
+        if not (self._options.raise_errors or (waiting and len(errors) == len(self.results))):
             return None
         first = next(iter(errors.values()))
         others = ", and the others were given up" if self._stopping else ""
@@ -237,7 +254,7 @@ class FanOutRunner:
 
     # Requests
 
-    async def _request_one(self, result: FanOutResult) -> None:
+    async def _request_one(self, result: FanOutResult[Any]) -> None:
         """Send the request of one choice."""
         branch = Branch(
             self._requester,
@@ -320,7 +337,7 @@ class FanOutRunner:
 
     # Results
 
-    def _update(self, result: FanOutResult, branch: Branch) -> None:
+    def _update(self, result: FanOutResult[Any], branch: Branch) -> None:
         """Copy ids and the number of requests from a branch to a result."""
         if result.state == "waiting" and branch.requests:
             result.state = "running"
@@ -328,7 +345,7 @@ class FanOutRunner:
         result.id, result.request_id = branch.id, branch.request_id
         branch.describe(result)
 
-    async def _complete(self, result: FanOutResult, choice: Choice, branch: Branch) -> None:
+    async def _complete(self, result: FanOutResult[Any], choice: Choice, branch: Branch) -> None:
         answer = self._options.answer
         if answer is not None:
             choice, error = judge_choice(choice, answer)
@@ -354,7 +371,7 @@ class FanOutRunner:
             if self.has_enough():
                 self._stop()
 
-    def _fail(self, results: Iterable[FanOutResult], error: GradientError) -> None:
+    def _fail(self, results: Iterable[FanOutResult[Any]], error: GradientError) -> None:
         error.with_traceback(None)  # the traceback's frames hold what was received
         for result in results:
             result.state, result.error = "failed", error

@@ -14,7 +14,8 @@ from .answers import (
     take_answer,
     value_of,
 )
-from .schemas import Codec, UnfitTextError, has_model
+from .inspection import has_model
+from .schemas import Codec, UnfitTextError, match_opening
 from .strict import NoSchemaError
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "is_type",
     "judge",
     "judge_choice",
+    "match_opening",
     "parse_completion",
     "parse_so_far",
     "retry_messages",

@@ -30,7 +30,7 @@ from ..types import (
     ParsedChoice,
     is_given,
 )
-from .schemas import Codec, UnfitTextError, codec_of, shown_text
+from .schemas import Codec, UnfitTextError, codec_of, match_opening, shown_text
 from .strict import NoSchemaError
 
 T = TypeVar("T")
@@ -118,7 +118,8 @@ class Answer(Generic[T]):
         """Read the text of an answer.
 
         White space around the JSON is allowed, and so is one fence of Markdown with nothing around it. A whole number that
-        is written as a float, such as ``2.0``, is an integer where the type wants one. Nothing else is repaired.
+        is written as a float, such as ``2.0``, is an integer where the type wants one, and half of a surrogate pair is U+FFFD.
+        Nothing else is repaired.
 
         Raises:
             OutputDecodeError: If the text is not JSON.
@@ -139,7 +140,8 @@ class Answer(Generic[T]):
 
     def known(self, text: str) -> Any:
         """Return what the beginning of an answer shows, as plain data."""
-        return self.unwrap(PartialJSON().feed(text))
+        opening = match_opening(text)
+        return self.unwrap(PartialJSON().feed(text[opening.end() :] if opening else text))
 
     def unwrap(self, plain: Any) -> Any:
         """Return the answer in the plain data of a text, or in the part of them that has been received."""
@@ -187,11 +189,21 @@ def answer_of(response_format: object) -> Answer[Any] | None:
     Raises:
         InvalidRequestError: If the value is a type that has no schema, or is no type.
     """
-    if response_format is None or isinstance(response_format, Mapping) or not is_given(response_format):
-        return None
     if isinstance(response_format, Answer):
         return cast("Answer[Any]", response_format)
-    return Answer(response_format)
+    if not isinstance(response_format, type) and (
+        response_format is None or isinstance(response_format, Mapping) or not is_given(response_format)
+    ):
+        return None
+    try:
+        codec = codec_of(response_format)
+    except NoSchemaError:
+        pass
+    else:
+        if codec.answer is None:
+            codec.answer = Answer(response_format)
+        return cast("Answer[Any]", codec.answer)
+    return Answer(response_format)  # raises the error, outside of the handler of another
 
 
 def take_answer(arguments: dict[str, Any]) -> Answer[Any] | None:
@@ -237,7 +249,7 @@ def judge_choice(choice: Choice, answer: Answer[T] | None) -> tuple[ParsedChoice
 def _as(kind: type[Model], struct: Model, **fields: Any) -> Any:
     """Return the fields of a Struct as another Struct, with some fields set."""
     # A call of the generic alias, such as `ParsedChoice[T]`, takes several times as long.
-    return kind(**{**msgspec.structs.asdict(struct), **fields})
+    return kind(**(msgspec.structs.asdict(struct) | fields))
 
 
 def _decode(choice: Choice, answer: Answer[T]) -> T | None:

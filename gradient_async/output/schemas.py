@@ -6,16 +6,17 @@ found in `sys.modules`, because a program that has a model has imported pydantic
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 import sys
 from _thread import RLock
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from types import UnionType
 from typing import (
     Annotated,
     Any,
-    ClassVar,
     Generic,
     Literal,
     TypeVar,
@@ -23,19 +24,30 @@ from typing import (
     cast,
     get_args,
     get_origin,
-    get_type_hints,
 )
 
 import msgspec
 
 from ..decoding.normalize import is_object
 from ..errors import escape
+from ..partial import PartialJSON
+from .inspection import classes_in, cure_of, explain, has_model, is_builtin
 from .strict import REF, NoSchemaError, references, strict_form
 
 T = TypeVar("T")
 
 # JSON in one fence of Markdown. The root of every schema is an object.
 _FENCE = re.compile(r"```\w*\s*(\{.*\})\s*```", re.DOTALL)
+# What may be before the JSON of an answer that is not whole.
+match_opening = re.compile(r"\s*(?:```\w*\s*)?(?={)").match
+# What may be written in another way in JSON: strings with halves of surrogate pairs, and numbers with a fraction or an exponent.
+# Other strings are matched, too, because what looks like a number in them is none.
+# A string that does not end is a token, too, and a number begins where no digit is before it: otherwise the search would
+# begin again at each of many quotation marks or digits.
+_TOKEN = re.compile(
+    r'"(?:[^"\\]|\\.)*+"?|(?<!\d)-?\d++(?:\.\d++(?:[eE][-+]?\d++)?|[eE][-+]?\d++)', re.ASCII | re.DOTALL
+)
+_HALF = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 _PLACE = re.compile(r"(.*) - at (`key` in )?`(\$.*)`", re.DOTALL)
 _MAX_SHOWN = 200  # characters
 _VALUE = "$.value"  # the path of a wrapped value
@@ -70,16 +82,39 @@ def shown_text(text: str) -> str:
     return shown if len(shown) <= _MAX_SHOWN else shown[: _MAX_SHOWN - 1] + "…"
 
 
-def _number(text: str) -> int | float:
-    number = float(text)
-    if number.is_integer():
-        return int(number)
-    if number - number != 0:  # infinite
-        raise ValueError("Number out of range")
-    return number
+def _respelled(token: re.Match[str]) -> str:
+    """Return a string or a number of JSON in the form that decoders take.
+
+    For JSON Schema, and so for the model, `2.0` is an integer, and half of a surrogate pair is a character; msgspec and
+    pydantic refuse both. A number becomes the integer that it is exactly; the half becomes U+FFFD, as everywhere else.
+    """
+    text = token.group()
+    if text[0] == '"':
+        if _HALF.search(text):
+            whole = PartialJSON()
+            whole.feed(text)
+            if whole.complete and whole.valid:
+                return msgspec.json.encode(whole.value).decode()
+    elif float(text).is_integer():  # not infinite, and so of a bounded length
+        with contextlib.suppress(ArithmeticError):  # an exponent of many digits
+            number = Decimal(text)
+            if number == number.to_integral_value():
+                return str(int(number))
+    return text
 
 
-_PLAIN = msgspec.json.Decoder(float_hook=_number)
+def _candidates(text: str) -> Iterator[str]:
+    """Yield the texts that may be the JSON of an answer."""
+    yield text
+    text = text.strip()
+    yield text
+    if fenced := _FENCE.fullmatch(text):
+        yield fenced[1]
+
+
+def _check_json(text: str) -> None:
+    """Raise a ValueError or RecursionError if a text is not JSON."""
+    msgspec.json.decode(text, type=msgspec.Raw)
 
 
 class Codec(Generic[T]):
@@ -96,6 +131,7 @@ class Codec(Generic[T]):
         name: The name of the type, in the characters that the API allows.
         schema: The JSON schema.
         wrapped: Whether the value is a property of an object.
+        answer: The `Answer` that says no more than the type; None until it is made.
 
     Raises:
         NoSchemaError: If the type has none.
@@ -120,8 +156,9 @@ class Codec(Generic[T]):
         if REF + name not in references([root, *others.values()]):
             definitions = others
         self.schema: dict[str, Any] = {**root, "$defs": definitions} if definitions else root
-        self._read, self._convert = (_pydantic_readers if models else _msgspec_readers)(type_, self.wrapped)
+        self._read = (_pydantic_reader if models else _msgspec_reader)(type_, self.wrapped)
         self._strict: dict[str, Any] | tuple[str, str] | None = None  # the form, or why there is none
+        self.answer: Any = None
 
     def form(self, strict: bool | None) -> tuple[dict[str, Any], bool]:  # noqa: FBT001
         """Return the schema to send, and whether it is in the strict form, which servers can enforce.
@@ -150,31 +187,31 @@ class Codec(Generic[T]):
         """Read a value.
 
         White space around the JSON is allowed, and so is one fence of Markdown with nothing around it. A whole number that
-        is written as a float, such as ``2.0``, is an integer where the type wants one: for JSON Schema, and so for the
-        model, it is one.
+        is written as a float, such as ``2.0``, is an integer where the type wants one, and half of a surrogate pair is U+FFFD.
 
         Raises:
             UnfitTextError: If the text is no value of the type.
         """
-        text = text.strip()
-        fenced = _FENCE.fullmatch(text)
         fault: tuple[str, str | None, Any] = ("", None, None)
-        for candidate in (text, fenced[1]) if fenced else (text,):
+        for candidate in _candidates(text):
+            failure: Exception
             try:
                 return self._unwrap(self._read(candidate))
-            except (ValueError, RecursionError) as error:
-                fault = (*self._fault(error, None), None)
+            except Exception as error:  # noqa: BLE001  # the type's own code may raise anything
+                failure = error.with_traceback(None)
+            respelled = _TOKEN.sub(_respelled, candidate)
+            if respelled != candidate:
+                try:
+                    return self._unwrap(self._read(respelled))
+                except Exception as error:  # noqa: BLE001
+                    failure = error.with_traceback(None)
             try:
-                plain = _PLAIN.decode(candidate)
-            except msgspec.ValidationError:  # by `_number`
-                break
+                _check_json(respelled)
             except (ValueError, RecursionError) as error:
                 fault = (self._fault(error, None)[0], None, None)
                 continue
-            try:
-                return self._unwrap(self._convert(plain))
-            except (ValueError, RecursionError) as error:
-                fault = (*self._fault(error, plain), self.unwrap_plain(plain))
+            plain = PartialJSON().feed(respelled)
+            fault = (*self._fault(failure, plain), self.unwrap_plain(plain))
             break
         raise UnfitTextError(*fault)
 
@@ -186,13 +223,16 @@ class Codec(Generic[T]):
         unwrapped: T = value.value if self.wrapped else value
         return unwrapped
 
-    def _fault(self, error: ValueError | RecursionError, plain: Any) -> tuple[str, str]:
+    def _fault(self, error: Exception, plain: Any) -> tuple[str, str]:
         """Return what is wrong, and its path."""
         if isinstance(error, RecursionError):
             return "nested too deep", "$"
-        errors = getattr(error, "errors", None)
-        if errors is not None:
-            first = errors(include_url=False, include_context=False, include_input=False)[0]
+        if not isinstance(error, ValueError):  # of a validator or `__post_init__`
+            return f"{type(error).__name__}: {error}", "$"
+        if hasattr(error, "error_count"):  # of pydantic
+            first = cast("Any", error).errors(include_url=False, include_context=False, include_input=False)[
+                0
+            ]
             problem, path = first["msg"], _path_of(first["loc"], plain, missing=first["type"] == "missing")
         else:
             place = _PLACE.fullmatch(str(error))
@@ -246,53 +286,40 @@ def _words(type_: Any) -> Iterator[str]:
 # Types with a schema
 
 
-def has_model(type_: Any) -> bool:
-    """Whether a type is a model of pydantic, or an alias or a union that contains one."""
-    pydantic = sys.modules.get("pydantic.main")
-    return pydantic is not None and _contains(type_, pydantic.BaseModel)
-
-
-def _contains(type_: Any, base: type) -> bool:
-    type_ = getattr(type_, "__value__", type_)  # of the statement `type`
-    args = get_args(type_)
-    if args:
-        return get_origin(type_) is not Literal and any(_contains(arg, base) for arg in args)
-    return isinstance(type_, type) and issubclass(type_, base)
-
-
 def _msgspec_schema(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     problem: tuple[str, str]
     try:
         (schema,), definitions = msgspec.json.schema_components((type_,), ref_template=REF + "{name}")
         msgspec.json.Decoder(type_)
     except Exception as error:  # noqa: BLE001  # evaluating annotations may raise anything
-        problem = _explain(type_, error)
+        problem = explain(type_, error)
     else:
-        for name, order in _typed_dicts(type_, []):
-            # msgspec sorts the keys of a TypedDict, but a model writes them in the order of the schema.
-            for definition in definitions.values():
-                properties = definition.get("properties", {})
-                if definition["title"].startswith(name) and properties.keys() == set(order):
-                    definition["properties"] = {key: properties[key] for key in order}
-        return schema, definitions
+        for path, cls in classes_in(type_, "$", []):
+            if has_model(cls):  # a dataclass of pydantic, in which msgspec sees a dataclass
+                problem = path, cure_of(cls, TypeError())
+                break
+            if hasattr(cls, "__total__"):
+                # msgspec sorts the keys of a TypedDict, but a model writes them in the order of the schema.
+                order = list(inspect.get_annotations(cls))
+                for definition in definitions.values():
+                    properties = definition.get("properties", {})
+                    name = definition["title"].partition("[")[0]  # without arguments of a generic class
+                    if name == cls.__name__ and properties.keys() == set(order):
+                        definition["properties"] = {key: properties[key] for key in order}
+        else:
+            return schema, definitions
     raise NoSchemaError(*problem)
 
 
-def _msgspec_readers(type_: Any, wrapped: bool) -> tuple[Callable[[str], Any], Callable[[Any], Any]]:  # noqa: FBT001
-    if wrapped:
-        type_ = msgspec.defstruct("Wrapped", [("value", type_)])
-    return msgspec.json.Decoder(type_).decode, lambda plain: msgspec.convert(plain, type_, str_keys=True)
+def _msgspec_reader(type_: Any, wrapped: bool) -> Callable[[str], Any]:  # noqa: FBT001
+    return msgspec.json.Decoder(msgspec.defstruct("Wrapped", [("value", type_)]) if wrapped else type_).decode
 
 
 def _pydantic_schema(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     problem: str
     try:
-        model: Any = type_ if isinstance(type_, type) else None
-        make = (
-            getattr(model, "model_json_schema", None)
-            or sys.modules["pydantic"].TypeAdapter(type_).json_schema
-        )
-        schema: dict[str, Any] = make()
+        make = getattr(type_, "model_json_schema", None) if isinstance(type_, type) else None
+        schema: dict[str, Any] = (make or sys.modules["pydantic"].TypeAdapter(type_).json_schema)()
     except Exception as error:  # noqa: BLE001  # pydantic's errors have no common base
         problem = str(error).strip().split("\n", 1)[0]
     else:
@@ -300,93 +327,17 @@ def _pydantic_schema(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     raise NoSchemaError("$", f"{problem}; use models of pydantic throughout, or Structs throughout")
 
 
-def _pydantic_readers(type_: Any, wrapped: bool) -> tuple[Callable[[str], Any], Callable[[Any], Any]]:  # noqa: FBT001
+def _pydantic_reader(type_: Any, wrapped: bool) -> Callable[[str], Any]:  # noqa: FBT001
     pydantic = sys.modules["pydantic"]
-    if wrapped:
-        type_ = pydantic.create_model("Wrapped", value=(type_, ...))
-    read = pydantic.TypeAdapter(type_).validate_json
-    return read, lambda plain: read(msgspec.json.encode(plain))
+    read = pydantic.TypeAdapter(
+        pydantic.create_model("Wrapped", value=(type_, ...)) if wrapped else type_
+    ).validate_json
 
+    def read_json(text: str) -> Any:
+        _check_json(text)  # pydantic takes NaN
+        return read(text)
 
-def _parts(type_: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the types in a type with their steps on the path; in the place of an annotation without a value, its error."""
-    type_ = getattr(type_, "__value__", getattr(type_, "__supertype__", type_))
-    origin, args = get_origin(type_), get_args(type_)
-    cls: Any = origin or type_
-    is_class = isinstance(cls, type) and cls is not UnionType
-    own = is_class and not _is_builtin(cls)
-    if origin is not Literal:
-        for arg in args[:1] if origin is Annotated else args:
-            yield "[...]" if is_class and not own else "", arg
-    if not own:
-        return
-    for base in reversed(cls.__mro__):
-        names = vars(sys.modules.get(base.__module__, inspect))
-        for name, annotation in inspect.get_annotations(base).items():
-            probe = type("Probe", (), {"__annotations__": {name: annotation}})
-            try:
-                hint = get_type_hints(probe, names, dict(vars(base)), include_extras=True)[name]
-            except Exception as error:  # noqa: BLE001  # of the expression in the annotation
-                hint = error.with_traceback(None)
-            if get_origin(hint) is not ClassVar:
-                yield f".{name}", hint
-
-
-def _is_builtin(cls: Any) -> bool:
-    return cls.__module__.partition(".")[0] in sys.stdlib_module_names
-
-
-def _typed_dicts(type_: Any, seen: list[Any]) -> Iterator[tuple[str, list[str]]]:
-    """Yield the name and the keys, as they are declared, of every TypedDict in a type."""
-    if type_ in seen:
-        return
-    seen.append(type_)
-    cls: Any = get_origin(type_) or type_
-    if isinstance(cls, type) and hasattr(cls, "__total__"):
-        yield cls.__name__, list(inspect.get_annotations(cls))
-    for _, part in _parts(type_):
-        yield from _typed_dicts(part, seen)
-
-
-def _explain(type_: Any, error: Exception) -> tuple[str, str]:
-    """Return the place of the fault in a type without a schema, and what helps."""
-    path, seen = "$", [type_]
-    while not has_model(type_):
-        for step, part in _parts(type_):
-            if isinstance(part, Exception):
-                cure = "a type has to be defined in the module of the class, outside of functions and TYPE_CHECKING"
-                return path + step, f"{part}; {cure}"
-            if part is not ... and part not in seen and (fault := _error_of(part)) is not None:
-                seen.append(part)
-                type_, error, path = part, fault, path + step
-                break
-        else:
-            break
-    return path, _cure(type_, error)
-
-
-def _error_of(type_: Any) -> Exception | None:
-    try:
-        msgspec.json.schema_components((type_,))
-    except Exception as error:  # noqa: BLE001  # see `_msgspec_schema`
-        return error.with_traceback(None)
-    return None
-
-
-def _cure(type_: Any, error: Exception) -> str:
-    shown = getattr(type_, "__name__", None) or repr(type_)[:80]
-    if has_model(type_):
-        return f"{shown} is a model of pydantic inside a class of another kind; use one of the two throughout"
-    if isinstance(type_, str):
-        return f"the name {shown} is not resolved; pass the class itself"
-    if str(error).startswith("Generating JSON schema"):
-        return f"{shown} is a class without declared fields; make it a Struct or a dataclass"
-    if callable(type_) and str(error).startswith("Type "):
-        return f"{shown} is a function, not a type; pass the type of the result"
-    if str(error).startswith("Type '"):
-        kind = type(type_).__name__
-        return f"{shown} is an instance of {kind}, not a type; pass {kind} itself"
-    return str(error).split("\n", 1)[0]
+    return read_json
 
 
 # The cache
@@ -413,6 +364,8 @@ def codec_of(type_: Any) -> Codec[Any]:
     Raises:
         NoSchemaError: If the type has no schema.
     """
+    if isinstance(type_, type) and (known := vars(type_).get(_ATTRIBUTE)) and type_ in known:
+        return cast("Codec[Any]", known[type_])  # the same as below, in a third of the time
     with _BUILDING:
         codecs = _codecs_of(type_)
         try:
@@ -444,6 +397,6 @@ def _codecs_of(type_: Any) -> _Codecs:
 def _owner(type_: Any) -> type | None:
     """Return the first class in a type that is no class of Python."""
     origin = get_origin(type_)
-    if origin is None:
-        return type_ if isinstance(type_, type) and not _is_builtin(type_) else None
+    if origin is None or origin is type_:  # of `Generic` it is itself
+        return type_ if isinstance(type_, type) and not is_builtin(type_) else None
     return next((owner for part in (*get_args(type_), origin) if (owner := _owner(part))), None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, Callable
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -18,7 +18,6 @@ from typing import (
 )
 
 from ..client.client import _INTERNAL, AsyncGradient, Attributes, _conceal, resource
-from ..client.completions import FAN_OUT, MAP, RUN, check_requests
 from ..client.completions import AgentCompletions as AsyncAgentCompletions
 from ..client.completions import Completions as AsyncCompletions
 from ..client.core import check_options
@@ -32,22 +31,22 @@ from ..client.hints import (
     check_assignment,
     without_asyncio,
 )
+from ..client.methods import FAN_OUT, MAP, RUN, Form, Schema, StopWhenParsed, check_requests
 from ..client.models import Models as AsyncModels
 from ..client.options import (
     AgentFanOutOptions,
+    AgentParseOptions,
     AgentRunOptions,
     AnswerOptions,
     ChatFanOutOptions,
+    ChatParseOptions,
     ChatRunOptions,
     FanOutAnswerOptions,
     MapOptions,
-    ParseOptions,
-    RunAnswerOptions,
 )
 from ..client.parameters import spelled_out
 from ..client.run import ToolRun as AsyncToolRun
 from ..fanout import Requests, StopWhen
-from ..output import Answer
 from ..types import (
     AgentCompletionCreate,
     AgentCompletionParse,
@@ -58,12 +57,10 @@ from ..types import (
     ModelList,
     NotGiven,
     ParsedChatCompletion,
-    ParsedChoice,
     is_given,
 )
 from .loop import Process, loop_thread
 from .requests import MapResults, ask, feed
-from .run import StopWhen as StopRunWhen
 from .run import ToolRun
 from .streams import Closing, FanOut, ParsedStream, Stream, StreamManager, close_here, request
 
@@ -135,21 +132,11 @@ class _SyncCompletions(CompletionsHints):
 
     @overload
     def map(
-        self,
-        /,
-        requests: Requests,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        **options: Unpack[MapOptions],
+        self, /, requests: Requests, *, response_format: Schema = ..., **options: Unpack[MapOptions]
     ) -> MapResults: ...
     @overload
     def map(
-        self,
-        /,
-        requests: Requests,
-        *,
-        response_format: type[T] | Answer[T],
-        **options: Unpack[MapOptions],
+        self, /, requests: Requests, *, response_format: Form[T], **options: Unpack[MapOptions]
     ) -> MapResults[ParsedChatCompletion[T]]: ...
     @overload
     def map(
@@ -192,36 +179,28 @@ class Completions(_SyncCompletions):
 
     @overload
     def parse(
-        self,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        output_retries: int = ...,
-        **params: Unpack[ChatCompletionParse],
+        self, *, response_format: Schema = ..., **params: Unpack[ChatParseOptions]
     ) -> ParsedChatCompletion[None]: ...
     @overload
     def parse(
-        self,
-        *,
-        response_format: type[T] | Answer[T],
-        output_retries: int = ...,
-        **params: Unpack[ChatCompletionParse],
+        self, *, response_format: Form[T], **params: Unpack[ChatParseOptions]
     ) -> ParsedChatCompletion[T]: ...
     @overload
     def parse(
-        self, *, response_format: object, output_retries: int = ..., **params: Unpack[ChatCompletionParse]
+        self, *, response_format: object, **params: Unpack[ChatParseOptions]
     ) -> ParsedChatCompletion[Any]: ...
-    @spelled_out(ParseOptions, ChatCompletionParse)
+    @spelled_out(AnswerOptions, ChatParseOptions)
     def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
         """Request a typed answer; results and errors are those of ``parse`` for asyncio."""
         return self._parse(params)
 
     @overload
     def stream(
-        self, *, response_format: Mapping[str, Any] | None = ..., **params: Unpack[ChatCompletionParse]
+        self, *, response_format: Schema = ..., **params: Unpack[ChatCompletionParse]
     ) -> StreamManager: ...
     @overload
     def stream(
-        self, *, response_format: type[T] | Answer[T], **params: Unpack[ChatCompletionParse]
+        self, *, response_format: Form[T], **params: Unpack[ChatCompletionParse]
     ) -> StreamManager[ParsedStream[T]]: ...
     @overload
     def stream(
@@ -236,7 +215,7 @@ class Completions(_SyncCompletions):
     def fan_out(
         self,
         *,
-        response_format: Mapping[str, Any] | None = ...,
+        response_format: Schema = ...,
         stop_when: StopWhen | None = ...,
         **options: Unpack[ChatFanOutOptions],
     ) -> FanOut: ...
@@ -244,8 +223,8 @@ class Completions(_SyncCompletions):
     def fan_out(
         self,
         *,
-        response_format: type[T] | Answer[T],
-        stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
+        response_format: Form[T],
+        stop_when: StopWhenParsed[T] | None = ...,
         **options: Unpack[ChatFanOutOptions],
     ) -> FanOut[ParsedChatCompletion[T]]: ...
     @overload
@@ -253,7 +232,7 @@ class Completions(_SyncCompletions):
         self,
         *,
         response_format: object,
-        stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
+        stop_when: StopWhenParsed[Any] | None = ...,
         **options: Unpack[ChatFanOutOptions],
     ) -> FanOut[Any]: ...
     @spelled_out(FanOutAnswerOptions, ChatFanOutOptions, defaults=FAN_OUT)
@@ -263,29 +242,17 @@ class Completions(_SyncCompletions):
 
     @overload
     def run(  # type: ignore[overload-overlap]  # a schema is an object, too
-        self,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[ChatRunOptions],
+        self, *, response_format: Schema = ..., **options: Unpack[ChatRunOptions]
     ) -> ToolRun[ChatCompletion]: ...
     @overload
     def run(
-        self,
-        *,
-        response_format: type[T] | Answer[T],
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[ChatRunOptions],
+        self, *, response_format: Form[T], **options: Unpack[ChatRunOptions]
     ) -> ToolRun[ParsedChatCompletion[T]]: ...
     @overload
     def run(
-        self,
-        *,
-        response_format: object,
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[ChatRunOptions],
+        self, *, response_format: object, **options: Unpack[ChatRunOptions]
     ) -> ToolRun[ParsedChatCompletion[Any]]: ...
-    @spelled_out(RunAnswerOptions, ChatRunOptions, defaults=RUN)
+    @spelled_out(AnswerOptions, ChatRunOptions, defaults=RUN)
     def run(self, **options: Any) -> ToolRun[Any]:
         """Let the model call functions until it has an answer: ``with client.chat.completions.run(...) as run``."""
         return self._run(options)
@@ -309,36 +276,28 @@ class AgentCompletions(_SyncCompletions):
 
     @overload
     def parse(
-        self,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        output_retries: int = ...,
-        **params: Unpack[AgentCompletionParse],
+        self, *, response_format: Schema = ..., **params: Unpack[AgentParseOptions]
     ) -> ParsedChatCompletion[None]: ...
     @overload
     def parse(
-        self,
-        *,
-        response_format: type[T] | Answer[T],
-        output_retries: int = ...,
-        **params: Unpack[AgentCompletionParse],
+        self, *, response_format: Form[T], **params: Unpack[AgentParseOptions]
     ) -> ParsedChatCompletion[T]: ...
     @overload
     def parse(
-        self, *, response_format: object, output_retries: int = ..., **params: Unpack[AgentCompletionParse]
+        self, *, response_format: object, **params: Unpack[AgentParseOptions]
     ) -> ParsedChatCompletion[Any]: ...
-    @spelled_out(ParseOptions, AgentCompletionParse)
+    @spelled_out(AnswerOptions, AgentParseOptions)
     def parse(self, **params: Any) -> ParsedChatCompletion[Any]:
         """Request a typed answer from the agent."""
         return self._parse(params)
 
     @overload
     def stream(
-        self, *, response_format: Mapping[str, Any] | None = ..., **params: Unpack[AgentCompletionParse]
+        self, *, response_format: Schema = ..., **params: Unpack[AgentCompletionParse]
     ) -> StreamManager: ...
     @overload
     def stream(
-        self, *, response_format: type[T] | Answer[T], **params: Unpack[AgentCompletionParse]
+        self, *, response_format: Form[T], **params: Unpack[AgentCompletionParse]
     ) -> StreamManager[ParsedStream[T]]: ...
     @overload
     def stream(
@@ -353,7 +312,7 @@ class AgentCompletions(_SyncCompletions):
     def fan_out(
         self,
         *,
-        response_format: Mapping[str, Any] | None = ...,
+        response_format: Schema = ...,
         stop_when: StopWhen | None = ...,
         **options: Unpack[AgentFanOutOptions],
     ) -> FanOut: ...
@@ -361,8 +320,8 @@ class AgentCompletions(_SyncCompletions):
     def fan_out(
         self,
         *,
-        response_format: type[T] | Answer[T],
-        stop_when: Callable[[ParsedChoice[T]], bool | Awaitable[bool]] | None = ...,
+        response_format: Form[T],
+        stop_when: StopWhenParsed[T] | None = ...,
         **options: Unpack[AgentFanOutOptions],
     ) -> FanOut[ParsedChatCompletion[T]]: ...
     @overload
@@ -370,7 +329,7 @@ class AgentCompletions(_SyncCompletions):
         self,
         *,
         response_format: object,
-        stop_when: Callable[[ParsedChoice[Any]], bool | Awaitable[bool]] | None = ...,
+        stop_when: StopWhenParsed[Any] | None = ...,
         **options: Unpack[AgentFanOutOptions],
     ) -> FanOut[Any]: ...
     @spelled_out(FanOutAnswerOptions, AgentFanOutOptions, defaults=FAN_OUT)
@@ -380,29 +339,17 @@ class AgentCompletions(_SyncCompletions):
 
     @overload
     def run(  # type: ignore[overload-overlap]  # a schema is an object, too
-        self,
-        *,
-        response_format: Mapping[str, Any] | None = ...,
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[AgentRunOptions],
+        self, *, response_format: Schema = ..., **options: Unpack[AgentRunOptions]
     ) -> ToolRun[ChatCompletion]: ...
     @overload
     def run(
-        self,
-        *,
-        response_format: type[T] | Answer[T],
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[AgentRunOptions],
+        self, *, response_format: Form[T], **options: Unpack[AgentRunOptions]
     ) -> ToolRun[ParsedChatCompletion[T]]: ...
     @overload
     def run(
-        self,
-        *,
-        response_format: object,
-        stop_when: StopRunWhen | None = ...,
-        **options: Unpack[AgentRunOptions],
+        self, *, response_format: object, **options: Unpack[AgentRunOptions]
     ) -> ToolRun[ParsedChatCompletion[Any]]: ...
-    @spelled_out(RunAnswerOptions, AgentRunOptions, defaults=RUN)
+    @spelled_out(AnswerOptions, AgentRunOptions, defaults=RUN)
     def run(self, **options: Any) -> ToolRun[Any]:
         """Let the agent's model call functions until it has an answer."""
         return self._run(options)

@@ -503,7 +503,7 @@ class FanOut(_Stream[AsyncFanOut[Any], K_co], Generic[K_co]):
     """n choices of one prompt as one stream, as `gradient_async.FanOut` is for asyncio; used by ``with``."""
 
     n: int = _fact("n")
-    results: list[FanOutResult] = _fact("results")
+    results: list[FanOutResult[K_co]] = _fact("results")
     errors: dict[int, GradientError] = _fact("errors")
     winners: list[int] = _fact("winners")
     winner: int | None = _fact("winner")

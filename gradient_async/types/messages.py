@@ -10,7 +10,7 @@ import msgspec
 
 from .headers import RateLimits
 from .model import Hint, Model
-from .nesting import AnyJSON, decode_json
+from .nesting import AnyJSON, decode_arguments
 from .received import Received, ReceivedReply
 
 
@@ -194,10 +194,7 @@ class Function(Model, gc=False, kw_only=True):
     @property
     def parsed_arguments(self) -> Any:
         """The arguments as plain data, decoded at each access; None if they are not JSON."""
-        try:
-            return decode_json(self.arguments)
-        except ValueError:
-            return None
+        return decode_arguments(self.arguments)
 
 
 class FunctionDelta(Model, gc=False, kw_only=True):

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from ..partial import PartialJSON
+
 MAX_DEPTH = 64
 """How many objects and arrays may be inside each other, the outermost one included."""
 UNLIMITED = sys.maxsize
@@ -155,6 +157,19 @@ def decode_json(data: bytes | str, max_values: int = UNLIMITED) -> Any:
         data = data.encode("utf-8", "surrogatepass")
     check_json(data, max_values)
     return msgspec.json.decode(data)
+
+
+def decode_arguments(text: str) -> Any:
+    """Decode the arguments of a tool call; return None if they are not JSON.
+
+    Half of a surrogate pair becomes U+FFFD, as in the value that grows while the arguments arrive.
+    """
+    try:
+        return decode_json(text)
+    except ValueError:
+        whole = PartialJSON(max_depth=MAX_DEPTH)
+        whole.feed(text)
+        return whole.value if whole.complete and whole.valid else None
 
 
 def is_deeper(value: Any, max_depth: int = MAX_DEPTH) -> bool:

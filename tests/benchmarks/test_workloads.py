@@ -84,6 +84,7 @@ async def test_every_contender_of_ours_reads_all_there_is() -> None:
         (loopback.paced, case("", "paced-60000-1-4", loop="uvloop", streams=4, seconds=1), ("ours", "naive")),
         (loopback.small, case("", "small-300", at_once=4, count=16), ("ours", "naive")),
         (loopback.small, case("", "large-5", at_once=1, count=1), ("ours", "naive")),
+        (loopback.answers, case("", "small-300", at_once=4, count=16), ("ours", "ours, parse")),
         (loopback.first, case("", "first-8", at_once=2), ("ours", "drained")),
         # Fewer streams may fit into pages that the process has.
         (loopback.memory, case("", "idle", streams=200, counted="heap"), ("ours", "drained")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Annotated, Any, Literal
 
@@ -221,6 +222,20 @@ class TestRefusedEarly:
         with pytest.raises(InvalidRequestError, match="output_retries=1: ") as refused:
             await parse(client, Count, output_retries=1, **params)
         assert ("output_retries", []) == (refused.value.param, server.requests)
+
+    async def test_retries_where_nothing_is_asked_again(self, start: Start) -> None:
+        server, client = await start(says("x"))
+        chat: Any = client.chat.completions
+        for call in (
+            chat.stream,
+            functools.partial(chat.fan_out, n=2),
+            functools.partial(chat.run, tools=[get_weather]),
+        ):
+            with pytest.raises(TypeError, match=r"only parse\(\) and map\(\) ask again"):
+                call(**CALL, response_format=Count, output_retries=1)
+        with pytest.raises(TypeError, match=r"only parse\(\) and map\(\) ask again"):
+            await chat.with_raw_response.parse(**CALL, response_format=Count, output_retries=1)
+        assert [] == server.requests
 
     async def test_no_number_of_retries(self, start: Start) -> None:
         _, client = await start(says("x"))

@@ -27,6 +27,7 @@ from gradient_async import (
     CompletionUsage,
     ContentDoneEvent,
     FanOut,
+    FanOutResult,
     GradientError,
     Journal,
     MapFailure,
@@ -309,6 +310,8 @@ async def answers_of_many(client: AsyncGradient) -> None:
         assert_type(completion, ParsedChatCompletion[Invoice])
         assert_type(completion.choices[0].message.parsed, Invoice | None)
         assert_type((await fan.get_final_completion()).parsed, Invoice | None)
+    assert_type(fan.results, list[FanOutResult[ParsedChatCompletion[Invoice]]])
+    assert_type(fan.results[0].parsed, Invoice | None)
     fan_out(n=3, model="m", messages=messages, response_format=Answer(Invoice), stop_when=is_cheap_later)
     fan_out(n=3, model="m", messages=messages, response_format=Invoice, stop_when=is_short)
     assert_type(
@@ -466,6 +469,8 @@ async def parameters(client: AsyncGradient) -> None:
         assert_type(chunk.body, Any)
     fan = chat.fan_out(n=2, model="m", messages=messages, functions=[], function_call="none")
     assert_type(fan.results[0].headers, Headers)
+    assert_type(fan.results, list[FanOutResult[ChatCompletion]])
+    assert_type(fan.results[0].choice, Choice | None)
     assert_type(client.with_options(keep_body=True).keep_body, bool)
 
 

@@ -50,7 +50,8 @@ PAGE = json.dumps({"text": 'a "b" \\ é', "numbers": [1, 22, 3]})
 
 
 @pytest.mark.parametrize(
-    "text", [PAGE, json.dumps({"value": [1, [2, {"a": None}], True]}), f"```json\n{PAGE}\n```"]
+    "text",
+    [PAGE, json.dumps({"value": [1, [2, {"a": None}], True]}), f"```json\n{PAGE}\n```", f"\u00a0\n{PAGE}"],
 )
 @pytest.mark.parametrize("answer", [Answer(Page), Answer(list[Any])])
 def test_what_is_known_at_every_cut(text: str, answer: Answer[Any]) -> None:
@@ -100,6 +101,23 @@ def test_it_costs_what_the_delta_costs(start: str) -> None:
 def test_a_text_that_is_no_answer_shows_nothing(text: str) -> None:
     events = deltas(events_of(Answer(Page), *text, *text))
     assert {None} == {event.parsed for event in events}
+
+
+def test_arguments_end_as_they_grew() -> None:
+    """The value of the whole arguments is that of their last piece, also with half of a surrogate pair in it."""
+    assembler = CompletionAssembler(n=1, limits=Limits())
+    builder = EventBuilder(assembler)
+    events: list[Any] = []
+    for piece in ('{"a":"b\\ud8', '3d", "n":', "1.0}"):
+        call = {"index": 0, "id": "c", "function": {"name": "f", "arguments": piece}}
+        decoded = ChatCompletionChunk.model_validate(chunk(tool_calls=[call]))
+        assembler.add(decoded)
+        events += builder.add(decoded)
+    grown = [event.parsed_arguments for event in events if event.type.endswith("arguments.delta")][-1]
+    (done,) = builder.end()
+    assert {"a": "b\ufffd", "n": 1.0} == grown == done.parsed_arguments  # type: ignore[union-attr]
+    calls = assembler.completion.choices[0].message.tool_calls
+    assert calls is not None and grown == calls[0].function.parsed_arguments
 
 
 def test_a_value_is_decoded_once() -> None:

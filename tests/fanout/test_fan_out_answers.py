@@ -126,6 +126,7 @@ async def test_an_answer_that_is_no_value_wins_nothing(
         assert {1: Count(7)} == values(found)
         assert found.parsed == Count(7)
         assert ["failed", "completed", "stopped"] == [result.state for result in fan.results]
+        assert [None, Count(7), None] == [result.parsed for result in fan.results]
         (error,) = fan.errors.values()
         assert kind is type(error)
         assert fan.results[0].choice is None
@@ -184,8 +185,18 @@ async def test_other_errors_end_it_as_ever(start: Start) -> None:
             await fan.completion()
     assert isinstance(raised.value.errors[0], BadRequestError)
     _, client = await start(handler=BROKEN)
-    async with fan_out(client, n=2, first=1, on_error="collect") as fan:
+    async with fan_out(client, n=2, on_error="collect") as fan:
         assert [] == (await fan.completion()).choices
+
+
+@pytest.mark.parametrize("replies", [[BROKEN, BROKEN], [BROKEN, INVALID]])
+async def test_no_choice_is_left_for_whatever_reasons(start: Start, replies: list[Handler]) -> None:
+    """Who waits for a valid answer is told that there is none, also if no answer came at all."""
+    _, client = await start(*replies)
+    async with fan_out(client, n=2, first=1, max_concurrency=1, on_error="collect") as fan:
+        with pytest.raises(FanOutError, match="2 of 2 choices failed") as raised:
+            await fan.completion()
+    assert {0, 1} == raised.value.errors.keys() == fan.errors.keys()
 
 
 async def test_the_error_of_a_choice(start: Start) -> None:

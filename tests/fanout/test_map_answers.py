@@ -190,6 +190,22 @@ async def test_a_journal_keeps_the_text_and_it_is_decoded_again(start: Start, pa
     assert not any("parsed" in message for message in bodies)
 
 
+async def test_a_journal_keeps_the_usage_of_all_tries(start: Start, path: Path) -> None:
+    """As the completion of the first run has it."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    _, client = await start(handler=Model(usage=usage))
+    requests = [ask_for('{"n":1}'), ask_for("no")]
+    for resumed in (False, True):
+        one, two = await all_of(client, requests, journal=path, output_retries=1)
+        assert (resumed, Count(9)) == (two.resumed, two.parsed)
+        assert [(1, 5), (2, 10)] == [
+            (each.unwrap().attempts, each.unwrap().usage.total_tokens) for each in (one, two)
+        ]
+    one, two = sorted((row["response"] for row in rows_in(path)), key=lambda row: int(row["attempts"]))
+    assert (None, 10) == (one.get("usage"), two["usage"]["total_tokens"])
+    assert usage == one["body"]["usage"] == two["body"]["usage"], "bodies are as the server sent them"
+
+
 async def test_another_type_is_another_request(start: Start, path: Path) -> None:
     """The schema is a parameter: an answer to another one is asked for."""
     model = Model()

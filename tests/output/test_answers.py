@@ -6,19 +6,21 @@ import contextlib
 import copy
 import gc
 import pickle
+import sys
 import threading
 import weakref
-from typing import Annotated, Any, ClassVar, Literal
+from collections import deque
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, ForwardRef, Generic, Literal, Never
 
 import msgspec
 import pytest
-from answer_types import Cat, Closed, Dog, Invoice, Line, Movie, Page, Point, Renamed, Tree
+from answer_types import Cat, Closed, Dog, Invoice, Line, Page, Point, Renamed
 from msgspec import Meta, Struct
 from tool_functions import get_weather, no_schema, open_object
 
 from gradient_async import (
     Answer,
-    APIError,
     ChatCompletion,
     ChatCompletionMessage,
     Choice,
@@ -54,6 +56,7 @@ from gradient_async.output import schemas as module
 from gradient_async.output.schemas import codec_of
 from gradient_async.types import Headers
 
+FAR: Any = list.__class_getitem__(ForwardRef("Far"))
 VALID = '{"number":"7","lines":[{"price":1.5}]}'
 INVOICE = Invoice("7", [Line(1.5)])
 
@@ -87,20 +90,12 @@ class Constant(Struct):
     bare: Bare
 
 
-class Film(Struct):
-    """A Struct with the keys of a TypedDict."""
-
-    about: str
-    title: str
-    default: int
+def twin(type_: Any) -> Any:
+    """Make a class of the same name each time."""
+    return msgspec.defstruct("Twin", [("a", type_)], module=__name__)
 
 
-class Negative(Struct):
-    n: int
-
-    def __post_init__(self) -> None:
-        if self.n > 0:
-            raise ValueError("n is positive")
+TWINS: Any = tuple.__class_getitem__((twin(int), twin(str)))
 
 
 def reply(*texts: str | None, **fields: Any) -> ChatCompletion:
@@ -151,6 +146,9 @@ class TestAnswer:
         assert answer is answer_of(answer)
         made = answer_of(Closed)
         assert made is not None and Closed is made.type
+        assert made is answer_of(Closed), "made once per type"
+        with pytest.raises(InvalidRequestError, match="3 is an instance of int"):
+            answer_of(3)
         for nothing in (None, {"type": "json_object"}):
             assert answer_of(nothing) is None
         assert all(map(is_type, (Closed, answer, list[int], int | str, Literal["a"], Annotated[int, 1])))
@@ -222,6 +220,14 @@ class TestAnswer:
             ("Invoice", "the name 'Invoice' is not resolved; pass the class itself"),
             (Unresolved, "at $.lines: name 'Nowhere' is not defined; a type has to be defined in the module"),
             (Closed | Renamed, "all Struct types must be tagged"),
+            (str | bytes, "leave one of them out, or make each a Struct with a tag"),
+            ([int], "is an instance of list, not a type; write list[...], such as list[int]"),
+            (Callable[[int], int], "Callable is a function, not a type; pass the type of the result"),
+            (FAR, "at $[...]: the name 'Far' is not resolved; pass the class itself"),
+            (deque[int], "deque has no form in JSON; use a list, a dict, a Struct or a dataclass"),
+            (Never, "Never has no form in JSON"),
+            (Generic, "Generic has no form in JSON"),
+            (TWINS, "two classes have the name "),
         ],
     )
     def test_refused_early(self, type_: Any, words: str) -> None:
@@ -230,6 +236,28 @@ class TestAnswer:
             Answer(type_)
         assert words in str(refused.value)
         assert "response_format" == refused.value.param
+
+    def test_an_alias_that_contains_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Which the statement `type` of newer versions of Python can make."""
+
+        def fail(*args: Any, **options: Any) -> Any:
+            raise RecursionError
+
+        monkeypatch.setattr(msgspec.json, "schema_components", fail)
+        with pytest.raises(InvalidRequestError, match="int contains itself; make it a class"):
+            Answer(Annotated[int, []])
+
+    @pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no statement `type` before Python 3.12")
+    def test_the_statement_type(self) -> None:
+        scope: dict[str, Any] = {"Line": Line}
+        exec("type Lines = list[Line]\ntype Maybe[T] = T | None\ntype Nest = list[Nest]", scope)  # noqa: S102
+        assert [Line(1.0)] == Answer(scope["Lines"]).decode('{"value":[{"price":1}]}')
+        assert ("Maybe_Line", None) == (
+            (maybe := Answer(scope["Maybe"][Line])).name,
+            maybe.decode('{"value":null}'),
+        )
+        with pytest.raises(InvalidRequestError, match="Nest contains itself"):
+            Answer(scope["Nest"])
 
     def test_strict_that_cannot_hold(self) -> None:
         """Refused with path and reason."""
@@ -312,155 +340,6 @@ class TestCache:
             for thread in threads:
                 thread.join()
             assert 4 == len(found) and all(schema is found[0] for schema in found)
-
-
-class TestDecode:
-    @pytest.mark.parametrize(
-        "text",
-        [
-            VALID,
-            f" \n\t{VALID}\r\n ",
-            f"\u00a0{VALID}\u2003",
-            f"```json\n{VALID}\n```",
-            f"```\n{VALID}\n```",
-            f"```{VALID}```",
-            f"  ```JSON {VALID}  ```\n",
-            '{"number":"7","lines":[{"price":1.5,"count":1.0,"unknown":[1]}],"paid":false}',
-            '{"number":"7","lines":[{"price":1.5,"count":1e0}]}',
-            '{"lines":[{"price":1.5}],"number":"7"}',
-        ],
-    )
-    def test_what_is_understood(self, text: str) -> None:
-        """White space, one fence, whole floats, defaults that the server left out, unknown fields."""
-        assert INVOICE == Answer(Invoice).decode(text)
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            f"Here it is: {VALID}",
-            f"```json\n{VALID}\n``` done",
-            f"See ```json\n{VALID}\n```",
-            f"```json\n{VALID}\n```\n```json\n{VALID}\n```",
-            f"~~~\n{VALID}\n~~~",
-            VALID[:-1],
-            VALID + VALID,
-            "{'number': '7'}",
-            VALID.replace("}", ",}"),
-            "none",
-            "[" * 100_000,
-            '{"number":"\ud800"}',
-        ],
-    )
-    def test_nothing_else_is_repaired(self, text: str) -> None:
-        with pytest.raises(OutputDecodeError) as raised:
-            Answer(Invoice).decode(text)
-        assert (text, None, ParsedChatCompletion(), 0) == (
-            raised.value.text,
-            raised.value.path,
-            raised.value.completion,
-            raised.value.choice,
-        )
-        assert issubclass(OutputDecodeError, ValueError)
-
-    @pytest.mark.parametrize("text", ["", " \n"])
-    def test_no_text(self, text: str) -> None:
-        with pytest.raises(OutputDecodeError, match="the answer is empty"):
-            Answer(Invoice).decode(text)
-
-    @pytest.mark.parametrize(
-        ("text", "path", "problem"),
-        [
-            ('{"number":7,"lines":[]}', "$.number", "Expected `str`, got `int`"),
-            (
-                '{"number":"7","lines":[{"price":1},{"price":"2"}]}',
-                "$.lines[1].price",
-                "Expected `float`, got `str`",
-            ),
-            (
-                '{"number":"7","lines":[{"price":1,"count":"2"}]}',
-                "$.lines[0].count",
-                "Expected `int`, got `str`",
-            ),
-            (
-                '{"number":"7","lines":[{"price":1,"count":2.5}]}',
-                "$.lines[0].count",
-                "Expected `int`, got `float`",
-            ),
-            ('{"number":"7","lines":[{"price":1e999}]}', "$.lines[0].price", "Number out of range"),
-            ('{"number":"7"}', "$", "missing required field `lines`"),
-            ("null", "$", "Expected `object`, got `null`"),
-            ('"text"', "$", "Expected `object`, got `str`"),
-        ],
-    )
-    def test_path_of_a_fault(self, text: str, path: str, problem: str) -> None:
-        """Numbers in strings stay faults; the path is that of the fault, not that of a whole float before it."""
-        with pytest.raises(OutputValidationError, match=problem) as raised:
-            Answer(Invoice).decode(text)
-        assert (path, text) == (raised.value.path, raised.value.text)
-        assert issubclass(OutputValidationError, ValueError)
-        assert issubclass(OutputValidationError, APIError)
-        whole = text.replace('"lines":[{"price":1,', '"lines":[{"count":1.0,"price":1},{"price":1,')
-        if whole != text:
-            with pytest.raises(OutputValidationError) as raised:
-                Answer(Invoice).decode(whole)
-            assert path.replace("[0]", "[1]") == raised.value.path
-
-    def test_plain_values_of_a_fault(self) -> None:
-        with pytest.raises(OutputValidationError) as raised:
-            Answer(Invoice).decode('{"number":7.0,"lines":[{"price":1.5}]}')
-        assert {"number": 7, "lines": [{"price": 1.5}]} == raised.value.parsed
-        with pytest.raises(OutputDecodeError) as cut:
-            Answer(Invoice).decode('{"number":"7","lines":[{"price":1.5},{"pri')
-        assert {"number": "7", "lines": [{"price": 1.5}, {}]} == cut.value.parsed
-
-    def test_keys(self) -> None:
-        with pytest.raises(OutputValidationError, match="Expected `int`, got `str` as a key") as raised:
-            Answer(dict[int, int]).decode('{"a":1}')
-        assert "$" == raised.value.path
-        assert {1: 2} == Answer(dict[int, int]).decode('{"1":2.0}')
-
-    def test_unknown_fields_are_refused_where_the_type_forbids_them(self) -> None:
-        with pytest.raises(OutputValidationError, match="unknown field `b`"):
-            Answer(Closed).decode('{"a":1,"b":2}')
-
-    def test_errors_of_the_type_itself(self) -> None:
-        """What `__post_init__` refuses is a fault at its place."""
-        with pytest.raises(OutputValidationError, match="n is positive") as raised:
-            Answer(list[Negative]).decode('{"value":[{"n":-1},{"n":1}]}')
-        assert "$[1]" == raised.value.path
-
-    def test_what_was_left_out_of_the_schema_is_checked(self) -> None:
-        class Short(Struct):
-            code: Annotated[str, Meta(max_length=2)]
-
-        answer = Answer(Short)
-        assert {"type": "string"} == answer.schema["properties"]["code"]
-        with pytest.raises(OutputValidationError, match="length <= 2"):
-            answer.decode('{"code":"abc"}')
-
-    @pytest.mark.parametrize(
-        "text", ["x" * 5000, "\x00" * 500, '{"a":1,"' + "k" * 5000 + '":1}', "\u202e" * 300]
-    )
-    def test_messages_are_short_and_escaped(self, text: str) -> None:
-        """They hold at most 200 escaped characters of the answer."""
-        with pytest.raises(OutputError) as raised:
-            Answer(Closed).decode(text)
-        message = raised.value.message
-        assert message.isprintable() and len(message) < 320
-
-    def test_deep_recursion(self) -> None:
-        with pytest.raises(OutputDecodeError, match="nested too deep"):
-            Answer(Tree).decode('{"value":1,"children":[' * 50_000)
-
-    def test_declared_order(self) -> None:
-        """A model writes what comes first in the schema first; the keys of a TypedDict stay as declared."""
-        for strict in (True, False):
-            assert ["title", "about", "default"] == list(Answer(Movie, strict=strict).schema["properties"])
-        both = Answer(tuple[Movie, Film, Line]).schema["$defs"]
-        assert (["title", "about", "default"], ["about", "title", "default"]) == (
-            list(both["Movie"]["properties"]),
-            list(both["Film"]["properties"]),
-        )
 
 
 class TestVerdict:
@@ -557,6 +436,19 @@ class TestVerdict:
         assert CompletionUsage(prompt_tokens=3) == error.completion.usage
         restored = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
         assert vars(error) == vars(restored) and str(error) == str(restored)
+
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [("{", "stop"), ("", "stop"), ('{"a":"x"}', "stop"), ("{", "length"), ("{", "content_filter")],
+    )
+    def test_every_error_pickles(self, text: str, reason: str) -> None:
+        """With its completion, in which the values of other choices are."""
+        completion = reply('{"a":1}', text)
+        completion.choices[1].finish_reason = reason
+        _, error = judge(completion, Answer(Closed))
+        assert error is not None and Closed(1) == error.completion.parsed
+        for restored in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):  # noqa: S301  # our own
+            assert (type(error), vars(error), str(error)) == (type(restored), vars(restored), str(restored))
 
     def test_judge_never_raises(self) -> None:
         result, error = judge(reply("{"), Answer(Invoice))

@@ -7,7 +7,7 @@ import gc
 import sys
 import weakref
 from enum import Enum
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, NewType, TypeVar
 
 import msgspec
 import pytest
@@ -15,7 +15,16 @@ import pytest
 pytest.importorskip("pydantic")
 
 from answer_types import Line
-from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    TypeAdapter,
+    dataclasses,
+    field_validator,
+)
 from test_answer_types import check
 
 from gradient_async import Answer, InvalidRequestError, OutputDecodeError, OutputValidationError
@@ -85,6 +94,49 @@ class Positive(BaseModel):
         return n
 
 
+class Broken(BaseModel):
+    n: int
+
+    @field_validator("n")
+    @classmethod
+    def check(cls, n: int) -> int:
+        raise KeyError(n)
+
+
+@dataclasses.dataclass
+class Even:
+    """A dataclass of pydantic, with a validator."""
+
+    n: int = Field(ge=0)
+
+    @field_validator("n")
+    @classmethod
+    def check(cls, n: int) -> int:
+        if n % 2:
+            raise ValueError("n is odd")
+        return n
+
+
+@dataclasses.dataclass
+class Wrapper(Generic[T]):
+    inner: T
+
+
+class Holding(msgspec.Struct):
+    """Nothing in it looks strange to msgspec."""
+
+    below: list[Wrapper[int]]
+
+
+Alias = NewType("Alias", Item)
+
+
+class Aliased(BaseModel):
+    model_config = ConfigDict(populate_by_name=True)
+    unit_price: int = Field(alias="unitPrice")
+    other: int = Field(0, validation_alias=AliasChoices("b", "c"), serialization_alias="b")
+
+
 class Numbers(RootModel[list[int]]):
     pass
 
@@ -104,6 +156,11 @@ TYPES: list[tuple[Any, Any]] = [
     (Extra, Extra(a=1)),
     (Numbers, Numbers([1])),
     (list[Item], [ITEM]),
+    (Aliased, Aliased.model_validate({"unitPrice": 3})),
+    (Even, Even(2)),
+    (list[Even], [Even(2)]),
+    (Wrapper[Item], Wrapper[Item](ITEM)),
+    (Alias, Alias(ITEM)),
     (dict[str, Item], {"a": ITEM}),
     (tuple[Item, int], (ITEM, 1)),
     (Item | Order, Order(items=[])),
@@ -113,12 +170,24 @@ TYPES: list[tuple[Any, Any]] = [
 
 
 def dump(value: Any) -> Any:
+    if not isinstance(value, BaseModel):
+        kind: Any = value.__class__
+        return TypeAdapter[Any](kind).dump_python(value, mode="json")
     return value.model_dump(mode="json", by_alias=True)
 
 
 @pytest.mark.parametrize(("type_", "value"), TYPES, ids=[str(type_) for type_, _ in TYPES])
 def test_schema_and_value_agree(type_: Any, value: Any) -> None:
     check(type_, value, msgspec.json.encode(value, enc_hook=dump))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there is no statement `type` before Python 3.12")
+def test_the_statement_type() -> None:
+    scope: dict[str, Any] = {"Item": Item}
+    exec("type Items = list[Item]\ntype Maybe[T] = T | None\ntype Nest = list[Nest] | Item", scope)  # noqa: S102
+    text = '{"value":[{"name":"n"}]}'
+    assert [ITEM] == Answer(scope["Items"]).decode(text) == Answer(scope["Nest"]).decode(text)
+    assert ITEM == Answer(scope["Maybe"][Item]).decode('{"value":{"name":"n"}}')
 
 
 def test_the_model_describes_itself() -> None:
@@ -143,6 +212,10 @@ def test_the_model_describes_itself() -> None:
         (Strict, '{"count":"2"}', "$.count", "valid integer"),
         (Strict, '{"count":2,"z":1}', "$.z", "not permitted"),
         (Positive, '{"n":-1}', "$.n", "n is negative"),
+        (Broken, '{"n":1}', "$", "KeyError: 1"),
+        (Even, '{"n":3}', "$.n", "n is odd"),
+        (list[Even], '{"value":[{"n":-2}]}', "$[0].n", "greater than or equal to 0"),
+        (Aliased, "{}", "$.unitPrice", "Field required"),
     ],
 )
 def test_path_of_a_fault(type_: Any, text: str, path: str, problem: str) -> None:
@@ -152,21 +225,37 @@ def test_path_of_a_fault(type_: Any, text: str, path: str, problem: str) -> None
     assert (path, text) == (raised.value.path, raised.value.text)
 
 
+def test_models_decide_whether_a_string_is_a_number() -> None:
+    assert Positive(n=3) == Answer(Positive).decode('{"n":"3"}')
+    with pytest.raises(OutputValidationError):
+        Answer(Strict).decode('{"count":"3"}')
+
+
 def test_whole_floats_are_integers() -> None:
     assert Strict(count=2) == Answer(Strict).decode('{"count": 2.0}')
 
 
-def test_no_json() -> None:
+@pytest.mark.parametrize("text", ["{'name'", '{"name": NaN}', '{"name": "a",}'])
+def test_no_json(text: str) -> None:
+    """Neither is what pydantic takes besides."""
     with pytest.raises(OutputDecodeError):
-        Answer(Item).decode("{'name'")
+        Answer(Item).decode(text)
+
+
+def test_half_of_a_surrogate_pair() -> None:
+    assert Item(name="a\ufffd") == Answer(Item).decode('{"name":"a\\ud83d"}')
 
 
 def test_models_and_structs_do_not_mix() -> None:
     """A model as a field of a Struct is refused, with the path and the cure; so is a Struct beside a model."""
-    for type_, path in ((Mixed, "$.order"), (list[Mixed], "$[...].order")):
+    for type_, place in (
+        (Mixed, "$.order: Order"),
+        (list[Mixed], "$[...].order: Order"),
+        (Holding, "$.below[...]: Wrapper"),
+    ):
         with pytest.raises(InvalidRequestError, match="one of the two throughout") as refused:
             Answer(type_)
-        assert f"at {path}: Order" in str(refused.value)
+        assert f"at {place}" in str(refused.value)
     with pytest.raises(InvalidRequestError, match="use models of pydantic throughout"):
         Answer(list[Order | Line])
 

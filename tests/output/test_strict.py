@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import pytest
-from answer_types import Node, Text, Tree
+from answer_types import Line, Movie, Node, Person, Place, Point, Row, Text, Tree
 from msgspec import Struct, defstruct
 
-from gradient_async import Answer
+from gradient_async import Answer, InvalidRequestError, OutputValidationError
 from gradient_async.output.strict import NoSchemaError, references, strict_form
 
 
@@ -175,3 +177,66 @@ def test_references() -> None:
     assert {"#/$defs/A"} == references(
         [{"items": {"$ref": "#/$defs/A"}}, {"properties": {"$ref": {"type": "string"}}}]
     )
+
+
+@pytest.mark.parametrize(
+    ("type_", "reason"),
+    [
+        (dict[str, int], "an object with any keys"),
+        (Mapping[str, int], "an object with any keys"),
+        (dict, "an object with any keys"),
+        (Any, "a value of any type"),
+        (list, "a value of any type"),
+        (tuple[int, str], "an array with a type for each item"),
+        (Place, "an array with a type for each item"),
+        (Row, "an array with a type for each item"),
+    ],
+)
+def test_types_that_cannot_be_said(type_: Any, reason: str) -> None:
+    """Open objects, values of any type, tuples, NamedTuples and Structs like arrays: not strict by default."""
+    assert not Answer(type_).strict
+    with pytest.raises(InvalidRequestError, match=reason):
+        Answer(type_, strict=True)
+    assert Answer(type_, strict=False).schema == Answer(type_).schema
+
+
+@pytest.mark.parametrize("type_", [Movie, Line, Person, Point, list[Movie], Movie | None])
+def test_typed_dicts_and_classes_are_closed(type_: Any) -> None:
+    assert Answer(type_).strict
+
+
+def test_a_field_with_a_default_is_required_of_the_model_but_not_of_the_server() -> None:
+    schema = Answer(Line).schema
+    assert (["price", "count"], {"type": "integer"}) == (schema["required"], schema["properties"]["count"])
+    assert Line(1.5, 1) == Answer(Line).decode('{"price":1.5}')
+
+
+VALID = {
+    "code": "ab",
+    "tags": ["x"],
+    "raw": "cmF3",
+    "price": "1.5",
+    "at": "2026-01-02T00:00:00Z",
+    "mail": "a@b.test",
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("code", "a"),
+        ("code", "abcde"),
+        ("raw", "!"),
+        ("price", "x"),
+        ("at", "2026-01-02T00:00:00"),
+        ("tags", ["a", "b", "c", "d"]),
+    ],
+)
+def test_what_servers_do_not_enforce_is_checked_on_receipt(field: str, value: Any) -> None:
+    """Lengths, encodings and formats are left out of the strict form, but not forgotten."""
+    answer = Answer(Text)
+    assert answer.strict
+    assert "ab" == answer.decode(msgspec.json.encode(VALID).decode()).code
+    with pytest.raises(OutputValidationError) as raised:
+        answer.decode(msgspec.json.encode({**VALID, field: value}).decode())
+    assert f"$.{field}" == raised.value.path
