@@ -40,10 +40,9 @@ T = TypeVar("T")
 _FENCE = re.compile(r"```\w*\s*(\{.*\})\s*```", re.DOTALL)
 # What may be before the JSON of an answer that is not whole.
 match_opening = re.compile(r"\s*(?:```\w*\s*)?(?={)").match
-# What may be written in another way in JSON: strings with halves of surrogate pairs, and numbers with a fraction or an exponent.
-# Other strings are matched, too, because what looks like a number in them is none.
-# A string that does not end is a token, too, and a number begins where no digit is before it: otherwise the search would
-# begin again at each of many quotation marks or digits.
+# Strings, and numbers with a fraction or an exponent: `_respelled` changes some of them. A string that does not end is a token,
+# too, and a number begins where no digit is before it: otherwise the search would begin again at each of many quotation marks
+# or digits, and take quadratic time.
 _TOKEN = re.compile(
     r'"(?:[^"\\]|\\.)*+"?|(?<!\d)-?\d++(?:\.\d++(?:[eE][-+]?\d++)?|[eE][-+]?\d++)', re.ASCII | re.DOTALL
 )
@@ -230,9 +229,8 @@ class Codec(Generic[T]):
         if not isinstance(error, ValueError):  # of a validator or `__post_init__`
             return f"{type(error).__name__}: {error}", "$"
         if hasattr(error, "error_count"):  # of pydantic
-            first = cast("Any", error).errors(include_url=False, include_context=False, include_input=False)[
-                0
-            ]
+            errors = cast("Any", error).errors
+            first = errors(include_url=False, include_context=False, include_input=False)[0]
             problem, path = first["msg"], _path_of(first["loc"], plain, missing=first["type"] == "missing")
         else:
             place = _PLACE.fullmatch(str(error))
