@@ -69,7 +69,7 @@ def counting(counts: Calls, files: Counter[str] | None = None) -> Generator[None
 def receive(protocol: Any, data: bytes) -> None:
     """Give a protocol the bytes that arrived, as an event loop does."""
     if isinstance(protocol, asyncio.BufferedProtocol):
-        protocol.get_buffer(-1)[: len(data)] = data
+        memoryview(protocol.get_buffer(-1))[: len(data)] = data
         protocol.buffer_updated(len(data))
     else:
         protocol.data_received(data)

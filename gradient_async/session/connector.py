@@ -270,7 +270,7 @@ class Connector(aiohttp.TCPConnector):
         )
         self._places = max_connections  # free places; 0 while any request waits
         self._in_line: deque[asyncio.Future[None]] = deque()
-        self._buffer = memoryview(bytearray(_BUFFER))
+        self._incoming = memoryview(bytearray(_BUFFER))
         self.files = OpenFiles.of(asyncio.get_running_loop())
 
     async def connect(self, *arguments: Any, **options: Any) -> connector.Connection:
@@ -323,7 +323,7 @@ class Connector(aiohttp.TCPConnector):
         transport, handler = connection.transport, connection.protocol
         if transport is None or handler is None:
             raise UnsentError
-        used = Connection(transport, handler, self._buffer)
+        used = Connection(transport, handler, self._incoming)
         transport.set_protocol(used)
         return used
 

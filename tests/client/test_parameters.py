@@ -28,16 +28,16 @@ def methods_of(models: Any, agents: Any) -> list[Method]:
     """List the methods of both kinds of completions, each with the TypedDicts of its arguments."""
     return [
         (models, "create", [params.ChatCompletionCreate]),
-        (models, "parse", [options.ParseOptions, params.ChatCompletionParse]),
+        (models, "parse", [options.AnswerOptions, options.ChatParseOptions]),
         (models, "stream", [options.AnswerOptions, params.ChatCompletionParse]),
         (models, "fan_out", [options.FanOutAnswerOptions, options.ChatFanOutOptions]),
         (models, "map", [options.AnswerOptions, options.MapOptions]),
-        (models, "run", [options.RunAnswerOptions, options.ChatRunOptions]),
+        (models, "run", [options.AnswerOptions, options.ChatRunOptions]),
         (agents, "create", [params.AgentCompletionCreate]),
-        (agents, "parse", [options.ParseOptions, params.AgentCompletionParse]),
+        (agents, "parse", [options.AnswerOptions, options.AgentParseOptions]),
         (agents, "stream", [options.AnswerOptions, params.AgentCompletionParse]),
         (agents, "fan_out", [options.FanOutAnswerOptions, options.AgentFanOutOptions]),
-        (agents, "run", [options.RunAnswerOptions, options.AgentRunOptions]),
+        (agents, "run", [options.AnswerOptions, options.AgentRunOptions]),
     ]
 
 
