@@ -23,6 +23,10 @@ class Unit(Enum):
     F = "F"
 
 
+class Word(str, Enum):  # noqa: UP042  # its `str` is its name
+    YES = "yes"
+
+
 class Point(Struct):
     x: int
     y: int = 0
@@ -68,6 +72,13 @@ def only_args(city: str) -> None:
     Args:
         city: The city.
     """  # noqa: D205  # no description
+
+
+def spaced() -> None:
+    """One line.
+    \t
+    Another paragraph, behind a line of white space.
+    """  # noqa: D205, D301  # the white space is the point
 
 
 LIST: list[int] = [1]
