@@ -159,7 +159,7 @@ def test_what_leaves_a_run(kind: type[BaseException], blocks: bool) -> None:
         assert "Done." == begin(client).completion().choices[0].message.content
 
 
-def test_leaving_closes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_closes_at_once() -> None:
     """Leaving `with` cancels the tools, awaits them, and closes the connection."""
     ended: list[str] = []
 
@@ -176,9 +176,6 @@ def test_leaving_closes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
                     break
         assert (["hang"], 1) == (ended, len(run.messages))
         run.close()
-        with monkeypatch.context() as forked:
-            forked.setattr(run._loop, "inherited", True)
-            run.close()  # nothing belongs to this process
         with begin(client, hang) as run:
             pass
         assert 1 == len(server.requests)
@@ -214,12 +211,13 @@ def test_an_interrupt_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
             if begun.is_set():
                 raise KeyboardInterrupt
 
-        wait: Any = run._loop.wait
+        loop = Process.loops[0]
+        wait: Any = loop.wait
 
         def wait_and_look(call: Any, undo: Any, first: Any) -> Any:
             return wait(call, undo, first, interrupt)
 
-        monkeypatch.setattr(run._loop, "wait", wait_and_look)
+        monkeypatch.setattr(loop, "wait", wait_and_look)
         with pytest.raises(KeyboardInterrupt):
             run.completion()
         assert ["hang"] == ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import copy
 import gc
 import json
 import pickle
@@ -555,8 +556,47 @@ class TestLaterTurns:
             json.dumps(request.json["response_format"]) for request in server.requests
         }
         assert (ParsedChatCompletion, Count(3)) == (type(done), done.parsed)
-        assert done is run.turns[1] and not isinstance(run.turns[0], ParsedChatCompletion)
+        first: Any = run.turns[0]
+        assert done is run.turns[1] and (ParsedChatCompletion, None) == (type(first), first.parsed)
         assert '{"n":3}' == shown(run.messages)[-1]
+
+    async def test_events_of_a_typed_run(self, start: Start, stream: bool) -> None:
+        """`content.delta` has what is known so far, and `content.done` the value. Text beside calls is no answer."""
+        if stream:
+            pieces = ('{"n"', ": 1", "2, ", '"x": 0}')
+            last: Handler = reply_sse(*map(chunk, pieces), chunk(finish_reason="stop"))
+        else:
+            last = answers('{"n": 12, "x": 0}', stream=False)
+        _, client = await start(calls(PARIS, content="not JSON", stream=stream), last)
+        run = begin(client, response_format=Count, stream=stream)
+        seen: list[Any] = []
+        async for event in run:
+            if event.type == "content.delta" or event.type == "content.done":  # noqa: PLR1714  # for checkers
+                parsed: Any = event.parsed
+                seen.append((event.turn, event.type, copy.copy(parsed)))
+        partial: list[Any] = [{}, {}, {"n": 12}, {"n": 12, "x": 0}] if stream else [{"n": 12, "x": 0}]
+        assert seen == [
+            (0, "content.delta", None), (0, "content.done", None),
+            *((1, "content.delta", known) for known in partial), (1, "content.done", Count(12)),
+        ]  # fmt: skip
+        assert Count(12) == (await run.completion()).parsed
+
+    async def test_reading_an_invalid_answer_of_a_run(self, start: Start, stream: bool) -> None:
+        """Reading it raises, and so does the end of the run, with the completion in `turns`."""
+        _, client = await start(answers('{"n":"x"}', stream=stream))
+        run = begin(client, response_format=Count, stream=stream)
+        parsed = 0
+        with pytest.raises(OutputValidationError) as raised:
+            async for event in run:
+                if event.type == "content.done":
+                    with pytest.raises(OutputValidationError):
+                        _ = event.parsed
+                    parsed += 1
+        assert (1, ["turn 0 of the run"], run.turns[0]) == (
+            parsed,
+            raised.value.__notes__,
+            raised.value.completion,
+        )
 
     async def test_a_schema_as_the_api_takes_it(self, start: Start) -> None:
         server, client = await start(answers("{}"))
@@ -752,7 +792,7 @@ class TestReading:
         try:
             for each in options:
                 run = begin(client, get_weather, fail, **each)
-                held = weakref.ref(run), weakref.ref(run._turns)
+                held = weakref.ref(run), weakref.ref(run.state)
                 await end(run)
                 del run
                 assert (None, None) == (held[0](), held[1]())

@@ -25,7 +25,7 @@ from gradient_async import (
     ToolRun,
     tool,
 )
-from gradient_async.client.turn import TurnTools
+from gradient_async.client.turn import TurnTools, pending_call
 
 
 class Point(Struct):
@@ -441,16 +441,20 @@ class TestLeaving:
             begun.append(n)
 
         tools = _tools(note, 3, concurrency=1)
+        await tools.stop()  # before they begin
+        tools._begin()
         await tools.stop()  # before the first step of its tasks
         assert [] == begun
         tools = _tools(note, 3, concurrency=1)
+        tools._begin()
         await tools._slots.acquire()
         await asyncio.sleep(0.001)
         tools._slots.release()  # one is to be woken
-        tools._cancel()
+        tools.cancel()
         await tools.stop()
         assert [] == begun
         tools = _tools(note, 1)
+        tools._begin()
         tools._stopping = True  # even if the cancellation comes too late
         await asyncio.sleep(0.001)
         assert [] == begun
@@ -559,15 +563,15 @@ class TestLeaving:
 
 
 def _tools(function: Callable[..., Any], count: int, concurrency: int | None = None) -> TurnTools:
-    """Begin the tools of a turn by hand."""
+    """Make the tools of a turn by hand."""
     client = AsyncGradient(model_access_key="k")
     run: ToolRun[Any] = begin(client, function, tool_concurrency=concurrency)
-    turns = run._turns
+    turns = run.state
     given = [
         ToolCall.model_validate(
             {"id": str(n), "function": {"name": function.__name__, "arguments": f'{{"n":{n}}}'}}
         )
         for n in range(count)
     ]
-    pending = [turns._call_of(index, call) for index, call in enumerate(given)]
+    pending = [pending_call(turns._rules, index, call) for index, call in enumerate(given)]
     return TurnTools(0, pending, turns._rules, messages=[], on_results=lambda _: None)
