@@ -171,7 +171,7 @@ class TestTool:
         """A copy that cloudpickle makes of a function would otherwise need its tool before the copy is whole."""
         tools_of([functions.plain])
         kept = pickle.loads(pickle.dumps(vars(functions.plain)))  # noqa: S301  # our own
-        function = types.FunctionType(functions.plain.__code__, vars(functions))
+        function = types.FunctionType(functions.plain.__code__, dict(vars(functions)))
         function.__annotations__ = functions.plain.__annotations__
         vars(function).update(kept)
         assert tools_of([function])[0].function is function

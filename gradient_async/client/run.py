@@ -42,6 +42,7 @@ from typing import (
     overload,
 )
 
+import msgspec
 from msgspec.structs import force_setattr
 
 from ..assembly import CompletionAssembler
@@ -207,8 +208,7 @@ class Turns:
     def _tools_of(self, message: ChatCompletionMessage, given: list[ToolCall]) -> TurnTools:
         turn = len(self.turns) - 1
         calls = [pending_call(self._rules, index, call) for index, call in enumerate(_with_ids(given, turn))]
-        # The same message, unless a call had no id.
-        message = message.model_copy(update={"tool_calls": [call.call for call in calls]})
+        message = message.model_copy(update={"tool_calls": [_sendable(call.call) for call in calls]})
         on_results = partial(self._add_results, message)
         return TurnTools(turn, calls, self._rules, messages=[*self.messages], on_results=on_results)
 
@@ -234,6 +234,16 @@ def _with_ids(calls: list[ToolCall], turn: int) -> Iterator[ToolCall]:
         else:
             yield call
         known.add(call.id)
+
+
+def _sendable(call: ToolCall) -> ToolCall:
+    """Return a call for the history. Its arguments must be an object: several servers refuse a history with others."""
+    function = call.function
+    if isinstance(function.parsed_arguments, dict):
+        return call
+    text = function.arguments
+    arguments = msgspec.json.encode({"INVALID_JSON": text}).decode() if text.strip() else "{}"
+    return call.model_copy(update={"function": function.model_copy(update={"arguments": arguments})})
 
 
 def _later_params(params: dict[str, Any]) -> dict[str, Any]:

@@ -442,14 +442,21 @@ class TestTurnsThatDidNotEndWell:
         assert 2 == len(run.turns)
 
     async def test_arguments_that_are_no_json_are_told(self, start: Start) -> None:
-        """Some servers say ``tool_calls`` of calls that were cut."""
-        server, client = await start(calls(("get_weather", '{"city":"Pa')), answers())
-        await begin(client).completion()
-        assert (
-            server.requests[1]
-            .json["messages"][2]["content"]
-            .startswith("Invalid arguments for get_weather: ")
-        )
+        """Some servers say ``tool_calls`` of calls that were cut. Some refuse a history with arguments that are no object."""
+        texts = ['{"city":"Pa', '["Paris"]', "", " ", '{"city":"Paris"}', '```json\n{"city":"Rome"}\n```']
+        server, client = await start(calls(*(("get_weather", text) for text in texts)), answers())
+        run = begin(client)
+        events = await events_of(run)
+        message, *results = server.requests[1].json["messages"][1:]
+        told = [
+            str(result["content"]).startswith("Invalid arguments for get_weather: ") for result in results
+        ]
+        assert [True] * 4 + [False] * 2 == told
+        assert texts == [event.call.function.arguments for event in events if event.type == "tool.started"]
+        assert [
+            {"INVALID_JSON": texts[0]}, {"INVALID_JSON": texts[1]}, {}, {}, {"city": "Paris"}, {"INVALID_JSON": texts[5]},
+        ] == [json.loads(call["function"]["arguments"]) for call in message["tool_calls"]]  # fmt: skip
+        assert texts == [call.function.arguments for call in run.turns[0].choices[0].message.tool_calls or ()]
 
 
 class TestState:
