@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import gc
 import os
+import random
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from msgspec import Struct
 from runs import PARIS, USAGE, add, answers, calls, get_weather, shown
-from sync_calls import CALL, create, started, wait_until
+from sync_calls import CALL, TOKENS, create, started, wait_until
 
 from gradient_async import (
     Answer,
@@ -25,8 +30,8 @@ from gradient_async import (
     ToolCall,
 )
 from gradient_async.sync import ToolRun
-from gradient_async.sync.loop import Process
-from gradient_async.testing import reply_json
+from gradient_async.sync.loop import LoopThread, Process
+from gradient_async.testing import Connection, Request, chunk, reply_json, reply_sse
 
 
 class Count(Struct):
@@ -191,6 +196,172 @@ def test_a_run_that_is_dropped() -> None:
         wait_until(lambda: not any("aclose" in repr(task) for task in asyncio.all_tasks(loop)))
 
 
+def test_a_run_that_the_collector_drops_in_the_loop() -> None:
+    """The tools are cancelled; the loop cannot wait for itself."""
+    ended: list[str] = []
+
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("hang")
+
+    with started(calls(("hang", ""), ("add", '{"a":1}'))) as (_, client):
+        loop = Process.loops[0]
+        run = begin(client, hang, add)
+        assert "tool.finished" in (event.type for event in run)
+        cycle: list[Any] = [run]
+        cycle.append(cycle)
+        gc.disable()
+        try:
+            del run, cycle
+            with pytest.warns(ResourceWarning, match="dropped before its end"):
+                loop.call(gc.collect)
+        finally:
+            gc.enable()
+        wait_until(lambda: ended == ["hang"])
+
+
+def test_a_run_of_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing it leaves its tools alone."""
+    ended: list[str] = []
+
+    async def wait() -> None:
+        await asyncio.sleep(0.05)
+        ended.append("wait")
+
+    with started(calls(("wait", ""), ("add", '{"a":1}'))) as (_, client):
+        run = begin(client, wait, add)
+        assert "tool.finished" in (event.type for event in run)
+        with monkeypatch.context() as forked:
+            forked.setattr(Process.loops[0], "inherited", True)
+            run.close()
+        wait_until(lambda: ended == ["wait"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_run_of_the_parent() -> None:
+    """The child of a fork ends it without a word: its tools and its stream belong to the parent, whose run goes on."""
+
+    async def wait() -> int:
+        await asyncio.sleep(0.2)
+        return 1
+
+    with started(calls(("wait", ""), ("add", '{"a":1}')), answers()) as (_, client):
+        run = begin(client, wait, add)
+        assert "tool.finished" in (event.type for event in run)
+        child = os.fork()
+        if child == 0:
+            try:
+                run.close()
+                os._exit(len(run.turns))
+            finally:
+                os._exit(100)
+        assert 1 == os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert "Done." == run.completion().choices[0].message.content
+
+
+def test_events_are_taken_as_those_of_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many of them at each handing over, and none ahead of the reader."""
+    handed: list[Any] = []
+    call: Any = LoopThread.call
+
+    def count(self: LoopThread, *arguments: Any, **options: Any) -> Any:
+        handed.append(arguments)
+        return call(self, *arguments, **options)
+
+    many = reply_sse(*map(chunk, TOKENS * 200), chunk(finish_reason="stop"))
+    with started(many) as (_, client):
+        monkeypatch.setattr(LoopThread, "call", count)
+        with begin(client) as run:
+            text = ""
+            for event in run:
+                if event.type == "content.delta":
+                    text += event.delta
+                elif event.type == "chunk":
+                    so_far = event.snapshot.choices[0].message.content or ""
+                    assert so_far == text + (event.chunk.choices[0].delta.content or "")
+        assert "".join(TOKENS * 200) == text
+        assert len(handed) < 200
+
+
+def test_content_of_a_typed_run_grows() -> None:
+    last = reply_sse(*map(chunk, ('{"n"', ": 1", "2}")), chunk(finish_reason="stop"))
+    with started(calls(PARIS), last) as (_, client):
+        run = begin(client, response_format=Count)
+        seen: list[Any] = []
+        for event in run:
+            if event.type == "content.delta" or event.type == "content.done":  # noqa: PLR1714  # for checkers
+                parsed: Any = event.parsed
+                seen.append(copy.copy(parsed))
+        assert [{}, {}, {"n": 12}, Count(12)] == seen
+        assert Count(12) == run.completion().parsed
+
+
+def test_two_threads_at_once() -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        release.wait(10)
+
+    with started(calls(("block", "")), answers()) as (_, client):
+        run = begin(client, block)
+        reader = threading.Thread(target=run.completion)
+        reader.start()
+        assert begun.wait(10)
+        for other in (run.completion, run.close, lambda: next(run)):
+            with pytest.raises(RuntimeError, match="another thread is reading this run"):
+                other()
+        release.set()
+        reader.join()
+        assert "Done." == run.completion().choices[0].message.content
+
+
+def test_interrupts_at_random_moments() -> None:
+    """No tool is left running, and the client is usable."""
+    running: set[int] = set()
+
+    async def wait(n: int) -> None:
+        running.add(n)
+        try:
+            await asyncio.sleep(0.002)
+        finally:
+            running.discard(n)
+
+    first, last = (
+        calls(("wait", '{"n":1}'), ("wait", '{"n":2}'), ("add", '{"a":1}'), gap=0.001),
+        answers(gap=0.001),
+    )
+
+    async def handler(request: Request, connection: Connection) -> None:
+        called = any(message["role"] == "tool" for message in request.json["messages"])
+        await (last if called else first)(request, connection)
+
+    seeded = random.Random(5)
+    interrupted = 0
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with started(handler=handler) as (_, client):
+            begin(client, wait, add).completion()
+            for _ in range(60):
+                try:
+                    # Inside the block: the signal may come at any moment.
+                    signal.setitimer(signal.ITIMER_REAL, seeded.uniform(0.001, 0.02))
+                    with begin(client, wait, add) as run:
+                        for _event in run:
+                            pass
+                    time.sleep(0.03)
+                except KeyboardInterrupt:
+                    interrupted += 1
+                wait_until(lambda: not running)
+            assert "Done." == begin(client, wait, add).completion().choices[0].message.content
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupted
+
+
 def test_an_interrupt_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Ctrl-C does: the tools are cancelled before control returns."""
     ended: list[str] = []
@@ -214,7 +385,7 @@ def test_an_interrupt_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
         loop = Process.loops[0]
         wait: Any = loop.wait
 
-        def wait_and_look(call: Any, undo: Any, first: Any) -> Any:
+        def wait_and_look(call: Any, undo: Any, first: Any, *_look: Any) -> Any:
             return wait(call, undo, first, interrupt)
 
         monkeypatch.setattr(loop, "wait", wait_and_look)

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
 
@@ -25,7 +26,7 @@ from gradient_async import (
     ToolRun,
     tool,
 )
-from gradient_async.client.turn import TurnTools, pending_call
+from gradient_async.client.turn import TurnTools, _ThreadCall, pending_call
 
 
 class Point(Struct):
@@ -545,6 +546,66 @@ class TestLeaving:
         released.set()
         assert await asyncio.to_thread(ended.wait, 10)
         assert MESSAGES == run.messages
+
+    async def test_what_a_thread_raises_when_it_was_left(self, start: Start) -> None:
+        """It is lost, and keeps nothing."""
+        released, ended = threading.Event(), threading.Event()
+
+        def block() -> None:
+            released.wait(10)
+            ended.set()
+            raise ValueError("nobody hears it")
+
+        told = await tell(start, block, tool_timeout=0.01)
+        released.set()
+        assert await asyncio.to_thread(ended.wait, 10)
+        assert "block did not finish within 0.01 s" == told.content
+
+    async def test_no_function_begins_in_a_thread_that_was_left(self, start: Start) -> None:
+        """One that waits for a thread when the run is left, or when its time is over."""
+        loop, begun, release = asyncio.get_running_loop(), list[str](), threading.Event()
+        with ThreadPoolExecutor(1) as executor:
+            loop.set_default_executor(executor)
+            occupied = executor.submit(release.wait, 10)
+
+            def late() -> None:
+                begun.append("late")
+
+            assert (await tell(start, late, tool_timeout=0.01)).content.startswith("late did not finish")
+            _, client = await start(calls(("late", "")))
+            reading = asyncio.create_task(begin(client, late).completion())
+            await asyncio.sleep(0.05)
+            reading.cancel()
+            await asyncio.wait((reading,))
+            release.set()
+            occupied.result()
+            await asyncio.to_thread(int)
+        call = _ThreadCall(late, {})
+        call.left = True  # before the thread comes to it
+        call.perform()
+        assert [] == begun
+
+    async def test_cancelled_a_thousand_times_while_a_tool_ends(self, start: Start) -> None:
+        ended: list[int] = []
+        begun = asyncio.Event()
+
+        async def stubborn() -> None:
+            begun.set()
+            heeded = 0
+            while heeded < 1500:
+                try:
+                    await asyncio.sleep(0)
+                except asyncio.CancelledError:
+                    heeded += 1
+            ended.append(heeded)
+
+        _, client = await start(calls(("stubborn", "")))
+        reading = asyncio.create_task(begin(client, stubborn).completion())
+        await begun.wait()
+        while not reading.done():
+            reading.cancel()
+            await asyncio.sleep(0)
+        assert ([1500], True) == (ended, reading.cancelled())
 
     async def test_a_task_group_of_the_consumer(self, start: Start) -> None:
         """A failing tool does not cancel the consumer at an await of his."""
