@@ -40,7 +40,7 @@ async def _by_hand(client: Any) -> Any:
             completion = await stream.get_final_completion()
         message = completion.choices[0].message
         messages.append(message)
-        calls = message.tool_calls or []
+        calls: list[Any] = message.tool_calls or []
         if not calls:
             return completion
         results = await asyncio.gather(
