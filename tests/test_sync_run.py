@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
 import gc
 import os
@@ -28,6 +29,7 @@ from gradient_async import (
     MaxTurnsError,
     ParsedChatCompletion,
     ToolCall,
+    ToolContext,
 )
 from gradient_async.sync import ToolRun
 from gradient_async.sync.loop import LoopThread, Process
@@ -296,6 +298,41 @@ def test_content_of_a_typed_run_grows() -> None:
                 seen.append(copy.copy(parsed))
         assert [{}, {}, {"n": 12}, Count(12)] == seen
         assert Count(12) == run.completion().parsed
+
+
+def test_context_and_its_variables() -> None:
+    """Those of the thread that reads, in functions of both kinds; and the object of `run(context=)`."""
+    variable = contextvars.ContextVar("variable", default="")
+
+    async def in_loop(context: ToolContext) -> str:
+        return f"{variable.get()} {context.context} {context.turn}"
+
+    def in_thread(context: ToolContext) -> str:
+        return f"{variable.get()} {context.context} {context.turn}"
+
+    with started(calls(("in_loop", ""), ("in_thread", "")), answers()) as (_, client):
+        variable.set("set")
+        run = begin(client, in_loop, in_thread, context="mine")
+        run.completion()
+        assert [("a", "set mine 0"), ("b", "set mine 0")] == shown(run.messages)[1:3]
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_time_limits(blocks: bool) -> None:
+    release = threading.Event()
+
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    def block() -> None:
+        release.wait(10)
+
+    function: Any = block if blocks else wait
+    with started(calls((function.__name__, "")), answers()) as (_, client):
+        run = begin(client, function, tool_timeout=0.01)
+        run.completion()
+        release.set()
+        assert ("a", f"{function.__name__} did not finish within 0.01 s") == shown(run.messages)[1]
 
 
 def test_two_threads_at_once() -> None:

@@ -3,7 +3,7 @@
 Theory of operation
 ===================
 
-`Turns` is the state of a run and its rules: what the next request is, what a reply means, which tools it calls. It does no I/O.
+`Conversation` is the state of a run and its rules: what the next request is, what a reply means, which tools it calls.
 `ToolRun`, and its counterpart without asyncio in `sync/run.py`, is the object that users hold. It has a generator, which makes
 one request after the other, by the methods that users call, and yields the events of each reply and of its tools. The generator
 does not refer to the object, so dropping a run ends the generator without the cyclic garbage collector.
@@ -20,12 +20,10 @@ time.
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from inspect import isawaitable
 from types import AsyncGeneratorType, TracebackType
 from typing import (
@@ -42,41 +40,30 @@ from typing import (
     overload,
 )
 
-import msgspec
-from msgspec.structs import force_setattr
-
-from ..assembly import CompletionAssembler
-from ..config import Limits
-from ..decoding import as_chunk
 from ..decoding.plain import is_list_like
-from ..errors import GradientError, InvalidRequestError, MaxTurnsError, OutputError, copy_of, escape
-from ..events import ChatCompletionStreamEvent, EventBuilder, ToolRunEvent
-from ..output import Answer, answer_of, judge
+from ..errors import GradientError, InvalidRequestError, OutputError
+from ..events import ToolRunEvent
+from ..output import answer_of
 from ..stream import AsyncOnly
-from ..tools import Tool, check_seconds, name_of_tool, text_of_error, tools_of
+from ..tools import Tool, check_seconds, name_of_tool, tools_of
 from ..types import (
     ChatCompletion,
-    ChatCompletionMessage,
     CompletionUsage,
     ParsedChatCompletion,
     ToolCall,
-    sum_usage,
 )
 from ..types.params import Tools
+from .conversation import Conversation
 from .settings import check_choice, check_count
-from .turn import ToolRules, TurnTools, pending_call
+from .turn import ToolRules
 
 T = TypeVar("T")
 C_co = TypeVar("C_co", bound=ChatCompletion, covariant=True)
-E = TypeVar("E", bound=ChatCompletionStreamEvent)
 OnToolError: TypeAlias = Literal["tell", "raise"] | Callable[[ToolCall, Exception], str | Awaitable[str]]
 StopWhen: TypeAlias = "Callable[[ToolRun[Any]], bool | Awaitable[bool]]"
 
-# The reply has passed the limits of the client already.
-_NO_LIMITS = Limits(completion_bytes=None, choices=sys.maxsize, tool_calls=sys.maxsize)
 # Parameters that a run reads or changes.
 _NOT_IN_EXTRA_BODY = ("messages", "tools", "tool_choice", "response_format", "n", "stream")
-_CUT = frozenset({"length", "content_filter"})
 
 
 class RunOptions(TypedDict, total=False):
@@ -91,176 +78,6 @@ class RunOptions(TypedDict, total=False):
     context: Any
 
 
-class Turns:
-    """The state and the rules of one run.
-
-    Args:
-        params: Parameters of the first request.
-        rules: How tools are called.
-        foreign: Names of the tools without a function.
-        answer: The form of the answer, or None.
-        max_turns: Maximum number of requests.
-        stream: Whether replies are streamed.
-        stop_when: Asked after each turn whether the run ends, or None.
-
-    Attributes:
-        turns: The completions so far.
-        messages: The history so far.
-        begun: Whether the first event has been asked for.
-        complete: Whether the run has ended as it should.
-        fault: Why the run has ended otherwise.
-    """
-
-    def __init__(
-        self,
-        params: dict[str, Any],
-        *,
-        rules: ToolRules,
-        foreign: frozenset[str | None],
-        answer: Answer[Any] | None,
-        max_turns: int,
-        stream: bool,
-        stop_when: Callable[[Any], Any] | None,
-    ) -> None:
-        self._params = params
-        self._rules = rules
-        self._foreign = foreign
-        self._answer = answer
-        self._max_turns = max_turns
-        self.stream = stream
-        self.stop_when = stop_when
-        self.turns: list[ChatCompletion] = []
-        self.messages: list[Any] = params["messages"]
-        self.begun = False
-        self.complete = False
-        self.fault = "it was left before its end"
-
-    @property
-    def usage(self) -> CompletionUsage | None:
-        """The usage of all turns; None if no reply told it."""
-        usage: CompletionUsage | None = None
-        for completion in self.turns:
-            if completion.usage is not None:
-                usage = sum_usage(usage, completion.usage)
-        return usage
-
-    def request(self) -> dict[str, Any]:
-        """Begin a turn; return the parameters of its request."""
-        if self.turns:
-            self._params = _later_params(self._params)
-        self.begun = True
-        form: Any = self._answer if self.stream else self._answer and self._answer.response_format
-        typed = {} if form is None else {"response_format": form}
-        return {**self._params, **typed, "messages": [*self.messages]}
-
-    def of_turn(self, event: E) -> E:
-        """Give an event of a reply the number of the turn."""
-        if self.turns:
-            force_setattr(event, "turn", len(self.turns))
-        return event
-
-    def events_of(self, completion: ChatCompletion) -> Iterator[ChatCompletionStreamEvent]:
-        """Yield the events of a reply that was awaited, with each text in one delta."""
-        assembler = CompletionAssembler(limits=_NO_LIMITS)
-        chunk = as_chunk(completion)
-        assembler.add(chunk)
-        builder = EventBuilder(assembler, self._answer, lambda: completion)
-        for events in (builder.add(chunk), builder.end()):
-            yield from map(self.of_turn, events)
-
-    def receive(self, completion: ChatCompletion) -> TurnTools | None:
-        """End a turn with its completion; return its tools, or None if the run ends with this turn.
-
-        Raises:
-            OutputError: If the calls are cut, or the answer is no value of the type.
-            MaxTurnsError: If no further request may be made.
-        """
-        error: OutputError | None = None
-        if self._answer is not None:
-            completion, error = judge(completion, self._answer)
-        self.turns.append(completion)
-        message, reason = completion.choices[0].message, completion.choices[0].finish_reason
-        calls = message.tool_calls or []
-        older = message.function_call is not None  # a call of the older form, which a run cannot answer
-        if not calls and not older:
-            self.messages.append(message)
-        elif reason in _CUT and error is None:
-            # Any type will do: the finish_reason is judged before the text.
-            _, error = judge(completion, Answer(str))
-        if error is not None:
-            raise copy_of(error)
-        if not calls or older or any(self._is_foreign(call) for call in calls):
-            self.complete = True
-            return None
-        if len(self.turns) == self._max_turns:
-            raise MaxTurnsError(
-                f"the model still calls tools after max_turns={self._max_turns} requests; raise max_turns, or let "
-                "stop_when end the run",
-                turns=self.turns,
-                messages=self.messages,
-                usage=self.usage,
-            )
-        return self._tools_of(message, calls)
-
-    def _is_foreign(self, call: ToolCall) -> bool:
-        return call.custom is not None or call.function.name in self._foreign
-
-    def _tools_of(self, message: ChatCompletionMessage, given: list[ToolCall]) -> TurnTools:
-        turn = len(self.turns) - 1
-        calls = [pending_call(self._rules, index, call) for index, call in enumerate(_with_ids(given, turn))]
-        message = message.model_copy(update={"tool_calls": [_sendable(call.call) for call in calls]})
-        on_results = partial(self._add_results, message)
-        return TurnTools(turn, calls, self._rules, messages=[*self.messages], on_results=on_results)
-
-    def _add_results(self, message: ChatCompletionMessage, contents: list[str]) -> None:
-        results = [
-            {"role": "tool", "tool_call_id": call.id, "content": content}
-            for call, content in zip(message.tool_calls or (), contents, strict=True)
-        ]
-        self.messages += [message, *results]
-
-    def fail(self, error: Exception, turn: int) -> None:
-        """End the run with an error; let the error know the turn."""
-        error.add_note(f"turn {turn} of the run")
-        self.fault = escape(text_of_error(error), 200)
-
-
-def _with_ids(calls: list[ToolCall], turn: int) -> Iterator[ToolCall]:
-    """Give an id to each call that has none, or that of an earlier call: results name the call by its id."""
-    known: set[str] = set()
-    for index, call in enumerate(calls):
-        if not call.id or call.id in known:
-            yield call.model_copy(update={"id": f"call_{turn}_{index}"})
-        else:
-            yield call
-        known.add(call.id)
-
-
-def _sendable(call: ToolCall) -> ToolCall:
-    """Return a call for the history. Its arguments must be an object: several servers refuse a history with others."""
-    function = call.function
-    if isinstance(function.parsed_arguments, dict):
-        return call
-    text = function.arguments
-    arguments = msgspec.json.encode({"INVALID_JSON": text}).decode() if text.strip() else "{}"
-    return call.model_copy(update={"function": function.model_copy(update={"arguments": arguments})})
-
-
-def _later_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters for later turns: a model that has to call a tool in each turn would never answer."""
-    choice = params.get("tool_choice")
-    if choice is None or choice in ("auto", "none"):
-        return params
-    others = {name: value for name, value in params.items() if name != "tool_choice"}
-    if isinstance(choice, Mapping) and "allowed_tools" in choice:
-        allowed = cast("Mapping[str, Any]", choice)
-        return {
-            **others,
-            "tool_choice": {**allowed, "allowed_tools": {**allowed["allowed_tools"], "mode": "auto"}},
-        }
-    return others
-
-
 class BaseRun(ABC, Generic[C_co]):
     """What a run shows of its state, with asyncio and without.
 
@@ -270,7 +87,7 @@ class BaseRun(ABC, Generic[C_co]):
     """
 
     advice: ClassVar[str]
-    state: Turns
+    state: Conversation
 
     @property
     def turns(self) -> list[ChatCompletion]:
@@ -347,16 +164,16 @@ class ToolRun(AsyncOnly, BaseRun[C_co]):
     leaves it, and ignores its result.
 
     Args:
-        turns: The state of the run.
+        state: The state of the run.
         completions: Has the methods ``stream`` and ``create``, by which requests are made.
     """
 
     advice = "use 'async with', or call aclose()"
     _reader = "task"
 
-    def __init__(self, turns: Turns, completions: Any) -> None:
-        self.state = turns
-        events = _events(turns, completions, weakref.ref(self))
+    def __init__(self, state: Conversation, completions: Any) -> None:
+        self.state = state
+        events = _events(state, completions, weakref.ref(self))
         self._events = cast("AsyncGeneratorType[ToolRunEvent, None]", events)
 
     async def completion(self) -> C_co:
@@ -409,25 +226,25 @@ class ToolRun(AsyncOnly, BaseRun[C_co]):
 
 
 async def _events(
-    turns: Turns, completions: Any, run: Callable[[], ToolRun[Any] | None]
+    state: Conversation, completions: Any, run: Callable[[], ToolRun[Any] | None]
 ) -> AsyncGenerator[ToolRunEvent]:
     """Make the requests of a run, and yield its events."""
     turn = 0
     try:
-        while not turns.complete:
-            turn = len(turns.turns)
-            request = turns.request()
-            if turns.stream:
+        while not state.complete:
+            turn = len(state.turns)
+            request = state.request()
+            if state.stream:
                 async with completions.stream(**request) as stream:
                     with contextlib.suppress(OutputError):  # `receive` raises it, if this is the last turn
                         async for event in stream.events():
-                            yield turns.of_turn(event)
+                            yield state.of_turn(event)
                     completion = stream.snapshot
             else:
                 completion = await completions.create(**request)
-                for event in turns.events_of(completion):
+                for event in state.events_of(completion):
                     yield event
-            tools = turns.receive(completion)
+            tools = state.receive(completion)
             if tools is None:
                 return
             for started in tools.started:
@@ -437,11 +254,11 @@ async def _events(
                     yield finished
             finally:
                 await tools.stop()
-            if turns.stop_when is not None:
-                answer = turns.stop_when(run())  # the run exists as long as it is being read
-                turns.complete = bool(await answer if isawaitable(answer) else answer)
+            if state.stop_when is not None:
+                answer = state.stop_when(run())  # the run exists as long as it is being read
+                state.complete = bool(await answer if isawaitable(answer) else answer)
     except Exception as error:
-        turns.fail(error, turn)
+        state.fail(error, turn)
         raise
 
 
@@ -493,7 +310,7 @@ def start_run(
         params["response_format"] = response_format
     params["tools"] = [each.to_dict() if isinstance(each, Tool) else each for each in known]
     params["messages"] = list(params["messages"])
-    turns = Turns(
+    state = Conversation(
         params,
         rules=ToolRules(
             tools={each.name: each for each in known if isinstance(each, Tool)},
@@ -508,4 +325,4 @@ def start_run(
         stream=stream,
         stop_when=stop_when,
     )
-    return ToolRun(turns, completions)
+    return ToolRun(state, completions)

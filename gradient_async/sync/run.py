@@ -9,7 +9,8 @@ from inspect import isawaitable
 from types import GeneratorType
 from typing import Any, Self, TypeAlias, TypeVar, cast, overload
 
-from ..client.run import BaseRun, C_co, Turns
+from ..client.conversation import Conversation
+from ..client.run import BaseRun, C_co
 from ..client.turn import TurnTools
 from ..errors import OutputError
 from ..events import ToolRunEvent
@@ -28,7 +29,7 @@ class ToolRun(Closing, BaseRun[C_co]):
     client.
 
     Args:
-        turns: The state of the run.
+        state: The state of the run.
         completions: Has the methods ``stream`` and ``create``, by which requests are made.
         loop: The loop.
     """
@@ -36,9 +37,9 @@ class ToolRun(Closing, BaseRun[C_co]):
     advice = "use 'with', or call close()"
     _reader = "thread"
 
-    def __init__(self, turns: Turns, completions: Any, loop: LoopThread) -> None:
-        self.state = turns
-        events = _events(turns, completions, loop, weakref.ref(self))
+    def __init__(self, state: Conversation, completions: Any, loop: LoopThread) -> None:
+        self.state = state
+        events = _events(state, completions, loop, weakref.ref(self))
         self._events = cast("GeneratorType[ToolRunEvent, None, None]", events)
 
     def completion(self) -> C_co:
@@ -74,33 +75,33 @@ class ToolRun(Closing, BaseRun[C_co]):
 
 
 def _events(
-    turns: Turns, completions: Any, loop: LoopThread, run: Callable[[], ToolRun[Any] | None]
+    state: Conversation, completions: Any, loop: LoopThread, run: Callable[[], ToolRun[Any] | None]
 ) -> Generator[ToolRunEvent]:
     """Make the requests of a run, and yield its events."""
     turn = 0
     try:
-        while not turns.complete:
-            turn = len(turns.turns)
-            request = turns.request()
-            if turns.stream:
+        while not state.complete:
+            turn = len(state.turns)
+            request = state.request()
+            if state.stream:
                 with completions.stream(**request) as stream:
                     with contextlib.suppress(OutputError):  # `receive` raises it, if this is the last turn
                         for event in stream.events():
-                            yield turns.of_turn(event)
+                            yield state.of_turn(event)
                     completion = stream.snapshot
             else:
                 completion = completions.create(**request)
-                yield from turns.events_of(completion)
-            tools = turns.receive(completion)
+                yield from state.events_of(completion)
+            tools = state.receive(completion)
             if tools is None:
                 return
             yield from tools.started
             yield from _run(tools, loop)
-            if turns.stop_when is not None:
-                answer = turns.stop_when(run())  # the run exists as long as it is being read
-                turns.complete = bool(loop.call(_same, answer) if isawaitable(answer) else answer)
+            if state.stop_when is not None:
+                answer = state.stop_when(run())  # the run exists as long as it is being read
+                state.complete = bool(loop.call(_same, answer) if isawaitable(answer) else answer)
     except Exception as error:
-        turns.fail(error, turn)
+        state.fail(error, turn)
         raise
 
 
