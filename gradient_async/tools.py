@@ -9,13 +9,14 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType, SimpleNamespace
+from types import FunctionType, SimpleNamespace, UnionType
 from typing import (
     Annotated,
     Any,
     Generic,
     ParamSpec,
     TypeVar,
+    Union,
     cast,
     get_args,
     get_origin,
@@ -336,11 +337,18 @@ def _hints_of(name: str, function: Any, plain: Any) -> Iterator[tuple[str, tuple
                 name, f"it is {kind}; a model gives arguments by name", str(parameter).partition(":")[0]
             )
         if parameter.annotation is parameter.empty:
-            raise _refused(name, "it has no annotation", parameter.name)
+            cure = "; pass a method of an object" if parameter.name in {"self", "cls"} else ""
+            raise _refused(name, f"it has no annotation{cure}", parameter.name)
         hint = _resolved(name, parameter, inspect.unwrap(plain))
-        if get_origin(hint) is Annotated and get_args(hint)[0] is ToolContext:
-            hint = ToolContext
-        yield parameter.name, (hint, parameter.default)
+        yield parameter.name, (ToolContext if _is_context(hint) else hint, parameter.default)
+
+
+def _is_context(hint: Any) -> bool:
+    """Whether an annotation is `ToolContext`, perhaps with None, for calls outside of a run."""
+    if get_origin(hint) is Annotated:
+        return _is_context(get_args(hint)[0])
+    others = [each for each in get_args(hint) if each is not type(None)]
+    return hint is ToolContext or (get_origin(hint) in {Union, UnionType} and all(map(_is_context, others)))
 
 
 def _resolved(name: str, parameter: inspect.Parameter, plain: Any) -> Any:

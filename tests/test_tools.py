@@ -44,7 +44,7 @@ REFUSED: list[tuple[Any, str]] = [
     (functions.variadic, "variadic: parameter '*values': it is variadic positional"),
     (functions.keywords, "keywords: parameter '**values': it is variadic keyword"),
     (cast("Any", functions).bare, "bare: parameter 'a': it has no annotation"),
-    (Service.look_up, "look_up: parameter 'self': it has no annotation"),
+    (Service.look_up, "look_up: parameter 'self': it has no annotation; pass a method of an object"),
     (functions.no_schema, "no_schema: parameter 'b': Bare is a class without declared fields"),
     (functions.checkers_only, "checkers_only: parameter 'number': name 'Fraction' is not defined"),
     (functions.wrong, "wrong: parameter 'a': Can only set `min_length`"),
@@ -337,6 +337,13 @@ class TestContext:
         assert (2, "b") == made(**made.keywords(arguments, context))
         with pytest.raises(ToolArgumentsError, match="unknown field 'ctx'"):
             made.arguments('{"city":"b","ctx":1}')
+
+    def test_a_function_that_is_called_outside_of_runs_too(self) -> None:
+        """With None, it is still no parameter."""
+        made = tool(functions.context_or_none)
+        assert {"city"} == made.parameters["properties"].keys()
+        context = ToolContext(call=ToolCall(id="c"), turn=2)
+        assert ((2, "b"), (None, "b")) == (made(**made.keywords({"city": "b"}, context)), made("b"))
 
     def test_in_a_union_it_is_a_type_like_others(self) -> None:
         with pytest.raises(TypeError, match="in_context: parameter 'again'"):

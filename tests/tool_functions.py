@@ -100,6 +100,10 @@ def in_context(ctx: ToolContext, city: str, again: Annotated[ToolContext | Any, 
     return f"{ctx.turn} {city} {again}"
 
 
+def context_or_none(city: str, ctx: Annotated[ToolContext | None, "the run"] = None) -> tuple[Any, str]:
+    return ctx and ctx.turn, city
+
+
 def annotated_context(*, ctx: Annotated[ToolContext, "the run"], city: str) -> tuple[int, str]:
     return ctx.turn, city
 
