@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import datetime as dt
 import gc
 import json
 import pickle
 import weakref
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
@@ -252,6 +253,21 @@ class TestEvents:
                     set(),
                 )
                 assert pickle.loads(pickle.dumps(event)).content == event.content  # noqa: S301  # our own
+
+    async def test_arguments_as_plain_data(self, start: Start) -> None:
+        """Also those that have no JSON form, such as a default of any class, and models of pydantic."""
+
+        class Model:
+            def model_dump(self, mode: str) -> dict[str, str]:
+                return {"mode": mode}
+
+        def f(a: int, when: dt.date, b: int = cast("Any", Model), c: int = cast("Any", Model())) -> None: ...
+
+        _, client = await start(calls(("f", '{"a":1,"when":"2026-01-02"}')), answers())
+        events = await events_of(begin(client, f))
+        found = [json.loads(event.to_json()) for event in events if event.type.startswith("tool.")]
+        expected = {"a": 1, "when": "2026-01-02", "b": repr(Model), "c": {"mode": "json"}}
+        assert [expected, expected] == [data["arguments"] for data in found]
 
     async def test_as_they_finish(self, start: Start) -> None:
         """And the results are in the order of the calls."""
