@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from . import in_memory, loopback
+from . import in_memory, loopback, runs
 from .harness import Race, race, ratio, spread
 
-WORKLOADS = loopback.WORKLOADS | in_memory.WORKLOADS
+WORKLOADS = loopback.WORKLOADS | in_memory.WORKLOADS | runs.WORKLOADS
 
 
 class Bound(NamedTuple):
@@ -85,6 +85,7 @@ BOUNDS: dict[str, list[Bound]] = {
         Bound("partial", "22 kB", "jiter / ours", ">=", 15),
         Bound("partial", "22 kB", "openai, events / ours, events", ">=", 15),
     ],
+    "run": [Bound("run", "10 tools", "run / by hand", "<=", 1.8)],
     "small": [
         *(
             Bound("small", f"300 bytes, {at_once} at a time, 512 in a turn", what, sign, limit)

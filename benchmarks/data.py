@@ -100,6 +100,18 @@ def tool_stream(tokens: int) -> list[bytes]:
     return _stream(bodies)
 
 
+def call_stream(calls: int) -> list[bytes]:
+    """Make the events of a stream of several tool calls, each in two fragments."""
+    bodies: list[dict[str, Any]] = []
+    for index in range(calls):
+        function = {"name": "add", "arguments": ""}
+        first = {"index": index, "id": f"call_{index}", "type": "function", "function": function}
+        bodies.append(chunk(0, {"tool_calls": [first]}))
+        rest = {"index": index, "function": {"arguments": f'{{"a": {index}}}'}}
+        bodies.append(chunk(0, {"tool_calls": [rest]}))
+    return _stream([*bodies, chunk(0, {}, finish_reason="tool_calls")])
+
+
 def logprob_stream(tokens: int, top: int = 20) -> list[bytes]:
     """Make the events of a stream of text with log probabilities of each token and of the likeliest tokens."""
     dice = random.Random(tokens * 31 + top)

@@ -9,6 +9,7 @@ paced-TOKENS-MS-N   the same, but N such streams have their events at evenly spr
 first-MS            a stream whose first event comes after MS milliseconds; its text is the time of its write
 broken-MS           a stream with an error event after MS milliseconds
 idle                a stream that falls silent after its first event
+tools-CALLS         a stream of CALLS tool calls, or one of 20 tokens if the request has their results
 small-BYTES         a completion of BYTES bytes
 large-TOKENS        a completion of TOKENS tokens with log probabilities
 status-STATUS       an error with the status STATUS
@@ -30,7 +31,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
-from .data import chunk, event, large_completion, small_completion, text_stream
+from .data import call_stream, chunk, event, large_completion, small_completion, text_stream
 
 _ERROR = b'{"error":{"message":"not today","type":"invalid_request_error","code":"not_today"}}'
 _END = b"0\r\n\r\n"
@@ -68,6 +69,8 @@ def reply(kind: str, *numbers: int) -> bytes:
     status = 200
     if kind == "text":
         return b"".join(pieces(*numbers))
+    if kind == "tools":
+        return _STREAM_HEAD + b"".join(map(_chunked, call_stream(*numbers))) + _END
     if kind == "small":
         body = small_completion(*numbers)
     elif kind == "large":
@@ -131,8 +134,10 @@ class _Connection(asyncio.Protocol):
             length = next((int(line[15:]) for line in lines if line[:15].lower() == b"content-length:"), 0)
             if len(self._received) < end + 4 + length:
                 return
-            self._received = self._received[end + 4 + length :]
+            body, self._received = self._received[end + 4 :][:length], self._received[end + 4 + length :]
             kind, *numbers = lines[0].split(b"/")[1].decode().split("-")
+            if kind == "tools" and b'"tool_call_id"' in body:
+                kind, numbers = "text", ["20"]
             self._answer(kind, *map(int, numbers))
 
     def _answer(self, kind: str, *numbers: int) -> None:

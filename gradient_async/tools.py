@@ -9,13 +9,14 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType, SimpleNamespace
+from types import FunctionType, SimpleNamespace, UnionType
 from typing import (
     Annotated,
     Any,
     Generic,
     ParamSpec,
     TypeVar,
+    Union,
     cast,
     get_args,
     get_origin,
@@ -27,7 +28,7 @@ import msgspec
 
 from .decoding.normalize import is_object
 from .decoding.plain import is_list_like
-from .errors import InvalidRequestError, ToolArgumentsError, escape
+from .errors import ConfigurationError, InvalidRequestError, ToolArgumentsError, escape
 from .output import Codec, NoSchemaError, UnfitTextError, has_model
 from .types import ToolCall
 
@@ -92,18 +93,18 @@ class Tool(Generic[P, R]):
         self.function: Callable[P, R] = given.function if isinstance(given, Tool) else given
         owner, plain = _underlying(self.function)
         self._label = str(getattr(owner, "__name__", type(owner).__name__))
-        self.name: str = name or self._label
+        self.name: str = self._label if name is None else name
         if re.fullmatch("[A-Za-z0-9_-]{1,64}", self.name) is None:
             raise TypeError(
                 f"{escape(self.name, 80)}: the name of a tool has 1 to 64 of the characters a-z A-Z 0-9 _ -; "
                 "pass name=..."
             )
         self.strict = strict
-        self.timeout = timeout
+        self.timeout = check_seconds(f"{self.name}: timeout", timeout)
         self.is_async = inspect.iscoroutinefunction(plain)
         doc = inspect.cleandoc(getattr(plain, "__doc__", None) or getattr(owner, "__doc__", None) or "")
-        paragraph = "" if _SECTION.match(doc) else " ".join(doc.partition("\n\n")[0].split())
-        self.description: str | None = description or paragraph or None
+        paragraph = "" if _SECTION.match(doc) else " ".join(re.split(r"\n\s*\n", doc)[0].split())
+        self.description: str | None = (paragraph if description is None else description) or None
         hints = dict(_hints_of(self._label, self.function, plain))
         self._contexts = [name for name, (hint, _) in hints.items() if hint is ToolContext]
         self._hints = {name: hint for name, hint in hints.items() if name not in self._contexts}
@@ -208,7 +209,13 @@ class Tool(Generic[P, R]):
         parameter = re.match(r"\$\.(\w+)", refusal.path)
         raise _refused(self._label, problem, parameter and parameter[1])
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # A decorated function has given its name to the tool. In `__main__` the tool is pickled with its function, because
+        # another process may have another `__main__`.
+        function: Any = self.function
+        module, path = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+        if module != "__main__" and _named(module, path) is self:
+            return path
         options: dict[str, Any] = {
             "name": self.name, "description": self.description, "strict": self.strict, "timeout": self.timeout,
         }  # fmt: skip
@@ -249,17 +256,44 @@ def tool(function: Any = None, /, **options: Any) -> Any:
     return functools.partial(Tool, **options) if function is None else Tool(function, **options)
 
 
+def check_seconds(name: str, value: Any) -> float | None:
+    """Return a time limit that is a positive number of seconds, or None.
+
+    Raises:
+        ConfigurationError: If it is anything else.
+    """
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if value is not None and not (number and 0 < value < float("inf")):
+        raise ConfigurationError(f"{name}={value!r} is not a positive number of seconds or None")
+    return cast("float | None", value)
+
+
 # The parameters of a function
 
 
 def _underlying(function: Any) -> tuple[Any, Any]:
-    """Return what has the name, and what has the code: inside partials, and of an object its ``__call__``."""
-    while isinstance(function, functools.partial):
-        function = cast("functools.partial[Any]", function).func
-    if isinstance(function, staticmethod):
-        function = cast("staticmethod[..., Any]", function).__func__
+    """Return what has the name, and what has the code: inside partials and tools, and of an object its ``__call__``."""
+    while (inner := _inner(function)) is not None:
+        function = inner
     routine = inspect.isroutine(function) or isinstance(function, type)
     return function, function if routine else getattr(function, "__call__", function)  # noqa: B004  # it is used
+
+
+def _inner(function: Any) -> Any:
+    """Return the function that a partial, a tool or a static method calls; None for other functions."""
+    if isinstance(function, functools.partial):
+        return cast("functools.partial[Any]", function).func
+    if isinstance(function, Tool):
+        return cast("Tool[..., Any]", function).function
+    return cast("staticmethod[..., Any]", function).__func__ if isinstance(function, staticmethod) else None
+
+
+def _named(module: Any, path: str) -> Any:
+    """Return what has a name in a module, or None."""
+    found: Any = sys.modules.get(module)
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
 
 
 def _hints_of(name: str, function: Any, plain: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -278,9 +312,13 @@ def _hints_of(name: str, function: Any, plain: Any) -> Iterator[tuple[str, tuple
         )
     bound: set[str] = set()
     inner = function
-    while isinstance(inner, functools.partial):
-        bound |= inner.keywords.keys()
-        inner = inner.func
+    while inner is not None:
+        bound |= (
+            cast("functools.partial[Any]", inner).keywords.keys()
+            if isinstance(inner, functools.partial)
+            else set()
+        )
+        inner = _inner(inner)
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:
@@ -299,11 +337,18 @@ def _hints_of(name: str, function: Any, plain: Any) -> Iterator[tuple[str, tuple
                 name, f"it is {kind}; a model gives arguments by name", str(parameter).partition(":")[0]
             )
         if parameter.annotation is parameter.empty:
-            raise _refused(name, "it has no annotation", parameter.name)
+            cure = "; pass a method of an object" if parameter.name in {"self", "cls"} else ""
+            raise _refused(name, f"it has no annotation{cure}", parameter.name)
         hint = _resolved(name, parameter, inspect.unwrap(plain))
-        if get_origin(hint) is Annotated and get_args(hint)[0] is ToolContext:
-            hint = ToolContext
-        yield parameter.name, (hint, parameter.default)
+        yield parameter.name, (ToolContext if _is_context(hint) else hint, parameter.default)
+
+
+def _is_context(hint: Any) -> bool:
+    """Whether an annotation is `ToolContext`, perhaps with None, for calls outside of a run."""
+    if get_origin(hint) is Annotated:
+        return _is_context(get_args(hint)[0])
+    others = [each for each in get_args(hint) if each is not type(None)]
+    return hint is ToolContext or (get_origin(hint) in {Union, UnionType} and all(map(_is_context, others)))
 
 
 def _resolved(name: str, parameter: inspect.Parameter, plain: Any) -> Any:
@@ -376,8 +421,27 @@ def result_text(result: object) -> str:
 
     Raises:
         TypeError: If the result has no JSON form.
+        ValueError: If a text has none.
     """
-    return str(result) if isinstance(result, str) else _encoded(result).decode()
+    if not isinstance(result, str):
+        return _encoded(result).decode()
+    text = str.__str__(result)  # the method of an enum returns the name
+    if not text.isascii():
+        text.encode()  # half a surrogate pair has no JSON form
+    return text
+
+
+def text_of_error(error: BaseException) -> str:
+    """Return the class and the message of an exception, as text that can be sent."""
+    name = type(error).__name__
+    try:
+        said = str(error)
+    except Exception as fault:  # noqa: BLE001  # the method is the user's
+        said = f"its message cannot be shown ({type(fault).__name__})"
+    text = f"{name}: {said}" if said else name
+    return text.encode(
+        errors="backslashreplace"
+    ).decode()  # names of files may have halves of surrogate pairs
 
 
 def _encoded(value: object) -> bytes:
@@ -436,21 +500,37 @@ def _tool_of(function: Any) -> Tool[..., Any]:
     if isinstance(function, Tool):
         return cast("Tool[..., Any]", function)
     known: Any = getattr(function, _ATTRIBUTE, None)
-    if known is not None and known.function is function:
-        return cast("Tool[..., Any]", known)
+    if known is not None and known.tool is not None and known.tool.function is function:
+        return cast("Tool[..., Any]", known.tool)
     made = Tool[..., Any](function)
     if isinstance(function, FunctionType):
-        setattr(function, _ATTRIBUTE, made)
+        setattr(function, _ATTRIBUTE, _Made(made))
     return made
+
+
+class _Made:
+    """The tool that a function keeps; a copy of the function by value, as cloudpickle makes it, has none."""
+
+    def __init__(self, tool: Tool[..., Any] | None = None) -> None:
+        self.tool = tool
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Made, ()
 
 
 def name_of_tool(tool: Any) -> str | None:
     """Return the name of a tool, also of one as the API takes it."""
     if isinstance(tool, Tool):
         return cast("Tool[..., Any]", tool).name
-    for kind in ("function", "custom") if isinstance(tool, Mapping) else ():
-        definition = cast("Mapping[str, Any]", tool).get(kind)
-        if isinstance(definition, Mapping):
-            name = cast("Mapping[str, Any]", definition).get("name")
-            return name if isinstance(name, str) else None
-    return None
+    definition = _part(tool, "function") or _part(tool, "custom")
+    name = _part(definition, "name")
+    return name if isinstance(name, str) else None
+
+
+def _part(value: Any, name: str) -> Any:
+    """Return a part of a mapping, or of an object that stands for one; None if there is none."""
+    return (
+        cast("Mapping[str, Any]", value).get(name)
+        if isinstance(value, Mapping)
+        else getattr(value, name, None)
+    )

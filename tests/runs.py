@@ -6,23 +6,28 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from client_calls import CALL
+import pytest
+from client_calls import CALL, MESSAGES, Start
+from msgspec import Struct
 
-from gradient_async import AsyncGradient, ToolRun, ToolRunEvent
+from gradient_async import AsyncGradient, ToolFinishedEvent, ToolRun, ToolRunEvent
 from gradient_async.testing import Handler, chunk, completion, reply_json, reply_sse
 
 __all__ = [
     "PARIS",
     "ROME",
     "USAGE",
+    "Told",
     "add",
     "answers",
     "begin",
     "calls",
     "events_of",
     "get_weather",
+    "leave",
     "sent",
     "shown",
+    "tell",
 ]
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -105,3 +110,41 @@ def shown(messages: Sequence[Any]) -> list[Any]:
         else:
             shown.append(message["content"])
     return shown
+
+
+class Told(Struct):
+    """What a run told the model of one call."""
+
+    content: str
+    event: ToolFinishedEvent
+
+
+async def tell(start: Start, function: Any, arguments: str = "", **options: Any) -> Told:
+    """Let the model call a function once."""
+    name = function.name if hasattr(function, "name") else function.__name__
+    server, client = await start(calls((name, arguments)), answers())
+    events = await events_of(begin(client, function, **options))
+    content = server.requests[1].json["messages"][2]["content"]
+    [event] = [event for event in events if isinstance(event, ToolFinishedEvent)]
+    assert content == event.content
+    return Told(content, event)
+
+
+async def leave(start: Start, function: Any, kind: type[BaseException], **options: Any) -> BaseException:
+    """Let the model call a function that ends the run."""
+    server, client = await start(calls((function.__name__, ""), ("hang", "")), answers())
+    hanging: list[bool] = []
+
+    async def hang() -> None:
+        hanging.append(True)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            hanging.remove(True)
+
+    run = begin(client, function, hang, **options)
+    with pytest.raises(kind) as raised:
+        await run.completion()
+    assert ([], 1, MESSAGES, 1) == (hanging, len(server.requests), run.messages, len(run.turns))
+    return raised.value

@@ -134,6 +134,9 @@ def runs(client: Gradient) -> None:
         assert_type(plain.completion(), ChatCompletion)
     typed = run(model="m", messages=[], tools=[look_up], response_format=list[int])
     assert_type(typed.completion().parsed, list[int] | None)
+    for event in typed:
+        if event.type == "content.done":
+            assert_type(event.parsed, list[int] | None)
     agent = client.agents.chat.completions.run(messages=[], tools=[look_up], k=3, response_format=list[int])
     assert_type(agent, ToolRun[ParsedChatCompletion[list[int]]])
 

@@ -8,16 +8,20 @@ import functools
 import inspect
 import math
 import pickle
+import sys
+import types
 from collections import UserString
 from decimal import Decimal
 from typing import Any, cast
+from unittest.mock import patch
 
 import msgspec
 import pytest
 import tool_functions as functions
-from tool_functions import LIST, SENTINEL, Point, Service, Unit, get_weather
+from tool_functions import LIST, SENTINEL, Point, Service, Unit, Word, get_weather
 
 from gradient_async import (
+    ConfigurationError,
     GradientError,
     InvalidRequestError,
     Tool,
@@ -26,7 +30,7 @@ from gradient_async import (
     ToolContext,
     tool,
 )
-from gradient_async.tools import result_text, tool_params, tools_of
+from gradient_async.tools import name_of_tool, result_text, text_of_error, tool_params, tools_of
 
 WEATHER = {
     "type": "object",
@@ -40,7 +44,7 @@ REFUSED: list[tuple[Any, str]] = [
     (functions.variadic, "variadic: parameter '*values': it is variadic positional"),
     (functions.keywords, "keywords: parameter '**values': it is variadic keyword"),
     (cast("Any", functions).bare, "bare: parameter 'a': it has no annotation"),
-    (Service.look_up, "look_up: parameter 'self': it has no annotation"),
+    (Service.look_up, "look_up: parameter 'self': it has no annotation; pass a method of an object"),
     (functions.no_schema, "no_schema: parameter 'b': Bare is a class without declared fields"),
     (functions.checkers_only, "checkers_only: parameter 'number': name 'Fraction' is not defined"),
     (functions.wrong, "wrong: parameter 'a': Can only set `min_length`"),
@@ -97,6 +101,23 @@ class TestTool:
         made = pickle.loads(pickle.dumps(tool(functions.plain, name="other", timeout=2)))  # noqa: S301  # our own
         assert ("other", 2, functions.plain) == (made.name, made.timeout, made.function)
 
+    def test_decorated_functions_pickle(self) -> None:
+        """By their name, which is the tool's. In `__main__`, which another process may not have, with the function."""
+        assert pickle.loads(pickle.dumps(get_weather)) is get_weather  # noqa: S301  # our own
+        main = types.ModuleType("__main__")
+        exec(  # noqa: S102  # as a script defines it
+            "from gradient_async import tool\n@tool\ndef f(a: int) -> int:\n    return a", vars(main)
+        )
+        with patch.dict(sys.modules, {"__main__": main}):
+            assert main.f.function in main.f.__reduce__()[1]
+
+    @pytest.mark.parametrize("timeout", [0, -1, math.nan, math.inf, "5", True])
+    def test_timeouts_are_checked(self, timeout: Any) -> None:
+        with pytest.raises(
+            ConfigurationError, match=r"plain: timeout=.* is not a positive number of seconds"
+        ):
+            tool(functions.plain, timeout=timeout)
+
     @pytest.mark.parametrize(
         ("function", "name", "names", "description"),
         [
@@ -113,6 +134,12 @@ class TestTool:
                 "get_weather",
                 ["unit"],
                 None,
+            ),
+            (
+                functools.partial(get_weather, unit="F"),
+                "get_weather",
+                ["city"],
+                "Tell the weather of a city.",
             ),
             (functions.logged(functions.plain), "plain", ["city"], "Return the city."),
             (functions.elsewhere, "elsewhere", ["city"], None),
@@ -140,12 +167,21 @@ class TestTool:
         assert ("x", "logged x") == (inner(city="x"), outer(city="x"))
         assert inner is tools_of([functions.plain])[0]
 
+    def test_copies_by_value_have_no_tool(self) -> None:
+        """A copy that cloudpickle makes of a function would otherwise need its tool before the copy is whole."""
+        tools_of([functions.plain])
+        kept = pickle.loads(pickle.dumps(vars(functions.plain)))  # noqa: S301  # our own
+        function = types.FunctionType(functions.plain.__code__, dict(vars(functions)))
+        function.__annotations__ = functions.plain.__annotations__
+        vars(function).update(kept)
+        assert tools_of([function])[0].function is function
+
     def test_names(self) -> None:
         """A lambda needs `name=`."""
         with pytest.raises(TypeError, match=r"<lambda>: the name of a tool has .* pass name="):
             tool(lambda: 1)
         assert "one" == tool(lambda: 1, name="one").name
-        for name in ("a b", "x" * 65, "ü"):
+        for name in ("a b", "x" * 65, "ü", ""):
             with pytest.raises(TypeError, match="the name of a tool"):
                 tool(functions.plain, name=name)
 
@@ -161,6 +197,8 @@ class TestTool:
             "when": None,
             "unit": None,
         } == found
+        assert tool(functions.described, description="").description is None
+        assert "One line." == tool(functions.spaced).description
         assert (None, "The city.") == (
             tool(functions.only_args).description,
             tool(functions.only_args).parameters["properties"]["city"]["description"],
@@ -300,6 +338,13 @@ class TestContext:
         with pytest.raises(ToolArgumentsError, match="unknown field 'ctx'"):
             made.arguments('{"city":"b","ctx":1}')
 
+    def test_a_function_that_is_called_outside_of_runs_too(self) -> None:
+        """With None, it is still no parameter."""
+        made = tool(functions.context_or_none)
+        assert {"city"} == made.parameters["properties"].keys()
+        context = ToolContext(call=ToolCall(id="c"), turn=2)
+        assert ((2, "b"), (None, "b")) == (made(**made.keywords({"city": "b"}, context)), made("b"))
+
     def test_in_a_union_it_is_a_type_like_others(self) -> None:
         with pytest.raises(TypeError, match="in_context: parameter 'again'"):
             tool(functions.in_context)
@@ -321,6 +366,8 @@ class TestResults:
             (Decimal("1.50"), '"1.50"'),
             (b"raw", '"cmF3"'),
             (Unit.F, '"F"'),
+            (Word.YES, "yes"),
+            ("ä€😀", "ä€😀"),
         ],
     )
     def test_text(self, result: object, text: str) -> None:
@@ -333,11 +380,22 @@ class TestResults:
 
         assert str is type(result_text(Named("x")))
 
-    @pytest.mark.parametrize("result", [object(), {(1, 2): 3}, UserString("x")])
+    @pytest.mark.parametrize("result", [object(), {(1, 2): 3}, UserString("x"), "a\udce9", ["a\udce9"]])
     def test_no_json_form(self, result: object) -> None:
         """An error of the tool."""
-        with pytest.raises(TypeError):
+        with pytest.raises((TypeError, UnicodeEncodeError)):
             result_text(result)
+
+    def test_errors(self) -> None:
+        """Their text can be sent, whatever they say."""
+
+        class BrokenError(Exception):
+            def __str__(self) -> str:
+                return str(1 // 0)
+
+        assert "BrokenError: its message cannot be shown (ZeroDivisionError)" == text_of_error(BrokenError())
+        assert "OSError: a\\udce9" == text_of_error(OSError("a\udce9"))
+        assert "KeyError" == text_of_error(KeyError())
 
     def test_no_limit_on_size(self) -> None:
         assert 3_000_002 == len(result_text(["a" * 3_000_000])) - 2
@@ -379,6 +437,20 @@ class TestParameter:
         with pytest.raises(InvalidRequestError, match="two tools have the name get_weather") as refused:
             tool_params([get_weather, {"type": "custom", "custom": {}}, {"function": None}, other])
         assert "tools" == refused.value.param
+
+    def test_names_of_tools(self) -> None:
+        """Also of those that stand for a mapping."""
+
+        class Function(msgspec.Struct):
+            name: str
+
+        class Other(msgspec.Struct):
+            function: Function
+
+        found = [
+            name_of_tool(each) for each in (get_weather, Other(Function("f")), {"custom": {"name": "c"}}, {})
+        ]
+        assert ["get_weather", "f", "c", None] == found
 
     def test_what_is_no_tool(self) -> None:
         with pytest.raises(TypeError, match="Service: a class is no tool"):

@@ -23,6 +23,10 @@ class Unit(Enum):
     F = "F"
 
 
+class Word(str, Enum):  # noqa: UP042  # its `str` is its name
+    YES = "yes"
+
+
 class Point(Struct):
     x: int
     y: int = 0
@@ -70,6 +74,13 @@ def only_args(city: str) -> None:
     """  # noqa: D205  # no description
 
 
+def spaced() -> None:
+    """One line.
+    \t
+    Another paragraph, behind a line of white space.
+    """  # noqa: D205, D301  # the white space is the point
+
+
 LIST: list[int] = [1]
 SENTINEL = object()
 
@@ -87,6 +98,10 @@ def defaults(
 
 def in_context(ctx: ToolContext, city: str, again: Annotated[ToolContext | Any, 1] = None) -> str:
     return f"{ctx.turn} {city} {again}"
+
+
+def context_or_none(city: str, ctx: Annotated[ToolContext | None, "the run"] = None) -> tuple[Any, str]:
+    return ctx and ctx.turn, city
 
 
 def annotated_context(*, ctx: Annotated[ToolContext, "the run"], city: str) -> tuple[int, str]:

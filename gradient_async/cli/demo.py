@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from ..client import AsyncGradient
-from ..events import FunctionToolCallArgumentsDeltaEvent, ToolCallStartEvent
 from ..stream import ChatCompletionStream
 from ..testing import serve
 from .chat import DEFAULT_MODEL, show
-from .display import on_terminal, one_line, say, say_bold, tool_line, write
+from .display import on_terminal, one_line, say, say_bold, write
 
 # Seconds between tokens: slow enough to watch on a terminal, and fast if the output goes elsewhere.
 _TERMINAL_DELAY = 0.02
 _DELAY = 0.002
-_CITY: dict[str, Any] = {
-    "type": "object",
-    "properties": {"city": {"type": "string"}},
-    "required": ["city"],
-}
-_TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": _CITY}}]
 
 
 async def run_demo() -> int:
@@ -35,7 +29,8 @@ async def run_demo() -> int:
     ):
         say(f"A simulated model answers at {server.url}: real HTTP, no key, no network.")
         await _await_one(client)
-        await _stream_tools(client)
+        await _run(client)
+        await _parse(client)
         await _stream_logprobs(client)
         await _stream_choices(client)
         await _fan_out(client)
@@ -79,34 +74,50 @@ async def _await_one(client: AsyncGradient) -> None:
     )
 
 
-async def _stream_tools(client: AsyncGradient) -> None:
-    _title("2. async for event in stream.events(): two tool calls, assembled as they arrive")
+async def get_weather(city: str) -> str:
+    """Tell the weather in a city."""
+    return f"18 degrees in {city}"
+
+
+async def _run(client: AsyncGradient) -> None:
+    _title("2. run(tools=[get_weather]): the model calls a function, twice, and answers")
     messages = _prompt("What is the weather in Paris and Tokyo?")
-    async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, tools=_TOOLS) as stream:
-        async for event in stream.events():
-            if isinstance(event, ToolCallStartEvent):
+    async with client.chat.completions.run(
+        model=DEFAULT_MODEL, messages=messages, tools=[get_weather]
+    ) as run:
+        async for event in run:
+            if event.type == "tool_calls.start":
                 write(f"\n  {event.name} ")
-            elif isinstance(event, FunctionToolCallArgumentsDeltaEvent):
+            elif event.type == "tool_calls.function.arguments.delta":
                 write(f"·{event.arguments_delta}")
-        say()
-        completion = await stream.completion()
-    message = completion.choices[0].message
-    messages.append(message)
-    for call in message.tool_calls or ():
-        say(f"  -> {tool_line(call)}")
-        result = json.dumps({"temperature": 21, "sky": "clear"})
-        messages.append({"role": "tool", "tool_call_id": call.id, "content": result})
-    _say_timing(stream)
-    async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, tools=_TOOLS) as stream:
-        write("  ")
-        async for text in stream.text:
-            write(text)
-        say()
-    _say_timing(stream)
+            elif event.type == "tool.started" and event.index == 0:
+                say()
+            elif event.type == "tool.finished":
+                say(f"  -> {one_line(event.content)}")
+            elif event.type == "content.delta":
+                write(event.delta if len(event.delta) < len(event.snapshot) else f"  {event.delta}")
+    say(f"\n  [{len(run.turns)} requests, {0 if run.usage is None else run.usage.total_tokens} tokens]")
+
+
+class Forecast(msgspec.Struct):
+    """The type of an answer."""
+
+    city: str
+    degrees: int
+    sky: Literal["clear", "cloudy"]
+
+
+async def _parse(client: AsyncGradient) -> None:
+    _title("3. await parse(response_format=Forecast): the answer is an object")
+    messages = _prompt("Forecast the weather in Paris.")
+    completion = await client.chat.completions.parse(
+        model=DEFAULT_MODEL, messages=messages, response_format=Forecast
+    )
+    say(f"  {one_line(repr(completion.parsed))}")
 
 
 async def _stream_logprobs(client: AsyncGradient) -> None:
-    _title("3. logprobs=True: the probability of each token")
+    _title("4. logprobs=True: the probability of each token")
     async with client.chat.completions.stream(
         model=DEFAULT_MODEL, messages=_prompt("Count to five."), logprobs=True, top_logprobs=3
     ) as stream:
@@ -115,7 +126,7 @@ async def _stream_logprobs(client: AsyncGradient) -> None:
 
 
 async def _stream_choices(client: AsyncGradient) -> None:
-    _title("4. n=3, three tasks: async for chunk in stream.choice(i)")
+    _title("5. n=3, three tasks: async for chunk in stream.choice(i)")
     messages = _prompt("Name a good habit.")
     async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, n=3) as stream:
         await show(stream, 3)
@@ -123,7 +134,7 @@ async def _stream_choices(client: AsyncGradient) -> None:
 
 
 async def _fan_out(client: AsyncGradient) -> None:
-    _title("5. fan_out(n=6, max_concurrency=3, first=2): the first two answers win, the rest are cancelled")
+    _title("6. fan_out(n=6, max_concurrency=3, first=2): the first two answers win, the rest are cancelled")
     messages = _prompt("Name another good habit.")
     async with client.chat.completions.fan_out(
         n=6, max_concurrency=3, first=2, model=DEFAULT_MODEL, messages=messages
@@ -136,7 +147,7 @@ async def _fan_out(client: AsyncGradient) -> None:
 
 
 async def _map(client: AsyncGradient) -> None:
-    _title("6. async for result in map(requests, max_concurrency=16): forty prompts")
+    _title("7. async for result in map(requests, max_concurrency=16): forty prompts")
     start = time.monotonic()
     tokens = 0
     requests = ({"messages": _prompt(f"Count to {number}.")} for number in range(1, 41))

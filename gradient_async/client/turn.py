@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from inspect import isawaitable
@@ -10,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from ..errors import GradientError, ToolArgumentsError
-from ..events import ToolFinishedEvent
+from ..errors import GradientError, ToolArgumentsError, escape
+from ..events import ToolFinishedEvent, ToolStartedEvent
 from ..hooks import Hook, ToolInfo, tell
-from ..tools import Tool, ToolContext, result_text
+from ..tools import Tool, ToolContext, result_text, text_of_error
 from ..types import ToolCall
 
 
@@ -54,7 +55,7 @@ class PendingCall(msgspec.Struct, kw_only=True):
     call: ToolCall
     tool: Any
     arguments: Any
-    fault: ToolArgumentsError | None
+    fault: ToolArgumentsError | None = None
 
     def facts(self, turn: int) -> dict[str, Any]:
         """Return the fields that both events of the call have."""
@@ -68,8 +69,24 @@ class PendingCall(msgspec.Struct, kw_only=True):
         }
 
 
+def pending_call(rules: ToolRules, index: int, call: ToolCall) -> PendingCall:
+    """Find the tool of a call, and read the arguments."""
+    name, text = call.function.name, call.function.arguments
+    tool: Tool[..., Any] | None = rules.tools.get(name)
+    pending = PendingCall(index=index, call=call, tool=tool, arguments=text)
+    if tool is None:
+        names = ", ".join(rules.tools) or "none"
+        pending.fault = ToolArgumentsError(f"There is no tool {escape(name, 80)}. Tools: {names}")
+        return pending
+    try:
+        pending.arguments = tool.arguments(text)
+    except ToolArgumentsError as error:
+        pending.fault = error.with_traceback(None)
+    return pending
+
+
 class TurnTools:
-    """Runs the tools of one turn, each in a task of its own.
+    """Runs the tools of one turn, each in a task of its own. The first call of `next` begins them.
 
     Args:
         turn: Number of the turn.
@@ -79,6 +96,7 @@ class TurnTools:
         on_results: Called with the texts for the model, once all are known.
 
     Attributes:
+        started: The events that announce the calls.
         failure: The exception that ends the run, or None.
     """
 
@@ -99,15 +117,12 @@ class TurnTools:
         self._contents: dict[int, str] = {}
         self._slots = asyncio.Semaphore(rules.concurrency or len(calls))
         self._finished = asyncio.Queue[ToolFinishedEvent | None]()
+        self.started = [ToolStartedEvent(**call.facts(turn)) for call in calls]
         self.failure: BaseException | None = None
+        self._begun = False
         # Whether the tools are being cancelled: no further one begins, and a CancelledError is none of a tool.
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
-        for call in calls:
-            # An eager task has run its first step when it is returned. If the step has set `_stopping`, the next ones do nothing.
-            task = asyncio.create_task(self._work(call))
-            self._tasks.add(task)
-            task.add_done_callback(self._on_done)
 
     async def next(self) -> ToolFinishedEvent | None:
         """Return the event of the next tool that finishes; None after the last.
@@ -115,6 +130,8 @@ class TurnTools:
         Raises:
             BaseException: The failure that ends the run.
         """
+        if not self._begun:
+            self._begin()
         event = await self._finished.get()
         if event is not None:
             return event
@@ -128,18 +145,31 @@ class TurnTools:
             del failure  # its traceback refers to this frame
         return None
 
+    def _begin(self) -> None:
+        self._begun = True
+        for call in self._calls:
+            # An eager task has run its first step when it is returned. If the step has set `_stopping`, the next ones do nothing.
+            task = asyncio.create_task(self._work(call))
+            self._tasks.add(task)
+            task.add_done_callback(self._on_done)
+
     async def stop(self) -> None:
         """Cancel the tools and wait until they are gone. A cancellation meanwhile is passed on to them, and does not end the wait."""
-        self._cancel()
-        if self._tasks:
-            try:
+        self.cancel()
+        try:
+            if self._tasks:
                 await asyncio.wait(self._tasks)
-            except asyncio.CancelledError:
-                await self.stop()
-                raise
-        self.failure = None  # its traceback refers to this object
+        except asyncio.CancelledError:
+            while self._tasks:
+                self.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait(self._tasks)
+            raise
+        finally:
+            self.failure = None  # its traceback refers to this object
 
-    def _cancel(self) -> None:
+    def cancel(self) -> None:
+        """Cancel the tools."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -163,7 +193,7 @@ class TurnTools:
                     if not isinstance(raised, asyncio.CancelledError):
                         self.failure = raised
                         raised.add_note(f"tool {call.call.function.name}, call {call.call.id}")
-                    self._cancel()
+                    self.cancel()
 
     def _record(
         self, call: PendingCall, began: float, result: Any, content: str, error: Exception | None
@@ -236,8 +266,7 @@ class TurnTools:
             if rule == "raise":
                 raise error
             if rule == "tell":
-                said = str(error)
-                text = f"Error: {type(error).__name__}" + (f": {said}" if said else "")
+                text = f"Error: {text_of_error(error)}"
             else:
                 answer = rule(call.call, error)
                 text = result_text(await answer if isawaitable(answer) else answer)
@@ -250,21 +279,35 @@ async def _result_of(tool: Tool[..., Any], keywords: dict[str, Any]) -> Any:
     """Call a function: in a thread if it may block."""
     if tool.is_async:
         return await tool.function(**keywords)
-    raised: list[BaseException] = []
-    result = await asyncio.to_thread(_call_in_thread, tool.function, keywords, raised)
-    if raised:
-        raise raised.pop()  # the traceback refers to the frame that has the list
+    call = _ThreadCall(tool.function, keywords)
+    try:
+        result = await asyncio.to_thread(call.perform)
+    finally:
+        call.left = True
+    if call.raised:
+        raise call.raised.pop()  # the traceback refers to a frame that has the list
     return await result if isawaitable(result) else result
 
 
-def _call_in_thread(
-    function: Callable[..., Any], keywords: dict[str, Any], raised: list[BaseException]
-) -> Any:
-    """Call a function; append what it raises to a list.
+class _ThreadCall:
+    """A call of a function in a thread. If the run leaves the call before the thread begins it, the function is not called.
 
-    A future would replace a TimeoutError by another, and in Python 3.11 would never be done after a StopIteration.
+    Attributes:
+        left: Whether the run has left the call.
+        raised: The exception of the function, if it raised one. A future would replace a TimeoutError by another, and in
+            Python 3.11 would never be done after a StopIteration.
     """
-    try:
-        return function(**keywords)
-    except BaseException as error:  # noqa: BLE001  # raised in the event loop
-        raised.append(error)
+
+    def __init__(self, function: Callable[..., Any], keywords: dict[str, Any]) -> None:
+        self._function = function
+        self._keywords = keywords
+        self.left = False
+        self.raised: list[BaseException] = []
+
+    def perform(self) -> Any:
+        """Call the function, in the thread."""
+        try:
+            return None if self.left else self._function(**self._keywords)
+        except BaseException as error:  # noqa: BLE001  # raised in the event loop
+            if not self.left:
+                self.raised.append(error)

@@ -484,4 +484,4 @@ ChatCompletionStreamEvent: TypeAlias = (
     | FinishEvent
     | UsageEvent
 )
-ToolRunEvent: TypeAlias = ChatCompletionStreamEvent | ToolStartedEvent | ToolFinishedEvent
+ToolRunEvent: TypeAlias = ChatCompletionStreamEvent[T_co] | ToolStartedEvent | ToolFinishedEvent

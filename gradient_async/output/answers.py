@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -59,6 +60,9 @@ class Answer(Generic[T]):
         InvalidRequestError: If the type has no schema, or none that a server can enforce although ``strict`` is true.
     """
 
+    # Whether text beside tool calls is an answer.
+    beside_calls = True
+
     @overload
     def __init__(
         self,
@@ -106,6 +110,12 @@ class Answer(Generic[T]):
         if strict and _has_schema(type_):
             problem = f"strict=True cannot hold {problem}; leave strict out to send the schema without it"
         raise InvalidRequestError(f"response_format={_shown_type(type_)}: {problem}", param="response_format")
+
+    def in_run(self) -> Answer[T]:
+        """Return this answer for the turns of a run, in which text beside tool calls is no answer."""
+        copied = copy.copy(self)
+        copied.beside_calls = False
+        return copied
 
     @property
     def response_format(self) -> dict[str, Any]:
@@ -268,7 +278,8 @@ def _decode(choice: Choice, answer: Answer[T]) -> T | None:
             text=text,
             parsed=answer.known(text),
         )
-    return answer.decode(text) if has_answer(message) else None
+    calls = message.tool_calls or message.function_call
+    return answer.decode(text) if has_answer(message) and (answer.beside_calls or not calls) else None
 
 
 def value_of(choice: Choice, answer: Answer[T], get_completion: Callable[[], ChatCompletion]) -> T | None:

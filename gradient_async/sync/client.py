@@ -45,7 +45,6 @@ from ..client.options import (
     MapOptions,
 )
 from ..client.parameters import spelled_out
-from ..client.run import ToolRun as AsyncToolRun
 from ..fanout import Requests, StopWhen
 from ..types import (
     AgentCompletionCreate,
@@ -118,17 +117,10 @@ class _SyncCompletions(CompletionsHints):
 
     def _run(self, options: dict[str, Any]) -> ToolRun[Any]:
         check_options(options)
-        loop = loop_thread()
-        stop_when, on_tool_error = options.get("stop_when"), options.get("on_tool_error")
-        if callable(stop_when):
-
-            def is_enough(run: AsyncToolRun[Any]) -> Any:
-                return stop_when(ToolRun(run, loop))
-
-            options["stop_when"] = partial(ask, is_enough)
+        on_tool_error = options.get("on_tool_error")
         if callable(on_tool_error):
             options["on_tool_error"] = partial(ask, on_tool_error)
-        return ToolRun(self._completions.run(**options), loop)
+        return ToolRun(self._completions.run(**options).state, self, loop_thread())
 
     @overload
     def map(

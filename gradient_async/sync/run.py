@@ -1,72 +1,122 @@
-"""`run` for threads: the run itself stays in the loop, and each event is handed over."""
+"""`run` for threads: the streams are those of `Gradient`, and the tools run in the event loop."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Generic, Self, TypeAlias, cast
+import contextlib
+import weakref
+from collections.abc import Awaitable, Callable, Generator
+from inspect import isawaitable
+from types import GeneratorType
+from typing import Any, Self, TypeAlias, TypeVar, cast, overload
 
-from ..client.run import C_co
-from ..client.run import ToolRun as AsyncToolRun
+from ..client.conversation import Conversation
+from ..client.run import BaseRun, C_co
+from ..client.turn import TurnTools
+from ..errors import OutputError
 from ..events import ToolRunEvent
-from ..types import ChatCompletion, CompletionUsage
+from ..types import ParsedChatCompletion
 from .loop import LoopThread
 from .streams import Closing
 
+T = TypeVar("T")
 StopWhen: TypeAlias = "Callable[[ToolRun[Any]], bool | Awaitable[bool]]"
 
 
-class ToolRun(Closing, Generic[C_co]):
+class ToolRun(Closing, BaseRun[C_co]):
     """A conversation in which the model calls functions until it has an answer: an iterator of events, used by ``with``.
 
     Functions that are not async run in threads, and may use the client. Those that are async run in the event loop of the
     client.
 
     Args:
-        run: The run for asyncio.
+        state: The state of the run.
+        completions: Has the methods ``stream`` and ``create``, by which requests are made.
         loop: The loop.
     """
 
-    def __init__(self, run: AsyncToolRun[C_co], loop: LoopThread) -> None:
-        self._run = run
-        self._loop = loop
-        run.advice = "use 'with', or call close()"
+    advice = "use 'with', or call close()"
+    _reader = "thread"
 
-    @property
-    def turns(self) -> list[ChatCompletion]:
-        """The completions so far: that of an event, once it is whole, is ``run.turns[event.turn]``."""
-        return self._run.turns
-
-    @property
-    def messages(self) -> list[Any]:
-        """The conversation so far, which can be sent at any time: a message that calls tools is added with all its results."""
-        return self._run.messages
-
-    @property
-    def usage(self) -> CompletionUsage | None:
-        """The usage of all turns so far, added up; None if no reply told it."""
-        return self._run.usage
+    def __init__(self, state: Conversation, completions: Any, loop: LoopThread) -> None:
+        self.state = state
+        events = _events(state, completions, loop, weakref.ref(self))
+        self._events = cast("GeneratorType[ToolRunEvent, None, None]", events)
 
     def completion(self) -> C_co:
         """Read what is left of the run; return the completion of its last turn. The errors are those of the run for asyncio."""
-        return cast("C_co", self._call(self._run.completion))
+        for _ in self:
+            pass
+        return self._last()
 
     def __iter__(self) -> Self:
         return self
 
+    @overload
+    def __next__(self: ToolRun[ParsedChatCompletion[T]]) -> ToolRunEvent[T]: ...
+    @overload
+    def __next__(self) -> ToolRunEvent: ...
     def __next__(self) -> ToolRunEvent:
-        try:
-            return cast("ToolRunEvent", self._call(self._run.__anext__))
-        except StopAsyncIteration:
-            pass
-        raise StopIteration
-
-    def _call(self, function: Callable[[], Any]) -> Any:
-        return self._loop.call(function, undo=lambda _: self._run.aclose())
+        if self._is_over():
+            raise StopIteration
+        return next(self._events)
 
     def close(self) -> None:
         """Cancel the tools, wait until they are gone, and close the stream."""
-        if self._loop.usable:
-            self._loop.call(self._run.aclose)
+        if not self._is_over():
+            self._events.close()
 
-    def __repr__(self) -> str:
-        return repr(self._run)
+    @property
+    def _frame(self) -> object:
+        return self._events.gi_frame
+
+    @property
+    def _running(self) -> bool:
+        return self._events.gi_running
+
+
+def _events(
+    state: Conversation, completions: Any, loop: LoopThread, run: Callable[[], ToolRun[Any] | None]
+) -> Generator[ToolRunEvent]:
+    """Make the requests of a run, and yield its events."""
+    turn = 0
+    try:
+        while not state.complete:
+            turn = len(state.turns)
+            request = state.request()
+            if state.stream:
+                with completions.stream(**request) as stream:
+                    with contextlib.suppress(OutputError):  # `receive` raises it, if this is the last turn
+                        for event in stream.events():
+                            yield state.of_turn(event)
+                    completion = stream.snapshot
+            else:
+                completion = completions.create(**request)
+                yield from state.events_of(completion)
+            tools = state.receive(completion)
+            if tools is None:
+                return
+            yield from tools.started
+            yield from _run(tools, loop)
+            if state.stop_when is not None:
+                answer = state.stop_when(run())  # the run exists as long as it is being read
+                state.complete = bool(loop.call(_same, answer) if isawaitable(answer) else answer)
+    except Exception as error:
+        state.fail(error, turn)
+        raise
+
+
+def _run(tools: TurnTools, loop: LoopThread) -> Generator[ToolRunEvent]:
+    """Run the tools of a turn, and yield their events."""
+    try:
+        while (finished := loop.call(tools.next, undo=lambda _: tools.stop())) is not None:
+            yield finished
+    finally:
+        if loop.runs_here:  # the collector has dropped the run in the thread of the loop
+            tools.cancel()
+        elif loop.usable:  # otherwise the process ends, or the tools belong to its parent
+            loop.call(tools.stop)
+
+
+def _same(answer: Any) -> Any:
+    """Return what is to be awaited in the loop."""
+    return answer

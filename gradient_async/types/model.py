@@ -336,8 +336,14 @@ def build_tables(*types: Any) -> None:
 
 
 def _dump(data: dict[str, Any], indent: int | None) -> str:
-    encoded = msgspec.json.encode(data)
+    encoded = msgspec.json.encode(data, enc_hook=_shown)
     return (encoded if indent is None else msgspec.json.format(encoded, indent=indent)).decode()
+
+
+def _shown(value: Any) -> Any:
+    """Return a form of what JSON does not know: among the arguments of a tool may be a model of pydantic, or any default."""
+    dump = getattr(type(value), "model_dump", None)
+    return repr(value) if dump is None else dump(value, mode="json")
 
 
 def _plain_struct(struct: Convertible, *, keep_none: bool) -> dict[str, Any]:

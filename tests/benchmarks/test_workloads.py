@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from benchmarks import clients, data, harness, in_memory, loopback, server
+from benchmarks import clients, data, harness, in_memory, loopback, runs, server
 from benchmarks.harness import QUICK, Case, Workload, case
 from gradient_async import AsyncGradient
 from gradient_async.assembly import CompletionAssembler
@@ -91,6 +91,7 @@ async def test_every_contender_of_ours_reads_all_there_is() -> None:
         (loopback.memory, case("", "idle", streams=200, counted="resident"), ("ours", "drained")),
         (loopback.fan_out, case("", "text-50-1", n=2, times=2), ("fan_out", "tasks")),
         (loopback.limits, case("", count=6, at_once=2, wait="reset"), ("map", "tasks")),
+        (runs.run, case("", "tools-2"), ("run", "run, events", "by hand")),
         (in_memory.decode, case("", stream="text", tokens=20), ("msgspec", "ours", "ours, assembled")),
         (in_memory.partial, case("", size=500), ("ours", "ours, events")),
     ],

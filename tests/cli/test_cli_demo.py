@@ -8,7 +8,7 @@ import pytest
 
 from gradient_async import AsyncGradient
 from gradient_async.cli import main
-from gradient_async.cli.demo import _await_one, _stream_tools
+from gradient_async.cli.demo import _await_one, _parse, _run
 from gradient_async.testing import chunk, completion, reply_json, reply_sse, serve
 
 
@@ -28,7 +28,9 @@ def test_the_demo_shows_what_there_is(
         "create(...)",
         "tokens, 1 request",
         "get_weather",
-        '{"city":"Tokyo"}',
+        "-> 18 degrees in Tokyo",
+        "[2 requests, ",
+        "Forecast(city='",
         "%]",
         "-- choice 2",
         "first token after",
@@ -42,12 +44,15 @@ def test_the_demo_shows_what_there_is(
 def test_the_demo_survives_a_server_that_tells_little(capsys: pytest.CaptureFixture[str]) -> None:
     async def bare() -> None:
         silent = reply_sse(chunk(finish_reason="stop"))
+        refusal = reply_json(completion(None, refusal="no", usage=None))
         async with (
-            serve(reply_json(completion(None, usage=None)), silent, silent) as running,
+            serve(reply_json(completion(None, usage=None)), silent, refusal) as running,
             AsyncGradient(inference_endpoint=running.url, model_access_key="k") as client,
         ):
             await _await_one(client)
-            await _stream_tools(client)
+            await _run(client)
+            await _parse(client)
 
     asyncio.run(bare())
-    assert "0 tokens" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "[stop, 0 tokens" in printed and "[1 requests, 0 tokens]" in printed and "  None" in printed

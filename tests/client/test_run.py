@@ -1,39 +1,29 @@
-"""`run`: the turns, their events, their end, and the state at any time."""
+"""`run`: the turns, their events, what is refused, and reading."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import datetime as dt
 import gc
 import json
 import pickle
 import weakref
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import pytest
 from client_calls import CALL, MESSAGES, Start, create_completion
-from msgspec import Struct
-from runs import PARIS, ROME, USAGE, add, answers, begin, calls, events_of, get_weather, shown
+from runs import PARIS, ROME, add, answers, begin, calls, events_of, get_weather, shown
 
 from gradient_async import (
     NOT_GIVEN,
-    Answer,
-    APIStatusError,
     CallInfo,
     ConfigurationError,
-    ContentFilterFinishReasonError,
     GradientError,
     Hook,
     InvalidRequestError,
-    LengthFinishReasonError,
-    MaxTurnsError,
-    OutputDecodeError,
-    OutputError,
-    OutputValidationError,
     Pace,
-    ParsedChatCompletion,
-    StreamInterruptedError,
     StreamTimeoutError,
     Timeout,
     ToolFinishedEvent,
@@ -42,23 +32,15 @@ from gradient_async import (
     ToolStartedEvent,
     tool,
 )
-from gradient_async.output import answer_of
 from gradient_async.testing import (
     HOLD,
-    RESET,
-    Handler,
+    Connection,
+    Request,
     chunk,
-    completion,
     reply_json,
     reply_sse,
     reply_writes,
 )
-
-WEATHER: dict[str, Any] = {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
-
-
-class Count(Struct):
-    n: int
 
 
 def kinds(events: list[ToolRunEvent]) -> list[str]:
@@ -118,6 +100,31 @@ class TestTurns:
         assert "Done." == (await run.completion()).choices[0].message.content
         assert {"/api/v1/chat/completions"} == {request.path for request in server.requests}
         assert all(request.json["include_retrieval_info"] for request in server.requests)
+
+    async def test_functions_in_tools_of_every_method(self, start: Start) -> None:
+        """A plain function stands for `tool(function)`, and a mapping goes as it is."""
+        mapping: Any = {"type": "function", "function": {"name": "mapped", "parameters": {}}}
+
+        async def handler(request: Request, connection: Connection) -> None:
+            await answers(stream=request.json.get("stream", False))(request, connection)
+
+        server, client = await start(handler=handler)
+        options: dict[str, Any] = CALL | {"tools": [add, mapping]}
+        of_agents = {name: options[name] for name in ("messages", "tools")}
+        resources: list[Any] = [client.chat.completions, client.agents.chat.completions]
+        for methods, given in zip(resources, (options, of_agents), strict=True):
+            await methods.create(**given)
+            await (await methods.create(**given, stream=True)).completion()
+            async with methods.stream(**given) as stream:
+                await stream.completion()
+            await methods.parse(**given)
+            await methods.fan_out(n=1, **given).completion()
+            async for result in methods.map([given]):
+                result.unwrap()
+            await methods.run(**given).completion()
+            await methods.with_raw_response.create(**given)
+        expected = [tool(add).to_dict(), mapping]
+        assert [expected] * 16 == [request.json["tools"] for request in server.requests]
 
     async def test_only_what_callers_have(self, start: Start) -> None:
         """Requests are made by the public methods, so that a patched method makes them."""
@@ -247,6 +254,21 @@ class TestEvents:
                 )
                 assert pickle.loads(pickle.dumps(event)).content == event.content  # noqa: S301  # our own
 
+    async def test_arguments_as_plain_data(self, start: Start) -> None:
+        """Also those that have no JSON form, such as a default of any class, and models of pydantic."""
+
+        class Model:
+            def model_dump(self, mode: str) -> dict[str, str]:
+                return {"mode": mode}
+
+        def f(a: int, when: dt.date, b: int = cast("Any", Model), c: int = cast("Any", Model())) -> None: ...
+
+        _, client = await start(calls(("f", '{"a":1,"when":"2026-01-02"}')), answers())
+        events = await events_of(begin(client, f))
+        found = [json.loads(event.to_json()) for event in events if event.type.startswith("tool.")]
+        expected = {"a": 1, "when": "2026-01-02", "b": repr(Model), "c": {"mode": "json"}}
+        assert [expected, expected] == [data["arguments"] for data in found]
+
     async def test_as_they_finish(self, start: Start) -> None:
         """And the results are in the order of the calls."""
         first = asyncio.Event()
@@ -282,323 +304,6 @@ class TestEvents:
             await anext(run)
         with pytest.raises(GradientError, match="no answer: it was left before its end"):
             await run.completion()
-
-
-class TestEnd:
-    """How a run ends."""
-
-    async def test_no_calls(self, start: Start, stream: bool) -> None:
-        _, client = await start(answers(finish_reason="tool_calls", stream=stream))
-        run = begin(client, stream=stream)
-        assert await run.completion() is run.turns[0] is await run.completion()
-        assert ["Done."] == shown(run.messages)
-        with pytest.raises(StopAsyncIteration):
-            await anext(run)
-
-    @pytest.mark.parametrize("waits", [False, True])
-    async def test_stop_when(self, start: Start, waits: bool) -> None:
-        """It is asked after each turn's results are in, and awaited if need be."""
-        asked: list[Any] = []
-
-        def enough(run: ToolRun[Any]) -> Any:
-            asked.append((run, len(run.turns), shown(run.messages)[-1]))
-            answer = len(run.turns) == 2
-
-            async def later() -> bool:
-                return answer
-
-            return later() if waits else answer
-
-        server, client = await start(*[calls(PARIS)] * 3)
-        run = begin(client, stop_when=enough)
-        done = await run.completion()
-        assert [(run, 1, ("a", "Paris: 20 C")), (run, 2, ("a", "Paris: 20 C"))] == asked
-        assert (2, 5, run.turns[1]) == (len(server.requests), len(run.messages), done)
-
-    async def test_what_stop_when_raises(self, start: Start) -> None:
-        _, client = await start(calls(PARIS))
-
-        def fail(run: ToolRun[Any]) -> bool:
-            return bool(1 // (len(run.turns) - 1))
-
-        run = begin(client, stop_when=fail)
-        with pytest.raises(ZeroDivisionError) as raised:
-            await run.completion()
-        assert ["turn 0 of the run"] == raised.value.__notes__
-        assert 3 == len(run.messages)
-
-    async def test_max_turns(self, start: Start, stream: bool) -> None:
-        ran: list[int] = []
-
-        def note(n: int) -> None:
-            ran.append(n)
-
-        server, client = await start(*[calls(("note", '{"n":0}'), stream=stream)] * 3)
-        run = begin(client, note, stream=stream, max_turns=2)
-        with pytest.raises(MaxTurnsError, match="max_turns=2") as raised:
-            await events_of(run)
-        error = raised.value
-        assert ([0], 2) == (ran, len(server.requests))
-        assert (error.turns, error.messages, error.usage) == (run.turns, run.messages, run.usage)
-        assert (run.turns[1], 2, 3) == (error.completion, len(run.turns), len(run.messages))
-        assert 10 == (run.usage.total_tokens if run.usage else None)
-        copied = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
-        assert (str(error), error.messages) == (str(copied), copied.messages)
-        with pytest.raises(GradientError, match="no answer: MaxTurnsError: the model still calls tools"):
-            await run.completion()
-        assert ([], []) == (MaxTurnsError().turns, MaxTurnsError().completion.choices)
-
-    async def test_ten_turns_by_default(self, start: Start) -> None:
-        server, client = await start(*[calls(PARIS)] * 11)
-        with pytest.raises(MaxTurnsError):
-            await begin(client).completion()
-        assert 10 == len(server.requests)
-
-    @pytest.mark.parametrize("custom", [False, True])
-    async def test_a_call_of_a_mapping_ends_the_run(self, start: Start, custom: bool) -> None:
-        """Nothing of the turn runs, and no call stays unanswered in the messages."""
-        if custom:
-            entry = {"id": "b", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
-            reply: Handler = reply_json(
-                completion(
-                    None, tool_calls=[entry, *_entries(("add", '{"a":1}'))], finish_reason="tool_calls"
-                )
-            )
-        else:
-            reply = calls(("add", '{"a":1}'), PARIS, stream=False)
-        ran: list[int] = []
-
-        def add(a: int) -> None:
-            ran.append(a)
-
-        server, client = await start(reply)
-        run = begin(client, WEATHER, add, stream=False)
-        events = await events_of(run)
-        done = await run.completion()
-        assert ([], 1, MESSAGES) == (ran, len(server.requests), run.messages)
-        assert 2 == len(done.choices[0].message.tool_calls or [])
-        assert not [event for event in events if event.type.startswith("tool.")]
-        assert [WEATHER, tool(add).to_dict()] == server.requests[0].json["tools"]
-
-    async def test_a_call_of_the_older_form_ends_the_run(self, start: Start) -> None:
-        """No call stays unanswered in the messages."""
-        call = {"name": "add", "arguments": "{}"}
-        reply = completion(None, finish_reason="function_call")
-        reply["choices"][0]["message"]["function_call"] = call
-        _, client = await start(reply_json(reply))
-        run = begin(client, stream=False)
-        message = (await run.completion()).choices[0].message
-        assert ("add", MESSAGES) == (message.function_call and message.function_call.name, run.messages)
-
-
-class TestTurnsThatDidNotEndWell:
-    """Nothing of them runs."""
-
-    async def test_a_stream_error_leaves_as_it_is(self, start: Start) -> None:
-        cut = calls(PARIS)
-        server, client = await start(calls(ROME), reply_writes([*_steps(cut)[:2], RESET]), calls(PARIS))
-        run = begin(client)
-        with pytest.raises(StreamInterruptedError) as raised:
-            await run.completion()
-        assert raised.value.partial is not None
-        assert raised.value.partial.choices[0].message.tool_calls
-        assert ["turn 1 of the run"] == raised.value.__notes__
-        assert run.usage is not None
-        assert (2, 1, 5) == (len(server.requests), len(run.turns), run.usage.total_tokens)
-        assert [["a"], ("a", "Rome: 20 C")] == shown(run.messages)
-        _, other = await start(answers())
-        assert (await begin(other, messages=run.messages).completion()).choices[0].message.content == "Done."
-
-    async def test_an_error_of_the_server_leaves_as_it_is(self, start: Start, stream: bool) -> None:
-        _, client = await start(calls(PARIS, stream=stream), reply_json({"message": "no"}, 400))
-        run = begin(client, stream=stream)
-        with pytest.raises(APIStatusError) as raised:
-            await events_of(run)
-        assert ["turn 1 of the run"] == raised.value.__notes__
-
-    @pytest.mark.parametrize(
-        ("reason", "kind"),
-        [("length", LengthFinishReasonError), ("content_filter", ContentFilterFinishReasonError)],
-    )
-    @pytest.mark.parametrize("response_format", [None, Count])
-    async def test_cut_calls(
-        self, start: Start, stream: bool, reason: str, kind: type[OutputError], response_format: Any
-    ) -> None:
-        server, client = await start(calls(PARIS, finish_reason=reason, stream=stream))
-        run = begin(client, stream=stream, response_format=response_format)
-        with pytest.raises(kind) as raised:
-            await run.completion()
-        assert isinstance(raised.value.completion, ParsedChatCompletion)
-        assert raised.value.completion.choices[0].message.tool_calls
-        assert (1, MESSAGES, 1) == (len(server.requests), run.messages, len(run.turns))
-        assert ["turn 0 of the run"] == raised.value.__notes__
-
-    @pytest.mark.parametrize("reason", ["stop", "tool_calls", "eos", None])
-    async def test_every_other_reason_runs_them(self, start: Start, stream: bool, reason: str | None) -> None:
-        _, client = await start(calls(PARIS, finish_reason=reason, stream=stream), answers(stream=stream))
-        run = begin(client, stream=stream)
-        await run.completion()
-        assert 2 == len(run.turns)
-
-    async def test_arguments_that_are_no_json_are_told(self, start: Start) -> None:
-        """Some servers say ``tool_calls`` of calls that were cut."""
-        server, client = await start(calls(("get_weather", '{"city":"Pa')), answers())
-        await begin(client).completion()
-        assert (
-            server.requests[1]
-            .json["messages"][2]["content"]
-            .startswith("Invalid arguments for get_weather: ")
-        )
-
-
-class TestState:
-    """`turns`, `messages` and `usage`, at any time."""
-
-    async def test_a_message_and_its_results_enter_together(self, start: Start) -> None:
-        _, client = await start(calls(PARIS, ROME, content="Let me see."), answers())
-        both = [["a", "b"], ("a", "Paris: 20 C"), ("b", "Rome: 20 C")]
-        async with begin(client) as run:
-            async for event in run:
-                now = shown(run.messages)
-                assert now in ([], both)
-                if event.type == "tool.started":
-                    assert [] == now
-                if event.type == "tool.finished" and event.index == 1:
-                    assert both == now  # before the loop goes on, and if it is left here
-        assert [*both, "Done."] == shown(run.messages)
-
-    async def test_calls_without_an_id(self, start: Start) -> None:
-        """Or with that of another: results name their call by the id."""
-        server, client = await start(
-            calls((*PARIS, ""), (*ROME, "x"), ("add", '{"a":1}', "x"), stream=False),
-            calls((*PARIS, ""), stream=False),
-            answers(stream=False),
-        )
-        run = begin(client, stream=False)
-        events = await events_of(run)
-        first, second = (request.json["messages"] for request in server.requests[1:])
-        assert ["call_0_0", "x", "call_0_2"] == [call["id"] for call in first[1]["tool_calls"]]
-        assert ["call_0_0", "x", "call_0_2"] == [message["tool_call_id"] for message in first[2:]]
-        assert "call_1_0" == second[5]["tool_calls"][0]["id"] == second[6]["tool_call_id"]
-        ids = [event.id for event in events if isinstance(event, ToolStartedEvent)]
-        assert ["call_0_0", "x", "call_0_2", "call_1_0"] == ids
-        assert "" == (run.turns[0].choices[0].message.tool_calls or [])[0].id
-
-    async def test_usage_is_summed_with_its_details(self, start: Start) -> None:
-        details = USAGE | {"prompt_tokens_details": {"cached_tokens": 2}}
-        _, client = await start(calls(PARIS, usage=details), calls(PARIS, usage=None), answers(usage=details))
-        run = begin(client)
-        await run.completion()
-        assert run.usage is not None and run.usage.prompt_tokens_details is not None
-        assert (6, 4) == (run.usage.prompt_tokens, run.usage.prompt_tokens_details.cached_tokens)
-        _, client = await start(answers(usage=None))
-        run = begin(client)
-        await run.completion()
-        assert run.usage is None
-
-    async def test_replies_keep_what_the_session_knows(self, start: Start, stream: bool) -> None:
-        _, client = await start(calls(PARIS, stream=stream), answers(stream=stream))
-        run = begin(client, stream=stream)
-        await run.completion()
-        assert all(each.headers for each in run.turns)
-
-    async def test_repr(self, start: Start) -> None:
-        _, client = await start(answers(), reply_json({"message": "no"}, 400))
-        run = begin(client)
-        assert "<ToolRun open turns=0>" == repr(run)
-        await run.completion()
-        assert "<ToolRun completed turns=1>" == repr(run)
-        run = begin(client)
-        with pytest.raises(APIStatusError):
-            await run.completion()
-        assert "<ToolRun ended early turns=0>" == repr(run)
-
-
-class TestLaterTurns:
-    """What is sent after the first turn."""
-
-    @pytest.mark.parametrize(
-        ("choice", "later"),
-        [
-            ("required", None),
-            ({"type": "function", "function": {"name": "add"}}, None),
-            ("auto", "auto"),
-            ("none", "none"),
-            (None, None),
-            (
-                {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [WEATHER]}},
-                {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [WEATHER]}},
-            ),
-            (
-                {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [WEATHER]}},
-                {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [WEATHER]}},
-            ),
-        ],
-    )
-    async def test_a_forced_choice_is_sent_once(self, start: Start, choice: Any, later: Any) -> None:
-        server, client = await start(calls(PARIS), calls(PARIS), answers())
-        await begin(client, tool_choice=choice).completion()
-        sent = [request.json.get("tool_choice") for request in server.requests]
-        assert [choice, later, later] == sent
-
-    @pytest.mark.parametrize("form", [Count, Answer(Count, name="Counted")])
-    async def test_the_format_goes_with_every_turn(self, start: Start, stream: bool, form: Any) -> None:
-        """Only the last, that without calls, is parsed."""
-        server, client = await start(
-            calls(PARIS, content="not yet", stream=stream), answers('{"n":3}', stream=stream)
-        )
-        run = begin(client, response_format=form, stream=stream)
-        done = await run.completion()
-        answer = answer_of(form)
-        assert answer is not None
-        assert {json.dumps(answer.response_format)} == {
-            json.dumps(request.json["response_format"]) for request in server.requests
-        }
-        assert (ParsedChatCompletion, Count(3)) == (type(done), done.parsed)
-        assert done is run.turns[1] and not isinstance(run.turns[0], ParsedChatCompletion)
-        assert '{"n":3}' == shown(run.messages)[-1]
-
-    async def test_a_schema_as_the_api_takes_it(self, start: Start) -> None:
-        server, client = await start(answers("{}"))
-        done = await begin(client, response_format={"type": "json_object"}).completion()
-        assert not isinstance(done, ParsedChatCompletion)
-        assert {"type": "json_object"} == server.requests[0].json["response_format"]
-
-    @pytest.mark.parametrize(
-        ("text", "reason", "kind"),
-        [
-            ("no", "stop", OutputDecodeError),
-            ('{"n":"x"}', "stop", OutputValidationError),
-            ('{"n":3}', "length", LengthFinishReasonError),
-        ],
-    )
-    async def test_an_answer_that_is_no_value(
-        self, start: Start, text: str, reason: str, kind: type[OutputError]
-    ) -> None:
-        """The answer is in the messages, so that one can ask again."""
-        _, client = await start(calls(PARIS), answers(text, finish_reason=reason))
-        run = begin(client, response_format=Count)
-        with pytest.raises(kind) as raised:
-            await run.completion()
-        assert (run.turns[1], text) == (raised.value.completion, shown(run.messages)[-1])
-        with pytest.raises(GradientError, match=f"no answer: {kind.__name__}"):
-            await run.completion()
-
-    async def test_typed_runs_that_end_with_calls(self, start: Start) -> None:
-        """`stop_when`, and a call of a mapping: there is no answer to read."""
-        _, client = await start(*[calls(PARIS, content="thinking")] * 2)
-
-        def always(_: ToolRun[Any]) -> bool:
-            return True
-
-        run = begin(client, response_format=Count, stop_when=always)
-        assert (ParsedChatCompletion, None) == (type(done := await run.completion()), done.parsed)
-        run = begin(client, WEATHER, response_format=Count)
-        assert (ParsedChatCompletion, None) == (type(done := await run.completion()), done.parsed)
-
-    async def test_a_refusal_has_no_value(self, start: Start) -> None:
-        _, client = await start(reply_sse(chunk(refusal="no"), chunk(finish_reason="stop")))
-        assert (await begin(client, response_format=Count).completion()).parsed is None
 
 
 class TestRefused:
@@ -752,7 +457,7 @@ class TestReading:
         try:
             for each in options:
                 run = begin(client, get_weather, fail, **each)
-                held = weakref.ref(run), weakref.ref(run._turns)
+                held = weakref.ref(run), weakref.ref(run.state)
                 await end(run)
                 del run
                 assert (None, None) == (held[0](), held[1]())
@@ -770,10 +475,3 @@ def _chunks(reply: Any) -> list[Any]:
     """Return the events of a scripted reply."""
     lines = reply.data.partition(b"\r\n\r\n")[2].split(b"data: ")[1:-1]
     return [json.loads(line.partition(b"\n")[0]) for line in lines]
-
-
-def _entries(*calls: tuple[str, str]) -> list[Any]:
-    return [
-        {"id": f"e{index}", "type": "function", "function": {"name": name, "arguments": arguments}}
-        for index, (name, arguments) in enumerate(calls)
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from cancellation import (
     run_cancelled,
 )
 from client_calls import Start
-from runs import answers, begin, calls, sent
+from runs import answers, begin, calls, events_of, sent
 
 from gradient_async import AsyncGradient, ToolRun
 from gradient_async.decoding import check_params
@@ -139,56 +140,59 @@ async def test_closing_cancelled_at_every_await(start: Start) -> None:
             await anext(run)
 
 
-def test_2000_random_moments_under_load() -> None:
+async def test_2000_random_moments_under_load() -> None:
     """Sixty runs at once, each cancelled at any moment: nothing is left, no tool begins later, the messages can be sent."""
+    seeded = random.Random(16)
+    replies = {
+        (stream, called): (answers if called else partial(calls, *MANY[:3]))(stream=stream, gap=0.001)
+        for stream in (True, False)
+        for called in (True, False)
+    }
 
-    async def main() -> None:
-        seeded = random.Random(16)
-        first, last = calls(*MANY[:3], gap=0.001), answers(gap=0.001)
+    async def handler(request: Request, connection: Connection) -> None:
+        called = any(message["role"] == "tool" for message in request.json["messages"])
+        await replies[bool(request.json.get("stream")), called](request, connection)
 
-        async def handler(request: Request, connection: Connection) -> None:
-            called = any(message["role"] == "tool" for message in request.json["messages"])
-            await (last if called else first)(request, connection)
+    whole = 0
+    async with (
+        serve(handler=handler) as server,
+        AsyncGradient(inference_endpoint=server.url, model_access_key="k", max_retries=0) as client,
+    ):
+        tasks = asyncio.all_tasks()
 
-        whole = 0
-        async with (
-            serve(handler=handler) as server,
-            AsyncGradient(inference_endpoint=server.url, model_access_key="k", max_retries=0) as client,
-        ):
-            tasks = asyncio.all_tasks()
+        async def one(moment: float) -> None:
+            nonlocal whole
+            tools = Tools()
+            stream, concurrency = seeded.random() < 0.7, seeded.choice((None, 1, 2))
+            run = begin(client, tools.wait, tools.add, tool_concurrency=concurrency, stream=stream)
+            reading = asyncio.create_task(seeded.choice((run.completion, partial(events_of, run)))())
+            await asyncio.sleep(moment)
+            reading.cancel()
+            await asyncio.wait((reading,))
+            begun = tools.begun
+            assert 0 == tools.running
+            expect_sendable(run)
+            whole += not reading.cancelled()
+            await asyncio.sleep(0)
+            # A thread may have begun the call of a function just as the run was left.
+            assert tools.begun - begun <= 1
+            await run.aclose()
 
-            async def one(moment: float) -> None:
-                nonlocal whole
-                tools = Tools()
-                run = begin(client, tools.wait, tools.add, tool_concurrency=2)
-                reading = asyncio.create_task(run.completion())
-                await asyncio.sleep(moment)
-                reading.cancel()
-                await asyncio.wait((reading,))
-                begun = tools.begun
-                assert 0 == tools.running
-                expect_sendable(run)
-                whole += not reading.cancelled()
-                await asyncio.sleep(0)
-                # A function in a thread has at most been handed to it before.
-                assert tools.begun - begun <= 1
-                await run.aclose()
-
-            left = 2000
-            began = time.monotonic()
-            # A slow machine makes fewer.
-            while left > 0 and time.monotonic() - began < 20:
-                moments = [seeded.uniform(0, 0.12) for _ in range(min(60, left))]
-                await asyncio.gather(*map(one, moments))
-                left -= len(moments)
-            await expect_settled(server, client)
-            await asyncio.sleep(0.01)
-            mine = asyncio.all_tasks() - tasks - set(server._service.tasks)
-            assert set() == mine
-            assert (await begin(client, Tools().add).completion()).choices[0].message.content
-        assert 0 < whole < 2000
-
-    asyncio.run(main())
+        left = 2000
+        began = time.monotonic()
+        # A slow machine makes fewer.
+        while left > 0 and time.monotonic() - began < 20:
+            moments = [seeded.uniform(0, 0.12) for _ in range(min(60, left))]
+            await asyncio.gather(*map(one, moments))
+            left -= len(moments)
+        await expect_settled(server, client)
+        await asyncio.sleep(0.01)
+        mine = asyncio.all_tasks() - tasks - set(server._service.tasks)
+        assert set() == mine
+        assert (await begin(client, Tools().add).completion()).choices[0].message.content
+    assert 0 < whole < 2000
+    # No thread has anything left to do.
+    assert 1 == await asyncio.wait_for(asyncio.to_thread(int, 1), 10)
 
 
 async def test_a_time_limit_around_a_run(start: Start) -> None:

@@ -135,6 +135,10 @@ async def runs(client: AsyncGradient) -> None:
     typed = run(model="m", messages=messages, tools=[tool(look_up)], response_format=Invoice)
     assert_type(typed, ToolRun[ParsedChatCompletion[Invoice]])
     assert_type((await typed.completion()).parsed, Invoice | None)
+    async for event in typed:
+        assert_type(event, ToolRunEvent[Invoice])
+        if event.type == "content.done":
+            assert_type(event.parsed, Invoice | None)
     assert_type(
         run(model="m", messages=messages, tools=[look_up], response_format=Answer(Model)),
         ToolRun[ParsedChatCompletion[Model]],

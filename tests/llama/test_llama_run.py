@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from gradient_async import AsyncGradient, ToolRun
+from gradient_async.testing import chunk, reply_sse, serve
 
 MODEL = "tiny-chat"
 LlamaServer = Callable[..., str]
@@ -60,5 +62,38 @@ async def test_runs(client: AsyncGradient, text: str, cities: list[str], *, stre
     # The server takes the history as it is.
     answer = await client.chat.completions.create(
         model=MODEL, messages=[*run.messages, {"role": "user", "content": "Say hello"}], tools=[get_weather]
+    )
+    assert answer.choices
+
+
+class Degrees(Struct):
+    n: int
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streamed", "awaited"])
+async def test_a_typed_run(client: AsyncGradient, *, stream: bool) -> None:
+    """The server forces the schema, so the model answers at once."""
+    run = begin(
+        client, "What is the weather in Paris?", stream=stream, response_format=Degrees, max_tokens=100
+    )
+    values = [event.parsed async for event in run if event.type == "content.done"]
+    done = await run.completion()
+    assert [done.parsed] == values and isinstance(done.parsed, Degrees)
+
+
+@pytest.mark.parametrize("arguments", ['{"city":"Pa', "", '["Paris"]'])
+async def test_a_history_with_faulty_arguments(client: AsyncGradient, arguments: str) -> None:
+    """The server refuses arguments that are no JSON in a history, and takes that of a run."""
+    call = {"index": 0, "id": "a", "function": {"name": "get_weather", "arguments": arguments}}
+    async with serve(
+        reply_sse(chunk(tool_calls=[call]), chunk(finish_reason="tool_calls")),
+        reply_sse(chunk("It is"), chunk(finish_reason="stop")),
+    ) as other:
+        first = client.with_options(inference_endpoint=other.url)
+        run = begin(first, "What is the weather in Paris?")
+        await run.completion()
+    assert "Invalid arguments for get_weather" in run.messages[2]["content"]
+    answer = await client.chat.completions.create(
+        model=MODEL, messages=run.messages[:3], tools=[get_weather], max_tokens=20
     )
     assert answer.choices
