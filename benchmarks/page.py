@@ -206,7 +206,7 @@ Groups: TypeAlias = dict[str, dict[str, Spread]]
 
 _OURS = ("ours", "fan_out")
 _NO_LIBRARY = ("naive", "drained", "msgspec", "asyncio, msgspec", "aiohttp")
-_WIDTH, _LINE, _NAMES, _FIGURES = 560, 20, 130, 56  # of a chart, in its own units; text is 12 units high
+_WIDTH, _LINE, _NAMES, _FIGURES = 480, 20, 130, 56  # of a chart, in its own units; text is 12 units high
 
 
 def _groups(chart: Chart, rows: Sequence[Row]) -> Groups:
@@ -239,7 +239,7 @@ def _draw(chart: Chart, groups: Groups, style: str) -> str:
                 f'<text x="{right + 5}" y="{y}">{_figure(median)}</text>',
             ]
     size = f'viewBox="0 0 {_WIDTH} {y + 8}" width="{_WIDTH}" height="{y + 8}"'
-    head = f'<svg class="picture" xmlns="http://www.w3.org/2000/svg" {size} role="img"'
+    head = f'<svg class="picture chart" xmlns="http://www.w3.org/2000/svg" {size} role="img"'
     page = f'<rect class="page" width="{_WIDTH}" height="{y + 8}"/>'
     return "\n".join(
         [f'{head} aria-label="{escape(chart.title)}">', f"<style>\n{style}</style>", page, *drawn, "</svg>\n"]
