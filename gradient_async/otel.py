@@ -111,7 +111,7 @@ class OpenTelemetry(Hook):
         operation = _OPERATIONS.get(call.operation)
         if operation is None or self in call.state:
             return
-        model = call.params.get("model")
+        model = call.params.get("model") if operation == "chat" else None
         call.state[self] = self._tracer.start_span(
             f"{operation} {model}" if model else operation,
             kind=SpanKind.CLIENT,

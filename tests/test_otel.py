@@ -352,8 +352,9 @@ async def test_failures_by_the_latest_conventions(start: Start, latest: Sink) ->
 
 async def test_an_agent_by_the_latest_conventions(start: Start, latest: Sink) -> None:
     _, client = await start(hooks=[latest.hook])
-    await client.agents.chat.completions.create(messages=MESSAGES)
+    await client.agents.chat.completions.create(messages=MESSAGES, model="ignored")
     assert {"gen_ai.client.invoke_agent.duration"} == set(latest.metrics)
+    assert "invoke_agent" == latest.spans[0].name
 
 
 async def test_variables_are_read_when_the_hook_is_made(
