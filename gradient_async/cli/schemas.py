@@ -42,10 +42,9 @@ def answer_of(text: str) -> Answer[Any] | dict[str, Any]:
 
 
 def _answer_of_type(module: str, name: str) -> Answer[Any]:
+    # An installed command finds modules beside its script only, unlike `python -m`.
     if "" not in sys.path:
-        sys.path.insert(
-            0, ""
-        )  # the working directory, as for `python -m`; the script of a command has its own folder
+        sys.path.insert(0, "")
     try:
         found: Any = importlib.import_module(module)
         for part in name.split("."):
