@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
-from ..client import AsyncGradient
 from ..errors import GradientError, StreamError
 from ..stream import ChatCompletionStream
-from ..testing import serve
+from .command import (
+    CLIENT_VARIABLES,
+    DEFAULT_MODEL,
+    SCREEN_VARIABLES,
+    Command,
+    add_client_arguments,
+    open_client,
+)
 from .display import complain, json_line, note, open_display, say_json
-
-DEFAULT_MODEL = "llama3.3-70b-instruct"
 
 _LOCAL_DELAY = 0.02  # seconds between the simulated model's tokens: slow enough to watch
 
@@ -38,25 +40,6 @@ async def run_chat(arguments: argparse.Namespace) -> int:
             note(json_line(error.partial.to_dict()))
         return 1
     return 0
-
-
-@asynccontextmanager
-async def open_client(
-    arguments: argparse.Namespace, *, delay: float = 0.0
-) -> AsyncGenerator[AsyncGradient, None]:
-    """Open a client for Gradient, for ``--base-url``, or, with ``--local``, for a simulated model.
-
-    The simulated model waits ``delay`` seconds before each token.
-    """
-    if arguments.local:
-        async with (
-            serve(delay=delay) as server,
-            AsyncGradient(inference_endpoint=server.url, model_access_key="local") as client,
-        ):
-            yield client
-    else:
-        async with AsyncGradient(base_url=arguments.base_url) as client:
-            yield client
 
 
 def _params(arguments: argparse.Namespace, prompt: str) -> Any:
@@ -92,3 +75,26 @@ async def show(stream: ChatCompletionStream, n: int = 1, *, logprobs: bool = Fal
                 if isinstance(result, BaseException):
                     raise result
         display.add_calls(await stream.completion())
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_client_arguments(parser)
+    add = parser.add_argument
+    add("prompt", metavar="PROMPT", help="text to send as the user; - reads standard input")
+    add("-n", type=int, metavar="N", help="number of answers, shown side by side (default: 1)")
+    add("--model", default=DEFAULT_MODEL, metavar="M", help="model to ask (default: %(default)s)")
+    add("--system", metavar="TEXT", help="system message: instructions to the model")
+    add("--max-tokens", type=int, metavar="K", help="maximum number of tokens to generate")
+    add("--temperature", type=float, metavar="T", help="sampling temperature, from 0 to 2")
+    add("--logprobs", action="store_true", help="show the probability of each token")
+    add("--json", action="store_true", help="print only the whole completion, as one line of JSON")
+
+
+COMMAND = Command(
+    "chat",
+    help="send a prompt to a model and show the answer as it arrives",
+    description="Send a prompt to a model and show the answer as it arrives.",
+    add_arguments=_add_arguments,
+    run=run_chat,
+    variables=CLIENT_VARIABLES | SCREEN_VARIABLES,
+)

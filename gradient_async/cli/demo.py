@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import sys
@@ -12,7 +13,8 @@ from ..client import AsyncGradient
 from ..events import FunctionToolCallArgumentsDeltaEvent, ToolCallStartEvent
 from ..stream import ChatCompletionStream
 from ..testing import serve
-from .chat import DEFAULT_MODEL, show
+from .chat import show
+from .command import DEFAULT_MODEL, SCREEN_VARIABLES, Command
 from .display import on_terminal, one_line, say, say_bold, tool_line, write
 
 # Seconds between tokens: slow enough to watch on a terminal, and fast if the output goes elsewhere.
@@ -26,7 +28,7 @@ _CITY: dict[str, Any] = {
 _TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": _CITY}}]
 
 
-async def run_demo() -> int:
+async def run_demo(_arguments: argparse.Namespace) -> int:
     """Run the command; return 0."""
     delay = _TERMINAL_DELAY if on_terminal(sys.stdout) else _DELAY
     async with (
@@ -145,3 +147,13 @@ async def _map(client: AsyncGradient) -> None:
         tokens += 0 if usage is None else usage.total_tokens
     seconds = time.monotonic() - start
     say(f"  [40 completions, {tokens} tokens, {1000 * seconds:.0f} ms: {40 / seconds:.0f} a second]")
+
+
+COMMAND = Command(
+    "demo",
+    help="show what the library does; needs no key",
+    description="Show what the library does, with a simulated model on this machine. Needs no key.",
+    add_arguments=lambda _parser: None,
+    run=run_demo,
+    variables=SCREEN_VARIABLES,
+)

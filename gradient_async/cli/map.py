@@ -24,7 +24,7 @@ from ..errors import ConfigurationError, JournalError
 from ..fanout import Journal, MapResult, MapResults
 from ..fanout.journal import JournalRun
 from ..fanout.result_file import InputLine, Row
-from .chat import open_client
+from .command import CLIENT_VARIABLES, DEFAULT_MODEL, Command, add_client_arguments, open_client
 from .display import complain, note, open_display
 
 _FAILED = 1
@@ -324,3 +324,48 @@ class MapCommand:
         finally:
             loop.remove_signal_handler(signal.SIGINT)
             loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_client_arguments(parser)
+    add = parser.add_argument
+    add("input", metavar="IN.jsonl", help="file of requests; - reads standard input")
+    add(
+        "output", metavar="OUT.jsonl", help="file of results; requests with a result in it are not sent again"
+    )
+    add(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="M",
+        help="model for requests that name none (default: %(default)s)",
+    )
+    add(
+        "--max-concurrency",
+        type=int,
+        default=64,
+        metavar="N",
+        help="maximum number of requests in flight (default: %(default)s)",
+    )
+    add("--requests-per-minute", type=float, metavar="R", help="maximum number of requests in any minute")
+    add("--tokens-per-minute", type=float, metavar="T", help="maximum number of tokens in a minute")
+    add("--adaptive", action="store_true", help="adapt the number of requests in flight to the server")
+    add("--stream", action="store_true", help="stream replies, so that stalled ones are noticed early")
+    add(
+        "--retry-errors",
+        action="store_true",
+        help="send all requests whose results are errors again, also those that the server refused with 400, 404, "
+        "413 or 422",
+    )
+
+
+COMMAND = Command(
+    "map",
+    help="send the requests of a file and write the results to another",
+    description="Send the requests of a file, one on each line: batch lines with custom_id and body, or the "
+    "parameters of a request alone. Each result is written as it arrives, one on each line. After an "
+    "interruption, run the same command again: it sends the requests that have no result yet, and those that "
+    "failed or have changed.",
+    add_arguments=_add_arguments,
+    run=run_map,
+    variables=CLIENT_VARIABLES,
+)

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 
 from ..testing import Quota, serve
+from .command import Command
 from .display import complain, say
 
 _USAGE = """\
@@ -72,3 +73,40 @@ async def run_serve(arguments: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         complain(str(error))
     return 1
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    add("--port", type=int, default=8080, metavar="P", help="port; 0 picks a free one (default: %(default)s)")
+    add("--replay", metavar="DIR", help="replay the recordings of this folder")
+    add(
+        "--speed",
+        type=parse_speed,
+        default=1.0,
+        metavar="X",
+        help="how many times as fast as recorded to replay; max makes no pauses (default: %(default)s)",
+    )
+    add("--upstream", metavar="URL", help="pass on requests that are not recorded to this server")
+    add("--record", metavar="DIR", help="record the replies of the upstream server in this folder")
+    add(
+        "--delay", type=float, default=0.02, metavar="S", help="seconds between tokens (default: %(default)s)"
+    )
+    add("--key", action="append", default=[], metavar="K", help="accept only this key; may be repeated")
+    add(
+        "--quota",
+        type=parse_quota,
+        metavar="N,R",
+        help="rate limit of each key: N requests at once, and R more in each second; N,R,T,S also limits tokens: T at "
+        "once, and S more in each second (default: no limit)",
+    )
+
+
+COMMAND = Command(
+    "serve",
+    help="run a local server for any client",
+    description="Run a local server for any client, until Ctrl-C. It simulates a model, replays recordings, or passes "
+    "requests on to another server and records the replies, without keys.",
+    add_arguments=_add_arguments,
+    run=run_serve,
+)

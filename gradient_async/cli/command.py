@@ -1,0 +1,100 @@
+"""What the commands have in common: their description, the options of those that ask a server, and the client they use."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from ..client import AsyncGradient
+from ..testing import serve
+
+DEFAULT_MODEL = "llama3.3-70b-instruct"
+
+# The variables of a command that asks a server, as its help names them.
+CLIENT_VARIABLES = {
+    "GRADIENT_MODEL_ACCESS_KEY": "key for the models; DIGITALOCEAN_ACCESS_TOKEN if there is none",
+    "GRADIENT_BASE_URL": "server to ask, as for --base-url",
+    "GRADIENT_INFERENCE_ENDPOINT": "the same without the version: requests go to URL/v1/chat/completions",
+    "GRADIENT_LOG": "debug or info: log requests on standard error",
+}
+SCREEN_VARIABLES = {"NO_COLOR": "if set, draw without colours"}
+
+_VARIABLES = "environment variables:"
+_INDENT = 12 * " "
+
+
+class Command(NamedTuple):
+    """One command. Each is the constant ``COMMAND`` of the module of its name.
+
+    Attributes:
+        name: Its name on the command line.
+        help: What it does, for the list of commands.
+        description: What it does, for its own help.
+        add_arguments: Adds its arguments to its parser.
+        run: Runs it, and returns its exit status; may be a coroutine function.
+        variables: The environment variables that it reads, each with its meaning.
+    """
+
+    name: str
+    help: str
+    description: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
+    variables: dict[str, str] = {}
+
+    @property
+    def epilog(self) -> str | None:
+        """The end of its help: the list of its variables."""
+        if not self.variables:
+            return None
+        return "\n".join([_VARIABLES, *(f"{name}\t{meaning}" for name, meaning in self.variables.items())])
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Shows the list of variables as argparse shows options."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if not text.startswith(_VARIABLES):
+            return super()._fill_text(text, width, indent)
+        lines = [_VARIABLES]
+        for line in text.splitlines()[1:]:
+            name, _, meaning = line.partition("\t")
+            lines += [
+                f"  {name}",
+                textwrap.fill(meaning, width, initial_indent=_INDENT, subsequent_indent=_INDENT),
+            ]
+        return "\n".join(lines)
+
+
+def add_client_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the commands that ask a server."""
+    parser.add_argument(
+        "--local", action="store_true", help="ask a simulated model on this machine; needs no key"
+    )
+    parser.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="server to ask instead of Gradient; requests go to URL/chat/completions",
+    )
+
+
+@asynccontextmanager
+async def open_client(
+    arguments: argparse.Namespace, *, delay: float = 0.0
+) -> AsyncGenerator[AsyncGradient, None]:
+    """Open a client for Gradient, for ``--base-url``, or, with ``--local``, for a simulated model.
+
+    The simulated model waits ``delay`` seconds before each token.
+    """
+    if arguments.local:
+        async with (
+            serve(delay=delay) as server,
+            AsyncGradient(inference_endpoint=server.url, model_access_key="local") as client,
+        ):
+            yield client
+    else:
+        async with AsyncGradient(base_url=arguments.base_url) as client:
+            yield client
