@@ -13,6 +13,7 @@ from .._version import __version__
 from .chat import COMMAND as CHAT
 from .command import HelpFormatter
 from .demo import COMMAND as DEMO
+from .display import complain
 from .map import COMMAND as MAP
 from .replay import COMMAND as REPLAY
 from .serve import COMMAND as SERVE
@@ -23,6 +24,7 @@ _COMMANDS = (DEMO, CHAT, REPLAY, SERVE, MAP)
 # The exit statuses that shells give to a program ended by Ctrl-C, or by writing to a closed pipe.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_UNWRITABLE = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,16 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; those of the process if None.
     """
-    arguments = _parser().parse_args(argv)
     try:
-        status = _run(arguments)
-        sys.stdout.flush()
+        try:
+            return _run(_parser().parse_args(argv))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # The interpreter flushes standard output at exit, and would report the broken pipe again.
+        status = _BROKEN_PIPE
+    except OSError as error:  # of standard output: the commands handle the errors of their files and servers
+        complain(f"standard output can't be written: {error.strerror or error}")
+        status = _UNWRITABLE
+    # The interpreter flushes standard output at exit, and would report the error again.
+    if sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
     return status
 
 
