@@ -13,6 +13,7 @@ from .._version import __version__
 from .chat import COMMAND as CHAT
 from .command import HelpFormatter
 from .demo import COMMAND as DEMO
+from .display import complain
 from .map import COMMAND as MAP
 from .replay import COMMAND as REPLAY
 from .serve import COMMAND as SERVE
@@ -23,6 +24,7 @@ _COMMANDS = (DEMO, CHAT, REPLAY, SERVE, MAP)
 # The exit statuses that shells give to a program ended by Ctrl-C, or by writing to a closed pipe.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,13 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         status = _run(arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:
-        # The interpreter flushes standard output at exit, and would report the broken pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+    except OSError as error:
+        # What can't be read is told where it is opened, so this is standard output: a full disk, or nobody reads it.
+        if sys.stdout is not None:
+            # The interpreter flushes it at exit, and would report the error again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return _BROKEN_PIPE
+        complain(f"{error.filename or 'standard output'}: {error.strerror}")
+        return _FAILED
     return status
 
 
