@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import os
 import textwrap
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from ..client import AsyncGradient
 from ..testing import serve
@@ -20,6 +23,7 @@ CLIENT_VARIABLES = {
     "GRADIENT_INFERENCE_ENDPOINT": "the same without the version: requests go to URL/v1/chat/completions",
     "GRADIENT_LOG": "debug or info: log requests on standard error",
 }
+MODEL_VARIABLES = {"GRADIENT_MODEL": "model to ask where --model is not given"}
 SCREEN_VARIABLES = {"NO_COLOR": "if set, draw without colours"}
 
 _VARIABLES = "environment variables:"
@@ -69,6 +73,11 @@ class HelpFormatter(argparse.HelpFormatter):
         return "\n".join(lines)
 
 
+def default_model() -> str:
+    """Return the model to ask where the command line names none."""
+    return os.environ.get("GRADIENT_MODEL") or DEFAULT_MODEL
+
+
 def add_client_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the commands that ask a server."""
     parser.add_argument(
@@ -79,6 +88,15 @@ def add_client_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="server to ask instead of Gradient; requests go to URL/chat/completions",
     )
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a server is on this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 @asynccontextmanager
@@ -97,4 +115,6 @@ async def open_client(
             yield client
     else:
         async with AsyncGradient(base_url=arguments.base_url) as client:
+            if client.model_access_key is None and is_loopback(client.base_url):
+                client.model_access_key = "none"  # a server on this machine seldom wants one
             yield client

@@ -24,8 +24,8 @@ from ..errors import ConfigurationError, JournalError
 from ..fanout import Journal, MapResult, MapResults
 from ..fanout.journal import JournalRun
 from ..fanout.result_file import InputLine, Row
-from .command import CLIENT_VARIABLES, DEFAULT_MODEL, Command, add_client_arguments, open_client
-from .display import complain, note, open_display
+from .command import CLIENT_VARIABLES, MODEL_VARIABLES, Command, add_client_arguments, default_model, open_client
+from .display import complain, note, open_progress
 
 _FAILED = 1
 _UNUSABLE = 2
@@ -227,7 +227,7 @@ class MapCommand:
     async def run(self, client: AsyncGradient) -> int:
         """Send the requests until all have ended or a signal stops the run; return the exit status."""
         arguments, counts = self._arguments, self._counts
-        with open_display(sys.stderr) as self._display:
+        with open_progress(sys.stderr) as self._display:
             self._show_progress()
             results = client.chat.completions.map(
                 self._requests(),
@@ -335,7 +335,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--model",
-        default=DEFAULT_MODEL,
+        default=default_model(),
         metavar="M",
         help="model for requests that name none (default: %(default)s)",
     )
@@ -367,5 +367,5 @@ COMMAND = Command(
     "failed or have changed.",
     add_arguments=_add_arguments,
     run=run_map,
-    variables=CLIENT_VARIABLES,
+    variables=CLIENT_VARIABLES | MODEL_VARIABLES,
 )

@@ -1,0 +1,90 @@
+"""What ``chat`` sends, as the command line and the standard input give it: the text, images and parameters."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import difflib
+import mimetypes
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..decoding import known_params
+from .display import on_terminal
+
+_MAPPINGS = frozenset({"extra_body", "extra_headers", "extra_query"})
+_PARAMS = (known_params() | _MAPPINGS | {"timeout"}) - {"messages"}
+# The first bytes of each kind of image that models take.
+_IMAGES = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
+    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
+    (re.compile(rb"GIF8[79]a"), "image/gif"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
+)
+
+
+def param_of(text: str) -> tuple[str, Any]:
+    """Parse the value of ``-o``: the name of a parameter, and a value that is JSON, or else text."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as top_p=0.9")
+    if name not in _PARAMS:
+        close = difflib.get_close_matches(name, _PARAMS, n=1)
+        hint = f"did you mean {close[0]}? " if close else ""
+        raise argparse.ArgumentTypeError(
+            f"there is no parameter {name!r}; {hint}Other fields are sent by -o 'extra_body={{\"{name}\": ...}}'"
+        )
+    parsed: Any
+    try:
+        parsed = msgspec.json.decode(value)
+    except (ValueError, RecursionError):
+        parsed = value
+    if name in _MAPPINGS and not isinstance(parsed, dict):
+        raise argparse.ArgumentTypeError(f"{name}={value}: expected an object of JSON")
+    return name, parsed
+
+
+def image_of(text: str) -> dict[str, Any]:
+    """Return a part of a message for the value of ``--image``: a URL, a file, or ``-`` for the standard input."""
+    if re.match("(https?|data):", text):
+        url = text
+    else:
+        try:
+            data = sys.stdin.buffer.read() if text == "-" else Path(text).read_bytes()
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+        kind = next((kind for magic, kind in _IMAGES if magic.match(data)), None) or mimetypes.guess_type(text)[0]
+        if kind is None or not kind.startswith("image/"):
+            raise argparse.ArgumentTypeError(f"{text} is not an image: a PNG, JPEG, GIF or WebP file is")
+        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def content_of(text: str, parts: list[dict[str, Any]]) -> Any:
+    """Return the content of a message: text, and images if there are any."""
+    if not parts:
+        return text
+    return [{"type": "text", "text": text}, *parts] if text.strip() else parts
+
+
+def text_of(prompt: str | None) -> str | None:
+    """Return the text to send: the prompt, what was piped, or both; None if there is neither, on a terminal.
+
+    Raises:
+        ValueError: If the standard input is not text.
+    """
+    if sys.stdin is None:
+        return prompt
+    if prompt == "-":
+        return sys.stdin.read()
+    if on_terminal(sys.stdin):
+        return prompt
+    piped = sys.stdin.read()
+    if prompt is None:
+        return piped
+    # The prompt comes last: models follow what they have read last.
+    return f"{piped.rstrip()}\n\n{prompt}" if piped.strip() else prompt

@@ -1,0 +1,116 @@
+"""A program in a pseudo-terminal, and what it draws there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import pyte
+
+PATIENCE = 60.0  # seconds until something is taken to never happen
+# The terminal becomes that of a session of its own, so that Ctrl-C reaches the program alone.
+_LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+
+
+class Terminal:
+    """Runs the command line in a terminal of this size; ``async`` programs and tests may not use it at once.
+
+    Args:
+        arguments: Arguments of the command line, or of the interpreter if ``module`` is None.
+        columns: Width.
+        lines: Height.
+        environment: Changes of the environment.
+        piped: What is piped into the program, in place of the keyboard.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        columns: int = 80,
+        lines: int = 24,
+        environment: dict[str, str] | None = None,
+        piped: str | None = None,
+    ) -> None:
+        self._screen: Any = pyte.HistoryScreen(columns, lines, history=100_000, ratio=0.5)
+        self._stream: Any = pyte.ByteStream(self._screen)
+        self.raw = b""
+        self._control, terminal = os.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        command = [sys.executable, "-c", _LOGIN, "-m", "gradient_async", *arguments]
+        if piped is not None:
+            words = 'printf %s "$0" | "$@"'
+            command = [sys.executable, "-c", _LOGIN.replace("[sys.executable, *", "['bash', *").replace("execv(sys.executable", "execv('/bin/bash'"), "-c", words, piped, sys.executable, "-m", "gradient_async", *arguments]
+        self._process = subprocess.Popen(
+            command,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "", "LINES": "", **(environment or {})},
+        )
+        os.close(terminal)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._control)
+
+    @property
+    def screen(self) -> str:
+        """What the screen shows."""
+        return "\n".join(line.rstrip() for line in self._screen.display)
+
+    @property
+    def shown(self) -> str:
+        """Everything that was drawn and is not erased: what has left the screen at its top, and the screen."""
+        above = ["".join(line[x].data for x in range(self._screen.columns)).rstrip() for line in self._screen.history.top]
+        return "\n".join([*above, self.screen]).rstrip()
+
+    def write(self, text: str) -> None:
+        """Type text."""
+        os.write(self._control, text.encode())
+
+    def read(self, seconds: float = 0.05) -> bool:
+        """Draw what comes within this time; return False at the end of the output."""
+        if not select.select([self._control], [], [], seconds)[0]:
+            return True
+        try:
+            data = os.read(self._control, 65536)
+        except OSError as error:
+            assert error.errno == errno.EIO, error  # the other side is closed
+            return False
+        self.raw += data
+        self._stream.feed(data)
+        return bool(data)
+
+    def wait_for(self, text: str, count: int = 1) -> None:
+        """Wait until a text is drawn so many times."""
+        ends = time.monotonic() + PATIENCE
+        while self.shown.count(text) < count:
+            assert self.read(), f"the program has ended, and {text!r} is not in:\n{self.shown}"
+            assert time.monotonic() < ends, f"{text!r} is not in:\n{self.shown}"
+
+    def end(self) -> int:
+        """Wait until the program has ended; return its exit status."""
+        ends = time.monotonic() + PATIENCE
+        while self.read():
+            assert time.monotonic() < ends, f"the program does not end:\n{self.shown}"
+        return self._process.wait(PATIENCE)
+
+    def kill(self, number: int = signal.SIGINT) -> None:
+        """Send a signal to the program."""
+        self._process.send_signal(number)
