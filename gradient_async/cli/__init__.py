@@ -11,16 +11,18 @@ from typing import Any, cast
 
 from .._version import __version__
 from .chat import COMMAND as CHAT
-from .command import HelpFormatter
+from .command import Parser
+from .completions import COMMAND as COMPLETIONS
 from .demo import COMMAND as DEMO
 from .display import complain
 from .map import COMMAND as MAP
+from .models import COMMAND as MODELS
 from .replay import COMMAND as REPLAY
 from .serve import COMMAND as SERVE
 
 __all__ = ["main"]
 
-_COMMANDS = (DEMO, CHAT, REPLAY, SERVE, MAP)
+_COMMANDS = (DEMO, CHAT, MODELS, MAP, REPLAY, SERVE, COMPLETIONS)
 # The exit statuses that shells give to a program ended by Ctrl-C, or by writing to a closed pipe.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
@@ -62,15 +64,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="gradient-async", description="Stream chat completions from DigitalOcean Gradient."
     )
     parser.add_argument("--version", action="version", version=f"gradient-async {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    parsers: dict[str, Parser] = {}
     for command in _COMMANDS:
         added = commands.add_parser(
-            command.name,
-            help=command.help,
-            description=command.description,
-            epilog=command.epilog,
-            formatter_class=HelpFormatter,
+            command.name, help=command.help, description=command.description, epilog=command.epilog
         )
         command.add_arguments(added)
         added.set_defaults(run=command.run)
+        added.summary = command.help
+        parsers[command.name] = added
+    parser.set_defaults(parsers=parsers)
     return parser

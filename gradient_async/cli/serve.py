@@ -8,6 +8,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import textwrap
 import time
 from typing import Any, cast
@@ -87,7 +88,7 @@ async def run_serve(arguments: argparse.Namespace) -> int:
         )
         await server.start()
     except ValueError as error:
-        complain(str(error))
+        complain(_in_flags(str(error)))
         return 1
     except OSError as error:
         complain(_reason(error, arguments))
@@ -102,20 +103,27 @@ async def run_serve(arguments: argparse.Namespace) -> int:
     return 1
 
 
+def _in_flags(message: str) -> str:
+    """Return a message of `serve` with flags in place of arguments."""
+    message = re.sub(r"^(\w+): ", r"--\1: ", message).replace("as upstream=", "by --upstream")
+    return message.replace("serve(upstream=, record=)", "serve --upstream --record")
+
+
 def _reason(error: OSError, arguments: argparse.Namespace) -> str:
     """Return why the server can't start, and what to do."""
     where = f"port {arguments.port} of {arguments.host}"
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     if error.errno == errno.EADDRINUSE:
         return (
-            f"{where} is taken by another program; choose another by --port, or --port 0 for any that is free"
+            f"{where} is taken by another program; choose another by --port, or any that is free by --port 0"
         )
-    if error.errno == errno.EACCES and error.filename is None:
+    if error.errno == errno.EACCES:
         return f"{where} is not for every user; choose a port above 1023 by --port"
-    if error.filename is None:
-        return (
-            f"can't listen on {where}: {error.strerror or error}; choose an address of this machine by --host"
-        )
-    return f"{error.filename}: {error.strerror}"
+    # asyncio puts its own text into the errors of the system; those of the look-up of a name have negative numbers.
+    number = error.errno or 0
+    reason = os.strerror(number) if number > 0 else error.strerror or error
+    return f"can't listen on {where}: {reason}; choose an address of this machine by --host"
 
 
 def _log(server: Server, request: Request, *, quiet: bool) -> None:
