@@ -24,7 +24,14 @@ from ..errors import ConfigurationError, JournalError
 from ..fanout import Journal, MapResult, MapResults
 from ..fanout.journal import JournalRun
 from ..fanout.result_file import InputLine, Row
-from .command import CLIENT_VARIABLES, MODEL_VARIABLES, Command, add_client_arguments, default_model, open_client
+from .command import (
+    CLIENT_VARIABLES,
+    MODEL_VARIABLES,
+    Command,
+    add_client_arguments,
+    default_model,
+    open_client,
+)
 from .display import complain, note, open_progress
 
 _FAILED = 1
