@@ -12,20 +12,22 @@ from typing import Any, cast
 
 from .._version import __version__
 from .chat import COMMAND as CHAT
-from .command import HelpFormatter
+from .command import Parser
+from .completions import COMMAND as COMPLETIONS
 from .demo import COMMAND as DEMO
 from .display import complain
 from .map import COMMAND as MAP
+from .models import COMMAND as MODELS
 from .replay import COMMAND as REPLAY
 from .serve import COMMAND as SERVE
 
 __all__ = ["main"]
 
-_COMMANDS = (DEMO, CHAT, REPLAY, SERVE, MAP)
+_COMMANDS = (DEMO, CHAT, MODELS, MAP, REPLAY, SERVE, COMPLETIONS)
 # The exit statuses that shells give to a program ended by Ctrl-C, or by writing to a closed pipe.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
-_FAILED = 1
+_UNWRITABLE = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,24 +36,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: Arguments without the program's name; those of the process if None.
     """
-    arguments = _parser().parse_args(argv)
     try:
-        status = _run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        try:
+            return _run(_parser().parse_args(argv))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except KeyboardInterrupt:
         if argv is None:  # the process ends now; Python would answer a second Ctrl-C with a traceback
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _INTERRUPTED
-    except OSError as error:
-        # What can't be read is told where it is opened, so this is standard output: a full disk, or nobody reads it.
-        if sys.stdout is not None:
-            # The interpreter flushes it at exit, and would report the error again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return _BROKEN_PIPE
-        complain(f"{error.filename or 'standard output'}: {error.strerror}")
-        return _FAILED
+    except BrokenPipeError:
+        status = _BROKEN_PIPE
+    except OSError as error:  # of standard output: the commands handle the errors of their files and servers
+        complain(f"standard output can't be written: {error.strerror or error}")
+        status = _UNWRITABLE
+    # The interpreter flushes standard output at exit, and would report the error again.
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
 
@@ -65,15 +67,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="gradient-async", description="Stream chat completions from DigitalOcean Gradient."
     )
     parser.add_argument("--version", action="version", version=f"gradient-async {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    parsers: dict[str, Parser] = {}
     for command in _COMMANDS:
         added = commands.add_parser(
-            command.name,
-            help=command.help,
-            description=command.description,
-            epilog=command.epilog,
-            formatter_class=HelpFormatter,
+            command.name, help=command.help, description=command.description, epilog=command.epilog
         )
         command.add_arguments(added)
         added.set_defaults(run=command.run)
+        added.summary = command.help
+        parsers[command.name] = added
+    parser.set_defaults(parsers=parsers)
     return parser

@@ -45,7 +45,7 @@ class Command(NamedTuple):
     name: str
     help: str
     description: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
+    add_arguments: Callable[[argparse.ArgumentParser], object]
     run: Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
     variables: dict[str, str] = {}
 
@@ -55,6 +55,26 @@ class Command(NamedTuple):
         if not self.variables:
             return None
         return "\n".join([_VARIABLES, *(f"{name}\t{meaning}" for name, meaning in self.variables.items())])
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of one command.
+
+    Attributes:
+        summary: What the command does, for the list of commands.
+        added: The arguments that were added, in order.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.summary = ""
+        self.added: list[argparse.Action] = []
+        super().__init__(**options, formatter_class=HelpFormatter)
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """Add an argument, and keep it in the list."""
+        action = super().add_argument(*names, **options)
+        self.added.append(action)
+        return action
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -71,6 +91,13 @@ class HelpFormatter(argparse.HelpFormatter):
                 textwrap.fill(meaning, width, initial_indent=_INDENT, subsequent_indent=_INDENT),
             ]
         return "\n".join(lines)
+
+
+def whole_number(text: str) -> int:
+    """Parse the value of an option that is a whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def default_model() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import math
 import shutil
 import signal
 import sys
@@ -24,6 +25,7 @@ from ..errors import ConfigurationError, JournalError
 from ..fanout import Journal, MapResult, MapResults
 from ..fanout.journal import JournalRun
 from ..fanout.result_file import InputLine, Row
+from ..types import NOT_GIVEN
 from .command import (
     CLIENT_VARIABLES,
     MODEL_VARIABLES,
@@ -31,8 +33,11 @@ from .command import (
     add_client_arguments,
     default_model,
     open_client,
+    whole_number,
 )
 from .display import complain, note, open_progress
+from .problems import explain
+from .schemas import answer_of
 
 _FAILED = 1
 _UNUSABLE = 2
@@ -46,6 +51,7 @@ _PATH = "/chat/completions"
 _OPTIONS = frozenset({"stream"})
 _BAD = "not a request"
 _MAX_SHOWN = 80  # characters of a value in a message
+_PER_MINUTE = {"s": 60, "min": 1, "h": 1 / 60}
 _MAX_SECONDS = 100  # times below are shown in seconds
 
 
@@ -187,10 +193,24 @@ async def run_map(arguments: argparse.Namespace) -> int:
                 with closing(Journal(output, retry_errors=arguments.retry_errors)) as journal:
                     return await MapCommand(arguments, source, journal).run(client)
     except (ConfigurationError, JournalError) as error:
-        complain(str(error))
+        complain(explain(error))
     except OSError as error:
         complain(f"{error.filename}: {error.strerror or error}")
     return _UNUSABLE
+
+
+def parse_pace(text: str) -> float:
+    """Parse the value of ``--pace``; return the number of requests in a minute."""
+    number, _, unit = text.partition("/")
+    try:
+        rate = float(number) * _PER_MINUTE[unit or "min"]
+    except (KeyError, ValueError):
+        rate = 0
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number of requests such as 600/min, 10/s or 36000/h"
+        )
+    return rate
 
 
 def _output_path(arguments: argparse.Namespace) -> Path:
@@ -244,6 +264,7 @@ class MapCommand:
                 adaptive=arguments.adaptive,
                 stream=arguments.stream,
                 journal=self._journal,
+                response_format=NOT_GIVEN if arguments.schema is None else arguments.schema,
             )
             try:
                 with self._handle_signals(results):
@@ -348,14 +369,28 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--max-concurrency",
-        type=int,
+        type=whole_number,
         default=64,
         metavar="N",
         help="maximum number of requests in flight (default: %(default)s)",
     )
-    add("--requests-per-minute", type=float, metavar="R", help="maximum number of requests in any minute")
-    add("--tokens-per-minute", type=float, metavar="T", help="maximum number of tokens in a minute")
+    add(
+        "--pace",
+        "--requests-per-minute",
+        type=parse_pace,
+        dest="requests_per_minute",
+        metavar="N/UNIT",
+        help="maximum number of requests, such as 600/min, 10/s or 36000/h; a number alone is for a minute",
+    )
+    add("--tokens-per-minute", type=whole_number, metavar="T", help="maximum number of tokens in a minute")
     add("--adaptive", action="store_true", help="adapt the number of requests in flight to the server")
+    add(
+        "--schema",
+        type=answer_of,
+        metavar="FILE|TYPE",
+        help="form of the answers: a file with a JSON schema, or a type such as module:Type; an answer that is no value "
+        "of the type is an error",
+    )
     add("--stream", action="store_true", help="stream replies, so that stalled ones are noticed early")
     add(
         "--retry-errors",

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -55,13 +56,21 @@ class Recorder:
             taken += [int(file.stem) for file in self._folder.iterdir() if file.stem.isdecimal()]
         self._numbers = itertools.count(max(taken) + 1)
 
-    async def pass_on(self, request: Request, redaction: Redaction, connection: Connection) -> None:
-        """Answer one request with the reply of the server.
+    @property
+    def about(self) -> str:
+        """What it does, for people."""
+        records = "" if self._folder is None else ", and records the replies"
+        return f"It passes requests on to {self._upstream.hostname}{records}."
+
+    async def pass_on(
+        self, request: Request, redaction: Redaction, headers: Mapping[str, str], connection: Connection
+    ) -> None:
+        """Answer one request with the reply of the server, and further headers, which are not recorded.
 
         Raises:
             OSError: If the server cannot be reached, or the reply cannot be written to the folder.
         """
-        work = asyncio.ensure_future(self._relay(request, redaction, connection))
+        work = asyncio.ensure_future(self._relay(request, redaction, headers, connection))
         left = asyncio.ensure_future(connection.wait_closed())
         try:
             await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
@@ -72,7 +81,9 @@ class Recorder:
         if not work.cancelled():
             work.result()
 
-    async def _relay(self, request: Request, redaction: Redaction, connection: Connection) -> None:
+    async def _relay(
+        self, request: Request, redaction: Redaction, extra: Mapping[str, str], connection: Connection
+    ) -> None:
         number = next(self._numbers)
         upstream = await Upstream.open(self._upstream)
         take = Take(number, redaction, self._upstream.hostname or "")
@@ -85,7 +96,7 @@ class Recorder:
             if reply is not None:
                 status, headers, body = reply
                 take.recording.response = _kept(status, headers, body)
-                opening, framing = open_reply(take.recording.response, request, {})
+                opening, framing = open_reply(take.recording.response, request, extra)
                 await connection.write(opening)
                 end = "eof" if body.done else None
                 while end is None:

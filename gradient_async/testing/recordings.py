@@ -34,6 +34,7 @@ class Recordings:
 
     Attributes:
         every_path: Whether requests for any path are answered: they may have been recorded.
+        about: What this is, for the page at `/`.
         missed: The requests that no recording answered.
     """
 
@@ -67,6 +68,13 @@ class Recordings:
         self._turns = itertools.count()
         self.every_path = bool(self._by_digest) or recorder is not None
         self.missed: list[str] = []
+        self.about = " ".join(
+            [
+                "This is a server for tests.",
+                *(["It replays recorded replies."] if folder is not None else []),
+                *([recorder.about] if recorder is not None else []),
+            ]
+        )
 
     def _load(self, folder: Path) -> None:
         known = read_manifest(folder)
@@ -93,6 +101,10 @@ class Recordings:
         """Return the names of the recorded streams that the model picks, without ``.sse``."""
         return list(self._by_name)
 
+    def accepts(self, model: str) -> bool:
+        """Whether a recorded stream has the name of a model."""
+        return model in self._by_name
+
     def answer(self, request: Request) -> Planned:
         """Plan to play the recording of an equal request, or to pass the request on."""
         redaction = Redaction(request)
@@ -107,7 +119,7 @@ class Recordings:
             return self._plan(fresh, request)
         if self._recorder is not None and not known:
             pass_on = functools.partial(self._recorder.pass_on, request, redaction)
-            return Planned(lambda _: [pass_on])
+            return Planned(lambda headers: [functools.partial(pass_on, headers)])
         if known:
             names = ", ".join(recording.file for recording in known)
             reason = f"{names} {'was' if len(known) == 1 else 'were'} played already, and strict=True plays nothing twice"

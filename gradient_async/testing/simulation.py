@@ -16,7 +16,7 @@ from ..decoding import check_params, known_params
 from ..errors import InvalidRequestError
 from ..types import FunctionDefinition
 from ..types.model import build_tables
-from .api import Planned
+from .api import Planned, unknown_model
 from .payloads import chunk, completion, digitalocean_error, dump, http_chunk, openai_error, sse
 from .request import Request
 from .schemas import choose_calls, fill_schema
@@ -40,6 +40,7 @@ class Simulation:
     """
 
     every_path = False
+    about = "This is a server for tests. It simulates a model: no model is asked, and the same request always gets the same reply."
 
     def __init__(self, models: Sequence[str] = (), *, delay: float = 0.0) -> None:
         self._models = tuple(models)
@@ -48,6 +49,10 @@ class Simulation:
     def names(self) -> Sequence[str]:
         """Return the names for the list of models."""
         return self._models or _NAMES
+
+    def accepts(self, model: str) -> bool:
+        """Whether a model is among those of the server, if these are limited, or makes it fail."""
+        return not self._models or model in self._models or model.startswith("error-")
 
     def answer(self, request: Request) -> Planned:
         """Plan the reply to one request for a completion."""
@@ -66,9 +71,8 @@ class Simulation:
             return _error_on_demand(500)
         if not stream and model in _BREAKS:
             return Planned(lambda _: (_BREAKS[model],))
-        if self._models and not agent and model not in self._models and not model.startswith("error-"):
-            error = openai_error(f"the model {model!r} does not exist", param="model", code="model_not_found")
-            return _error(404, error)
+        if not agent and not self.accepts(model):
+            return _error(404, unknown_model(model))
         answer = Answer(body, model, agent=agent)
         tokens: int = answer.usage["total_tokens"]
         if stream:
