@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any, cast
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
+        if argv is None:  # the process ends now; Python would answer a second Ctrl-C with a traceback
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _INTERRUPTED
     except BrokenPipeError:
         status = _BROKEN_PIPE

@@ -7,12 +7,11 @@ import asyncio
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from ..errors import GradientError, OutputError, StreamError
+from ..errors import GradientError, StreamError
 from ..output import Answer, parse_completion
 from ..stream import ChatCompletionStream, Timing
 from ..types import ChatCompletion
@@ -56,9 +55,13 @@ def run_chat(arguments: argparse.Namespace) -> int:
     if text is None and on_terminal(sys.stdout) and not (arguments.json or arguments.extract):
         return hold(chat)
     if not (text and text.strip()) and not arguments.image:
-        complain("the prompt is empty" if text is not None else "no prompt: write one behind the options, or pipe it")
+        complain(
+            "the prompt is empty"
+            if text is not None
+            else "no prompt: write one behind the options, or pipe it"
+        )
         return _UNUSABLE
-    return _FAILED if chat.ask(content_of(text or "", arguments.image)) else 0
+    return 0 if chat.ask(content_of(text or "", arguments.image)) else _FAILED
 
 
 class Chat:
@@ -92,23 +95,22 @@ class Chat:
             problem = error.strerror if isinstance(error, OSError) else error
             raise ValueError(f"{self._path} can't be read: {problem}; leave -c out to begin anew") from None
 
-    def ask(self, content: Any) -> GradientError | None:
-        """Send a message of the user, show the answer, and keep both; return the error if the answer is not whole."""
+    def ask(self, content: Any) -> bool:
+        """Send a message of the user, show the answer, and keep both; return whether the answer is whole."""
         self.conversation.ask(content)
         self._received = None
         try:
-            asyncio.run(self._answer())
+            return asyncio.run(self._answer())
         except GradientError as error:
             complain(f"{type(error).__name__}: {explain(error)}")
             partial = error.partial if isinstance(error, StreamError) else self._received
             if self.arguments.json and partial is not None:
                 note(json_line(partial.to_dict()))
-            return error
+            return False
         finally:
             # Also what came before an error or Ctrl-C: a user may refer to it.
             if self.conversation.take(self._received) and not self.arguments.no_log:
                 self._save()
-        return None
 
     def _save(self) -> None:
         try:
@@ -116,7 +118,7 @@ class Chat:
         except OSError as error:
             complain(f"the conversation is not kept: {error.filename or self._path}: {error.strerror}")
 
-    async def _answer(self) -> None:
+    async def _answer(self) -> bool:
         arguments, params = self.arguments, self._params()
         quiet = arguments.json or arguments.extract
         async with (
@@ -138,8 +140,14 @@ class Chat:
                         say(extract(choice.message.content or ""))
             finally:
                 self._received = stream.snapshot
-            if not arguments.json:
-                _say_end(self._received, stream.timing)
+            if arguments.json:
+                return True
+            _say_end(self._received, stream.timing)
+            refusals = [choice.message.refusal for choice in self._received.choices if choice.message.refusal]
+            if arguments.schema is None or not refusals:
+                return True
+            complain(f"the model gives no answer: {refusals[0]}")
+            return False
 
     def _params(self) -> dict[str, Any]:
         arguments = self.arguments
@@ -178,11 +186,11 @@ async def show(
                 display.add(choice, logprobs=logprobs)
         completion = await stream.completion()
         if schema is not None:
-            # The library has read the answers if the form is a type; it has not if that is a schema.
-            form = schema if isinstance(schema, Answer) else _ANY_OBJECT
-            for parsed in parse_completion(completion, form).choices:
-                if parsed.message.parsed is not None:
-                    display.show_value(parsed.index, msgspec.to_builtins(parsed.message.parsed, enc_hook=_plain))
+            # The library reads answers of a type by itself, but not those of a schema.
+            parsed = parse_completion(completion, schema if isinstance(schema, Answer) else _ANY_OBJECT)
+            for choice in parsed.choices:
+                if choice.message.parsed is not None:
+                    display.show_value(choice.index, msgspec.to_builtins(choice.message.parsed, enc_hook=_plain))
         display.add_calls(completion)
 
 
@@ -231,9 +239,19 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-s", "--system", metavar="TEXT", help="system message: instructions to the model")
     add("-n", type=int, metavar="N", help="number of answers, shown side by side (default: 1)")
     add("-t", "--temperature", type=float, metavar="T", help="sampling temperature, from 0 to 2")
-    add("--top-p", type=float, metavar="P", help="fraction of the probability mass to sample from, from 0 to 1")
+    add(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="fraction of the probability mass to sample from, from 0 to 1",
+    )
     add("--max-tokens", type=int, metavar="K", help="maximum number of tokens to generate")
-    add("--seed", type=int, metavar="N", help="number that makes sampling repeatable, as far as the server can")
+    add(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="number that makes sampling repeatable, as far as the server can",
+    )
     add("--stop", action="append", metavar="TEXT", help="text that ends the answer; may be repeated")
     add(
         "-o",
@@ -244,7 +262,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="any other parameter of the request; the value is JSON, or else text; may be repeated",
     )
-    add("--timeout", type=float, metavar="S", help="seconds to wait for the first token, and between two tokens")
+    add(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="seconds to wait for the first token, and between two tokens",
+    )
     add(
         "--schema",
         type=answer_of,

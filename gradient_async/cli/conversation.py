@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
 from ..types import ChatCompletion
+
+
+class Message(TypedDict):
+    """One message of a conversation."""
+
+    role: str
+    content: Any
 
 
 class Conversation(msgspec.Struct):
@@ -23,11 +30,14 @@ class Conversation(msgspec.Struct):
 
     model: str | None = None
     system: str | None = None
-    messages: list[dict[str, Any]] = []
+    messages: list[Message] = []
 
-    def to_send(self) -> list[dict[str, Any]]:
+    def to_send(self) -> list[Message]:
         """Return all messages."""
-        return [*([] if self.system is None else [{"role": "system", "content": self.system}]), *self.messages]
+        return [
+            *([] if self.system is None else [{"role": "system", "content": self.system}]),
+            *self.messages,
+        ]
 
     def ask(self, content: Any) -> None:
         """Add a message of the user."""

@@ -49,7 +49,7 @@ class Asker(Protocol):
     options: dict[str, Any]
     conversation: Conversation
 
-    def ask(self, content: Any) -> Any:
+    def ask(self, content: Any) -> bool:
         """Send a message, and show the answer."""
         ...
 
@@ -58,15 +58,18 @@ def hold(chat: Asker) -> int:
     """Hold a conversation until the user leaves; return the exit status."""
     dialogue = Dialogue(chat)
     dialogue.begin()
+    interrupted = False
     while True:
         try:
-            while dialogue.step():
-                pass
+            if interrupted:
+                interrupted = False
+                say()
+            if not dialogue.step():
+                return 0
         except KeyboardInterrupt:
-            # It ends a line that is being written, or an answer; what came of that stays in the conversation.
-            say()
-        else:
-            return 0
+            # It ends a line that is being written, or an answer; what came of that stays in the conversation. Anything
+            # more is done above, where a second one can come.
+            interrupted = True
 
 
 class Dialogue:
@@ -123,7 +126,9 @@ class Dialogue:
             return False
         command: Callable[[str], None] | None = getattr(self, f"_do_{name[1:]}", None)
         if command is None:
-            complain(f"{name}: no such command; /help lists them. A message that begins with / is written with //")
+            complain(
+                f"{name}: no such command; /help lists them. A message that begins with / is written with //"
+            )
             return True
         try:
             command(rest)
@@ -154,7 +159,9 @@ class Dialogue:
             options |= [param_of(text)]
         elif text:
             options.pop(text, None)
-        say_dim(f"parameters: {', '.join(f'{name}={value}' for name, value in options.items()) or 'none by -o'}")
+        say_dim(
+            f"parameters: {', '.join(f'{name}={value}' for name, value in options.items()) or 'none by -o'}"
+        )
 
     def _do_image(self, text: str) -> None:
         self._images.append(image_of(text))
@@ -169,7 +176,8 @@ class Dialogue:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "message.md"
             path.write_text(text, "utf-8")
-            subprocess.run([*shlex.split(editor), str(path)], check=True)  # noqa: S603  # the user's own editor
+            if subprocess.run([*shlex.split(editor), str(path)], check=False).returncode:  # noqa: S603  # the user's own
+                raise ValueError(f"{editor} failed")
             message = path.read_text("utf-8").strip()
         say(message)
         self._send(message)
@@ -198,8 +206,7 @@ class Dialogue:
 
     def _do_save(self, path: str) -> None:
         with Path(path).open("x", encoding="utf-8") as file:
-            for message in self._chat.conversation.to_send():
-                file.write(f"## {message['role']}\n\n{_text_of(message['content'])}\n\n")
+            file.writelines(f"## {message['role']}\n\n{_text_of(message['content'])}\n\n" for message in self._chat.conversation.to_send())
         say_dim(f"written to {path}")
 
 

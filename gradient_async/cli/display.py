@@ -6,7 +6,9 @@ import errno
 import math
 import os
 import re
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -61,8 +63,8 @@ def say_bold(line: str) -> None:
 
 
 def say_dim(line: str) -> None:
-    """Write a line to a terminal in faint letters."""
-    _say_styled(line, 2)
+    """Write a line to a terminal in faint letters; a long line is cut between words."""
+    _say_styled(textwrap.fill(line, shutil.get_terminal_size().columns), 2)
 
 
 def _say_styled(line: str, style: int) -> None:
@@ -239,7 +241,9 @@ class Display:
 
 
 @contextmanager
-def open_display(stream: TextIO | None, panes: int = 1, *, values: bool = False) -> Generator[Display, None, None]:
+def open_display(
+    stream: TextIO | None, panes: int = 1, *, values: bool = False
+) -> Generator[Display, None, None]:
     """Open a display of so many choices on standard output; with ``values``, of choices that stand for values."""
     with closing(open_screen(stream, panes, values=values)) as screen:
         yield Display(screen)

@@ -21,6 +21,7 @@ _WORDS = tuple(
         ),
         ("^model_access_key may", "the key (GRADIENT_MODEL_ACCESS_KEY) may"),
         (r"; to send it anyway, use validate=False or extra_body=\{\.\.\.\}", ""),
+        (r": give seconds, None, Timeout\(\.\.\.\), or an object with .*", ": give seconds"),
         ("it requires logprobs=True", "it requires --logprobs"),
         ("; raise max_tokens or max_completion_tokens", "; raise --max-tokens"),
         (r" \(Retry\.budget, Timeout\.total\)", ""),

@@ -16,8 +16,14 @@ import msgspec
 from ..decoding import known_params
 from .display import on_terminal
 
-_MAPPINGS = frozenset({"extra_body", "extra_headers", "extra_query"})
-_PARAMS = (known_params() | _MAPPINGS | {"timeout"}) - {"messages"}
+_PARAMS = (known_params() | {"extra_body", "extra_headers", "extra_query", "timeout"}) - {"messages"}
+# Parameters for which the library takes objects of Python too, or refuses other values by a TypeError.
+_OBJECTS: dict[str, Any] = {
+    "extra_body": dict[str, Any],
+    "extra_headers": dict[str, str],
+    "extra_query": dict[str, str | int | float | bool | list[str | int | float | bool]],
+    "response_format": dict[str, Any],
+}
 # The first bytes of each kind of image that models take.
 _IMAGES = (
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
@@ -43,8 +49,11 @@ def param_of(text: str) -> tuple[str, Any]:
         parsed = msgspec.json.decode(value)
     except (ValueError, RecursionError):
         parsed = value
-    if name in _MAPPINGS and not isinstance(parsed, dict):
-        raise argparse.ArgumentTypeError(f"{name}={value}: expected an object of JSON")
+    if name in _OBJECTS:
+        try:
+            msgspec.convert(parsed, _OBJECTS[name])
+        except msgspec.ValidationError as error:
+            raise argparse.ArgumentTypeError(f"{name}={value}: {error}") from None
     return name, parsed
 
 
@@ -57,7 +66,10 @@ def image_of(text: str) -> dict[str, Any]:
             data = sys.stdin.buffer.read() if text == "-" else Path(text).read_bytes()
         except OSError as error:
             raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
-        kind = next((kind for magic, kind in _IMAGES if magic.match(data)), None) or mimetypes.guess_type(text)[0]
+        kind = (
+            next((kind for magic, kind in _IMAGES if magic.match(data)), None)
+            or mimetypes.guess_type(text)[0]
+        )
         if kind is None or not kind.startswith("image/"):
             raise argparse.ArgumentTypeError(f"{text} is not an image: a PNG, JPEG, GIF or WebP file is")
         url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
@@ -77,14 +89,14 @@ def text_of(prompt: str | None) -> str | None:
     Raises:
         ValueError: If the standard input is not text.
     """
-    if sys.stdin is None:
+    if sys.stdin is None or (on_terminal(sys.stdin) and prompt != "-"):
         return prompt
-    if prompt == "-":
-        return sys.stdin.read()
-    if on_terminal(sys.stdin):
-        return prompt
-    piped = sys.stdin.read()
-    if prompt is None:
+    try:
+        piped = sys.stdin.read()
+        piped.encode()  # Python may read bytes that are no text as half surrogate pairs
+    except UnicodeError:
+        raise ValueError("standard input is not text; --image - sends an image") from None
+    if prompt is None or prompt == "-":
         return piped
-    # The prompt comes last: models follow what they have read last.
+    # The prompt comes last, behind what it is about.
     return f"{piped.rstrip()}\n\n{prompt}" if piped.strip() else prompt

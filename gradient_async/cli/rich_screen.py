@@ -32,9 +32,11 @@ _STYLES = {"text": "", "reasoning": "dim italic", "refusal": "red", "call": "cya
 # Each colour with its minimum probability.
 _COLOURS = ((0.9, "green"), (0.6, "yellow"), (0.3, "dark_orange"), (0.0, "red"))
 
-# A longer block of Markdown is shown as the model wrote it. Formatting takes time that grows with the block, and a block
-# is formatted at each refresh while it arrives.
-_MAX_BLOCK = 8 * 1024
+# Formatting Markdown takes time that grows with the text. While a block is longer than the first of these, in characters,
+# its end is shown as the model writes it, because it is drawn at each refresh. An answer with a block longer than the second
+# is shown as the model writes it from there on.
+_MAX_LIVE = 4 * 1024
+_MAX_BLOCK = 64 * 1024
 _CODE_THEME = "ansi_dark"  # the terminal's own colours, on its own background
 
 
@@ -58,7 +60,7 @@ class Pane:
         self.text = Text()
         self._last = Text()  # the end of the text, from the beginning of a line on
         self._above = 0  # number of lines before that
-        self._width = 0
+        self._shape = (0, 0)
         self._lock = threading.Lock()
 
     def append(self, text: str, style: str = "") -> None:
@@ -70,16 +72,23 @@ class Pane:
     def tail(self, console: Console, width: int, height: int) -> Text:
         """Return the last lines; if not all lines fit, the first one says how many are above."""
         with self._lock:
-            if width != self._width:
-                self._last, self._above, self._width = self.text.copy(), 0, width
+            if self._shape != (width, height):
+                self._last, self._above, self._shape = self.text.copy(), 0, (width, height)
             lines = self._last.wrap(console, width)
             over = max(0, len(lines) - height)
-            # More text can change the last line alone, so the lines above are never wrapped again.
-            self._last = Text("\n").join(lines[over:])
+            # More text can change the last line alone, so the lines above are never wrapped again. Wrapping drops the spaces
+            # for which a line has no room, but the last line needs those before its next word.
+            spaces = _spaces(self._last) - _spaces(lines[-1])
+            self._last = Text("\n").join(lines[over:]).append(" " * spaces)
             self._above += over
-            if not self._above:
-                return self._last.copy()
-            return Text("\n").join([Text(f"… {self._above + 1} lines above", "dim"), *lines[over + 1 :]])
+            if self._above:
+                lines[over] = Text(f"… {self._above + 1} lines above", "dim")
+            return Text("\n").join(lines[over:])
+
+
+def _spaces(text: Text) -> int:
+    """Return the number of spaces at the end."""
+    return len(text.plain) - len(text.plain.rstrip(" "))
 
 
 class Block:
@@ -93,23 +102,25 @@ class Block:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines."""
-        lines = console.render_lines(self._markdown, options.update(height=None), pad=False)
-        for line in lines:
-            # rich fills paragraphs with spaces. Behind them, what the terminal echoes would begin a new line.
-            while line and not line[-1].text.strip():
-                line.pop()
+        lines = [_trim(line) for line in console.render_lines(self._markdown, options.update(height=None), pad=False)]
         while lines and not lines[-1]:
             lines.pop()
-        first = next((index for index, line in enumerate(lines) if line), 0)
-        del lines[:first]
-        over = 0 if self._height is None else max(0, len(lines) - self._height)
-        if over:
-            yield Text(f"… {over + 1} lines above", "dim")
-            over += 1
-        for line in lines[over:]:
-            yield from line[:-1]
-            yield from (segment._replace(text=segment.text.rstrip()) for segment in line[-1:])
+        while lines and not lines[0]:
+            del lines[0]
+        if self._height is not None and len(lines) > self._height:
+            over = len(lines) - self._height + 1
+            del lines[:over]
+            yield Text(f"… {over} lines above", "dim")
+        for line in lines:
+            yield from line
             yield Segment.line()
+
+
+def _trim(line: list[Segment]) -> list[Segment]:
+    """Remove the spaces with which rich fills a line. What the terminal itself echoes would begin a new line behind them."""
+    while line and not line[-1].text.rstrip():
+        line.pop()
+    return [*line[:-1], *(segment._replace(text=segment.text.rstrip()) for segment in line[-1:])]
 
 
 def _escape(tokens: list[Token]) -> None:
@@ -148,12 +159,13 @@ class AnswerScreen:
         self._pane = Pane()  # the same text, for the case that it is not formatted
         self._live: Live | None = None
         self._ended = False  # whether the last block is to be drawn as a whole
+        self._formats = not value
         self._mid_line = False
 
     def append(self, pane: int, text: str, kind: str = "text", probability: float | None = None) -> None:
         """Add text to the answer."""
         del pane  # there is one
-        if kind == "text" and probability is None:
+        if kind == "text" and probability is None and (self._formats or self._value):
             self._append_block(text)
             return
         self._end_block()
@@ -176,22 +188,29 @@ class AnswerScreen:
         self._block.append(text)
         self._pane.append(text)
         self._size += len(text)
+        if self._formats and self._size > _MAX_BLOCK:
+            self._stop_formatting()
         # So many characters more that all looks together take a time that grows as the text does.
-        if "\n" in text and not self._value and self._size >= 1.25 * self._looked:
+        elif self._formats and "\n" in text and self._size >= 1.25 * self._looked:
             self._looked = self._size
             self._print_blocks()
 
     def _print_blocks(self) -> None:
         """Print all blocks but the last one."""
         text = "".join(self._block)
-        lines = text.rfind("\n") + 1  # a line that is not whole may become a block of another kind
-        if lines > _MAX_BLOCK:
-            self._keep(text[lines:])
-            self._console.print(Text(text[: lines - 1]), soft_wrap=True)
-        elif start := last_block(text[:lines]):
+        start = last_block(text[: text.rfind("\n") + 1])  # the last line may become part of a block of another kind
+        if start:
             self._keep(text[start:])
             self._console.print(Block(text[:start]))
             self._console.print()
+
+    def _stop_formatting(self) -> None:
+        """Show the last block, and all that follows, as the model writes it."""
+        text = "".join(self._block)
+        self._keep("")
+        self._end_block()
+        self._formats = False
+        self._print(text)
 
     def _keep(self, text: str) -> None:
         self._pane = pane = Pane()
@@ -201,16 +220,15 @@ class AnswerScreen:
     def _draw(self) -> RenderableType:
         text, height = "".join(self._block), self._console.height - 1
         if self._ended:
-            if self._value or len(text) > _MAX_BLOCK:
-                return Text(text)
-            return Block(text)
-        if self._value or len(text) > _MAX_BLOCK:
-            return self._pane.tail(self._console, self._console.width, height)
-        return Block(text, height)
+            return Block(text) if self._formats else Text(text)
+        if self._formats and len(text) <= _MAX_LIVE:
+            return Block(text, height)
+        return self._pane.tail(self._console, self._console.width, height)
 
     def _end_block(self) -> None:
         if self._live is not None:
             self._ended = True
+            self._live.transient = not self._size  # nothing is to leave no blank line
             self._live.stop()
             self._live = None
             self._keep("")
@@ -218,7 +236,9 @@ class AnswerScreen:
     def show_value(self, pane: int, value: Any) -> None:
         """Show a value in the place of the text."""
         del pane
-        self._block = [_pretty(value)]
+        text = _pretty(value)
+        self._append_block(text)
+        self._block = [text]
         self._end_block()
 
     def close(self) -> None:

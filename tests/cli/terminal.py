@@ -12,12 +12,13 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import pyte
 
-PATIENCE = 60.0  # seconds until something is taken to never happen
+PATIENCE = 20.0  # seconds until something is taken to never happen
 # The terminal becomes that of a session of its own, so that Ctrl-C reaches the program alone.
 _LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 
@@ -49,7 +50,20 @@ class Terminal:
         command = [sys.executable, "-c", _LOGIN, "-m", "gradient_async", *arguments]
         if piped is not None:
             words = 'printf %s "$0" | "$@"'
-            command = [sys.executable, "-c", _LOGIN.replace("[sys.executable, *", "['bash', *").replace("execv(sys.executable", "execv('/bin/bash'"), "-c", words, piped, sys.executable, "-m", "gradient_async", *arguments]
+            command = [
+                sys.executable,
+                "-c",
+                _LOGIN.replace("[sys.executable, *", "['bash', *").replace(
+                    "execv(sys.executable", "execv('/bin/bash'"
+                ),
+                "-c",
+                words,
+                piped,
+                sys.executable,
+                "-m",
+                "gradient_async",
+                *arguments,
+            ]
         self._process = subprocess.Popen(
             command,
             stdin=terminal,
@@ -77,7 +91,10 @@ class Terminal:
     @property
     def shown(self) -> str:
         """Everything that was drawn and is not erased: what has left the screen at its top, and the screen."""
-        above = ["".join(line[x].data for x in range(self._screen.columns)).rstrip() for line in self._screen.history.top]
+        above = [
+            "".join(line[x].data for x in range(self._screen.columns)).rstrip()
+            for line in self._screen.history.top
+        ]
         return "\n".join([*above, self.screen]).rstrip()
 
     def write(self, text: str) -> None:
@@ -97,12 +114,22 @@ class Terminal:
         self._stream.feed(data)
         return bool(data)
 
+    def read_for(self, seconds: float) -> None:
+        """Draw what comes within this time."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            self.read(min(left, 0.05))
+
     def wait_for(self, text: str, count: int = 1) -> None:
         """Wait until a text is drawn so many times."""
+        self.wait_until(lambda: self.shown.count(text) >= count, repr(text))
+
+    def wait_until(self, fact: Callable[[], bool], name: str = "it") -> None:
+        """Wait until something is a fact."""
         ends = time.monotonic() + PATIENCE
-        while self.shown.count(text) < count:
-            assert self.read(), f"the program has ended, and {text!r} is not in:\n{self.shown}"
-            assert time.monotonic() < ends, f"{text!r} is not in:\n{self.shown}"
+        while not fact():
+            assert self.read() or fact(), f"the program has ended without {name}:\n{self.shown}"
+            assert time.monotonic() < ends, f"{name} never comes:\n{self.shown}"
 
     def end(self) -> int:
         """Wait until the program has ended; return its exit status."""
