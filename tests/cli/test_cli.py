@@ -48,12 +48,6 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(autouse=True)
-def nothing_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is piped into commands that run in this process."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
-
-
 def shell(line: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run a line of bash."""
     command = ["bash", "-c", line]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from terminal import Terminal
@@ -11,7 +12,7 @@ from terminal import Terminal
 from gradient_async.cli import main
 from gradient_async.testing import ThreadedServer, reply_json, serve
 
-MODELS = [
+MODELS: list[dict[str, Any]] = [
     {"id": "llama3.3-70b-instruct", "object": "model", "created": 1_736_294_400, "owned_by": "meta"},
     {"id": "evil\x9b\n\u202e", "object": "model", "created": 10**30, "owned_by": "a\tb"},
     {"id": "plain", "object": "model"},
