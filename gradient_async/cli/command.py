@@ -45,7 +45,7 @@ class Command(NamedTuple):
     name: str
     help: str
     description: str
-    add_arguments: Callable[[argparse.ArgumentParser], object]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
     variables: dict[str, str] = {}
 

@@ -83,12 +83,17 @@ def _fish(parsers: Parsers) -> Iterator[str]:
 
 _SHELLS: dict[str, Callable[[Parsers], Iterator[str]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
 
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=tuple(_SHELLS), help="the shell")
+
+
 COMMAND = Command(
     "completions",
     help="print what completes this command line in bash, zsh or fish",
     description="Print a script that lets a shell complete this command line. Bash: put "
     '`eval "$(gradient-async completions bash)"` into ~/.bashrc. Zsh: put `source <(gradient-async completions zsh)` '
     "into ~/.zshrc, behind compinit. Fish: write the script to ~/.config/fish/completions/gradient-async.fish.",
-    add_arguments=lambda parser: parser.add_argument("shell", choices=tuple(_SHELLS), help="the shell"),
+    add_arguments=_add_arguments,
     run=run_completions,
 )

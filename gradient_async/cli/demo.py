@@ -149,11 +149,15 @@ async def _map(client: AsyncGradient) -> None:
     say(f"  [40 completions, {tokens} tokens, {1000 * seconds:.0f} ms: {40 / seconds:.0f} a second]")
 
 
+def _add_no_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Leave the parser as it is."""
+
+
 COMMAND = Command(
     "demo",
     help="show what the library does; needs no key",
     description="Show what the library does, with a simulated model on this machine. Needs no key.",
-    add_arguments=lambda _parser: None,
+    add_arguments=_add_no_arguments,
     run=run_demo,
     variables=SCREEN_VARIABLES,
 )

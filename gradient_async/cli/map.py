@@ -200,16 +200,14 @@ async def run_map(arguments: argparse.Namespace) -> int:
 
 
 def parse_pace(text: str) -> float:
-    """Parse the value of ``--pace``; return the number of requests in a minute."""
+    """Parse a rate; return the number for a minute."""
     number, _, unit = text.partition("/")
     try:
         rate = float(number) * _PER_MINUTE[unit or "min"]
     except (KeyError, ValueError):
         rate = 0
     if not 0 < rate < math.inf:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a number of requests such as 600/min, 10/s or 36000/h"
-        )
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate such as 600/min, 10/s or 36000/h")
     return rate
 
 
@@ -382,7 +380,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N/UNIT",
         help="maximum number of requests, such as 600/min, 10/s or 36000/h; a number alone is for a minute",
     )
-    add("--tokens-per-minute", type=whole_number, metavar="T", help="maximum number of tokens in a minute")
+    add("--tokens-per-minute", type=parse_pace, metavar="T", help="maximum number of tokens in a minute")
     add("--adaptive", action="store_true", help="adapt the number of requests in flight to the server")
     add(
         "--schema",

@@ -41,7 +41,8 @@ def _say_table(models: Sequence[ModelInfo]) -> None:
     rows = [(one_line(model.id), one_line(model.owned_by), _day(model.created)) for model in models]
     widths = [max(map(len, column)) for column in zip(_TITLES, *rows, strict=True)]
     terminal = shutil.get_terminal_size().columns
-    shown = max(1, *(count for count in range(1, 4) if sum(widths[:count]) + 2 * (count - 1) <= terminal))
+    fits = (count for count in (3, 2) if sum(widths[:count]) + 2 * (count - 1) <= terminal)
+    shown = next(fits, 1)
     for number, row in enumerate([_TITLES, *rows]):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row[:shown], widths, strict=False)).rstrip()
         (say if number else say_bold)(line)

@@ -61,7 +61,7 @@ class Simulation:
             body = check_request(request.json, agent=agent)
         except InvalidRequestError as refused:
             return _error(400, openai_error(str(refused), param=refused.param))
-        except ValueError:
+        except (ValueError, RecursionError):
             return _error(400, openai_error("the body is not JSON", code="invalid_json"))
         model: str = _AGENT if agent else body["model"]
         stream = bool(body.get("stream"))
