@@ -190,7 +190,9 @@ async def show(
             parsed = parse_completion(completion, schema if isinstance(schema, Answer) else _ANY_OBJECT)
             for choice in parsed.choices:
                 if choice.message.parsed is not None:
-                    display.show_value(choice.index, msgspec.to_builtins(choice.message.parsed, enc_hook=_plain))
+                    display.show_value(
+                        choice.index, msgspec.to_builtins(choice.message.parsed, enc_hook=_plain)
+                    )
         display.add_calls(completion)
 
 

@@ -206,7 +206,10 @@ class Dialogue:
 
     def _do_save(self, path: str) -> None:
         with Path(path).open("x", encoding="utf-8") as file:
-            file.writelines(f"## {message['role']}\n\n{_text_of(message['content'])}\n\n" for message in self._chat.conversation.to_send())
+            file.writelines(
+                f"## {message['role']}\n\n{_text_of(message['content'])}\n\n"
+                for message in self._chat.conversation.to_send()
+            )
         say_dim(f"written to {path}")
 
 

@@ -7,8 +7,10 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -241,12 +243,32 @@ class Display:
 
 
 @contextmanager
+def uninterrupted() -> Generator[None, None, None]:
+    """Delay Ctrl-C until the block has ended, so that a second one does not leave a terminal half restored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
 def open_display(
     stream: TextIO | None, panes: int = 1, *, values: bool = False
 ) -> Generator[Display, None, None]:
     """Open a display of so many choices on standard output; with ``values``, of choices that stand for values."""
-    with closing(open_screen(stream, panes, values=values)) as screen:
+    screen = open_screen(stream, panes, values=values)
+    try:
         yield Display(screen)
+    finally:
+        with uninterrupted():
+            screen.close()
 
 
 def open_screen(stream: TextIO | None, panes: int, *, values: bool = False) -> Screen:

@@ -102,7 +102,10 @@ class Block:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the lines."""
-        lines = [_trim(line) for line in console.render_lines(self._markdown, options.update(height=None), pad=False)]
+        lines = [
+            _trim(line)
+            for line in console.render_lines(self._markdown, options.update(height=None), pad=False)
+        ]
         while lines and not lines[-1]:
             lines.pop()
         while lines and not lines[0]:
@@ -198,7 +201,9 @@ class AnswerScreen:
     def _print_blocks(self) -> None:
         """Print all blocks but the last one."""
         text = "".join(self._block)
-        start = last_block(text[: text.rfind("\n") + 1])  # the last line may become part of a block of another kind
+        start = last_block(
+            text[: text.rfind("\n") + 1]
+        )  # the last line may become part of a block of another kind
         if start:
             self._keep(text[start:])
             self._console.print(Block(text[:start]))
@@ -254,7 +259,14 @@ def _pretty(value: Any) -> str:
 
 
 def _live(console: Console, draw: Callable[[], RenderableType]) -> Live:
-    live = Live(console=console, refresh_per_second=_REFRESHES, get_renderable=draw)
+    # Standard output stays what it is: `input` edits lines only there.
+    live = Live(
+        console=console,
+        refresh_per_second=_REFRESHES,
+        redirect_stdout=False,
+        redirect_stderr=console.stderr,
+        get_renderable=draw,
+    )
     live.start(refresh=True)
     return live
 
@@ -352,4 +364,4 @@ def open_answers(stream: TextIO | None, panes: int, *, values: bool) -> AnswerSc
 
 def open_bar(stream: TextIO | None) -> BarScreen:
     """Return a screen for progress."""
-    return BarScreen(Console(file=stream, highlight=False))
+    return BarScreen(Console(file=stream, stderr=True, highlight=False))

@@ -10,10 +10,11 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def at_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder where ``chat`` keeps the last conversation; the standard input is empty."""
     for name in ("GRADIENT_MODEL", "GRADIENT_BASE_URL", "NO_COLOR", "FORCE_COLOR", "VISUAL", "EDITOR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    state = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    return tmp_path / "state" / "gradient-async"
+    return state / "gradient-async"

@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -20,18 +19,18 @@ import pyte
 
 PATIENCE = 20.0  # seconds until something is taken to never happen
 # The terminal becomes that of a session of its own, so that Ctrl-C reaches the program alone.
-_LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+_LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class Terminal:
-    """Runs the command line in a terminal of this size; ``async`` programs and tests may not use it at once.
+    """Runs the command line in a terminal of this size.
 
     Args:
-        arguments: Arguments of the command line, or of the interpreter if ``module`` is None.
+        arguments: Arguments of the command line.
         columns: Width.
         lines: Height.
         environment: Changes of the environment.
-        piped: What is piped into the program, in place of the keyboard.
+        piped: Text that is piped into the program, in place of the keyboard.
     """
 
     def __init__(
@@ -47,23 +46,9 @@ class Terminal:
         self.raw = b""
         self._control, terminal = os.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-        command = [sys.executable, "-c", _LOGIN, "-m", "gradient_async", *arguments]
+        command = [sys.executable, "-c", _LOGIN, sys.executable, "-m", "gradient_async", *arguments]
         if piped is not None:
-            words = 'printf %s "$0" | "$@"'
-            command = [
-                sys.executable,
-                "-c",
-                _LOGIN.replace("[sys.executable, *", "['bash', *").replace(
-                    "execv(sys.executable", "execv('/bin/bash'"
-                ),
-                "-c",
-                words,
-                piped,
-                sys.executable,
-                "-m",
-                "gradient_async",
-                *arguments,
-            ]
+            command[3:3] = ["/bin/bash", "-c", 'printf %s "$0" | "$@"', piped]
         self._process = subprocess.Popen(
             command,
             stdin=terminal,
@@ -108,8 +93,9 @@ class Terminal:
         try:
             data = os.read(self._control, 65536)
         except OSError as error:
-            assert error.errno == errno.EIO, error  # the other side is closed
-            return False
+            if error.errno != errno.EIO:
+                raise
+            return False  # the program has ended
         self.raw += data
         self._stream.feed(data)
         return bool(data)
@@ -124,6 +110,18 @@ class Terminal:
         """Wait until a text is drawn so many times."""
         self.wait_until(lambda: self.shown.count(text) >= count, repr(text))
 
+    def wait_for_prompt(self) -> None:
+        """Wait until the program waits for a line."""
+        self.wait_until(
+            lambda: self._line.endswith(">") and len(self._line) + 1 == self._screen.cursor.x, "a prompt"
+        )
+
+    @property
+    def _line(self) -> str:
+        """The line of the cursor."""
+        line: str = self._screen.display[self._screen.cursor.y]
+        return line.rstrip()
+
     def wait_until(self, fact: Callable[[], bool], name: str = "it") -> None:
         """Wait until something is a fact."""
         ends = time.monotonic() + PATIENCE
@@ -137,7 +135,3 @@ class Terminal:
         while self.read():
             assert time.monotonic() < ends, f"the program does not end:\n{self.shown}"
         return self._process.wait(PATIENCE)
-
-    def kill(self, number: int = signal.SIGINT) -> None:
-        """Send a signal to the program."""
-        self._process.send_signal(number)

@@ -29,8 +29,34 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadedServer]:
 
 
 def test_chat_streams_an_answer(server: ThreadedServer, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["-m", "m1", "-s", "Be brief", "-t", "0.5", "--max-tokens", "9", "--top-p", "0.9", "--seed", "5"]
-    arguments += ["--stop", "a", "--stop", "b", "-o", "user=me", "-o", "logit_bias={}", "-o", "top_p=1", "--timeout", "9"]
+    arguments = [
+        "-m",
+        "m1",
+        "-s",
+        "Be brief",
+        "-t",
+        "0.5",
+        "--max-tokens",
+        "9",
+        "--top-p",
+        "0.9",
+        "--seed",
+        "5",
+    ]
+    arguments += [
+        "--stop",
+        "a",
+        "--stop",
+        "b",
+        "-o",
+        "user=me",
+        "-o",
+        "logit_bias={}",
+        "-o",
+        "top_p=1",
+        "--timeout",
+        "9",
+    ]
     assert main(["chat", "Say: hello there", *arguments]) == 0
     assert capsys.readouterr().out == "hello there\n"
     assert server.requests[0].json == {
@@ -91,7 +117,10 @@ def test_chat_reads_standard_input(
         (["--model", "error-cut"], "StreamInterruptedError: "),
         (["--model", "error-cut", "-n", "2"], "StreamInterruptedError: "),
         (["--temperature", "9"], "InvalidRequestError: temperature=9.0"),
-        (["--base-url", "ftp://x"], "ConfigurationError: the server (--base-url, GRADIENT_BASE_URL) can't be used"),
+        (
+            ["--base-url", "ftp://x"],
+            "ConfigurationError: the server (--base-url, GRADIENT_BASE_URL) can't be used",
+        ),
     ],
 )
 def test_what_goes_wrong_is_one_line(
@@ -186,7 +215,13 @@ def test_images_are_sent(server: ThreadedServer, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["-o", "nothing=1"], ["--image", "none.png"], ["--schema", "none.json"], ["--timeout", "x"], ["-n", "x"]],
+    [
+        ["-o", "nothing=1"],
+        ["--image", "none.png"],
+        ["--schema", "none.json"],
+        ["--timeout", "x"],
+        ["-n", "x"],
+    ],
 )
 def test_arguments_are_refused_before_anything_is_sent(server: ThreadedServer, arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -211,7 +246,9 @@ def test_a_server_on_this_machine_needs_no_key(
         assert main(["chat", "Say: hi", "--base-url", f"http://{host}:{server.port}/v1"]) == 0
     assert "hi\nhi\n" == capsys.readouterr().out
     assert main(["chat", "Say: hi"]) == 1
-    assert "no key for https://inference.do-ai.run/v1: set GRADIENT_MODEL_ACCESS_KEY" in capsys.readouterr().err
+    assert (
+        "no key for https://inference.do-ai.run/v1: set GRADIENT_MODEL_ACCESS_KEY" in capsys.readouterr().err
+    )
 
 
 # Values
@@ -255,12 +292,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_answers_with_a_form_are_values(
-    server: ThreadedServer, capsys: pytest.CaptureFixture[str], folder: Path, schema: str, answer: str, value: Any
+    server: ThreadedServer,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    schema: str,
+    answer: str,
+    value: Any,
 ) -> None:
     """One line of JSON each, and nothing else."""
     pytest.importorskip("pydantic")
     del folder
-    server.push(reply_sse(chunk("hm", reasoning_content="hm"), done=False), reply_sse(chunk(answer, reasoning_content="hm"), chunk(finish_reason="stop")))
+    server.push(
+        reply_sse(chunk("hm", reasoning_content="hm"), done=False),
+        reply_sse(chunk(answer, reasoning_content="hm"), chunk(finish_reason="stop")),
+    )
     assert main(["chat", "Where?", "--schema", schema]) == 1
     assert "" == capsys.readouterr().out
     assert main(["chat", "Where?", "--schema", schema]) == 0
@@ -286,7 +331,14 @@ def test_answers_with_a_form_are_values(
 @pytest.mark.parametrize("schema", ["trip.json", "chat_types:Trip"])
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_answer_without_the_form_is_an_error(
-    server: ThreadedServer, capsys: pytest.CaptureFixture[str], folder: Path, reply: Any, says: str, schema: str, *, as_json: bool
+    server: ThreadedServer,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    reply: Any,
+    says: str,
+    schema: str,
+    *,
+    as_json: bool,
 ) -> None:
     pytest.importorskip("pydantic")
     del folder
@@ -385,11 +437,14 @@ def test_without_a_log_nothing_is_kept(server: ThreadedServer, at_home: Path) ->
 def test_a_conversation_that_can_not_be_read(
     server: ThreadedServer, at_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at_home.mkdir(parents=True)
+    at_home.mkdir()
     path = at_home / "conversation.json"
     path.write_text("{")
     assert main(["chat", "-c", "Hi"]) == 2
-    assert f"{path} can't be read: Input data was truncated; leave -c out to begin anew" in capsys.readouterr().err
+    assert (
+        f"{path} can't be read: Input data was truncated; leave -c out to begin anew"
+        in capsys.readouterr().err
+    )
     path.unlink()
     path.mkdir()
     assert main(["chat", "-c", "Hi"]) == 2
@@ -401,7 +456,6 @@ def test_a_conversation_that_can_not_be_kept(
     server: ThreadedServer, at_home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The answer is there all the same."""
-    at_home.parent.mkdir()
     at_home.write_text("a file")
     assert main(["chat", "Say: one"]) == 0
     out, err = capsys.readouterr()

@@ -70,7 +70,9 @@ def test_the_file_is_for_the_user_alone(tmp_path: Path) -> None:
     assert held == load(path)
 
 
-def test_a_file_that_can_not_be_written_stays_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_can_not_be_written_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "gradient-async" / "conversation.json"
     Conversation(model="old").save(path)
 

@@ -84,11 +84,29 @@ def test_leaving(enter: Type, last: str) -> None:
 
 def test_settings(enter: Type, capsys: pytest.CaptureFixture[str]) -> None:
     chat = enter(
-        "/model", "/model other", "/system", "/system Be brief", "/set top_p=0.5", "/set", "/set seed=1", "/set top_p", "/set none"
+        "/model",
+        "/model other",
+        "/system",
+        "/system Be brief",
+        "/set top_p=0.5",
+        "/set",
+        "/set seed=1",
+        "/set top_p",
+        "/set none",
     )
-    assert ("other", "Be brief", {"seed": 1}) == (chat.conversation.model, chat.conversation.system, chat.options)
+    assert ("other", "Be brief", {"seed": 1}) == (
+        chat.conversation.model,
+        chat.conversation.system,
+        chat.options,
+    )
     printed = capsys.readouterr().out
-    for text in ("model: m", "model: other", "system message: none", "system message: Be brief", "parameters: top_p=0.5"):
+    for text in (
+        "model: m",
+        "model: other",
+        "system message: none",
+        "system message: Be brief",
+        "parameters: top_p=0.5",
+    ):
         assert text in printed
     assert enter("/system -", chat=chat).conversation.system is None
 
@@ -98,7 +116,9 @@ def test_images_and_files_go_with_the_next_message(enter: Type, tmp_path: Path) 
     chat = enter(f"/file {tmp_path}/f.txt", "/image https://x/y", "explain", "more", "/image https://x/y", "")
     text = f"{tmp_path}/f.txt:\ncontent\n\nexplain"
     assert [[{"type": "text", "text": text}, IMAGE], "more", [IMAGE]] == chat.asked
-    assert [[{"type": "text", "text": "a"}, IMAGE], "b"] == enter("a", "b", chat=FakeChat(image=[IMAGE])).asked
+    assert [[{"type": "text", "text": "a"}, IMAGE], "b"] == enter(
+        "a", "b", chat=FakeChat(image=[IMAGE])
+    ).asked
 
 
 def test_questions_are_asked_again_and_taken_back(enter: Type, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +171,11 @@ def test_mistakes_are_told(enter: Type, capsys: pytest.CaptureFixture[str], line
 def test_an_editor_that_fails_is_told(
     enter: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for editor, problem in (("false", "/edit : false failed"), ("no-such-editor", "No such file"), ("'", "No closing")):
+    for editor, problem in (
+        ("false", "/edit : false failed"),
+        ("no-such-editor", "No such file"),
+        ("'", "No closing"),
+    ):
         monkeypatch.setenv("VISUAL", editor)
         assert [] == enter("/edit").asked
         assert problem in capsys.readouterr().err
@@ -164,7 +188,9 @@ def test_every_command_has_help(enter: Type, capsys: pytest.CaptureFixture[str])
         assert name in printed
         assert meaning in printed
         assert name == "/exit" or hasattr(Dialogue, f"_do_{name[1:]}")
-    assert [f"/{name[4:]}" for name in dir(Dialogue) if name.startswith("_do_")] == sorted({name for name, _, _ in _HELP} - {"/exit"})
+    assert [f"/{name[4:]}" for name in dir(Dialogue) if name.startswith("_do_")] == sorted(
+        {name for name, _, _ in _HELP} - {"/exit"}
+    )
 
 
 def test_names_of_commands_are_completed() -> None:
@@ -173,7 +199,9 @@ def test_names_of_commands_are_completed() -> None:
 
 
 @pytest.mark.parametrize("with_readline", [True, False])
-def test_earlier_messages(enter: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, with_readline: bool) -> None:
+def test_earlier_messages(
+    enter: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, with_readline: bool
+) -> None:
     """A conversation that goes on has them in the history of the keyboard, where there is one."""
     if not with_readline:
         monkeypatch.setattr(dialogue, "readline", None)

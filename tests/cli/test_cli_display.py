@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from typing import Any
@@ -32,6 +34,7 @@ from gradient_async.cli.display import (
     say_dim,
     say_json,
     tool_line,
+    uninterrupted,
     write,
 )
 from gradient_async.cli.rich_screen import AnswerScreen, BarScreen, PanelScreen
@@ -204,7 +207,9 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("rich", [True, False])
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_a_terminal_is_drawn_on_if_it_can_be(monkeypatch: pytest.MonkeyPatch, term: str, *, rich: bool) -> None:
+def test_a_terminal_is_drawn_on_if_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, term: str, *, rich: bool
+) -> None:
     """Without rich, and where nothing can be drawn, it gets plain text."""
     monkeypatch.setenv("TERM", term)
     if not rich:
@@ -253,3 +258,23 @@ def test_a_long_text_is_written_whole(size: int, capsys: pytest.CaptureFixture[s
     say_json(text)
     shown = "é" * size
     assert capsys.readouterr().out == f'\\x9b{shown}\\x9b\n"\\u009b{shown}\\u009b"\n'
+
+
+def test_ctrl_c_waits_until_the_terminal_is_restored() -> None:
+    """In other threads it can't come."""
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        done.append("here")
+    with uninterrupted():
+        pass
+
+    def elsewhere() -> None:
+        with uninterrupted():
+            done.append("there")
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert ["here", "there"] == done
+    assert signal.default_int_handler is signal.getsignal(signal.SIGINT)

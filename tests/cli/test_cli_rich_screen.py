@@ -56,7 +56,13 @@ class Out(io.StringIO):
         self._stream: Any = pyte.Stream(self._screen)
         options = {"color_system": "truecolor", **options}
         self.console = Console(
-            file=self, force_terminal=True, width=width, height=height, highlight=False, _environ={}, **options
+            file=self,
+            force_terminal=True,
+            width=width,
+            height=height,
+            highlight=False,
+            _environ={},
+            **options,
         )
         self._width = width
         self._drawn = 0
@@ -66,7 +72,9 @@ class Out(io.StringIO):
         text = self.getvalue()[self._drawn :]
         self._drawn += len(text)
         self._stream.feed(text.replace("\n", "\r\n"))
-        above = ["".join(line[x].data for x in range(self._width)).rstrip() for line in self._screen.history.top]
+        above = [
+            "".join(line[x].data for x in range(self._width)).rstrip() for line in self._screen.history.top
+        ]
         return "\n".join([*above, *(line.rstrip() for line in self._screen.display)]).rstrip()
 
 
@@ -147,12 +155,14 @@ def test_a_block_too_long_to_format_at_all(line: str, size: int) -> None:
     assert "".join(text.split()) == "".join(shown.split()).removeprefix("#").removeprefix("Title")
 
 
-@pytest.mark.parametrize("character", ["‮", "\x9b", "\x0c"])
+@pytest.mark.parametrize("character", ["\u202e", "\x9b", "\x0c"])
 def test_characters_that_markdown_names_are_escaped(character: str) -> None:
     out = Out()
     name = f"&#{ord(character)};"
     with closing(AnswerScreen(out.console)) as screen:
-        screen.append(0, f"a{name}b `c{name}` [d{name}](http://x/{name})\n\n```\n{name}\n```\n\n<b title='{name}'>\n\n")
+        screen.append(
+            0, f"a{name}b `c{name}` [d{name}](http://x/{name})\n\n```\n{name}\n```\n\n<b title='{name}'>\n\n"
+        )
         screen.append(0, f"| {name} |\n|---|\n| {name} |\n\n![e{name}](f{name})\n")
     assert character not in out.getvalue()
 
@@ -186,7 +196,7 @@ def test_a_value_replaces_its_text() -> None:
         screen.append(0, '{"a": [\n' + "1,\n" * 100 + "1]}")
         refresh(screen)
         assert "lines above" in out.shown()
-        screen.show_value(0, {"a": ["‮", 1]})
+        screen.show_value(0, {"a": ["\u202e", 1]})
     assert '{\n  "a": [\n    "\\u202e",\n    1\n  ]\n}' == out.shown()
 
 
@@ -198,12 +208,20 @@ def test_a_text_that_is_no_value_stays() -> None:
 
 
 def test_blocks_are_told_apart() -> None:
-    for text, rest in (("", ""), ("a\n", "a\n"), ("a\n\nb", "b"), ("- a\n\n- b", "- a\n\n- b"), ("[a]: b\n", "[a]: b\n")):
+    for text, rest in (
+        ("", ""),
+        ("a\n", "a\n"),
+        ("a\n\nb", "b"),
+        ("- a\n\n- b", "- a\n\n- b"),
+        ("[a]: b\n", "[a]: b\n"),
+    ):
         assert rest == text[last_block(text) :]
 
 
 def test_colours() -> None:
-    assert ["green", "yellow", "dark_orange", "red"] == [colour_of(chance) for chance in (0.95, 0.7, 0.4, 0.0)]
+    assert ["green", "yellow", "dark_orange", "red"] == [
+        colour_of(chance) for chance in (0.95, 0.7, 0.4, 0.0)
+    ]
     assert has_colours(Out().console)
     assert not has_colours(Out(no_color=True).console)
     assert not has_colours(Out(color_system=None).console)
@@ -229,7 +247,9 @@ def test_the_tail_of_a_growing_text_is_what_wrapping_it_anew_gives(pieces: list[
             assert expected == pane.tail(console, width, height).plain.split("\n")
 
 
-@pytest.mark.parametrize(("width", "height", "panes"), [(40, 24, 3), (80, 24, 3), (80, 24, 8), (200, 50, 8), (40, 9, 2)])
+@pytest.mark.parametrize(
+    ("width", "height", "panes"), [(40, 24, 3), (80, 24, 3), (80, 24, 8), (200, 50, 8), (40, 9, 2)]
+)
 def test_answers_side_by_side_are_followed(width: int, height: int, panes: int) -> None:
     """Each shows its end, and how much is above; in the end everything is there."""
     out = Out(width, height)

@@ -8,7 +8,6 @@ import random
 import shlex
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -58,7 +57,9 @@ def test_an_answer(columns: int) -> None:
 def test_a_long_answer_is_followed(gradient_server: ThreadedServer, columns: int) -> None:
     """A block of code that is longer than the screen shows its end, and is there as a whole in the end."""
     code = "```\n" + "".join(f"line {number}\n" for number in range(60))
-    gradient_server.push(reply_sse(*map(chunk, code.splitlines(keepends=True)), chunk("```", finish_reason="stop"), gap=0.02))
+    gradient_server.push(
+        reply_sse(*map(chunk, code.splitlines(keepends=True)), chunk("```", finish_reason="stop"), gap=0.02)
+    )
     with Terminal("chat", "--base-url", f"{gradient_server.url}/v1", "Code", columns=columns) as terminal:
         terminal.wait_for("lines above")
         assert "line 0" not in terminal.screen.split("\n")[0]
@@ -74,7 +75,9 @@ def test_several_answers(gradient_server: ThreadedServer, columns: int) -> None:
     chunks = [chunk(f"word{number}\n", index=index) for number in range(60) for index in range(3)]
     ends = [chunk(finish_reason="stop", index=index) for index in range(3)]
     gradient_server.push(reply_sse(*chunks, *ends, gap=0.005))
-    with Terminal("chat", "--base-url", f"{gradient_server.url}/v1", "-n", "3", "Words", columns=columns) as terminal:
+    with Terminal(
+        "chat", "--base-url", f"{gradient_server.url}/v1", "-n", "3", "Words", columns=columns
+    ) as terminal:
         terminal.wait_for("lines above", 3)
         assert 3 == terminal.screen.count("choice ")
         assert 0 == terminal.end()
@@ -87,18 +90,25 @@ def test_several_answers(gradient_server: ThreadedServer, columns: int) -> None:
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_a_conversation(columns: int, at_home: Path) -> None:
     with Terminal("chat", "--local", "-s", "Be brief", columns=columns) as terminal:
-        terminal.wait_for("\n>")
+        terminal.wait_for_prompt()
         terminal.write("Say: one\r")
         terminal.wait_for("first token")
+        terminal.wait_for_prompt()
         terminal.write("/se\t\x15/nothing\r")  # Tab completes; Ctrl-U takes the line away
         terminal.wait_for("no such")
-        terminal.write("Say: two \\\rlines\r")
-        terminal.wait_for("\n>", 4)
+        terminal.wait_for_prompt()
+        terminal.write("Say: two \\\r")
+        terminal.wait_for("\n.")
+        terminal.write("lines\r")
+        terminal.wait_for("\ntwo lines")
+        terminal.wait_for_prompt()
         terminal.write("\x1b[A\x1b[A\x1b[A\x1b[A\r")  # an earlier line
         terminal.wait_for("\none", 2)
-        prompts = terminal.shown.count("\n>")
-        terminal.write("not sent\x03")
-        terminal.wait_for("\n>", prompts + 1)
+        terminal.wait_for_prompt()
+        terminal.write("not sent")
+        terminal.wait_for("> not sent")
+        terminal.write("\x03")
+        terminal.wait_for_prompt()
         terminal.write("\x04")
         assert 0 == terminal.end()
         assert "Traceback" not in terminal.shown
@@ -108,19 +118,21 @@ def test_a_conversation(columns: int, at_home: Path) -> None:
         message["content"] for message in held["messages"]
     ]
     with Terminal("chat", "--local", "-c", columns=columns) as terminal:
-        terminal.wait_for("\n>")
+        terminal.wait_for_prompt()
         assert "6 messages so far" in " ".join(terminal.shown.split())
         terminal.write("\x1b[A\r")
         terminal.wait_for("\none")
+        terminal.wait_for_prompt()
         terminal.write("/exit\r")
         assert 0 == terminal.end()
 
 
 def test_pasted_lines_are_one_message(at_home: Path) -> None:
     with Terminal("chat", "--local") as terminal:
-        terminal.wait_for("\n>")
+        terminal.wait_for_prompt()
         terminal.write("\x1b[200~Say: one\ntwo\x1b[201~\r")
         terminal.wait_for("first token")
+        terminal.wait_for_prompt()
         terminal.write("\x04")
         assert 0 == terminal.end()
     held = json.loads((at_home / "conversation.json").read_text())
@@ -129,19 +141,20 @@ def test_pasted_lines_are_one_message(at_home: Path) -> None:
 
 def test_ctrl_c_stops_an_answer_and_not_the_conversation(at_home: Path) -> None:
     with Terminal("chat", "--local") as terminal:
-        terminal.wait_for("\n>")
+        terminal.wait_for_prompt()
         terminal.write("Tell me a story\r")
         terminal.wait_for("Once upon")
         terminal.write("\x03")
-        terminal.wait_for("\n>", 2)
+        terminal.wait_for_prompt()
         terminal.write("Say: and then\r")
         terminal.wait_for("\nand then")
+        terminal.wait_for_prompt()
         terminal.write("/exit\r")
         assert 0 == terminal.end()
     held = json.loads((at_home / "conversation.json").read_text())["messages"]
     assert ["user", "assistant", "user", "assistant"] == [message["role"] for message in held]
     assert held[1]["content"].startswith("Once upon")
-    assert len(held[1]["content"]) < 500
+    assert "it is still open today" not in held[1]["content"]
 
 
 def test_without_colours() -> None:
@@ -165,9 +178,15 @@ def test_text_of_servers_moves_nothing(gradient_server: ThreadedServer) -> None:
     evil = "\x1b[2J\x9b2J\u202e &#x1b;[2J &#x9b;2J &#x202e; \x07"
     for _ in range(3):
         gradient_server.push(
-            reply_sse(chunk(evil, reasoning_content=evil, refusal=evil, model=evil), chunk(finish_reason="stop"))
+            reply_sse(
+                chunk(evil, reasoning_content=evil, refusal=evil, model=evil), chunk(finish_reason="stop")
+            )
         )
-    for arguments in ([], ["-n", "2"], ["--schema", __file__.replace("test_cli_terminal.py", "none.json")][:0]):
+    for arguments in (
+        [],
+        ["-n", "2"],
+        ["--schema", __file__.replace("test_cli_terminal.py", "none.json")][:0],
+    ):
         with Terminal("chat", "--base-url", f"{gradient_server.url}/v1", *arguments, "Hi") as terminal:
             terminal.end()
             assert "\\x1b[2J" in terminal.shown
@@ -181,7 +200,13 @@ def test_help(columns: int) -> None:
     """It names the variables, and fits."""
     with Terminal("chat", "--help", columns=columns) as terminal:
         assert 0 == terminal.end()
-        for name in ("GRADIENT_MODEL_ACCESS_KEY", "GRADIENT_BASE_URL", "GRADIENT_MODEL", "XDG_STATE_HOME", "NO_COLOR"):
+        for name in (
+            "GRADIENT_MODEL_ACCESS_KEY",
+            "GRADIENT_BASE_URL",
+            "GRADIENT_MODEL",
+            "XDG_STATE_HOME",
+            "NO_COLOR",
+        ):
             assert name in terminal.shown
 
 
@@ -200,14 +225,26 @@ def test_pipes() -> None:
 @pytest.mark.parametrize(
     ("command", "status", "says"),
     [
-        ("chat --local Hi >&-", 1, "gradient-async: standard output: Bad file descriptor\n"),
-        ("chat --local Hi >/dev/full", 1, "gradient-async: standard output: No space left on device\n"),
-        ("chat --local --json Hi >/dev/full", 1, "gradient-async: standard output: No space left on device\n"),
+        ("chat --local Hi >&-", 1, "gradient-async: standard output can't be written: Bad file descriptor\n"),
+        (
+            "chat --local Hi >/dev/full",
+            1,
+            "gradient-async: standard output can't be written: No space left on device\n",
+        ),
+        (
+            "chat --local --json Hi >/dev/full",
+            1,
+            "gradient-async: standard output can't be written: No space left on device\n",
+        ),
         ("chat --local Hi 2>&- <&- | grep -q simulated", 0, ""),
         ("chat --local '' 2>&-", 2, ""),
         ("chat --local <&-", 2, "gradient-async: no prompt: write one behind the options, or pipe it\n"),
         ("set -o pipefail; chat --local 'Write 2000 words' | head -c 10 >/dev/null", 141, ""),
-        ("printf '\\xff' | chat --local", 2, "gradient-async: standard input is not text; --image - sends an image\n"),
+        (
+            "printf '\\xff' | chat --local",
+            2,
+            "gradient-async: standard input is not text; --image - sends an image\n",
+        ),
     ],
 )
 def test_streams_that_are_closed_or_broken(command: str, status: int, says: str) -> None:
@@ -228,7 +265,7 @@ def test_ctrl_c_at_any_moment(gradient_server: ThreadedServer, arguments: list[s
     gradient_server.push(reply_sse(*words, gap=0.01))
     with Terminal("chat", "--base-url", f"{gradient_server.url}/v1", *arguments) as terminal:
         if not arguments:
-            terminal.wait_for("\n>")
+            terminal.wait_for_prompt()
             terminal.write("Go\r")
         # Until its own code runs, Python answers Ctrl-C with a traceback.
         terminal.wait_until(lambda: bool(gradient_server.requests))
@@ -237,7 +274,7 @@ def test_ctrl_c_at_any_moment(gradient_server: ThreadedServer, arguments: list[s
         terminal.read_for(chance.choice([0, 0, 0.01, 0.1]))
         terminal.write("\x03")
         if not arguments:
-            terminal.wait_for("\n>", 2)
+            terminal.wait_for_prompt()
             terminal.write("/exit\r/exit\r")  # the second Ctrl-C may take a line away
         assert (130 if arguments else 0) == terminal.end()
         assert "Traceback" not in terminal.shown
