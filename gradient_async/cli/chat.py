@@ -188,11 +188,10 @@ async def show(
         if schema is not None:
             # The library reads answers of a type by itself, but not those of a schema.
             parsed = parse_completion(completion, schema if isinstance(schema, Answer) else _ANY_OBJECT)
-            for choice in parsed.choices:
-                if choice.message.parsed is not None:
-                    display.show_value(
-                        choice.index, msgspec.to_builtins(choice.message.parsed, enc_hook=_plain)
-                    )
+            for answer in parsed.choices:
+                value = answer.message.parsed
+                if value is not None:
+                    display.show_value(answer.index, msgspec.to_builtins(value, enc_hook=_plain))
         display.add_calls(completion)
 
 

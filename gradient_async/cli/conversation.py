@@ -34,10 +34,8 @@ class Conversation(msgspec.Struct):
 
     def to_send(self) -> list[Message]:
         """Return all messages."""
-        return [
-            *([] if self.system is None else [{"role": "system", "content": self.system}]),
-            *self.messages,
-        ]
+        first: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return first + self.messages
 
     def ask(self, content: Any) -> None:
         """Add a message of the user."""

@@ -117,7 +117,7 @@ async def _stream_logprobs(client: AsyncGradient) -> None:
 
 
 async def _stream_choices(client: AsyncGradient) -> None:
-    _title("4. n=3, three tasks: async for chunk in stream.choice(i)")
+    _title("4. n=3: three answers in one stream, side by side")
     messages = _prompt("Name a good habit.")
     async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, n=3) as stream:
         await show(stream, 3)

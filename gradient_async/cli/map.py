@@ -360,6 +360,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "output", metavar="OUT.jsonl", help="file of results; requests with a result in it are not sent again"
     )
     add(
+        "-m",
         "--model",
         default=default_model(),
         metavar="M",
