@@ -21,7 +21,7 @@ import msgspec
 
 from ..client import AsyncGradient
 from ..decoding import known_params
-from ..errors import ConfigurationError, JournalError
+from ..errors import ConfigurationError, GradientError, JournalError
 from ..fanout import Journal, MapResult, MapResults
 from ..fanout.journal import JournalRun
 from ..fanout.result_file import InputLine, Row
@@ -247,6 +247,7 @@ class MapCommand:
         source.seek(0)
         if arguments.retry_errors:
             note(f"requests to retry: {journal.errors}")
+        self._told: set[tuple[str, Any]] = set()  # kinds of failures that were reported
         self._signal_status = 0  # the exit status that a signal asked for
 
     async def run(self, client: AsyncGradient) -> int:
@@ -307,16 +308,25 @@ class MapCommand:
 
     def _take(self, result: MapResult) -> None:
         """Count a result."""
-        counts, completion = self._counts, result.completion
-        counts.wrong += completion is None
+        counts = self._counts
+        counts.wrong += result.error is not None
         if result.resumed:
             counts.skipped += 1
-        elif completion is None:
+        elif result.error is not None:
             counts.failed += 1
+            self._say_failure(result.key, result.error)
         else:
+            usage = result.completion.usage
             counts.done += 1
-            counts.tokens += 0 if completion.usage is None else completion.usage.total_tokens
+            counts.tokens += 0 if usage is None else usage.total_tokens
         self._show_progress()
+
+    def _say_failure(self, line: RequestLine, error: GradientError) -> None:
+        """Report the first failure of each kind. All are in the file, and there may be thousands alike."""
+        kind = type(error).__name__, getattr(error, "status_code", None)
+        if kind not in self._told:
+            self._told.add(kind)
+            self._say_of(line, f"{kind[0]}: {explain(error)}")
 
     def _show_progress(self) -> None:
         self._display.progress(self._counts.over, self._counts.total, str(self._counts))

@@ -19,6 +19,11 @@ _WORDS = tuple(
             "^no model access key for ([^ ]*): .*",
             r"no key for \1: set GRADIENT_MODEL_ACCESS_KEY, or use --local to try the command",
         ),
+        (
+            r"model_access_key or GRADIENT_MODEL_ACCESS_KEY \(agents: agent_access_key\)",
+            "GRADIENT_MODEL_ACCESS_KEY",
+        ),
+        (r"client\.models\.list\(\) lists", "gradient-async models lists"),
         ("^model_access_key may", "the key (GRADIENT_MODEL_ACCESS_KEY) may"),
         (r"; to send it anyway, use validate=False or extra_body=\{\.\.\.\}", ""),
         (r": give seconds, None, Timeout\(\.\.\.\), or an object with .*", ": give seconds"),

@@ -99,7 +99,8 @@ async def run_serve(arguments: argparse.Namespace) -> int:
         say(f"serving {server.url}  (press Ctrl-C to stop)\n")
         for title in ("Command line", "curl"):
             say(f"{textwrap.indent(ways[title], '  ')}\n")
-        return await asyncio.get_running_loop().create_future()  # nothing ends it but Ctrl-C
+        never: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        return await never  # Ctrl-C cancels it
 
 
 def _in_flags(message: str) -> str:

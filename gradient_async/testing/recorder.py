@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -62,7 +63,7 @@ class Recorder:
         return f"It passes requests on to {self._upstream.hostname}{records}."
 
     async def pass_on(
-        self, request: Request, redaction: Redaction, headers: dict[str, str], connection: Connection
+        self, request: Request, redaction: Redaction, headers: Mapping[str, str], connection: Connection
     ) -> None:
         """Answer one request with the reply of the server, and further headers, which are not recorded.
 
@@ -81,7 +82,7 @@ class Recorder:
             work.result()
 
     async def _relay(
-        self, request: Request, redaction: Redaction, extra: dict[str, str], connection: Connection
+        self, request: Request, redaction: Redaction, extra: Mapping[str, str], connection: Connection
     ) -> None:
         number = next(self._numbers)
         upstream = await Upstream.open(self._upstream)
@@ -95,7 +96,9 @@ class Recorder:
             if reply is not None:
                 status, headers, body = reply
                 take.recording.response = kept = _kept(status, headers, body)
-                opening, framing = open_reply(request, status, kept.headers | extra, chunked=kept.chunked)
+                opening, framing = open_reply(
+                    request, status, {**kept.headers, **extra}, chunked=kept.chunked
+                )
                 await connection.write(opening)
                 end = "eof" if body.done else None
                 while end is None:

@@ -188,6 +188,21 @@ def test_errors_and_bad_lines_stop_nothing(
     assert 3 == len(server.requests)
 
 
+def test_the_first_failure_of_each_kind_is_told(
+    files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its line, and in the words of the command line."""
+    refused = reply_json({"error": {"message": "wrong key"}}, 401)
+    server.push(refused, refused)
+    files.ask(body("one"), body("two"), body("bad"), body("bad"))
+    assert 1 == files.run("--max-concurrency", "1")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(files.source))]
+    assert 2 == len(told)
+    assert told[0].startswith(f"{files.source}:1: AuthenticationError: ")
+    assert told[0].endswith("wrong key; check the key: GRADIENT_MODEL_ACCESS_KEY")
+    assert told[1].startswith(f"{files.source}:3: BadRequestError: ")
+
+
 def test_again_it_does_what_is_left(
     files: Files, server: ThreadedServer, echo: Echo, capsys: pytest.CaptureFixture[str]
 ) -> None:
