@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(_parser().parse_args(argv))
         finally:
+            if argv is None:  # the process ends now; Python would answer one more Ctrl-C with a traceback
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
             if sys.stdout is not None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        if argv is None:  # the process ends now; Python would answer a second Ctrl-C with a traceback
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return _INTERRUPTED
     except BrokenPipeError:
         status = _BROKEN_PIPE

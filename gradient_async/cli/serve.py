@@ -99,8 +99,7 @@ async def run_serve(arguments: argparse.Namespace) -> int:
         say(f"serving {server.url}  (press Ctrl-C to stop)\n")
         for title in ("Command line", "curl"):
             say(f"{textwrap.indent(ways[title], '  ')}\n")
-        await asyncio.Event().wait()
-    return 1
+        return await asyncio.get_running_loop().create_future()  # nothing ends it but Ctrl-C
 
 
 def _in_flags(message: str) -> str:

@@ -23,7 +23,8 @@ _HEAD = """<!doctype html>
 <style>
   :root { color-scheme: light dark }
   body { font: 1rem/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem }
-  pre { padding: .8rem 1rem; overflow-x: auto; background: #8882; border-radius: .4rem }
+  pre { padding: .8rem 1rem; background: #8882; border-radius: .4rem; font-size: .9rem;
+    white-space: pre-wrap; overflow-wrap: anywhere }
 </style>
 <h1>gradient-async serve</h1>
 """
@@ -64,15 +65,24 @@ def usage(url: str, key: str, model: str) -> dict[str, str]:
     """Return how to send a request to a server: a title and the code for each way."""
     return {
         "curl": f"""\
-curl -N {url}/v1/chat/completions -H 'Authorization: Bearer {key}' \\
+curl -N {url}/v1/chat/completions \\
+  -H 'Authorization: Bearer {key}' \\
   -d '{{"model": "{model}", "stream": true, "messages": [{{"role": "user", "content": "Hello"}}]}}'""",
         "Python": f"""\
-client = AsyncGradient(inference_endpoint="{url}", model_access_key="{key}")
-async with client.chat.completions.stream(
-    model="{model}", messages=[{{"role": "user", "content": "Hello"}}]
-) as stream:
-    async for text in stream.text:
-        print(text, end="")""",
+import asyncio
+
+from gradient_async import AsyncGradient
+
+
+async def main() -> None:
+    async with AsyncGradient(inference_endpoint="{url}", model_access_key="{key}") as client:
+        messages = [{{"role": "user", "content": "Hello"}}]
+        async with client.chat.completions.stream(model="{model}", messages=messages) as stream:
+            async for text in stream.text:
+                print(text, end="", flush=True)
+
+
+asyncio.run(main())""",
         "Command line": f"""\
 export GRADIENT_INFERENCE_ENDPOINT={url} GRADIENT_MODEL_ACCESS_KEY={key}
 gradient-async chat --model {model} 'Hello'""",
@@ -89,7 +99,10 @@ def front_page(request: Request, about: str, names: Sequence[str], *, needs_key:
     if not wants_page(request):
         text = "\n\n".join([about, *(f"{title}:\n\n{code}" for title, code in (parts | listed).items())])
         return reply_bytes(f"{text}\n".encode(), content_type="text/plain; charset=utf-8")
-    sections = (f"<h2>{title}</h2>\n<pre>{escape(code, quote=False)}</pre>" for title, code in (parts | listed).items())
+    sections = (
+        f"<h2>{title}</h2>\n<pre>{escape(code, quote=False)}</pre>"
+        for title, code in (parts | listed).items()
+    )
     page = "\n".join([f"{_HEAD}<p>{escape(about)}", *sections])
     headers = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'"}
     return reply_bytes(page.encode(), headers=headers, content_type="text/html; charset=utf-8")

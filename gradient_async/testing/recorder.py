@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -16,11 +15,11 @@ from typing import BinaryIO
 import msgspec
 
 from .connection import Connection
+from .manifest import MANIFEST, RecordedReply, Recording
 from .matching import Redaction, load_json
-from .payloads import dump, http_chunk
-from .recording import MANIFEST, End, Framing, RecordedReply, Recording, end_reply, open_reply
+from .payloads import dump
 from .request import Headers, Request
-from .script import play
+from .script import End, Framing, end_reply, frame, open_reply, play
 from .upstream import ReplyBody, Upstream, parse_upstream
 
 # The headers that clients act on or tell their users. Others are left out, as they may hold keys, cookies, or names.
@@ -63,7 +62,7 @@ class Recorder:
         return f"It passes requests on to {self._upstream.hostname}{records}."
 
     async def pass_on(
-        self, request: Request, redaction: Redaction, headers: Mapping[str, str], connection: Connection
+        self, request: Request, redaction: Redaction, headers: dict[str, str], connection: Connection
     ) -> None:
         """Answer one request with the reply of the server, and further headers, which are not recorded.
 
@@ -82,7 +81,7 @@ class Recorder:
             work.result()
 
     async def _relay(
-        self, request: Request, redaction: Redaction, extra: Mapping[str, str], connection: Connection
+        self, request: Request, redaction: Redaction, extra: dict[str, str], connection: Connection
     ) -> None:
         number = next(self._numbers)
         upstream = await Upstream.open(self._upstream)
@@ -95,8 +94,8 @@ class Recorder:
             end: End | None = None
             if reply is not None:
                 status, headers, body = reply
-                take.recording.response = _kept(status, headers, body)
-                opening, framing = open_reply(take.recording.response, request, extra)
+                take.recording.response = kept = _kept(status, headers, body)
+                opening, framing = open_reply(request, status, kept.headers | extra, chunked=kept.chunked)
                 await connection.write(opening)
                 end = "eof" if body.done else None
                 while end is None:
@@ -106,7 +105,7 @@ class Recorder:
                     if end is not None:
                         self._save(take, end)
                     if data:
-                        await connection.write(http_chunk(data) if framing == "chunked" else data)
+                        await connection.write(frame(data, framing))
             end = end or upstream.loss
             self._save(take, end)
             await play(end_reply(end, framing), connection)

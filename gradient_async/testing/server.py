@@ -12,7 +12,7 @@ from typing import Any, Self
 from .api import Backend, Routes, Unscripted
 from .quota import Quota
 from .recorder import Recorder
-from .recordings import Recordings
+from .replay import Recordings
 from .request import Request
 from .script import Handler, check_replies
 from .service import OnAccept, Service

@@ -17,10 +17,10 @@ from ..errors import InvalidRequestError
 from ..types import FunctionDefinition
 from ..types.model import build_tables
 from .api import Planned, unknown_model
-from .payloads import chunk, completion, digitalocean_error, dump, http_chunk, openai_error, sse
+from .payloads import chunk, completion, digitalocean_error, dump, openai_error, sse
 from .request import Request
 from .schemas import choose_calls, fill_schema
-from .script import HOLD, RESET, Step, reply_json, start_stream
+from .script import HOLD, RESET, Step, end_reply, frame, open_reply, reply_json
 from .words import Piece, cut_text, digest, last_text, reasoning, reply_text, text_of, tokenize
 
 _NAMES = ("simulated", "error-429", "error-500", "error-503", "error-stream", "error-cut", "error-stall")
@@ -76,11 +76,10 @@ class Simulation:
         answer = Answer(body, model, agent=agent)
         tokens: int = answer.usage["total_tokens"]
         if stream:
-            chunked = request.version == "1.1"
-            return Planned(lambda headers: self._stream(answer, headers, chunked=chunked), tokens)
+            return Planned(lambda headers: self._stream(answer, request, headers), tokens)
         return Planned(lambda headers: reply_json(answer.completion(), 200, headers).steps, tokens)
 
-    def _stream(self, answer: Answer, headers: Mapping[str, str], *, chunked: bool) -> Iterator[Step]:
+    def _stream(self, answer: Answer, request: Request, headers: Mapping[str, str]) -> Iterator[Step]:
         breaks = _BREAKS.get(answer.model)
         fails = answer.model == "error-stream"
         chunks = _CHUNKS_BEFORE_FAULT if breaks or fails else None
@@ -89,15 +88,18 @@ class Simulation:
             message = "this error was asked for by the name of the model"
             error = openai_error(message, kind="server_error", code="overloaded")
             events = itertools.chain(events, [error])
-        writes = (sse(event, done=False) for event in events)
-        headers = {**headers, "cache-control": "no-cache"}
-        yield from start_stream(writes, headers, chunked=chunked, gap=self._delay)
+        fields = {**headers, "content-type": "text/event-stream", "cache-control": "no-cache"}
+        opening, framing = open_reply(request, 200, fields, chunked=True)
+        yield opening
+        for number, event in enumerate(events):
+            if self._delay and number:
+                yield self._delay
+            yield frame(sse(event, done=False), framing)
         if breaks:
             yield breaks
             return
-        yield http_chunk(sse()) if chunked else sse()
-        if chunked:
-            yield http_chunk(b"")
+        yield frame(sse(), framing)
+        yield from end_reply("eof", framing)
 
 
 def _error(status: int, body: object, headers: Mapping[str, str] | None = None) -> Planned:

@@ -243,10 +243,11 @@ async def test_the_log_has_no_reader_and_requests_are_forgotten(monkeypatch: pyt
 def test_serve_records_and_replays(tmp_path: Path, gradient_server: ThreadedServer) -> None:
     """Requests to the command's server are passed on and recorded, and replayed without the other server."""
     asked: list[subprocess.CompletedProcess[str]] = []
-    folder = ["--record", str(tmp_path)]
+    recorded = tmp_path / "recorded"
+    folder = ["--record", str(recorded)]
     for arguments in (
         ["--upstream", gradient_server.url, *folder],
-        ["--replay", str(tmp_path), "--speed", "max"],
+        ["--replay", str(recorded), "--speed", "max"],
     ):
         with subprocess.Popen(
             [sys.executable, "-m", "gradient_async", "serve", "--port", "0", *arguments],
@@ -262,7 +263,7 @@ def test_serve_records_and_replays(tmp_path: Path, gradient_server: ThreadedServ
             assert process.wait(10) == 130
     assert [(0, "hello\n"), (0, "hello\n")] == [(one.returncode, one.stdout) for one in asked]
     assert 1 == len(gradient_server.requests)
-    assert ["0001.sse", "manifest.jsonl"] == sorted(path.name for path in tmp_path.iterdir())
+    assert ["0001.sse", "manifest.jsonl"] == sorted(path.name for path in recorded.iterdir())
 
 
 @pytest.mark.parametrize(("text", "speed"), [("1", 1.0), ("2.5", 2.5), ("max", None)])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import shlex
+import shutil
+import sys
 from html import unescape
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import pytest
 from peer import USER, ask, connect
 
 from gradient_async.testing import chunk, reply_sse, serve
+from gradient_async.testing.browser import usage
 
 BODY = {"model": "m", "messages": USER}
 LOCAL = "http://localhost:3000"
@@ -112,11 +117,38 @@ async def test_the_page_shows_how_to_use_the_server() -> None:
         assert "secret" not in html
         code = [unescape(text) for text in re.findall("<pre>(.*?)</pre>", html, re.DOTALL)]
         assert len(code) == 4
-        assert f"curl -N {server.url}/v1/chat/completions -H 'Authorization: Bearer YOUR_KEY'" in code[0]
+        assert (
+            f"curl -N {server.url}/v1/chat/completions \\\n  -H 'Authorization: Bearer YOUR_KEY' \\\n"
+            in code[0]
+        )
         assert f'AsyncGradient(inference_endpoint="{server.url}", model_access_key="YOUR_KEY")' in code[1]
         assert f"export GRADIENT_INFERENCE_ENDPOINT={server.url} " in code[2]
         assert all('"a<b"' in text for text in code[:2])
         assert "error-429\na<b" == code[3]
+
+
+async def test_what_the_page_shows_works() -> None:
+    """Each of its programs is answered as it stands."""
+    async with serve() as server:
+        ways = usage(server.url, "any", "simulated")
+        runs = [[sys.executable, "-c", ways["Python"]]]
+        line = ways["Command line"].replace(
+            "gradient-async", f"{shlex.quote(sys.executable)} -m gradient_async"
+        )
+        runs += [["bash", "-c", line]] * (shutil.which("bash") is not None)
+        runs += [["bash", "-c", ways["curl"]]] * (
+            shutil.which("bash") is not None and shutil.which("curl") is not None
+        )
+        for run in runs:
+            process = await asyncio.create_subprocess_exec(
+                *run,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            output, _ = await process.communicate()
+            assert (0, True) == (process.returncode, b"Hello" in output)
+        assert len(runs) == len(server.requests)
 
 
 async def test_the_page_as_text() -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from .api import Planned, refusal
+from .manifest import Recording, read_manifest
 from .matching import RecordedRequest, Redaction, nearest
-from .payloads import http_chunk, openai_error
+from .payloads import openai_error
 from .recorder import Recorder
-from .recording import Framing, Recording, end_reply, open_reply, read_manifest
 from .request import Request
-from .script import Step
+from .script import Framing, Step, end_reply, frame, open_reply
 
 _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)|.+", re.DOTALL)
 _TOTAL_TOKENS = re.compile(rb'"total_tokens":\s*([0-9]+)')
@@ -179,19 +179,20 @@ class Recordings:
         due = time.monotonic() + first_byte
         framing: Framing | None = None
         yield due - time.monotonic()
-        if recording.response.status is not None:
-            fields = dict(headers)
-            announced = recording.response.headers.get("content-length")
+        reply = recording.response
+        if reply.status is not None:
+            fields = {**reply.headers, **headers}
+            announced = reply.headers.get("content-length")
             if announced is not None and request.method != "HEAD":
                 whole = recording.end == "eof"  # what is cut must be shorter than announced
                 fields["content-length"] = str(len(data) if whole else max(int(announced), len(data) + 1))
-            opening, framing = open_reply(recording.response, request, fields)
+            opening, framing = open_reply(request, reply.status, fields, chunked=reply.chunked)
             yield opening
         for gap, piece in zip(gaps, pieces, strict=False):
             due += gap
             yield due - time.monotonic()
-            if piece and framing != "none":
-                yield http_chunk(piece) if framing == "chunked" else piece
+            if framed := frame(piece, framing):
+                yield framed
         yield due + end_gap - time.monotonic()
         yield from end_reply(recording.end, framing)
 
