@@ -49,16 +49,14 @@ def run_chat(arguments: argparse.Namespace) -> int:
     try:
         chat = Chat(arguments)
         text = text_of(arguments.prompt)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         complain(str(error))
         return _UNUSABLE
     if text is None and on_terminal(sys.stdout) and not (arguments.json or arguments.extract):
         return hold(chat)
     if not (text and text.strip()) and not arguments.image:
         complain(
-            "the prompt is empty"
-            if text is not None
-            else "no prompt: write one behind the options, or pipe it"
+            "no prompt: write one behind the options, or pipe it" if text is None else "the prompt is empty"
         )
         return _UNUSABLE
     return 0 if chat.ask(content_of(text or "", arguments.image)) else _FAILED
@@ -79,7 +77,6 @@ class Chat:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.options: dict[str, Any] = dict(arguments.options)
-        self._path = path_of(os.environ)
         self._received: ChatCompletion | None = None
         self.conversation = self._last() if arguments.resume else Conversation()
         self.conversation.model = arguments.model or self.conversation.model or default_model()
@@ -88,12 +85,14 @@ class Chat:
 
     def _last(self) -> Conversation:
         try:
-            return load(self._path)
+            return load(path_of(os.environ))
         except FileNotFoundError:
             raise ValueError("there is no conversation to continue; leave -c out to begin one") from None
         except (OSError, msgspec.MsgspecError) as error:
             problem = error.strerror if isinstance(error, OSError) else error
-            raise ValueError(f"{self._path} can't be read: {problem}; leave -c out to begin anew") from None
+            raise ValueError(
+                f"{path_of(os.environ)} can't be read: {problem}; leave -c out to begin anew"
+            ) from None
 
     def ask(self, content: Any) -> bool:
         """Send a message of the user, show the answer, and keep both; return whether the answer is whole."""
@@ -114,9 +113,10 @@ class Chat:
 
     def _save(self) -> None:
         try:
-            self.conversation.save(self._path)
+            self.conversation.save(path_of(os.environ))
         except OSError as error:
-            complain(f"the conversation is not kept: {error.filename or self._path}: {error.strerror}")
+            place = f"{error.filename}: " if error.filename else ""
+            complain(f"the conversation is not kept: {place}{error.strerror}")
 
     async def _answer(self) -> bool:
         arguments, params = self.arguments, self._params()

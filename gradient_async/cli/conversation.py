@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -93,9 +95,16 @@ def load(path: Path) -> Conversation:
     return msgspec.json.decode(path.read_bytes(), type=Conversation)
 
 
-def path_of(environ: Any) -> Path:
-    """Return the path of the last conversation, in the folder for state by the XDG specification."""
+def path_of(environ: Mapping[str, str]) -> Path:
+    """Return the path of the last conversation, in the folder for state by the XDG specification.
+
+    Raises:
+        OSError: If the user has no home.
+    """
     folder = Path(environ.get("XDG_STATE_HOME", ""))
     if not folder.is_absolute():
-        folder = Path.home() / ".local" / "state"
+        try:
+            folder = Path.home() / ".local" / "state"
+        except RuntimeError:
+            raise OSError(errno.ENOENT, "there is no home directory; set XDG_STATE_HOME") from None
     return folder / "gradient-async" / "conversation.json"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import os
 import shlex
 import subprocess
@@ -15,10 +17,8 @@ from .conversation import Conversation
 from .display import complain, say, say_dim
 from .prompts import content_of, image_of, param_of
 
-try:
-    import readline
-except ImportError:  # Windows has none: lines are edited as the console does it
-    readline = None  # type: ignore[assignment]
+# Windows has none: its console edits lines by itself.
+readline: Any = importlib.import_module("readline") if importlib.util.find_spec("readline") else None
 
 DIALOGUE_VARIABLES = {
     "XDG_STATE_HOME": "folder that keeps the last conversation, in gradient-async/; ~/.local/state if not set",

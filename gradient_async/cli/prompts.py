@@ -87,7 +87,7 @@ def text_of(prompt: str | None) -> str | None:
     """Return the text to send: the prompt, what was piped, or both; None if there is neither, on a terminal.
 
     Raises:
-        ValueError: If the standard input is not text.
+        ValueError: If the standard input is not text, or can't be read.
     """
     if sys.stdin is None or (on_terminal(sys.stdin) and prompt != "-"):
         return prompt
@@ -96,6 +96,8 @@ def text_of(prompt: str | None) -> str | None:
         piped.encode()  # Python may read bytes that are no text as half surrogate pairs
     except UnicodeError:
         raise ValueError("standard input is not text; --image - sends an image") from None
+    except OSError as error:
+        raise ValueError(f"standard input can't be read: {error.strerror or error}") from None
     if prompt is None or prompt == "-":
         return piped
     # The prompt comes last, behind what it is about.

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from gradient_async import ChatCompletion, Timing
 from gradient_async.cli import main
-from gradient_async.cli.chat import extract
+from gradient_async.cli.chat import _say_end, extract
 from gradient_async.testing import Server, ThreadedServer, chunk, reply_sse, serve
 
 
@@ -393,6 +394,20 @@ def test_a_cut_answer_is_said_to_be_cut(
     assert main(["chat", "Tell me a story"]) == 0
     assert "gradient-async: the answer was cut by a content filter\n" == capsys.readouterr().err
     assert server.requests
+
+
+def test_the_last_line_tells_what_is_known(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server may say nothing about tokens, and send no content."""
+    monkeypatch.setenv("TERM", "dumb")
+
+    def on_terminal(_stream: object) -> bool:
+        return True
+
+    monkeypatch.setattr("gradient_async.cli.chat.on_terminal", on_terminal)
+    _say_end(ChatCompletion(), Timing(queued=0, headers=0, first_token=None, gaps=[], total=1.23))
+    assert "[1.2 s]\n" == capsys.readouterr().out
 
 
 # The last conversation

@@ -100,3 +100,12 @@ def test_where_it_is() -> None:
     for value, folder in (("/somewhere", Path("/somewhere")), ("somewhere", home), ("", home)):
         assert folder / "gradient-async" / "conversation.json" == path_of({"XDG_STATE_HOME": value})
     assert home / "gradient-async" / "conversation.json" == path_of({})
+
+
+def test_users_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(FileNotFoundError, match="there is no home directory; set XDG_STATE_HOME"):
+        path_of({})

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gradient_async.cli import _COMMANDS, _parser
+from gradient_async.cli import _COMMANDS
+from gradient_async.cli.command import Command, Parser
 from gradient_async.cli.dialogue import _HELP
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text("utf-8")
@@ -18,21 +19,16 @@ def section(title: str) -> str:
     return re.split(r"\n## ", PAGE.split(f"\n## {title}\n")[1])[0]
 
 
-@pytest.mark.parametrize("command", _COMMANDS, ids=lambda command: command.name)
-def test_commands(command: object) -> None:
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_commands(command: Command) -> None:
     """With each of their options and variables."""
-    name, variables = command.name, command.variables  # type: ignore[attr-defined]
-    text = section(name)
-    parsers = (
-        _parser()
-        .parse_args([name, *{"replay": ["f"], "map": ["i", "o"], "completions": ["bash"]}.get(name, [])])
-        .parsers
-    )
-    for action in parsers[name]._actions:
-        for option in action.option_strings:
-            if option not in {"-h", "--help"}:
-                assert f"`{option}" in text or f" `{option}" in text, option
-    for variable in variables:
+    text = section(command.name)
+    parser = Parser()
+    command.add_arguments(parser)
+    for action in parser.added:
+        for option in {*action.option_strings} - {"-h", "--help"}:
+            assert re.search(f"[` ]{option}[` ]", text), option
+    for variable in command.variables:
         assert f"`{variable}`" in section("Environment variables"), variable
 
 

@@ -125,3 +125,13 @@ def test_standard_input_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(PNG), "utf-8"))
     with pytest.raises(ValueError, match="standard input is not text; --image - sends an image"):
         text_of("prompt")
+
+
+def test_standard_input_that_can_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.StringIO):
+        def read(self, _size: int | None = -1) -> str:
+            raise OSError(21, "Is a directory")
+
+    monkeypatch.setattr(sys, "stdin", Broken())
+    with pytest.raises(ValueError, match="standard input can't be read: Is a directory"):
+        text_of("prompt")

@@ -349,7 +349,9 @@ def test_chat(
     running: Server = serve(*replies)
     with running as server:
         for _ in replies:
-            code = main(["chat", "--no-log", *["--json"] * as_json, "--base-url", f"{server.url}/v1", "Hello"])
+            code = main(
+                ["chat", "--no-log", *["--json"] * as_json, "--base-url", f"{server.url}/v1", "Hello"]
+            )
             printed, complaints = capsys.readouterr()
             assert "Traceback" not in complaints
             assert printed if code == 0 or not as_json else complaints
