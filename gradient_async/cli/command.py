@@ -16,12 +16,13 @@ from ..testing import serve
 
 DEFAULT_MODEL = "llama3.3-70b-instruct"
 
+LOG_VARIABLES = {"GRADIENT_LOG": "debug or info: log requests on standard error"}
 # The variables of a command that asks a server, as its help names them.
 CLIENT_VARIABLES = {
     "GRADIENT_MODEL_ACCESS_KEY": "key for the models; DIGITALOCEAN_ACCESS_TOKEN if there is none",
     "GRADIENT_BASE_URL": "server to ask, as for --base-url",
     "GRADIENT_INFERENCE_ENDPOINT": "the same without the version: requests go to URL/v1/chat/completions",
-    "GRADIENT_LOG": "debug or info: log requests on standard error",
+    **LOG_VARIABLES,
 }
 MODEL_VARIABLES = {"GRADIENT_MODEL": "model to ask where --model is not given"}
 SCREEN_VARIABLES = {"NO_COLOR": "if set, draw without colours"}

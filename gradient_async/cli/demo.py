@@ -14,7 +14,7 @@ from ..events import FunctionToolCallArgumentsDeltaEvent, ToolCallStartEvent
 from ..stream import ChatCompletionStream
 from ..testing import serve
 from .chat import show
-from .command import DEFAULT_MODEL, SCREEN_VARIABLES, Command
+from .command import DEFAULT_MODEL, LOG_VARIABLES, SCREEN_VARIABLES, Command
 from .display import on_terminal, one_line, say, say_bold, tool_line, write
 
 # Seconds between tokens: slow enough to watch on a terminal, and fast if the output goes elsewhere.
@@ -159,5 +159,5 @@ COMMAND = Command(
     description="Show what the library does, with a simulated model on this machine. Needs no key.",
     add_arguments=_add_no_arguments,
     run=run_demo,
-    variables=SCREEN_VARIABLES,
+    variables=LOG_VARIABLES | SCREEN_VARIABLES,
 )

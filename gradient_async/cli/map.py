@@ -29,6 +29,7 @@ from ..types import NOT_GIVEN
 from .command import (
     CLIENT_VARIABLES,
     MODEL_VARIABLES,
+    SCREEN_VARIABLES,
     Command,
     add_client_arguments,
     default_model,
@@ -418,5 +419,5 @@ COMMAND = Command(
     "failed or have changed.",
     add_arguments=_add_arguments,
     run=run_map,
-    variables=CLIENT_VARIABLES | MODEL_VARIABLES,
+    variables=CLIENT_VARIABLES | MODEL_VARIABLES | SCREEN_VARIABLES,
 )

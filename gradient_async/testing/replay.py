@@ -68,13 +68,9 @@ class Recordings:
         self._turns = itertools.count()
         self.every_path = bool(self._by_digest) or recorder is not None
         self.missed: list[str] = []
-        self.about = " ".join(
-            [
-                "This is a server for tests.",
-                *(["It replays recorded replies."] if folder is not None else []),
-                *([recorder.about] if recorder is not None else []),
-            ]
-        )
+        replays = "" if folder is None else " It replays recorded replies."
+        records = "" if recorder is None else f" {recorder.about}"
+        self.about = f"This is a server for tests.{replays}{records}"
 
     def _load(self, folder: Path) -> None:
         known = read_manifest(folder)
