@@ -87,29 +87,27 @@ class Routes:
         await play(self._answer(request) if answer is None else answer.steps, connection)
 
     def _answer(self, request: Request) -> Iterable[Step]:
-        self._answered += 1
-        every_path = self._backend.every_path
         headers = permission(request)
+        every_path = self._backend.every_path
         if request.path == "/" and (wants_page(request) or (request.method == "GET" and not every_path)):
             names = self._backend.names()
             return front_page(request, self._backend.about, names, needs_key=bool(self._keys)).steps
         if not every_path:
+            self._answered += 1
             headers["x-request-id"] = f"req-{self._answered:06}"
-        method = request.method if every_path else _METHODS.get(_route(request.path))
-        if method is None:
-            message = f"there is nothing at {request.path}; this server has {', '.join(sorted(_METHODS))}"
-            return _refuse(request, 404, "not_found", message, headers)
-        if request.method != method:
-            message = f"{request.path} takes {method}, not {request.method}"
-            return _refuse(request, 405, "method_not_allowed", message, {**headers, "allow": method})
-        if request.path == "/health" and not every_path:
-            return reply_json({"status": "ok"}, 200, headers).steps
+            if refused := _refuse_route(request, headers):
+                return refused
+            if request.path == "/health":
+                return reply_json({"status": "ok"}, 200, headers).steps
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         key = key.strip()
         if self._keys and (scheme.lower() != "bearer" or key not in self._keys):
             return _refuse(request, 401, "unauthorized", "Unable to authenticate you", headers)
         if every_path or request.path in _COMPLETIONS:
             return self._complete(request, key, headers)
+        return self._tell_models(request, headers)
+
+    def _tell_models(self, request: Request, headers: Mapping[str, str]) -> Iterable[Step]:
         if request.path in _MODELS:
             models = [_model(name) for name in self._backend.names()]
             return reply_json({"object": "list", "data": models}, 200, headers).steps
@@ -134,8 +132,17 @@ class Routes:
         return itertools.chain([self._latency], steps) if self._latency else steps
 
 
-def _route(path: str) -> str:
-    return _MODEL if path.startswith(("/v1/models/", "/models/")) else path
+def _refuse_route(request: Request, headers: Mapping[str, str]) -> Iterable[Step] | None:
+    """Return the refusal of a path that there is not, or of a method; None if the path takes the method."""
+    is_model = request.path.startswith(("/v1/models/", "/models/"))
+    method = _METHODS.get(_MODEL if is_model else request.path)
+    if method is None:
+        message = f"there is nothing at {request.path}; this server has {', '.join(sorted(_METHODS))}"
+        return _refuse(request, 404, "not_found", message, headers)
+    if request.method != method:
+        message = f"{request.path} takes {method}, not {request.method}"
+        return _refuse(request, 405, "method_not_allowed", message, {**headers, "allow": method})
+    return None
 
 
 def _model(name: str) -> dict[str, Any]:
