@@ -15,7 +15,7 @@ from .chat import COMMAND as CHAT
 from .command import Parser
 from .completions import COMMAND as COMPLETIONS
 from .demo import COMMAND as DEMO
-from .display import complain
+from .display import complain, show_cursor
 from .map import COMMAND as MAP
 from .models import COMMAND as MODELS
 from .replay import COMMAND as REPLAY
@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
+        show_cursor()
         return _INTERRUPTED
     except BrokenPipeError:
         status = _BROKEN_PIPE

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .conversation import Conversation
-from .display import complain, say, say_dim
+from .display import complain, say, say_dim, show_cursor
 from .prompts import content_of, image_of, param_of
 
 # Windows has none: its console edits lines by itself.
@@ -63,6 +63,7 @@ def hold(chat: Asker) -> int:
         try:
             if interrupted:
                 interrupted = False
+                show_cursor()
                 say()
             if not dialogue.step():
                 return 0

@@ -74,6 +74,12 @@ def _say_styled(line: str, style: int) -> None:
     _emit(shown if is_dumb() else f"\033[{style}m{shown}\033[0m", "\n", escaped=str)
 
 
+def show_cursor() -> None:
+    """Show the cursor of the terminal again after Ctrl-C, by which the terminal drops what was just written."""
+    if on_terminal(sys.stdout) and not is_dumb():
+        _emit("\033[?25h", escaped=str)
+
+
 def say_json(value: Any) -> None:
     """Write a value as one line of JSON to standard output."""
     _emit(msgspec.json.encode(value).decode(), "\n", escaped=_escape_json)

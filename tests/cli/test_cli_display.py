@@ -33,6 +33,7 @@ from gradient_async.cli.display import (
     say_bold,
     say_dim,
     say_json,
+    show_cursor,
     tool_line,
     uninterrupted,
     write,
@@ -278,3 +279,15 @@ def test_ctrl_c_waits_until_the_terminal_is_restored() -> None:
     thread.join()
     assert ["here", "there"] == done
     assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
+
+
+def test_the_cursor_is_shown_where_one_was_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    for term, stream, written in (
+        ("xterm", Terminal(), "\033[?25h"),
+        ("dumb", Terminal(), ""),
+        ("xterm", io.StringIO(), ""),
+    ):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(sys, "stdout", stream)
+        show_cursor()
+        assert written == stream.getvalue()
