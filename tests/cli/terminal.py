@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import pyte
 
-PATIENCE = 20.0  # seconds until something is taken to never happen
+PATIENCE = 60.0  # seconds until something is taken to never happen
 # The terminal becomes that of a session of its own, so that Ctrl-C reaches the program alone.
 _LOGIN = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.argv[1:])"
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import shlex
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from gradient_async.testing import ThreadedServer, chunk, reply_sse
+from gradient_async.testing import Connection, Reply, ThreadedServer, chunk, reply_sse
 
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals", allow_module_level=True)
@@ -53,16 +56,29 @@ def test_an_answer(columns: int) -> None:
     assert all(len(line) <= columns for line in lines)
 
 
+def push(server: ThreadedServer, *chunks: Any) -> threading.Event:
+    """Let the server reply with all chunks but the last one, which it sends once the event is set."""
+    seen = threading.Event()
+
+    async def wait(_connection: Connection) -> None:
+        while not seen.is_set():  # noqa: ASYNC110  # the event belongs to another thread
+            await asyncio.sleep(0.01)
+
+    head, first, *rest = reply_sse(*chunks, per_write=len(chunks) - 1).steps
+    server.push(Reply((head, first, wait, *rest)))
+    return seen
+
+
 @pytest.mark.parametrize("columns", WIDTHS)
 def test_a_long_answer_is_followed(gradient_server: ThreadedServer, columns: int) -> None:
     """A block of code that is longer than the screen shows its end, and is there as a whole in the end."""
-    code = "```\n" + "".join(f"line {number}\n" for number in range(60))
-    gradient_server.push(
-        reply_sse(*map(chunk, code.splitlines(keepends=True)), chunk("```", finish_reason="stop"), gap=0.02)
-    )
+    lines = [chunk(f"line {number}\n") for number in range(60)]
+    seen = push(gradient_server, chunk("```\n"), *lines, chunk("```", finish_reason="stop"))
     with Terminal("chat", "--base-url", f"{gradient_server.url}/v1", "Code", columns=columns) as terminal:
-        terminal.wait_for("lines above")
-        assert "line 0" not in terminal.screen.split("\n")[0]
+        terminal.wait_for("line 59")
+        assert "lines above" in terminal.screen
+        assert "line 30" not in terminal.screen
+        seen.set()
         assert 0 == terminal.end()
         assert [f"line {number}" for number in range(60)] == [
             line.strip() for line in terminal.shown.split("\n") if line.strip().startswith("line ")
@@ -74,12 +90,14 @@ def test_several_answers(gradient_server: ThreadedServer, columns: int) -> None:
     """Each shows its end while it comes, and everything in the end."""
     chunks = [chunk(f"word{number}\n", index=index) for number in range(60) for index in range(3)]
     ends = [chunk(finish_reason="stop", index=index) for index in range(3)]
-    gradient_server.push(reply_sse(*chunks, *ends, gap=0.005))
+    seen = push(gradient_server, *chunks, *ends)
     with Terminal(
         "chat", "--base-url", f"{gradient_server.url}/v1", "-n", "3", "Words", columns=columns
     ) as terminal:
-        terminal.wait_for("lines above", 3)
+        terminal.wait_for("word59", 3)
+        assert 3 == terminal.screen.count("lines above")
         assert 3 == terminal.screen.count("choice ")
+        seen.set()
         assert 0 == terminal.end()
         shown = terminal.shown
     assert "lines above" not in shown
@@ -139,8 +157,11 @@ def test_pasted_lines_are_one_message(at_home: Path) -> None:
     assert "Say: one\ntwo" == held["messages"][0]["content"]
 
 
-def test_ctrl_c_stops_an_answer_and_not_the_conversation(at_home: Path) -> None:
-    with Terminal("chat", "--local") as terminal:
+def test_ctrl_c_stops_an_answer_and_not_the_conversation(
+    gradient_server: ThreadedServer, at_home: Path
+) -> None:
+    push(gradient_server, chunk("Once upon "), chunk("a time", finish_reason="stop"))
+    with Terminal("chat", "--base-url", f"{gradient_server.url}/v1") as terminal:
         terminal.wait_for_prompt()
         terminal.write("Tell me a story\r")
         terminal.wait_for("Once upon")
@@ -152,9 +173,9 @@ def test_ctrl_c_stops_an_answer_and_not_the_conversation(at_home: Path) -> None:
         terminal.write("/exit\r")
         assert 0 == terminal.end()
     held = json.loads((at_home / "conversation.json").read_text())["messages"]
-    assert ["user", "assistant", "user", "assistant"] == [message["role"] for message in held]
-    assert held[1]["content"].startswith("Once upon")
-    assert "it is still open today" not in held[1]["content"]
+    assert ["Tell me a story", "Once upon ", "Say: and then", "and then"] == [
+        message["content"] for message in held
+    ]
 
 
 def test_without_colours() -> None:
