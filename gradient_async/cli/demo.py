@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -12,7 +13,8 @@ import msgspec
 from ..client import AsyncGradient
 from ..stream import ChatCompletionStream
 from ..testing import serve
-from .chat import DEFAULT_MODEL, show
+from .chat import show
+from .command import DEFAULT_MODEL, LOG_VARIABLES, SCREEN_VARIABLES, Command
 from .display import on_terminal, one_line, say, say_bold, write
 
 # Seconds between tokens: slow enough to watch on a terminal, and fast if the output goes elsewhere.
@@ -20,7 +22,7 @@ _TERMINAL_DELAY = 0.02
 _DELAY = 0.002
 
 
-async def run_demo() -> int:
+async def run_demo(_arguments: argparse.Namespace) -> int:
     """Run the command; return 0."""
     delay = _TERMINAL_DELAY if on_terminal(sys.stdout) else _DELAY
     async with (
@@ -126,7 +128,7 @@ async def _stream_logprobs(client: AsyncGradient) -> None:
 
 
 async def _stream_choices(client: AsyncGradient) -> None:
-    _title("5. n=3, three tasks: async for chunk in stream.choice(i)")
+    _title("5. n=3: three answers in one stream, side by side")
     messages = _prompt("Name a good habit.")
     async with client.chat.completions.stream(model=DEFAULT_MODEL, messages=messages, n=3) as stream:
         await show(stream, 3)
@@ -156,3 +158,17 @@ async def _map(client: AsyncGradient) -> None:
         tokens += 0 if usage is None else usage.total_tokens
     seconds = time.monotonic() - start
     say(f"  [40 completions, {tokens} tokens, {1000 * seconds:.0f} ms: {40 / seconds:.0f} a second]")
+
+
+def _add_no_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Leave the parser as it is."""
+
+
+COMMAND = Command(
+    "demo",
+    help="show what the library does; needs no key",
+    description="Show what the library does, with a simulated model on this machine. Needs no key.",
+    add_arguments=_add_no_arguments,
+    run=run_demo,
+    variables=LOG_VARIABLES | SCREEN_VARIABLES,
+)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 import re
+import shutil
+import signal
 import sys
+import textwrap
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -55,7 +61,23 @@ def say(line: str = "") -> None:
 
 def say_bold(line: str) -> None:
     """Write a line to a terminal in bold."""
-    _emit(f"\033[1m{printable(line)}\033[0m\n", escaped=str)
+    _say_styled(line, 1)
+
+
+def say_dim(line: str) -> None:
+    """Write a line to a terminal in faint letters; a long line is cut between words."""
+    _say_styled(textwrap.fill(line, shutil.get_terminal_size().columns), 2)
+
+
+def _say_styled(line: str, style: int) -> None:
+    shown = printable(line)
+    _emit(shown if is_dumb() else f"\033[{style}m{shown}\033[0m", "\n", escaped=str)
+
+
+def show_cursor() -> None:
+    """Show the cursor of the terminal again after Ctrl-C, by which the terminal drops what was just written."""
+    if on_terminal(sys.stdout) and not is_dumb():
+        _emit("\033[?25h", escaped=str)
 
 
 def say_json(value: Any) -> None:
@@ -73,8 +95,9 @@ def _escape_json(line: str) -> str:
 
 
 def note(line: str) -> None:
-    """Write a line to standard error."""
-    print(one_line(line), file=sys.stderr, flush=True)
+    """Write a line to standard error, unless that was closed before the program began."""
+    if sys.stderr is not None:
+        print(one_line(line), file=sys.stderr, flush=True)
 
 
 def complain(message: str) -> None:
@@ -83,7 +106,13 @@ def complain(message: str) -> None:
 
 
 def _emit(*texts: str, escaped: Callable[[str], str]) -> None:
-    """Write to standard output, with question marks for characters that its encoding does not have."""
+    """Write to standard output, with question marks for characters that its encoding does not have.
+
+    Raises:
+        OSError: If standard output can't be written, or was closed before the program began.
+    """
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
     encoding = sys.stdout.encoding or "utf-8"
     for text in texts:
         for start in range(0, len(text), _PIECE):
@@ -95,6 +124,11 @@ def _emit(*texts: str, escaped: Callable[[str], str]) -> None:
 def on_terminal(stream: TextIO | None) -> bool:
     """Whether a stream is a terminal. A standard stream is None if it was closed before the program began."""
     return stream is not None and stream.isatty()
+
+
+def is_dumb() -> bool:
+    """Whether the terminal only prints: it has no colours, and its cursor can't be moved."""
+    return os.environ.get("TERM") in {"dumb", "unknown"}
 
 
 def tool_line(call: ToolCall) -> str:
@@ -109,18 +143,16 @@ def probability_of(entry: TokenLogprob) -> float:
 
 
 class Screen(Protocol):
-    """Draws what a `Display` shows: `PlainScreen`, or `RichScreen` where rich is installed."""
+    """Draws the answers that a `Display` shows: as plain text, or by `rich_screen` where rich is installed."""
+
+    colours: bool  # whether probabilities are shown as colours
 
     def append(self, pane: int, text: str, kind: Kind = "text", probability: float | None = None) -> None:
         """Add text to the end of a pane; the pane's number is the index of a choice."""
         ...
 
-    def say(self, line: str) -> None:
-        """Show a line that stays."""
-        ...
-
-    def progress(self, done: int, total: int, text: str) -> None:
-        """Show that ``done`` of ``total`` steps are done, with text beside it."""
+    def show_value(self, pane: int, value: Any) -> None:
+        """Show the value that the text of a pane stands for."""
         ...
 
     def close(self) -> None:
@@ -129,20 +161,26 @@ class Screen(Protocol):
 
 
 class PlainScreen:
-    """Writes one answer as it arrives, or several one after the other at the end; and a line of progress every 5 s.
+    """Writes one answer as it arrives, or several one after the other at the end.
 
-    Answers go to standard output, lines and progress to standard error.
+    Args:
+        panes: Number of answers.
+        values: Whether the answers are values. Only these are written, each as one line of JSON.
     """
 
-    def __init__(self, panes: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+    colours = False
+
+    def __init__(self, panes: int = 1, *, values: bool = False) -> None:
         self._several = panes > 1
+        self._values = values
         self._panes: dict[int, list[str]] = {}
         self._last_kinds: dict[int, Kind] = {}
-        self._clock = clock
-        self._next_line = clock() + _INTERVAL
 
     def append(self, pane: int, text: str, kind: Kind = "text", probability: float | None = None) -> None:
-        """Write the text, or keep it until the end. Labels replace the colours of a terminal."""
+        """Write the text, or keep it until the end. Labels replace the styles of a terminal."""
+        del probability
+        if self._values:
+            return
         if kind == "call" and not self._several:
             say(f"-> {text}")
             return
@@ -154,24 +192,16 @@ class PlainScreen:
             text = text if last == "reasoning" else f"(thinking) {text}"
         elif last == "reasoning":
             text = f"\n{text}"
-        if probability is not None:
-            text += f"[{100 * probability:.0f}%]"
         texts = self._panes.setdefault(pane, [])
         if self._several:
             texts.append(text)
         else:
             write(text)
 
-    def say(self, line: str) -> None:
-        """Write the line at once."""
-        note(line)
-
-    def progress(self, done: int, total: int, text: str) -> None:
-        """Write a line of progress, unless the last one is less than 5 s old."""
-        now = self._clock()
-        if now >= self._next_line:
-            self._next_line = now + _INTERVAL
-            self.say(f"{done} of {total}: {text}")
+    def show_value(self, pane: int, value: Any) -> None:
+        """Write the value."""
+        del pane  # values come in the order of the choices
+        say_json(value)
 
     def close(self) -> None:
         """Write several answers, or end the line of one."""
@@ -184,7 +214,7 @@ class PlainScreen:
 
 
 class Display:
-    """Shows the choices of a completion and the progress of a run; everything it draws is escaped here."""
+    """Shows the choices of a completion; everything it draws is escaped here."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -199,7 +229,9 @@ class Display:
             # Some servers send log probabilities for the tokens of the reasoning too.
             kind: Kind = "reasoning" if delta.reasoning_content and not delta.content else "text"
             for entry in entries:
-                self._screen.append(pane, printable(entry.token), kind, probability_of(entry))
+                probability = probability_of(entry)
+                label = "" if self._screen.colours else f"[{100 * probability:.0f}%]"
+                self._screen.append(pane, printable(entry.token) + label, kind, probability)
         elif delta.content:
             self._screen.append(pane, printable(delta.content))
         if delta.refusal:
@@ -211,6 +243,99 @@ class Display:
             for call in choice.message.tool_calls or ():
                 self._screen.append(choice.index, tool_line(call), "call")
 
+    def show_value(self, index: int, value: Any) -> None:
+        """Show the value that the text of a choice stands for, as JSON."""
+        self._screen.show_value(index, value)
+
+
+@contextmanager
+def uninterrupted() -> Generator[None, None, None]:
+    """Delay Ctrl-C until the block has ended, so that a second one does not leave a terminal half restored."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def open_display(
+    stream: TextIO | None, panes: int = 1, *, values: bool = False
+) -> Generator[Display, None, None]:
+    """Open a display of so many choices on standard output; with ``values``, of choices that stand for values."""
+    screen = open_screen(stream, panes, values=values)
+    try:
+        yield Display(screen)
+    finally:
+        with uninterrupted():
+            screen.close()
+
+
+def open_screen(stream: TextIO | None, panes: int, *, values: bool = False) -> Screen:
+    """Return a rich screen if the stream is a terminal and rich is installed, else a plain one."""
+    if on_terminal(stream) and not is_dumb():
+        try:
+            from .rich_screen import open_answers  # noqa: PLC0415  # the module imports rich, an optional extra
+        except ImportError:
+            pass
+        else:
+            return open_answers(stream, panes, values=values)
+    return PlainScreen(panes, values=values)
+
+
+# Progress
+
+
+class ProgressScreen(Protocol):
+    """Draws the progress of a run, on standard error."""
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+        ...
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Show that ``done`` of ``total`` steps are done, with text beside it."""
+        ...
+
+    def close(self) -> None:
+        """Restore the terminal."""
+        ...
+
+
+class PlainProgress:
+    """Writes a line of progress every 5 s."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next_line = clock() + _INTERVAL
+
+    def say(self, line: str) -> None:
+        """Write the line at once."""
+        note(line)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Write a line of progress, unless the last one is less than 5 s old."""
+        now = self._clock()
+        if now >= self._next_line:
+            self._next_line = now + _INTERVAL
+            self.say(f"{done} of {total}: {text}")
+
+    def close(self) -> None:
+        """Do nothing: everything is written."""
+
+
+class Progress:
+    """Shows the progress of a run; everything it draws is escaped here."""
+
+    def __init__(self, screen: ProgressScreen) -> None:
+        self._screen = screen
+
     def say(self, line: str) -> None:
         """Show a line that stays."""
         self._screen.say(one_line(line))
@@ -221,21 +346,18 @@ class Display:
 
 
 @contextmanager
-def open_display(stream: TextIO | None, panes: int = 0) -> Generator[Display, None, None]:
-    """Open a display of ``panes`` choices on standard output, or of progress (no panes) on standard error."""
-    with closing(open_screen(stream, panes)) as screen:
-        yield Display(screen)
+def open_progress(stream: TextIO | None) -> Generator[Progress, None, None]:
+    """Open a display of progress: a bar if the stream is a terminal and rich is installed, else lines."""
+    with closing(_open_progress_screen(stream)) as screen:
+        yield Progress(screen)
 
 
-def open_screen(stream: TextIO | None, panes: int) -> Screen:
-    """Return a rich screen if the stream is a terminal and rich is installed, else a plain one."""
-    if on_terminal(stream):
+def _open_progress_screen(stream: TextIO | None) -> ProgressScreen:
+    if on_terminal(stream) and not is_dumb():
         try:
-            from rich.console import Console  # noqa: PLC0415  # rich is an optional extra
-
-            from .rich_screen import RichScreen  # noqa: PLC0415  # the module imports rich
+            from .rich_screen import open_bar  # noqa: PLC0415  # the module imports rich, an optional extra
         except ImportError:
             pass
         else:
-            return RichScreen(Console(file=stream, highlight=False), panes)
-    return PlainScreen(panes)
+            return open_bar(stream)
+    return PlainProgress()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import math
 import shutil
 import signal
 import sys
@@ -20,12 +21,24 @@ import msgspec
 
 from ..client import AsyncGradient
 from ..decoding import known_params
-from ..errors import ConfigurationError, JournalError
+from ..errors import ConfigurationError, GradientError, JournalError
 from ..fanout import Journal, MapResult, MapResults
 from ..fanout.journal import JournalRun
 from ..fanout.result_file import InputLine, Row
-from .chat import open_client
-from .display import complain, note, open_display
+from ..types import NOT_GIVEN
+from .command import (
+    CLIENT_VARIABLES,
+    MODEL_VARIABLES,
+    SCREEN_VARIABLES,
+    Command,
+    add_client_arguments,
+    default_model,
+    open_client,
+    whole_number,
+)
+from .display import complain, note, open_progress
+from .problems import explain
+from .schemas import answer_of
 
 _FAILED = 1
 _UNUSABLE = 2
@@ -39,6 +52,7 @@ _PATH = "/chat/completions"
 _OPTIONS = frozenset({"stream"})
 _BAD = "not a request"
 _MAX_SHOWN = 80  # characters of a value in a message
+_PER_MINUTE = {"s": 60, "min": 1, "h": 1 / 60}
 _MAX_SECONDS = 100  # times below are shown in seconds
 
 
@@ -180,10 +194,22 @@ async def run_map(arguments: argparse.Namespace) -> int:
                 with closing(Journal(output, retry_errors=arguments.retry_errors)) as journal:
                     return await MapCommand(arguments, source, journal).run(client)
     except (ConfigurationError, JournalError) as error:
-        complain(str(error))
+        complain(explain(error))
     except OSError as error:
         complain(f"{error.filename}: {error.strerror or error}")
     return _UNUSABLE
+
+
+def parse_pace(text: str) -> float:
+    """Parse a rate; return the number for a minute."""
+    number, _, unit = text.partition("/")
+    try:
+        rate = float(number) * _PER_MINUTE[unit or "min"]
+    except (KeyError, ValueError):
+        rate = 0
+    if not 0 < rate < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate such as 600/min, 10/s or 36000/h")
+    return rate
 
 
 def _output_path(arguments: argparse.Namespace) -> Path:
@@ -222,12 +248,13 @@ class MapCommand:
         source.seek(0)
         if arguments.retry_errors:
             note(f"requests to retry: {journal.errors}")
+        self._told: set[tuple[str, Any]] = set()  # kinds of failures that were reported
         self._signal_status = 0  # the exit status that a signal asked for
 
     async def run(self, client: AsyncGradient) -> int:
         """Send the requests until all have ended or a signal stops the run; return the exit status."""
         arguments, counts = self._arguments, self._counts
-        with open_display(sys.stderr) as self._display:
+        with open_progress(sys.stderr) as self._display:
             self._show_progress()
             results = client.chat.completions.map(
                 self._requests(),
@@ -237,6 +264,7 @@ class MapCommand:
                 adaptive=arguments.adaptive,
                 stream=arguments.stream,
                 journal=self._journal,
+                response_format=NOT_GIVEN if arguments.schema is None else arguments.schema,
             )
             try:
                 with self._handle_signals(results):
@@ -281,16 +309,25 @@ class MapCommand:
 
     def _take(self, result: MapResult) -> None:
         """Count a result."""
-        counts, completion = self._counts, result.completion
-        counts.wrong += completion is None
+        counts = self._counts
+        counts.wrong += result.error is not None
         if result.resumed:
             counts.skipped += 1
-        elif completion is None:
+        elif result.error is not None:
             counts.failed += 1
+            self._say_failure(result.key, result.error)
         else:
+            usage = result.completion.usage
             counts.done += 1
-            counts.tokens += 0 if completion.usage is None else completion.usage.total_tokens
+            counts.tokens += 0 if usage is None else usage.total_tokens
         self._show_progress()
+
+    def _say_failure(self, line: RequestLine, error: GradientError) -> None:
+        """Report the first failure of each kind. All are in the file, and there may be thousands alike."""
+        kind = type(error).__name__, getattr(error, "status_code", None)
+        if kind not in self._told:
+            self._told.add(kind)
+            self._say_of(line, f"{kind[0]}: {explain(error)}")
 
     def _show_progress(self) -> None:
         self._display.progress(self._counts.over, self._counts.total, str(self._counts))
@@ -324,3 +361,63 @@ class MapCommand:
         finally:
             loop.remove_signal_handler(signal.SIGINT)
             loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_client_arguments(parser)
+    add = parser.add_argument
+    add("input", metavar="IN.jsonl", help="file of requests; - reads standard input")
+    add(
+        "output", metavar="OUT.jsonl", help="file of results; requests with a result in it are not sent again"
+    )
+    add(
+        "-m",
+        "--model",
+        default=default_model(),
+        metavar="M",
+        help="model for requests that name none (default: %(default)s)",
+    )
+    add(
+        "--max-concurrency",
+        type=whole_number,
+        default=64,
+        metavar="N",
+        help="maximum number of requests in flight (default: %(default)s)",
+    )
+    add(
+        "--pace",
+        "--requests-per-minute",
+        type=parse_pace,
+        dest="requests_per_minute",
+        metavar="N/UNIT",
+        help="maximum number of requests, such as 600/min, 10/s or 36000/h; a number alone is for a minute",
+    )
+    add("--tokens-per-minute", type=parse_pace, metavar="T", help="maximum number of tokens in a minute")
+    add("--adaptive", action="store_true", help="adapt the number of requests in flight to the server")
+    add(
+        "--schema",
+        type=answer_of,
+        metavar="FILE|TYPE",
+        help="form of the answers: a file with a JSON schema, or a type such as module:Type; an answer that is no value "
+        "of the type is an error",
+    )
+    add("--stream", action="store_true", help="stream replies, so that stalled ones are noticed early")
+    add(
+        "--retry-errors",
+        action="store_true",
+        help="send all requests whose results are errors again, also those that the server refused with 400, 404, "
+        "413 or 422",
+    )
+
+
+COMMAND = Command(
+    "map",
+    help="send the requests of a file and write the results to another",
+    description="Send the requests of a file, one on each line: batch lines with custom_id and body, or the "
+    "parameters of a request alone. Each result is written as it arrives, one on each line. After an "
+    "interruption, run the same command again: it sends the requests that have no result yet, and those that "
+    "failed or have changed.",
+    add_arguments=_add_arguments,
+    run=run_map,
+    variables=CLIENT_VARIABLES | MODEL_VARIABLES | SCREEN_VARIABLES,
+)

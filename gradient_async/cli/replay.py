@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,15 +13,16 @@ from ..assembly import CompletionAssembler
 from ..decoding import ChunkDecoder
 from ..errors import StreamError, StreamTruncatedError
 from ..types import ChatCompletion, Choice
+from .command import Command
 from .display import one_line, say, say_json, tool_line
 
 _READ_SIZE = 64 * 1024
 
 
-def run_replay(files: Sequence[str], *, as_json: bool) -> int:
+def run_replay(arguments: argparse.Namespace) -> int:
     """Print the completion of each recording, or why it is not complete; return 1 if one is not, else 0."""
     status = 0
-    for file in files:
+    for file in arguments.files:
         assembler = CompletionAssembler()
         try:
             anomalies = _assemble(file, assembler)
@@ -33,7 +35,7 @@ def run_replay(files: Sequence[str], *, as_json: bool) -> int:
         else:
             row = assembler.completion.to_dict()
             note = f" ({anomalies} irregular events)" if anomalies else ""
-        if as_json:
+        if arguments.json:
             say_json(row)
         else:
             say("\n".join([f"== {one_line(file)}{note}", *_summary(assembler.completion)]))
@@ -92,3 +94,19 @@ def _choice_lines(choice: Choice, *, numbered: bool) -> list[str]:
     lines += [f"-> {tool_line(call)}" for call in message.tool_calls or ()]
     lines.append(f"[{one_line(choice.finish_reason or 'no finish_reason')}]")
     return lines
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help="a recorded response body; - reads standard input")
+    add("--json", action="store_true", help="print each completion as one line of JSON")
+
+
+COMMAND = Command(
+    "replay",
+    help="decode recorded event streams",
+    description="Decode recorded event streams and print their completions. The exit status is 1 if a "
+    "completion is not complete.",
+    add_arguments=_add_arguments,
+    run=run_replay,
+)

@@ -1,20 +1,43 @@
-"""Answers side by side, or a progress bar, in a terminal; needs the extra ``cli``."""
+"""Answers in a terminal, as running text or side by side, and a bar of progress; needs the extra ``cli``."""
 
 from __future__ import annotations
 
-from rich.columns import Columns
-from rich.console import Console, RenderableType
+import re
+import threading
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import msgspec
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
+from rich.markdown import Markdown
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
+
+from ..errors import escape
 
 _REFRESHES = 12  # per second
 _MAX_COLUMNS = 4
 _MIN_WIDTH = 20  # characters of a panel
+_FRAME = 4  # characters of a panel that are not its text; it also has two lines that are not
+_MIN_LINES = 2  # of text in a panel: one says how much is above, and one is the last
+_MAX_BAR = 40  # characters
+_MIN_BAR = 8
 _STYLES = {"text": "", "reasoning": "dim italic", "refusal": "red", "call": "cyan"}
 # Each colour with its minimum probability.
 _COLOURS = ((0.9, "green"), (0.6, "yellow"), (0.3, "dark_orange"), (0.0, "red"))
+
+# Formatting Markdown takes time that grows with the text. While a block is longer than the first of these, in characters,
+# its end is shown as the model writes it, because it is drawn at each refresh. An answer with a block longer than the second
+# is shown as the model writes it from there on.
+_MAX_LIVE = 4 * 1024
+_MAX_BLOCK = 64 * 1024
+_CODE_THEME = "ansi_dark"  # the terminal's own colours, on its own background
 
 
 def colour_of(probability: float) -> str:
@@ -22,41 +45,323 @@ def colour_of(probability: float) -> str:
     return next(colour for min_, colour in _COLOURS if probability >= min_)
 
 
-class RichScreen:
-    """One answer as running text, or several in panels side by side; without panes, a progress bar."""
+def has_colours(console: Console) -> bool:
+    """Whether a console may use colours: the terminal has them, and the user does not refuse them by ``NO_COLOR``."""
+    return not console.no_color and console.color_system is not None
 
-    def __init__(self, console: Console, panes: int = 0) -> None:
+
+class Pane:
+    """Text that grows and is drawn many times: only its last lines are wrapped again.
+
+    One thread may append while another draws.
+    """
+
+    def __init__(self) -> None:
+        self.text = Text()
+        self._last = Text()  # the end of the text, from the beginning of a line on
+        self._above = 0  # number of lines before that
+        self._shape = (0, 0)
+        self._lock = threading.Lock()
+
+    def append(self, text: str, style: str = "") -> None:
+        """Add text to the end."""
+        with self._lock:
+            self.text.append(text, style)
+            self._last.append(text, style)
+
+    def tail(self, console: Console, width: int, height: int) -> Text:
+        """Return the last lines; if not all lines fit, the first one says how many are above."""
+        with self._lock:
+            if self._shape != (width, height):
+                self._last, self._above, self._shape = self.text.copy(), 0, (width, height)
+            lines = self._last.wrap(console, width)
+            over = max(0, len(lines) - height)
+            # More text can change the last line alone, so the lines above are never wrapped again. Wrapping drops the spaces
+            # for which a line has no room, but the last line needs those before its next word.
+            spaces = _spaces(self._last) - _spaces(lines[-1])
+            self._last = Text("\n").join(lines[over:]).append(" " * spaces)
+            self._above += over
+            if self._above:
+                lines[over] = Text(f"… {self._above + 1} lines above", "dim")
+            return Text("\n").join(lines[over:])
+
+
+def _spaces(text: Text) -> int:
+    """Return the number of spaces at the end."""
+    return len(text.plain) - len(text.plain.rstrip(" "))
+
+
+class Block:
+    """Draws Markdown without blank lines around it, and only its last lines if it has more than ``height``."""
+
+    def __init__(self, text: str, height: int | None = None) -> None:
+        # A link could lead elsewhere than its text says, so the address is shown.
+        self._markdown = Markdown(text, code_theme=_CODE_THEME, hyperlinks=False)
+        _escape(self._markdown.parsed)
+        self._height = height
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the lines."""
+        lines = [
+            _trim(line)
+            for line in console.render_lines(self._markdown, options.update(height=None), pad=False)
+        ]
+        while lines and not lines[-1]:
+            lines.pop()
+        while lines and not lines[0]:
+            del lines[0]
+        if self._height is not None and len(lines) > self._height:
+            over = len(lines) - self._height + 1
+            del lines[:over]
+            yield Text(f"… {over} lines above", "dim")
+        for line in lines:
+            yield from line
+            yield Segment.line()
+
+
+def _trim(line: list[Segment]) -> list[Segment]:
+    """Remove the spaces with which rich fills a line. What the terminal itself echoes would begin a new line behind them."""
+    while line and not line[-1].text.rstrip():
+        line.pop()
+    return [*line[:-1], *(segment._replace(text=segment.text.rstrip()) for segment in line[-1:])]
+
+
+def _escape(tokens: list[Token]) -> None:
+    """Escape control characters, in place. A `Display` has escaped the text, but Markdown can name any by its number."""
+    for token in tokens:
+        token.content = re.sub(r"[^\n\t]+", lambda match: escape(match[0], len(match[0])), token.content)
+        _escape(token.children or [])
+
+
+def last_block(text: str) -> int:
+    """Return where the last block of Markdown begins: a paragraph, a list, a table, a block of code.
+
+    Further text changes no block but the last.
+    """
+    blocks = [token for token in MarkdownIt().enable("table").parse(text) if not token.level and token.map]
+    if not blocks or not blocks[-1].map:
+        return 0
+    return sum(len(line) + 1 for line in text.split("\n")[: blocks[-1].map[0]])
+
+
+class AnswerScreen:
+    """One answer as running text. Blocks of Markdown are formatted as they end; the last one is drawn while it grows.
+
+    Args:
+        console: The terminal.
+        value: Whether the answer is to be replaced by a value: until then, the end of its text is shown.
+    """
+
+    def __init__(self, console: Console, *, value: bool = False) -> None:
+        self.colours = has_colours(console)
         self._console = console
-        self._panes = {index: Text() for index in range(panes)}
-        self._bar = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[text]}"), console=console
-        )
-        self._task = self._bar.add_task("", text="")
-        self._live = Live(console=console, refresh_per_second=_REFRESHES, get_renderable=self._render)
-        self._live.start(refresh=True)
+        self._value = value
+        self._block: list[str] = []  # Markdown that is not yet printed
+        self._size = 0
+        self._looked = 0  # the size at which the blocks were last told apart
+        self._pane = Pane()  # the same text, for the case that it is not formatted
+        self._live: Live | None = None
+        self._ended = False  # whether the last block is to be drawn as a whole
+        self._formats = not value
+        self._mid_line = False
 
-    def _render(self) -> RenderableType:
-        if not self._panes:
-            return self._bar
-        if len(self._panes) == 1:
-            return next(iter(self._panes.values()))
-        width = max(_MIN_WIDTH, (self._console.width - 2) // min(len(self._panes), _MAX_COLUMNS) - 1)
-        panes = sorted(self._panes.items())
-        return Columns([Panel(text, title=f"choice {index}", width=width) for index, text in panes])
+    def append(self, pane: int, text: str, kind: str = "text", probability: float | None = None) -> None:
+        """Add text to the answer."""
+        del pane  # there is one
+        if kind == "text" and probability is None and (self._formats or self._value):
+            self._append_block(text)
+            return
+        self._end_block()
+        if kind == "call":
+            text = "\n" * self._mid_line + f"→ {text}\n"
+        style = _STYLES[kind] if probability is None else colour_of(probability)
+        self._print(text, style)
+
+    def _print(self, text: str, style: str = "") -> None:
+        self._console.print(Text(text, style), end="", soft_wrap=True)
+        self._mid_line = not text.endswith("\n")
+
+    def _append_block(self, text: str) -> None:
+        if self._live is None:
+            if self._mid_line:
+                self._console.print("\n")
+                self._mid_line = False
+            self._ended = False
+            self._live = _live(self._console, self._draw)
+        self._block.append(text)
+        self._pane.append(text)
+        self._size += len(text)
+        if self._formats and self._size > _MAX_BLOCK:
+            self._stop_formatting()
+        # So many characters more that all looks together take a time that grows as the text does.
+        elif self._formats and "\n" in text and self._size >= 1.25 * self._looked:
+            self._looked = self._size
+            self._print_blocks()
+
+    def _print_blocks(self) -> None:
+        """Print all blocks but the last one."""
+        text = "".join(self._block)
+        start = last_block(
+            text[: text.rfind("\n") + 1]
+        )  # the last line may become part of a block of another kind
+        if start:
+            self._keep(text[start:])
+            self._console.print(Block(text[:start]))
+            self._console.print()
+
+    def _stop_formatting(self) -> None:
+        """Show the last block, and all that follows, as the model writes it."""
+        text = "".join(self._block)
+        self._keep("")
+        self._end_block()
+        self._formats = False
+        self._print(text)
+
+    def _keep(self, text: str) -> None:
+        self._pane = pane = Pane()
+        pane.append(text)
+        self._block, self._size, self._looked = [text], len(text), 0
+
+    def _draw(self) -> RenderableType:
+        text, height = "".join(self._block), self._console.height - 1
+        if self._ended:
+            return Block(text) if self._formats else Text(text)
+        if self._formats and len(text) <= _MAX_LIVE:
+            return Block(text, height)
+        return self._pane.tail(self._console, self._console.width, height)
+
+    def _end_block(self) -> None:
+        if self._live is not None:
+            self._ended = True
+            self._live.transient = not self._size  # nothing is to leave no blank line
+            self._live.stop()
+            self._live = None
+            self._keep("")
+
+    def show_value(self, pane: int, value: Any) -> None:
+        """Show a value in the place of the text."""
+        del pane
+        text = _pretty(value)
+        self._append_block(text)
+        self._block = [text]
+        self._end_block()
+
+    def close(self) -> None:
+        """Draw the last state, and leave it on the terminal."""
+        self._end_block()
+        if self._mid_line:
+            self._console.print()
+
+
+def _pretty(value: Any) -> str:
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return "\n".join(escape(line, len(line)) for line in text.split("\n"))
+
+
+def _live(console: Console, draw: Callable[[], RenderableType]) -> Live:
+    # Standard output stays what it is: `input` edits lines only there.
+    live = Live(
+        console=console,
+        refresh_per_second=_REFRESHES,
+        redirect_stdout=False,
+        redirect_stderr=console.stderr,
+        get_renderable=draw,
+    )
+    live.start(refresh=True)
+    return live
+
+
+class PanelScreen:
+    """Several answers in panels side by side. While they grow, each panel shows the last lines of its answer."""
+
+    def __init__(self, console: Console, panes: int) -> None:
+        self.colours = has_colours(console)
+        self._console = console
+        self._panes = {index: Pane() for index in range(panes)}
+        self._ended = False
+        self._live = _live(console, self._draw)
 
     def append(self, pane: int, text: str, kind: str = "text", probability: float | None = None) -> None:
         """Add text to a pane, coloured by its kind or, where it is known, by its probability."""
         style = _STYLES[kind] if probability is None else colour_of(probability)
-        self._panes.setdefault(pane, Text()).append(f"\n→ {text}" if kind == "call" else text, style)
+        self._pane(pane).append(f"\n→ {text}" if kind == "call" else text, style)
+
+    def _pane(self, index: int) -> Pane:
+        return self._panes.get(index) or self._panes.setdefault(index, Pane())
+
+    def show_value(self, pane: int, value: Any) -> None:
+        """Show a value in the place of a pane's text."""
+        self._panes[pane] = Pane()
+        self._panes[pane].append(_pretty(value))
+
+    def _draw(self) -> RenderableType:
+        panes = sorted(self._panes.copy().items())
+        screen_width, screen_height = self._console.size
+        columns = max(1, min(len(panes), _MAX_COLUMNS, screen_width // _MIN_WIDTH))
+        rows = -(-len(panes) // columns)
+        columns = -(-len(panes) // rows)  # with as many in each row as there can be
+        width = screen_width // columns
+        shown_rows = rows if self._ended else max(1, min(rows, (screen_height - 2) // (_MIN_LINES + 2)))
+        height = max(_MIN_LINES, (screen_height - 2) // shown_rows - 2)
+        grid = Table.grid()
+        for row in range(shown_rows):
+            grid.add_row(
+                *(
+                    Panel(
+                        pane.text if self._ended else pane.tail(self._console, width - _FRAME, height),
+                        title=f"choice {index}",
+                        width=width,
+                    )
+                    for index, pane in panes[row * columns : (row + 1) * columns]
+                )
+            )
+        if hidden := len(panes[shown_rows * columns :]):
+            grid.add_row(Text(f"… {hidden} more", "dim"))
+        return grid
+
+    def close(self) -> None:
+        """Draw all answers as a whole, and leave them on the terminal."""
+        self._ended = True
+        self._live.stop()
+
+
+class BarScreen:
+    """A bar of progress, with lines above it that stay."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._state = (0, 0, "")
+        self._live = _live(console, self._draw)
 
     def say(self, line: str) -> None:
         """Show a line above the bar."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """Update the bar and its text. The text has the time left; rich's own estimate would count earlier runs' lines."""
-        self._bar.update(self._task, completed=done, total=total, text=text)
+        """Update the bar and its text."""
+        self._state = (done, total, text)
+
+    def _draw(self) -> RenderableType:
+        done, total, text = self._state
+        label = f"{done}/{total} {text}"
+        room = min(_MAX_BAR, self._console.width - len(label) - 1)
+        if room < _MIN_BAR:  # the counts say more than the bar
+            return Text(label)
+        grid = Table.grid(padding=(0, 1))
+        grid.add_row(ProgressBar(total=total, completed=done, width=room), Text(label))
+        return grid
 
     def close(self) -> None:
         """Draw the last state, and leave it on the terminal."""
         self._live.stop()
+
+
+def open_answers(stream: TextIO | None, panes: int, *, values: bool) -> AnswerScreen | PanelScreen:
+    """Return a screen for so many answers."""
+    console = Console(file=stream, highlight=False)
+    return PanelScreen(console, panes) if panes > 1 else AnswerScreen(console, value=values)
+
+
+def open_bar(stream: TextIO | None) -> BarScreen:
+    """Return a screen for progress."""
+    return BarScreen(Console(file=stream, stderr=True, highlight=False))

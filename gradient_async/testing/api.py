@@ -6,8 +6,10 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+from urllib.parse import unquote
 
+from .browser import front_page, permission, preflight, wants_page
 from .connection import Connection
 from .payloads import CREATED, digitalocean_error, head, openai_error
 from .quota import Meter, Quota
@@ -16,7 +18,8 @@ from .script import Step, play, reply_json
 
 _COMPLETIONS = frozenset({"/v1/chat/completions", "/chat/completions", "/api/v1/chat/completions"})
 _MODELS = frozenset({"/v1/models", "/models"})
-_METHODS = {**dict.fromkeys(_COMPLETIONS, "POST"), **dict.fromkeys(_MODELS, "GET"), "/health": "GET"}
+_MODEL = "/v1/models/{id}"
+_METHODS = {**dict.fromkeys(_COMPLETIONS, "POST"), **dict.fromkeys((*_MODELS, _MODEL, "/health", "/"), "GET")}
 _TOO_MANY_REQUESTS = 429
 
 
@@ -38,12 +41,18 @@ class Backend(Protocol):
 
     Attributes:
         every_path: Whether it answers requests for any path, and its replies need no further headers.
+        about: What it is, in a sentence or two, for the page at `/`.
     """
 
     every_path: bool
+    about: str
 
     def names(self) -> Sequence[str]:
         """Return the names for the list of models."""
+        ...
+
+    def accepts(self, model: str) -> bool:
+        """Whether it answers requests for a model."""
         ...
 
     def answer(self, request: Request) -> Planned:
@@ -74,32 +83,38 @@ class Routes:
 
     async def __call__(self, request: Request, connection: Connection) -> None:
         """Answer one request."""
-        await play(self._answer(request), connection)
+        answer = preflight(request)
+        await play(self._answer(request) if answer is None else answer.steps, connection)
 
     def _answer(self, request: Request) -> Iterable[Step]:
-        self._answered += 1
+        headers = permission(request)
         every_path = self._backend.every_path
-        headers = {} if every_path else {"x-request-id": f"req-{self._answered:06}"}
-        method = request.method if every_path else _METHODS.get(request.path)
-        if method is None:
-            message = f"there is nothing at {request.path}; this server has {', '.join(sorted(_METHODS))}"
-            return _refuse(request, 404, "not_found", message, headers)
-        if request.method != method:
-            message = f"{request.path} takes {method}, not {request.method}"
-            return _refuse(request, 405, "method_not_allowed", message, {**headers, "allow": method})
-        if request.path == "/health" and not every_path:
-            return reply_json({"status": "ok"}, 200, headers).steps
+        if request.path == "/" and (wants_page(request) or (request.method == "GET" and not every_path)):
+            names = self._backend.names()
+            return front_page(request, self._backend.about, names, needs_key=bool(self._keys)).steps
+        if not every_path:
+            self._answered += 1
+            headers["x-request-id"] = f"req-{self._answered:06}"
+            if refused := _refuse_route(request, headers):
+                return refused
+            if request.path == "/health":
+                return reply_json({"status": "ok"}, 200, headers).steps
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         key = key.strip()
         if self._keys and (scheme.lower() != "bearer" or key not in self._keys):
             return _refuse(request, 401, "unauthorized", "Unable to authenticate you", headers)
         if every_path or request.path in _COMPLETIONS:
             return self._complete(request, key, headers)
-        models = [
-            {"id": name, "object": "model", "created": CREATED, "owned_by": "gradient-async"}
-            for name in self._backend.names()
-        ]
-        return reply_json({"object": "list", "data": models}, 200, headers).steps
+        return self._tell_models(request, headers)
+
+    def _tell_models(self, request: Request, headers: Mapping[str, str]) -> Iterable[Step]:
+        if request.path in _MODELS:
+            models = [_model(name) for name in self._backend.names()]
+            return reply_json({"object": "list", "data": models}, 200, headers).steps
+        name = unquote(request.path.partition("/models/")[2])
+        if self._backend.accepts(name):
+            return reply_json(_model(name), 200, headers).steps
+        return refusal(request, 404, unknown_model(name), headers)
 
     def _complete(self, request: Request, key: str, headers: Mapping[str, str]) -> Iterable[Step]:
         planned = self._backend.answer(request)
@@ -115,6 +130,28 @@ class Routes:
                 )
         steps = planned.steps(headers)
         return itertools.chain([self._latency], steps) if self._latency else steps
+
+
+def _refuse_route(request: Request, headers: Mapping[str, str]) -> Iterable[Step] | None:
+    """Return the refusal of a path that there is not, or of a method; None if the path takes the method."""
+    is_model = request.path.startswith(("/v1/models/", "/models/"))
+    method = _METHODS.get(_MODEL if is_model else request.path)
+    if method is None:
+        message = f"there is nothing at {request.path}; this server has {', '.join(sorted(_METHODS))}"
+        return _refuse(request, 404, "not_found", message, headers)
+    if request.method != method:
+        message = f"{request.path} takes {method}, not {request.method}"
+        return _refuse(request, 405, "method_not_allowed", message, {**headers, "allow": method})
+    return None
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": "gradient-async"}
+
+
+def unknown_model(name: str) -> dict[str, dict[str, str | None]]:
+    """Make the body of the error for a model that there is not."""
+    return openai_error(f"the model {name!r} does not exist", param="model", code="model_not_found")
 
 
 def _refuse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import sys
@@ -14,6 +15,7 @@ from .request import Request
 
 MAX_UNREAD = 1024 * 1024
 """Unread bytes at which reading pauses. Only a peer that sends while the server answers reaches this limit."""
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})[ \r]")
 
 
 class Signal(asyncio.Event):
@@ -84,6 +86,8 @@ class Connection(asyncio.Protocol):
                 as the end of the conversation.
             RuntimeError: If this side has closed before, which is a mistake in the script or handler.
         """
+        if not self.sent and self.request is not None and (start := _STATUS_LINE.match(data)):
+            self.request.status = int(start[1])
         self.sent += len(data)
         if self._closed_by_us:
             raise RuntimeError("write after close: nothing can be written once CLOSE or RESET was played")

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -15,11 +16,11 @@ from typing import BinaryIO
 import msgspec
 
 from .connection import Connection
+from .manifest import MANIFEST, RecordedReply, Recording
 from .matching import Redaction, load_json
-from .payloads import dump, http_chunk
-from .recording import MANIFEST, End, Framing, RecordedReply, Recording, end_reply, open_reply
+from .payloads import dump
 from .request import Headers, Request
-from .script import play
+from .script import End, Framing, end_reply, frame, open_reply, play
 from .upstream import ReplyBody, Upstream, parse_upstream
 
 # The headers that clients act on or tell their users. Others are left out, as they may hold keys, cookies, or names.
@@ -55,13 +56,21 @@ class Recorder:
             taken += [int(file.stem) for file in self._folder.iterdir() if file.stem.isdecimal()]
         self._numbers = itertools.count(max(taken) + 1)
 
-    async def pass_on(self, request: Request, redaction: Redaction, connection: Connection) -> None:
-        """Answer one request with the reply of the server.
+    @property
+    def about(self) -> str:
+        """What it does, for people."""
+        records = "" if self._folder is None else ", and records the replies"
+        return f"It passes requests on to {self._upstream.hostname}{records}."
+
+    async def pass_on(
+        self, request: Request, redaction: Redaction, headers: Mapping[str, str], connection: Connection
+    ) -> None:
+        """Answer one request with the reply of the server, and further headers, which are not recorded.
 
         Raises:
             OSError: If the server cannot be reached, or the reply cannot be written to the folder.
         """
-        work = asyncio.ensure_future(self._relay(request, redaction, connection))
+        work = asyncio.ensure_future(self._relay(request, redaction, headers, connection))
         left = asyncio.ensure_future(connection.wait_closed())
         try:
             await asyncio.wait((work, left), return_when=asyncio.FIRST_COMPLETED)
@@ -72,7 +81,9 @@ class Recorder:
         if not work.cancelled():
             work.result()
 
-    async def _relay(self, request: Request, redaction: Redaction, connection: Connection) -> None:
+    async def _relay(
+        self, request: Request, redaction: Redaction, extra: Mapping[str, str], connection: Connection
+    ) -> None:
         number = next(self._numbers)
         upstream = await Upstream.open(self._upstream)
         take = Take(number, redaction, self._upstream.hostname or "")
@@ -84,8 +95,10 @@ class Recorder:
             end: End | None = None
             if reply is not None:
                 status, headers, body = reply
-                take.recording.response = _kept(status, headers, body)
-                opening, framing = open_reply(take.recording.response, request, {})
+                take.recording.response = kept = _kept(status, headers, body)
+                opening, framing = open_reply(
+                    request, status, {**kept.headers, **extra}, chunked=kept.chunked
+                )
                 await connection.write(opening)
                 end = "eof" if body.done else None
                 while end is None:
@@ -95,7 +108,7 @@ class Recorder:
                     if end is not None:
                         self._save(take, end)
                     if data:
-                        await connection.write(http_chunk(data) if framing == "chunked" else data)
+                        await connection.write(frame(data, framing))
             end = end or upstream.loss
             self._save(take, end)
             await play(end_reply(end, framing), connection)

@@ -72,6 +72,10 @@ class Request:
         received_at: When the request was complete, in seconds of ``time.monotonic()``.
         closed_at: When the client closed the connection before the reply was complete, in the same
             seconds; None if the client stayed.
+        replied_at: When the reply ended, in the same seconds; None before that.
+        status: Status of the reply; None before the reply, and if it did not begin with a whole status line.
+        reply_size: Bytes of the reply that were written, headers and framing included.
+        failure: The exception that the handler raised, if the server has an ``on_reply`` to tell it to; else None.
     """
 
     method: str
@@ -82,6 +86,10 @@ class Request:
     connection: int
     received_at: float
     closed_at: float | None = None
+    replied_at: float | None = None
+    status: int | None = None
+    reply_size: int = 0
+    failure: Exception | None = None
 
     @property
     def path(self) -> str:

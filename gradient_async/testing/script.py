@@ -320,18 +320,6 @@ def reply_sse(
     return Reply((*steps, *((CLOSE,) if framing == "eof" else _announced_close(fields))))
 
 
-def start_stream(
-    writes: Iterable[bytes], headers: Mapping[str, str], *, chunked: bool, gap: float
-) -> Iterator[Step]:
-    """Yield the steps of an event stream up to its end, which the caller adds; each step is made when it is due."""
-    framing = {"transfer-encoding": "chunked"} if chunked else {"connection": "close"}
-    yield head(200, {**headers, "content-type": "text/event-stream", **framing})
-    for number, data in enumerate(writes):
-        if gap and number:
-            yield gap
-        yield http_chunk(data) if chunked else data
-
-
 def _merge(defaults: Mapping[str, str], headers: Mapping[str, str | None] | None) -> dict[str, str | None]:
     """Put headers in place of defaults of the same name, in any case."""
     replaced = {name.lower() for name in headers or {}}
@@ -344,3 +332,53 @@ def _announced_close(fields: Mapping[str, str | None]) -> tuple[Step, ...]:
         name.lower() == "connection" and (value or "").lower() == "close" for name, value in fields.items()
     )
     return (CLOSE,) if announced else ()
+
+
+# Replies that are not scripted, but made for one request: those of the simulated model, and those of another server.
+
+NO_BODY = frozenset({204, 304})  # statuses
+
+End: TypeAlias = Literal["eof", "cut", "reset", "client"]
+Framing: TypeAlias = Literal["chunked", "length", "close", "none"]
+
+# A client that learns of a reset before it has taken the last bytes out of the socket may lose them. Without this pause,
+# in seconds, some replays of a reset would be shorter than others.
+_BEFORE_RESET = 0.05
+
+
+def open_reply(
+    request: Request, status: int, headers: Mapping[str, str], *, chunked: bool
+) -> tuple[bytes, Framing]:
+    """Return the head of a reply, and how the end of its body is marked.
+
+    Args:
+        request: The request that is answered.
+        status: Status of the reply.
+        headers: Headers of the reply; Content-Length counts if the body is not chunked.
+        chunked: Whether the body is sent in HTTP chunks, if the client understands them.
+    """
+    if request.method == "HEAD" or status in NO_BODY:
+        return head(status, headers), "none"
+    if chunked and request.version == "1.1":
+        return head(status, {**headers, "transfer-encoding": "chunked"}), "chunked"
+    if "content-length" in headers:
+        return head(status, headers), "length"
+    return head(status, {**headers, "connection": "close"}), "close"
+
+
+def frame(data: bytes, framing: Framing | None) -> bytes:
+    """Return bytes of a body as they are sent; none if the reply has no body."""
+    return http_chunk(data) if framing == "chunked" and data else b"" if framing == "none" else data
+
+
+def end_reply(end: End, framing: Framing | None) -> list[Step]:
+    """Return the steps that end a reply; without a framing nothing of it was sent."""
+    match end:
+        case "eof":
+            return [http_chunk(b"")] if framing == "chunked" else [CLOSE] if framing == "close" else []
+        case "cut":
+            return [CLOSE]
+        case "reset":
+            return [_BEFORE_RESET, RESET]
+        case _:
+            return [HOLD]

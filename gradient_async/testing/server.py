@@ -12,11 +12,13 @@ from typing import Any, Self
 from .api import Backend, Routes, Unscripted
 from .quota import Quota
 from .recorder import Recorder
-from .recordings import Recordings
+from .replay import Recordings
 from .request import Request
 from .script import Handler, check_replies
 from .service import OnAccept, Service
 from .simulation import Simulation
+
+_PORTS = 65536
 
 
 class ServerBase:
@@ -262,6 +264,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 0,
     keep_alive: float = 15.0,
+    on_reply: Callable[[Request], None] | None = None,
 ) -> Server:
     """Make a server that speaks the API, on loopback.
 
@@ -302,6 +305,8 @@ def serve(
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         keep_alive: Seconds after which a connection that is idle between two requests is closed.
+        on_reply: Called with each request when its reply has ended, for example to log it. The exception of a handler is
+            then the request's ``failure``, and is not raised at the end.
 
     Returns:
         A server to be entered by ``async with``, and then running on this event loop; or by ``with``, and
@@ -310,7 +315,7 @@ def serve(
 
     Raises:
         TypeError: If one of the replies is no reply; the message says what to write.
-        ValueError: If ``replay`` is not a folder with recordings, or options do not go together.
+        ValueError: If ``replay`` is not a folder with recordings, the port is none, or options do not go together.
         OSError: If the folder for recordings cannot be made.
 
     Example:
@@ -325,6 +330,8 @@ def serve(
                 assert 2 == len(server.requests)
     """
     check_replies("serve", *replies)
+    if not 0 <= port < _PORTS:
+        raise ValueError(f"port={port}: a port is a number from 0 to {_PORTS - 1}")
     if record is not None and upstream is None:
         raise ValueError("record: the replies of which server? give its URL as upstream=")
     recorded = replay is not None or upstream is not None
@@ -359,5 +366,6 @@ def serve(
         keep_alive=keep_alive,
         strict=strict,
         faults=faults,
+        on_reply=on_reply,
     )
     return Server(service, host=host, port=port)

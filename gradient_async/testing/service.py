@@ -54,6 +54,7 @@ class Service:
         keep_alive: float,
         strict: bool = False,
         faults: Callable[[], Sequence[str]] = tuple,
+        on_reply: Callable[[Request], None] | None = None,
     ) -> None:
         self.script = deque(replies)
         self.requests: list[Request] = []
@@ -69,6 +70,7 @@ class Service:
         self._listener: asyncio.Server | None = None
         self._strict = strict
         self._faults = faults
+        self._on_reply = on_reply
         self._used = 0
 
     @property
@@ -165,6 +167,10 @@ class Service:
         connection.answering = True
         succeeded = await self._guard(connection, handler, request, connection)
         connection.answering = False
+        request.replied_at = time.monotonic()
+        request.reply_size = connection.sent
+        if self._on_reply is not None:
+            self._on_reply(request)
         options = [option.strip().lower() for option in request.headers.get("connection", "").split(",")]
         reusable = request.version == "1.1" and "close" not in options and not isinstance(handler, Early)
         return succeeded and reusable
@@ -187,7 +193,10 @@ class Service:
         except Exception as error:  # noqa: BLE001  # any handler, any error
             if connection.abandoned and isinstance(error, ConnectionError):
                 return False
-            self.failures.append(error)
+            if connection.request is None or self._on_reply is None:
+                self.failures.append(error)
+            else:
+                connection.request.failure = error
             if connection.sent or connection.closed:
                 connection.reset()
             else:

@@ -16,11 +16,11 @@ from ..decoding import check_params, known_params
 from ..errors import InvalidRequestError
 from ..types import FunctionDefinition
 from ..types.model import build_tables
-from .api import Planned
-from .payloads import chunk, completion, digitalocean_error, dump, http_chunk, openai_error, sse
+from .api import Planned, unknown_model
+from .payloads import chunk, completion, digitalocean_error, dump, openai_error, sse
 from .request import Request
 from .schemas import choose_calls, fill_schema
-from .script import HOLD, RESET, Step, reply_json, start_stream
+from .script import HOLD, RESET, Step, end_reply, frame, open_reply, reply_json
 from .words import Piece, cut_text, digest, last_text, reasoning, reply_text, text_of, tokenize
 
 _NAMES = ("simulated", "error-429", "error-500", "error-503", "error-stream", "error-cut", "error-stall")
@@ -40,6 +40,7 @@ class Simulation:
     """
 
     every_path = False
+    about = "This is a server for tests. It simulates a model: no model is asked, and the same request always gets the same reply."
 
     def __init__(self, models: Sequence[str] = (), *, delay: float = 0.0) -> None:
         self._models = tuple(models)
@@ -49,6 +50,10 @@ class Simulation:
         """Return the names for the list of models."""
         return self._models or _NAMES
 
+    def accepts(self, model: str) -> bool:
+        """Whether a model is among those of the server, if these are limited, or makes it fail."""
+        return not self._models or model in self._models or model.startswith("error-")
+
     def answer(self, request: Request) -> Planned:
         """Plan the reply to one request for a completion."""
         agent = request.path.startswith("/api/") or request.query.get("agent") == "true"
@@ -56,7 +61,7 @@ class Simulation:
             body = check_request(request.json, agent=agent)
         except InvalidRequestError as refused:
             return _error(400, openai_error(str(refused), param=refused.param))
-        except ValueError:
+        except (ValueError, RecursionError):
             return _error(400, openai_error("the body is not JSON", code="invalid_json"))
         model: str = _AGENT if agent else body["model"]
         stream = bool(body.get("stream"))
@@ -66,17 +71,15 @@ class Simulation:
             return _error_on_demand(500)
         if not stream and model in _BREAKS:
             return Planned(lambda _: (_BREAKS[model],))
-        if self._models and not agent and model not in self._models and not model.startswith("error-"):
-            error = openai_error(f"the model {model!r} does not exist", param="model", code="model_not_found")
-            return _error(404, error)
+        if not agent and not self.accepts(model):
+            return _error(404, unknown_model(model))
         answer = Answer(body, model, agent=agent)
         tokens: int = answer.usage["total_tokens"]
         if stream:
-            chunked = request.version == "1.1"
-            return Planned(lambda headers: self._stream(answer, headers, chunked=chunked), tokens)
+            return Planned(lambda headers: self._stream(answer, request, headers), tokens)
         return Planned(lambda headers: reply_json(answer.completion(), 200, headers).steps, tokens)
 
-    def _stream(self, answer: Answer, headers: Mapping[str, str], *, chunked: bool) -> Iterator[Step]:
+    def _stream(self, answer: Answer, request: Request, headers: Mapping[str, str]) -> Iterator[Step]:
         breaks = _BREAKS.get(answer.model)
         fails = answer.model == "error-stream"
         chunks = _CHUNKS_BEFORE_FAULT if breaks or fails else None
@@ -85,15 +88,18 @@ class Simulation:
             message = "this error was asked for by the name of the model"
             error = openai_error(message, kind="server_error", code="overloaded")
             events = itertools.chain(events, [error])
-        writes = (sse(event, done=False) for event in events)
-        headers = {**headers, "cache-control": "no-cache"}
-        yield from start_stream(writes, headers, chunked=chunked, gap=self._delay)
+        fields = {**headers, "content-type": "text/event-stream", "cache-control": "no-cache"}
+        opening, framing = open_reply(request, 200, fields, chunked=True)
+        yield opening
+        for number, event in enumerate(events):
+            if self._delay and number:
+                yield self._delay
+            yield frame(sse(event, done=False), framing)
         if breaks:
             yield breaks
             return
-        yield http_chunk(sse()) if chunked else sse()
-        if chunked:
-            yield http_chunk(b"")
+        yield frame(sse(), framing)
+        yield from end_reply("eof", framing)
 
 
 def _error(status: int, body: object, headers: Mapping[str, str] | None = None) -> Planned:

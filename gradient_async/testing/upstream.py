@@ -11,8 +11,8 @@ from typing import Any, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
 from .connection import Connection
-from .recording import NO_BODY, End
 from .request import MAX_CHUNK_LINE, MAX_HEAD, BadRequestError, Headers, Request, chunk_size
+from .script import NO_BODY, End
 
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-9][0-9]{2})(?: .*)?")
 _PORTS = {"http": 80, "https": 443}

@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from gradient_async import ChatCompletionMessage, Choice, ChunkChoice, ToolCall
 from gradient_async.cli.display import (
     Display,
+    PlainProgress,
     PlainScreen,
+    Progress,
     complain,
     json_line,
     note,
     on_terminal,
     one_line,
     open_display,
+    open_progress,
     open_screen,
     printable,
-    probability_of,
     say,
     say_bold,
+    say_dim,
     say_json,
+    show_cursor,
     tool_line,
+    uninterrupted,
     write,
 )
-from gradient_async.cli.rich_screen import RichScreen, colour_of
+from gradient_async.cli.rich_screen import AnswerScreen, BarScreen, PanelScreen
 from gradient_async.types import ChatCompletion, ChoiceDelta, ChoiceLogprobs, Function, TokenLogprob
 
 ENTRY = TokenLogprob(token="Hi", logprob=-0.1)
@@ -102,35 +109,26 @@ def test_plain_text_of_several_choices(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "-- choice 0\na\n-> f({})\n-- choice 1\nb\n-> f({})\n"
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_a_terminal_shows_choices_side_by_side(n: int) -> None:
-    shown = io.StringIO()
-    console = Console(file=shown, force_terminal=True, width=100, color_system="truecolor")
-    with closing(RichScreen(console, n)) as screen:
-        view = Display(screen)
-        for index in range(n):
-            view.add(choice("plain", index=index, reasoning_content="thought"), logprobs=False)
-            view.add(choice("Hi", index=index, entries=[ENTRY], refusal="no"), logprobs=True)
-        view.add(choice(), logprobs=True)
-        done = whole()
-        done.choices = done.choices[:n]
-        view.add_calls(done)
-    printed = shown.getvalue()
-    assert "plain" in printed
-    assert "f({})" in printed
-    assert ("choice 1" in printed) == (n > 1)
+@pytest.mark.parametrize("panes", [1, 2])
+def test_values_are_lines_of_json(panes: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """And nothing else is written, so that another program can read them."""
+    with open_display(None, panes, values=True) as shown:
+        shown.add(choice("{", reasoning_content="hm", refusal="no"), logprobs=False)
+        for index in range(panes):
+            shown.show_value(index, {"a": [index, "\x9b"]})
+        shown.add_calls(whole())
+    expected = [{"a": [index, "\x9b"]} for index in range(panes)]
+    printed = capsys.readouterr().out
+    assert expected == [json.loads(line) for line in printed.splitlines()]
+    assert "\x9b" not in printed
 
 
-def test_colours_tell_how_likely_a_token_was(capsys: pytest.CaptureFixture[str]) -> None:
-    likelihoods = (-0.01, -0.3, -1.0, -9999.0)
-    probabilities = [probability_of(TokenLogprob(logprob=value)) for value in likelihoods]
-    colours = [colour_of(probability) for probability in probabilities]
-    assert colours == ["green", "yellow", "dark_orange", "red"]
-    screen = PlainScreen()
-    for probability in probabilities:
-        screen.append(0, " ", probability=probability)
-    assert capsys.readouterr().out.split() == ["[99%]", "[74%]", "[37%]", "[0%]"]
-    assert 1.0 == probability_of(TokenLogprob(logprob=1e-9))
+def test_probabilities_are_labels_where_there_are_no_colours(capsys: pytest.CaptureFixture[str]) -> None:
+    with display() as shown:
+        for logprob in (1e-9, -0.01, -0.3, -1.0, -9999.0):
+            entry = TokenLogprob(token=" ", logprob=logprob)
+            shown.add(choice(" ", entries=[entry]), logprobs=True)
+    assert capsys.readouterr().out.split() == ["[100%]", "[99%]", "[74%]", "[37%]", "[0%]"]
 
 
 def test_control_characters_are_shown_and_not_obeyed() -> None:
@@ -149,19 +147,19 @@ DANGEROUS = {
 } - {"\t", "\n"}  # fmt: skip
 
 
-@pytest.mark.parametrize("out", [say, write, say_bold, complain, note])
+@pytest.mark.parametrize("out", [say, write, say_bold, say_dim, complain, note])
 def test_whatever_is_written_is_escaped(
     out: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """At the exit, so that no caller can forget it."""
     out("a" + "".join(sorted(DANGEROUS)) + "\ud800b")
-    written = "".join(capsys.readouterr()).removeprefix("\033[1m").removesuffix("\033[0m\n")
+    written = re.sub("\033\\[[012]m", "", "".join(capsys.readouterr()))
     assert set() == DANGEROUS & set(written)
     assert "\\x9b" in written
     assert "\\u202e" in written
 
 
-@pytest.mark.parametrize("out", [complain, note, Display(PlainScreen()).say])
+@pytest.mark.parametrize("out", [complain, note, Progress(PlainProgress()).say])
 def test_what_goes_to_standard_error_is_one_line(
     out: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,8 +186,8 @@ def test_json_is_escaped_and_stays_the_same_json(capsys: pytest.CaptureFixture[s
 
 def test_without_a_terminal_a_line_comes_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
     now = 100.0
-    with closing(PlainScreen(clock=lambda: now)) as screen:
-        shown = Display(screen)
+    with closing(PlainProgress(clock=lambda: now)) as screen:
+        shown = Progress(screen)
         shown.progress(0, 10, "one")
         now += 5
         shown.progress(0, 10, "two")
@@ -201,19 +199,6 @@ def test_without_a_terminal_a_line_comes_now_and_then(capsys: pytest.CaptureFixt
     assert expected == capsys.readouterr().err.splitlines()
 
 
-def test_in_a_terminal_it_is_a_bar() -> None:
-    out = io.StringIO()
-    with closing(RichScreen(Console(file=out, force_terminal=True, width=120))) as screen:
-        shown = Display(screen)
-        shown.progress(3, 4, "3.0 requests/s, 0 failed, 0 s left")
-        shown.say("in.jsonl:7: [bold]not\x1b[31m JSON")
-    assert "3/4" in out.getvalue()
-    assert "3.0 requests/s" in out.getvalue()
-    assert "0 failed, 0 s left" in out.getvalue()
-    assert "[bold]not" in out.getvalue()
-    assert "\x1b[31m JSON" not in out.getvalue()
-
-
 class Terminal(io.StringIO):
     """A stream that says that it is a terminal."""
 
@@ -221,20 +206,49 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_without_rich_gets_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    with closing(open_screen(Terminal(), 2)) as screen:
-        assert isinstance(screen, RichScreen)
-    with closing(open_screen(Terminal(), 0)) as screen:
-        assert isinstance(screen, RichScreen)
-    monkeypatch.setitem(sys.modules, "gradient_async.cli.rich_screen", None)
-    assert isinstance(open_screen(Terminal(), 2), PlainScreen)
+@pytest.mark.parametrize("rich", [True, False])
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_terminal_is_drawn_on_if_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, term: str, *, rich: bool
+) -> None:
+    """Without rich, and where nothing can be drawn, it gets plain text."""
+    monkeypatch.setenv("TERM", term)
+    if not rich:
+        monkeypatch.setitem(sys.modules, "gradient_async.cli.rich_screen", None)
+    drawn = rich and term != "dumb"
+    for panes, screen_type in ((1, AnswerScreen), (2, PanelScreen)):
+        with closing(open_screen(Terminal(), panes)) as screen:
+            assert isinstance(screen, screen_type if drawn else PlainScreen)
+    with open_progress(Terminal()) as shown:
+        assert isinstance(shown._screen, BarScreen if drawn else PlainProgress)
 
 
 def test_a_stream_that_is_no_terminal_gets_plain_text() -> None:
     """Also one that was closed before the program began."""
-    assert isinstance(open_screen(io.StringIO(), 2), PlainScreen)
-    assert isinstance(open_screen(None, 2), PlainScreen)
+    for stream in (io.StringIO(), None):
+        assert isinstance(open_screen(stream, 2), PlainScreen)
+        with open_progress(stream) as shown:
+            assert isinstance(shown._screen, PlainProgress)
     assert (True, False, False) == (on_terminal(Terminal()), on_terminal(io.StringIO()), on_terminal(None))
+
+
+def test_styles_are_left_out_where_they_would_be_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for term, expected in (("xterm", "\033[1ma\033[0m\n\033[2mb\033[0m\n"), ("dumb", "a\nb\n")):
+        monkeypatch.setenv("TERM", term)
+        say_bold("a")
+        say_dim("b")
+        assert expected == capsys.readouterr().out
+
+
+def test_a_closed_stream_is_an_error_if_something_was_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages for people are dropped, answers are not."""
+    monkeypatch.setattr(sys, "stderr", None)
+    note("nobody reads this")
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OSError, match="Bad file descriptor: 'standard output'"):
+        say("an answer")
 
 
 @pytest.mark.parametrize("size", [0, 1, 64 * 1024 - 1, 64 * 1024, 200_000])
@@ -245,3 +259,35 @@ def test_a_long_text_is_written_whole(size: int, capsys: pytest.CaptureFixture[s
     say_json(text)
     shown = "é" * size
     assert capsys.readouterr().out == f'\\x9b{shown}\\x9b\n"\\u009b{shown}\\u009b"\n'
+
+
+def test_ctrl_c_waits_until_the_terminal_is_restored() -> None:
+    """In other threads it can't come."""
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt), uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        done.append("here")
+    with uninterrupted():
+        pass
+
+    def elsewhere() -> None:
+        with uninterrupted():
+            done.append("there")
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert ["here", "there"] == done
+    assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
+
+
+def test_the_cursor_is_shown_where_one_was_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    for term, stream, written in (
+        ("xterm", Terminal(), "\033[?25h"),
+        ("dumb", Terminal(), ""),
+        ("xterm", io.StringIO(), ""),
+    ):
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr(sys, "stdout", stream)
+        show_cursor()
+        assert written == stream.getvalue()

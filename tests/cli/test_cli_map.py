@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from terminal import Terminal
 
 from gradient_async import Journal
 from gradient_async.cli import _parser, main
-from gradient_async.cli.map import run_map
+from gradient_async.cli.map import parse_pace, run_map
 from gradient_async.testing import (
     Connection,
     Handler,
@@ -183,6 +186,21 @@ def test_errors_and_bad_lines_stop_nothing(
     assert f"{files.source}:2: not valid JSON" in reported
     assert "2 done, 2 failed, 1 invalid" in reported
     assert 3 == len(server.requests)
+
+
+def test_the_first_failure_of_each_kind_is_told(
+    files: Files, server: ThreadedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its line, and in the words of the command line."""
+    refused = reply_json({"error": {"message": "wrong key"}}, 401)
+    server.push(refused, refused)
+    files.ask(body("one"), body("two"), body("bad"), body("bad"))
+    assert 1 == files.run("--max-concurrency", "1")
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith(str(files.source))]
+    assert 2 == len(told)
+    assert told[0].startswith(f"{files.source}:1: AuthenticationError: ")
+    assert told[0].endswith("wrong key; check the key: GRADIENT_MODEL_ACCESS_KEY")
+    assert told[1].startswith(f"{files.source}:3: BadRequestError: ")
 
 
 def test_again_it_does_what_is_left(
@@ -402,8 +420,7 @@ def test_what_can_not_be_begun(
     assert 2 == files.run()
     assert "is not a result of map; choose another file" in capsys.readouterr().err
     files.output.unlink()
-    assert 2 == files.run("--max-concurrency", "0")
-    assert "max_concurrency" in capsys.readouterr().err
+    monkeypatch.setenv("GRADIENT_INFERENCE_ENDPOINT", "https://inference.example")
     monkeypatch.delenv("GRADIENT_MODEL_ACCESS_KEY")
     assert 2 == files.run()
     assert (
@@ -469,6 +486,94 @@ def test_a_second_interrupt_leaves_at_once(files: Files, server: ThreadedServer)
     watch.join()
     assert {1: "one", 3: "two"} == files.answers
     assert 3 == len(server.requests)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("600/min", 600), ("10/s", 600), ("36000/h", 600), ("0.5", 0.5)])
+def test_pace(text: str, rate: float) -> None:
+    assert rate == pytest.approx(parse_pace(text))
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("--pace=0/s", "'0/s' is not a rate such as 600/min, 10/s or 36000/h"),
+        *(
+            (f"--pace={text}", f"{text!r} is not a rate")
+            for text in ("-1", "nan", "inf", "10/day", "x/s", "")
+        ),
+        ("--max-concurrency=0", "'0' is not a whole number above 0"),
+        ("--max-concurrency=many", "'many' is not a whole number above 0"),
+        ("--tokens-per-minute=-1", "'-1' is not a rate"),
+    ],
+)
+def test_bad_numbers(files: Files, option: str, problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the flag; nothing is read, sent or written."""
+    with pytest.raises(SystemExit, match="2"):
+        files.run(option)
+    assert f"argument {option.partition('=')[0]}" in (said := capsys.readouterr().err)
+    assert problem in said
+    assert not files.output.exists()
+
+
+def test_a_pace_holds_requests_back(files: Files, server: ThreadedServer) -> None:
+    files.ask(*(body(str(number)) for number in range(6)))
+    assert 0 == files.run("--pace", "4/s")
+    times = sorted(request.received_at for request in server.requests)
+    assert times[-1] - times[0] > 0.2
+
+
+class Answer(msgspec.Struct):
+    """What ``--schema`` names below."""
+
+    city: str
+
+
+def test_a_type_is_asked_for_and_wrong_answers_are_errors(files: Files, server: ThreadedServer) -> None:
+    """A line's own form counts for the line."""
+    good, bad = reply_json(completion('{"city": "Paris"}')), reply_json(completion("Paris"))
+    own = {"type": "json_object"}
+    server.push(good, bad, bad)
+    files.ask(body("one"), body("two"), body("three", response_format=own))
+    assert 1 == files.run("--schema", f"{__name__}:Answer", "--max-concurrency", "1")
+    assert {1: '{"city": "Paris"}', 2: None, 3: "Paris"} == files.answers
+    assert ["OutputDecodeError"] == [row["error"]["type"] for row in files.results if row["error"]]
+    forms = [request.json["response_format"] for request in server.requests]
+    assert ("json_schema", "Answer") == (forms[0]["type"], forms[0]["json_schema"]["name"])
+    assert forms[0] == forms[1]
+    assert own == forms[2]
+
+
+def test_a_schema_of_a_file_is_asked_for(files: Files, server: ThreadedServer, tmp_path: Path) -> None:
+    """What answers it gets is not checked, as no type is named."""
+    schema = tmp_path / "city.json"
+    schema.write_text('{"type": "object"}')
+    files.ask(body("one"))
+    assert 0 == files.run("--schema", str(schema))
+    expected = {"type": "json_schema", "json_schema": {"name": "city", "schema": {"type": "object"}}}
+    assert expected == server.requests[0].json["response_format"]
+    assert {1: "one"} == files.answers
+    assert 0 == files.run("--schema", str(schema))
+    assert 1 == len(server.requests)
+    schema.write_text("{}")
+    assert 0 == files.run("--schema", str(schema))
+    assert 2 == len(server.requests)
+
+
+@posix
+@pytest.mark.parametrize("colour", [{}, {"NO_COLOR": "1"}])
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+def test_counts_are_on_terminals_of_any_width(files: Files, columns: int, colour: dict[str, str]) -> None:
+    """They are what the user waits for; a bar is drawn if there is room for both."""
+    files.ask(*(body(str(number)) for number in range(30)), "{not json")
+    arguments = ["map", "--local", str(files.source), str(files.output)]
+    with Terminal(*arguments, columns=columns, environment=colour) as terminal:
+        assert 1 == terminal.end()
+    words = "".join(terminal.shown.split())
+    assert "31/31" in words
+    assert "0failed,0sleft" in words
+    assert "30done,0failed,1invalid,0doneearlier," in words
+    assert ("━" in words) is (columns >= 80)
+    assert not (colour and re.search(rb"\x1b\[[0-9;]*3[0-9]", terminal.raw))
 
 
 @posix

@@ -34,7 +34,11 @@ def test_command(command: str, tmp_path: Path) -> None:
     """What would call a model calls the local server; what would serve for ever serves for a moment."""
     arguments = shlex.split(command)[1:]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GRADIENT")}
-    environment |= {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    environment |= {
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
     if arguments[0] == "serve":
         arguments[arguments.index("--port") + 1] = "0"
         (tmp_path / "recordings").mkdir()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import pickle
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -338,6 +340,7 @@ def test_chat(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], depth: int, *, as_json: bool
 ) -> None:
     monkeypatch.setenv("GRADIENT_MODEL_ACCESS_KEY", "k")
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     replies = [
         reply_sse(chunk("before "), put(place, depth, kind, "delta"), chunk(finish_reason="stop"))
         for place in PLACES
@@ -346,7 +349,9 @@ def test_chat(
     running: Server = serve(*replies)
     with running as server:
         for _ in replies:
-            code = main(["chat", *["--json"] * as_json, "--base-url", f"{server.url}/v1", "Hello"])
+            code = main(
+                ["chat", "--no-log", *["--json"] * as_json, "--base-url", f"{server.url}/v1", "Hello"]
+            )
             printed, complaints = capsys.readouterr()
             assert "Traceback" not in complaints
             assert printed if code == 0 or not as_json else complaints

@@ -93,6 +93,9 @@ class TestLife:
         async with serve() as server:
             with pytest.raises(OSError, match="in use"):
                 await serve(port=server.port).start()
+        for port in (-1, 65536):
+            with pytest.raises(ValueError, match=f"port={port}: a port is a number from 0 to 65535"):
+                serve(port=port)
 
     def test_uvloop(self) -> None:
         """The server keeps writes apart, resets and closes under uvloop too."""

@@ -198,3 +198,51 @@ class TestConnections:
         del serving
         gc.collect()
         assert [] == errors
+
+
+class TestOnReply:
+    """A server can tell of each reply, for example to log it."""
+
+    async def test_each_reply_is_told_when_it_has_ended(self) -> None:
+        told: list[Request] = []
+        cut = reply_writes([b"HTTP/1.1 2", CLOSE])
+        async with (
+            serve(reply_json({}, 429), OK, cut, on_reply=told.append) as server,
+            connect(server) as peer,
+        ):
+            await peer.ask("/a")
+            await peer.ask("/b")
+            await peer.send(request_bytes("/c"))
+            await peer.rest()
+            assert told == server.requests
+        assert [("/a", 429), ("/b", 200), ("/c", None)] == [
+            (request.path, request.status) for request in told
+        ]
+        assert [len(reply_json({}, 429).data), len(OK.data), 10] == [request.reply_size for request in told]
+        for request in told:
+            assert request.replied_at is not None
+            assert request.received_at <= request.replied_at
+            assert (None, None) == (request.closed_at, request.failure)
+
+    async def test_the_failure_of_a_handler_is_told(self) -> None:
+        """And is then not raised at the end."""
+        told: list[Request] = []
+
+        async def fail(request: Request, connection: Connection) -> None:
+            raise OSError("no room")
+
+        async with serve(fail, on_reply=told.append) as server:
+            assert 500 == (await ask(server)).status
+        assert 500 == told[0].status
+        assert "no room" == str(told[0].failure)
+
+    async def test_a_client_that_leaves(self) -> None:
+        told: list[Request] = []
+        async with serve(reply_writes([head(200), HOLD]), on_reply=told.append) as server:
+            async with connect(server) as peer:
+                await peer.send(request_bytes("/"))
+                assert 200 == (await peer.head())[0]
+                assert not told
+            await server.wait_closed_connections()
+            assert [200] == [request.status for request in told]
+            assert told[0].closed_at is not None

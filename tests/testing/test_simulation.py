@@ -418,7 +418,7 @@ class TestRefusals:
         """A choice has to name a tool of the request."""
         assert "tool_choice" == (await model(tools=[WEATHER], tool_choice=choice)).json["error"]["param"]
 
-    @pytest.mark.parametrize("body", [b"{", b"\xff", b"[1]"])
+    @pytest.mark.parametrize("body", [b"{", b"\xff", b"[1]", b"[" * 100_000])
     async def test_no_object(self, body: bytes) -> None:
         """A body that is no JSON object is refused."""
         async with serve() as server:

@@ -1,29 +1,17 @@
-"""A folder of recorded replies: the lines of its manifest, and how a recorded reply goes out over HTTP."""
+"""The manifest of a folder of recorded replies: a line for each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 import msgspec
 
 from ..types.model import build_tables
 from .matching import RecordedRequest, load_json
-from .payloads import head, http_chunk
-from .request import Request
-from .script import CLOSE, HOLD, RESET, Step
+from .script import End
 
 VERSION = 1
 MANIFEST = "manifest.jsonl"
-NO_BODY = frozenset({204, 304})
-
-End: TypeAlias = Literal["eof", "cut", "reset", "client"]
-Framing: TypeAlias = Literal["chunked", "length", "close", "none"]
-
-# A client that learns of a reset before it has taken the last bytes out of the socket may lose them. Without this pause,
-# in seconds, some replays of a reset would be shorter than others.
-_BEFORE_RESET = 0.05
 
 
 class RecordedReply(msgspec.Struct):
@@ -116,35 +104,3 @@ def _malformed(manifest: Path, number: int, error: Exception) -> ValueError:
         f'{manifest}, line {number}: not an object with "file" and "recorded_read_sizes" ({error}); '
         "mend the line, or move the manifest away"
     )
-
-
-def open_reply(reply: RecordedReply, request: Request, headers: Mapping[str, str]) -> tuple[bytes, Framing]:
-    """Return the head of a reply to a request, and how the end of its body is marked.
-
-    Args:
-        reply: Status and headers.
-        request: The request that it answers.
-        headers: Headers to add or to replace.
-    """
-    status = reply.status or 200
-    fields = {**reply.headers, **headers}
-    if request.method == "HEAD" or status in NO_BODY:
-        return head(status, fields), "none"
-    if reply.chunked and request.version == "1.1":
-        return head(status, {**fields, "transfer-encoding": "chunked"}), "chunked"
-    if "content-length" in fields:
-        return head(status, fields), "length"
-    return head(status, {**fields, "connection": "close"}), "close"
-
-
-def end_reply(end: End, framing: Framing | None) -> list[Step]:
-    """Return the steps that end a reply; without a framing nothing of it was sent."""
-    match end:
-        case "eof":
-            return [http_chunk(b"")] if framing == "chunked" else [CLOSE] if framing == "close" else []
-        case "cut":
-            return [CLOSE]
-        case "reset":
-            return [_BEFORE_RESET, RESET]
-        case _:
-            return [HOLD]

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from .api import Planned, refusal
+from .manifest import Recording, read_manifest
 from .matching import RecordedRequest, Redaction, nearest
-from .payloads import http_chunk, openai_error
+from .payloads import openai_error
 from .recorder import Recorder
-from .recording import Framing, Recording, end_reply, open_reply, read_manifest
 from .request import Request
-from .script import Step
+from .script import Framing, Step, end_reply, frame, open_reply
 
 _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n|\r\r)|.+", re.DOTALL)
 _TOTAL_TOKENS = re.compile(rb'"total_tokens":\s*([0-9]+)')
@@ -34,6 +34,7 @@ class Recordings:
 
     Attributes:
         every_path: Whether requests for any path are answered: they may have been recorded.
+        about: What this is, for the page at `/`.
         missed: The requests that no recording answered.
     """
 
@@ -67,6 +68,9 @@ class Recordings:
         self._turns = itertools.count()
         self.every_path = bool(self._by_digest) or recorder is not None
         self.missed: list[str] = []
+        replays = "" if folder is None else " It replays recorded replies."
+        records = "" if recorder is None else f" {recorder.about}"
+        self.about = f"This is a server for tests.{replays}{records}"
 
     def _load(self, folder: Path) -> None:
         known = read_manifest(folder)
@@ -93,6 +97,10 @@ class Recordings:
         """Return the names of the recorded streams that the model picks, without ``.sse``."""
         return list(self._by_name)
 
+    def accepts(self, model: str) -> bool:
+        """Whether a recorded stream has the name of a model."""
+        return model in self._by_name
+
     def answer(self, request: Request) -> Planned:
         """Plan to play the recording of an equal request, or to pass the request on."""
         redaction = Redaction(request)
@@ -107,7 +115,7 @@ class Recordings:
             return self._plan(fresh, request)
         if self._recorder is not None and not known:
             pass_on = functools.partial(self._recorder.pass_on, request, redaction)
-            return Planned(lambda _: [pass_on])
+            return Planned(lambda headers: [functools.partial(pass_on, headers)])
         if known:
             names = ", ".join(recording.file for recording in known)
             reason = f"{names} {'was' if len(known) == 1 else 'were'} played already, and strict=True plays nothing twice"
@@ -167,19 +175,20 @@ class Recordings:
         due = time.monotonic() + first_byte
         framing: Framing | None = None
         yield due - time.monotonic()
-        if recording.response.status is not None:
-            fields = dict(headers)
-            announced = recording.response.headers.get("content-length")
+        reply = recording.response
+        if reply.status is not None:
+            fields = {**reply.headers, **headers}
+            announced = reply.headers.get("content-length")
             if announced is not None and request.method != "HEAD":
                 whole = recording.end == "eof"  # what is cut must be shorter than announced
                 fields["content-length"] = str(len(data) if whole else max(int(announced), len(data) + 1))
-            opening, framing = open_reply(recording.response, request, fields)
+            opening, framing = open_reply(request, reply.status, fields, chunked=reply.chunked)
             yield opening
         for gap, piece in zip(gaps, pieces, strict=False):
             due += gap
             yield due - time.monotonic()
-            if piece and framing != "none":
-                yield http_chunk(piece) if framing == "chunked" else piece
+            if framed := frame(piece, framing):
+                yield framed
         yield due + end_gap - time.monotonic()
         yield from end_reply(recording.end, framing)
 

@@ -1,0 +1,148 @@
+"""What the commands have in common: their description, the options of those that ask a server, and the client they use."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import textwrap
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from ..client import AsyncGradient
+from ..testing import serve
+
+DEFAULT_MODEL = "llama3.3-70b-instruct"
+
+LOG_VARIABLES = {"GRADIENT_LOG": "debug or info: log requests on standard error"}
+# The variables of a command that asks a server, as its help names them.
+CLIENT_VARIABLES = {
+    "GRADIENT_MODEL_ACCESS_KEY": "key for the models; DIGITALOCEAN_ACCESS_TOKEN if there is none",
+    "GRADIENT_BASE_URL": "server to ask, as for --base-url",
+    "GRADIENT_INFERENCE_ENDPOINT": "the same without the version: requests go to URL/v1/chat/completions",
+    **LOG_VARIABLES,
+}
+MODEL_VARIABLES = {"GRADIENT_MODEL": "model to ask where --model is not given"}
+SCREEN_VARIABLES = {"NO_COLOR": "if set, draw without colours"}
+
+_VARIABLES = "environment variables:"
+_INDENT = 12 * " "
+
+
+class Command(NamedTuple):
+    """One command. Each is the constant ``COMMAND`` of the module of its name.
+
+    Attributes:
+        name: Its name on the command line.
+        help: What it does, for the list of commands.
+        description: What it does, for its own help.
+        add_arguments: Adds its arguments to its parser.
+        run: Runs it, and returns its exit status; may be a coroutine function.
+        variables: The environment variables that it reads, each with its meaning.
+    """
+
+    name: str
+    help: str
+    description: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int | Coroutine[Any, Any, int]]
+    variables: dict[str, str] = {}
+
+    @property
+    def epilog(self) -> str | None:
+        """The end of its help: the list of its variables."""
+        if not self.variables:
+            return None
+        return "\n".join([_VARIABLES, *(f"{name}\t{meaning}" for name, meaning in self.variables.items())])
+
+
+class Parser(argparse.ArgumentParser):
+    """The parser of one command.
+
+    Attributes:
+        summary: What the command does, for the list of commands.
+        added: The arguments that were added, in order.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self.summary = ""
+        self.added: list[argparse.Action] = []
+        super().__init__(**options, formatter_class=HelpFormatter)
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+        """Add an argument, and keep it in the list."""
+        action = super().add_argument(*names, **options)
+        self.added.append(action)
+        return action
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """Shows the list of variables as argparse shows options."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if not text.startswith(_VARIABLES):
+            return super()._fill_text(text, width, indent)
+        lines = [_VARIABLES]
+        for line in text.splitlines()[1:]:
+            name, _, meaning = line.partition("\t")
+            lines += [
+                f"  {name}",
+                textwrap.fill(meaning, width, initial_indent=_INDENT, subsequent_indent=_INDENT),
+            ]
+        return "\n".join(lines)
+
+
+def whole_number(text: str) -> int:
+    """Parse the value of an option that is a whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def default_model() -> str:
+    """Return the model to ask where the command line names none."""
+    return os.environ.get("GRADIENT_MODEL") or DEFAULT_MODEL
+
+
+def add_client_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the commands that ask a server."""
+    parser.add_argument(
+        "--local", action="store_true", help="ask a simulated model on this machine; needs no key"
+    )
+    parser.add_argument(
+        "--base-url",
+        metavar="URL",
+        help="server to ask instead of Gradient; requests go to URL/chat/completions",
+    )
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a server is on this machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+@asynccontextmanager
+async def open_client(
+    arguments: argparse.Namespace, *, delay: float = 0.0
+) -> AsyncGenerator[AsyncGradient, None]:
+    """Open a client for Gradient, for ``--base-url``, or, with ``--local``, for a simulated model.
+
+    The simulated model waits ``delay`` seconds before each token.
+    """
+    if arguments.local:
+        async with (
+            serve(delay=delay) as server,
+            AsyncGradient(inference_endpoint=server.url, model_access_key="local") as client,
+        ):
+            yield client
+    else:
+        async with AsyncGradient(base_url=arguments.base_url) as client:
+            if client.model_access_key is None and is_loopback(client.base_url):
+                client.model_access_key = "none"  # a server on this machine seldom wants one
+            yield client

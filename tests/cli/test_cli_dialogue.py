@@ -1,0 +1,212 @@
+"""The conversation on a terminal: its lines and its commands."""
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradient_async.cli import dialogue
+from gradient_async.cli.conversation import Conversation
+from gradient_async.cli.dialogue import _HELP, Dialogue, _complete, hold
+
+IMAGE = {"type": "image_url", "image_url": {"url": "https://x/y"}}
+
+
+class FakeChat:
+    """Answers every message at once; does not answer ``fail``."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.arguments = argparse.Namespace(**{"image": [], **arguments})
+        self.options: dict[str, Any] = {}
+        self.conversation = Conversation(model="m")
+        self.asked: list[Any] = []
+
+    def ask(self, content: Any) -> bool:
+        self.asked.append(content)
+        if content == "stop":
+            raise KeyboardInterrupt
+        if content != "fail":
+            self.conversation.ask(content)
+            self.conversation.messages.append({"role": "assistant", "content": f"{len(self.asked)}"})
+        return True
+
+
+Type = Callable[..., FakeChat]
+
+
+@pytest.fixture
+def enter(monkeypatch: pytest.MonkeyPatch) -> Type:
+    """Type lines in a conversation until it ends; an exception among them is raised in place of a line."""
+
+    def typed(*lines: str | BaseException, chat: FakeChat | None = None) -> FakeChat:
+        chat = chat or FakeChat()
+        left = iter(lines)
+
+        def read(_prompt: str) -> str:
+            line = next(left, EOFError())
+            if isinstance(line, BaseException):
+                raise line
+            return line
+
+        monkeypatch.setattr(builtins, "input", read)
+        assert hold(chat) == 0
+        assert next(left, None) is None
+        return chat
+
+    return typed
+
+
+def test_lines_are_messages(enter: Type) -> None:
+    chat = enter("one", "", "  ", "two \\", "lines", "//slash", "/exit")
+    assert ["one", "two \nlines", "/slash"] == chat.asked
+
+
+def test_ctrl_c_ends_a_line_or_an_answer(enter: Type) -> None:
+    chat = enter("one", KeyboardInterrupt(), "stop", "two")
+    assert ["one", "stop", "two"] == chat.asked
+
+
+def test_bytes_that_are_no_text(enter: Type, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ["one"] == enter(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), "one").asked
+    assert "that is not text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("last", ["/exit", "/quit"])
+def test_leaving(enter: Type, last: str) -> None:
+    assert ["one"] == enter("one", last).asked
+
+
+def test_settings(enter: Type, capsys: pytest.CaptureFixture[str]) -> None:
+    chat = enter(
+        "/model",
+        "/model other",
+        "/system",
+        "/system Be brief",
+        "/set top_p=0.5",
+        "/set",
+        "/set seed=1",
+        "/set top_p",
+        "/set none",
+    )
+    assert ("other", "Be brief", {"seed": 1}) == (
+        chat.conversation.model,
+        chat.conversation.system,
+        chat.options,
+    )
+    printed = capsys.readouterr().out
+    for text in (
+        "model: m",
+        "model: other",
+        "system message: none",
+        "system message: Be brief",
+        "parameters: top_p=0.5",
+    ):
+        assert text in printed
+    assert enter("/system -", chat=chat).conversation.system is None
+
+
+def test_images_and_files_go_with_the_next_message(enter: Type, tmp_path: Path) -> None:
+    (tmp_path / "f.txt").write_text("content")
+    chat = enter(f"/file {tmp_path}/f.txt", "/image https://x/y", "explain", "more", "/image https://x/y", "")
+    text = f"{tmp_path}/f.txt:\ncontent\n\nexplain"
+    assert [[{"type": "text", "text": text}, IMAGE], "more", [IMAGE]] == chat.asked
+    assert [[{"type": "text", "text": "a"}, IMAGE], "b"] == enter(
+        "a", "b", chat=FakeChat(image=[IMAGE])
+    ).asked
+
+
+def test_questions_are_asked_again_and_taken_back(enter: Type, capsys: pytest.CaptureFixture[str]) -> None:
+    chat = enter("/retry", "one", "two", "/retry", "fail", "/retry")
+    assert ["one", "two", "two", "fail", "fail"] == chat.asked
+    assert ["one", "1", "two", "3"] == [message["content"] for message in chat.conversation.messages]
+    assert "there is no question to ask again" in capsys.readouterr().err
+    enter("/undo", chat=chat)
+    assert ["one", "1"] == [message["content"] for message in chat.conversation.messages]
+    enter("/retry", chat=chat)
+    assert "one" == chat.asked[-1]
+    assert ["one", "6"] == [message["content"] for message in chat.conversation.messages]
+    enter("/clear", chat=chat)
+    assert [] == chat.conversation.messages
+    assert "m" == chat.conversation.model
+
+
+def test_an_editor(enter: Type, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = "import sys; f = open(sys.argv[1], 'a'); f.write(' and more\\nlines\\n')"
+    monkeypatch.setenv("EDITOR", f'{sys.executable} -c "{program}"')
+    assert ["a text and more\nlines"] == enter("/edit a text").asked
+    monkeypatch.setenv("VISUAL", "true")
+    assert [] == enter("/edit").asked
+
+
+def test_saving(enter: Type, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "saved.md"
+    enter("/system Be brief", "one", "/image https://x/y", "two", f"/save {path}", f"/save {path}")
+    assert path.read_text() == (
+        "## system\n\nBe brief\n\n## user\n\none\n\n## assistant\n\n1\n\n## user\n\ntwo\n\n(an image)\n\n## assistant\n\n2\n\n"
+    )
+    assert f"/save {path}: File exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("/nothing", "/nothing: no such command; /help lists them"),
+        ("/set nothing=1", "there is no parameter 'nothing'"),
+        ("/image none.png", "none.png: No such file"),
+        ("/file none.txt", "/file none.txt: No such file"),
+        ("/save", "/save : File exists"),
+    ],
+)
+def test_mistakes_are_told(enter: Type, capsys: pytest.CaptureFixture[str], line: str, problem: str) -> None:
+    assert [] == enter(line).asked
+    assert problem in capsys.readouterr().err
+
+
+def test_an_editor_that_fails_is_told(
+    enter: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for editor, problem in (
+        ("false", "/edit : false failed"),
+        ("no-such-editor", "No such file"),
+        ("'", "No closing"),
+    ):
+        monkeypatch.setenv("VISUAL", editor)
+        assert [] == enter("/edit").asked
+        assert problem in capsys.readouterr().err
+
+
+def test_every_command_has_help(enter: Type, capsys: pytest.CaptureFixture[str]) -> None:
+    enter("/help")
+    printed = capsys.readouterr().out
+    for name, _, meaning in _HELP:
+        assert name in printed
+        assert meaning in printed
+        assert name == "/exit" or hasattr(Dialogue, f"_do_{name[1:]}")
+    assert [f"/{name[4:]}" for name in dir(Dialogue) if name.startswith("_do_")] == sorted(
+        {name for name, _, _ in _HELP} - {"/exit"}
+    )
+
+
+def test_names_of_commands_are_completed() -> None:
+    assert ["/system", "/set", "/save", None] == [_complete("/s", state) for state in range(4)]
+    assert _complete("", 0) is None
+
+
+@pytest.mark.parametrize("with_readline", [True, False])
+def test_earlier_messages(
+    enter: Type, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, with_readline: bool
+) -> None:
+    """A conversation that goes on has them in the history of the keyboard, where there is one."""
+    if not with_readline:
+        monkeypatch.setattr(dialogue, "readline", None)
+    chat = FakeChat()
+    chat.ask("earlier")
+    chat.ask([IMAGE])
+    enter(chat=chat)
+    assert "m, 4 messages so far; /help" in capsys.readouterr().out
