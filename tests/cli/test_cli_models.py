@@ -10,6 +10,7 @@ import pytest
 from terminal import Terminal
 
 from gradient_async.cli import main
+from gradient_async.cli.models import _day
 from gradient_async.testing import ThreadedServer, reply_json, serve
 
 MODELS: list[dict[str, Any]] = [
@@ -78,6 +79,14 @@ def test_what_goes_wrong(
     assert "" == printed.out
     assert printed.err.startswith(f"gradient-async: {message}")
     assert not server.requests
+
+
+@pytest.mark.parametrize(
+    ("created", "day"), [(1_736_294_400, "2025-01-08"), (0, ""), (10**30, ""), (-(10**12), "")]
+)
+def test_days(created: int, day: str) -> None:
+    """A number that is no time of the calendar has none."""
+    assert day == _day(created)
 
 
 def test_a_simulated_server_has_models(capsys: pytest.CaptureFixture[str]) -> None:
