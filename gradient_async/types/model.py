@@ -342,7 +342,8 @@ def _dump(data: dict[str, Any], indent: int | None) -> str:
 
 def _shown(value: Any) -> Any:
     """Return a form of what JSON does not know: among the arguments of a tool may be a model of pydantic, or any default."""
-    dump = getattr(type(value), "model_dump", None)
+    kind: type[Any] = value.__class__
+    dump = getattr(kind, "model_dump", None)
     return repr(value) if dump is None else dump(value, mode="json")
 
 

@@ -32,6 +32,7 @@ from gradient_async import (
     ToolStartedEvent,
     tool,
 )
+from gradient_async.client.turn import TurnTools
 from gradient_async.testing import (
     HOLD,
     Connection,
@@ -157,13 +158,13 @@ class TestTurns:
         assert ([2, 2], 4) == ([each.attempts for each in run.turns], len(server.requests))
 
         async def slow(city: str) -> str:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.6)
             return city
 
         _, client = await start(
             calls(("slow", '{"city":"x"}')), reply_writes([*reply_sse(chunk("t")).steps[:2], HOLD])
         )
-        run = begin(client, slow, timeout=Timeout(total=0.15))
+        run = begin(client, slow, timeout=Timeout(total=0.5))
         with pytest.raises(StreamTimeoutError) as raised:
             await run.completion()  # the tool takes longer, and its time does not count
         assert ("total", 1) == (raised.value.phase, len(run.turns))
@@ -356,13 +357,20 @@ class TestReading:
     """One task reads a run; it may be left at any moment."""
 
     async def test_two_consumers_at_once(self, start: Start) -> None:
-        _, client = await start(reply_writes([*_steps(answers())[:2], 0.05, *_steps(answers())[2:]]))
-        run = begin(client)
+        begun, release = asyncio.Event(), asyncio.Event()
+
+        async def wait() -> None:
+            begun.set()
+            await release.wait()
+
+        _, client = await start(calls(("wait", "")), answers())
+        run = begin(client, wait)
         reading = asyncio.create_task(run.completion())
-        await asyncio.sleep(0.02)
+        await begun.wait()
         for other in (run.__anext__, run.completion, run.aclose):
             with pytest.raises(RuntimeError, match="another task is reading this run"):
                 await other()
+        release.set()
         assert "Done." == (await reading).choices[0].message.content
 
     async def test_completion_drives_what_is_left(self, start: Start) -> None:
@@ -452,8 +460,13 @@ class TestReading:
             calls(PARIS, ("fail", "")),
         )  # fmt: skip
         options: list[dict[str, Any]] = [{}, {}, {"on_tool_error": "raise"}, {"max_turns": 2}]
+
+        def count() -> int:
+            return sum(type(each) is TurnTools for each in gc.get_objects())
+
         gc.collect()
         gc.disable()
+        before = count()  # an error that another test has kept may refer to some
         try:
             for each in options:
                 run = begin(client, get_weather, fail, **each)
@@ -462,13 +475,9 @@ class TestReading:
                 del run
                 assert (None, None) == (held[0](), held[1]())
             await leave_early(begin(client, get_weather, fail, on_tool_error="raise"))
-            assert not [each for each in gc.get_objects() if type(each).__name__ == "TurnTools"]
+            assert before == count()
         finally:
             gc.enable()
-
-
-def _steps(reply: Any) -> Any:
-    return reply.steps
 
 
 def _chunks(reply: Any) -> list[Any]:

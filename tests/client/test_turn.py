@@ -199,11 +199,11 @@ class TestText:
 
     async def test_a_timeout_does_not_count_the_wait_for_its_turn(self, start: Start) -> None:
         async def wait() -> str:
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(0.1)
             return "done"
 
         _, client = await start(calls(*[("wait", "")] * 5), answers())
-        run = begin(client, tool(wait, timeout=0.12), tool_concurrency=1)
+        run = begin(client, tool(wait, timeout=0.4), tool_concurrency=1)
         await run.completion()
         assert {"done"} == {content for _, content in shown(run.messages)[1:6]}
 

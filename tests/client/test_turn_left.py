@@ -48,7 +48,7 @@ class TestLeaving:
     async def test_the_first_by_the_clock(self, start: Start) -> None:
         async def fail(n: int) -> None:
             try:
-                await asyncio.sleep(0.001 * (2 - n))
+                await asyncio.sleep(0.05 * (2 - n))
             finally:
                 raise ValueError(n)  # also when it is cancelled
 
@@ -103,7 +103,7 @@ class TestLeaving:
         async def work(n: int) -> None:
             begun.append(n)
             first.set()
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)
             if n == 1:
                 raise ValueError(n)
 
@@ -186,21 +186,24 @@ class TestLeaving:
     async def test_cancelled_again_while_tools_end(self, start: Start) -> None:
         """The tools are awaited all the same, and learn of it."""
         told: list[int] = []
+        begun, heeded = asyncio.Event(), asyncio.Event()
 
         async def slow() -> None:
+            begun.set()
             for number in range(2):
                 try:
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
                     told.append(number)
+                    heeded.set()
             await asyncio.sleep(0.002)
             told.append(2)
 
         _, client = await start(calls(("slow", "")))
         reading = asyncio.create_task(begin(client, slow).completion())
-        await asyncio.sleep(0.02)
+        await begun.wait()
         reading.cancel()
-        await asyncio.sleep(0.002)
+        await heeded.wait()
         assert [0] == told
         reading.cancel()
         await asyncio.wait((reading,))
@@ -208,14 +211,16 @@ class TestLeaving:
 
     async def test_tools_that_others_cancel(self, start: Start) -> None:
         """As `asyncio.run` cancels all tasks at its end: one that runs has failed, and one that waits has no result."""
+        begun = asyncio.Event()
 
         async def hang() -> None:
+            begun.set()
             await asyncio.Event().wait()
 
         _, client = await start(calls(("hang", ""), ("hang", "")))
         before = asyncio.all_tasks()
         reading = asyncio.create_task(begin(client, hang, tool_concurrency=1).completion())
-        await asyncio.sleep(0.02)
+        await begun.wait()
         for task in asyncio.all_tasks() - before - {reading}:
             if "_work" in repr(task):
                 task.cancel()
@@ -224,15 +229,16 @@ class TestLeaving:
 
     async def test_a_thread_is_left(self, start: Start) -> None:
         """A function that blocks cannot be stopped, and its result is ignored."""
-        released, ended = threading.Event(), threading.Event()
+        begun, released, ended = threading.Event(), threading.Event(), threading.Event()
 
         def block() -> None:
+            begun.set()
             released.wait(10)
             ended.set()
 
         _, client = await start(calls(("block", "")))
         reading = asyncio.create_task((run := begin(client, block)).completion())
-        await asyncio.sleep(0.02)
+        assert await asyncio.to_thread(begun.wait, 10)
         began = time.monotonic()
         reading.cancel()
         await asyncio.wait((reading,))
@@ -243,17 +249,19 @@ class TestLeaving:
 
     async def test_what_a_thread_raises_when_it_was_left(self, start: Start) -> None:
         """It is lost, and keeps nothing."""
-        released, ended = threading.Event(), threading.Event()
+        begun, released, ended = threading.Event(), threading.Event(), threading.Event()
 
         def block() -> None:
+            begun.set()
             released.wait(10)
             ended.set()
             raise ValueError("nobody hears it")
 
-        told = await tell(start, block, tool_timeout=0.01)
+        # The time is long enough for a thread to begin.
+        told = await tell(start, block, tool_timeout=0.5)
         released.set()
-        assert await asyncio.to_thread(ended.wait, 10)
-        assert "block did not finish within 0.01 s" == told.content
+        assert not begun.is_set() or await asyncio.to_thread(ended.wait, 10)
+        assert "block did not finish within 0.5 s" == told.content
 
     async def test_no_function_begins_in_a_thread_that_was_left(self, start: Start) -> None:
         """One that waits for a thread when the run is left, or when its time is over."""
