@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import re
@@ -29,16 +30,19 @@ def unbroken(text: str) -> str:
 
 def test_the_demo() -> None:
     """At once in all widths, since it takes its time for people to watch."""
-    terminals = [Terminal("demo", columns=columns, environment=PLAIN) for columns in WIDTHS]
-    terminals.append(Terminal("demo", columns=40))
-    for terminal in terminals:
-        with terminal:
+    with contextlib.ExitStack() as stack:
+        terminals = [
+            stack.enter_context(Terminal("demo", columns=columns, environment=PLAIN)) for columns in WIDTHS
+        ]
+        terminals.append(stack.enter_context(Terminal("demo", columns=40)))
+        for terminal in terminals:
             assert 0 == terminal.end()
             shown = unbroken(terminal.shown)
             for part in (
                 "nonetwork",
                 "get_weather",
-                '{"city":"Tokyo"}',
+                "18degreesinTokyo",
+                "Forecast(city='Paris'",
                 "choice2",
                 "2stopped",
                 "40completions",
