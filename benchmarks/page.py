@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
 import re
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
 from .harness import Row, Spread
 
 RESULTS = Path("performance", "results.json")  # a path in the folder of the documentation
-STYLE = Path(__file__).parents[1] / "docs" / "pictures" / "style.css"  # of all pictures
 _PACKAGES = ("aiohttp", "msgspec", "uvloop", "openai", "gradient", "aiohttp-sse-client", "jiter")
 _ACROSS = 6  # columns that fit on a page; a table with more is transposed
 
@@ -64,6 +63,9 @@ def write(results: Results, docs: Path) -> None:
     """Fill in those tables and draw those charts for which there are results.
 
     The home page and the README show a part of the first table.
+
+    Raises:
+        ImportError: If there is a chart to draw, and matplotlib is not installed.
     """
     tables = {name: table(rows) for name, rows in results.rows.items()}
     if results.rows:
@@ -76,12 +78,11 @@ def write(results: Results, docs: Path) -> None:
             for name, filling in tables.items():
                 text = _filled(text, name, filling)
             page.write_text(text, "utf-8")
-    style = STYLE.read_text("utf-8").partition("*/\n")[2]
     for name, chart in CHARTS.items():
         groups = _groups(chart, results.rows.get(name, []))
         if groups:
-            path = docs / "performance" / f"{name}.svg"
-            path.write_text(_draw(chart, groups, style), "utf-8")
+            for suffix, theme in THEMES.items():
+                _draw(chart, groups, theme, docs / "performance" / f"{name}{suffix}.svg")
 
 
 def _filled(text: str, name: str, table: str) -> str:
@@ -206,7 +207,37 @@ Groups: TypeAlias = dict[str, dict[str, Spread]]
 
 _OURS = ("ours", "fan_out")
 _NO_LIBRARY = ("naive", "drained", "msgspec", "asyncio, msgspec", "aiohttp")
-_WIDTH, _LINE, _NAMES, _FIGURES = 480, 20, 130, 56  # of a chart, in its own units; text is 12 units high
+_WIDTH = (
+    4.8  # inches; on a phone, which shows about as many CSS pixels as these are points, text keeps its size
+)
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text
+    "font.sans-serif": ["DejaVu Sans"],  # the long default list would be written with every piece of text
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "ytick.major.size": 0,
+    "figure.constrained_layout.h_pad": 0.07,
+}
+
+
+class Theme(NamedTuple):
+    """The colours of a chart."""
+
+    page: str
+    text: str
+    ours: str
+    no_library: str
+    other: str
+
+
+# Each chart is a file for each theme. An image does not know the theme of its page; the site shows the file that fits.
+THEMES = {
+    "": Theme("#ffffff", "#1f2328", "#0969da", "#8c959f", "#bf8700"),
+    "-dark": Theme("#131416", "#e6edf3", "#4493f8", "#6e7681", "#bb8009"),
+}
 
 
 def _groups(chart: Chart, rows: Sequence[Row]) -> Groups:
@@ -219,28 +250,37 @@ def _groups(chart: Chart, rows: Sequence[Row]) -> Groups:
     return groups
 
 
-def _draw(chart: Chart, groups: Groups, style: str) -> str:
+def _draw(chart: Chart, groups: Groups, theme: Theme, path: Path) -> None:
     """Draw groups of bars. Each group has an axis of its own, linear and from 0, so that lengths are proportions."""
-    drawn = [f'<text class="title" x="0" y="16">{escape(chart.title)}</text>']
-    drawn.append(f'<text x="{_WIDTH}" y="16" text-anchor="end">{escape(chart.unit)}</text>')
-    y = 16
-    for group, bars in groups.items():
-        y += _LINE + 8
-        drawn.append(f'<text class="title" x="0" y="{y}">{escape(group)}</text>')
-        unit = (_WIDTH - _NAMES - _FIGURES) / max(bar.high for bar in bars.values())
-        for name, (median, low, high) in bars.items():
-            y += _LINE
-            kind = "bar ours" if name.startswith(_OURS) else "bar" if name in _NO_LIBRARY else "bar other"
-            left, middle, right = (round(_NAMES + unit * value, 1) for value in (low, median, high))
-            drawn += [
-                f'<text x="{_NAMES - 8}" y="{y}" text-anchor="end">{escape(name)}</text>',
-                f'<rect class="{kind}" x="{_NAMES}" y="{y - 12}" width="{round(middle - _NAMES, 1)}" height="15"/>',
-                f'<path class="spread" d="M {left} {y - 4.5} H {right}"/>',
-                f'<text x="{right + 5}" y="{y}">{_figure(median)}</text>',
-            ]
-    size = f'viewBox="0 0 {_WIDTH} {y + 8}" width="{_WIDTH}" height="{y + 8}"'
-    head = f'<svg class="picture chart" xmlns="http://www.w3.org/2000/svg" {size} role="img"'
-    page = f'<rect class="page" width="{_WIDTH}" height="{y + 8}"/>'
-    return "\n".join(
-        [f'{head} aria-label="{escape(chart.title)}">', f"<style>\n{style}</style>", page, *drawn, "</svg>\n"]
-    )
+    matplotlib: Any = importlib.import_module("matplotlib")
+    make_figure: Any = importlib.import_module("matplotlib.figure").Figure
+    sizes = [len(bars) for bars in groups.values()]
+    colours = dict.fromkeys(("text.color", "ytick.color"), theme.text) | {"figure.facecolor": theme.page}
+    with matplotlib.rc_context({**_STYLE, **colours, "svg.hashsalt": chart.title}):
+        height = 0.3 + 0.46 * len(sizes) + 0.22 * sum(sizes)
+        figure = make_figure(figsize=(_WIDTH, height), layout="constrained")
+        figure.suptitle(chart.title, x=0.01, ha="left")
+        places = figure.subplots(len(sizes), squeeze=False, gridspec_kw={"height_ratios": sizes})[:, 0]
+        places[0].set_title(chart.unit, loc="right", weight="normal")
+        for axes, (group, bars) in zip(places, groups.items(), strict=True):
+            axes.set_title(group, loc="left")
+            values = bars.values()
+            drawn = axes.barh(
+                list(bars),
+                [value.median for value in values],
+                xerr=[
+                    [value.median - value.low for value in values],
+                    [value.high - value.median for value in values],
+                ],
+                color=[_colour(name, theme) for name in bars],
+                ecolor=theme.text,
+            )
+            axes.bar_label(drawn, fmt=_figure, padding=3)
+            right = 1.2 * max(value.high for value in values)  # with room for the figures
+            axes.set(xlim=(0, right), ylim=(len(bars) - 0.5, -0.5), xticks=(), frame_on=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+
+
+def _colour(name: str, theme: Theme) -> str:
+    return theme.ours if name.startswith(_OURS) else theme.no_library if name in _NO_LIBRARY else theme.other

@@ -160,13 +160,20 @@ def _tidy(*details: Any) -> None:
     lines[:] = text.splitlines()
 
 
-def _inline_pictures(app: Sphinx, page: nodes.document) -> None:
-    """Make SVGs a part of their page, so that their colours follow the switch of the theme."""
+def _follow_theme(app: Sphinx, page: nodes.document) -> None:
+    """Make SVGs follow the switch of the theme: drawings as a part of their page, charts as an image for each theme."""
     if app.builder.format != "html":
         return
     for image in list(page.findall(nodes.image)):
-        if image["uri"].endswith(".svg"):
-            name, path = app.env.relfn2path(image["uri"], app.env.docname)
+        uri, suffix = image["uri"].removesuffix(".svg"), "-dark.svg"
+        name, path = app.env.relfn2path(image["uri"], app.env.docname)
+        if Path(path.removesuffix(".svg") + suffix).exists():
+            dark = image.deepcopy()
+            dark["uri"] = uri + suffix
+            image["classes"].append("only-light")
+            dark["classes"].append("only-dark")
+            image.parent.insert(image.parent.index(image) + 1, dark)
+        elif image["uri"].endswith(".svg"):
             app.env.note_dependency(name)
             drawn = Path(path).read_text("utf-8")
             drawn = drawn[drawn.index("<svg") :].strip()
@@ -247,6 +254,6 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", _tidy, priority=600)  # after napoleon
     app.connect("autodoc-process-signature", _signature)
     app.connect("missing-reference", _find_public_name, priority=400)  # before intersphinx
-    app.connect("doctree-read", _inline_pictures)
+    app.connect("doctree-read", _follow_theme, priority=400)  # before Sphinx collects images
     app.connect("doctree-read", _mark_short_names)
     app.connect("build-finished", _write_llms)

@@ -48,6 +48,11 @@ def docs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "CHARTS", {})
+
+
 def test_results_are_kept(tmp_path: Path) -> None:
     """A file has a line for each row, and is read as it was written; without a file there are no results."""
     assert page.Results() == page.load(tmp_path)
@@ -56,7 +61,7 @@ def test_results_are_kept(tmp_path: Path) -> None:
     assert 4 == (tmp_path / page.RESULTS).read_text("utf-8").count('\n{"column":')
 
 
-def test_results_become_a_page(docs: Path) -> None:
+def test_results_become_a_page(docs: Path, undrawn: None) -> None:
     """Tables stand between their marks; what was not measured stays as it is."""
     assert 0 == benchmarks.main(["--render", str(docs)])
     text = (docs / "performance.md").read_text("utf-8")
@@ -79,26 +84,55 @@ def test_a_wide_table_is_transposed() -> None:
     assert page.table(rows[:4]).startswith("|  | c0 | c1 |\n| --- | --- | --- |\n| a | 0 | 1 |\n")
 
 
+def texts_of(chart: Path) -> list[str]:
+    root = ET.parse(chart).getroot()  # noqa: S314  # drawn by ourselves
+    return ["".join(text.itertext()) for text in root.iter(f"{SVG}text")]
+
+
 @pytest.fixture
-def drawn(docs: Path) -> ET.Element:
-    """The chart of the results."""
+def drawn(docs: Path) -> list[Path]:
+    """The charts of the results, for each theme."""
+    pytest.importorskip("matplotlib", reason="charts are drawn by it")
     page.write(RESULTS, docs)
-    return ET.parse(docs / "performance" / "bulk.svg").getroot()  # noqa: S314  # drawn by ourselves
+    return sorted((docs / "performance").glob("*.svg"))
 
 
-def test_a_chart_shows_every_figure(drawn: ET.Element, docs: Path) -> None:
+def test_a_chart_shows_every_figure(drawn: list[Path]) -> None:
     """Title, unit and group; each bar's name and figure. What was not measured has no chart."""
-    texts = {"".join(text.itertext()) for text in drawn.iter(f"{SVG}text")}
+    assert ["bulk-dark.svg", "bulk.svg"] == [chart.name for chart in drawn]
     title, unit, *_ = page.CHARTS["bulk"]
-    assert {title, unit, "1 event a chunk", "ours", "1", "naive", "2", "openai", "80"} <= texts
-    assert not (docs / "performance" / "paced.svg").exists()
+    for chart in drawn:
+        assert {title, unit, "1 event a chunk", "ours", "1", "naive", "2", "openai", "80"} == set(
+            texts_of(chart)
+        )
 
 
-def test_the_same_results_give_the_same_chart(drawn: ET.Element, docs: Path) -> None:
+def test_lengths_are_proportions(drawn: list[Path]) -> None:
+    """Each bar begins at the same place, and is as long as its figure is large."""
+    root = ET.parse(drawn[0]).getroot()  # noqa: S314  # drawn by ourselves
+    _page, *bars = [group[0].get("d", "") for group in root.iter(f"{SVG}g") if "patch" in group.get("id", "")]
+    ends = [[float(place) for place in re.findall(r"[ML] (\S+)", bar)[:2]] for bar in bars]
+    assert 1 == len({left for left, _ in ends})
+    ours, naive, openai = (right - left for left, right in ends)
+    assert [pytest.approx(2 * ours, rel=0.001), pytest.approx(80 * ours, rel=0.001)] == [naive, openai]
+
+
+def test_the_same_results_give_the_same_chart(drawn: list[Path], docs: Path) -> None:
     """No date and no chance, so that a page written anew differs where figures do."""
-    before = (docs / "performance" / "bulk.svg").read_bytes()
+    before = [chart.read_bytes() for chart in drawn]
     page.write(RESULTS, docs)
-    assert before == (docs / "performance" / "bulk.svg").read_bytes()
+    assert before == [chart.read_bytes() for chart in drawn]
+
+
+def test_the_charts_show_what_the_page_says() -> None:
+    """A result that is kept without its chart would contradict the page's tables."""
+    for name, chart in page.CHARTS.items():
+        groups = page._groups(chart, page.load(ROOT / "docs").rows[name])
+        shown = [page._figure(bar.median) for bars in groups.values() for bar in bars.values()]
+        assert shown
+        for theme in page.THEMES:
+            texts = texts_of(ROOT / "docs" / "performance" / f"{name}{theme}.svg")
+            assert shown == [text for text in texts if re.fullmatch(r"[\d.,]+", text)]
 
 
 def test_a_run_can_be_written_down(

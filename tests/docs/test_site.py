@@ -135,10 +135,20 @@ def test_every_page_is_in_the_list_for_language_models(site: Site) -> None:
 def test_pictures_are_parts_of_their_pages(site: Site) -> None:
     """As an image, a picture would not follow the switch of the theme."""
     shown = "".join(path.read_text("utf-8") for path in site.pages)
-    assert [] == [address for page in site.pages.values() for address in page.loaded if ".svg" in address]
-    for picture in [*DOCS.glob("pictures/*.svg"), *DOCS.glob("performance/*.svg")]:
+    for picture in DOCS.glob("pictures/*.svg"):
         (label,) = re.findall(r'role="img" aria-label="([^"]+)"', picture.read_text("utf-8"))
         assert label in shown, picture.name
+        assert f"/{picture.name}" not in shown
+
+
+def test_charts_are_images_for_each_theme(site: Site) -> None:
+    """The theme shows the one that fits, and hides the other."""
+    shown = (site.folder / "performance.html").read_text("utf-8")
+    charts = {path.name for path in DOCS.glob("performance/*.svg")}
+    assert charts
+    for theme in ("light", "dark"):
+        images = set(re.findall(rf'<img [^>]*class="only-{theme}" src="_images/([^"]+)"', shown))
+        assert {name for name in charts if name.endswith("-dark.svg") == (theme == "dark")} == images
 
 
 def test_the_reference_has_what_the_guides_name(site: Site) -> None:
@@ -165,7 +175,7 @@ def test_a_long_signature_has_a_parameter_a_line(site: Site) -> None:
 def test_pictures_have_one_style() -> None:
     """Each file is whole by itself, with a copy of the style."""
     style = (DOCS / "pictures" / "style.css").read_text("utf-8").partition("*/\n")[2]
-    pictures = [*DOCS.glob("pictures/*.svg"), *DOCS.glob("performance/*.svg")]
+    pictures = list(DOCS.glob("pictures/*.svg"))
     assert pictures
     for picture in pictures:
         text = picture.read_text("utf-8")
