@@ -60,7 +60,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     status = cast("int | Coroutine[Any, Any, int]", arguments.run(arguments))
-    return status if isinstance(status, int) else asyncio.run(status)
+    if isinstance(status, int):
+        return status
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_exception_handler(_report)
+        return runner.run(status)
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report what failed in the loop, but no task that a second Ctrl-C has ended while the first was being obeyed."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import importlib
@@ -19,7 +20,7 @@ from typing import Any, TextIO
 
 import pytest
 
-from gradient_async.cli import main
+from gradient_async.cli import _report, main
 
 COMMANDS = ("demo", "chat", "models", "map", "replay", "serve", "completions")
 PROGRAM = f"{shlex.quote(sys.executable)} -m gradient_async"
@@ -248,3 +249,12 @@ def test_an_interruption_at_any_moment(arguments: list[str]) -> None:
             said = process.stderr.read()
             assert process.wait(60) in {0, 130, -signal.SIGINT}
         assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("error", "reported"), [(KeyboardInterrupt(), False), (ValueError("no"), True)])
+async def test_a_task_that_was_interrupted_is_not_reported(
+    caplog: pytest.LogCaptureFixture, error: BaseException, *, reported: bool
+) -> None:
+    """A second Ctrl-C may end a task that the first has cancelled, whose error nobody asks for."""
+    _report(asyncio.get_running_loop(), {"message": "a task failed", "exception": error})
+    assert reported is ("a task failed" in caplog.text)
