@@ -211,13 +211,13 @@ async def test_clients_dropped_in_cycles_are_closed_in_silence(caplog: pytest.Lo
 
     holders = [Holder() for _ in range(30)]
     async with serve() as server:
-        for holder in holders:
-            holder.me, holder.client = holder, AsyncGradient(base_url=server.url, model_access_key="k")
-            await create_completion(holder.client)
+        for number in range(len(holders)):
+            holders[number].client = AsyncGradient(base_url=server.url, model_access_key="k")
+            holders[number].me = holders[number]
+            await create_completion(holders[number].client)
     await asyncio.sleep(0.01)  # the connections are closed
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        del holder
         holders.clear()
         gc.collect()
         await asyncio.sleep(0)
