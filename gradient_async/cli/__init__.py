@@ -64,9 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gradient-async", description="Stream chat completions from DigitalOcean Gradient."
-    )
+    parser = Parser(prog="gradient-async", description="Stream chat completions from DigitalOcean Gradient.")
     parser.add_argument("--version", action="version", version=f"gradient-async {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     parsers: dict[str, Parser] = {}
