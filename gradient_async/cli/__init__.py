@@ -74,9 +74,7 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="gradient-async", description="Stream chat completions from DigitalOcean Gradient."
-    )
+    parser = Parser(prog="gradient-async", description="Stream chat completions from DigitalOcean Gradient.")
     parser.add_argument("--version", action="version", version=f"gradient-async {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     parsers: dict[str, Parser] = {}

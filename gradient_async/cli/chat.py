@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import GradientError, StreamError
+from ..errors import GradientError, InvalidRequestError, StreamError
 from ..output import Answer, parse_completion
 from ..stream import ChatCompletionStream, Timing
 from ..types import ChatCompletion
@@ -23,6 +23,7 @@ from .command import (
     add_client_arguments,
     default_model,
     open_client,
+    positive_seconds,
 )
 from .conversation import Conversation, load, path_of
 from .dialogue import DIALOGUE_VARIABLES, hold
@@ -59,7 +60,7 @@ def run_chat(arguments: argparse.Namespace) -> int:
             "no prompt: write one behind the options, or pipe it" if text is None else "the prompt is empty"
         )
         return _UNUSABLE
-    return 0 if chat.ask(content_of(text or "", arguments.image)) else _FAILED
+    return chat.ask(content_of(text or "", arguments.image))
 
 
 class Chat:
@@ -94,18 +95,18 @@ class Chat:
                 f"{path_of(os.environ)} can't be read: {problem}; leave -c out to begin anew"
             ) from None
 
-    def ask(self, content: Any) -> bool:
-        """Send a message of the user, show the answer, and keep both; return whether the answer is whole."""
+    def ask(self, content: Any) -> int:
+        """Send a message of the user, show the answer, and keep both; return the exit status, as `run_chat` does."""
         self.conversation.ask(content)
         self._received = None
         try:
-            return asyncio.run(self._answer())
+            return 0 if asyncio.run(self._answer()) else _FAILED
         except GradientError as error:
             complain(f"{type(error).__name__}: {explain(error)}")
             partial = error.partial if isinstance(error, StreamError) else self._received
             if self.arguments.json and partial is not None:
                 note(json_line(partial.to_dict()))
-            return False
+            return _UNUSABLE if isinstance(error, InvalidRequestError) else _FAILED
         finally:
             # Also what came before an error or Ctrl-C: a user may refer to it.
             if self.conversation.take(self._received) and not self.arguments.no_log:
@@ -265,7 +266,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--timeout",
-        type=float,
+        type=positive_seconds,
         metavar="S",
         help="seconds to wait for the first token, and between two tokens",
     )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import math
 import os
 import textwrap
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 from urllib.parse import urlsplit
 
 from ..client import AsyncGradient
 from ..testing import serve
+from .display import complain
 
 DEFAULT_MODEL = "llama3.3-70b-instruct"
 
@@ -59,7 +61,7 @@ class Command(NamedTuple):
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of one command.
+    """The parser of one command, or of all.
 
     Attributes:
         summary: What the command does, for the list of commands.
@@ -76,6 +78,11 @@ class Parser(argparse.ArgumentParser):
         action = super().add_argument(*names, **options)
         self.added.append(action)
         return action
+
+    def error(self, message: str) -> NoReturn:
+        """Tell a fault of the arguments in one line: behind a list of all options it would be hard to find."""
+        complain(f"{message}; {self.prog} --help shows how to use it")
+        self.exit(2)
 
 
 class HelpFormatter(argparse.HelpFormatter):
@@ -99,6 +106,17 @@ def whole_number(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def positive_seconds(text: str) -> float:
+    """Parse the value of an option that is a time limit."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
 
 
 def default_model() -> str:

@@ -49,7 +49,7 @@ class Asker(Protocol):
     options: dict[str, Any]
     conversation: Conversation
 
-    def ask(self, content: Any) -> bool:
+    def ask(self, content: Any) -> int:
         """Send a message, and show the answer."""
         ...
 
@@ -131,10 +131,18 @@ class Dialogue:
                 f"{name}: no such command; /help lists them. A message that begins with / is written with //"
             )
             return True
+        argument = next((argument for known, argument, _ in _HELP if known == name), "")
+        if argument.startswith("FILE"):
+            if not rest:
+                complain(f"{name} needs {argument}")
+                return True
+            rest = os.path.expanduser(rest)  # noqa: PTH111  # a Path would change a URL
         try:
             command(rest)
         except argparse.ArgumentTypeError as error:
             complain(str(error))
+        except UnicodeDecodeError:
+            complain(f"{name} {rest}: not a text")
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             complain(f"{name} {rest}: {reason}")
@@ -166,11 +174,11 @@ class Dialogue:
 
     def _do_image(self, text: str) -> None:
         self._images.append(image_of(text))
-        say_dim(f"{len(self._images)} images go with the next message")
+        say_dim(f"images for the next message: {len(self._images)}")
 
     def _do_file(self, path: str) -> None:
         self._texts.append(f"{path}:\n{Path(path).read_text('utf-8')}")
-        say_dim(f"{len(self._texts)} files go with the next message")
+        say_dim(f"files for the next message: {len(self._texts)}")
 
     def _do_edit(self, text: str) -> None:
         editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"

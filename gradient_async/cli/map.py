@@ -281,6 +281,8 @@ class MapCommand:
                 f"{arguments.output} also has {others} results for lines that are not in {arguments.input}; "
                 "they were kept"
             )
+        if earlier := counts.wrong - counts.failed - counts.invalid:
+            note(f"errors of earlier runs: {earlier}; {arguments.output} has their messages")
         note(counts.summary())
         return self._signal_status or (_FAILED if counts.wrong else 0)
 

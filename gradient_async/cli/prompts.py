@@ -9,20 +9,26 @@ import mimetypes
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from ..decoding import known_params
+from ..decoding import check_params, known_params
+from ..errors import InvalidRequestError
 from .display import on_terminal
+from .problems import explain
 
-_PARAMS = (known_params() | {"extra_body", "extra_headers", "extra_query", "timeout"}) - {"messages"}
+_CHECKED = known_params() - {"messages"}
+_PARAMS = _CHECKED | {"extra_body", "extra_headers", "extra_query", "timeout"}
+# With these, every other parameter can be checked by itself.
+_WHOLE_REQUEST = {"model": "m", "messages": [{"role": "user", "content": ""}], "logprobs": True}
 # Parameters for which the library takes objects of Python too, or refuses other values by a TypeError.
 _OBJECTS: dict[str, Any] = {
     "extra_body": dict[str, Any],
     "extra_headers": dict[str, str],
     "extra_query": dict[str, str | int | float | bool | list[str | int | float | bool]],
     "response_format": dict[str, Any],
+    "timeout": Annotated[float, msgspec.Meta(gt=0)] | None,
 }
 # The first bytes of each kind of image that models take.
 _IMAGES = (
@@ -38,11 +44,13 @@ def param_of(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as top_p=0.9")
+    if name in {"messages", "stream"}:
+        raise argparse.ArgumentTypeError(f"{name} can't be set: chat makes it of the conversation")
     if name not in _PARAMS:
         close = difflib.get_close_matches(name, _PARAMS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
+        hint = f" (did you mean {close[0]}?)" if close else ""
         raise argparse.ArgumentTypeError(
-            f"there is no parameter {name!r}; {hint}Other fields are sent by -o 'extra_body={{\"{name}\": ...}}'"
+            f"there is no parameter {name!r}{hint}; other fields are sent by -o 'extra_body={{\"{name}\": ...}}'"
         )
     parsed: Any
     try:
@@ -54,6 +62,11 @@ def param_of(text: str) -> tuple[str, Any]:
             msgspec.convert(parsed, _OBJECTS[name])
         except msgspec.ValidationError as error:
             raise argparse.ArgumentTypeError(f"{name}={value}: {error}") from None
+    if name in _CHECKED:
+        try:
+            check_params(_WHOLE_REQUEST | {name: parsed}, stream=True)
+        except InvalidRequestError as error:
+            raise argparse.ArgumentTypeError(explain(error)) from None
     return name, parsed
 
 

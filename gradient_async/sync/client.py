@@ -166,7 +166,12 @@ class Completions(_SyncCompletions):
     def create(self, *, stream: bool, **params: Unpack[ChatCompletionCreate]) -> ChatCompletion | Stream: ...
     @spelled_out(ChatCompletionCreate)
     def create(self, *, stream: bool | NotGiven | None = None, **params: Any) -> ChatCompletion | Stream:
-        """Request a completion; results and errors are those of ``create`` for asyncio."""
+        """Request a completion; results and errors are those of ``create`` for asyncio.
+
+        Args:
+            stream: Whether to get the completion as it is generated.
+            **params: Parameters of the request, and options for sending it.
+        """
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
     @overload
@@ -263,7 +268,12 @@ class AgentCompletions(_SyncCompletions):
     def create(self, *, stream: bool, **params: Unpack[AgentCompletionCreate]) -> ChatCompletion | Stream: ...
     @spelled_out(AgentCompletionCreate)
     def create(self, *, stream: bool | NotGiven | None = None, **params: Any) -> ChatCompletion | Stream:
-        """Request a completion from the agent."""
+        """Request a completion from the agent.
+
+        Args:
+            stream: Whether to get the completion as it is generated.
+            **params: Parameters of the request, and options for sending it.
+        """
         return cast("ChatCompletion | Stream", self._create(params, stream))
 
     @overload

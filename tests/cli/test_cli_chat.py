@@ -117,7 +117,6 @@ def test_chat_reads_standard_input(
         (["--model", "error-401"], "AuthenticationError: "),
         (["--model", "error-cut"], "StreamInterruptedError: "),
         (["--model", "error-cut", "-n", "2"], "StreamInterruptedError: "),
-        (["--temperature", "9"], "InvalidRequestError: temperature=9.0"),
         (
             ["--base-url", "ftp://x"],
             "ConfigurationError: the server (--base-url, GRADIENT_BASE_URL) can't be used",
@@ -221,12 +220,33 @@ def test_images_are_sent(server: ThreadedServer, tmp_path: Path) -> None:
         ["--image", "none.png"],
         ["--schema", "none.json"],
         ["--timeout", "x"],
+        ["--timeout", "0"],
         ["-n", "x"],
+        ["-o", "temperature=9"],
     ],
 )
-def test_arguments_are_refused_before_anything_is_sent(server: ThreadedServer, arguments: list[str]) -> None:
+def test_arguments_are_refused_before_anything_is_sent(
+    server: ThreadedServer, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """In one line, which is not behind a list of all options."""
     with pytest.raises(SystemExit, match="2"):
         main(["chat", "Hi", *arguments])
+    assert [] == server.requests
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"gradient-async: argument {arguments[0]}: ")
+    assert complaint.endswith("; gradient-async chat --help shows how to use it\n")
+    assert 1 == complaint.count("\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["-t", "9"], "temperature=9.0"), (["-n", "0"], "n=0"), (5 * ["--stop", "a"], "stop=")],
+)
+def test_values_out_of_bounds_are_wrong_arguments(
+    server: ThreadedServer, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main(["chat", "Hi", *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"gradient-async: InvalidRequestError: {says}")
     assert [] == server.requests
 
 

@@ -121,6 +121,20 @@ def test_images_and_files_go_with_the_next_message(enter: Type, tmp_path: Path) 
     ).asked
 
 
+def test_files_of_the_home_directory(
+    enter: Type, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``~`` stands for it, as in a shell. A file that is no text is told in words of the user."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "f.txt").write_text("content")
+    (tmp_path / "f.bin").write_bytes(b"\xff")
+    assert [f"{tmp_path / 'f.txt'}:\ncontent\n\nexplain"] == enter(
+        "/file ~/f.txt", "/file ~/f.bin", "explain"
+    ).asked
+    assert f"/file {tmp_path / 'f.bin'}: not a text\n" in capsys.readouterr().err
+
+
 def test_questions_are_asked_again_and_taken_back(enter: Type, capsys: pytest.CaptureFixture[str]) -> None:
     chat = enter("/retry", "one", "two", "/retry", "fail", "/retry")
     assert ["one", "two", "two", "fail", "fail"] == chat.asked
@@ -160,11 +174,17 @@ def test_saving(enter: Type, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("/set nothing=1", "there is no parameter 'nothing'"),
         ("/image none.png", "none.png: No such file"),
         ("/file none.txt", "/file none.txt: No such file"),
-        ("/save", "/save : File exists"),
+        ("/file", "/file needs FILE"),
+        ("/image", "/image needs FILE|URL"),
+        ("/save", "/save needs FILE"),
+        ("/save ~", "File exists"),
+        ("/set temperature=9", "temperature=9: expected `float` <= 2.0"),
     ],
 )
 def test_mistakes_are_told(enter: Type, capsys: pytest.CaptureFixture[str], line: str, problem: str) -> None:
-    assert [] == enter(line).asked
+    chat = enter(line)
+    assert [] == chat.asked
+    assert {} == chat.options
     assert problem in capsys.readouterr().err
 
 

@@ -212,7 +212,9 @@ def test_again_it_does_what_is_left(
     files.ask(body("one"), body("bad"), {"custom_id": "c", "body": body("three")})
     assert 1 == files.run()
     assert 3 == len(server.requests)
-    assert "1 done, 0 failed, 0 invalid, 2 done earlier" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "1 done, 0 failed, 0 invalid, 2 done earlier" in told
+    assert f"errors of earlier runs: 1; {files.output} has their messages\n" in told
     echo.refuse = False
     assert 0 == files.run("--retry-errors")
     assert {1: "one", 2: "bad", 3: "three"} == files.answers

@@ -6,6 +6,7 @@ import functools
 import inspect
 import pickle
 import pydoc
+import re
 import subprocess
 import sys
 from types import ModuleType
@@ -75,6 +76,8 @@ def test_help_tells_what_each_parameter_is(owner: Any, name: str, kinds: list[An
             assert f"\n        {field} ({annotation}): {first}\n" in text
             for line in others:
                 assert f"\n            {line.strip()}\n" in text
+    for argument in inspect.signature(getattr(owner, name)).parameters:
+        assert argument == "self" or re.search(rf"^        {argument}(: | \()", text, re.MULTILINE), argument
     assert "**params" not in text
     assert "**options" not in text
 

@@ -19,7 +19,7 @@ from gradient_async import AsyncGradient, GradientError, Limits, Timeout
 from gradient_async.config import DEFAULT_INFERENCE_ENDPOINT, VARIABLES
 from gradient_async.events import ChatCompletionStreamEvent
 from gradient_async.testing import chunk, reply_sse, serve
-from gradient_async.types import AgentCompletionParams, ChatCompletionParams, RequestOptions
+from gradient_async.types import AgentCompletionParams, ChatCompletionParams, RequestOptions, params
 
 DOCS = ROOT / "docs"
 
@@ -83,6 +83,18 @@ def test_reference_describes_every_parameter() -> None:
     for name in {**ChatCompletionParams.__annotations__, **AgentCompletionParams.__annotations__}:
         # A description follows the field; without one, the table would lack it.
         assert re.search(rf'^    {name}: (?:.+|\((?:\n .+)+\n    \))\n    """', source, re.MULTILINE), name
+
+
+def test_parameters_stand_once_in_the_reference() -> None:
+    """Classes that repeat them for type checkers are left out of the list of shapes."""
+    page = read("api/parameters.md")
+    left_out = re.findall(r"\w+", page[page.index(":exclude-members:") :].partition("\n")[0])
+    repeated = {
+        name
+        for name, kind in vars(params).items()
+        if not name.startswith("_") and "temperature" in getattr(kind, "__annotations__", {})
+    }
+    assert set() == repeated - set(left_out)
 
 
 def test_configuration_names_every_option() -> None:

@@ -106,6 +106,16 @@ def test_every_link_leads_somewhere(site: Site) -> None:
     assert [] == broken
 
 
+@pytest.mark.parametrize(("page", "run"), [("run", "ToolRun"), ("sync", "sync.run.ToolRun")])
+def test_the_state_of_a_run_is_in_the_reference(site: Site, page: str, run: str) -> None:
+    """A base class that is not public has it."""
+    ids = site.pages[(site.folder / "api" / f"{page}.html").resolve()].ids
+    missing = {"turns", "messages", "usage", "completion", "close"} - {
+        name.removeprefix(f"gradient_async.{run}.") for name in ids
+    }
+    assert set() == missing
+
+
 def test_a_page_loads_nothing_from_elsewhere(site: Site) -> None:
     """The site works without a network."""
     for path, page in site.pages.items():
