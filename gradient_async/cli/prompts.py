@@ -28,7 +28,7 @@ _OBJECTS: dict[str, Any] = {
     "extra_headers": dict[str, str],
     "extra_query": dict[str, str | int | float | bool | list[str | int | float | bool]],
     "response_format": dict[str, Any],
-    "timeout": Annotated[float, msgspec.Meta(gt=0)] | None,
+    "timeout": Annotated[float | None, msgspec.Meta(gt=0)],
 }
 # The first bytes of each kind of image that models take.
 _IMAGES = (
