@@ -15,7 +15,7 @@ from pathlib import Path
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "terminal.svg"
 COLUMNS, ROWS = 92, 60
-END = "5. "  # the first line that the picture leaves out, so that it fits on a screen
+END = "6. "  # the first line that the picture leaves out, so that it fits on a screen
 CELL_WIDTH, CELL_HEIGHT, EDGE = 7.2, 17, 14
 TOKEN = re.compile(r"\x1b\[(?P<numbers>[0-9;?]*)(?P<command>[A-Za-z])|(?P<text>.)", re.DOTALL)
 COLOURS = {
