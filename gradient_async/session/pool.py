@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import threading
-import weakref
 from collections.abc import AsyncGenerator
 from typing import TypeAlias
 
@@ -60,13 +59,6 @@ class Pool:
         self._pid = os.getpid()
         self.closed = False
         self.lock = threading.Lock()
-        self._close_when_dropped()
-
-    def _close_when_dropped(self) -> None:
-        # Not `__del__`: of a client in a reference cycle the collector runs all finalizers, in any order, and that of an
-        # aiohttp session reports a session that is still open. The finalizer refers to the sessions, so that they are no
-        # part of such a cycle.
-        weakref.finalize(self, _close_dropped, self._sessions, self._pid).atexit = False
 
     async def session(self) -> aiohttp.ClientSession:
         """Return the session of the running loop.
@@ -119,7 +111,6 @@ class Pool:
         # If a thread of the parent held the old lock during the fork, no thread of this process would ever release it.
         self.lock = threading.Lock()
         self._pid = os.getpid()
-        self._close_when_dropped()
 
     async def close(self) -> None:
         """Close every session except the caller's own, each in its own loop.
@@ -145,19 +136,17 @@ class Pool:
                 for closed in elsewhere:
                     await closed.wait()
 
-
-def _close_dropped(sessions: _Sessions, pid: int) -> None:
-    """Close the sessions of a pool that was dropped."""
-    if pid != os.getpid():
-        keep_for_ever(sessions)
-        return
-    for loop, (session, keeper) in sessions.items():
-        if loop.is_closed() or session.closed:
-            continue
-        if loop.is_running() and not runs_here(loop):
-            call_in(loop, _close_now, session, keeper)
-        else:
-            _close_now(session, keeper)
+    def __del__(self) -> None:
+        if self._pid != os.getpid():
+            keep_for_ever(self._sessions)
+            return
+        for loop, (session, keeper) in self._sessions.items():
+            if loop.is_closed() or session.closed:
+                continue
+            if loop.is_running() and not runs_here(loop):
+                call_in(loop, _close_now, session, keeper)
+            else:
+                _close_now(session, keeper)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:

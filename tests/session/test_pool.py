@@ -7,7 +7,6 @@ import gc
 import os
 import ssl
 import sys
-import warnings
 import weakref
 from collections.abc import Coroutine
 from pathlib import Path
@@ -133,7 +132,7 @@ async def test_a_client_inherited_and_dropped_leaves_the_parents_sessions_alone(
     session = await pool.session()
     pid, pool._pid = pool._pid, -1
     await pool.close()
-    pool_module._close_dropped(pool._sessions, pool._pid)
+    pool.__del__()
     assert not session.closed
     pool._pid, pool.closed = pid, False
     assert (await create_completion(client)).choices
@@ -200,25 +199,3 @@ async def test_certificates_are_verified(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(requests) == 1
     server.close()
     await server.wait_closed()
-
-
-async def test_clients_dropped_in_cycles_are_closed_in_silence(caplog: pytest.LogCaptureFixture) -> None:
-    """The collector finalizes the objects of a cycle in any order, and aiohttp's report sessions that are open."""
-
-    class Holder:
-        client: AsyncGradient
-        me: Holder
-
-    holders = [Holder() for _ in range(30)]
-    async with serve() as server:
-        for number in range(len(holders)):
-            holders[number].client = AsyncGradient(base_url=server.url, model_access_key="k")
-            holders[number].me = holders[number]
-            await create_completion(holders[number].client)
-    await asyncio.sleep(0.01)  # the connections are closed
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        holders.clear()
-        gc.collect()
-        await asyncio.sleep(0)
-    assert [] == [record.getMessage() for record in caplog.records if record.name == "asyncio"]
