@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_questions_are_asked_again_and_taken_back(enter: Type, capsys: pytest.Ca
 
 def test_an_editor(enter: Type, monkeypatch: pytest.MonkeyPatch) -> None:
     program = "import sys; f = open(sys.argv[1], 'a'); f.write(' and more\\nlines\\n')"
-    monkeypatch.setenv("EDITOR", f'{sys.executable} -c "{program}"')
+    monkeypatch.setenv("EDITOR", f'{shlex.quote(sys.executable)} -c "{program}"')
     assert ["a text and more\nlines"] == enter("/edit a text").asked
     monkeypatch.setenv("VISUAL", "true")
     assert [] == enter("/edit").asked
