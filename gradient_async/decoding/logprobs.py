@@ -24,6 +24,7 @@ _TIMES = 25
 # Commas for each byte of them: honest entries have 0.1, and lists of numbers 0.5.
 _MAX_DENSITY = 0.25
 _MIN_ENTRY = 16  # bytes; the shortest honest entry has about 25
+_MAX_ENTRY = 400  # bytes of an entry on average; with indentation an honest entry has about 270
 # A reply that has this name within its first bytes has long lists, nearly surely. To count all of its values first would
 # take a third of the time of decoding it.
 _ALTERNATIVES = b'"top_logprobs"'
@@ -65,10 +66,12 @@ def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceL
         TooManyValuesError: If there are too many values.
         ValueError: If the JSON is nested too deep.
     """
+    heavy = False
     if data.find(_ALTERNATIVES, 0, _EARLY) < 0:
         try:
             check_json(data, max_values)
         except TooManyValuesError:
+            heavy = True
             if _NAME not in data or (len(data) > _LARGE and may_be_heavy(data, (_TIMES + 1) * max_values)):
                 raise  # without a search for the lists, which takes longer
         else:
@@ -78,11 +81,14 @@ def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceL
     max_commas = min(int(_MAX_DENSITY * len(found)), _TIMES * max_values)
     # Each entry takes half a microsecond, most of it for Python's collector, even if it is the shortest.
     max_entries = min(len(found) // _MIN_ENTRY, max_values)
-    if 0 < found.count(b"{") <= max_entries and found.count(b",") <= max_commas:
+    min_entries = len(found) // _MAX_ENTRY
+    if min_entries < found.count(b"{") <= max_entries and found.count(b",") <= max_commas:
         for each in lists:
             rest = _without(each, rest)
         check_json(rest, max_values)
         return rest, [_decode(each) for each in lists]
+    if heavy:
+        raise TooManyValuesError(max_values)
     check_json(data, max_values)
     return data, ()
 

@@ -130,7 +130,9 @@ def test_a_port_that_only_administrators_may_use(
 def test_bad_numbers(option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["serve", f"{option}={value}"])
-    assert f"gradient-async: argument {option}: {says}; gradient-async serve --help" in capsys.readouterr().err
+    assert (
+        f"gradient-async: argument {option}: {says}; gradient-async serve --help" in capsys.readouterr().err
+    )
 
 
 class Running:

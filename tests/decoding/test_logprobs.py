@@ -191,3 +191,17 @@ def test_few_values_are_left_where_they_are() -> None:
     assert choice.logprobs is not None
     give_back([choice], [logprobs])
     assert choice.logprobs is logprobs
+
+
+@pytest.mark.parametrize("filling", [b'"logprob":1,', b" " * 6], ids=["one field many times", "white space"])
+@pytest.mark.parametrize("count", [1, 20])
+def test_entries_that_are_much_longer_than_honest_ones_stay_in_the_json(filling: bytes, count: int) -> None:
+    """They are no reason to accept more values, nor to decode a long text several times."""
+    entry = b"{" + filling * (1200 // count) + b'"logprob":-1}'
+    content = b",".join([entry] * count)
+    body = encode(reply({"content": []})).replace(b"[]", b"[" + content + b"]")
+    data = body[:-1] + b',"x":[' + b"{}," * MAX + b"{}]}"
+    with pytest.raises(TooManyValuesError):
+        take_logprobs(data, MAX)
+    if filling.isspace():
+        assert (body, ()) == take_logprobs(body, MAX)

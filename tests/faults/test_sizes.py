@@ -162,7 +162,7 @@ def awaited(wire: bytes) -> Turns:
     try:
         yield decode_completion(wire)
     except (APIResponseValidationError, TooManyValuesError) as error:
-        yield (error, reply_error(wire))
+        yield (error, reply_error(wire[:MIB]))  # a session searches no longer body for an error
 
 
 def as_error(wire: bytes) -> Turns:
