@@ -25,6 +25,7 @@ _TIMES = 25
 _MAX_DENSITY = 0.25
 _MIN_ENTRY = 16  # bytes; the shortest honest entry has about 25
 _MAX_ENTRY = 400  # bytes of an entry on average; with indentation an honest entry has about 270
+_OTHERS = 1000  # what else a reply has, in entries
 # A reply that has this name within its first bytes has long lists, nearly surely. To count all of its values first would
 # take a third of the time of decoding it.
 _ALTERNATIVES = b'"top_logprobs"'
@@ -72,7 +73,11 @@ def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceL
             check_json(data, max_values)
         except TooManyValuesError:
             heavy = True
-            if _NAME not in data or (len(data) > _LARGE and may_be_heavy(data, (_TIMES + 1) * max_values)):
+            if (
+                _NAME not in data
+                or len(data) > _MAX_ENTRY * (data.count(b"{") + _OTHERS)
+                or (len(data) > _LARGE and may_be_heavy(data, (_TIMES + 1) * max_values))
+            ):
                 raise  # without a search for the lists, which takes longer
         else:
             return data, ()
