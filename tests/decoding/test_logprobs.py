@@ -193,15 +193,29 @@ def test_few_values_are_left_where_they_are() -> None:
     assert choice.logprobs is logprobs
 
 
-@pytest.mark.parametrize("filling", [b'"logprob":1,', b" " * 6], ids=["one field many times", "white space"])
-@pytest.mark.parametrize("count", [1, 20])
-def test_entries_that_are_much_longer_than_honest_ones_stay_in_the_json(filling: bytes, count: int) -> None:
-    """They are no reason to accept more values, nor to decode a long text several times."""
-    entry = b"{" + filling * (1200 // count) + b'"logprob":-1}'
-    content = b",".join([entry] * count)
-    body = encode(reply({"content": []})).replace(b"[]", b"[" + content + b"]")
-    data = body[:-1] + b',"x":[' + b"{}," * MAX + b"{}]}"
+@pytest.mark.parametrize("first", [b"", b'"top_logprobs":[],'], ids=["plain", "with alternatives"])
+@pytest.mark.parametrize(
+    "filling", [b'"logprob":-1,', b" " * 13], ids=["one field many times", "white space"]
+)
+def test_entries_that_are_much_longer_than_honest_ones_are_no_reason_to_accept_more(
+    filling: bytes, first: bytes
+) -> None:
+    """To decode them would take several passes over a text that has few values."""
+
+    def body(length: int) -> bytes:
+        entry = b"{" + first + filling * (length // 13) + b'"logprob":-1}'
+        return encode(reply({"content": []})).replace(b"[]", b"[" + b",".join([entry] * 150) + b"]")
+
+    assert take_logprobs(body(26), MAX)[1]
+    with pytest.raises(TooManyValuesError):
+        take_logprobs(body(4000), MAX)
+
+
+def test_a_long_text_with_few_objects_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(_data: bytes) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(logprobs, "_find_lists", search)
+    data = encode(reply({"content": [ENTRY]}, x=[1] * 2 * MAX, y=" " * 500_000))
     with pytest.raises(TooManyValuesError):
         take_logprobs(data, MAX)
-    if filling.isspace():
-        assert (body, ()) == take_logprobs(body, MAX)
