@@ -57,6 +57,16 @@ for _ in range(3):
     threading.Thread(target=create, kwargs=STALL, daemon=True).start()
 time.sleep(0.3)
 print('ok')""",
+    "daemon threads that look at every moment": """
+from gradient_async.sync import loop
+loop.LOOK = 0.00001
+def read():
+    for _ in range(9):
+        list(create(**STALL, stream=True))
+for _ in range(3):
+    threading.Thread(target=read, daemon=True).start()
+time.sleep(0.3)
+print('ok')""",
     "threads that end after the main thread": """
 threads = [threading.Thread(target=create, kwargs=CALL) for _ in range(3)]
 for thread in threads:
@@ -190,6 +200,11 @@ def close_late(client: Gradient) -> None:
         call_and_close(client)
 
 
+def hand_late(loop: module.LoopThread) -> None:
+    with pytest.raises(ConfigurationError, match="shutting down"):
+        loop.hand(print)
+
+
 def test_the_loop_of_a_parent_is_kept_and_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it looks from inside the child."""
     kept: list[Any] = []
@@ -245,10 +260,16 @@ def test_the_end_of_a_loop_closes_streams_and_refuses_calls(monkeypatch: pytest.
         monkeypatch.setattr(module, "_NEVER", threading.Event())
         late = threading.Thread(target=close_late, args=(client,), daemon=True)
         late.start()
+        looks = threading.Thread(target=hand_late, args=(loop,), daemon=True)  # it waits since before the end
+        looks.start()
         late.join(0.1)
+        assert looks.is_alive()
         assert late.is_alive()
         module._NEVER.set()
         late.join()
+        looks.join()
+        with pytest.raises(ConfigurationError, match="shutting down"):
+            loop.hand(print)
 
 
 def test_a_thread_that_can_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

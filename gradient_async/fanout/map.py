@@ -23,6 +23,7 @@ import msgspec
 
 from ..errors import FanOutError, GradientError, InvalidRequestError, JournalError, copy_of
 from ..output import Answer, judge, take_answer
+from ..session.loops import call_in, runs_here
 from ..session.pace import Turns
 from ..stream import AsyncOnly
 from ..tools import tool_params
@@ -446,16 +447,12 @@ class MapWorkers:
         """Cancel everything from a finaliser, which may run in any thread."""
         self._failures.clear()  # the frames of an error refer to this object
         self._end_run()
-        if self._loop is None or self._loop.is_closed() or not self._workers:
+        if self._loop is None or not self._workers:
             return
-        try:
-            in_loop = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            in_loop = False
-        if in_loop:
+        if runs_here(self._loop):
             self.stop()
         else:
-            self._loop.call_soon_threadsafe(self.stop)
+            call_in(self._loop, self.stop)
 
 
 class MapResults(AsyncOnly, Generic[C_co]):

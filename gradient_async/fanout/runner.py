@@ -22,6 +22,7 @@ from ..errors import (
     UnprocessableEntityError,
 )
 from ..output import Answer, describe_error, has_answer, judge, judge_choice
+from ..session.loops import call_in, runs_here
 from ..types import ChatCompletion, Choice, ParsedChatCompletion, ParsedChoice, ReceivedReply
 from .branch import Branch, Requester
 from .merge import MergedChunks, closed_error
@@ -170,16 +171,12 @@ class FanOutRunner:
 
     def abandon(self) -> None:
         """Cancel all requests from a finaliser, which may run in any thread."""
-        if self._loop is None or self._loop.is_closed():
+        if self._loop is None:
             return
-        try:
-            in_loop = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            in_loop = False
-        if in_loop:
+        if runs_here(self._loop):
             self._cancel()
         else:
-            self._loop.call_soon_threadsafe(self._cancel)
+            call_in(self._loop, self._cancel)
 
     def _cancel(self) -> None:
         self._cancelled = True

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -24,6 +22,7 @@ from .connector import connection_of
 from .deadlines import DeadlineTimer
 from .exceptions import TRANSPORT_ERRORS, bare, interruption
 from .inflate import Gunzip, content_coding
+from .loops import call_in, runs_here
 
 if TYPE_CHECKING:
     from ..config import Limits
@@ -483,17 +482,3 @@ def open_body(
             )
         )
     return body
-
-
-def runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether ``loop`` is the running event loop."""
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
-
-
-def call_in(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
-    """Call a function in a loop of any thread, at the loop's next iteration; do nothing if the loop is closed."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(function, *arguments)

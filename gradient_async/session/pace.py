@@ -27,6 +27,7 @@ from ..policy.pace import Account, Admission, Schedule
 from ..policy.retry import is_refusal
 from ..types import CompletionUsage
 from .forks import keep_for_ever
+from .loops import runs_here
 
 
 class Pace:
@@ -242,11 +243,7 @@ class Pace:
             return
         line.woken = True
         try:
-            here = asyncio.get_running_loop() is line.loop
-        except RuntimeError:
-            here = False  # a stream is dropped outside its loop
-        try:
-            (line.loop.call_soon if here else line.loop.call_soon_threadsafe)(line.run)
+            (line.loop.call_soon if runs_here(line.loop) else line.loop.call_soon_threadsafe)(line.run)
         except RuntimeError:
             # That loop is closed, and what waited there is never sent.
             with self._lock:

@@ -14,9 +14,9 @@ import aiohttp
 from ..config import Limits
 from ..errors import ConfigurationError
 from . import aiohttp_internals
-from .body import call_in, runs_here
 from .connector import Connector, Response
 from .forks import keep_for_ever
+from .loops import call_in, runs_here
 
 # Idle connections are closed after this time, which is shorter than the idle times of known servers.
 _IDLE_SECONDS = 14.0

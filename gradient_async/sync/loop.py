@@ -33,7 +33,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from inspect import isawaitable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from ..errors import ConfigurationError
 from ..session.forks import keep_for_ever
@@ -192,11 +192,20 @@ class LoopThread:
             ConfigurationError: If the loop can't be used here.
         """
         if not self.usable or self.runs_here:
-            if self.ending and threading.current_thread().daemon:
-                _NEVER.wait()  # see the docstring of this file
-            raise ConfigurationError(self._problem())
+            self._refuse()
         call = Call(function, arguments)
-        return self.wait(call, undo, lambda: self.loop.call_soon_threadsafe(call.start, self))
+        return self.wait(call, undo, lambda: self.hand(call.start, self))
+
+    def hand(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Have the loop call a function, and wait for nothing.
+
+        Raises:
+            ConfigurationError: If the loop has just ended.
+        """
+        try:
+            self.loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed
+            self._refuse()
 
     def wait(
         self,
@@ -219,7 +228,7 @@ class LoopThread:
                 on_look()
         except BaseException:
             ending = Call(call.give_up, (undo,))
-            self.loop.call_soon_threadsafe(ending.start, self)
+            self.hand(ending.start, self)
             ending.done.acquire(timeout=_PATIENCE)
             raise
         if call.error is None:
@@ -231,6 +240,11 @@ class LoopThread:
             raise error
         finally:
             del error, call  # otherwise the error and this frame would refer to each other
+
+    def _refuse(self) -> NoReturn:
+        if self.ending and threading.current_thread().daemon:
+            _NEVER.wait()  # see the docstring of this file
+        raise ConfigurationError(self._problem())
 
     def _problem(self) -> str:
         if self.inherited:

@@ -130,7 +130,7 @@ class _Source:
         self.waited_for = True
 
     def _look(self, ahead: Call, began: float) -> None:
-        self.loop.loop.call_soon_threadsafe(self._count_time, ahead, began)
+        self.loop.hand(self._count_time, ahead, began)
 
     # In the loop's thread
 

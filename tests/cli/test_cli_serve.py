@@ -77,10 +77,8 @@ def test_serve_runs_until_it_is_interrupted() -> None:
     ("arguments", "says"),
     [
         (["--replay", "/no/such/folder"], "--replay: /no/such/folder is not a folder"),
-        (
-            ["--host", "192.0.2.1"],
-            "can't listen on port 0 of 192.0.2.1: Cannot assign requested address; choose an address",
-        ),
+        # Newer versions of Python give no reason here, but their own words.
+        (["--host", "192.0.2.1"], "can't listen on port 0 of 192.0.2.1: "),
         (["--host", "nowhere.invalid"], "can't listen on port 0 of nowhere.invalid: "),
         (["--upstream", "inference.do-ai.run"], "--upstream: give a URL such as https://inference.do-ai.run"),
         (["--record", "recordings"], "--record: the replies of which server? give its URL by --upstream"),

@@ -24,7 +24,7 @@ from gradient_async import (
 from gradient_async.errors import RateLimitError, RequestInfo, ResponseInfo
 from gradient_async.session import manager as manager_module
 from gradient_async.session import pool as pool_module
-from gradient_async.session.body import call_in
+from gradient_async.session.loops import call_in
 from gradient_async.session.manager import Cooldown, SessionManager
 from gradient_async.testing import HOLD, Handler, chunk, completion, reply_json, reply_sse, reply_writes
 from gradient_async.types import Headers
