@@ -161,15 +161,15 @@ def _tidy(*details: Any) -> None:
 
 
 def _follow_theme(app: Sphinx, page: nodes.document) -> None:
-    """Make SVGs follow the switch of the theme: drawings as a part of their page, charts as an image for each theme."""
+    """Make pictures follow the switch of the theme: drawings as a part of their page, others as an image for each theme."""
     if app.builder.format != "html":
         return
     for image in list(page.findall(nodes.image)):
-        uri, suffix = image["uri"].removesuffix(".svg"), "-dark.svg"
+        dark_uri = re.sub(r"(-light)?(\.\w+)$", r"-dark\2", image["uri"])
         name, path = app.env.relfn2path(image["uri"], app.env.docname)
-        if Path(path.removesuffix(".svg") + suffix).exists():
+        if Path(path).with_name(Path(dark_uri).name).exists():
             dark = image.deepcopy()
-            dark["uri"] = uri + suffix
+            dark["uri"] = dark_uri
             image["classes"].append("only-light")
             dark["classes"].append("only-dark")
             image.parent.insert(image.parent.index(image) + 1, dark)

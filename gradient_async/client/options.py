@@ -22,9 +22,10 @@ from ..types import (
     ChatRun,
     Choice,
     MapDefaults,
+    ToolCall,
 )
 from ..types.params import Tools
-from .run import OnToolError, StopWhen
+from .run import ToolRun
 
 # Arguments whose types decide what a method returns. The overloads of the methods name them, so they can be in no TypedDict
 # that a method unpacks.
@@ -133,9 +134,9 @@ class _RunOptions(TypedDict, total=False):
     """Maximum number of requests."""
     stream: bool
     """Stream each reply; otherwise each text arrives as one delta."""
-    stop_when: StopWhen | None
+    stop_when: Callable[[ToolRun[Any]], bool | Awaitable[bool]] | None
     """Called with the run after the results of each turn. If it returns true, or an awaitable of true, the run ends."""
-    on_tool_error: OnToolError
+    on_tool_error: Literal["tell", "raise"] | Callable[[ToolCall, Exception], str | Awaitable[str]]
     """What becomes of an exception of a function. ``"tell"`` tells it to the model. ``"raise"`` cancels the other tools and
     raises the first one. A callable returns the text for the model, or raises. Unknown tools, arguments that do not fit and
     exceeded time limits are always told to the model."""
