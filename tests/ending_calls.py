@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeAlias
 
 from client_calls import create_completion, open_stream
@@ -32,8 +34,13 @@ async def create_large(client: AsyncGradient) -> None:
 # Streams
 
 
+_on_open: ContextVar[Callable[[], object]] = ContextVar("_on_open", default=lambda: None)
+
+
 async def _open(client: AsyncGradient, **params: Any) -> Any:
-    return await open_stream(client, messages=_messages(), **params)
+    stream = await open_stream(client, messages=_messages(), **params)
+    _on_open.get()()
+    return stream
 
 
 async def chunks(client: AsyncGradient) -> None:
@@ -141,11 +148,20 @@ async def abandon(client: AsyncGradient) -> None:
     await anext(await _open(client))
 
 
-async def close_client_meanwhile(client: AsyncGradient, work: Work = completion) -> None:
+async def close_client_meanwhile(client: AsyncGradient, work: Work) -> None:
     closing: list[asyncio.Task[None]] = []
     loop = asyncio.get_running_loop()
     loop.call_later(0.03, lambda: closing.append(loop.create_task(client.close())))
     await work(client)
+
+
+async def close_client_once_open(client: AsyncGradient) -> None:
+    stream = await _open(client)
+    closing = asyncio.ensure_future(client.close())
+    try:
+        await stream.completion()
+    finally:
+        await closing
 
 
 READERS: dict[str, Work] = {
@@ -280,6 +296,18 @@ async def cancelled(client: AsyncGradient, work: Work) -> None:
     asyncio.get_running_loop().call_later(0.03, task.cancel)
     del task  # the task keeps its exception, and the traceback of the exception keeps this frame
     await work(client)
+
+
+async def cancelled_once_open(client: AsyncGradient, work: Work) -> None:
+    """On a busy machine, a time since the call would not tell whether there is a stream."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    before = _on_open.set(partial(loop.call_later, 0.03, task.cancel))
+    del task
+    try:
+        await work(client)
+    finally:
+        _on_open.reset(before)  # the task keeps its context
 
 
 async def timed_out(client: AsyncGradient, work: Work) -> None:
