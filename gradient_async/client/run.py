@@ -33,7 +33,7 @@ from ..errors import GradientError, InvalidRequestError, OutputError
 from ..events import ToolRunEvent
 from ..hooks import Hook
 from ..output import answer_of
-from ..stream import AsyncOnly
+from ..stream import AsyncForOnly, AsyncOnly
 from ..tools import Tool, check_seconds, name_of_tool, tools_of
 from ..types import (
     ChatCompletion,
@@ -132,7 +132,7 @@ class BaseRun(ABC, Generic[C_co]):
             )
 
 
-class ToolRun(AsyncOnly, BaseRun[C_co]):
+class ToolRun(AsyncForOnly, AsyncOnly, BaseRun[C_co]):
     """A conversation in which the model calls functions until it has an answer: an async iterator of events.
 
     Nothing is sent before the first event is asked for. Leaving ``async with``, or a cancellation, cancels the tools, waits
