@@ -43,7 +43,7 @@ class Simulation:
     about = "This is a server for tests. It simulates a model: no model is asked, and the same request always gets the same reply."
 
     def __init__(self, models: Sequence[str] = (), *, delay: float = 0.0) -> None:
-        self._models = tuple(models)
+        self._models = (models,) if isinstance(models, str) else tuple(models)
         self._delay = delay
 
     def names(self) -> Sequence[str]:
