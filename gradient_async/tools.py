@@ -337,7 +337,8 @@ def _hints_of(name: str, function: Any, plain: Any) -> Iterator[tuple[str, tuple
                 name, f"it is {kind}; a model gives arguments by name", str(parameter).partition(":")[0]
             )
         if parameter.annotation is parameter.empty:
-            cure = "; pass a method of an object" if parameter.name in {"self", "cls"} else ""
+            typed = f"; write its type, as in '{parameter.name}: str'"
+            cure = "; pass a method of an object" if parameter.name in {"self", "cls"} else typed
             raise _refused(name, f"it has no annotation{cure}", parameter.name)
         hint = _resolved(name, parameter, inspect.unwrap(plain))
         yield parameter.name, (ToolContext if _is_context(hint) else hint, parameter.default)

@@ -335,6 +335,8 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
             pace=pace,
         )
         check_count("max_connections", max_connections, min_=1)
+        if session is not None and not hasattr(session, "closed"):
+            raise TypeError(f"session: expected an aiohttp.ClientSession, not {type(session).__name__}")
         connections = Connections(session, max_connections, trust_env=trust_env, limits=settings.limits)
         self._use(Core(settings, connections), is_copy=False)
 

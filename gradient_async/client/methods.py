@@ -43,7 +43,7 @@ from .parameters import spelled_out
 from .raw import RawCompletions, StreamingCompletions
 from .run import OnToolError, ToolRun, start_run
 from .run import StopWhen as StopRunWhen
-from .settings import check_choice, check_count, check_kind
+from .settings import check_choice, check_count, check_function, check_kind
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,15 +58,23 @@ StopWhenParsed: TypeAlias = Callable[[ParsedChoice[T]], bool | Awaitable[bool]]
 _WINDOW = 4
 
 
-def _drop_not_given(function: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a function so that keyword arguments of `NOT_GIVEN` have their defaults, and keys in headers are hidden."""
+def _called_as(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Wrap what a public method calls: `NOT_GIVEN` means the default, keys in headers are hidden.
 
-    @functools.wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> T:
-        check_options(kwargs)
-        return function(*args, **given(kwargs))
+    Python's error about a missing argument then names the public method.
+    """
 
-    return called
+    def wrapped(function: Callable[P, T]) -> Callable[P, T]:
+        function.__qualname__ = name
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> T:
+            check_options(kwargs)
+            return function(*args, **given(kwargs))
+
+        return called
+
+    return wrapped
 
 
 def _ask_for_usage(arguments: dict[str, Any]) -> None:
@@ -120,7 +128,7 @@ class BaseCompletions(CompletionsHints):
 
         return StreamManager(start)
 
-    @_drop_not_given
+    @_called_as("map")
     def _map(
         self,
         /,
@@ -224,7 +232,7 @@ class BaseCompletions(CompletionsHints):
         check_options(options)
         return self._map(requests, **options)
 
-    @_drop_not_given
+    @_called_as("fan_out")
     def _fan_out(
         self,
         *,
@@ -248,6 +256,7 @@ class BaseCompletions(CompletionsHints):
         check_choice("on_error", on_error, "collect", "raise")
         if native not in {True, False, "auto"}:
             raise ConfigurationError(f'native={native!r}: expected True, False or "auto"')
+        check_function("stop_when", stop_when)
         if first is not None and check_count("first", first, min_=1) > n:
             raise ConfigurationError(f"first={first}: there are no more than n={n} choices")
         if hedge_after is not None and not 0 < hedge_after < float("inf"):
@@ -287,7 +296,7 @@ class BaseCompletions(CompletionsHints):
         runner = FanOutRunner(options, _Requester(self._core, self._operation, params, turns), assembler)
         return FanOut(runner, assembler, buffered=limits.buffered_bytes, answer=answer)
 
-    @_drop_not_given
+    @_called_as("run")
     def _begin_run(
         self,
         *,

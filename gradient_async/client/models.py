@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Generator, Mapping
 from functools import cached_property
 from typing import Any
 
+from ..stream import AsyncForOnly
 from ..types import NOT_GIVEN, ModelInfo, ModelList
 from .core import Core, check_options, models_of, read_reply
 from .hints import MODELS, Hinted
 from .raw import RawModels
 
 
-class ModelsRequest:
+class ModelsRequest(AsyncForOnly):
     """A request for the list of models, sent when it is awaited or iterated over with ``async for``."""
 
     def __init__(self, core: Core, options: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ from ..errors import GradientError, InvalidRequestError, OutputError
 from ..events import ToolRunEvent
 from ..hooks import Hook
 from ..output import answer_of
-from ..stream import AsyncOnly
+from ..stream import AsyncForOnly, AsyncOnly
 from ..tools import Tool, check_seconds, name_of_tool, tools_of
 from ..types import (
     ChatCompletion,
@@ -42,7 +42,7 @@ from ..types import (
     ToolCall,
 )
 from .conversation import Conversation
-from .settings import check_choice, check_count
+from .settings import check_choice, check_count, check_function
 from .turn import ToolRules
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ class BaseRun(ABC, Generic[C_co]):
             )
 
 
-class ToolRun(AsyncOnly, BaseRun[C_co]):
+class ToolRun(AsyncForOnly, AsyncOnly, BaseRun[C_co]):
     """A conversation in which the model calls functions until it has an answer: an async iterator of events.
 
     Nothing is sent before the first event is asked for. Leaving ``async with``, or a cancellation, cancels the tools, waits
@@ -265,13 +265,15 @@ def start_run(
     if tool_concurrency is not None:
         check_count("tool_concurrency", tool_concurrency, min_=1)
     check_seconds("tool_timeout", tool_timeout)
-    if stop_when is not None and not callable(stop_when):
-        raise TypeError(f"stop_when: expected a function, not {type(stop_when).__name__}")
+    check_function("stop_when", stop_when)
     if not callable(on_tool_error):
         check_choice("on_tool_error", on_tool_error, "tell", "raise")
     made = tools_of(tools)
     if not isinstance(made, list) or not made:
-        raise InvalidRequestError("tools: a run needs a list with a function, or another tool", param="tools")
+        raise InvalidRequestError(
+            "tools: a run needs a list of functions, as in tools=[get_weather]; without any, use create()",
+            param="tools",
+        )
     known = cast("list[Any]", made)
     if params.get("n") not in {None, 1}:
         raise InvalidRequestError(f"n={params['n']!r}: a run continues with one choice", param="n")

@@ -53,10 +53,22 @@ def check_kind(name: str, value: Any, kind: type[T]) -> T:
     return value
 
 
+def check_function(name: str, value: Any) -> None:
+    """Check that a value can be called, or is None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"{name}: expected a function, not {type(value).__name__}")
+
+
 def check_hooks(hooks: Iterable[Any]) -> tuple[Hook, ...]:
     """Return hooks that are instances of `Hook`."""
+    if not hasattr(hooks, "__iter__"):
+        raise TypeError(f"hooks: expected a list of hooks, not one {type(hooks).__name__}")
     checked = tuple(hooks)
     for hook in checked:
+        if isinstance(hook, type):
+            raise ConfigurationError(
+                f"hooks: {hook.__name__} is a class; pass an instance, {hook.__name__}()"
+            )
         if not isinstance(hook, Hook):
             raise ConfigurationError(
                 f"hooks: {type(hook).__name__} is not a Hook; derive it from gradient_async.Hook"

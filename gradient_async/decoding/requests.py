@@ -42,6 +42,7 @@ build_tables(_CHAT_TYPES, _AGENT_TYPES)
 _USUAL_FIELDS = 2  # of a message that is no reply: role and content
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _NEED_CONTENT = ("system", "developer", "user", "tool")
+_MESSAGE_OF = {"ChatCompletion": ".choices[0].message", "Choice": ".message"}
 _DOCUMENTED = {
     "frequency_penalty": "-2.0 to 2.0",
     "logit_bias": "token id to a bias of -100 to 100",
@@ -262,6 +263,7 @@ def _validate_messages(messages: Any) -> None:
                 or hasattr(message, "model_dump")
                 or hasattr(message, "to_dict")
             ):
+                _refuse_reply(message, index)
                 continue  # the message of a reply, or an object of another library
             raise _invalid(f"messages[{index}]", message, "expected a dictionary or a reply's message")
         role = message.get("role")
@@ -277,6 +279,15 @@ def _validate_messages(messages: Any) -> None:
             )
     if left_out == len(cast("list[Any]", messages)):
         raise _invalid("messages", messages, "expected at least 1 message")
+
+
+def _refuse_reply(value: Any, index: int) -> None:
+    """Refuse a completion or a choice in place of its message, of this library or of another one."""
+    name = type(value).__name__
+    path = _MESSAGE_OF.get(name.removeprefix("Parsed"))
+    if path is not None:
+        param = f"messages[{index}]"
+        raise InvalidRequestError(f"{param}: expected a message, not a {name}; pass its {path}", param=param)
 
 
 def _is_misspelt(role: str) -> bool:

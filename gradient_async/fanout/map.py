@@ -25,7 +25,7 @@ from ..errors import FanOutError, GradientError, InvalidRequestError, JournalErr
 from ..output import Answer, judge, take_answer
 from ..session.loops import call_in, runs_here
 from ..session.pace import Turns
-from ..stream import AsyncOnly
+from ..stream import AsyncForOnly, AsyncOnly
 from ..tools import tool_params
 from ..types import ChatCompletion, ParsedChatCompletion, given
 from .journal import Journal, JournalRun
@@ -455,7 +455,7 @@ class MapWorkers:
             call_in(self._loop, self.stop)
 
 
-class MapResults(AsyncOnly, Generic[C_co]):
+class MapResults(AsyncForOnly, AsyncOnly, Generic[C_co]):
     """Results of many requests: an async iterator.
 
     When the last reference is dropped, as when the loop over a fresh `MapResults` is left by break, exception or

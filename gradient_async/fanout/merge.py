@@ -258,7 +258,10 @@ class MergedChunks:
 
 def closed_error() -> StreamInterruptedError:
     """Make the error of a fan-out that is read after it was closed."""
-    return StreamInterruptedError("this fan-out was closed before its end", phase="body")
+    return StreamInterruptedError(
+        "this fan-out was closed before its end; read it before you leave its block or close it",
+        phase="body",
+    )
 
 
 def _nothing() -> None:

@@ -193,11 +193,13 @@ def _tls_error(cause: BaseException, request: RequestInfo, where: str, *, sent: 
     why = escape(str(error))
     if isinstance(cause, aiohttp.ServerFingerprintMismatch):
         why = "the certificate does not have the fingerprint that the session expects"
+    plain = "WRONG_VERSION" in why.upper()  # what came in reply does not begin like TLS
     asks = any(word in why.upper() for word in ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE"))
     return APIConnectionError(
         f"TLS with {where} failed: {why}; "
         + ("the request was not read" if sent else "nothing was sent")
-        + ("; if it asks for a client certificate, pass a session that has one" if asks else ""),
+        + ("; if it asks for a client certificate, pass a session that has one" if asks else "")
+        + ("; if it has no TLS, write http:// before its address" if plain else ""),
         request=request,
         phase="connect",
         code="tls",

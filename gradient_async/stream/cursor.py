@@ -23,7 +23,7 @@ from ..errors import APIError, StreamError, StreamLimitError
 from ..events import ChatCompletionStreamEvent, EventBuilder
 from ..output import Answer, parse_completion, parse_so_far
 from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch
-from .misuse import AsyncOnly, NoMethod
+from .misuse import AsyncForOnly, AsyncOnly, NoMethod
 from .queues import ChoiceQueues, ChunkQueue, Waiters
 from .reader import StreamReader
 
@@ -242,7 +242,7 @@ class Cursor:
         return queue
 
 
-class ChunkStream(AsyncOnly):
+class ChunkStream(AsyncForOnly, AsyncOnly):
     """A completion as it is generated: an async iterator of chunks.
 
     Args:

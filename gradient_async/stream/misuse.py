@@ -20,6 +20,21 @@ class AsyncOnly:
         def __exit__(self, *_error: object) -> None: ...
 
 
+class AsyncForOnly:
+    """An object for ``async for``, whose error says so if it is used with ``for``.
+
+    `stream.text` and `stream.raw` are not derived from it: httpx and others look for ``__iter__`` first, and would take
+    them for synchronous.
+    """
+
+    __slots__ = ()
+
+    if not TYPE_CHECKING:
+
+        def __iter__(self) -> NoReturn:
+            raise TypeError(f"write 'async for' in place of 'for': {type(self).__name__} is asynchronous")
+
+
 class SyncOnly:
     """An object for ``with``, whose error says so if it is used with ``async with``."""
 

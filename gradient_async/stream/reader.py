@@ -435,7 +435,8 @@ class StreamReader:
     def close(self) -> None:
         """Close the stream; do nothing if it has ended."""
         if self.open:
-            error = StreamInterruptedError("this stream was closed before its end", phase="body")
+            what = "this stream was closed before its end; read it before you leave its block or close it"
+            error = StreamInterruptedError(f"{what}; what came is in .partial", phase="body")
             self._end(State.LEFT, error)
             self.body.close()
             self._tell_end("left", error)

@@ -155,6 +155,16 @@ class Connection(asyncio.Protocol):
             await self._read_more()
         return self._take(found + len(separator))
 
+    async def first_byte(self) -> int:
+        """Wait for the next byte, which stays unread.
+
+        Raises:
+            ConnectionResetError: If the peer closes before.
+        """
+        while not self._unread:
+            await self._read_more()
+        return self._unread[0]
+
     async def read_exactly(self, count: int) -> bytes:
         """Read ``count`` bytes.
 

@@ -27,6 +27,7 @@ from .script import Command, Early, Handler, play, reply_json
 
 OnAccept: TypeAlias = "Command | Callable[[Connection], Awaitable[None]]"
 
+_TLS_HANDSHAKE = 22  # the first byte of TLS
 _LINGER = 1.0
 """Seconds in which a refused client may finish sending. If it is cut off while it sends, it can't read the refusal."""
 
@@ -150,6 +151,8 @@ class Service:
         patience = None if connection.request is None else self._keep_alive
         try:
             async with asyncio.timeout(patience):
+                if await connection.first_byte() == _TLS_HANDSHAKE:
+                    raise BadRequestError(400, "this server has no TLS: write http:// before its address")
                 head = await connection.read_until(b"\r\n\r\n", MAX_HEAD)
         except TimeoutError:
             return False

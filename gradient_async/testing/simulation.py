@@ -43,7 +43,7 @@ class Simulation:
     about = "This is a server for tests. It simulates a model: no model is asked, and the same request always gets the same reply."
 
     def __init__(self, models: Sequence[str] = (), *, delay: float = 0.0) -> None:
-        self._models = tuple(models)
+        self._models = (models,) if isinstance(models, str) else tuple(models)
         self._delay = delay
 
     def names(self) -> Sequence[str]:
@@ -82,8 +82,9 @@ class Simulation:
     def _stream(self, answer: Answer, request: Request, headers: Mapping[str, str]) -> Iterator[Step]:
         breaks = _BREAKS.get(answer.model)
         fails = answer.model == "error-stream"
-        chunks = _CHUNKS_BEFORE_FAULT if breaks or fails else None
-        events: Iterator[Mapping[str, Any]] = itertools.islice(answer.chunks(), chunks)
+        events: Iterator[Mapping[str, Any]] = answer.chunks()
+        if breaks or fails:
+            events = itertools.islice(itertools.takewhile(_is_unfinished, events), _CHUNKS_BEFORE_FAULT)
         if fails:
             message = "this error was asked for by the name of the model"
             error = openai_error(message, kind="server_error", code="overloaded")
@@ -100,6 +101,10 @@ class Simulation:
             return
         yield frame(sse(), framing)
         yield from end_reply("eof", framing)
+
+
+def _is_unfinished(event: Mapping[str, Any]) -> bool:
+    return all(choice["finish_reason"] is None for choice in event["choices"])
 
 
 def _error(status: int, body: object, headers: Mapping[str, str] | None = None) -> Planned:
@@ -300,9 +305,23 @@ class _FunctionTool(TypedDict):
     function: FunctionDefinition
 
 
+class _Location(TypedDict):
+    url: str
+
+
+class _Part(TypedDict, total=False):
+    image_url: _Location
+    video_url: _Location
+
+
+class _Message(TypedDict, total=False):
+    content: str | _Part | list[str | _Part] | None
+
+
 class _Limits(TypedDict, total=False):
     """The limits that this server has in addition to the documented limits."""
 
+    messages: list[_Message]
     stream: bool | None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None
     stop: Annotated[str, Meta(min_length=1)] | list[Annotated[str, Meta(min_length=1)]] | None

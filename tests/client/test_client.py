@@ -27,6 +27,7 @@ from gradient_async import (
     AsyncGradient,
     ChatCompletion,
     ConfigurationError,
+    Hook,
     Limits,
     Retry,
     Timeout,
@@ -75,6 +76,9 @@ async def test_a_missing_key_or_agent_is_an_error_of_the_first_call(monkeypatch:
     ("options", "error", "says"),
     [
         ({"hooks": [object()]}, ConfigurationError, "object is not a Hook"),
+        ({"hooks": [Hook]}, ConfigurationError, r"^hooks: Hook is a class; pass an instance, Hook\(\)$"),
+        ({"hooks": Hook()}, TypeError, "^hooks: expected a list of hooks, not one Hook$"),
+        ({"session": object()}, TypeError, "^session: expected an aiohttp.ClientSession, not object$"),
         ({"http_client": object()}, TypeError, "session="),
         ({"organization": "o"}, TypeError, "^organization is not supported: pass default_headers="),
         ({"_strict_response_validation": True}, TypeError, "pass strict=True$"),
@@ -104,7 +108,7 @@ def test_options_that_can_not_be_used_are_refused(
 ) -> None:
     with pytest.raises(error, match=says):
         AsyncGradient(**options)
-    if "max_connections" not in options:
+    if not {"max_connections", "session"} & options.keys():
         with pytest.raises(error, match=says):
             AsyncGradient(model_access_key="k").with_options(**options)
 

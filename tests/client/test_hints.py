@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -125,6 +126,32 @@ async def test_with_in_place_of_async_with(start: Start) -> None:
         with pytest.raises(TypeError, match=r"ChatCompletionStream is asynchronous$"), stream:
             raise AssertionError
         assert (await stream.completion()).choices
+
+
+async def test_for_in_place_of_async_for(start: Start) -> None:
+    """Not of `text` and `raw`: libraries that look for `__iter__` first take them as they are."""
+    server, client = await start()
+    completions: Any = client.chat.completions
+    loops: list[tuple[Any, str]] = [
+        (completions.fan_out(n=2, **CALL), "FanOut"),
+        (completions.map([CALL]), "MapResults"),
+        (completions.run(tools=[print_nothing], **CALL), "ToolRun"),
+        (client.models.list(), "ModelsRequest"),
+    ]
+    for each, name in loops:
+        with pytest.raises(TypeError, match=f"^write 'async for' in place of 'for': {name} is asynchronous$"):
+            iter(each)
+    assert [] == server.requests
+    async with completions.stream(**CALL) as stream:
+        with pytest.raises(TypeError, match=r"ChatCompletionStream is asynchronous$"):
+            iter(stream)
+        assert not isinstance(stream.text, Iterable)
+        assert not isinstance(stream.raw, Iterable)
+        assert (await stream.completion()).choices
+
+
+def print_nothing() -> str:
+    return ""
 
 
 async def test_a_stream_that_was_not_entered(start: Start) -> None:

@@ -182,6 +182,7 @@ except TypeError as error:
         """
 done = await client.chat.completions.create(**ask)
 seen = [base.__name__ for base in type(done).__mro__ if base.__name__ in ('Struct', 'BaseModel')][-1]
+assert isinstance(done.to_dict(), dict)
 try:
     type(done).model_validate({})
 except ValueError:

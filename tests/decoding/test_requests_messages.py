@@ -94,6 +94,18 @@ class TestMessages:
         assert raised.value.message.startswith(f"{param}=")
         assert messages == checked(messages=messages, validate=False)["messages"]
 
+    def test_a_reply_in_place_of_its_message(self) -> None:
+        """The error says which part of the reply is the message; the reply, which may be long, is not shown."""
+        reply = ChatCompletion.model_validate({"choices": [{"message": {"content": "x"}}]})
+        for value, says in (
+            (reply, "not a ChatCompletion; pass its .choices[0].message"),
+            (reply.choices[0], "not a Choice; pass its .message"),
+        ):
+            with pytest.raises(InvalidRequestError) as raised:
+                checked(messages=[*MESSAGES, value])
+            assert f"messages[1]: expected a message, {says}" == raised.value.message
+            assert "messages[1]" == raised.value.param
+
     def test_messages_of_other_libraries(self) -> None:
         """Whatever dumps itself is taken at its word."""
 

@@ -101,6 +101,11 @@ class Trouble:
         with manager:
             pass
 
+    async def for_in_place_of_async_for(self) -> None:
+        async with self.client.chat.completions.stream(**ASKED) as stream:
+            for _ in stream:
+                pass
+
     async def outside_of_a_block(self) -> None:
         manager: Any = self.client.chat.completions.stream(**ASKED)
         async for _ in manager:
@@ -136,7 +141,7 @@ TROUBLES: dict[str, list[Callable[[Trouble], Awaitable[None]]]] = {
         lambda it: it.stream(SIGN_IN),
         lambda it: it.create(SIGN_IN),
     ],
-    "write async with": [Trouble.with_in_place_of_async_with],
+    "write async with": [Trouble.with_in_place_of_async_with, Trouble.for_in_place_of_async_for],
     "nothing was sent yet": [Trouble.outside_of_a_block],
     "no asyncio event loop is running": [Trouble.without_a_loop],
     "unexpected keyword argument": [lambda it: it.create(temprature=0.5)],
@@ -230,4 +235,13 @@ def test_python_says_what_the_page_says() -> None:
         asyncio.run(loop())
     assert f"`{refused.value}`" in page
     call.close()
+
+    async def read(client: Any) -> None:
+        async with client.chat.completions.stream(**ASKED) as stream:
+            for _ in stream.text:
+                pass
+
+    with serve() as server, pytest.raises(TypeError) as not_iterable:
+        asyncio.run(read(AsyncGradient(inference_endpoint=server.url, model_access_key="any")))
+    assert f"`{not_iterable.value}`" in page
     assert blocks(PAGE, "python")

@@ -503,6 +503,19 @@ async def test_invalid_options_of_fan_out(start: Start, options: Mapping[str, An
         client.chat.completions.fan_out(**{**options, **CALL})
 
 
+async def test_calls_that_do_not_fit(start: Start) -> None:
+    """Nothing is sent, and the error names the method as the caller did."""
+    server, client = await start()
+    completions: Any = client.chat.completions
+    with pytest.raises(TypeError, match=r"^fan_out\(\) missing 1 required keyword-only argument: 'n'$"):
+        completions.fan_out(**CALL)
+    with pytest.raises(TypeError, match=r"^run\(\) missing 1 required keyword-only argument: 'tools'$"):
+        completions.run(**CALL)
+    with pytest.raises(TypeError, match=r"^stop_when: expected a function, not str$"):
+        completions.fan_out(n=2, stop_when="stop", **CALL)
+    assert [] == server.requests
+
+
 async def test_invalid_parameters(start: Start) -> None:
     """The error is raised once, and nothing is sent."""
     server, client = await start()

@@ -458,7 +458,9 @@ async def test_leaving_the_block_closes_the_connection_at_once(start: Start) -> 
     began = time.monotonic()
     await server.wait_closed_connections()
     assert time.monotonic() - began < 0.1
-    with pytest.raises(StreamInterruptedError, match="closed before its end"):
+    with pytest.raises(
+        StreamInterruptedError, match="closed before its end; read it before you leave its block"
+    ):
         await stream.completion()
 
 

@@ -25,6 +25,8 @@ class TestRoutes:
         async with serve() as server:
             names = [entry["id"] for entry in (await ask(server, "/models")).json["data"]]
             assert "simulated" in names
+        async with serve(models="ab") as server:
+            assert ["ab"] == [model["id"] for model in (await ask(server, "/v1/models")).json["data"]]
         async with serve(models=["a", "b"]) as server:
             listed = (await ask(server, "/v1/models")).json
             assert ("list", ["a", "b"]) == (listed["object"], [entry["id"] for entry in listed["data"]])

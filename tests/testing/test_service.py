@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from peer import USER, ask, connect, request_bytes
 
+from gradient_async import APIConnectionError, AsyncGradient
 from gradient_async.testing import (
     CLOSE,
     HOLD,
@@ -50,6 +51,19 @@ class TestConnections:
             await peer.send(data)
             assert (await peer.rest()).endswith(b'{"ok":true}')
             assert 1 == server.connections
+
+    async def test_tls(self) -> None:
+        """A client that begins with TLS is refused at once; it would wait for an answer otherwise."""
+        async with serve(OK) as server:
+            async with connect(server) as peer:
+                await peer.send(b"\x16\x03\x01")
+                assert b"this server has no TLS" in await peer.rest()
+            client = AsyncGradient(base_url=server.url.replace("http://", ""), api_key="k", max_retries=0)
+            with pytest.raises(
+                APIConnectionError, match=r"if it has no TLS, write http:// before its address$"
+            ):
+                await client.models.list()
+            await client.close()
 
     async def test_pipelined_beyond_the_bounds(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Pipelined requests are answered in order although reading pauses."""

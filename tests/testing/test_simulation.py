@@ -113,7 +113,8 @@ class TestReplies:
 
     async def test_content_in_parts(self) -> None:
         """Content may be a string, a part, or a list of both."""
-        parts = ["Say:", {"type": "text", "text": "yes"}, {"type": "image_url"}, 7]
+        image = {"type": "image_url", "image_url": {"url": "https://example.com/lamp.jpg"}}
+        parts = ["Say:", {"type": "text", "text": "yes"}, image]
         assert "yes" == await content(messages=[{"role": "user", "content": parts}])
         assert "yes" == await content(messages=[{"role": "user", "content": {"text": "Say: yes"}}])
 
@@ -358,6 +359,15 @@ class TestRefusals:
             ("messages", []),
             ("messages[0]", ["Hi"]),
             ("messages[1].role", [*USER, {"role": "usr"}]),
+            (
+                "messages[0].content[1].image_url",
+                [
+                    {
+                        "role": "user",
+                        "content": ["Hi", {"type": "image_url", "image_url": "https://a.example"}],
+                    }
+                ],
+            ),
             ("temperature", 2.1),
             ("temperature", True),
             ("top_p", "1"),
@@ -457,6 +467,22 @@ class TestTroubleOnDemand:
         *chunks, last = (await model(model="error-stream", stream=True)).chunks
         assert 5 == len(chunks)
         assert ("overloaded", "server_error") == (last["error"]["code"], last["error"]["type"])
+
+    @pytest.mark.parametrize("name", ["error-stream", "error-cut"])
+    async def test_short_answers(self, name: str) -> None:
+        """An answer of one word is not whole either."""
+        body = {"model": name, "messages": [{"role": "user", "content": "Say: yes"}], "stream": True}
+        async with serve() as server, connect(server) as peer:
+            await peer.send(request_bytes(body=body))
+            await peer.head()
+            received = await peer.chunk() + await peer.chunk()
+            assert b'"yes"' in received
+            assert b'"stop"' not in received
+            if name == "error-cut":
+                with pytest.raises((ConnectionResetError, EOFError)):
+                    await peer.chunk()
+            else:
+                assert b"overloaded" in await peer.chunk()
 
     async def test_cut(self) -> None:
         """The connection breaks in the middle of a stream, or in place of a reply."""
