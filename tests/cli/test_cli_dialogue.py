@@ -170,7 +170,8 @@ def test_a_question_without_an_answer_is_taken_back_alone(
     enter("/undo", chat=chat)
     assert [] == contents(chat)
     assert "taken away: one; 0 messages left" in capsys.readouterr().out
-    chat.conversation.messages += [{"role": role, "content": failing} for role in ("user", "assistant")]
+    for role in ("user", "assistant"):
+        chat.conversation.messages.append({"role": role, "content": failing})
     for command in ("/retry", "/undo"):
         enter(failing, command, chat=chat)
         assert [failing] * 2 == contents(chat)

@@ -284,19 +284,27 @@ def test_ctrl_c_waits_until_the_terminal_is_restored() -> None:
     assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
 
 
-def _nowhere() -> int:
+def _own(_handle: int) -> int:
+    return os.getpgrp()
+
+
+def _other(_handle: int) -> int:
+    return 0
+
+
+def _nowhere(_handle: int) -> int:
     raise OSError(errno.ENOTTY, "not the terminal of this process")
 
 
 @pytest.mark.skipif(display_module.termios is None, reason="there are no such terminals")
-@pytest.mark.parametrize(("group", "changes"), [(os.getpgrp, True), (int, False), (_nowhere, False)])
+@pytest.mark.parametrize(("group", "changes"), [(_own, True), (_other, False), (_nowhere, False)])
 def test_a_terminal_shows_nothing_that_is_typed_meanwhile(
-    monkeypatch: pytest.MonkeyPatch, group: Callable[[], int], *, changes: bool
+    monkeypatch: pytest.MonkeyPatch, group: Callable[[int], int], *, changes: bool
 ) -> None:
     """Unless the process is in the background, or the terminal is that of another."""
     termios = display_module.termios
     control, handle = os.openpty()
-    monkeypatch.setattr(os, "tcgetpgrp", lambda _: group())
+    monkeypatch.setattr(os, "tcgetpgrp", group)
     with os.fdopen(control), os.fdopen(handle, "w") as stream:
         before = termios.tcgetattr(handle)
         assert before[3] & termios.ECHO
