@@ -292,21 +292,21 @@ def _hushed(stream: TextIO | None) -> Generator[None, None, None]:
     """
     mode: list[Any] = []
     if termios is not None and stream is not None:
-        with suppress(OSError, termios.error):  # a file, or a terminal that is not of this process
+        with suppress(OSError, termios.error):  # it is a file
             mode = termios.tcgetattr(stream.fileno())
             _set_mode(stream, [*mode[:3], mode[3] & ~termios.ECHO | termios.NOFLSH, *mode[4:]])
     try:
         yield
     finally:
         if mode:
-            with suppress(OSError, termios.error):
-                _set_mode(stream, mode)
+            _set_mode(stream, mode)
 
 
 def _set_mode(stream: Any, mode: list[Any]) -> None:
-    # A process in the background would be stopped by the attempt.
-    if os.tcgetpgrp(stream.fileno()) == os.getpgrp():
-        termios.tcsetattr(stream.fileno(), termios.TCSADRAIN, mode)
+    """Set the mode of a terminal, if this process is in its foreground: another would be stopped by the attempt."""
+    with suppress(OSError, termios.error):  # the terminal is that of another session, or gone
+        if os.tcgetpgrp(stream.fileno()) == os.getpgrp():
+            termios.tcsetattr(stream.fileno(), termios.TCSADRAIN, mode)
 
 
 @contextmanager
