@@ -1,8 +1,17 @@
-"""``python -m gradient_async`` is ``gradient-async``."""
+"""``python -m gradient_async`` and the program ``gradient-async``."""
 
 import sys
 
-from .cli import main
+
+def main() -> int:
+    """Run the command line; return its exit status."""
+    try:
+        # Ctrl-C while this loads ends the program silently. While Python loads the package itself, it can't be caught.
+        from .cli import main  # noqa: PLC0415  # see above
+    except KeyboardInterrupt:
+        return 130
+    return main()
+
 
 if __name__ == "__main__":
     sys.exit(main())

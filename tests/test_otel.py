@@ -559,16 +559,26 @@ async def test_messages_of_any_form_do_not_keep_a_span_open(
     assert "a hook failed" in caplog.text
 
 
-async def test_no_span_has_a_key(start: Start, latest: Sink) -> None:
-    """Servers may repeat keys, in names, ids and texts."""
-    key = "model-key-0123"
+@pytest.mark.parametrize(
+    ("key", "options", "headers"),
+    [
+        ("model-key-0123", {}, {}),
+        ("default-key-0123", {"default_headers": {"X-Api-Key": "default-key-0123"}}, {}),
+        ("own-key-0123", {}, {"X-Api-Key": "own-key-0123"}),
+        ("own-key-0123", {"model_access_key": None}, {"Authorization": "Bearer own-key-0123"}),
+    ],
+)
+async def test_no_span_has_a_key(
+    start: Start, latest: Sink, key: str, options: dict[str, Any], headers: dict[str, str]
+) -> None:
+    """Servers may repeat keys, in names, ids and texts; also keys that only one call has."""
     sink = Sink(capture_content=True)
     echo: Any = completion(f"Your key is {key}") | {"id": key, "model": key}
     echo["choices"][0]["finish_reason"] = key
     replies = reply_json(echo), calls((*PARIS, key)), answers()
-    _, client = await start(*replies, hooks=[sink.hook, latest.hook])
-    await create_completion(client)
-    await begin(client, get_weather).completion()
+    _, client = await start(*replies, hooks=[sink.hook, latest.hook], **options)
+    await create_completion(client, extra_headers=headers)
+    await begin(client, get_weather, extra_headers=headers).completion()
     for each in (sink, latest):
         assert 4 == len(each.spans)
         assert not [span.to_json() for span in each.spans if key in span.to_json()]

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..errors import escape
 from .conversation import Conversation
 from .display import complain, say, say_dim, show_cursor
 from .prompts import content_of, image_of, param_of
@@ -24,6 +25,8 @@ DIALOGUE_VARIABLES = {
     "XDG_STATE_HOME": "folder that keeps the last conversation, in gradient-async/; ~/.local/state if not set",
     "VISUAL": "editor for /edit in a conversation; EDITOR if not set",
 }
+
+_MAX_SHOWN = 60  # characters of a question that was taken away
 
 # Name, arguments and meaning of each command.
 _HELP = (
@@ -80,7 +83,7 @@ class Dialogue:
         self._chat = chat
         self._images: list[dict[str, Any]] = list(chat.arguments.image)  # for the next message
         self._texts: list[str] = []
-        self._asked: Any = None  # the content of the last message, which may have no answer
+        self._unanswered: Any = None  # the last message, if it has no answer: it is not in the conversation
 
     def begin(self) -> None:
         """Say where the user is, and make earlier messages available to the arrow keys."""
@@ -119,8 +122,12 @@ class Dialogue:
             self._ask(content)
 
     def _ask(self, content: Any) -> None:
-        self._asked = content
-        self._chat.ask(content)
+        messages = self._chat.conversation.messages
+        before = len(messages)
+        try:
+            self._chat.ask(content)
+        finally:  # also after Ctrl-C
+            self._unanswered = content if len(messages) == before else None
 
     def _command(self, name: str, rest: str) -> bool:
         if name in {"/exit", "/quit"}:
@@ -192,24 +199,28 @@ class Dialogue:
         self._send(message)
 
     def _do_retry(self, _rest: str) -> None:
-        messages = self._chat.conversation.messages
-        # The last message of the user is not in the conversation if it has no answer.
-        if any(message["role"] == "user" and message["content"] == self._asked for message in messages[-2:]):
-            self._chat.conversation.withdraw()
-        elif self._asked is None:
-            self._asked = self._chat.conversation.withdraw()
-        if self._asked is None:
+        content = self._take_back()
+        if content is None:
             complain("there is no question to ask again")
         else:
-            self._ask(self._asked)
+            self._ask(content)
 
     def _do_undo(self, _rest: str) -> None:
-        self._asked = None
-        self._chat.conversation.withdraw()
-        say_dim(f"{len(self._chat.conversation.messages)} messages left")
+        end = "" if self._unanswered is None else " (it had no answer)"
+        content = self._take_back()
+        if content is None:
+            complain("there is no question to take away")
+            return
+        question = escape(" ".join(_text_of(content).split()), _MAX_SHOWN)
+        say_dim(f"taken away: {question}{end}; {len(self._chat.conversation.messages)} messages left")
+
+    def _take_back(self) -> Any:
+        """Take the last question away, with its answer if it has one; return its content, or None if there is none."""
+        content, self._unanswered = self._unanswered, None
+        return self._chat.conversation.withdraw() if content is None else content
 
     def _do_clear(self, _rest: str) -> None:
-        self._asked = None
+        self._unanswered = None
         self._chat.conversation.messages.clear()
         say_dim("a new conversation")
 

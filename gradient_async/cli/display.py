@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import importlib
+import importlib.util
 import math
 import os
 import re
@@ -13,15 +15,19 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
-from typing import Any, Literal, Protocol, TextIO, TypeAlias
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import Any, Literal, Protocol, TextIO, TypeAlias, TypeVar
 
 import msgspec
 
 from ..errors import escape
 from ..types import ChatCompletion, ChunkChoice, TokenLogprob, ToolCall
 
+# Windows has none: its console shows nothing that is typed while nobody reads it.
+termios: Any = importlib.import_module("termios") if importlib.util.find_spec("termios") else None
+
 Kind: TypeAlias = Literal["text", "reasoning", "refusal", "call"]
+S = TypeVar("S", bound="Screen | ProgressScreen")
 
 _INTERVAL = 5.0  # seconds between two lines of progress
 # Characters that are escaped and written together. A long text is never copied as a whole: with one emoji in it, each of its
@@ -265,16 +271,51 @@ def uninterrupted() -> Generator[None, None, None]:
 
 
 @contextmanager
+def _opened(stream: TextIO | None, open_one: Callable[[], S]) -> Generator[S, None, None]:
+    """Open a screen on a stream, and close it however the block ends."""
+    stack = ExitStack()
+    try:
+        with uninterrupted():
+            stack.enter_context(_hushed(stream))
+            screen = stack.enter_context(closing(open_one()))
+        yield screen
+    finally:
+        with uninterrupted():
+            stack.close()
+
+
+@contextmanager
+def _hushed(stream: TextIO | None) -> Generator[None, None, None]:
+    """Let a terminal neither show what is typed, nor drop output at Ctrl-C.
+
+    A screen is drawn again from the place of the cursor, which either would move.
+    """
+    mode: list[Any] = []
+    if termios is not None and stream is not None:
+        with suppress(OSError, termios.error):  # it is a file
+            mode = termios.tcgetattr(stream.fileno())
+            _set_mode(stream, [*mode[:3], mode[3] & ~termios.ECHO | termios.NOFLSH, *mode[4:]])
+    try:
+        yield
+    finally:
+        if mode:
+            _set_mode(stream, mode)
+
+
+def _set_mode(stream: Any, mode: list[Any]) -> None:
+    """Set the mode of a terminal, if this process is in its foreground: another would be stopped by the attempt."""
+    with suppress(OSError, termios.error):  # the terminal is that of another session, or gone
+        if os.tcgetpgrp(stream.fileno()) == os.getpgrp():
+            termios.tcsetattr(stream.fileno(), termios.TCSADRAIN, mode)
+
+
+@contextmanager
 def open_display(
     stream: TextIO | None, panes: int = 1, *, values: bool = False
 ) -> Generator[Display, None, None]:
     """Open a display of so many choices on standard output; with ``values``, of choices that stand for values."""
-    screen = open_screen(stream, panes, values=values)
-    try:
+    with _opened(stream, lambda: open_screen(stream, panes, values=values)) as screen:
         yield Display(screen)
-    finally:
-        with uninterrupted():
-            screen.close()
 
 
 def open_screen(stream: TextIO | None, panes: int, *, values: bool = False) -> Screen:
@@ -348,7 +389,7 @@ class Progress:
 @contextmanager
 def open_progress(stream: TextIO | None) -> Generator[Progress, None, None]:
     """Open a display of progress: a bar if the stream is a terminal and rich is installed, else lines."""
-    with closing(_open_progress_screen(stream)) as screen:
+    with _opened(stream, lambda: _open_progress_screen(stream)) as screen:
         yield Progress(screen)
 
 

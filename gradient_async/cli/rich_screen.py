@@ -120,7 +120,7 @@ class Block:
 
 
 def _trim(line: list[Segment]) -> list[Segment]:
-    """Remove the spaces with which rich fills a line. What the terminal itself echoes would begin a new line behind them."""
+    """Remove the spaces with which rich fills a line: who copies the text, or makes the terminal narrower, would see them."""
     while line and not line[-1].text.rstrip():
         line.pop()
     return [*line[:-1], *(segment._replace(text=segment.text.rstrip()) for segment in line[-1:])]

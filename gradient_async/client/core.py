@@ -333,9 +333,9 @@ class Core:
         """Send the request for the list of models."""
         return await self.connections.manager.send(self._template("models", options, stream=False))
 
-    def redact(self, operation: Operation, text: str) -> str:
-        """Remove the keys of requests from a text."""
-        return self._template(operation, {}, stream=False).redactor.text(text)
+    def redact(self, operation: Operation, options: Mapping[str, Any], text: str) -> str:
+        """Remove the keys of requests with these options from a text."""
+        return self._template(operation, options, stream=False).redactor.text(text)
 
     def _template(self, operation: Operation, options: Mapping[str, Any], *, stream: bool) -> Call:
         """Return a call without body and parameters."""

@@ -326,7 +326,7 @@ class BaseCompletions(CompletionsHints):
             context=context,
             response_format=response_format,
             hooks=self._core.settings.hooks,
-            redact=functools.partial(self._core.redact, self._operation),
+            redact=functools.partial(self._core.redact, self._operation, params),
         )
 
     def _turns(self, pace: Pace | None, **rates: Any) -> Turns:

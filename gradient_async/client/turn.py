@@ -17,6 +17,8 @@ from ..hooks import Hook, ToolInfo, tell
 from ..tools import Tool, ToolContext, result_text, text_of_error
 from ..types import ToolCall
 
+_MAX_ID = 80  # characters of the id of a call, which a server made
+
 
 class ToolRules(msgspec.Struct, frozen=True, kw_only=True):
     """How the tools of a run are called.
@@ -190,10 +192,11 @@ class TurnTools:
             except BaseException as raised:  # noqa: BLE001  # the run raises it
                 # Not raised here: a task would raise KeyboardInterrupt and SystemExit into the event loop.
                 if not self._stopping:
+                    self.cancel()
                     if not isinstance(raised, asyncio.CancelledError):
                         self.failure = raised
-                        raised.add_note(f"tool {call.call.function.name}, call {call.call.id}")
-                    self.cancel()
+                        called = escape(self._rules.redact(call.call.id), _MAX_ID)
+                        raised.add_note(f"tool {call.call.function.name}, call {called}")
 
     def _record(
         self, call: PendingCall, began: float, result: Any, content: str, error: Exception | None

@@ -69,6 +69,11 @@ class Terminal:
         os.close(self._control)
 
     @property
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._control)[3] & termios.ECHO)
+
+    @property
     def screen(self) -> str:
         """What the screen shows."""
         return "\n".join(line.rstrip() for line in self._screen.display)

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 import pytest
@@ -174,8 +175,19 @@ def test_standard_error_is_closed(arguments: str) -> None:
     assert "gradient-async:" not in done.stdout
 
 
-def test_the_module_is_the_program() -> None:
-    assert importlib.import_module("gradient_async.__main__").main is main
+def test_the_module_is_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while its commands are loaded shows no traceback."""
+    program = importlib.import_module("gradient_async.__main__").main
+    monkeypatch.setattr("gradient_async.cli.main", lambda: 7)
+    assert 7 == program()
+
+    def interrupt(name: str, *_: object) -> None:
+        if name == "gradient_async.cli":
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "gradient_async.cli")
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=interrupt), *sys.meta_path])
+    assert 130 == program()
 
 
 def test_help_and_version() -> None:

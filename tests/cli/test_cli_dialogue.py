@@ -41,6 +41,11 @@ class FakeChat:
 Type = Callable[..., FakeChat]
 
 
+def contents(chat: FakeChat) -> list[Any]:
+    """The contents of the messages of a conversation."""
+    return [message["content"] for message in chat.conversation.messages]
+
+
 @pytest.fixture
 def enter(monkeypatch: pytest.MonkeyPatch) -> Type:
     """Type lines in a conversation until it ends; an exception among them is raised in place of a line."""
@@ -137,18 +142,46 @@ def test_files_of_the_home_directory(
 
 
 def test_questions_are_asked_again_and_taken_back(enter: Type, capsys: pytest.CaptureFixture[str]) -> None:
-    chat = enter("/retry", "one", "two", "/retry", "fail", "/retry")
+    chat = enter("/retry", "/undo", "one", "two", "/retry", "fail", "/retry")
     assert ["one", "two", "two", "fail", "fail"] == chat.asked
-    assert ["one", "1", "two", "3"] == [message["content"] for message in chat.conversation.messages]
-    assert "there is no question to ask again" in capsys.readouterr().err
+    assert ["one", "1", "two", "3"] == contents(chat)
+    complaints = capsys.readouterr().err
+    assert "there is no question to ask again" in complaints
+    assert "there is no question to take away" in complaints
     enter("/undo", chat=chat)
-    assert ["one", "1"] == [message["content"] for message in chat.conversation.messages]
+    assert "taken away: two; 2 messages left" in capsys.readouterr().out
+    assert ["one", "1"] == contents(chat)
     enter("/retry", chat=chat)
     assert "one" == chat.asked[-1]
-    assert ["one", "6"] == [message["content"] for message in chat.conversation.messages]
+    assert ["one", "6"] == contents(chat)
     enter("/clear", chat=chat)
-    assert [] == chat.conversation.messages
+    assert [] == contents(chat)
     assert "m" == chat.conversation.model
+
+
+@pytest.mark.parametrize("failing", ["fail", "stop"])
+def test_a_question_without_an_answer_is_taken_back_alone(
+    enter: Type, failing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exchange before it stays, also one with the same question; the next ``/undo`` takes that."""
+    chat = enter("one", failing, "/undo")
+    assert ["one", "1"] == contents(chat)
+    assert f"taken away: {failing} (it had no answer); 2 messages left" in capsys.readouterr().out
+    enter("/undo", chat=chat)
+    assert [] == contents(chat)
+    assert "taken away: one; 0 messages left" in capsys.readouterr().out
+    for role in ("user", "assistant"):
+        chat.conversation.messages.append({"role": role, "content": failing})
+    for command in ("/retry", "/undo"):
+        enter(failing, command, chat=chat)
+        assert [failing] * 2 == contents(chat)
+
+
+def test_what_is_taken_back_is_one_short_line(enter: Type, capsys: pytest.CaptureFixture[str]) -> None:
+    enter("\x1b \u202ea \\", "b" * 100, "/undo", "/image https://x/y", "c", "/undo")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"taken away: \\x1b \\u202ea {'b' * 55}…; 0 messages left" in printed
+    assert "taken away: c (an image); 0 messages left" in printed
 
 
 def test_an_editor(enter: Type, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import re
 import signal
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 import pytest
 
 from gradient_async import ChatCompletionMessage, Choice, ChunkChoice, ToolCall
+from gradient_async.cli import display as display_module
 from gradient_async.cli.display import (
     Display,
     PlainProgress,
@@ -279,6 +282,39 @@ def test_ctrl_c_waits_until_the_terminal_is_restored() -> None:
     thread.join()
     assert ["here", "there"] == done
     assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
+
+
+def _own(_handle: int) -> int:
+    return os.getpgrp()
+
+
+def _other(_handle: int) -> int:
+    return 0
+
+
+def _nowhere(_handle: int) -> int:
+    raise OSError(errno.ENOTTY, "not the terminal of this process")
+
+
+@pytest.mark.skipif(display_module.termios is None, reason="there are no such terminals")
+@pytest.mark.parametrize(("group", "changes"), [(_own, True), (_other, False), (_nowhere, False)])
+def test_a_terminal_shows_nothing_that_is_typed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, group: Callable[[int], int], *, changes: bool
+) -> None:
+    """Unless the process is in the background, or the terminal is that of another."""
+    termios = display_module.termios
+    control, handle = os.openpty()
+    monkeypatch.setattr(os, "tcgetpgrp", group)
+    with os.fdopen(control), os.fdopen(handle, "w") as stream:
+        before = termios.tcgetattr(handle)
+        assert before[3] & termios.ECHO
+        for opened in (open_display(stream), open_progress(stream)):
+            with opened:
+                assert changes == (not termios.tcgetattr(handle)[3] & termios.ECHO)
+            assert before == termios.tcgetattr(handle)
+        monkeypatch.setattr(display_module, "termios", None)  # as on Windows
+        with open_progress(stream):
+            assert before == termios.tcgetattr(handle)
 
 
 def test_the_cursor_is_shown_where_one_was_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from gradient_async.testing import Connection, Reply, ThreadedServer, chunk, rep
 if sys.platform == "win32":
     pytest.skip("there are no pseudo-terminals", allow_module_level=True)
 
-from terminal import Terminal
+from terminal import PATIENCE, Terminal
 
 WIDTHS = [40, 80, 200]
 PROGRAM = f"{shlex.quote(sys.executable)} -m gradient_async"
@@ -275,6 +276,33 @@ def test_streams_that_are_closed_or_broken(command: str, status: int, says: str)
 
 
 # Interruptions
+
+
+@pytest.mark.parametrize("columns", WIDTHS)
+@pytest.mark.parametrize(("n", "typed"), [(1, "ab\r\r"), (2, "")])
+def test_what_is_typed_leaves_the_screen_alone(
+    gradient_server: ThreadedServer, columns: int, n: int, typed: str
+) -> None:
+    """Also Ctrl-C: everything is shown once, in lines as long as the screen is wide, and typing is seen again."""
+    chance = random.Random(f"{columns} {n} {typed}")
+    long = "x" * (columns - 6)
+    words = [
+        chunk(f"{index}-{number:03} {long}\n", index=index) for number in range(999) for index in range(n)
+    ]
+    gradient_server.push(reply_sse(*words, gap=0.01, done=False, end_delay=PATIENCE))
+    arguments = ("--base-url", f"{gradient_server.url}/v1", "-n", str(n), "Go")
+    with Terminal("chat", *arguments, columns=columns) as terminal:
+        terminal.wait_until(lambda: bool(re.search(r"0-\d{3}", terminal.screen)))
+        for key in [*typed, "\x03"]:
+            terminal.read_for(0.3 * chance.random())
+            terminal.write(key)
+        assert 130 == terminal.end()
+        assert terminal.echoes
+        assert (n if n > 1 else 0) == terminal.shown.count("╭")
+        assert "lines above" not in terminal.shown
+        found = re.findall(r"\d-\d{3}", terminal.shown)
+    assert sorted({*found}) == sorted(found)
+    assert {f"{index}-001" for index in range(n)} <= {*found}
 
 
 @pytest.mark.parametrize("seed", range(3))

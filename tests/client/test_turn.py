@@ -356,13 +356,21 @@ class TestHooks:
             await waiting
         assert ("hang", "CancelledError", True) == watch.seen[-1]
 
-    async def test_keys_are_removed_on_request(self, start: Start) -> None:
-        shown: list[str] = []
+    @pytest.mark.parametrize(("own", "shown"), [({}, "mod…123"), ({"X-Api-Key": "own-key-0123"}, "own…123")])
+    async def test_keys_are_removed(self, start: Start, own: dict[str, Any], shown: str) -> None:
+        """From what hooks ask for, and from the notes of errors; also a key that only this call has."""
+        key = own.get("X-Api-Key", "model-key-0123")
+        seen: list[str] = []
 
         class Show(Hook):
             def on_tool_start(self, tool: ToolInfo) -> None:
-                shown.append(tool.redact("the key is model-key-0123"))
+                seen.append(tool.redact(f"the key is {key}"))
 
-        _, client = await start(calls(PARIS), answers(), hooks=[Show()])
-        await begin(client).completion()
-        assert ["the key is mod…123"] == shown
+        async def fail() -> None:
+            raise OSError
+
+        _, client = await start(calls(("fail", "{}", f"\x1b{key}")), answers(), hooks=[Show()])
+        with pytest.raises(OSError) as raised:  # noqa: PT011  # it has no text
+            await begin(client, fail, extra_headers=own, on_tool_error="raise").completion()
+        assert [f"the key is {shown}"] == seen
+        assert f"tool fail, call \\x1b{shown}" == raised.value.__notes__[0]

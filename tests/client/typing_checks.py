@@ -330,6 +330,16 @@ async def answers_of_many(client: AsyncGradient) -> None:
         n=3, model="m", messages=messages, response_format=Invoice | Receipt
     )
     assert_type((await either.completion()).parsed, Invoice | Receipt | None)
+    # mypy infers FanOut[Any] for a lambda: in its eyes the lambda fits the overload for any object as well, and no overloads
+    # with different types of choices can prevent that.
+    by_lambda: FanOut[ParsedChatCompletion[Invoice]] = fan_out(
+        n=3,
+        model="m",
+        messages=messages,
+        response_format=Invoice,
+        stop_when=lambda choice: choice.message.parsed is not None and bool(choice.message.parsed.number),
+    )
+    assert_type((await by_lambda.completion()).parsed, Invoice | None)
 
     requests = [{"messages": messages}]
     map_ = client.chat.completions.map
