@@ -83,7 +83,7 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     def __init__(self, transport: asyncio.Transport, handler: ResponseHandler, buffer: memoryview) -> None:
-        self._transport = transport
+        self._transport: asyncio.Transport | None = transport  # None once it is closed or lost
         self._handler = handler
         self._buffer = buffer
         # The state of the connection, as the method that handles received bytes.
@@ -123,7 +123,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take_unasked(self, _data: bytes) -> None:
         """Close the connection: bytes between two replies would be taken for the next reply."""
-        self._transport.close()
+        self._close()
 
     def _take_head(self, progress: AttemptProgress, data: bytes) -> None:
         """Feed heads to aiohttp one by one, and separately from the bytes after them.
@@ -165,7 +165,7 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, error: HttpProcessingError) -> None:
         """Close the connection, and fail the request that waits for a head."""
         self._handler.set_exception(error)
-        self._transport.close()
+        self._close()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
         """Note the body that follows. If the connection has been lost in the middle of the body, let reads fail."""
@@ -179,13 +179,20 @@ class Connection(asyncio.BufferedProtocol):
         content.on_eof(self._end_reply)
 
     def _end_reply(self) -> None:
-        self._take = self._take_unasked
+        if self.lost is None:
+            self._take = self._take_unasked
         self.content = None
+
+    def _close(self) -> None:
+        """Close the transport, once: TLS hands over what it still has, perhaps to a method that closes as well."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
 
     def discard(self) -> None:
         """Close the connection if it is between replies; otherwise another request may be using it."""
         if self._take == self._take_unasked:
-            self._transport.close()
+            self._close()
 
     def drop_reply(self) -> None:
         """Drop a reply that nobody will read: aiohttp's protocol holds the reply, and the reply holds the protocol.
@@ -226,8 +233,10 @@ class Connection(asyncio.BufferedProtocol):
             bare(
                 failure
             )  # its traceback refers to aiohttp's protocol, which refers to the body, which keeps the failure
-        # A method of this object would form a reference cycle, which would keep the connection alive.
+        # Reference cycles would keep the connection alive: a method of this object would form one, and so would the
+        # transport of a TLS connection, which keeps the methods `get_buffer` and `buffer_updated` for ever.
         self._take = self._handler.data_received
+        self._transport = None
         self.notify()
 
     def _fail(self) -> None:

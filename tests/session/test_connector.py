@@ -91,6 +91,21 @@ async def test_what_comes_between_replies_closes_the_connection() -> None:
     assert (wire.closed, len(wire.handler)) == (True, 0)
 
 
+async def test_a_connection_that_receives_while_it_closes_is_closed_once() -> None:
+    """TLS does so. Its transport cannot be asked for its protocol any more when it is closed twice."""
+    wire = Wire()
+    closes: list[str] = []
+    transport: Any = wire.connection._transport
+
+    def close() -> None:
+        closes.append("close")
+        wire.receive(b"more")
+
+    transport.close = close
+    wire.receive(b"SSH-2.0")
+    assert ["close"] == closes
+
+
 @pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
@@ -121,6 +136,7 @@ async def test_the_reader_of_a_body_gets_to_know_what_ended_it(
     found = content.exception()
     assert found is None if error is None else isinstance(found, error)
     assert content.is_eof() or found is not None  # no read waits
+    assert wire.connection._take == wire.handler.data_received  # no method of its own: no reference cycle
     wire.connection.parse_on()
 
 

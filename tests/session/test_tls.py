@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 import threading
@@ -14,6 +16,7 @@ from typing import Any, Self
 
 import aiohttp
 import pytest
+from cancellation import without_collector
 from client_calls import create_completion
 from leaked_key import expect_plain_cause
 
@@ -137,6 +140,27 @@ async def test_a_client_whose_certificate_is_missing_or_refused(
     assert f"TLS with localhost:{server.port} failed" in str(error)
     assert ("pass a session that has one" in str(error)) is not certificate
     assert "answer" not in str(error)
+
+
+async def test_a_lost_connection_leaves_nothing_of_its_tls(connect: Connect) -> None:
+    """Event loops keep the methods that receive decrypted bytes, for ever, beside buffers of 256 KiB and more."""
+    kinds = {"Connection", "SSLProtocol"}
+    with without_collector(), TLSServer("1.3", trusts=True, asks=False) as server:
+        before = {id(found) for found in gc.get_objects() if type(found).__name__ in kinds}
+        client = await connect(server.port, certificate=False)
+        with pytest.raises(InternalServerError):
+            await create_completion(client)
+        left = ["?"]
+        for _ in range(500):  # until the loop has seen the end of the connection
+            if not left:
+                break
+            await asyncio.sleep(0.01)
+            left = [
+                type(found).__name__
+                for found in gc.get_objects()
+                if type(found).__name__ in kinds and id(found) not in before
+            ]
+        assert [] == left
 
 
 async def test_a_client_whose_certificate_is_accepted(connect: Connect) -> None:
