@@ -5,7 +5,7 @@ knows facts that aiohttp does not report: whether a reply has begun, how many in
 between replies, and whether a connection was reset or ended. In addition, a read waits for one future of the connection,
 in place of two coroutines of aiohttp.
 
-All connections of a session receive into one buffer. For an `asyncio.Protocol`, the event loop allocates 256 KiB for each
+All connections of an event loop receive into one buffer. For an `asyncio.Protocol`, the event loop allocates 256 KiB for each
 read, with and without TLS, and gives back what the bytes do not need. Depending on what the process has allocated before, the
 allocator of the C library then asks the system for new pages at each read, and a token that arrives alone takes 1.5 times as
 long. What a connection received last stays in the buffer until the next read.
@@ -23,6 +23,7 @@ import contextlib
 import functools
 import re
 import socket
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -279,7 +280,7 @@ class Connector(aiohttp.TCPConnector):
         )
         self._places = max_connections  # free places; 0 while any request waits
         self._in_line: deque[asyncio.Future[None]] = deque()
-        self._incoming = memoryview(bytearray(_BUFFER))
+        self._incoming = buffer_of(asyncio.get_running_loop())
         self.files = OpenFiles.of(asyncio.get_running_loop())
 
     async def connect(self, *arguments: Any, **options: Any) -> connector.Connection:
@@ -367,6 +368,18 @@ class Connector(aiohttp.TCPConnector):
                 future.set_result(None)
                 return
         self._places += 1
+
+
+def buffer_of(loop: asyncio.AbstractEventLoop) -> memoryview:
+    """Return the buffer into which the connections of a loop receive. The buffer exists while a connector refers to it."""
+    buffer = _buffers.get(id(loop))
+    if buffer is None:
+        buffer = _buffers[id(loop)] = memoryview(bytearray(_BUFFER))
+    return buffer
+
+
+# The buffers, by `id` of their loops. What refers to a buffer refers to its loop too, so the `id` is not reused meanwhile.
+_buffers: weakref.WeakValueDictionary[int, memoryview] = weakref.WeakValueDictionary()
 
 
 def _used_by(connection: connector.Connection) -> Connection | None:

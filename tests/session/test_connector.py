@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 from client_calls import Start, create_completion
 
 from gradient_async import APIConnectionError, AsyncGradient, OverloadedError
-from gradient_async.session.connector import Connection, Connector
+from gradient_async.session.connector import Connection, Connector, buffer_of
 from gradient_async.session.exceptions import UnsentError
 from gradient_async.testing import Connection as ServerConnection
 from gradient_async.testing import head, http_chunk, reply_json, serve
@@ -216,9 +218,9 @@ async def test_a_cancelled_request_passes_its_place_on(moment: str) -> None:
     await connector.close()
 
 
-async def test_connections_of_a_session_receive_into_one_buffer(start: Start) -> None:
-    """An event loop would allocate 256 KiB for each read of an `asyncio.Protocol`."""
-    _, client = await start()
+async def test_connections_of_a_loop_receive_into_one_buffer(start: Start) -> None:
+    """An event loop would allocate 256 KiB for each read of an `asyncio.Protocol`, and some programs have many clients."""
+    clients = [(await start())[1] for _ in range(3)]
     buffers: list[memoryview] = []
 
     class Noted(Connection):
@@ -228,6 +230,13 @@ async def test_connections_of_a_session_receive_into_one_buffer(start: Start) ->
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradient_async.session.connector.Connection", Noted)
-        await asyncio.gather(*(create_completion(client) for _ in range(5)))
-    assert len(buffers) >= 5
+        await asyncio.gather(*(create_completion(client) for client in clients * 2))
+    assert len(buffers) >= 6
     assert len({id(buffer) for buffer in buffers}) == 1
+    freed = weakref.ref(buffers.pop())
+    buffers.clear()
+    assert freed() is buffer_of(asyncio.get_running_loop())
+    while clients:
+        await clients.pop().close()
+    gc.collect()
+    assert freed() is None
