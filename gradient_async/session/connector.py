@@ -48,7 +48,9 @@ _OK = 200
 # how much of the request the server has read.
 _LAST = frozenset({101, 408})
 
-_BUFFER = 256 * 1024  # bytes that are received at once, as many as event loops receive otherwise
+# Bytes that are received at once. At the end of a TLS connection, asyncio fills the buffer once, and drops the bytes that do
+# not fit. There can be 256 KiB that are not yet decrypted, and a decrypted record of 16 KiB.
+_BUFFER = 288 * 1024
 
 _END_OF_HEAD = b"\r\n\r\n"
 _HTTP = b"HTTP/"
