@@ -266,6 +266,7 @@ class Connector(aiohttp.TCPConnector):
     aiohttp's trace signals would report the same, but take 16 µs a call, because each of them is a coroutine.
 
     Args:
+        owner: The object without which nobody can use the connector any more. Its finalizer closes the connector.
         max_connections: Maximum number of connections in use; further requests wait for a free connection.
         options: Options of aiohttp's own connector.
 
@@ -273,17 +274,31 @@ class Connector(aiohttp.TCPConnector):
         files: The line of calls that wait because of too many open files; all connectors of a loop share the line.
     """
 
-    def __init__(self, *, max_connections: int, **options: Any) -> None:
+    def __init__(self, *, owner: object, max_connections: int, **options: Any) -> None:
         # With aiohttp's own limit, only signals show whether a request waits for its turn or for a new connection. So
         # aiohttp's limit is off, and the places below limit the connections. A semaphore of asyncio asks all waiters at each
         # request, even if there are none.
         super().__init__(  # pyright: ignore[reportUnknownMemberType]  # aiohttp's own types are partial
             limit=0, socket_factory=open_socket, **options
         )
+        # Python 3.15 clears weak references before it runs finalizers only if they have a callback.
+        self._owner = weakref.ref(owner, _do_nothing)
         self._places = max_connections  # free places; 0 while any request waits
         self._in_line: deque[asyncio.Future[None]] = deque()
         self._incoming = buffer_of(asyncio.get_running_loop())
         self.files = OpenFiles.of(asyncio.get_running_loop())
+
+    # The garbage collector finalizes the objects of a reference cycle in any order. If it begins with aiohttp's, they would
+    # report that they are open, which is no fault of the caller, and close connections in the wrong thread. The session of
+    # aiohttp asks its connector whether it is open.
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connector is closed, or about to be closed because its owner is gone."""
+        return self._owner() is None or super().closed
+
+    def __del__(self, *_: Any) -> None:
+        """Leave the connector to the finalizer of its owner."""
 
     async def connect(self, *arguments: Any, **options: Any) -> connector.Connection:
         """Return a connection for the attempt of this task, which writes its request next.
@@ -370,6 +385,10 @@ class Connector(aiohttp.TCPConnector):
                 future.set_result(None)
                 return
         self._places += 1
+
+
+def _do_nothing(_: object) -> None:
+    pass
 
 
 def buffer_of(loop: asyncio.AbstractEventLoop) -> memoryview:

@@ -143,7 +143,7 @@ async def test_the_reader_of_a_body_gets_to_know_what_ended_it(
 
 
 async def test_a_connection_lost_while_it_was_made_was_not_used() -> None:
-    connector = Connector(max_connections=1)
+    connector = Connector(owner=Connector, max_connections=1)
     lost: Any = SimpleNamespace(transport=None, protocol=None)
     with pytest.raises(UnsentError):
         connector._begin_to_use(lost)
@@ -197,7 +197,7 @@ async def test_a_queue_is_first_come_first_served(start: Start) -> None:
 
 @pytest.mark.parametrize("moment", ["while it waits", "just before its turn", "just behind its turn"])
 async def test_a_cancelled_request_passes_its_place_on(moment: str) -> None:
-    connector = Connector(max_connections=0)
+    connector = Connector(owner=Connector, max_connections=0)
     progress: Any = SimpleNamespace(queued=0.0)
     first, second = [asyncio.create_task(connector._wait_for_place(progress)) for _ in range(2)]
     await asyncio.sleep(0)
