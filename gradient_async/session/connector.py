@@ -5,7 +5,7 @@ knows facts that aiohttp does not report: whether a reply has begun, how many in
 between replies, and whether a connection was reset or ended. In addition, a read waits for one future of the connection,
 in place of two coroutines of aiohttp.
 
-All connections of a session receive into one buffer. For an `asyncio.Protocol`, the event loop allocates 256 KiB for each
+All connections of an event loop receive into one buffer. For an `asyncio.Protocol`, the event loop allocates 256 KiB for each
 read, with and without TLS, and gives back what the bytes do not need. Depending on what the process has allocated before, the
 allocator of the C library then asks the system for new pages at each read, and a token that arrives alone takes 1.5 times as
 long. What a connection received last stays in the buffer until the next read.
@@ -23,6 +23,7 @@ import contextlib
 import functools
 import re
 import socket
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -47,7 +48,9 @@ _OK = 200
 # how much of the request the server has read.
 _LAST = frozenset({101, 408})
 
-_BUFFER = 256 * 1024  # bytes that are received at once, as many as event loops receive otherwise
+# Bytes that are received at once. At the end of a TLS connection, asyncio fills the buffer once, and drops the bytes that do
+# not fit. There can be 256 KiB that are not yet decrypted, and a decrypted record of 16 KiB.
+_BUFFER = 288 * 1024
 
 _END_OF_HEAD = b"\r\n\r\n"
 _HTTP = b"HTTP/"
@@ -83,7 +86,7 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     def __init__(self, transport: asyncio.Transport, handler: ResponseHandler, buffer: memoryview) -> None:
-        self._transport = transport
+        self._transport: asyncio.Transport | None = transport  # None once it is closed or lost
         self._handler = handler
         self._buffer = buffer
         # The state of the connection, as the method that handles received bytes.
@@ -123,7 +126,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _take_unasked(self, _data: bytes) -> None:
         """Close the connection: bytes between two replies would be taken for the next reply."""
-        self._transport.close()
+        self._close()
 
     def _take_head(self, progress: AttemptProgress, data: bytes) -> None:
         """Feed heads to aiohttp one by one, and separately from the bytes after them.
@@ -165,7 +168,7 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(self, error: HttpProcessingError) -> None:
         """Close the connection, and fail the request that waits for a head."""
         self._handler.set_exception(error)
-        self._transport.close()
+        self._close()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
         """Note the body that follows. If the connection has been lost in the middle of the body, let reads fail."""
@@ -179,13 +182,20 @@ class Connection(asyncio.BufferedProtocol):
         content.on_eof(self._end_reply)
 
     def _end_reply(self) -> None:
-        self._take = self._take_unasked
+        if self.lost is None:
+            self._take = self._take_unasked
         self.content = None
+
+    def _close(self) -> None:
+        """Close the transport, once: TLS hands over what it still has, perhaps to a method that closes as well."""
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
 
     def discard(self) -> None:
         """Close the connection if it is between replies; otherwise another request may be using it."""
         if self._take == self._take_unasked:
-            self._transport.close()
+            self._close()
 
     def drop_reply(self) -> None:
         """Drop a reply that nobody will read: aiohttp's protocol holds the reply, and the reply holds the protocol.
@@ -226,8 +236,10 @@ class Connection(asyncio.BufferedProtocol):
             bare(
                 failure
             )  # its traceback refers to aiohttp's protocol, which refers to the body, which keeps the failure
-        # A method of this object would form a reference cycle, which would keep the connection alive.
+        # Reference cycles would keep the connection alive: a method of this object would form one, and so would the
+        # transport of a TLS connection, which keeps the methods `get_buffer` and `buffer_updated` for ever.
         self._take = self._handler.data_received
+        self._transport = None
         self.notify()
 
     def _fail(self) -> None:
@@ -254,6 +266,7 @@ class Connector(aiohttp.TCPConnector):
     aiohttp's trace signals would report the same, but take 16 µs a call, because each of them is a coroutine.
 
     Args:
+        owner: The object without which nobody can use the connector any more. Its finalizer closes the connector.
         max_connections: Maximum number of connections in use; further requests wait for a free connection.
         options: Options of aiohttp's own connector.
 
@@ -261,17 +274,31 @@ class Connector(aiohttp.TCPConnector):
         files: The line of calls that wait because of too many open files; all connectors of a loop share the line.
     """
 
-    def __init__(self, *, max_connections: int, **options: Any) -> None:
+    def __init__(self, *, owner: object, max_connections: int, **options: Any) -> None:
         # With aiohttp's own limit, only signals show whether a request waits for its turn or for a new connection. So
         # aiohttp's limit is off, and the places below limit the connections. A semaphore of asyncio asks all waiters at each
         # request, even if there are none.
         super().__init__(  # pyright: ignore[reportUnknownMemberType]  # aiohttp's own types are partial
             limit=0, socket_factory=open_socket, **options
         )
+        # Python 3.15 clears weak references before it runs finalizers only if they have a callback.
+        self._owner = weakref.ref(owner, _do_nothing)
         self._places = max_connections  # free places; 0 while any request waits
         self._in_line: deque[asyncio.Future[None]] = deque()
-        self._incoming = memoryview(bytearray(_BUFFER))
+        self._incoming = buffer_of(asyncio.get_running_loop())
         self.files = OpenFiles.of(asyncio.get_running_loop())
+
+    # The garbage collector finalizes the objects of a reference cycle in any order. If it begins with aiohttp's, they would
+    # report that they are open, which is no fault of the caller, and close connections in the wrong thread. The session of
+    # aiohttp asks its connector whether it is open.
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connector is closed, or about to be closed because its owner is gone."""
+        return self._owner() is None or super().closed
+
+    def __del__(self, *_: Any) -> None:
+        """Leave the connector to the finalizer of its owner."""
 
     async def connect(self, *arguments: Any, **options: Any) -> connector.Connection:
         """Return a connection for the attempt of this task, which writes its request next.
@@ -358,6 +385,22 @@ class Connector(aiohttp.TCPConnector):
                 future.set_result(None)
                 return
         self._places += 1
+
+
+def _do_nothing(_: object) -> None:
+    pass
+
+
+def buffer_of(loop: asyncio.AbstractEventLoop) -> memoryview:
+    """Return the buffer into which the connections of a loop receive. The buffer exists while a connector refers to it."""
+    buffer = _buffers.get(id(loop))
+    if buffer is None:
+        buffer = _buffers[id(loop)] = memoryview(bytearray(_BUFFER))
+    return buffer
+
+
+# The buffers, by `id` of their loops. What refers to a buffer refers to its loop too, so the `id` is not reused meanwhile.
+_buffers: weakref.WeakValueDictionary[int, memoryview] = weakref.WeakValueDictionary()
 
 
 def _used_by(connection: connector.Connection) -> Connection | None:

@@ -81,7 +81,7 @@ class Pool:
     async def _open(self, loop: asyncio.AbstractEventLoop) -> aiohttp.ClientSession:
         self._forget_closed()
         session = _open_session(
-            max_connections=self._max_connections, trust_env=self._trust_env, limits=self._limits
+            owner=self, max_connections=self._max_connections, trust_env=self._trust_env, limits=self._limits
         )
         # When a loop shuts down, it closes suspended async generators. Closing this one closes the session, so that a
         # client that is never closed leaves no open connection.
@@ -141,12 +141,16 @@ class Pool:
             keep_for_ever(self._sessions)
             return
         for loop, (session, keeper) in self._sessions.items():
-            if loop.is_closed() or session.closed:
+            connector = session.connector
+            if connector is None:
                 continue
-            if loop.is_running() and not runs_here(loop):
-                call_in(loop, _close_now, session, keeper)
+            # If the garbage collector runs this method, it has cleared the connector's reference to this pool. It finalizes the
+            # generator as well, and a generator cannot be closed twice.
+            left = None if connector.closed else keeper
+            if runs_here(loop):
+                _close_now(connector, left)
             else:
-                _close_now(session, keeper)
+                call_in(loop, _close_now, connector, left)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
@@ -160,17 +164,19 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     )
 
 
-def _close_now(session: aiohttp.ClientSession, keeper: AsyncGenerator[None, None]) -> None:
-    """Close a session that was dropped: run the first step of `close`, which closes the sockets, and skip TLS shutdown.
+def _close_now(connector: aiohttp.BaseConnector, keeper: AsyncGenerator[None, None] | None) -> None:
+    """Close a connector that was dropped: run the first step of `close`, which closes the sockets, and skip TLS shutdown.
 
     A task would have to be waited for: if the loop ends at once, the task is cancelled before it closes anything.
     """
-    closing = session.close()
+    closing = connector.close().__await__()
     with contextlib.suppress(StopIteration):
         closing.send(None)
     closing.close()
+    if keeper is None:
+        return
     # Otherwise the loop would make a task to close the generator, and `asyncio.run` would cancel the task. Nothing is
-    # awaited here, because the session is closed. A loop that is shutting down may be closing the generator already.
+    # awaited here, because the connector is closed. A loop that is shutting down may be closing the generator already.
     with contextlib.suppress(StopIteration, RuntimeError):
         keeper.aclose().send(None)
 
@@ -216,10 +222,12 @@ def _close_and_tell(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None
     return closed
 
 
-def _open_session(*, max_connections: int, trust_env: bool, limits: Limits) -> aiohttp.ClientSession:
+def _open_session(
+    *, owner: Pool, max_connections: int, trust_env: bool, limits: Limits
+) -> aiohttp.ClientSession:
     """Open a session without cookies, decompression and aiohttp's own headers, and with limits on replies."""
     connector = (aiohttp_internals.Connector if aiohttp_internals.enabled else Connector)(
-        max_connections=max_connections, keepalive_timeout=_IDLE_SECONDS
+        owner=owner, max_connections=max_connections, keepalive_timeout=_IDLE_SECONDS
     )
     session = aiohttp.ClientSession(
         connector=connector,

@@ -316,6 +316,25 @@ async def test_a_limit_that_has_run_out_is_not_moved() -> None:
     assert (moved, watch.phase) == ([], "response")
 
 
+async def test_a_connection_made_just_after_its_limit_is_told_as_that_limit(start: Start) -> None:
+    """The event loop was blocked for so long that both were found at once."""
+    server, client = await start(timeout=Timeout(connect=0.05))
+    connected = AttemptProgress.connected
+
+    def connected_late(progress: AttemptProgress) -> None:
+        time.sleep(0.06)
+        progress.check(asyncio.get_running_loop().time())  # as the timer does
+        connected(progress)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AttemptProgress, "connected", connected_late)
+        with pytest.raises(
+            APITimeoutError, match=r"no connection to .* within 0\.05 s \(Timeout\.connect\)"
+        ) as caught:
+            await create_completion(client)
+    assert ("connect", False, 0) == (caught.value.phase, caught.value.ambiguous, len(server.requests))
+
+
 async def test_the_callers_own_session_has_none_of_it() -> None:
     """Its connections are aiohttp's own: interim responses are bounded by time alone."""
     reply = reply_writes([EARLY_HINTS * 30 + reply_json(whole("ok")).data])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 from client_calls import Start, create_completion
 
 from gradient_async import APIConnectionError, AsyncGradient, OverloadedError
-from gradient_async.session.connector import Connection, Connector
+from gradient_async.session.connector import Connection, Connector, buffer_of
 from gradient_async.session.exceptions import UnsentError
 from gradient_async.testing import Connection as ServerConnection
 from gradient_async.testing import head, http_chunk, reply_json, serve
@@ -91,6 +93,21 @@ async def test_what_comes_between_replies_closes_the_connection() -> None:
     assert (wire.closed, len(wire.handler)) == (True, 0)
 
 
+async def test_a_connection_that_receives_while_it_closes_is_closed_once() -> None:
+    """TLS does so. Its transport cannot be asked for its protocol any more when it is closed twice."""
+    wire = Wire()
+    closes: list[str] = []
+    transport: Any = wire.connection._transport
+
+    def close() -> None:
+        closes.append("close")
+        wire.receive(b"more")
+
+    transport.close = close
+    wire.receive(b"SSH-2.0")
+    assert ["close"] == closes
+
+
 @pytest.mark.usefixtures("either_parser")
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
@@ -121,11 +138,12 @@ async def test_the_reader_of_a_body_gets_to_know_what_ended_it(
     found = content.exception()
     assert found is None if error is None else isinstance(found, error)
     assert content.is_eof() or found is not None  # no read waits
+    assert wire.connection._take == wire.handler.data_received  # no method of its own: no reference cycle
     wire.connection.parse_on()
 
 
 async def test_a_connection_lost_while_it_was_made_was_not_used() -> None:
-    connector = Connector(max_connections=1)
+    connector = Connector(owner=Connector, max_connections=1)
     lost: Any = SimpleNamespace(transport=None, protocol=None)
     with pytest.raises(UnsentError):
         connector._begin_to_use(lost)
@@ -179,7 +197,7 @@ async def test_a_queue_is_first_come_first_served(start: Start) -> None:
 
 @pytest.mark.parametrize("moment", ["while it waits", "just before its turn", "just behind its turn"])
 async def test_a_cancelled_request_passes_its_place_on(moment: str) -> None:
-    connector = Connector(max_connections=0)
+    connector = Connector(owner=Connector, max_connections=0)
     progress: Any = SimpleNamespace(queued=0.0)
     first, second = [asyncio.create_task(connector._wait_for_place(progress)) for _ in range(2)]
     await asyncio.sleep(0)
@@ -200,9 +218,9 @@ async def test_a_cancelled_request_passes_its_place_on(moment: str) -> None:
     await connector.close()
 
 
-async def test_connections_of_a_session_receive_into_one_buffer(start: Start) -> None:
-    """An event loop would allocate 256 KiB for each read of an `asyncio.Protocol`."""
-    _, client = await start()
+async def test_connections_of_a_loop_receive_into_one_buffer(start: Start) -> None:
+    """An event loop would allocate 256 KiB for each read of an `asyncio.Protocol`, and some programs have many clients."""
+    clients = [(await start())[1] for _ in range(3)]
     buffers: list[memoryview] = []
 
     class Noted(Connection):
@@ -212,6 +230,13 @@ async def test_connections_of_a_session_receive_into_one_buffer(start: Start) ->
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gradient_async.session.connector.Connection", Noted)
-        await asyncio.gather(*(create_completion(client) for _ in range(5)))
-    assert len(buffers) >= 5
+        await asyncio.gather(*(create_completion(client) for client in clients * 2))
+    assert len(buffers) >= 6
     assert len({id(buffer) for buffer in buffers}) == 1
+    freed = weakref.ref(buffers.pop())
+    buffers.clear()
+    assert freed() is buffer_of(asyncio.get_running_loop())
+    while clients:
+        await clients.pop().close()
+    gc.collect()
+    assert freed() is None

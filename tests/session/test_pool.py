@@ -7,13 +7,16 @@ import gc
 import os
 import ssl
 import sys
+import warnings
 import weakref
 from collections.abc import Coroutine
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
+from cancellation import without_collector
 from client_calls import Start, create_completion, open_stream
 
 from gradient_async import APIConnectionError, AsyncGradient, ConfigurationError
@@ -199,3 +202,82 @@ async def test_certificates_are_verified(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(requests) == 1
     server.close()
     await server.wait_closed()
+
+
+class Holder:
+    """Holds a client, and itself: a reference cycle."""
+
+    def __init__(self, client: AsyncGradient) -> None:
+        self.client = client
+        self.me = self
+
+
+class Silence:
+    """Collects what is reported to an event loop's exception handler, and warnings; the collector is off."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.broken: list[str] = []
+        loop.set_exception_handler(lambda _, context: self.broken.append(context["message"]))
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._stack.enter_context(without_collector())
+        self._warned = self._stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("always")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gc.collect()
+        self._stack.close()
+        self.broken += [str(warning.message) for warning in self._warned or ()]
+
+
+async def hold_clients(url: str) -> list[Holder]:
+    """Make clients with an idle connection each; so many, because the collector's order of finalizers varies."""
+    holders = [Holder(AsyncGradient(base_url=url, model_access_key="k")) for _ in range(20)]
+    for holder in holders:
+        await create_completion(holder.client)
+    return holders
+
+
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("collected", ["here", "in another thread"])
+@pytest.mark.parametrize("connections", ["idle", "closed"])
+async def test_clients_dropped_in_cycles_are_closed_in_silence(
+    connections: str, collected: str, *, debug: bool
+) -> None:
+    """The collector finalizes the objects of a cycle in any order, and aiohttp's report sessions that are open."""
+    loop = asyncio.get_running_loop()
+    loop.set_debug(debug)
+    with Silence(loop) as silence:
+        async with serve() as server:
+            holders = await hold_clients(server.url)
+            if connections == "closed":
+                await server.stop()
+                await asyncio.sleep(0.01)
+            holders.clear()
+            if collected == "here":
+                gc.collect()
+            else:
+                await asyncio.to_thread(gc.collect)
+            await server.wait_closed_connections()
+        await asyncio.sleep(0.01)  # tasks that close generators end
+    assert [] == silence.broken
+
+
+@pytest.mark.parametrize("dropped", ["while its loop is stopped", "after its loop has closed"])
+def test_clients_dropped_in_cycles_outside_their_loop_are_silent(dropped: str) -> None:
+    """Whether the loop closes them when it runs again, or never."""
+    loop = asyncio.new_event_loop()
+    with Silence(loop) as silence:
+        with serve() as server:
+            holders = loop.run_until_complete(hold_clients(server.url))
+            if dropped == "while its loop is stopped":
+                holders.clear()
+                gc.collect()
+                while server.open_connections:
+                    loop.run_until_complete(asyncio.sleep(0.001))
+        loop.run_until_complete(asyncio.sleep(0.01))  # the connections are closed
+        loop.close()
+        holders.clear()
+    assert [] == silence.broken

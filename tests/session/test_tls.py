@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 import threading
@@ -14,11 +16,14 @@ from typing import Any, Self
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
+from cancellation import without_collector
 from client_calls import create_completion
 from leaked_key import expect_plain_cause
 
 from gradient_async import APIConnectionError, AsyncGradient, InternalServerError, Limits, Retry, Timeout
 from gradient_async.errors import RequestInfo
+from gradient_async.session.connector import Connection, buffer_of
 from gradient_async.session.exceptions import Peer, connection_error
 
 CERTIFICATE = str(Path(__file__).with_name("localhost.pem"))
@@ -137,6 +142,119 @@ async def test_a_client_whose_certificate_is_missing_or_refused(
     assert f"TLS with localhost:{server.port} failed" in str(error)
     assert ("pass a session that has one" in str(error)) is not certificate
     assert "answer" not in str(error)
+
+
+async def test_a_lost_connection_leaves_nothing_of_its_tls(connect: Connect) -> None:
+    """Event loops keep the methods that receive decrypted bytes, for ever, beside buffers of 256 KiB and more."""
+    kinds = {"Connection", "SSLProtocol"}
+    with without_collector(), TLSServer("1.3", trusts=True, asks=False) as server:
+        before = {id(found) for found in gc.get_objects() if type(found).__name__ in kinds}
+        client = await connect(server.port, certificate=False)
+        with pytest.raises(InternalServerError):
+            await create_completion(client)
+        left = ["?"]
+        for _ in range(500):  # until the loop has seen the end of the connection
+            if not left:
+                break
+            await asyncio.sleep(0.01)
+            left = [
+                type(found).__name__
+                for found in gc.get_objects()
+                if type(found).__name__ in kinds and id(found) not in before
+            ]
+        assert [] == left
+
+
+class Piped(asyncio.Transport):
+    """A transport without a socket, for TLS on top of it; a test plays the server."""
+
+    _start_tls_compatible = True  # as asyncio asks
+
+    def __init__(self) -> None:
+        super().__init__()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        self._sent, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.server = context.wrap_bio(self._sent, self._to_send, server_side=True)
+        self.protocol: Any = None
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def write(self, data: Any) -> None:
+        self._sent.write(data)
+
+    def close(self) -> None:
+        self.protocol.connection_lost(None)
+
+    def shake_hands(self) -> None:
+        """Take the server's next step, if the client has begun."""
+        if self.protocol is not None:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self.server.do_handshake()
+            self.receive()
+
+    def receive(self) -> None:
+        """Hand over what the server has sent."""
+        data = self._to_send.read()
+        while data:
+            buffer = self.protocol.get_buffer(-1)
+            size = min(len(buffer), len(data))
+            buffer[:size], data = data[:size], data[size:]
+            self.protocol.buffer_updated(size)
+
+
+@pytest.mark.usefixtures("needs_asyncio")  # uvloop has TLS of its own, for its own transports
+async def test_what_comes_with_the_end_of_tls_is_received_by_a_slow_reader() -> None:
+    """Decrypted and not yet decrypted bytes together are more than asyncio reads from a socket at once."""
+    loop = asyncio.get_running_loop()
+    piped = Piped()
+    handler = ResponseHandler(loop)
+    trusting = ssl.create_default_context(cafile=CERTIFICATE)
+    starting = asyncio.create_task(loop.start_tls(piped, handler, trusting, server_hostname="localhost"))
+    while not starting.done():
+        await asyncio.sleep(0)
+        piped.shake_hands()
+    transport = await starting
+    assert transport is not None
+    handler.connection_made(transport)
+    handler.set_response_params(read_until_eof=True)
+    connection = Connection(transport, handler, buffer_of(loop))
+    progress: Any = SimpleNamespace(begun=False, interim_left=1)
+    connection.expect_reply(progress)
+    transport.set_protocol(connection)
+    piped.server.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    piped.receive()
+    _, content = await handler.read()
+    response: Any = SimpleNamespace(content=content, headers={})
+    connection.attach(response)
+
+    transport.pause_reading()  # as a slow reader does
+    records = [8 * 1024] + [16 * 1024] * (len(buffer_of(loop)) // (16 * 1024))
+    for size in records:  # 8 KiB more than the buffer: half of the last record is left, decrypted
+        piped.server.write(b"x" * size)
+    piped.receive()
+    transport.resume_reading()
+    await asyncio.sleep(0)
+    transport.pause_reading()
+    await asyncio.sleep(0)  # nothing more is read
+    for size in [*[16 * 1024] * 15, 15 * 1000]:
+        records.append(size)
+        piped.server.write(b"x" * size)
+    piped.receive()
+    assert piped.protocol.eof_received()
+    transport.resume_reading()
+    received = 0
+    for _ in range(20):
+        received += len(content.read_nowait())
+        await asyncio.sleep(0)
+    assert (sum(records), True) == (received, content.at_eof())
 
 
 async def test_a_client_whose_certificate_is_accepted(connect: Connect) -> None:
