@@ -418,7 +418,9 @@ class Response(aiohttp.ClientResponse):
         self.connection_used = used
         used.attach(self)
         headers = self.headers
-        if len(set(headers.getall("content-length", ()))) > 1:  # aiohttp's parser in Python does not refuse them
+        if (
+            len(set(headers.getall("content-length", ()))) > 1
+        ):  # aiohttp's parser in Python does not refuse them
             used.discard()
             raise HttpProcessingError(message="it has two different Content-Length headers")
         # HTML with status 200 is a login page or a captive portal that answers in place of the server, so the connection is not
