@@ -108,7 +108,7 @@ class Conversation:
         """End a turn with its completion; return its tools, or None if the run ends with this turn.
 
         Raises:
-            OutputError: If the calls are cut, or the answer is no value of the type.
+            OutputError: If the calls are cut, or the answer is not a value of the type.
             MaxTurnsError: If no further request may be made.
         """
         error: OutputError | None = None

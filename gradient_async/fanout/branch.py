@@ -288,8 +288,8 @@ def _renumber(chunks: Chunks, index: int) -> Chunks:
     for chunk in chunks:
         choices = chunk.choices
         if len(choices) > 1 or (choices and choices[0].index != 0):
-            # The server sent choices that were not asked for. They are dropped, because any index belongs to another
-            # request's choice.
+            # The server sent more choices than requested. They are dropped, because every other index belongs to the
+            # choice of another request.
             choices = chunk.choices = [choice for choice in choices if choice.index == 0]
         for choice in choices:
             choice.index = index

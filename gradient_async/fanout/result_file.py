@@ -16,7 +16,7 @@ The file is JSONL: UTF-8, one JSON object on each line, each line with a line fe
 - ``error``: null, or an object with ``type`` (the name of the exception's class, or ``BadLine`` for an input line that
   is not a request) and ``message``; for an `APIError` also ``code``, ``status_code``, ``request_id``, ``retry_after``
   and ``attempts``, each of which may be null; and ``partial``, the completion so far, if a stream broke off, or the whole
-  completion, if its text is no value of the type of the answer.
+  completion, if its text is not a value of the type of the answer.
 
 Exactly one of ``response`` and ``error`` is null. In files of ``gradient-async map``, the key of a result is its ``line`` if
 ``custom_id`` is null or the error is a ``BadLine``, because a line that is not a request may have the ``custom_id`` of another

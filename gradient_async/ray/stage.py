@@ -218,7 +218,7 @@ class Complete:
         """Check the names of the dataset's columns.
 
         Raises:
-            ConfigurationError: If a column is missing, or has the name of one that is added. It is a ValueError too.
+            ConfigurationError: If a column is missing, or has the name of an added column. The error is also a ValueError.
         """
         present = set(names)
         for option, name in (("request", self._request), ("key", self._key)):

@@ -372,7 +372,7 @@ class ChunkStream(AsyncOnly):
 
         Raises:
             StreamError: If the stream is not whole; ``.partial`` has everything received.
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         self._cursor.pass_all()
         while await self._cursor.fill():
@@ -383,7 +383,7 @@ class ChunkStream(AsyncOnly):
         """Return the whole completion of a stream that was read to its end.
 
         Raises:
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         completion = self._received
         return completion if self._answer is None else parse_completion(completion, self._answer)
@@ -402,7 +402,7 @@ class ChunkStream(AsyncOnly):
 
         Raises:
             StreamError: If the stream is not whole.
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         await self.completion()
         return self

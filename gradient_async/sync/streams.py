@@ -356,7 +356,7 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A, K_co]):
 
         Raises:
             StreamError: If the stream is not whole; ``.partial`` has everything received.
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         with self._lock:
             return cast("K_co", _drive(ChunkStream.completion(self._stream)))
@@ -370,7 +370,7 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A, K_co]):
 
         Raises:
             StreamError: If the stream is not whole.
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         self.completion()
         return self
