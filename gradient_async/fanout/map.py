@@ -285,7 +285,9 @@ class MapWorkers:
                 ):
                     return next(self._requests)
             else:
-                async with self._pulling:  # checks for room inside: other workers pull while this one waits
+                async with (
+                    self._pulling
+                ):  # the check for room is inside, because other workers may pull a request during the wait
                     if await self._has_room():
                         return await anext(cast("AsyncIterator[Request]", self._async_requests))
         except (StopIteration, StopAsyncIteration):
