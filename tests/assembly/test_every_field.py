@@ -90,10 +90,11 @@ def test_a_part_of_the_answer_continues_a_finished_choice(name: str) -> None:
 
 def test_every_field_is_known_to_be_a_part_of_the_answer_or_not() -> None:
     """A part of the answer that is in neither list would not restart the time limits of a stream."""
-    assert _BESIDE_THE_ANSWER | set(ANSWER_FIELDS) == _OF_A_MESSAGE
+    known = _BESIDE_THE_ANSWER | set(ANSWER_FIELDS)
+    assert known == _OF_A_MESSAGE, "add the field to ANSWER_FIELDS, or to _BESIDE_THE_ANSWER in this file"
 
 
 def test_every_text_is_known_to_come_in_pieces() -> None:
     """A surrogate pair that is cut between two pieces would be lost in a text that is not in the list."""
     texts = {field.name for field in msgspec.structs.fields(ChoiceDelta) if field.type == str | None}
-    assert set(TEXT_FIELDS) == texts - {"role", "_reasoning"}
+    assert set(TEXT_FIELDS) == texts - {"role", "_reasoning"}, "add the field to TEXT_FIELDS"

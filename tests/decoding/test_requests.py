@@ -246,10 +246,10 @@ class TestLimits:
 class TestNames:
     def test_all_of_the_reference_are_known(self) -> None:
         """And each has values here that are accepted, and values that are refused."""
-        assert ACCEPTED.keys() == REFUSED.keys()
+        assert ACCEPTED.keys() == REFUSED.keys(), "add values to ACCEPTED and REFUSED for each parameter"
         names = ACCEPTED.keys() | TESTED_APART
-        assert names - AGENTS_ONLY == known_params()
-        assert names - MODELS_ONLY == known_params(agent=True)
+        assert names - AGENTS_ONLY == known_params(), "see ACCEPTED, REFUSED and AGENTS_ONLY"
+        assert names - MODELS_ONLY == known_params(agent=True), "see ACCEPTED, REFUSED and MODELS_ONLY"
 
     @pytest.mark.parametrize(
         ("name", "nearest"),
