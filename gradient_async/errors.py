@@ -13,7 +13,7 @@ GradientError
     │   └── APITimeoutError (TimeoutError)  a time limit was exceeded
     ├── APIResponseValidationError          a reply of status 2xx without the documented content
     ├── APIStatusError                      the server answered with an error; one class for each status
-    ├── OutputError                         a whole answer is no value of the type asked for
+    ├── OutputError                         a whole answer is not a value of its type
     │   ├── LengthFinishReasonError         the answer was cut at the limit of tokens
     │   ├── ContentFilterFinishReasonError  a content filter cut the answer
     │   ├── OutputDecodeError (ValueError)  the answer is not JSON
@@ -75,7 +75,7 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     headers: Headers = Headers()
 
     def __repr__(self) -> str:
-        # Without headers, because logs show it, and a header may hold what its name does not tell.
+        # Without headers, because logs show this repr, and any header may contain a secret.
         return f"RequestInfo(method={self.method!r}, url={self.url!r})"
 
 
@@ -460,7 +460,7 @@ def status_of_code(*codes: str | None) -> int:
 
 
 class OutputError(APIError):
-    """A whole answer is no value of the type that was asked for.
+    """A whole answer is not a value of the type in the request.
 
     Attributes:
         completion: The completion with all choices, in which the valid ones are parsed; without choices if
@@ -505,7 +505,7 @@ class OutputDecodeError(OutputError, ValueError):
 
 
 class OutputValidationError(OutputError, ValueError):
-    """The answer is JSON, but no value of the type; ``path`` says where."""
+    """The answer is JSON, but not a value of the type; ``path`` is the place of the fault."""
 
 
 class StreamError(APIError):

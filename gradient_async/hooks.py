@@ -71,7 +71,7 @@ class CallInfo(msgspec.Struct, kw_only=True, eq=False):
         if error is None:
             return None
         status = error.status_code if isinstance(error, APIError) else None
-        # A stream may fail after a reply of status 200, which is no type of error.
+        # A stream may fail after a reply of status 200. This status would not describe the error.
         return type(error).__name__ if status is None or status < _FIRST_ERROR else str(status)
 
 

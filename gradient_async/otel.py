@@ -47,7 +47,7 @@ _PARAMETERS = {
 }
 _LATEST_PARAMETERS = _PARAMETERS | {"reasoning_effort": "gen_ai.request.reasoning.level"}
 _OUTPUT_TYPES = {"text": "text", "json_object": "json", "json_schema": "json"}
-# Values of the variable that permit content in spans; another value is "event_only".
+# Values of OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT that permit content in spans; "event_only" does not.
 _CAPTURES = {"true", "span_only", "span_and_event"}
 _MAX_NAME = 200  # maximum characters of a name that a server sent
 _KINDS = (
@@ -82,8 +82,8 @@ class OpenTelemetry(Hook):
     Args:
         tracer_provider: Provider for spans; None uses the global one.
         meter_provider: Provider for metrics; None uses the global one.
-        capture_content: Whether spans have the messages of requests and replies; None, the default, is what the variable
-            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says.
+        capture_content: Whether spans have the messages of requests and replies. If None, the default, the variable
+            ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` decides.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class OpenTelemetry(Hook):
                 span.set_attributes(_reply_attributes(call, latest=self._latest))
                 if self._captures:
                     span.set_attributes(_content(call, latest=self._latest))
-        finally:  # messages that nobody validated may have any form
+        finally:  # `_content` may raise: with validate=False, messages may have any form
             span.end()
             common = _identity(call)
             for name, value, more in _measurements(call, latest=self._latest):
@@ -166,7 +166,7 @@ class OpenTelemetry(Hook):
             span.set_attribute("error.type", tool.error_type)
             span.set_status(Status(StatusCode.ERROR, tool.error_type))
         span.end()
-        if self._latest:  # there was no such metric before
+        if self._latest:  # the older conventions have no metric of tools
             self._record["gen_ai.execute_tool.duration"](tool.seconds, attributes)
 
 
@@ -184,7 +184,7 @@ def _metric(meter: Meter, name: str, description: str) -> Callable[[float, Attri
 
 
 def _measurements(call: CallInfo, *, latest: bool) -> Iterator[tuple[str, float, Attributes]]:
-    """Give the metrics of a call: name, value, and attributes besides those that all have."""
+    """Yield name, value and attributes of each metric of a call, without the attributes of `_identity`."""
     failure: Attributes = {"error.type": call.error_type or ""} if _has_failed(call) else {}
     usage = _usage(call.completion)
     of = "gen_ai.client.inference" if latest else "gen_ai.client.operation"
@@ -201,7 +201,7 @@ def _measurements(call: CallInfo, *, latest: bool) -> Iterator[tuple[str, float,
             yield f"{of}.operation.{kind}_tokens", usage.get(f"{kind}_tokens", 0), failure
         elif usage:
             yield "gen_ai.client.token.usage", usage[f"{kind}_tokens"], {"gen_ai.token.type": kind}
-    if latest:  # calls that failed count, too
+    if latest:  # the latest conventions count failed calls as well
         for kind in _KINDS:
             yield f"{of}.usage.{kind}", usage.get(kind, 0), {"gen_ai.token.modality": "unknown"}
 
@@ -214,14 +214,14 @@ def _has_failed(call: CallInfo) -> bool:
 
 
 def _description(call: CallInfo) -> str:
-    """Return the class of the error and the status; the text of an error may repeat prompts and replies."""
+    """Return the class and the status of the error, but not its message, which may repeat prompts and replies."""
     error = call.error
     status = error.status_code if isinstance(error, APIError) else None
     return type(error).__name__ if status is None else f"{type(error).__name__} {status}"
 
 
 def _shown(call: CallInfo, name: str) -> str:
-    """Return a name that a server sent: without keys, on one line, and not too long."""
+    """Return a name that a server sent, without keys, on one line, and cut to `_MAX_NAME` characters."""
     return escape(call.redact(name), _MAX_NAME)
 
 
@@ -236,7 +236,7 @@ def _target(call: CallInfo) -> Attributes:
 
 
 def _identity(call: CallInfo) -> Attributes:
-    """Return the attributes of all metrics of a call."""
+    """Return the attributes that all metrics of a call have."""
     attributes = _target(call)
     if call.params.get("model"):
         attributes["gen_ai.request.model"] = call.params["model"]
@@ -246,7 +246,7 @@ def _identity(call: CallInfo) -> Attributes:
 
 
 def _usage(completion: ChatCompletion | None) -> dict[str, int]:
-    """Return the counts of tokens by the names of the conventions; empty if the server told none."""
+    """Return the counts of tokens under the names of the conventions; empty if the server reported no usage."""
     usage = None if completion is None else completion.usage
     if usage is None:
         return {}
@@ -297,7 +297,7 @@ def _reply_attributes(call: CallInfo, *, latest: bool) -> Attributes:
         attributes["gen_ai.response.id"] = _shown(call, completion.id)
     if completion.model:
         attributes["gen_ai.response.model"] = _shown(call, completion.model)
-    # The latest conventions give each choice a reason.
+    # The latest conventions require a reason for each choice; "error" stands for a missing reason.
     reasons = [choice.finish_reason or ("error" if latest else "") for choice in completion.choices]
     if any(reasons):
         attributes["gen_ai.response.finish_reasons"] = [_shown(call, reason) for reason in reasons if reason]
@@ -317,7 +317,7 @@ def _content(call: CallInfo, *, latest: bool) -> Attributes:
     replies: list[dict[str, Any]] = []
     for choice in () if completion is None else completion.choices:
         reply = _message(choice.message.to_dict())
-        # The latest conventions have it in `gen_ai.response.finish_reasons` only.
+        # The latest conventions have the finish_reason only in `gen_ai.response.finish_reasons`.
         replies.append(reply if latest else reply | {"finish_reason": choice.finish_reason or "error"})
     messages = [_message(message) for message in call.params.get("messages") or ()]
     attributes: Attributes = {}
@@ -333,7 +333,7 @@ def _message(message: Any) -> dict[str, Any]:
 
 
 def _parts(message: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give the parts of a message in the form of the conventions; of images, sound and files only their kind."""
+    """Yield the parts of a message in the form of the conventions. Images, sound and files are reduced to their kind."""
     content: Any = message.get("content")
     if message.get("role") == "tool":
         yield {"type": "tool_call_response", "id": message.get("tool_call_id"), "response": content}

@@ -1,8 +1,8 @@
 """Reads JSON while it arrives: one value that grows with each piece of text.
 
-The text is read once. Three methods read it, each as far as it can: `_read_structure` reads brackets, commas and colons,
-`_read_string` the inside of a string, `_read_scalar` a number or a word. What they must know of earlier text is in a few
-attributes, so a piece costs the same however much came before, and there is no recursion.
+The text is read once. Three methods read it in turn: `_read_structure` reads brackets, commas and colons, `_read_string` reads
+the inside of a string, and `_read_scalar` reads a number or a word. A few attributes keep the state between two pieces. So the
+cost of a piece does not depend on the text before it, and there is no recursion.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import re
 from typing import Any
 
 _MAX_DEPTH = 512
-# Python takes a time for an integer that grows with the square of its digits, and by default refuses more digits than this.
+# The time that Python takes to read an integer grows with the square of its digits. By default Python refuses integers with
+# more digits than this.
 _MAX_DIGITS = 4300
 
-# What may come next, as the characters that it may begin with, white space aside.
+# Each constant describes what may come next in the text, by the characters with which it may begin; white space is always allowed.
 _VALUE = '{["-0123456789tfn'
 _ITEM_OR_END = _VALUE + "]"
 _KEY = '"'
@@ -36,8 +37,8 @@ _escape = re.compile(r'\\(?:(["\\/bfnrt])|u([0-9a-fA-F]{4})|(?:u[0-9a-fA-F]{0,3}
 _ESCAPED = {'"': '"', "\\": "\\", "/": "/", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _REPLACEMENT = "\ufffd"
 
-# The state of a number or word, and for each character that may follow, the next state. The state of a word is the part
-# that was received, the state of a number is its last part.
+# For each state of a number or word: the characters that may follow, and the next state. The state of a word is the part that
+# was received. The state of a number is the name of its last part.
 _WORDS = {"true": True, "false": False, "null": None}
 _DIGITS = "0123456789"
 _SCALAR: dict[str, dict[str, str]] = {
@@ -67,11 +68,13 @@ class _Inside(enum.Enum):
 class PartialJSON:
     """Reads one JSON value from text that arrives in pieces.
 
-    A string appears with its opening quotation mark and grows. A number appears when a character ends it, a word when it is
-    whole, a key with its value. Of two equal keys, the last one counts. An escape that is cut waits for its rest, as does the
-    first half of a surrogate pair; a half without the other becomes U+FFFD.
+    A string appears in the value with its opening quotation mark, and grows. A number appears when the next character shows its
+    end, a word when it is whole, and a key together with its value. Of two equal keys, the last one counts. The beginning of an
+    escape appears when the rest of it has arrived, and so does the first half of a surrogate pair. Half a pair without the
+    other half becomes U+FFFD.
 
-    The cost of a piece depends only on its length. Long strings are extended in place, unless your code holds them.
+    The cost of a piece depends only on its length. Python extends a long string in place, unless your code holds a reference to
+    the string.
 
     Numbers that are too large for a float, and integers of more than 4,300 digits, are invalid.
 
@@ -89,28 +92,28 @@ class PartialJSON:
     def __init__(self, *, max_depth: int = _MAX_DEPTH) -> None:
         self.valid = True
         self._max_depth = max_depth
-        # Characters that were read; if the text is invalid, the position of the first wrong character.
+        # Number of characters that were read; if the text is invalid, the position of the first wrong character.
         self._size = 0
-        self._root: list[Any] = []  # holds the root, when it is known
-        self._open: list[Any] = [self._root]  # the containers that are open
+        self._root: list[Any] = []  # contains the root, once the root is known
+        self._open: list[Any] = [self._root]  # the containers that are not closed yet, from the outside in
         self._inside = _Inside.STRUCTURE
         self._expected = _VALUE
         self._key = [""]  # the key of the next member; in a list, so that a key is read like other strings
-        self._target: Any = self._root  # where the string is that is being read
+        self._target: Any = self._root  # the container of the current string; `_place` is its index or key
         self._place: int | str = 0
         self._escape = ""  # the beginning of an escape
         self._high = ""  # the first half of a surrogate pair
-        self._state = ""  # of a number or word, a key of `_SCALAR`
-        self._pieces: list[str] = []  # of a number or word
+        self._state = ""  # the state of the current number or word, a key of `_SCALAR`
+        self._pieces: list[str] = []  # the text of the current number or word
 
     @property
     def value(self) -> Any:
-        """The value as far as it is known; None while nothing is known. An object or array is the same one each time."""
+        """The value as far as it is known, or None. If it is an object or array, it is the same object each time, and grows."""
         return self._root[0] if self._root else None
 
     @property
     def complete(self) -> bool:
-        """Whether the root is closed, a number at the root by white space or by `close`. More text makes it no JSON."""
+        """Whether the value is whole, so that more text would be invalid. At the root, only white space or `close` ends a number."""
         return self._expected == _NOTHING
 
     def feed(self, text: str) -> Any:
@@ -152,7 +155,7 @@ class PartialJSON:
         return len(text)
 
     def _read_structure(self, text: str, at: int) -> int:
-        """Read brackets, commas and colons up to a string, a number or a word, which is left to the other methods."""
+        """Read brackets, commas and colons; stop at a string, a number or a word, which the other methods read."""
         while at < len(text):
             character = text[at]
             if character in _WHITE:
@@ -189,8 +192,8 @@ class PartialJSON:
 
     def _begin_string(self, text: str, at: int) -> int:
         is_key = self._expected in _KEYS
-        # Text that nobody asked for is fed later in large pieces. Most strings in them are whole and without escapes, and
-        # reading these in one step halves the time for such a piece.
+        # Callers that seldom read the value feed large pieces. Most strings in a large piece are whole and without escapes, and
+        # reading them in one step halves the time for the piece.
         whole = _whole_string(text, at)
         string = whole[1] if whole else ""
         if is_key:
@@ -290,18 +293,18 @@ def _is_half(text: str) -> bool:
 
 
 def _join_halves(text: str) -> tuple[str, str]:
-    """Join surrogate pairs and replace lone halves by U+FFFD; return the text, and a first half at its end apart."""
+    """Join surrogate pairs and replace lone halves by U+FFFD; return the text, and separately a high surrogate at its end."""
     high = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
     units = text[: len(text) - len(high)].encode("utf-16-le", "surrogatepass")
     return units.decode("utf-16-le", "replace"), high
 
 
 def _number(text: str, *, is_integer: bool) -> float | None:
-    """Return the value of a number, or None if it is too large."""
+    """Convert the text of a number; return None if the number is too large."""
     if is_integer:
         try:
             return int(text) if len(text.lstrip("-")) <= _MAX_DIGITS else None
-        except ValueError:  # the program has set a lower limit
+        except ValueError:  # the program has set a lower limit for integers
             return None
     value = float(text)
     return None if math.isinf(value) else value

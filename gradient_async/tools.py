@@ -1,4 +1,4 @@
-"""Tools from functions: what the model is told of a function, its arguments, and its result as text."""
+"""Tools made from functions: the description for the model, the arguments of a call, and the result as text."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _NO_DEFAULT = inspect.Parameter.empty
 
 
 class ToolContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a tool may know of the run that calls it: annotate a parameter with this class.
+    """The run that calls a tool. A function gets this object if it has a parameter that is annotated with this class.
 
     Attributes:
         call: The call of the model.
         turn: Number of the turn, from 0.
         messages: The messages of the conversation so far.
-        context: The object that ``run(context=...)`` was given.
+        context: The object that was passed to ``run(context=...)``.
     """
 
     call: ToolCall
@@ -130,7 +130,7 @@ class Tool(Generic[P, R]):
         """Read the arguments of a call, and add the defaults of the function.
 
         Args:
-            text: The JSON that the model wrote. No text stands for no arguments.
+            text: The JSON that the model wrote. An empty text counts as no arguments.
 
         Raises:
             ToolArgumentsError: If the text does not fit the parameters; the message is written for the model to read.
@@ -152,14 +152,14 @@ class Tool(Generic[P, R]):
         )
 
     def keywords(self, arguments: dict[str, Any], context: ToolContext) -> dict[str, Any]:
-        """Return the keyword arguments with which to call the function: those of the model, and the context."""
+        """Return the keyword arguments for a call of the function: the arguments of the model, and the context."""
         return {**arguments, **dict.fromkeys(self._contexts, context)}
 
     def _make_codec(self) -> Codec[Any]:
         models = any(has_model(hint) for hint, _ in self._hints.values())
         type_: Any
         if models:
-            typing_extensions = sys.modules["typing_extensions"]  # which pydantic imports
+            typing_extensions = sys.modules["typing_extensions"]  # pydantic has imported this module
             keys = {
                 name: hint if default is _NO_DEFAULT else typing_extensions.NotRequired[hint]
                 for name, (hint, default) in self._hints.items()
@@ -167,7 +167,7 @@ class Tool(Generic[P, R]):
             type_ = typing_extensions.TypedDict(self.name, keys)
             type_.__pydantic_config__ = {"extra": "forbid"}
         else:
-            # The defaults stay out of the Struct: msgspec would copy some of them, and refuse others.
+            # The fields have no defaults of their own: msgspec would copy some defaults of the function, and refuse others.
             fields: list[Any] = [
                 (name, hint) if default is _NO_DEFAULT else (name, hint, msgspec.UNSET)
                 for name, (hint, default) in self._hints.items()
@@ -184,13 +184,15 @@ class Tool(Generic[P, R]):
         raise _refused(self._label, f"{refusal.problem} (at {refusal.path})", parameter and parameter[1])
 
     def _make_parameters(self, descriptions: dict[str, str]) -> dict[str, Any]:
-        schema = self._codec.schema  # no other object has it
+        schema = self._codec.schema  # may be changed: the codec belongs to this tool alone
         for name, property_ in schema["properties"].items():
             default = self._hints[name][1]
             if name in descriptions:
                 property_.setdefault("description", descriptions[name])
             if default is not _NO_DEFAULT:
-                with contextlib.suppress(ValueError, TypeError, RecursionError):  # it has no JSON form
+                with contextlib.suppress(
+                    ValueError, TypeError, RecursionError
+                ):  # the default has no JSON form
                     encoded = _encoded(default)
                     if encoded != b"null" or default is None:  # msgspec encodes NaN as null
                         property_["default"] = msgspec.json.decode(encoded)
@@ -210,8 +212,8 @@ class Tool(Generic[P, R]):
         raise _refused(self._label, problem, parameter and parameter[1])
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        # A decorated function has given its name to the tool. In `__main__` the tool is pickled with its function, because
-        # another process may have another `__main__`.
+        # The name of a decorated function refers to the tool, so the tool is pickled by that name. In `__main__` the tool is
+        # pickled with its function instead, because another process may have another `__main__`.
         function: Any = self.function
         module, path = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
         if module != "__main__" and _named(module, path) is self:
@@ -272,7 +274,7 @@ def check_seconds(name: str, value: Any) -> float | None:
 
 
 def _underlying(function: Any) -> tuple[Any, Any]:
-    """Return what has the name, and what has the code: inside partials and tools, and of an object its ``__call__``."""
+    """Return the object inside partials and tools, and the function with its code: ``__call__``, if it is no function."""
     while (inner := _inner(function)) is not None:
         function = inner
     routine = inspect.isroutine(function) or isinstance(function, type)
@@ -289,7 +291,7 @@ def _inner(function: Any) -> Any:
 
 
 def _named(module: Any, path: str) -> Any:
-    """Return what has a name in a module, or None."""
+    """Return the object with a name in a module, or None."""
     found: Any = sys.modules.get(module)
     for name in path.split("."):
         found = getattr(found, name, None)
@@ -345,7 +347,7 @@ def _hints_of(name: str, function: Any, plain: Any) -> Iterator[tuple[str, tuple
 
 
 def _is_context(hint: Any) -> bool:
-    """Whether an annotation is `ToolContext`, perhaps with None, for calls outside of a run."""
+    """Whether an annotation is `ToolContext`, or a union of it with None, which allows calls outside of a run."""
     if get_origin(hint) is Annotated:
         return _is_context(get_args(hint)[0])
     others = [each for each in get_args(hint) if each is not type(None)]
@@ -353,7 +355,7 @@ def _is_context(hint: Any) -> bool:
 
 
 def _resolved(name: str, parameter: inspect.Parameter, plain: Any) -> Any:
-    """Return the annotation of a parameter; one that is text is evaluated where the function was defined."""
+    """Return the annotation of a parameter. A string is evaluated in the module of the function."""
     probe = SimpleNamespace(__annotations__={"hint": parameter.annotation})
     local = {variable.__name__: variable for variable in getattr(plain, "__type_params__", ())}
     problem: str
@@ -422,11 +424,11 @@ def result_text(result: object) -> str:
 
     Raises:
         TypeError: If the result has no JSON form.
-        ValueError: If a text has none.
+        ValueError: If a text in the result has no JSON form.
     """
     if not isinstance(result, str):
         return _encoded(result).decode()
-    text = str.__str__(result)  # the method of an enum returns the name
+    text = str.__str__(result)  # the `__str__` of an enum would return its name
     if not text.isascii():
         text.encode()  # half a surrogate pair has no JSON form
     return text
@@ -437,12 +439,12 @@ def text_of_error(error: BaseException) -> str:
     name = type(error).__name__
     try:
         said = str(error)
-    except Exception as fault:  # noqa: BLE001  # the method is the user's
+    except Exception as fault:  # noqa: BLE001  # `__str__` is code of the user
         said = f"its message cannot be shown ({type(fault).__name__})"
     text = f"{name}: {said}" if said else name
     return text.encode(
         errors="backslashreplace"
-    ).decode()  # names of files may have halves of surrogate pairs
+    ).decode()  # the text may have halves of surrogate pairs, as names of files do
 
 
 def _encoded(value: object) -> bytes:
@@ -451,7 +453,7 @@ def _encoded(value: object) -> bytes:
 
 def _dumped(value: Any) -> Any:
     kind: type[Any] = value.__class__
-    if hasattr(kind, "model_dump"):  # of pydantic
+    if hasattr(kind, "model_dump"):  # a model of pydantic
         return value.model_dump(mode="json")
     raise TypeError(f"a result of type {kind.__name__} has no JSON form")
 
@@ -497,7 +499,10 @@ def tool_params(tools: Any) -> Any:
 
 
 def _tool_of(function: Any) -> Tool[..., Any]:
-    """Return the tool of a function, which the function keeps; a wrapper has a copy of the attributes of its function."""
+    """Return the tool of a function. The function keeps its tool as an attribute.
+
+    A wrapper has a copy of its function's attributes, so the tool is used only if it is made from this function.
+    """
     if isinstance(function, Tool):
         return cast("Tool[..., Any]", function)
     known: Any = getattr(function, _ATTRIBUTE, None)
@@ -510,7 +515,7 @@ def _tool_of(function: Any) -> Tool[..., Any]:
 
 
 class _Made:
-    """The tool that a function keeps; a copy of the function by value, as cloudpickle makes it, has none."""
+    """Holds the tool of a function. It is pickled empty, because cloudpickle may copy a function with its attributes."""
 
     def __init__(self, tool: Tool[..., Any] | None = None) -> None:
         self.tool = tool
@@ -520,7 +525,7 @@ class _Made:
 
 
 def name_of_tool(tool: Any) -> str | None:
-    """Return the name of a tool, also of one as the API takes it."""
+    """Return the name of a `Tool`, or of a tool in the form of the API; None if it has none."""
     if isinstance(tool, Tool):
         return cast("Tool[..., Any]", tool).name
     definition = _part(tool, "function") or _part(tool, "custom")
@@ -529,7 +534,7 @@ def name_of_tool(tool: Any) -> str | None:
 
 
 def _part(value: Any, name: str) -> Any:
-    """Return a part of a mapping, or of an object that stands for one; None if there is none."""
+    """Return the value of a key of a mapping, or of an attribute of another object; None if it is missing."""
     return (
         cast("Mapping[str, Any]", value).get(name)
         if isinstance(value, Mapping)

@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from ..types import ChatCompletionMessage, Choice, ChoiceDelta, ChoiceLogprobs, TokenLogprob
+from ..types.messages import ANSWER_FIELDS
 from .call import CallState
 from .calls import ToolCalls
 from .pieces import join_details, join_lists, join_objects, kept_size, merge_all, utf8_size
@@ -31,6 +32,9 @@ JOIN: dict[str, Callable[[list[Any]], Any]] = {
 # One call in C reads all of these fields of a delta. Nearly always all are None.
 _rest_of = attrgetter(*JOIN)
 _NO_REST = (None,) * len(JOIN)
+# Of these fields, the parts of the answer continue a choice after its finish_reason, as text does. There are two exceptions:
+# the text of `content_parts` is also in `content`, and details of the reasoning do not show that an answer goes on.
+_CONTINUE = frozenset(ANSWER_FIELDS) - {"content_parts", "reasoning_details"}
 
 
 class ChoiceState:
@@ -99,7 +103,7 @@ class ChoiceState:
             if self.function_call is None:
                 self.function_call = CallState()
             size += add_function(self.function_call, delta.function_call)[1]
-        if size or delta.images or delta.audio:
+        if size:
             self.finished = False
         if delta.role and not self.role:
             self.role = delta.role
@@ -107,6 +111,8 @@ class ChoiceState:
         rest = _rest_of(delta)
         for name, value in zip(JOIN, rest, strict=True) if rest != _NO_REST else ():
             if value is not None:
+                if value and name in _CONTINUE:
+                    self.finished = False
                 self.rest.setdefault(name, []).append(value)
                 size += kept_size(value)
         return size

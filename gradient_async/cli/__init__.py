@@ -24,7 +24,7 @@ from .serve import COMMAND as SERVE
 __all__ = ["main"]
 
 _COMMANDS = (DEMO, CHAT, MODELS, MAP, REPLAY, SERVE, COMPLETIONS)
-# The exit statuses that shells give to a program ended by Ctrl-C, or by writing to a closed pipe.
+# The exit statuses that shells report for a program that was ended by Ctrl-C, and for one that wrote to a closed pipe.
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _UNWRITABLE = 1
@@ -34,13 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status.
 
     Args:
-        argv: Arguments without the program's name; those of the process if None.
+        argv: Arguments without the program's name. If None, the arguments of the process.
     """
     try:
         try:
             return _run(_parser().parse_args(argv))
         finally:
-            if argv is None:  # the process ends now; Python would answer one more Ctrl-C with a traceback
+            if argv is None:  # the process ends now, and Python would print a traceback for another Ctrl-C
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         status = _BROKEN_PIPE
-    except OSError as error:  # of standard output: the commands handle the errors of their files and servers
+    except (
+        OSError
+    ) as error:  # from standard output: the commands handle errors of files and servers themselves
         complain(f"standard output can't be written: {error.strerror or error}")
         status = _UNWRITABLE
     # The interpreter flushes standard output at exit, and would report the error again.
@@ -68,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Report what failed in the loop, but no task that a second Ctrl-C has ended while the first was being obeyed."""
+    """Report an error in the event loop, but not the KeyboardInterrupt of a second Ctrl-C during the end of the program."""
     if not isinstance(context.get("exception"), KeyboardInterrupt):
         loop.default_exception_handler(context)
 

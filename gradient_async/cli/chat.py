@@ -37,7 +37,7 @@ _FAILED = 1
 _UNUSABLE = 2
 _FENCED = re.compile(r"^ *(`{3,}|~{3,})[^\n]*\n(.*?)^ *\1", re.MULTILINE | re.DOTALL)
 _CUTS = {"length": "cut at the limit of tokens", "content_filter": "cut by a content filter"}
-# A value by a schema that is no type of Python: any object of JSON.
+# The type of answers if the option --schema names a file and not a type: any JSON object.
 _ANY_OBJECT = Answer(dict[str, Any])
 
 
@@ -45,7 +45,7 @@ def run_chat(arguments: argparse.Namespace) -> int:
     """Run the command.
 
     Returns:
-        0 if the answer is whole; 1 if it is not; 2 if nothing was sent, because of the arguments.
+        0 if the answer is whole; 1 if it is not; 2 if nothing was sent because the arguments are wrong.
     """
     try:
         chat = Chat(arguments)
@@ -68,7 +68,7 @@ class Chat:
 
     Attributes:
         arguments: The arguments of the command.
-        options: Parameters of the requests, by ``-o``.
+        options: Parameters of the requests, as set by ``-o``.
         conversation: The conversation.
 
     Raises:
@@ -96,7 +96,7 @@ class Chat:
             ) from None
 
     def ask(self, content: Any) -> int:
-        """Send a message of the user, show the answer, and keep both; return the exit status, as `run_chat` does."""
+        """Send a message of the user, show the answer, and keep both; return an exit status as in `run_chat`."""
         self.conversation.ask(content)
         self._received = None
         try:
@@ -108,7 +108,7 @@ class Chat:
                 note(json_line(partial.to_dict()))
             return _UNUSABLE if isinstance(error, InvalidRequestError) else _FAILED
         finally:
-            # Also what came before an error or Ctrl-C: a user may refer to it.
+            # The part of an answer before an error or Ctrl-C is kept as well, because the user may refer to it.
             if self.conversation.take(self._received) and not self.arguments.no_log:
                 self._save()
 
@@ -176,7 +176,7 @@ async def show(
         stream: The stream.
         n: Number of choices.
         logprobs: Whether to show the probability of each token.
-        schema: What the request named as the form of the answers, which are then shown as values in the end.
+        schema: The form of the answers; None for text. Answers with a form are shown as values at the end.
 
     Raises:
         OutputError: If an answer does not have the form.
@@ -187,7 +187,7 @@ async def show(
                 display.add(choice, logprobs=logprobs)
         completion = await stream.completion()
         if schema is not None:
-            # The library reads answers of a type by itself, but not those of a schema.
+            # The library decodes answers whose form is a type. Answers whose form is a schema are decoded here.
             parsed = parse_completion(completion, schema if isinstance(schema, Answer) else _ANY_OBJECT)
             for answer in parsed.choices:
                 value = answer.message.parsed
@@ -197,18 +197,18 @@ async def show(
 
 
 def _plain(value: Any) -> Any:
-    """Convert a model of pydantic, which msgspec does not know."""
+    """Convert a model of pydantic to plain data, because msgspec cannot encode the model."""
     return value.model_dump(mode="json", by_alias=True)
 
 
 def extract(text: str) -> str:
-    """Return the first block of code in a text, or the text if there is none."""
+    """Return the first block of code in a text; without such a block, return the text."""
     found = _FENCED.search(text)
     return text if found is None else found[2].removesuffix("\n")
 
 
 def _say_end(completion: ChatCompletion, timing: Timing) -> None:
-    """Say what an answer cost and whether it was cut; in a pipe, only that it was cut."""
+    """Show tokens and seconds of an answer, and whether it was cut. If standard output is a pipe, only report a cut."""
     several = len(completion.choices) > 1
     cuts = [
         (f"choice {choice.index} was " if several else "") + _CUTS[choice.finish_reason]

@@ -1,4 +1,4 @@
-"""What the commands have in common: their description, the options of those that ask a server, and the client they use."""
+"""Shared by all commands: their descriptions, the options of commands that use a server, and the client."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .display import complain
 DEFAULT_MODEL = "llama3.3-70b-instruct"
 
 LOG_VARIABLES = {"GRADIENT_LOG": "debug or info: log requests on standard error"}
-# The variables of a command that asks a server, as its help names them.
+# The environment variables of commands that use a server, with descriptions for the help.
 CLIENT_VARIABLES = {
     "GRADIENT_MODEL_ACCESS_KEY": "key for the models; DIGITALOCEAN_ACCESS_TOKEN if there is none",
     "GRADIENT_BASE_URL": "server to ask, as for --base-url",
@@ -34,15 +34,15 @@ _INDENT = 12 * " "
 
 
 class Command(NamedTuple):
-    """One command. Each is the constant ``COMMAND`` of the module of its name.
+    """One command. The module of each command has it as the constant ``COMMAND``.
 
     Attributes:
-        name: Its name on the command line.
-        help: What it does, for the list of commands.
-        description: What it does, for its own help.
-        add_arguments: Adds its arguments to its parser.
-        run: Runs it, and returns its exit status; may be a coroutine function.
-        variables: The environment variables that it reads, each with its meaning.
+        name: Name of the command.
+        help: A description for the list of commands.
+        description: A description for the help of the command.
+        add_arguments: A function that adds the arguments of the command to a parser.
+        run: A function or coroutine function that runs the command, and returns the exit status.
+        variables: The environment variables that the command reads, with their meanings.
     """
 
     name: str
@@ -54,18 +54,18 @@ class Command(NamedTuple):
 
     @property
     def epilog(self) -> str | None:
-        """The end of its help: the list of its variables."""
+        """The end of the command's help: the list of its variables."""
         if not self.variables:
             return None
         return "\n".join([_VARIABLES, *(f"{name}\t{meaning}" for name, meaning in self.variables.items())])
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of one command, or of all.
+    """The parser of one command, or of the whole command line.
 
     Attributes:
-        summary: What the command does, for the list of commands.
-        added: The arguments that were added, in order.
+        summary: A description of the command for the list of commands.
+        added: The arguments of the parser, in order.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -74,19 +74,19 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options, formatter_class=HelpFormatter)
 
     def add_argument(self, *names: str, **options: Any) -> argparse.Action:
-        """Add an argument, and keep it in the list."""
+        """Add an argument to the parser, and to `added`."""
         action = super().add_argument(*names, **options)
         self.added.append(action)
         return action
 
     def error(self, message: str) -> NoReturn:
-        """Tell a fault of the arguments in one line: behind a list of all options it would be hard to find."""
+        """Report wrong arguments in one line. argparse would print a list of all options before the message."""
         complain(f"{message}; {self.prog} --help shows how to use it")
         self.exit(2)
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Shows the list of variables as argparse shows options."""
+    """Formats the list of variables in the way in which argparse formats options."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         if not text.startswith(_VARIABLES):
@@ -120,12 +120,12 @@ def positive_seconds(text: str) -> float:
 
 
 def default_model() -> str:
-    """Return the model to ask where the command line names none."""
+    """Return the model for requests if the command line names none."""
     return os.environ.get("GRADIENT_MODEL") or DEFAULT_MODEL
 
 
 def add_client_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the commands that ask a server."""
+    """Add the options that all commands with a server share."""
     parser.add_argument(
         "--local", action="store_true", help="ask a simulated model on this machine; needs no key"
     )
@@ -162,5 +162,5 @@ async def open_client(
     else:
         async with AsyncGradient(base_url=arguments.base_url) as client:
             if client.model_access_key is None and is_loopback(client.base_url):
-                client.model_access_key = "none"  # a server on this machine seldom wants one
+                client.model_access_key = "none"  # a server on this machine seldom requires a key
             yield client

@@ -21,14 +21,14 @@ def run_completions(arguments: argparse.Namespace) -> int:
 
 
 def _words(parser: Parser) -> str:
-    """Return the words that stand for the argument that is no option; none for a file or a text."""
+    """Return the possible values of the positional argument, as one text; empty if the argument is a file or any text."""
     return " ".join(
         str(word) for added in parser.added if not added.option_strings for word in added.choices or ()
     )
 
 
 def _options(parser: Parser) -> Iterator[tuple[list[str], str, str]]:
-    """Give the names of each option, what it means, and the kind of its value: "", "text" or "file"."""
+    """Yield the names of each option, its description, and the kind of its value: "", "text" or "file"."""
     for added in parser.added:
         if names := list(added.option_strings):
             about = ((added.help or "") % vars(added)).partition(";")[0]
@@ -45,7 +45,7 @@ def _bash(parsers: Parsers) -> Iterator[str]:
         yield f'    *:{command}) words="{_words(parser)}" options="{options}" ;;'
     yield "  esac\n  [[ $cur == -* ]] && words=$options"
     yield '  COMPREPLY=($(compgen -W "$words" -- "$cur"))\n}'
-    # By default, which is if no word fits, bash completes names of files.
+    # With `-o default`, bash completes names of files if no word fits.
     yield "complete -o default -F _gradient_async gradient-async"
 
 
@@ -63,7 +63,7 @@ def _zsh(parsers: Parsers) -> Iterator[str]:
             ends = {"": "", "text": ": :", "file": ": :_files"}[value]
             specs += [f"*{name}[{about}]{ends}" for name in names]
         yield f"    {command}) _arguments {shlex.join(specs)} ;;"
-    # The script is a file in $fpath, which runs at each completion, or it is sourced once.
+    # zsh runs this script at each completion if it is a file in $fpath. A user may also source the script once.
     yield "  esac\n}\nif [[ $funcstack[1] == _gradient_async ]]; then"
     yield '  _gradient_async "$@"\nelse\n  compdef _gradient_async gradient-async\nfi'
 

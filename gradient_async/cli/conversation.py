@@ -1,4 +1,4 @@
-"""The conversation that ``chat`` holds, and its file, which only the user can read."""
+"""The conversation of ``chat``, and the file that keeps it, which only the user can read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Conversation(msgspec.Struct):
     messages: list[Message] = []
 
     def to_send(self) -> list[Message]:
-        """Return all messages."""
+        """Return the messages for a request, the system message first."""
         first: list[Message] = [] if self.system is None else [{"role": "system", "content": self.system}]
         return first + self.messages
 
@@ -44,13 +44,13 @@ class Conversation(msgspec.Struct):
         self.messages.append({"role": "user", "content": content})
 
     def take(self, completion: ChatCompletion | None) -> bool:
-        """Add the first answer, as far as it came; without any text, take the question away.
+        """Add the first answer, which may be incomplete. If the answer has no text, remove the question.
 
         Returns:
             Whether there is an answer.
         """
         message = completion.choices[0].message if completion is not None and completion.choices else None
-        # Calls of tools would need results, which nobody gives here.
+        # Tool calls are left out: a history with tool calls also needs their results, and here no tool runs.
         text = "" if message is None else message.content or message.refusal
         if text:
             self.messages.append({"role": "assistant", "content": text})
@@ -59,7 +59,7 @@ class Conversation(msgspec.Struct):
         return bool(text)
 
     def withdraw(self) -> Any:
-        """Take the last question and its answer away; return the content of the question, or None if there is none."""
+        """Remove the last question and its answer; return the content of the question, or None if there is no question."""
         while self.messages:
             message = self.messages.pop()
             if message["role"] == "user":
@@ -67,15 +67,15 @@ class Conversation(msgspec.Struct):
         return None
 
     def save(self, path: Path) -> None:
-        """Write the file, as a whole or not at all.
+        """Write the conversation to a file. If this fails, the old file stays as it is.
 
         Raises:
-            OSError: If it can't be written.
+            OSError: If the file can't be written.
         """
         folder = path.parent
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
-        handle, name = tempfile.mkstemp(dir=folder)  # with mode 0600
+        handle, name = tempfile.mkstemp(dir=folder)  # `mkstemp` makes a file that only the user can read
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(msgspec.json.encode(self))
@@ -89,17 +89,17 @@ def load(path: Path) -> Conversation:
     """Read the last conversation.
 
     Raises:
-        OSError: If there is none.
-        ValueError: If the file is none.
+        OSError: If the file can't be read, for example because there is none.
+        ValueError: If the file does not contain a conversation.
     """
     return msgspec.json.decode(path.read_bytes(), type=Conversation)
 
 
 def path_of(environ: Mapping[str, str]) -> Path:
-    """Return the path of the last conversation, in the folder for state by the XDG specification.
+    """Return the path of the last conversation, in the folder for state of the XDG specification.
 
     Raises:
-        OSError: If the user has no home.
+        OSError: If the user has no home directory.
     """
     folder = Path(environ.get("XDG_STATE_HOME", ""))
     if not folder.is_absolute():

@@ -161,7 +161,7 @@ async def _map(client: AsyncGradient) -> None:
 
 
 def _add_no_arguments(_parser: argparse.ArgumentParser) -> None:
-    """Leave the parser as it is."""
+    """Do nothing: this command has no arguments."""
 
 
 COMMAND = Command(

@@ -18,7 +18,7 @@ from .conversation import Conversation
 from .display import complain, say, say_dim, show_cursor
 from .prompts import content_of, image_of, param_of
 
-# Windows has none: its console edits lines by itself.
+# Windows has no readline, and needs none: its console edits lines.
 readline: Any = importlib.import_module("readline") if importlib.util.find_spec("readline") else None
 
 DIALOGUE_VARIABLES = {
@@ -46,7 +46,7 @@ _HELP = (
 
 
 class Asker(Protocol):
-    """What a dialogue needs of `Chat`."""
+    """The part of `Chat` that a dialogue uses."""
 
     arguments: argparse.Namespace
     options: dict[str, Any]
@@ -71,22 +71,22 @@ def hold(chat: Asker) -> int:
             if not dialogue.step():
                 return 0
         except KeyboardInterrupt:
-            # It ends a line that is being written, or an answer; what came of that stays in the conversation. Anything
-            # more is done above, where a second one can come.
+            # Ctrl-C ends the line that the user is writing, or the answer; the received part of the answer stays in the
+            # conversation. The rest is done at the next turn of the loop, inside `try`, because the user may press Ctrl-C again.
             interrupted = True
 
 
 class Dialogue:
-    """Reads lines, each of which is a message or a command, until the user leaves."""
+    """Reads messages and commands, line by line, until the user leaves."""
 
     def __init__(self, chat: Asker) -> None:
         self._chat = chat
-        self._images: list[dict[str, Any]] = list(chat.arguments.image)  # for the next message
+        self._images: list[dict[str, Any]] = list(chat.arguments.image)  # to send with the next message
         self._texts: list[str] = []
         self._unanswered: Any = None  # the last message, if it has no answer: it is not in the conversation
 
     def begin(self) -> None:
-        """Say where the user is, and make earlier messages available to the arrow keys."""
+        """Show the model and how to leave, and let the arrow keys recall earlier messages."""
         conversation = self._chat.conversation
         if readline is not None:
             readline.set_completer(_complete)
@@ -99,7 +99,7 @@ class Dialogue:
         say_dim(f"{conversation.model}{so_far}; /help lists commands, Ctrl-C stops an answer, Ctrl-D leaves")
 
     def step(self) -> bool:
-        """Read a message or a command, and do what it says; return False if the user leaves."""
+        """Read a message or a command, and send or run it; return False if the user leaves."""
         try:
             line = _read()
         except EOFError:
@@ -234,7 +234,7 @@ class Dialogue:
 
 
 def _read() -> str:
-    """Read a message: a line, and those that follow while one ends with a backslash."""
+    """Read a message of one line. If a line ends with a backslash, the message continues on the next line."""
     line = input("> ")
     while line.endswith("\\"):
         line = f"{line[:-1]}\n{input('. ')}"

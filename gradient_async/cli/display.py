@@ -48,11 +48,11 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Replace control characters, tabs and line feeds: text of a server must not look like a line of this program."""
+    """Escape control characters, tabs and line feeds, so that text of a server cannot look like a line of this program."""
     return escape(text, len(text))
 
 
-# All output of the command line goes through these functions, which escape it.
+# All output of the command line goes through these functions, which escape control characters.
 
 
 def write(text: str) -> None:
@@ -71,7 +71,7 @@ def say_bold(line: str) -> None:
 
 
 def say_dim(line: str) -> None:
-    """Write a line to a terminal in faint letters; a long line is cut between words."""
+    """Write a line to a terminal in faint letters; break a long line between words."""
     _say_styled(textwrap.fill(line, shutil.get_terminal_size().columns), 2)
 
 
@@ -81,7 +81,7 @@ def _say_styled(line: str, style: int) -> None:
 
 
 def show_cursor() -> None:
-    """Show the cursor of the terminal again after Ctrl-C, by which the terminal drops what was just written."""
+    """Show the cursor of the terminal again. At Ctrl-C a terminal may drop the text that showed the cursor before."""
     if on_terminal(sys.stdout) and not is_dumb():
         _emit("\033[?25h", escaped=str)
 
@@ -92,7 +92,7 @@ def say_json(value: Any) -> None:
 
 
 def json_line(value: Any) -> str:
-    """Return a value as one line of JSON with escapes for all control characters, most of which JSON itself allows."""
+    """Return a value as one line of JSON, with escapes for all control characters. JSON itself allows most of them."""
     return _escape_json(msgspec.json.encode(value).decode())
 
 
@@ -101,7 +101,7 @@ def _escape_json(line: str) -> str:
 
 
 def note(line: str) -> None:
-    """Write a line to standard error, unless that was closed before the program began."""
+    """Write a line to standard error, unless standard error was closed before the program began."""
     if sys.stderr is not None:
         print(one_line(line), file=sys.stderr, flush=True)
 
@@ -112,7 +112,7 @@ def complain(message: str) -> None:
 
 
 def _emit(*texts: str, escaped: Callable[[str], str]) -> None:
-    """Write to standard output, with question marks for characters that its encoding does not have.
+    """Write to standard output, and replace characters that its encoding does not have by question marks.
 
     Raises:
         OSError: If standard output can't be written, or was closed before the program began.
@@ -144,25 +144,25 @@ def tool_line(call: ToolCall) -> str:
 
 
 def probability_of(entry: TokenLogprob) -> float:
-    """Return a token's probability. Servers round: a log probability may be slightly above 0."""
+    """Return a token's probability. A log probability slightly above 0, which comes from rounding, counts as 0."""
     return math.exp(min(0.0, entry.logprob))
 
 
 class Screen(Protocol):
-    """Draws the answers that a `Display` shows: as plain text, or by `rich_screen` where rich is installed."""
+    """Draws the answers of a `Display`. `PlainScreen` writes plain text; `rich_screen` has screens that use rich."""
 
     colours: bool  # whether probabilities are shown as colours
 
     def append(self, pane: int, text: str, kind: Kind = "text", probability: float | None = None) -> None:
-        """Add text to the end of a pane; the pane's number is the index of a choice."""
+        """Add text to the end of a pane. There is one pane for each choice, with the choice's index."""
         ...
 
     def show_value(self, pane: int, value: Any) -> None:
-        """Show the value that the text of a pane stands for."""
+        """Show the value that was decoded from the text of a pane."""
         ...
 
     def close(self) -> None:
-        """Show what was kept for the end, and restore the terminal."""
+        """Show the text that was kept for the end, and restore the terminal."""
         ...
 
 
@@ -171,7 +171,7 @@ class PlainScreen:
 
     Args:
         panes: Number of answers.
-        values: Whether the answers are values. Only these are written, each as one line of JSON.
+        values: Whether the answers are values. Then each value is written as one line of JSON, and no text.
     """
 
     colours = False
@@ -206,11 +206,11 @@ class PlainScreen:
 
     def show_value(self, pane: int, value: Any) -> None:
         """Write the value."""
-        del pane  # values come in the order of the choices
+        del pane  # callers show values in the order of the choices
         say_json(value)
 
     def close(self) -> None:
-        """Write several answers, or end the line of one."""
+        """Write the answers that were kept, or end the line of the only answer."""
         if self._several:
             for index, texts in sorted(self._panes.items()):
                 say(f"-- choice {index}")
@@ -220,19 +220,19 @@ class PlainScreen:
 
 
 class Display:
-    """Shows the choices of a completion; everything it draws is escaped here."""
+    """Shows the choices of a completion on a screen, and escapes control characters."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
 
     def add(self, choice: ChunkChoice, *, logprobs: bool) -> None:
-        """Show what a chunk adds to a choice; with ``logprobs`` token by token, each with its probability."""
+        """Show the new text of a choice in a chunk. With ``logprobs``, show each token with its probability."""
         delta, pane = choice.delta, choice.index
         if delta.reasoning_content:
             self._screen.append(pane, printable(delta.reasoning_content), "reasoning")
         entries = None if choice.logprobs is None else choice.logprobs.content
         if logprobs and entries:
-            # Some servers send log probabilities for the tokens of the reasoning too.
+            # Some servers also send log probabilities of the tokens of the reasoning.
             kind: Kind = "reasoning" if delta.reasoning_content and not delta.content else "text"
             for entry in entries:
                 probability = probability_of(entry)
@@ -250,13 +250,13 @@ class Display:
                 self._screen.append(choice.index, tool_line(call), "call")
 
     def show_value(self, index: int, value: Any) -> None:
-        """Show the value that the text of a choice stands for, as JSON."""
+        """Show the value that was decoded from the text of a choice, as JSON."""
         self._screen.show_value(index, value)
 
 
 @contextmanager
 def uninterrupted() -> Generator[None, None, None]:
-    """Delay Ctrl-C until the block has ended, so that a second one does not leave a terminal half restored."""
+    """Delay Ctrl-C until the end of the block, so that a second Ctrl-C cannot interrupt the restoring of the terminal."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -313,7 +313,7 @@ def _set_mode(stream: Any, mode: list[Any]) -> None:
 def open_display(
     stream: TextIO | None, panes: int = 1, *, values: bool = False
 ) -> Generator[Display, None, None]:
-    """Open a display of so many choices on standard output; with ``values``, of choices that stand for values."""
+    """Open a display with ``panes`` choices on standard output; ``values`` says whether the choices are values."""
     with _opened(stream, lambda: open_screen(stream, panes, values=values)) as screen:
         yield Display(screen)
 
@@ -334,7 +334,7 @@ def open_screen(stream: TextIO | None, panes: int, *, values: bool = False) -> S
 
 
 class ProgressScreen(Protocol):
-    """Draws the progress of a run, on standard error."""
+    """Draws the progress of a run on standard error."""
 
     def say(self, line: str) -> None:
         """Show a line that stays."""
@@ -368,11 +368,11 @@ class PlainProgress:
             self.say(f"{done} of {total}: {text}")
 
     def close(self) -> None:
-        """Do nothing: everything is written."""
+        """Do nothing: each line has been written at once."""
 
 
 class Progress:
-    """Shows the progress of a run; everything it draws is escaped here."""
+    """Shows the progress of a run on a screen, and escapes control characters."""
 
     def __init__(self, screen: ProgressScreen) -> None:
         self._screen = screen

@@ -42,18 +42,18 @@ from .schemas import answer_of
 
 _FAILED = 1
 _UNUSABLE = 2
-# The exit statuses that shells give to a program ended by Ctrl-C or by SIGTERM.
+# The exit statuses that shells report for a program that was ended by Ctrl-C or by SIGTERM.
 _INTERRUPTED = 130
 _TERMINATED = 143
 
-_BOM = b"\xef\xbb\xbf"  # editors on Windows put one at the start of a file
+_BOM = b"\xef\xbb\xbf"  # a byte order mark, which editors on Windows write at the start of a file
 _PATH = "/chat/completions"
 # Arguments of the client's methods that are not documented parameters of a request.
 _OPTIONS = frozenset({"stream"})
 _BAD = "not a request"
 _MAX_SHOWN = 80  # characters of a value in a message
 _PER_MINUTE = {"s": 60, "min": 1, "h": 1 / 60}
-_MAX_SECONDS = 100  # times below are shown in seconds
+_MAX_SECONDS = 100  # shorter times are shown in seconds
 
 
 # Reading requests
@@ -67,7 +67,7 @@ class RequestLine(InputLine, frozen=True):
 
 
 def read_requests(lines: Iterable[bytes], model: str) -> Iterator[RequestLine]:
-    """Read the lines that are not empty; ``model`` is for requests that name none."""
+    """Yield the lines that are not empty; ``model`` is the model of requests that name none."""
     first_uses: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         text = line.removeprefix(_BOM).strip() if number == 1 else line.strip()
@@ -85,7 +85,7 @@ def read_requests(lines: Iterable[bytes], model: str) -> Iterator[RequestLine]:
 
 
 def _parse(text: bytes) -> tuple[str | None, dict[str, Any], str]:
-    """Return a line's custom_id, the body of its request, and what is wrong with it ("" if nothing is)."""
+    """Return a line's custom_id, the body of its request, and its problem, or "" if there is no problem."""
     try:
         row = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -111,7 +111,7 @@ def _parse(text: bytes) -> tuple[str | None, dict[str, Any], str]:
 
 
 def _shown(value: Any) -> str:
-    """Return a value from the input as text for a message; a long text is cut."""
+    """Return a value from the input as text for a message, cut if it is long."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
@@ -131,11 +131,11 @@ def _arguments(body: Mapping[str, Any], model: str) -> dict[str, Any]:
 
 
 class Counts:
-    """What a run has done so far."""
+    """The counts of a run so far."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.total = total  # lines of the input that are not empty
-        self.done = self.failed = 0  # requests that ended with a completion, and with an error
+        self.done = self.failed = 0  # requests of this run that ended with a completion, and with an error
         self.invalid = 0  # lines that are not requests
         self.skipped = 0  # lines whose results were in the file already
         self.wrong = 0  # lines that have an error or are not requests, in this run or an earlier one
@@ -150,11 +150,11 @@ class Counts:
 
     @property
     def over(self) -> int:
-        """Number of lines of the input for which nothing is left to do."""
+        """Number of lines of the input that need no further work."""
         return self.done + self.failed + self.invalid + self.skipped
 
     def __str__(self) -> str:
-        """Return the rates, and the time left once a request is over."""
+        """Return the rates and, after the first request, an estimate of the time left."""
         ended = self.done + self.failed
         text = (
             f"{ended / self.seconds:.1f} requests/s, {self.tokens / self.seconds:.0f} tokens/s, "
@@ -162,7 +162,7 @@ class Counts:
         )
         if not ended:
             return text
-        # The estimate uses the rate of requests, because skipped lines took no time.
+        # The estimate counts only requests of this run, because skipped lines took no time.
         left = round(max(0, self.total - self.over) * self.seconds / ended)
         return f"{text}, {f'{left} s' if left < _MAX_SECONDS else timedelta(seconds=left)} left"
 
@@ -201,7 +201,7 @@ async def run_map(arguments: argparse.Namespace) -> int:
 
 
 def parse_pace(text: str) -> float:
-    """Parse a rate; return the number for a minute."""
+    """Parse a rate; return the number of requests in a minute."""
     number, _, unit = text.partition("/")
     try:
         rate = float(number) * _PER_MINUTE[unit or "min"]
@@ -229,7 +229,7 @@ def _open_input(name: str) -> Generator[BinaryIO, None, None]:
         if name != "-" and file.seekable():
             yield file
             return
-        # A pipe is copied first: reading it later would block the event loop, and every reply with it.
+        # A pipe is copied first: a read of a pipe may block the event loop, and with it all replies.
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(file, copy)
             copy.seek(0)
@@ -237,7 +237,7 @@ def _open_input(name: str) -> Generator[BinaryIO, None, None]:
 
 
 class MapCommand:
-    """One run: sends the requests that have no result yet, and shows how far it is."""
+    """One run: sends the requests that have no result yet, and shows the progress."""
 
     def __init__(self, arguments: argparse.Namespace, source: BinaryIO, journal: Journal) -> None:
         self._arguments = arguments
@@ -248,8 +248,8 @@ class MapCommand:
         source.seek(0)
         if arguments.retry_errors:
             note(f"requests to retry: {journal.errors}")
-        self._told: set[tuple[str, Any]] = set()  # kinds of failures that were reported
-        self._signal_status = 0  # the exit status that a signal asked for
+        self._told: set[tuple[str, Any]] = set()  # kinds of failures that have been reported
+        self._signal_status = 0  # the exit status because of a signal; 0 if there was none
 
     async def run(self, client: AsyncGradient) -> int:
         """Send the requests until all have ended or a signal stops the run; return the exit status."""
@@ -272,7 +272,7 @@ class MapCommand:
                         async for result in results:
                             self._take(result)
             except asyncio.CancelledError:
-                # A signal cancels this task. Any other cancellation belongs to the caller.
+                # The handler of a signal cancels this task. Any other cancellation is passed on.
                 if not self._signal_status:
                     raise
             self._show_progress()
@@ -287,8 +287,8 @@ class MapCommand:
         return self._signal_status or (_FAILED if counts.wrong else 0)
 
     def _requests(self) -> Iterator[tuple[RequestLine, dict[str, Any]]]:
-        """Give the lines that are requests; report the others."""
-        # `map` takes a line when it has room for a request, so the input is never in memory as a whole.
+        """Yield the lines that are requests; report the other lines."""
+        # `map` takes the next line only when it can send another request, so the whole input is never in memory.
         for line in read_requests(self._source, self._arguments.model):
             if line.problem:
                 self._refuse(line)
@@ -296,7 +296,7 @@ class MapCommand:
                 yield line, line.params
 
     def _refuse(self, line: RequestLine) -> None:
-        """Report a line that is not a request, and write the reason to the journal, once."""
+        """Report a line that is not a request, and write the reason to the journal, unless an earlier run did so."""
         row = Row.of(0, line).asking({_BAD: line.digest})[0]._replace(bad=True)
         self._counts.wrong += 1
         if self._bad_lines.take(row) is not None:
@@ -325,7 +325,7 @@ class MapCommand:
         self._show_progress()
 
     def _say_failure(self, line: RequestLine, error: GradientError) -> None:
-        """Report the first failure of each kind. All are in the file, and there may be thousands alike."""
+        """Report the first failure of each kind only, because thousands may be alike. The file has all failures."""
         kind = type(error).__name__, getattr(error, "status_code", None)
         if kind not in self._told:
             self._told.add(kind)
@@ -336,8 +336,8 @@ class MapCommand:
 
     @contextmanager
     def _handle_signals(self, results: MapResults) -> Generator[None, None, None]:
-        """Let the first Ctrl-C finish the requests in flight, and a second one or SIGTERM stop at once."""
-        if sys.platform == "win32":  # asyncio has no signal handlers there
+        """At the first Ctrl-C, send no more requests and wait for those in flight. At a second Ctrl-C or SIGTERM, stop at once."""
+        if sys.platform == "win32":  # asyncio has no signal handlers on Windows
             yield
             return
         loop = asyncio.get_running_loop()
@@ -351,7 +351,7 @@ class MapCommand:
             if self._signal_status:
                 stop(_INTERRUPTED)
                 return
-            # Requests in flight are paid for already, so their results are worth waiting for.
+            # The requests in flight are already paid for, so the run waits for their results.
             self._signal_status = _INTERRUPTED
             results.drain()
             self._display.say("finishing the requests in flight; press Ctrl-C again to stop at once")

@@ -18,7 +18,7 @@ _TITLES = ("model", "owner", "since")
 
 
 async def run_models(arguments: argparse.Namespace) -> int:
-    """Run the command; return 0, or 1 if there is no list."""
+    """Run the command; return 0, or 1 if the models can't be listed."""
     try:
         async with open_client(arguments) as client:
             models = (await client.models.list()).data
@@ -37,7 +37,7 @@ async def run_models(arguments: argparse.Namespace) -> int:
 
 
 def _say_table(models: Sequence[ModelInfo]) -> None:
-    """Write a table; columns that the terminal is too narrow for are left out."""
+    """Write a table. If the terminal is too narrow for all columns, leave out the last columns."""
     rows = [(one_line(model.id), one_line(model.owned_by), _day(model.created)) for model in models]
     widths = [max(map(len, column)) for column in zip(_TITLES, *rows, strict=True)]
     terminal = shutil.get_terminal_size().columns
@@ -51,7 +51,7 @@ def _say_table(models: Sequence[ModelInfo]) -> None:
 def _day(created: int) -> str:
     try:
         return datetime.fromtimestamp(created, UTC).date().isoformat() if created else ""
-    except (OverflowError, ValueError, OSError):  # no time of this calendar
+    except (OverflowError, ValueError, OSError):  # the time is outside of the calendar
         return ""
 
 

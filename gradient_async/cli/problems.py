@@ -1,4 +1,4 @@
-"""Errors of the library in the words of the command line: its messages name arguments of Python."""
+"""Translates the messages of errors for the command line: flags and variables take the place of Python's arguments."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 from ..errors import GradientError
 
-# Each is a part of a message, and what to write in its place.
+# Patterns for parts of messages, each with its replacement.
 _WORDS = tuple(
     (re.compile(pattern), words)
     for pattern, words in (

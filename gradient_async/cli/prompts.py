@@ -1,4 +1,4 @@
-"""What ``chat`` sends, as the command line and the standard input give it: the text, images and parameters."""
+"""The text, images and parameters that ``chat`` sends, from the command line and standard input."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .problems import explain
 
 _CHECKED = known_params() - {"messages"}
 _PARAMS = _CHECKED | {"extra_body", "extra_headers", "extra_query", "timeout"}
-# With these, every other parameter can be checked by itself.
+# A valid request. Together with these parameters, `check_params` can check any other parameter.
 _WHOLE_REQUEST = {"model": "m", "messages": [{"role": "user", "content": ""}], "logprobs": True}
-# Parameters for which the library takes objects of Python too, or refuses other values by a TypeError.
+# The types of JSON values for parameters that the library does not check, because it also accepts Python objects for them.
 _OBJECTS: dict[str, Any] = {
     "extra_body": dict[str, Any],
     "extra_headers": dict[str, str],
@@ -40,7 +40,7 @@ _IMAGES = (
 
 
 def param_of(text: str) -> tuple[str, Any]:
-    """Parse the value of ``-o``: the name of a parameter, and a value that is JSON, or else text."""
+    """Parse the value of ``-o``: the name of a parameter, and its value. A value that is not JSON is a text."""
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE, such as top_p=0.9")
@@ -97,7 +97,7 @@ def content_of(text: str, parts: list[dict[str, Any]]) -> Any:
 
 
 def text_of(prompt: str | None) -> str | None:
-    """Return the text to send: the prompt, what was piped, or both; None if there is neither, on a terminal.
+    """Return the text to send: the prompt, the text from a pipe, or both. Return None on a terminal without a prompt.
 
     Raises:
         ValueError: If the standard input is not text, or can't be read.
@@ -106,12 +106,12 @@ def text_of(prompt: str | None) -> str | None:
         return prompt
     try:
         piped = sys.stdin.read()
-        piped.encode()  # Python may read bytes that are no text as half surrogate pairs
+        piped.encode()  # Python may decode bytes that are not text to half surrogate pairs
     except UnicodeError:
         raise ValueError("standard input is not text; --image - sends an image") from None
     except OSError as error:
         raise ValueError(f"standard input can't be read: {error.strerror or error}") from None
     if prompt is None or prompt == "-":
         return piped
-    # The prompt comes last, behind what it is about.
+    # The prompt comes last, after the text to which it refers.
     return f"{piped.rstrip()}\n\n{prompt}" if piped.strip() else prompt

@@ -20,7 +20,7 @@ _READ_SIZE = 64 * 1024
 
 
 def run_replay(arguments: argparse.Namespace) -> int:
-    """Print the completion of each recording, or why it is not complete; return 1 if one is not, else 0."""
+    """Print the completion or the error of each recording; return 1 if a completion is not complete, else 0."""
     status = 0
     for file in arguments.files:
         assembler = CompletionAssembler()
@@ -67,7 +67,7 @@ def _read(file: str) -> Iterator[bytes]:
 
 
 def _name_of(file: str) -> str:
-    """Return the name of a file, which may have any bytes, as text that can be encoded."""
+    """Return the name of a file as text that can be encoded; bytes that are not UTF-8 are replaced."""
     return os.fsencode(file).decode("utf-8", "replace")
 
 

@@ -24,42 +24,42 @@ from ..errors import escape
 _REFRESHES = 12  # per second
 _MAX_COLUMNS = 4
 _MIN_WIDTH = 20  # characters of a panel
-_FRAME = 4  # characters of a panel that are not its text; it also has two lines that are not
-_MIN_LINES = 2  # of text in a panel: one says how much is above, and one is the last
+_FRAME = 4  # characters of a panel's frame in each line; a frame also has two lines of its own
+_MIN_LINES = 2  # of text in a panel: the number of lines above, and the last line
 _MAX_BAR = 40  # characters
 _MIN_BAR = 8
 _STYLES = {"text": "", "reasoning": "dim italic", "refusal": "red", "call": "cyan"}
 # Each colour with its minimum probability.
 _COLOURS = ((0.9, "green"), (0.6, "yellow"), (0.3, "dark_orange"), (0.0, "red"))
 
-# Formatting Markdown takes time that grows with the text. While a block is longer than the first of these, in characters,
-# its end is shown as the model writes it, because it is drawn at each refresh. An answer with a block longer than the second
-# is shown as the model writes it from there on.
+# Formatting Markdown takes time that grows with the text, and the last block is drawn at each refresh. If the last block has
+# more than _MAX_LIVE characters, its end is shown without formatting until the block is whole. If it has more than _MAX_BLOCK
+# characters, the rest of the answer is shown without formatting.
 _MAX_LIVE = 4 * 1024
 _MAX_BLOCK = 64 * 1024
 _CODE_THEME = "ansi_dark"  # the terminal's own colours, on its own background
 
 
 def colour_of(probability: float) -> str:
-    """Return the colour of a token: green for a likely one, red for a surprise."""
+    """Return the colour of a token, from green for a probable token to red for an improbable one."""
     return next(colour for min_, colour in _COLOURS if probability >= min_)
 
 
 def has_colours(console: Console) -> bool:
-    """Whether a console may use colours: the terminal has them, and the user does not refuse them by ``NO_COLOR``."""
+    """Whether a console may use colours: the terminal has colours, and ``NO_COLOR`` is not set."""
     return not console.no_color and console.color_system is not None
 
 
 class Pane:
-    """Text that grows and is drawn many times: only its last lines are wrapped again.
+    """Text that grows and is drawn many times. Only its last lines are wrapped again each time.
 
-    One thread may append while another draws.
+    One thread may append while another thread draws.
     """
 
     def __init__(self) -> None:
         self.text = Text()
-        self._last = Text()  # the end of the text, from the beginning of a line on
-        self._above = 0  # number of lines before that
+        self._last = Text()  # the last lines of the text, which may still be wrapped in another way
+        self._above = 0  # number of lines above `_last`
         self._shape = (0, 0)
         self._lock = threading.Lock()
 
@@ -70,14 +70,14 @@ class Pane:
             self._last.append(text, style)
 
     def tail(self, console: Console, width: int, height: int) -> Text:
-        """Return the last lines; if not all lines fit, the first one says how many are above."""
+        """Return the last lines. If not all lines fit, the first line of the result has the number of lines above."""
         with self._lock:
             if self._shape != (width, height):
                 self._last, self._above, self._shape = self.text.copy(), 0, (width, height)
             lines = self._last.wrap(console, width)
             over = max(0, len(lines) - height)
-            # More text can change the last line alone, so the lines above are never wrapped again. Wrapping drops the spaces
-            # for which a line has no room, but the last line needs those before its next word.
+            # More text can change only the last line, so the lines above are never wrapped again. Wrapping drops spaces at the
+            # end of a line, but the last line needs them before its next word.
             spaces = _spaces(self._last) - _spaces(lines[-1])
             self._last = Text("\n").join(lines[over:]).append(" " * spaces)
             self._above += over
@@ -87,21 +87,21 @@ class Pane:
 
 
 def _spaces(text: Text) -> int:
-    """Return the number of spaces at the end."""
+    """Return the number of spaces at the end of a text."""
     return len(text.plain) - len(text.plain.rstrip(" "))
 
 
 class Block:
-    """Draws Markdown without blank lines around it, and only its last lines if it has more than ``height``."""
+    """Draws Markdown without blank lines at its start and end. If it has more than ``height`` lines, draws the last lines."""
 
     def __init__(self, text: str, height: int | None = None) -> None:
-        # A link could lead elsewhere than its text says, so the address is shown.
+        # The text of a link may name another address than its target, so the target is shown.
         self._markdown = Markdown(text, code_theme=_CODE_THEME, hyperlinks=False)
         _escape(self._markdown.parsed)
         self._height = height
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the lines."""
+        """Yield the lines, as rich requires."""
         lines = [
             _trim(line)
             for line in console.render_lines(self._markdown, options.update(height=None), pad=False)
@@ -120,23 +120,23 @@ class Block:
 
 
 def _trim(line: list[Segment]) -> list[Segment]:
-    """Remove the spaces with which rich fills a line: who copies the text, or makes the terminal narrower, would see them."""
+    """Remove the spaces with which rich fills a line. They would show if the text is copied or the terminal made narrower."""
     while line and not line[-1].text.rstrip():
         line.pop()
     return [*line[:-1], *(segment._replace(text=segment.text.rstrip()) for segment in line[-1:])]
 
 
 def _escape(tokens: list[Token]) -> None:
-    """Escape control characters, in place. A `Display` has escaped the text, but Markdown can name any by its number."""
+    """Escape control characters, in place. A `Display` has escaped the text, but Markdown can write any character as a number."""
     for token in tokens:
         token.content = re.sub(r"[^\n\t]+", lambda match: escape(match[0], len(match[0])), token.content)
         _escape(token.children or [])
 
 
 def last_block(text: str) -> int:
-    """Return where the last block of Markdown begins: a paragraph, a list, a table, a block of code.
+    """Return the position of the last block of Markdown, such as a paragraph, a list, a table or a block of code.
 
-    Further text changes no block but the last.
+    Further text changes only the last block.
     """
     blocks = [token for token in MarkdownIt().enable("table").parse(text) if not token.level and token.map]
     if not blocks or not blocks[-1].map:
@@ -145,29 +145,29 @@ def last_block(text: str) -> int:
 
 
 class AnswerScreen:
-    """One answer as running text. Blocks of Markdown are formatted as they end; the last one is drawn while it grows.
+    """One answer as running text. A block of Markdown is formatted when it ends; the last block is drawn while it grows.
 
     Args:
         console: The terminal.
-        value: Whether the answer is to be replaced by a value: until then, the end of its text is shown.
+        value: Whether a value replaces the answer at the end. Before that, the last lines of the text are shown.
     """
 
     def __init__(self, console: Console, *, value: bool = False) -> None:
         self.colours = has_colours(console)
         self._console = console
         self._value = value
-        self._block: list[str] = []  # Markdown that is not yet printed
+        self._block: list[str] = []  # the Markdown of the last block
         self._size = 0
-        self._looked = 0  # the size at which the blocks were last told apart
-        self._pane = Pane()  # the same text, for the case that it is not formatted
+        self._looked = 0  # the size at which the Markdown was last parsed for whole blocks
+        self._pane = Pane()  # the same text, to show it without formatting
         self._live: Live | None = None
-        self._ended = False  # whether the last block is to be drawn as a whole
+        self._ended = False  # whether the last block is whole, so that all its lines are drawn
         self._formats = not value
         self._mid_line = False
 
     def append(self, pane: int, text: str, kind: str = "text", probability: float | None = None) -> None:
         """Add text to the answer."""
-        del pane  # there is one
+        del pane  # there is only one pane
         if kind == "text" and probability is None and (self._formats or self._value):
             self._append_block(text)
             return
@@ -193,24 +193,25 @@ class AnswerScreen:
         self._size += len(text)
         if self._formats and self._size > _MAX_BLOCK:
             self._stop_formatting()
-        # So many characters more that all looks together take a time that grows as the text does.
+        # The Markdown is parsed again only after it has grown by a quarter, so that the total time grows with the length of the
+        # text, and not with its square.
         elif self._formats and "\n" in text and self._size >= 1.25 * self._looked:
             self._looked = self._size
             self._print_blocks()
 
     def _print_blocks(self) -> None:
-        """Print all blocks but the last one."""
+        """Print all blocks except the last block."""
         text = "".join(self._block)
         start = last_block(
             text[: text.rfind("\n") + 1]
-        )  # the last line may become part of a block of another kind
+        )  # without the last line, which more text may turn into a block of another kind
         if start:
             self._keep(text[start:])
             self._console.print(Block(text[:start]))
             self._console.print()
 
     def _stop_formatting(self) -> None:
-        """Show the last block, and all that follows, as the model writes it."""
+        """Show the last block, and all later text, without formatting."""
         text = "".join(self._block)
         self._keep("")
         self._end_block()
@@ -233,7 +234,7 @@ class AnswerScreen:
     def _end_block(self) -> None:
         if self._live is not None:
             self._ended = True
-            self._live.transient = not self._size  # nothing is to leave no blank line
+            self._live.transient = not self._size  # an empty block must not leave a blank line
             self._live.stop()
             self._live = None
             self._keep("")
@@ -247,7 +248,7 @@ class AnswerScreen:
         self._end_block()
 
     def close(self) -> None:
-        """Draw the last state, and leave it on the terminal."""
+        """Draw the whole answer, and leave it on the terminal."""
         self._end_block()
         if self._mid_line:
             self._console.print()
@@ -259,7 +260,7 @@ def _pretty(value: Any) -> str:
 
 
 def _live(console: Console, draw: Callable[[], RenderableType]) -> Live:
-    # Standard output stays what it is: `input` edits lines only there.
+    # rich must not replace standard output, because `input` edits lines only on the original one.
     live = Live(
         console=console,
         refresh_per_second=_REFRESHES,
@@ -282,7 +283,7 @@ class PanelScreen:
         self._live = _live(console, self._draw)
 
     def append(self, pane: int, text: str, kind: str = "text", probability: float | None = None) -> None:
-        """Add text to a pane, coloured by its kind or, where it is known, by its probability."""
+        """Add text to a pane. Its probability decides the colour; without a probability, its kind does."""
         style = _STYLES[kind] if probability is None else colour_of(probability)
         self._pane(pane).append(f"\n→ {text}" if kind == "call" else text, style)
 
@@ -299,7 +300,7 @@ class PanelScreen:
         screen_width, screen_height = self._console.size
         columns = max(1, min(len(panes), _MAX_COLUMNS, screen_width // _MIN_WIDTH))
         rows = -(-len(panes) // columns)
-        columns = -(-len(panes) // rows)  # with as many in each row as there can be
+        columns = -(-len(panes) // rows)  # with as many panels in each row as fit
         width = screen_width // columns
         shown_rows = rows if self._ended else max(1, min(rows, (screen_height - 2) // (_MIN_LINES + 2)))
         height = max(_MIN_LINES, (screen_height - 2) // shown_rows - 2)
@@ -320,7 +321,7 @@ class PanelScreen:
         return grid
 
     def close(self) -> None:
-        """Draw all answers as a whole, and leave them on the terminal."""
+        """Draw all whole answers, and leave them on the terminal."""
         self._ended = True
         self._live.stop()
 
@@ -345,19 +346,19 @@ class BarScreen:
         done, total, text = self._state
         label = f"{done}/{total} {text}"
         room = min(_MAX_BAR, self._console.width - len(label) - 1)
-        if room < _MIN_BAR:  # the counts say more than the bar
+        if room < _MIN_BAR:  # if there is no room for both, the counts are more useful than the bar
             return Text(label)
         grid = Table.grid(padding=(0, 1))
         grid.add_row(ProgressBar(total=total, completed=done, width=room), Text(label))
         return grid
 
     def close(self) -> None:
-        """Draw the last state, and leave it on the terminal."""
+        """Draw the bar for the last time, and leave it on the terminal."""
         self._live.stop()
 
 
 def open_answers(stream: TextIO | None, panes: int, *, values: bool) -> AnswerScreen | PanelScreen:
-    """Return a screen for so many answers."""
+    """Return a screen for ``panes`` answers."""
     console = Console(file=stream, highlight=False)
     return PanelScreen(console, panes) if panes > 1 else AnswerScreen(console, value=values)
 

@@ -16,14 +16,14 @@ from ..output import Answer
 
 
 def answer_of(text: str) -> Answer[Any] | dict[str, Any]:
-    """Return what ``--schema`` asks for, as a value of ``response_format``.
+    """Turn the value of ``--schema`` into a value of ``response_format``.
 
     Args:
-        text: ``module:Type``, for a type that the working directory or the Python environment has; or the path of a
+        text: ``module:Type``, for a type in a module of the working directory or of the Python environment; or the path of a
             file with a JSON schema, alone or inside a whole ``response_format``.
 
     Raises:
-        argparse.ArgumentTypeError: If there is no such file or type, or no schema in it.
+        argparse.ArgumentTypeError: If there is no such file or type, or if it has no schema.
     """
     path = Path(text)
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", text) and not path.exists():
@@ -42,7 +42,7 @@ def answer_of(text: str) -> Answer[Any] | dict[str, Any]:
 
 
 def _answer_of_type(module: str, name: str) -> Answer[Any]:
-    # An installed command finds modules beside its script only, unlike `python -m`.
+    # Unlike `python -m`, an installed command does not search for modules in the working directory.
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:

@@ -100,7 +100,7 @@ async def run_serve(arguments: argparse.Namespace) -> int:
         for title in ("Command line", "curl"):
             say(f"{textwrap.indent(ways[title], '  ')}\n")
         never: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        return await never  # Ctrl-C cancels it
+        return await never  # Ctrl-C cancels this task
 
 
 def _in_flags(message: str) -> str:
@@ -110,7 +110,7 @@ def _in_flags(message: str) -> str:
 
 
 def _reason(error: OSError, arguments: argparse.Namespace) -> str:
-    """Return why the server can't start, and what to do."""
+    """Return the reason why the server can't start, with advice."""
     where = f"port {arguments.port} of {arguments.host}"
     if error.filename is not None:
         return f"{error.filename}: {error.strerror}"
@@ -120,14 +120,15 @@ def _reason(error: OSError, arguments: argparse.Namespace) -> str:
         )
     if error.errno == errno.EACCES:
         return f"{where} is not for every user; choose a port above 1023 by --port"
-    # asyncio puts its own text into the errors of the system; those of the look-up of a name have negative numbers.
+    # asyncio puts its own text into errors of the system, so the system's text is used. Errors of name look-ups have negative
+    # numbers, for which the system has no text.
     number = error.errno or 0
     reason = os.strerror(number) if number > 0 else error.strerror or error
     return f"can't listen on {where}: {reason}; choose an address of this machine by --host"
 
 
 def _log(server: Server, request: Request, *, quiet: bool) -> None:
-    """Write a line about a request, and forget the request: the server may run for weeks."""
+    """Write a line about a request, and drop the request, because the server may run for weeks."""
     server.requests.clear()
     if quiet:
         return
@@ -138,12 +139,12 @@ def _log(server: Server, request: Request, *, quiet: bool) -> None:
         line += f": {request.failure}"
     elif request.closed_at is not None:
         line += "; the client left"
-    with contextlib.suppress(OSError):  # nobody reads the log any more
+    with contextlib.suppress(OSError):  # standard error is a pipe that was closed
         note(line)
 
 
 def _asked(request: Request) -> str:
-    """Return the model of a request, and whether it asks for a stream."""
+    """Return the model of a request, and "(stream)" if it asks for a stream, for the log."""
     try:
         body = request.json
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Asks for a typed answer, and asks again if the answer is no value of the type."""
+"""Asks for a typed answer, and asks again if the answer is not a value of the type."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def typed_arguments(arguments: dict[str, Any]) -> Answer[Any] | None:
 
 
 def refuse_retries(arguments: Mapping[str, Any]) -> None:
-    """Refuse ``output_retries`` where what was answered is already with the caller when its fault is found.
+    """Refuse ``output_retries`` for methods that return or stream an answer before its fault is known.
 
     Raises:
         TypeError: If it is given.
@@ -83,10 +83,10 @@ async def parse(
         arguments: Arguments of the request.
         answer: The form of the answer.
         retries: How often to ask again, with the faulty answer and a message that names the fault, if an answer is no
-            JSON or no value of the type. Usage and attempts of all requests are added up.
+            JSON or not a value of the type. Usage and attempts of all requests are added up.
 
     Raises:
-        OutputError: If the last answer is no value of the type.
+        OutputError: If the last answer is not a value of the type.
     """
     usage, attempts = None, 0
     if retries:

@@ -105,7 +105,7 @@ class Completions(BaseCompletions):
             LengthFinishReasonError: If an answer was cut at the limit of tokens.
             ContentFilterFinishReasonError: If a content filter cut an answer.
             OutputDecodeError: If an answer is not JSON.
-            OutputValidationError: If an answer is no value of the type.
+            OutputValidationError: If an answer is not a value of the type.
             GradientError: For the same reasons as `create`.
         """
         return await self._parse(params)
@@ -171,7 +171,7 @@ class Completions(BaseCompletions):
         choices as they arrive, ``fan.choice(i)``, ``fan.snapshot``, ``await fan.completion()``. The streams
         report their usage as well, unless ``stream_options`` is given.
 
-        If ``response_format`` is a type, a choice whose answer is no value of the type has failed. With ``first`` or
+        If ``response_format`` is a type, a choice whose answer is not a value of the type has failed. With ``first`` or
         ``stop_when`` the other requests go on nevertheless, whatever ``on_error`` says; if none is left, a
         `FanOutError` has the error of each.
 
@@ -217,7 +217,7 @@ class Completions(BaseCompletions):
             InvalidRequestError: If there are no tools, or more than one choice; nothing was sent.
             TypeError: If a function cannot be a tool; nothing was sent.
             MaxTurnsError: From reading, if the model still calls tools after ``max_turns`` requests.
-            OutputError: From reading, if tool calls are cut, or the answer is no value of the type.
+            OutputError: From reading, if tool calls are cut, or the answer is not a value of the type.
             GradientError: From reading, for the same reasons as `create`.
         """
         check_options(options)

@@ -1,4 +1,4 @@
-"""The conversation of a run: what was said, what the next request is, and what a reply means. No I/O."""
+"""The conversation of a run: its history, the next request, and the meaning of a reply. No I/O."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .turn import ToolRules, TurnTools, pending_call
 
 E = TypeVar("E", bound=ChatCompletionStreamEvent)
 
-# The reply has passed the limits of the client already.
+# For events of a whole reply: the client has already checked the reply against its own limits.
 _NO_LIMITS = Limits(completion_bytes=None, choices=sys.maxsize, tool_calls=sys.maxsize)
 _CUT = frozenset({"length", "content_filter"})
 
@@ -37,14 +37,14 @@ class Conversation:
         answer: The form of the answer, or None.
         max_turns: Maximum number of requests.
         stream: Whether replies are streamed.
-        stop_when: Asked after each turn whether the run ends, or None.
+        stop_when: Called after each turn; decides whether the run ends. None never ends the run.
 
     Attributes:
         turns: The completions so far.
         messages: The history so far.
         begun: Whether the first event has been asked for.
-        complete: Whether the run has ended as it should.
-        fault: Why the run has ended otherwise.
+        complete: Whether the run has ended with an answer or a call for the caller.
+        fault: Why an incomplete run has ended.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Conversation:
 
     @property
     def usage(self) -> CompletionUsage | None:
-        """The usage of all turns; None if no reply told it."""
+        """The usage of all turns; None if no reply reported usage."""
         usage: CompletionUsage | None = None
         for completion in self.turns:
             if completion.usage is not None:
@@ -90,7 +90,7 @@ class Conversation:
         return {**self._params, **typed, "messages": [*self.messages]}
 
     def of_turn(self, event: E) -> E:
-        """Give an event of a reply the number of the turn."""
+        """Set the number of the turn in an event, and return the event."""
         if self.turns:
             force_setattr(event, "turn", len(self.turns))
         return event
@@ -108,7 +108,7 @@ class Conversation:
         """End a turn with its completion; return its tools, or None if the run ends with this turn.
 
         Raises:
-            OutputError: If the calls are cut, or the answer is no value of the type.
+            OutputError: If the calls are cut, or the answer is not a value of the type.
             MaxTurnsError: If no further request may be made.
         """
         error: OutputError | None = None
@@ -117,11 +117,13 @@ class Conversation:
         self.turns.append(completion)
         message, reason = completion.choices[0].message, completion.choices[0].finish_reason
         calls = message.tool_calls or []
-        older = message.function_call is not None  # a call of the older form, which a run cannot answer
+        older = (
+            message.function_call is not None
+        )  # a call in the older form has no id, so a run cannot answer it
         if not calls and not older:
             self.messages.append(message)
         elif reason in _CUT and error is None:
-            # Any type will do: the finish_reason is judged before the text.
+            # `str` stands for any type: `judge` raises for this finish_reason before it looks at the text.
             _, error = judge(completion, Answer(str))
         if error is not None:
             raise copy_of(error)
@@ -156,13 +158,13 @@ class Conversation:
         self.messages += [message, *results]
 
     def fail(self, error: Exception, turn: int) -> None:
-        """End the run with an error; let the error know the turn."""
+        """End the run with an error, and add the number of the turn to the error."""
         error.add_note(f"turn {turn} of the run")
         self.fault = escape(text_of_error(error), 200)
 
 
 def _with_ids(calls: list[ToolCall], turn: int) -> Iterator[ToolCall]:
-    """Give an id to each call that has none, or that of an earlier call: results name the call by its id."""
+    """Yield the calls; a call without an id, or with the id of an earlier call, gets a new id for its result to refer to."""
     known: set[str] = set()
     for index, call in enumerate(calls):
         if not call.id or call.id in known:
@@ -173,7 +175,7 @@ def _with_ids(calls: list[ToolCall], turn: int) -> Iterator[ToolCall]:
 
 
 def _sendable(call: ToolCall) -> ToolCall:
-    """Return a call for the history. Its arguments must be an object: several servers refuse a history with others."""
+    """Return a call for the history. Arguments become a JSON object, because several servers refuse all other arguments."""
     function = call.function
     if isinstance(function.parsed_arguments, dict):
         return call
@@ -183,7 +185,7 @@ def _sendable(call: ToolCall) -> ToolCall:
 
 
 def _later_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters for later turns: a model that has to call a tool in each turn would never answer."""
+    """Return the parameters for later turns, without a tool choice that would force a call in each turn, and so no answer."""
     choice = params.get("tool_choice")
     if choice is None or choice in ("auto", "none"):
         return params

@@ -1,4 +1,4 @@
-"""Sentences that say what to write in place of names that other clients have and `AsyncGradient` has not."""
+"""Hints for names of other clients that `AsyncGradient` does not have: each says what to write instead."""
 
 from __future__ import annotations
 

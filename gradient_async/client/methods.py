@@ -1,4 +1,4 @@
-"""What the methods of completions do, for models and agents alike; `completions` has their signatures."""
+"""The common implementation of the methods for models and agents; `completions.py` has their signatures."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ class BaseCompletions(CompletionsHints):
         were read, so a million requests need little memory. The server's quota is obeyed, as far as replies show it: a
         request that is refused because of the quota waits and is sent again, which costs it no attempt.
 
-        If ``response_format`` is a type, each completion is a `ParsedChatCompletion`, and an answer that is no value of
+        If ``response_format`` is a type, each completion is a `ParsedChatCompletion`, and an answer that is not a value of
         the type is an error. A request may name a type of its own.
 
         Args:

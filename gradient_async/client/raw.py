@@ -16,8 +16,6 @@ from ..output import Answer, parse_completion
 from ..stream import AsyncOnly, ChatCompletionStream
 from ..types import (
     NOT_GIVEN,
-    AgentCompletionCreate,
-    AgentCompletionParse,
     ChatCompletion,
     Headers,
     ModelList,
@@ -27,6 +25,7 @@ from ..types import (
     is_given,
 )
 from ..types.nesting import UNLIMITED, decode_json
+from ..types.params import ResponseCreate, ResponseParse
 from .answers import refuse_retries, typed_arguments
 from .core import Core, Operation, check_options, models_of, read_reply
 from .hints import STREAMING, Hinted
@@ -288,13 +287,13 @@ class RawCompletions(_ResponseCompletions):
 
     @overload
     async def create(
-        self, *, stream: Literal[False] | None = ..., **params: Unpack[AgentCompletionCreate]
+        self, *, stream: Literal[False] | None = ..., **params: Unpack[ResponseCreate]
     ) -> APIResponse[ChatCompletion]: ...
     @overload
     async def create(
-        self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
+        self, *, stream: Literal[True], **params: Unpack[ResponseCreate]
     ) -> APIResponse[ChatCompletionStream]: ...
-    @spelled_out(AgentCompletionCreate)
+    @spelled_out(ResponseCreate)
     async def create(self, *, stream: bool | NotGiven | None = None, **params: Any) -> APIResponse[Any]:
         """Request a completion; return the response, read to its end unless it is a stream.
 
@@ -313,17 +312,17 @@ class RawCompletions(_ResponseCompletions):
         self,
         *,
         response_format: Mapping[str, Any] | None = ...,
-        **params: Unpack[AgentCompletionParse],
+        **params: Unpack[ResponseParse],
     ) -> APIResponse[ParsedChatCompletion[None]]: ...
     @overload
     async def parse(
-        self, *, response_format: type[T] | Answer[T], **params: Unpack[AgentCompletionParse]
+        self, *, response_format: type[T] | Answer[T], **params: Unpack[ResponseParse]
     ) -> APIResponse[ParsedChatCompletion[T]]: ...
     @overload
     async def parse(
-        self, *, response_format: object, **params: Unpack[AgentCompletionParse]
+        self, *, response_format: object, **params: Unpack[ResponseParse]
     ) -> APIResponse[ParsedChatCompletion[Any]]: ...
-    @spelled_out(AnswerOptions, AgentCompletionParse)
+    @spelled_out(AnswerOptions, ResponseParse)
     async def parse(self, **params: Any) -> APIResponse[Any]:
         """Request a typed answer; return the response, read to its end, whose ``parse`` gives the completion.
 
@@ -340,13 +339,13 @@ class StreamingCompletions(_ResponseCompletions):
 
     @overload
     def create(
-        self, *, stream: Literal[False] | None = ..., **params: Unpack[AgentCompletionCreate]
+        self, *, stream: Literal[False] | None = ..., **params: Unpack[ResponseCreate]
     ) -> ResponseContext[ChatCompletion]: ...
     @overload
     def create(
-        self, *, stream: Literal[True], **params: Unpack[AgentCompletionCreate]
+        self, *, stream: Literal[True], **params: Unpack[ResponseCreate]
     ) -> ResponseContext[ChatCompletionStream]: ...
-    @spelled_out(AgentCompletionCreate)
+    @spelled_out(ResponseCreate)
     def create(self, *, stream: bool | NotGiven | None = None, **params: Any) -> ResponseContext[Any]:
         """Request a completion: ``async with ...create(...) as response``; the body has not been read.
 

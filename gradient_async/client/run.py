@@ -3,18 +3,17 @@
 Theory of operation
 ===================
 
-`Conversation` is the state of a run and its rules: what the next request is, what a reply means, which tools it calls.
+`Conversation` has the state and the rules of a run: the next request, the meaning of a reply, and the tools that it calls.
 `ToolRun`, and its counterpart without asyncio in `sync/run.py`, is the object that users hold. It has a generator, which makes
-one request after the other, by the methods that users call, and yields the events of each reply and of its tools. The generator
-does not refer to the object, so dropping a run ends the generator without the cyclic garbage collector.
+one request after the other, by the public methods, and yields the events of each reply and of its tools. The generator does
+not refer to the object, so dropping a run ends the generator without the cyclic garbage collector.
 
-The tools of a turn run in tasks (`TurnTools` in `turn.py`), and report by a queue. A task group around a ``yield`` would cancel
-the task of the user, at any await there, when a tool fails. The tasks exist only while the generator waits for them or has
-yielded one of their events, and the generator waits for their end however the turn ends. They are in no `TaskGroup`: in Python
-3.11 the group of a failed or cancelled task is in a reference cycle with its own frames.
+The tools of a turn run in tasks (`TurnTools` in `turn.py`), and report through a queue. The tasks exist only while the
+generator waits for them or has yielded one of their events, and the generator always waits for their end. They are in no
+`TaskGroup`, for two reasons. A task group around a ``yield`` would cancel the user's task, at any await there, when a tool
+fails. And in Python 3.11, the group of a failed or cancelled task is in a reference cycle with its own frames.
 
-What one turn adds to the history is added by one operation, after the last result, so that ``messages`` can be sent at any
-time.
+One operation, after the last result, adds all messages of a turn to the history, so that ``messages`` can be sent at any time.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ _NOT_IN_EXTRA_BODY = ("messages", "tools", "tool_choice", "response_format", "n"
 
 
 class BaseRun(ABC, Generic[C_co]):
-    """What a run shows of its state, with asyncio and without.
+    """Base of the runs with and without asyncio: the properties that show the state.
 
     Attributes:
         state: The state of the run.
-        advice: What the warning about a run that was dropped before its end tells the user to do.
+        advice: What to do about a run that was dropped before its end; a part of the warning.
     """
 
     advice: ClassVar[str]
@@ -67,17 +66,17 @@ class BaseRun(ABC, Generic[C_co]):
 
     @property
     def turns(self) -> list[ChatCompletion]:
-        """The completions so far: that of an event, once it is whole, is ``run.turns[event.turn]``."""
+        """The completions so far; ``run.turns[event.turn]`` is the completion of an event, once the completion is whole."""
         return self.state.turns
 
     @property
     def messages(self) -> list[Any]:
-        """The conversation so far, which can be sent at any time: a message that calls tools is added with all its results."""
+        """The conversation so far. You can send it at any time, because a message with tool calls is added with all results."""
         return self.state.messages
 
     @property
     def usage(self) -> CompletionUsage | None:
-        """The usage of all turns so far, added up; None if no reply told it."""
+        """The usage of all turns so far, added up; None if no reply reported usage."""
         return self.state.usage
 
     @property
@@ -88,7 +87,7 @@ class BaseRun(ABC, Generic[C_co]):
     @property
     @abstractmethod
     def _running(self) -> bool:
-        """Whether somebody waits for an event."""
+        """Whether a task or thread waits for an event."""
 
     def _is_over(self) -> bool:
         """Whether no event can follow.
@@ -96,7 +95,7 @@ class BaseRun(ABC, Generic[C_co]):
         Raises:
             RuntimeError: If another task or thread waits for an event.
         """
-        # The frame is asked first: a generator whose `aclose` was cancelled says for ever that it is running.
+        # The frame is checked first: a generator whose `aclose` was cancelled reports for ever that it is running.
         if self._frame is None:
             return True
         if self._running:
@@ -122,7 +121,7 @@ class BaseRun(ABC, Generic[C_co]):
         return f"<ToolRun {state} turns={len(self.turns)}>"
 
     def __del__(self) -> None:
-        # Copying may have failed before there were attributes.
+        # `__del__` also runs if `__init__` or a copy failed before the attributes were set.
         if "_events" in vars(self) and self._frame is not None and self.state.begun:
             warnings.warn(
                 f"{self!r} was dropped before its end; {self.advice}",
@@ -135,13 +134,13 @@ class BaseRun(ABC, Generic[C_co]):
 class ToolRun(AsyncForOnly, AsyncOnly, BaseRun[C_co]):
     """A conversation in which the model calls functions until it has an answer: an async iterator of events.
 
-    Nothing is sent before the first event is asked for. Leaving ``async with``, or a cancellation, cancels the tools, waits
-    until they are gone, and closes the stream. A function that is not async runs in a thread, which cannot be stopped: the run
-    leaves it, and ignores its result.
+    The first request is sent when you ask for the first event. Leaving ``async with``, or a cancellation, cancels the tools,
+    waits until they have ended, and closes the stream. A function that is not async runs in a thread, which cannot be stopped:
+    the run does not wait for the thread, and ignores its result.
 
     Args:
         state: The state of the run.
-        completions: Has the methods ``stream`` and ``create``, by which requests are made.
+        completions: The resource whose methods ``stream`` and ``create`` make the requests.
     """
 
     advice = "use 'async with', or call aclose()"
@@ -153,7 +152,7 @@ class ToolRun(AsyncForOnly, AsyncOnly, BaseRun[C_co]):
         self._events = cast("AsyncGeneratorType[ToolRunEvent, None]", events)
 
     async def completion(self) -> C_co:
-        """Read what is left of the run; return the completion of its last turn.
+        """Read the rest of the run; return the completion of its last turn.
 
         Raises:
             MaxTurnsError: If the model still calls tools after ``max_turns`` requests.
@@ -176,7 +175,7 @@ class ToolRun(AsyncForOnly, AsyncOnly, BaseRun[C_co]):
         return await self._events.__anext__()
 
     async def aclose(self) -> None:
-        """Cancel the tools, wait until they are gone, and close the stream."""
+        """Cancel the tools, wait until they have ended, and close the stream."""
         if not self._is_over():
             await self._events.aclose()
 
@@ -212,7 +211,9 @@ async def _events(
             request = state.request()
             if state.stream:
                 async with completions.stream(**request) as stream:
-                    with contextlib.suppress(OutputError):  # `receive` raises it, if this is the last turn
+                    with contextlib.suppress(
+                        OutputError
+                    ):  # if this is the last turn, `receive` raises the error
                         async for event in stream.events():
                             yield state.of_turn(event)
                     completion = stream.snapshot
@@ -231,7 +232,7 @@ async def _events(
             finally:
                 await tools.stop()
             if state.stop_when is not None:
-                answer = state.stop_when(run())  # the run exists as long as it is being read
+                answer = state.stop_when(run())  # not None: a run exists while its generator runs
                 state.complete = bool(await answer if isawaitable(answer) else answer)
     except Exception as error:
         state.fail(error, turn)

@@ -205,13 +205,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return msgspec.structs.replace(self, **{name: getattr(defaults, name)})
 
     def with_endpoints(self, options: EndpointOptions) -> Settings:
-        """Return settings with some endpoints and keys replaced; those that are None are the environment's, as it was."""
+        """Return settings with some endpoints and keys replaced. None stands for the value that the environment had."""
         options = replace_options(self.endpoint_options, options)
         endpoints = resolve(options, self.environment, allow_insecure_http=self.allow_insecure_http)
         return msgspec.structs.replace(self, endpoint_options=options, endpoints=endpoints)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Settings:
-        # Hooks are shared: a copy of an observer would observe for nobody, and may hold what can't be copied.
+        # Hooks are shared: the program does not see what a copy of a hook observes, and a hook may hold objects that
+        # can't be copied.
         headers, query = dict(self.default_headers), deepcopy(self.default_query, memo)
         return msgspec.structs.replace(self, default_headers=headers, default_query=query)
 

@@ -25,8 +25,8 @@ class ToolRules(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         tools: The tools with functions, by name.
-        on_error: What becomes of an exception of a function; see `Completions.run`.
-        timeout: Time limit of tools that have none, or None.
+        on_error: How exceptions of functions are handled; see `Completions.run`.
+        timeout: Time limit of tools without a limit of their own, or None.
         concurrency: Maximum number of tools that run at once, or None.
         context: The object for `ToolContext`.
         hooks: Observers of the functions.
@@ -48,7 +48,7 @@ class PendingCall(msgspec.Struct, kw_only=True):
     Attributes:
         index: Position among the calls of the message.
         call: The call, with an id.
-        tool: The tool, or None if there is none of this name.
+        tool: The tool of the called name, or None.
         arguments: The arguments of the function, or the text if the call is faulty.
         fault: Why the function cannot be called, or None.
     """
@@ -72,7 +72,7 @@ class PendingCall(msgspec.Struct, kw_only=True):
 
 
 def pending_call(rules: ToolRules, index: int, call: ToolCall) -> PendingCall:
-    """Find the tool of a call, and read the arguments."""
+    """Find the tool of a call, and decode the arguments."""
     name, text = call.function.name, call.function.arguments
     tool: Tool[..., Any] | None = rules.tools.get(name)
     pending = PendingCall(index=index, call=call, tool=tool, arguments=text)
@@ -88,14 +88,14 @@ def pending_call(rules: ToolRules, index: int, call: ToolCall) -> PendingCall:
 
 
 class TurnTools:
-    """Runs the tools of one turn, each in a task of its own. The first call of `next` begins them.
+    """Runs the tools of one turn, each in a task of its own. The first call of `next` starts the tasks.
 
     Args:
         turn: Number of the turn.
         calls: The calls.
         rules: How tools are called.
         messages: The history so far.
-        on_results: Called with the texts for the model, once all are known.
+        on_results: Called with the texts for the model, when the last tool has finished.
 
     Attributes:
         started: The events that announce the calls.
@@ -122,7 +122,7 @@ class TurnTools:
         self.started = [ToolStartedEvent(**call.facts(turn)) for call in calls]
         self.failure: BaseException | None = None
         self._begun = False
-        # Whether the tools are being cancelled: no further one begins, and a CancelledError is none of a tool.
+        # Whether the tools are being cancelled. Then no further tool starts, and a CancelledError does not come from a tool.
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -150,13 +150,13 @@ class TurnTools:
     def _begin(self) -> None:
         self._begun = True
         for call in self._calls:
-            # An eager task has run its first step when it is returned. If the step has set `_stopping`, the next ones do nothing.
+            # `create_task` returns an eager task after its first step. If the step has set `_stopping`, later tasks do nothing.
             task = asyncio.create_task(self._work(call))
             self._tasks.add(task)
             task.add_done_callback(self._on_done)
 
     async def stop(self) -> None:
-        """Cancel the tools and wait until they are gone. A cancellation meanwhile is passed on to them, and does not end the wait."""
+        """Cancel the tools and wait until all have ended. Another cancellation cancels them again, and does not end the wait."""
         self.cancel()
         try:
             if self._tasks:
@@ -177,20 +177,20 @@ class TurnTools:
             task.cancel()
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)  # it may keep a CancelledError, whose traceback refers to this object
+        self._tasks.discard(task)  # the task may hold a CancelledError, whose traceback refers to this object
         if not self._tasks:
             self._finished.put_nowait(None)
 
     async def _work(self, call: PendingCall) -> None:
         async with self._slots:
             if self._stopping:
-                return  # its task was to be woken when it was cancelled
+                return  # the semaphore had already admitted this task when the tools were cancelled
             began = time.perf_counter()
             try:
-                # No local variable may have the error: its traceback leads to this frame.
+                # The error must not be in a local variable: its traceback refers to this frame, which would be a cycle.
                 self._record(call, began, *await self._attempt(call))
             except BaseException as raised:  # noqa: BLE001  # the run raises it
-                # Not raised here: a task would raise KeyboardInterrupt and SystemExit into the event loop.
+                # The error is kept for `next` to raise. A task that raises KeyboardInterrupt or SystemExit ends the event loop.
                 if not self._stopping:
                     self.cancel()
                     if not isinstance(raised, asyncio.CancelledError):
@@ -202,7 +202,7 @@ class TurnTools:
         self, call: PendingCall, began: float, result: Any, content: str, error: Exception | None
     ) -> None:
         if self._stopping:
-            return  # the tool did not heed its cancellation, and the run has been left
+            return  # the tool has ignored its cancellation: the run has ended
         seconds = time.perf_counter() - began
         self._finished.put_nowait(
             ToolFinishedEvent(
@@ -217,9 +217,9 @@ class TurnTools:
         """Call the function; return its result, the text for the model, and the error in place of a result.
 
         Raises:
-            BaseException: If it ends the run.
+            BaseException: An exception that ends the run.
         """
-        # No local variable may have an exception that this frame catches, whose traceback refers to the frame.
+        # Exceptions caught here must not be in local variables: their tracebacks refer to this frame, which would be a cycle.
         if call.fault is not None:
             return None, call.fault.message, call.fault
         name, rules = call.call.function.name, self._rules
@@ -239,7 +239,7 @@ class TurnTools:
         return result, content, None
 
     async def _observe(self, call: PendingCall, limit: asyncio.Timeout) -> tuple[Any, str]:
-        """Call the function within its time limit, and inform the hooks; return the result, and its text."""
+        """Call the function within its time limit, and inform the hooks; return the result and the text for the model."""
         rules = self._rules
         tool = ToolInfo(
             call=call.call, description=call.tool.description, turn=self._turn, redact=rules.redact
@@ -263,7 +263,7 @@ class TurnTools:
                 tell(hook.on_tool_end, tool)
 
     async def _told(self, call: PendingCall, error: Exception) -> tuple[Any, str, Exception]:
-        """Return what the model is told of an error, by the rule of the caller."""
+        """Handle an error as `ToolRules.on_error` says: raise it, or return it with the text for the model."""
         rule: Any = self._rules.on_error
         try:
             if rule == "raise":
@@ -275,11 +275,11 @@ class TurnTools:
                 text = result_text(await answer if isawaitable(answer) else answer)
             return None, text, error
         finally:
-            del error  # if it was raised, its traceback refers to this frame
+            del error  # if the error was raised, its traceback refers to this frame
 
 
 async def _result_of(tool: Tool[..., Any], keywords: dict[str, Any]) -> Any:
-    """Call a function: in a thread if it may block."""
+    """Call a function; call it in a thread if it is not async, because it may block."""
     if tool.is_async:
         return await tool.function(**keywords)
     call = _ThreadCall(tool.function, keywords)
@@ -288,17 +288,17 @@ async def _result_of(tool: Tool[..., Any], keywords: dict[str, Any]) -> Any:
     finally:
         call.left = True
     if call.raised:
-        raise call.raised.pop()  # the traceback refers to a frame that has the list
+        raise call.raised.pop()  # the traceback refers to a frame that holds the list
     return await result if isawaitable(result) else result
 
 
 class _ThreadCall:
-    """A call of a function in a thread. If the run leaves the call before the thread begins it, the function is not called.
+    """A call of a function in a thread. If the run ends before the thread starts, the function is not called.
 
     Attributes:
-        left: Whether the run has left the call.
-        raised: The exception of the function, if it raised one. A future would replace a TimeoutError by another, and in
-            Python 3.11 would never be done after a StopIteration.
+        left: Whether the run no longer waits for the call.
+        raised: A list with the exception of the function, or empty. The future of the thread can't carry every exception: it
+            replaces a TimeoutError by another, and in Python 3.11 it never ends after a StopIteration.
     """
 
     def __init__(self, function: Callable[..., Any], keywords: dict[str, Any]) -> None:
@@ -308,7 +308,7 @@ class _ThreadCall:
         self.raised: list[BaseException] = []
 
     def perform(self) -> Any:
-        """Call the function, in the thread."""
+        """Call the function; runs in the thread."""
         try:
             return None if self.left else self._function(**self._keywords)
         except BaseException as error:  # noqa: BLE001  # raised in the event loop

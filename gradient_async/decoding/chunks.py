@@ -378,7 +378,7 @@ class ChunkDecoder:
                     break
                 if word is not None:
                     continue
-            # Before this payload, if it would make the slice too long: whoever reads a chunk may need as long for it.
+            # The slice ends before a payload that would make it too long: reading a chunk may take as long as decoding it.
             cost += len(data) + _COST
             if cost > _SLICE:
                 yield

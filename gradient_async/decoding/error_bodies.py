@@ -204,7 +204,8 @@ def find_glued_error(data: bytes) -> ErrorBody | None:
             body, end = _json.raw_decode(text, match.start())
         except DECODE_ERRORS:
             continue
-        # An object where JSON has a value, with more behind it, is a part of what was torn: arguments of a tool, say.
+        # An object that stands in the place of a value, with more text after it, is a part of the event that broke off, such as
+        # the arguments of a tool call.
         before = text[: match.start()].rstrip()[-1:]
         if beginning in {b"{", b"["} and before in {":", ",", "["} and text[end:].strip():
             continue

@@ -21,30 +21,30 @@ from .normalize import DECODE_ERRORS, VERY_UNLIKELY
 
 # How many times `Limits.values` the log probabilities of a reply may have.
 _TIMES = 25
-# Commas for each byte of them: honest entries have 0.1, and lists of numbers 0.5.
+# Maximum number of commas for each byte of log probabilities: honest entries have 0.1, and lists of numbers have 0.5.
 _MAX_DENSITY = 0.25
 _MIN_ENTRY = 16  # bytes; the shortest honest entry has about 25
 _MAX_ENTRY = 400  # bytes of an entry on average; with indentation an honest entry has about 270
-_OTHERS = 1000  # what else a reply has, in entries
-# A reply that has this name within its first bytes has long lists, nearly surely. To count all of its values first would
-# take a third of the time of decoding it.
+_OTHERS = 1000  # the size of everything else in a reply, in entries
+# A reply with this name among its first _EARLY bytes almost certainly has long lists. Its lists are then searched at once:
+# counting all values first would take a third of the time of decoding.
 _ALTERNATIVES = b'"top_logprobs"'
 _EARLY = 4096
-_LARGE = 8 * 1024 * 1024  # bytes
+_LARGE = 8 * 1024 * 1024  # bytes of a reply whose values are counted before its lists are searched
 _MAX_CHOICES = 128  # choices of a reply with long lists
-_BEGINNING = 64  # bytes by which a list is found in the JSON
+_BEGINNING = 64  # bytes of a list by which `_without` finds the list in the JSON
 _NULL = b"null"
 _NAME = b'"logprobs"'
-# Each choice has one of these names once. Inside a string a quotation mark would stand behind a backslash, so that a colon
-# cannot follow it; the same is true of the names below.
+# Each choice has exactly one of these names, so the matches count the choices. A string cannot contain a match: in a string
+# each quotation mark has a backslash before it. The same is true of the names in _REPAIRS.
 _CHOICE = re.compile(rb'"(?:message|delta)"\s*:')
-# What some servers write in place of a number or a list, with what is put in its place.
+# Values that some servers write in place of a number or a list, and their replacements.
 _REPAIRS = (
     (re.compile(rb'("logprob"\s?:\s?)(?:NaN|-?Infinity|null)'), rb"\g<1>%d" % VERY_UNLIKELY),
     (re.compile(rb'("top_logprobs"\s?:\s?)null'), rb"\g<1>[]"),
 )
-_MAX_REPAIRED = 20_000  # each takes half a microsecond
-_MAX_NAMES = 100_000  # places that may have to be repaired
+_MAX_REPAIRED = 20_000  # maximum number of repairs of each kind; each repair takes half a microsecond
+_MAX_NAMES = 100_000  # maximum number of log probabilities in JSON that is repaired
 
 _decode_logprobs = msgspec.json.Decoder(ChoiceLogprobs | None, strict=False).decode
 
@@ -54,14 +54,15 @@ class _Choice(msgspec.Struct):
 
 
 def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceLogprobs | None]]:
-    """Check the number of values in JSON; if only its log probabilities are many, take them out.
+    """Check the number of values in JSON, and take out the log probabilities if they are too many together with the rest.
 
     Args:
         data: An event or a reply.
-        max_values: How many values it may have beside its log probabilities.
+        max_values: Maximum number of values besides the log probabilities.
 
     Returns:
-        The JSON, with null in place of the log probabilities that were taken, and these, decoded, for each choice.
+        The JSON, with null in place of the log probabilities that were taken out, and the decoded log probabilities of each
+        choice; the latter are empty if nothing was taken out.
 
     Raises:
         TooManyValuesError: If there are too many values.
@@ -78,13 +79,13 @@ def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceL
                 or len(data) > _MAX_ENTRY * (data.count(b"{") + _OTHERS)
                 or (len(data) > _LARGE and may_be_heavy(data, (_TIMES + 1) * max_values))
             ):
-                raise  # without a search for the lists, which takes longer
+                raise  # at once, because the search for the lists would take longer
         else:
             return data, ()
     rest, lists = _find_lists(data)
     found = b"".join(lists)
     max_commas = min(int(_MAX_DENSITY * len(found)), _TIMES * max_values)
-    # Each entry takes half a microsecond, most of it for Python's collector, even if it is the shortest.
+    # The number of entries is limited as well: decoding even the shortest entry takes half a microsecond.
     max_entries = min(len(found) // _MIN_ENTRY, max_values)
     min_entries = len(found) // _MAX_ENTRY
     if min_entries < found.count(b"{") <= max_entries and found.count(b",") <= max_commas:
@@ -99,13 +100,13 @@ def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceL
 
 
 def give_back(choices: Iterable[Choice | ChunkChoice], taken: Sequence[ChoiceLogprobs | None]) -> None:
-    """Give choices, which are in the order of the JSON, the log probabilities that were taken from them."""
+    """Put the log probabilities that were taken out back into their choices, which are in the order of the JSON."""
     for choice, logprobs in zip(choices, taken, strict=False):
         choice.logprobs = choice.logprobs if logprobs is None else logprobs
 
 
 def _find_lists(data: bytes) -> tuple[bytes, list[bytes]]:
-    """Return JSON, repaired if that is necessary, and the part with the log probabilities of each choice."""
+    """Return the JSON, repaired if necessary, and for each choice the bytes of its log probabilities."""
     for outlined, count in _outlines(data):
         try:
             choices: list[_Choice] = _outline_decoder(count).decode(outlined).choices
@@ -116,8 +117,8 @@ def _find_lists(data: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def _outlines(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Yield the forms in which JSON may be decoded, each with the number of its choices; the most probable is first."""
-    yield data, 1  # without a search for the others
+    """Yield the JSON unchanged and repaired, each with a possible number of choices; the most probable is first."""
+    yield data, 1  # before the choices are counted, which takes time
     count = sum(1 for _ in islice(_CHOICE.finditer(data), _MAX_CHOICES + 1))
     if 0 < count <= _MAX_CHOICES:
         if count > 1:
@@ -127,14 +128,14 @@ def _outlines(data: bytes) -> Iterator[tuple[bytes, int]]:
 
 @lru_cache(maxsize=8)
 def _outline_decoder(count: int) -> msgspec.json.Decoder[Any]:
-    # A tuple of fixed length is refused at the first item that is too many. A list of limited length would be refused
-    # behind its last item, when all items have been made.
+    # The choices are a tuple of fixed length, because msgspec refuses a longer list at its first superfluous item. A list with
+    # a maximum length would be refused only after all items have been decoded.
     choices = tuple.__class_getitem__((_Choice,) * count)
     return msgspec.json.Decoder(msgspec.defstruct("_Outline", [("choices", choices)]))
 
 
 def _without(part: bytes, data: bytes) -> bytes:
-    """Put null in place of a part of JSON. msgspec does not tell where the part is, so it is searched from its beginning."""
+    """Replace a part of JSON by null. msgspec does not report the position of the part, so its first bytes are searched."""
     start = data.find(part[:_BEGINNING])
     return data[:start] + _NULL + data[start + len(part) :] if data.startswith(part, start) else data
 

@@ -43,6 +43,11 @@ _MAX_REPLACED = 1024 * 1024
 _MAX_SURROGATES = 100_000  # halves of surrogate pairs in longer JSON
 # One call in C reads all of these fields of a message or delta.
 _answer_of = attrgetter(*ANSWER_FIELDS)
+# The texts of a whole reply, and the lists of a message, by the types of the fields.
+_REPLY_TEXTS = [
+    name for name, kind in ChatCompletionChunk.__annotations__.items() if kind in {"str", "str | None"}
+]
+_LISTS = [name for name, kind in ChoiceDelta.__annotations__.items() if kind.startswith("list[")]
 DOCUMENTED_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
 """The documented values of a finish_reason. Nearly every value is one of these, and needs no other test."""
 # Values that some servers send for a finish_reason of null, in lower case.
@@ -330,7 +335,7 @@ def _says_anything(message: Any) -> bool:
 def _repair(body: Any, part: str) -> None:
     if not is_object(body):
         return
-    for name in ("id", "model", "object", "system_fingerprint", "service_tier"):
+    for name in _REPLY_TEXTS:
         keep_text(body, name)
     keep_number(body, "created")
     if not is_object(body.get("usage")):
@@ -393,7 +398,7 @@ def _repair_message(message: dict[str, Any]) -> None:
     reasoning = message.pop("reasoning", None)
     if reasoning is not None:
         message.setdefault("reasoning_content", reasoning)
-    for name in ("annotations", "reasoning_details", "content_parts", "images", "tool_calls"):
+    for name in _LISTS:
         value = message.get(name)
         if is_object(value):
             message[name] = [value] if value else None

@@ -43,23 +43,16 @@ _USUAL_FIELDS = 2  # of a message that is no reply: role and content
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _NEED_CONTENT = ("system", "developer", "user", "tool")
 _MESSAGE_OF = {"ChatCompletion": ".choices[0].message", "Choice": ".message"}
+# Limits that are more than the bounds of a number, in the words of an error message; for bounds see `_documented`.
 _DOCUMENTED = {
-    "frequency_penalty": "-2.0 to 2.0",
     "logit_bias": "token id to a bias of -100 to 100",
-    "max_completion_tokens": "at least 1",
-    "max_tokens": "at least 1",
     "metadata": "at most 16 pairs of strings, keys of at most 64 characters, values of at most 512",
-    "n": "1 to 128",
-    "presence_penalty": "-2.0 to 2.0",
     "stop": "a string, or 1 to 4 strings",
-    "temperature": "0 to 2",
     "tool_choice": (
         '"none", "auto", "required", or {"type": "function", "function": {"name": ...}}; '
         'also of type "custom" or "allowed_tools"'
     ),
     "tools": "names of 1 to 64 of a-z A-Z 0-9 _ -",
-    "top_logprobs": "0 to 20",
-    "top_p": "0 to 1",
 }
 _OVERRIDE = "to send it anyway, use validate=False or extra_body={...}"
 
@@ -225,8 +218,19 @@ def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
     inside = "" if path == name else f" at {path}"
     if place.startswith("`key`"):
         inside = f" as a key{inside}"
-    documented = f" (documented: {_DOCUMENTED[name]})" if name in _DOCUMENTED else ""
+    limit = _documented(name, agent=agent)
+    documented = f" (documented: {limit})" if limit else ""
     raise _invalid(name, arguments.get(name), f"{problem[:1].lower()}{problem[1:]}{inside}{documented}")
+
+
+def _documented(name: str, *, agent: bool) -> str:
+    """Return the limits of a parameter in words; "" if its type says all."""
+    types = _AGENT_TYPES if agent else _CHAT_TYPES
+    for kind in get_args(get_type_hints(types, include_extras=True).get(name)):
+        for bounds in getattr(kind, "__metadata__", ()):
+            if bounds.ge is not None:
+                return f"at least {bounds.ge}" if bounds.le is None else f"{bounds.ge} to {bounds.le}"
+    return _DOCUMENTED.get(name, "")
 
 
 def _mismatch(arguments: Mapping[str, Any], *, agent: bool) -> str:

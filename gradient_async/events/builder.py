@@ -219,7 +219,7 @@ class EventBuilder:
 
 
 def _new_text(pieces: list[str], told: int) -> str:
-    """Join the pieces of a text if there are more than were told; "" otherwise, and if all pieces are empty.
+    """Join the pieces of a text if there are more than were reported; "" otherwise, and if all pieces are empty.
 
     Many servers begin a reply that only calls tools with an empty text.
     """
@@ -241,6 +241,6 @@ def _call_delta(
 
 
 def _at_this_moment(event: E, items: list[Any]) -> E:
-    """Let an event know the items that were received up to it, which are all of them."""
+    """Store in an event the list of all items, and its present length, for the event's snapshot."""
     force_setattr(event, "_memory", (items, len(items)))
     return event

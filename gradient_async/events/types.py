@@ -29,7 +29,7 @@ else:
 
 
 class _Memory:
-    """A slot for what an event knows besides its fields: the state of the assembler at the moment of the event.
+    """A slot for data of an event that is not a field: the state of the assembler at the moment of the event.
 
     A slot of a base class is no field of a Struct. So repr, encoding, comparison and pickling concern the event alone, and
     events that are stored do not each store everything that was received before. The base of all events has the slot, because
@@ -148,10 +148,10 @@ class ContentDeltaEvent(_DeltaEvent, frozen=True, kw_only=True):
 
     @property
     def parsed(self) -> Any:
-        """What is known of a typed answer, as plain data; None while nothing is known, and if the request names no type.
+        """The part of a typed answer that is known, as plain data; None before anything is known, and without a type.
 
-        This is one value that grows: an object is the same dict at every event of the choice. It is that of this event until
-        you take the next one; copy it to keep it.
+        This is one value that grows: an object is the same dict at every event of the choice. The next event changes it, so
+        copy it if you want to keep it.
         """
         memory = self._recall()
         if len(memory) == 2:  # noqa: PLR2004  # the request names no type
@@ -183,7 +183,7 @@ class ContentDoneEvent(Event, Generic[T_co], frozen=True, kw_only=True):
         """The value of a typed answer; None if the model refused, and if the request names no type.
 
         Raises:
-            OutputError: If the text is no value of the type.
+            OutputError: If the text is not a value of the type.
         """
         get_value: Callable[[], T_co] | None = self._recall()
         return None if get_value is None else get_value()
@@ -295,8 +295,8 @@ class FunctionToolCallArgumentsDeltaEvent(_DeltaEvent, frozen=True, kw_only=True
     def parsed_arguments(self) -> Any:
         """The value of the arguments so far, as `PartialJSON` reads them; None while nothing is known.
 
-        This is one value that grows: an object is the same dict at every event of the call. It is that of this event until you
-        take the next one; copy it to keep it.
+        This is one value that grows: an object is the same dict at every event of the call. The next event changes it, so
+        copy it if you want to keep it.
         """
         growing: GrowingValue
         _, count, growing = self._recall()

@@ -1,4 +1,4 @@
-"""One request of a fan-out, streamed or awaited, with its choices renumbered; a second request may race it."""
+"""One request of a fan-out, streamed or awaited, with new indices of its choices. A second request may race the first."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .merge import Chunks, MergedChunks
 
 T = TypeVar("T")
 
-_MAX_EARLY = 64  # chunks without content that are kept
+_MAX_EARLY = 64  # maximum number of chunks without content that are kept
 
 if TYPE_CHECKING:
     from ..session.reply import Reply
@@ -136,7 +136,7 @@ class Branch:
         return None if self._reply is None else self._reply.reply.request_id
 
     def describe(self, result: Received) -> None:
-        """Let a result know the headers and the body of the reply, as far as they are known."""
+        """Copy the headers and the body of the reply to a result, as far as they are known."""
         if self._fetched is not None:
             result.receive_as(self._fetched)
         elif self._reply is not None:
@@ -173,7 +173,7 @@ class Branch:
 
     async def _read(self, streamed: StreamedReply) -> None:
         reply, reader, assembler = streamed
-        # It will be in the partial completion of an error, where no key may be.
+        # The id may become part of an error, and must not contain a key.
         request_id = reply.redactor.value(reply.request_id)
         self._merged.on_response(request_id, reply.rate_limits, reply.attempts)
         self._merged.on_open(reader)
@@ -206,7 +206,7 @@ class Branch:
         self._win(partial(_received, streamed.assembler, self._index))
 
     def _win(self, received: Callable[[], ChatCompletionChunk]) -> None:
-        """Win the race, which the first content decides: cancel the other request."""
+        """Win the race with the first content, and cancel the other request."""
         self._merged.add_reply(received)
         if self._racers:
             self._winner = asyncio.current_task()
@@ -215,7 +215,7 @@ class Branch:
                 racer.cancel()
 
     async def _put(self, chunks: Chunks) -> bool:
-        """Pass on chunks; return whether the rest of the reply is not needed."""
+        """Pass on chunks; return True if the rest of the reply is not needed."""
         if self._index is not None:
             chunks = _renumber(chunks, self._index)
         await self._merged.put(self._token, chunks)
@@ -288,8 +288,8 @@ def _renumber(chunks: Chunks, index: int) -> Chunks:
     for chunk in chunks:
         choices = chunk.choices
         if len(choices) > 1 or (choices and choices[0].index != 0):
-            # The server sent choices that were not asked for. They are dropped, because any index belongs to another
-            # request's choice.
+            # The server sent more choices than requested. They are dropped, because every other index belongs to the
+            # choice of another request.
             choices = chunk.choices = [choice for choice in choices if choice.index == 0]
         for choice in choices:
             choice.index = index

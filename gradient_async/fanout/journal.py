@@ -1,16 +1,16 @@
-"""The journal of `map`: a file of results, by which a later run goes on where an earlier one stopped.
+"""The journal of `map`: a file of results, with which a later run continues where an earlier run stopped.
 
-- The file only grows while requests are sent. A worker appends its result, in one write, before it pulls its next request,
-  so a kill costs at most the requests in flight and one line that is cut.
-- A row is known by the digest of its key and its parameters. Opening a file reads it once and keeps, for each digest, where
-  in the file its result is. A completion is read when its row comes, so memory is about 150 bytes for a result.
-- Rows may be equal, as many samples of one prompt are: the n-th of these rows has the n-th of their results.
-- The file is locked by its writer. Nothing but a last line that is cut off is ever removed from it while it is open.
-- A result is superseded if it is an error and its request was made again, or if its row has changed: a row of this run has
-  its key, and no row has its digest. That is known once a run has read all its requests. Then `Journal.tidy` writes a copy
-  of the file without superseded results, and puts it in the place of the file. Superseded completions go to the file
-  ``<path>.superseded``, because they are paid for, and the change may be a mistake.
-- Until then, as after a kill, the last result of a key counts, and the next run that comes to its end removes the others.
+- While requests are sent, the file only grows. A worker appends its result in one write before it takes its next request.
+  So if the process is killed, only the requests in flight and one incomplete line are lost.
+- A row is identified by the digest of its key and its parameters. `Journal` reads the file once, and keeps the position of
+  the result of each digest. A completion is read when its row is reached, so a result takes about 150 bytes of memory.
+- Rows may be equal, for example several samples of one prompt. The n-th of equal rows has the n-th of their results.
+- The process that writes the file locks it. While requests are sent, nothing is removed except an incomplete last line.
+- A result is superseded if it is an error whose request was made again, or if its row has changed: a row of this run has
+  the same key, and no row has the same digest. When a run has read all its requests, `Journal.tidy` replaces the file by a
+  copy without superseded results. Superseded completions go to the file ``<path>.superseded``, because they are paid for,
+  and the change may be a mistake.
+- Before that, and after a kill, the last result of a key counts. The next run that reaches its end removes the others.
 """
 
 from __future__ import annotations
@@ -67,33 +67,33 @@ else:
 
 
 class Journal(ResultFile):
-    """A file of results for ``map(requests, journal=...)``: results that are in it are not paid for again.
+    """A file of results for ``map(requests, journal=...)``. Requests with a result in the file are not paid for again.
 
     ``map`` also takes the path of a file, and opens and closes it by itself. Open a `Journal` for several calls of `map` that
     use one file, for the option ``retry_errors``, or to read a large file in another thread:
-    ``await asyncio.to_thread(Journal, path)``. Close it, or use ``with``: that tidies the file and waits until it is on the
-    disk.
+    ``await asyncio.to_thread(Journal, path)``. Close the journal, or use ``with``: this removes superseded results, and waits
+    until the file is on the disk.
 
     Args:
-        path: The file; created if it does not exist, for this user alone.
-        retry_errors: Make the requests of all errors again, also those whose requests the server refused with 400, 404, 413
-            or 422.
+        path: The file. A new file can be read by this user alone.
+        retry_errors: Whether to make the requests of all errors again, also of requests that the server refused with 400, 404,
+            413 or 422.
 
     Attributes:
         path: The file.
-        errors: Number of results in the file, as it was opened, that are errors.
+        errors: Number of errors among the results in the file when it was opened.
 
     Raises:
-        JournalError: If another process writes to the file, if the file holds anything but results, if it is not a
+        JournalError: If another process writes to the file, if the file contains anything except results, if it is not a
             regular file, or if it can't be opened.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, retry_errors: bool = False) -> None:
         super().__init__(Path(path), -1, retry_errors=retry_errors)
-        self._torn = False  # whether there may be a part of a line after the last result
-        self._unfinished = 0  # runs that have not come to their end
-        self._by_line = False  # whether lines without custom_id are known by their number
-        self._moved: dict[int, int] = {}  # results whose rows have another number now
+        self._torn = False  # whether the file may end with a part of a line
+        self._unfinished = 0  # number of runs that have not read all their requests
+        self._by_line = False  # whether the number of a line identifies a row without custom_id
+        self._moved: dict[int, int] = {}  # new numbers of rows, by the positions of their results
         self._file = self._open(self.path)
         try:
             self._load()
@@ -104,8 +104,8 @@ class Journal(ResultFile):
     def _open(self, path: Path, flags: int = 0) -> int:
         """Open or create a file for reading and appending.
 
-        Another user with access to the folder may have made a symbolic link of that name, so that this program overwrites a
-        file of its user. So no link is followed.
+        Symbolic links are refused: another user with access to the folder could make a link of this name, to have this program
+        overwrite another file of its user.
         """
         flags |= (
             os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -119,7 +119,7 @@ class Journal(ResultFile):
         raise failure
 
     def _load(self) -> None:
-        # A device may give bytes without end, and a pipe keeps nothing for the next run.
+        # Only a regular file can be used: a device may deliver bytes without end, and a pipe keeps nothing for the next run.
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             raise self._error(
                 f"{self.path} is not a regular file, so a later run could not read it; name another file"
@@ -127,7 +127,7 @@ class Journal(ResultFile):
         failure: OSError | None = None
         try:
             _lock(self._file)
-            # If another run has replaced the file, the lock on the old file is free, but the old file has no name.
+            # If another run has replaced the file just now, this lock is on the old file, which no longer has this path.
             replaced = not os.path.samestat(os.fstat(self._file), self.path.lstat())
         except (BlockingIOError, FileNotFoundError):
             replaced = True
@@ -146,20 +146,20 @@ class Journal(ResultFile):
         try:
             result = decode_result(line)
         except DECODE_ERRORS as error:
-            # Whole JSON that is not a result was not cut off: another program wrote it.
+            # A line of whole JSON that is not a result was not cut off, so another program has written it.
             if not is_torn(line) or isinstance(error, msgspec.ValidationError):
                 raise self._foreign(number) from None
             self._torn = True
             self._cut()
             return
-        self._end += len(line)  # where the line feed goes
+        self._end += len(line)  # the position of the line feed
         self._append(b"\n")
         self._end -= len(line)
         self._note(line + b"\n", result)
 
     def begin(self, *, owned: bool = False) -> JournalRun:
-        """Begin a run over a sequence of rows; ``owned`` closes the journal at its end."""
-        if not self._unfinished:  # errors of earlier runs are replaced by results of this run
+        """Begin a run over a sequence of rows. If ``owned``, the end of the run closes the journal."""
+        if not self._unfinished:  # results of this run replace errors of earlier runs
             for positions in self._failed.values():
                 for position in positions:
                     self._states[position] = OTHER
@@ -182,13 +182,13 @@ class Journal(ResultFile):
         Args:
             row: The row.
             completion: The completion, or None.
-            error: The error, or None; an error that is a `str` says why an input line is not a request.
+            error: The error, or None. A `str` describes an input line that is not a request.
 
         Raises:
-            JournalError: If there is no room for the result; nothing of it is in the file then.
+            JournalError: If there is no room for the result. The file then has no part of it.
         """
         if not (row.digest or row.custom_id is not None or row.source):
-            return  # nothing would show the next run that its row is the same
+            return  # the next run could not identify the row
         line = encode_result(row, completion, error)
         with self._guard:
             self._by_line = self._by_line or row.source is not None
@@ -196,7 +196,7 @@ class Journal(ResultFile):
             self._add(line, decode_result(line), LIVE)
 
     def _append(self, data: bytes) -> None:
-        """Write after the last result."""
+        """Write a line after the last result."""
         rest = data
         try:
             if self._torn:
@@ -207,7 +207,7 @@ class Journal(ResultFile):
             self._torn = False
         except OSError as error:
             failure = self._failure(error)
-            # Half a line would spoil the next line that is written.
+            # The part of the line that was written is removed: the next line would be appended to it.
             with contextlib.suppress(OSError):
                 self._cut()
         else:
@@ -226,10 +226,10 @@ class Journal(ResultFile):
                 self._moved[position] = row.line
 
     def tidy(self) -> int:
-        """Remove superseded results from the file, and give results their rows' present ``line``.
+        """Remove superseded results from the file, and update the field ``line`` of results whose rows have moved.
 
         Returns:
-            Number of results in the file that no row of this run has.
+            Number of results in the file without a row in this run.
         """
         with self._guard:
             states, live = self._states, set[Name]()
@@ -241,26 +241,25 @@ class Journal(ResultFile):
                         states[position] = SUPERSEDED
             others = states.count(OTHER)
             if SUPERSEDED in states or self._moved:
-                # The file is right as it is, only larger: a disk without room for a copy must not end a run that has
-                # all its results.
+                # The old file is correct as well, only larger. So if the disk has no room for a copy, the run still succeeds.
                 with contextlib.suppress(OSError, JournalError):
                     self._rewrite()
             return others
 
     def _results(self) -> Iterator[tuple[bytes, Result]]:
-        """Yield the line of each result and the result; a part of a line after them is not one."""
+        """Yield the line of each result, and the result; skip an incomplete line at the end."""
         return ((line, result) for line, result in self._lines() if result is not None)
 
     def _names(self) -> Iterator[Name]:
-        """Yield what each result is called now."""
+        """Yield the present name of each result: its key, or the number of its row."""
         for position, (_, result) in enumerate(self._results()):
             name = result.name(by_line=self._by_line)
             yield self._moved.get(position, name) if isinstance(name, int) else name
 
     def _rewrite(self) -> None:
         """Replace the file by a copy without superseded results."""
-        # The name is random, so that nobody can put a link there before. Only this user may read the copy until it has the
-        # permissions of the old file.
+        # The name is random, so that no other user can put a link in its place. Only this user may read the copy until it gets
+        # the permissions of the old file.
         copy = self.path.with_name(f".{secrets.token_hex(8)}.tmp")
         file = os.open(
             copy, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
@@ -277,7 +276,7 @@ class Journal(ResultFile):
             self._keep(paid)
             _copy_rights(old, file)
             os.fsync(file)
-            _lock(file)  # before another run can open it by its final name
+            _lock(file)  # before the copy gets its final name, by which another run could open it
             copy.replace(self.path)
         except BaseException:
             os.close(file)
@@ -292,17 +291,17 @@ class Journal(ResultFile):
         self.errors = errors
 
     def _keep(self, lines: list[bytes]) -> None:
-        """Append superseded completions to a file of their own: they are paid for, and the change may be a mistake."""
+        """Append superseded completions to another file: they are paid for, and the change of their rows may be a mistake."""
         if lines:
             file = self._open(self.path.with_name(f"{self.path.name}.superseded"))
             with open(file, "ab") as kept:  # noqa: PTH123  # a descriptor
                 kept.writelines(lines)
 
     def close(self) -> None:
-        """Tidy the file, if all runs have come to their end; wait until its contents are on the disk, and close it.
+        """Close the file, and wait until its contents are on the disk. If all runs have reached their end, tidy it before.
 
         Raises:
-            JournalError: If the contents can't be brought to the disk.
+            JournalError: If the contents can't be written to the disk.
         """
         failure: JournalError
         if self._file >= 0 and not self._unfinished:
@@ -321,7 +320,7 @@ class Journal(ResultFile):
         raise failure
 
     def _release(self) -> int:
-        """Return the file to whoever closes it; a later write fails, and can't reach another file of the same number."""
+        """Forget the file, and return it, to be closed. A later write fails, and can't reach another file with its number."""
         with self._guard:
             file, self._file = self._file, -1
             return file
@@ -346,7 +345,7 @@ class Journal(ResultFile):
 
 
 class JournalRun:
-    """One run over a sequence of rows: knows which of them are equal.
+    """One run over a sequence of rows. Counts equal rows, because each has a result of its own.
 
     Args:
         journal: The journal.
@@ -359,7 +358,7 @@ class JournalRun:
         self._counts: dict[bytes, int] = {}
 
     def take(self, row: Row) -> ChatCompletion | GradientError | None:
-        """Return the result of the next row; None if its request has to be made."""
+        """Return the result of the next row; None if the file has none, so that the request has to be made."""
         nth = self._counts.get(row.digest, 0)
         self._counts[row.digest] = nth + 1
         return self.journal.take(row, nth)

@@ -55,7 +55,7 @@ _MORE_WORKERS = 8
 
 
 class _Result(msgspec.Struct, Generic[C_co], frozen=True, kw_only=True):
-    """What both kinds of results have."""
+    """Base of both kinds of results."""
 
     index: int
     request: Mapping[str, Any]
@@ -171,21 +171,21 @@ class MapWorkers:
         self._pulling = asyncio.Lock()  # an async iterator must not be asked twice at once
         self._pulled = 0
         self._taken = 0
-        self._exhausted = False  # whether no further request is to be pulled
+        self._exhausted = False  # whether pulling requests has ended
         self._ready: deque[MapResult[Any]] = deque()
         # If results are ordered: those that wait for the result of an earlier request, and the index that is due next.
         self._early: dict[int, MapResult[Any]] = {}
         self._next_index = 0
         self._errors: dict[int, GradientError] = {}  # errors of requests, if they are to be raised
-        self._failures: list[
-            BaseException
-        ] = []  # the error of the caller's iterable, or of a worker; one at most
+        self._failures: list[BaseException] = []  # at most one error, of the caller's iterable or of a worker
         self._readers: deque[asyncio.Future[None]] = deque()  # readers that wait for a result
         self._stalled: deque[asyncio.Future[None]] = deque()  # workers that wait for room in the window
         self._stopping = False  # whether workers are being cancelled on purpose
         self._complete = False  # whether the caller's iterable came to its end
         self._run: JournalRun | None = None
-        if journal is not None:  # last, because nothing closes it if an error comes after
+        if (
+            journal is not None
+        ):  # the last statement: if a later statement failed, nothing would close the journal
             opened = journal if isinstance(journal, Journal) else Journal(journal)
             self._run = opened.begin(owned=opened is not journal)
 
@@ -219,7 +219,7 @@ class MapWorkers:
         self._start_workers(self._first_workers)
 
     def _raise_end(self) -> None:
-        """Raise the error that ended the results, if there is one; from the second call on StopAsyncIteration."""
+        """Raise the error that ended the results, if there is one. Later calls raise StopAsyncIteration."""
         if self._failures:
             raise self._failures.pop()  # so that nothing refers to the error, see `copy_of`
         errors, self._errors = self._errors, {}
@@ -251,13 +251,13 @@ class MapWorkers:
         elif self._stopping:
             error = None
         else:
-            # The worker's request has no result; an ordinary end would hide that.
+            # The worker's request has no result. Without an error, the missing result would not be noticed.
             error = GradientError("a request was cancelled, and not by the reader of these results")
         if error is not None:
             self._fail(error)
         if not self._workers:
             self._end_run()
-            # Results that waited for a request without a result do not wait any longer.
+            # Results that waited for the missing result of an earlier request are released.
             self._ready.extend(self._early.pop(index) for index in sorted(self._early))
             _wake_all(self._readers)
 
@@ -285,7 +285,9 @@ class MapWorkers:
                 ):
                     return next(self._requests)
             else:
-                async with self._pulling:  # checks for room inside: other workers pull while this one waits
+                async with (
+                    self._pulling
+                ):  # the check for room is inside, because other workers may pull a request during the wait
                     if await self._has_room():
                         return await anext(cast("AsyncIterator[Request]", self._async_requests))
         except (StopIteration, StopAsyncIteration):
@@ -322,7 +324,7 @@ class MapWorkers:
             if answer is None:
                 answer = await self._get_completion(index, params, form)
             elif form is not None and isinstance(answer, ChatCompletion):
-                # The file has the text. The value is made of it again, by the type as it is now.
+                # The file has only the text. The value is decoded again, by the present type.
                 parsed, fault = judge(answer, form)
                 answer = parsed if fault is None else fault
         except JournalError as error:
@@ -331,9 +333,11 @@ class MapWorkers:
             return
         except GradientError as error:
             resumed = False
-            answer = error.with_traceback(None)  # its frames hold the reply as long as the result is kept
+            answer = error.with_traceback(
+                None
+            )  # the frames of the traceback would hold the reply as long as the result is kept
         if resumed:
-            await asyncio.sleep(0)  # nothing else was awaited, and others have to run between results
+            await asyncio.sleep(0)  # let other tasks run between results, because nothing else was awaited
         elif run is not None and row is not None:
             self._write(run, row, answer)
         self._put(index, key, request, answer, resumed=resumed)
@@ -347,7 +351,7 @@ class MapWorkers:
                 run.journal.write(row, completion=answer)
         except JournalError as error:
             self._fail(error.with_traceback(None))
-            self.drain()  # results of requests in flight are paid for, and still go to the reader
+            self.drain()  # the results of requests in flight are paid for, so the reader still gets them
 
     def _params_of(self, index: int, request: Any) -> dict[str, Any]:
         if not isinstance(request, (dict, Mapping)):  # `dict` first: the test of a Mapping is slow
@@ -404,7 +408,7 @@ class MapWorkers:
                 worker.cancel()
 
     def drain(self) -> None:
-        """Send no more requests: cancel the workers whose requests wait for their first or a further attempt."""
+        """Send no more requests: cancel the workers whose requests wait for an attempt."""
         self._exhausted = self._stopping = True
         if self._loop is None:
             return
@@ -413,7 +417,7 @@ class MapWorkers:
             worker.cancel()
 
     def stop(self) -> None:
-        """Cancel everything and drop what is queued."""
+        """Cancel all workers, and drop the queued results."""
         self._exhausted = True
         self._ready.clear()
         self._cancel()
@@ -433,7 +437,7 @@ class MapWorkers:
             self._fail(error.with_traceback(None))
 
     async def close(self) -> None:
-        """Cancel everything and wait until the workers are gone."""
+        """Cancel all workers, and wait until they have ended."""
         self.stop()
         if self._workers:
             await asyncio.wait(self._workers)
@@ -444,7 +448,7 @@ class MapWorkers:
             await cast("AsyncGenerator[Request]", iterator).aclose()
 
     def abandon(self) -> None:
-        """Cancel everything from a finaliser, which may run in any thread."""
+        """Cancel all workers from a finaliser, which may run in any thread."""
         self._failures.clear()  # the frames of an error refer to this object
         self._end_run()
         if self._loop is None or not self._workers:
@@ -458,10 +462,9 @@ class MapWorkers:
 class MapResults(AsyncForOnly, AsyncOnly, Generic[C_co]):
     """Results of many requests: an async iterator.
 
-    When the last reference is dropped, as when the loop over a fresh `MapResults` is left by break, exception or
-    cancellation, requests in flight are cancelled. ``async with`` does that at a moment of your choice, and also
-    waits until the async generator that the requests come from, if there is one, is closed. Several tasks may share
-    the iterator.
+    When the last reference is dropped, for example because a loop is left by break, exception or cancellation, the requests
+    in flight are cancelled. ``async with`` cancels them at the end of its block, and also waits until an async generator that
+    yields the requests is closed. Several tasks may share the iterator.
 
     Args:
         workers: Send the requests and queue the results.
@@ -484,14 +487,14 @@ class MapResults(AsyncForOnly, AsyncOnly, Generic[C_co]):
             raise
 
     def drain(self) -> None:
-        """Send no more requests. The iteration yields the results of the requests in flight, and ends.
+        """Send no more requests. The iterator returns the results of the requests in flight, and ends.
 
         Requests that wait to be sent, for the first time or again, are cancelled and have no result.
         """
         self._workers.drain()
 
     async def aclose(self) -> None:
-        """Cancel the requests in flight and wait until they are gone."""
+        """Cancel the requests in flight, and wait until they have ended."""
         await self._workers.close()
 
     async def close(self) -> None:
@@ -508,12 +511,12 @@ class MapResults(AsyncForOnly, AsyncOnly, Generic[C_co]):
 
     def __del__(self) -> None:
         workers = getattr(self, "_workers", None)
-        if workers is not None:  # it is None if __init__ failed
+        if workers is not None:  # the attribute is missing if `__init__` failed
             workers.abandon()
 
 
 def _described(index: int, params: dict[str, Any]) -> dict[str, Any]:
-    """Describe the functions among ``tools``, which a journal knows by what is sent."""
+    """Replace functions among ``tools`` by their descriptions, because a journal compares what is sent."""
     problem: str
     if "tools" not in params:
         return params

@@ -28,11 +28,11 @@ _MAX_WAITING = 1024
 class MergedChunks:
     """The chunks of several requests in the order in which they arrive: the `ChunkSource` of a `FanOut`.
 
-    What was received and what the user has read are two states. Each branch assembles what it receives: whether its
-    reply is whole, the ``.partial`` of its error and ``stop_when`` depend on that. The stream assembles what the user
-    has read: ``snapshot``, events and readers of single choices depend on that. If the user only awaits the completion
-    and reads no chunk, the second state is not needed. This class then drops the chunks, and at the end the stream's
-    assembler gets each reply as one chunk.
+    Chunks that were received and chunks that the user has read are two states. Each branch assembles the chunks that it
+    receives: the end of its reply, the ``.partial`` of its error and ``stop_when`` depend on this state. The stream assembles
+    the chunks that the user has read: ``snapshot``, events and readers of single choices depend on this state. If the user
+    only awaits the completion and reads no chunk, the second state is not needed. This class then drops the chunks, and at
+    the end the stream's assembler gets each reply as one chunk.
 
     Args:
         assembler: The stream's assembler.
@@ -41,8 +41,8 @@ class MergedChunks:
     Attributes:
         on_chunks: Called with chunks as they arrive while a task awaits the completion; None otherwise. If the chunks
             waited to be read, they would leave the CPU's cache and take 1.5 times as long.
-        error: The error that ended everything, or None.
-        ended: Whether everything ended without an error and was read.
+        error: The error that ended the fan-out, or None.
+        ended: Whether all requests ended without an error, and all chunks were read.
         request_id: The server's id of the request that was answered first.
         rate_limits: The rate limits in the headers of the latest reply.
         attempts: Number of requests made so far. Retries are counted once the reply or the error has come.
@@ -95,7 +95,7 @@ class MergedChunks:
         self._open_readers.add(reader)
 
     def on_close(self, reader: StreamReader) -> None:
-        """Note that a reply is not read any longer."""
+        """Note that a reply is no longer read."""
         self._open_readers.discard(reader)
         self._closed_anomalies += reader.decoder.anomalies
 
@@ -155,7 +155,7 @@ class MergedChunks:
         """Return the chunks that wait to be read, at least one; None at the end.
 
         Raises:
-            Exception: The error that ended everything, after all chunks that came before it.
+            Exception: The error that ended the fan-out, after all chunks before it.
         """
         if self._started is None:
             raise TypeError(
@@ -186,7 +186,7 @@ class MergedChunks:
             self._take_waiting()
 
     def stop_skipping(self) -> None:
-        """Add what was dropped to the stream's assembler, and return chunks from now on."""
+        """Add the dropped chunks to the stream's assembler, and return chunks from now on."""
         if not self._skipping:
             return
         self._skipping = False
@@ -201,7 +201,7 @@ class MergedChunks:
                 self.fail(error)
 
     def fail(self, error: Exception) -> Exception:
-        """Cancel everything: the stream can't assemble what was received."""
+        """Cancel all requests, because the stream can't assemble a chunk."""
         if self.error is None:
             self._cancel()
             self.finish()
@@ -225,7 +225,7 @@ class MergedChunks:
         self._cancel()
 
     def forget_callers_error(self) -> None:
-        """Put an error of ours in the place of an error that the caller's own code raised.
+        """Replace an error of the caller's code by an error of this library.
 
         The caller's error is raised itself, because it may have no copy. Its traceback has frames that refer to this
         object, and so the two are a reference cycle, which ends here at the latest.

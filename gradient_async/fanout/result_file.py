@@ -1,4 +1,4 @@
-"""The results of `map` in a file, read: their format, how a request finds its result, and how a result becomes a completion.
+"""Reads the results of `map` in a file: their format, the search for the result of a request, and the decoding of a result.
 
 The file is JSONL: UTF-8, one JSON object on each line, each line with a line feed at its end. The fields of a result are:
 
@@ -16,7 +16,7 @@ The file is JSONL: UTF-8, one JSON object on each line, each line with a line fe
 - ``error``: null, or an object with ``type`` (the name of the exception's class, or ``BadLine`` for an input line that
   is not a request) and ``message``; for an `APIError` also ``code``, ``status_code``, ``request_id``, ``retry_after``
   and ``attempts``, each of which may be null; and ``partial``, the completion so far, if a stream broke off, or the whole
-  completion, if its text is no value of the type of the answer.
+  completion, if its text is not a value of the type of the answer.
 
 Exactly one of ``response`` and ``error`` is null. In files of ``gradient-async map``, the key of a result is its ``line`` if
 ``custom_id`` is null or the error is a ``BadLine``, because a line that is not a request may have the ``custom_id`` of another
@@ -59,20 +59,20 @@ Name: TypeAlias = bytes | int | None  # of a result: its custom_id as JSON, or i
 
 _BAD_LINE = "BadLine"
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_START = b'{"id":'  # every result starts so, because `encode_result` puts the field first
+_START = b'{"id":'  # every result begins with this, because `encode_result` puts the field first
 _DIGEST_BYTES = 16
 _API_ERROR_FIELDS = ("code", "status_code", "request_id", "retry_after", "attempts")
 # Statuses that the same request would get again.
 _OWN_FAULT = frozenset({400, 404, 413, 422})
 _NOT_IN_DIGEST = frozenset({"stream", "stream_options", "timeout", "extra_headers"})
-_KEPT = frozenset({"timeout", "extra_headers"})  # options that are no JSON and are never read twice
+_KEPT = frozenset({"timeout", "extra_headers"})  # options that have no JSON form, and need not be read twice
 
-# What is known of a result: no row has it so far, a row of this run has it, another result replaces it.
+# The state of a result: no row has it so far; a row of this run has it; another result replaces it.
 OTHER, LIVE, SUPERSEDED = 0, 1, 2
 
 
 class InputLine(msgspec.Struct, frozen=True):
-    """A key for `map` that is a line of an input file: without ``custom_id``, the line is known by its number.
+    """A key for `map` that is a line of an input file. Without ``custom_id``, its number identifies the line.
 
     Attributes:
         number: Number of the line, from 1.
@@ -86,7 +86,7 @@ class InputLine(msgspec.Struct, frozen=True):
 
 
 class Row(NamedTuple):
-    """A request, as a journal knows it.
+    """A request, as a journal identifies it.
 
     Attributes:
         line: Number of the request, from 1.
@@ -172,7 +172,7 @@ class Result(msgspec.Struct):
     digest: Digest = ""
 
     def name(self, *, by_line: bool) -> Name:
-        """Return what the result is called, if lines without ``custom_id`` are called by their number or not at all."""
+        """Return the name of the result: its ``custom_id``, else its number if ``by_line`` is true, else None."""
         if self.custom_id is None or (self.error is not None and self.error.type == _BAD_LINE):
             return self.line if by_line else None
         return msgspec.json.encode(self.custom_id)
@@ -246,7 +246,7 @@ def _response_fields(completion: ChatCompletion | None) -> dict[str, Any] | None
 
 
 def encode_result(row: Row, completion: ChatCompletion | None, error: GradientError | str | None) -> bytes:
-    """Encode a result as a line of the file; an error that is a `str` says why an input line is not a request."""
+    """Encode a result as a line of the file. An error that is a `str` describes an input line that is not a request."""
     fields = {
         "id": None if completion is None else completion.id,
         "custom_id": row.custom_id,

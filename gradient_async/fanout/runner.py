@@ -199,7 +199,7 @@ class FanOutRunner:
             error = cast("Exception", group.exceptions[0])
             group.with_traceback(None)
         except (KeyboardInterrupt, SystemExit) as fatal:
-            # The event loop has raised it already, out of the task that it came from. The reader gets it, too.
+            # The event loop has already raised this exception in its task. The reader gets the exception as well.
             error = cast("Exception", fatal.with_traceback(None))
         finally:
             # The tracebacks are removed because a frame of the task group refers to the exception that it raises.
@@ -228,11 +228,11 @@ class FanOutRunner:
             result.index: result.error for result in self.results if result.error is not None
         }
         if not self._stopping and any(result.state in {"waiting", "running"} for result in self.results):
-            # A task ended without a result; an ordinary end would hide that.
+            # A task ended without a result. Without an error, the missing result would not be noticed.
             return GradientError("a request was cancelled, and not by its fan-out")
         if self.has_enough() or not errors:
             return None
-        # Nobody who waits for a valid answer is content with none, whatever becomes of errors otherwise.
+        # A caller that asked for a valid answer must get an error if there is none, also with on_error="collect".
         waiting = self._options.answer is not None and self._options.first is not None
         if not (self._options.raise_errors or (waiting and len(errors) == len(self.results))):
             return None
@@ -312,7 +312,7 @@ class FanOutRunner:
             self._fail(missing, failure)
 
     def _choices_of(self, branch: Branch) -> list[Choice]:
-        """Return the choices of a reply to a request for several; choices beyond n were not asked for."""
+        """Return the choices of a reply to a request for n choices, without any further choices."""
         completion = branch.completion
         return [] if completion is None else [c for c in completion.choices if c.index < self._options.n]
 
@@ -356,7 +356,7 @@ class FanOutRunner:
         if self._options.first is None or self.has_enough():
             return
         if answer is not None and not has_answer(choice.message):
-            return  # a refusal is a choice, but nothing to wait for
+            return  # a refusal is a choice, but does not win
         accepted: Any = True
         if self._options.stop_when is not None:
             accepted = self._options.stop_when(choice)
@@ -376,7 +376,7 @@ class FanOutRunner:
             self._stop()
 
     def _is_patient(self, error: Exception) -> bool:
-        """Whether the other requests go on after an error: an answer is no value of its type, and another may be."""
+        """Whether the other requests continue after an error: one invalid answer does not make the others invalid."""
         return isinstance(error, OutputError) and self._options.first is not None
 
     def _stop(self) -> None:

@@ -38,15 +38,15 @@ T = TypeVar("T")
 
 
 class Answer(Generic[T]):
-    """A type as the form of an answer. It can be given wherever the type itself can be given.
+    """A type as the form of an answer. You can pass an `Answer` wherever you can pass the type itself.
 
     Args:
         type_: Anything that msgspec can decode, such as a Struct, a dataclass, a TypedDict or a union; or a model of
             pydantic, alone or inside lists, dictionaries, tuples and unions.
         name: The name of the schema, for the model to read; by default the name of the type.
         description: What the answer is for, for the model to read.
-        strict: Whether the server has to enforce the schema, which then has all fields required and no others allowed.
-            None, the default, means: if the type can be described in this way.
+        strict: Whether the server has to enforce the schema. A strict schema requires all fields and allows no others. By
+            default, None, the schema is strict if the type allows a strict schema.
 
     Attributes:
         type: The type.
@@ -57,10 +57,10 @@ class Answer(Generic[T]):
         response_format: The whole parameter ``response_format``.
 
     Raises:
-        InvalidRequestError: If the type has no schema, or none that a server can enforce although ``strict`` is true.
+        InvalidRequestError: If the type has no schema; if ``strict`` is true, also if the type has no strict schema.
     """
 
-    # Whether text beside tool calls is an answer.
+    # Whether the text of a message with tool calls has to be an answer.
     beside_calls = True
 
     @overload
@@ -112,14 +112,14 @@ class Answer(Generic[T]):
         raise InvalidRequestError(f"response_format={_shown_type(type_)}: {problem}", param="response_format")
 
     def in_run(self) -> Answer[T]:
-        """Return this answer for the turns of a run, in which text beside tool calls is no answer."""
+        """Return a copy for the turns of a run, in which the text of a message with tool calls is not an answer."""
         copied = copy.copy(self)
         copied.beside_calls = False
         return copied
 
     @property
     def response_format(self) -> dict[str, Any]:
-        """The whole parameter ``response_format``, to send the schema by other means."""
+        """The whole parameter ``response_format``, for requests by another client."""
         described = {} if self.description is None else {"description": self.description}
         schema = {"name": self.name, **described, "strict": self.strict, "schema": self.schema}
         return {"type": "json_schema", "json_schema": schema}
@@ -127,13 +127,12 @@ class Answer(Generic[T]):
     def decode(self, text: str) -> T:
         """Read the text of an answer.
 
-        White space around the JSON is allowed, and so is one fence of Markdown with nothing around it. A whole number that
-        is written as a float, such as ``2.0``, is an integer where the type wants one, and half of a surrogate pair is U+FFFD.
-        Nothing else is repaired.
+        The JSON may be surrounded by white space, or by one fence of Markdown. If the type requires an integer, a whole number
+        may be written as a float, such as ``2.0``. Half of a surrogate pair becomes U+FFFD. Nothing else is repaired.
 
         Raises:
             OutputDecodeError: If the text is not JSON.
-            OutputValidationError: If the text is JSON, but no value of the type.
+            OutputValidationError: If the text is JSON, but not a value of the type.
         """
         unfit: UnfitTextError
         if not text.strip():
@@ -149,12 +148,12 @@ class Answer(Generic[T]):
         raise OutputValidationError(shown, text=text, path=unfit.path, parsed=unfit.plain)
 
     def known(self, text: str) -> Any:
-        """Return what the beginning of an answer shows, as plain data."""
+        """Return the plain data in the beginning of an answer."""
         opening = match_opening(text)
         return self.unwrap(PartialJSON().feed(text[opening.end() :] if opening else text))
 
     def unwrap(self, plain: Any) -> Any:
-        """Return the answer in the plain data of a text, or in the part of them that has been received."""
+        """Return the answer inside the plain data of a text, which may be incomplete."""
         return self._codec.unwrap_plain(plain)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -162,7 +161,7 @@ class Answer(Generic[T]):
         return partial(Answer, **options), (self.type,)
 
     def __repr__(self) -> str:
-        if "name" not in vars(self):  # a traceback may show this repr of an answer that is refused
+        if "name" not in vars(self):  # `__init__` has failed, and a traceback shows this repr
             return "<Answer unfinished>"
         return f"Answer({_shown_type(self.type)}, name={self.name!r}, strict={self.strict})"
 
@@ -194,7 +193,7 @@ def is_type(response_format: object) -> bool:
 
 
 def answer_of(response_format: object) -> Answer[Any] | None:
-    """Return the answer for a value of ``response_format``; None for nothing, and for a schema as the API takes it.
+    """Return the `Answer` for a value of ``response_format``; None for None, and for a schema in the form of the API.
 
     Raises:
         InvalidRequestError: If the value is a type that has no schema, or is no type.
@@ -213,7 +212,7 @@ def answer_of(response_format: object) -> Answer[Any] | None:
         if codec.answer is None:
             codec.answer = Answer(response_format)
         return cast("Answer[Any]", codec.answer)
-    return Answer(response_format)  # raises the error, outside of the handler of another
+    return Answer(response_format)  # raises the error outside of the handler, so that it has no `__context__`
 
 
 def take_answer(arguments: dict[str, Any]) -> Answer[Any] | None:
@@ -232,13 +231,16 @@ def take_answer(arguments: dict[str, Any]) -> Answer[Any] | None:
 
 
 def has_answer(message: ChatCompletionMessage) -> bool:
-    """Whether the text of a message has to be an answer: the model does not refuse, nor calls tools and says nothing."""
+    """Whether the text of a message has to be an answer.
+
+    It does not if the model refuses, or if the model calls tools and the text is empty.
+    """
     text = message.content or ""
     return not message.refusal and (bool(text.strip()) or not (message.tool_calls or message.function_call))
 
 
 def judge_choice(choice: Choice, answer: Answer[T] | None) -> tuple[ParsedChoice[T], OutputError | None]:
-    """Read the text of a choice; return the choice with its value, and the error if it has none although it should.
+    """Read the text of a choice; return the choice with its value, and the error if the text should be an answer but is not.
 
     Args:
         choice: The choice.
@@ -257,15 +259,15 @@ def judge_choice(choice: Choice, answer: Answer[T] | None) -> tuple[ParsedChoice
 
 
 def _as(kind: type[Model], struct: Model, **fields: Any) -> Any:
-    """Return the fields of a Struct as another Struct, with some fields set."""
-    # A call of the generic alias, such as `ParsedChoice[T]`, takes several times as long.
+    """Make a Struct of another class with the fields of a Struct, and with these fields replaced."""
+    # Callers pass `ParsedChoice` and not the alias `ParsedChoice[T]`, whose call takes several times as long.
     return kind(**(msgspec.structs.asdict(struct) | fields))
 
 
 def _decode(choice: Choice, answer: Answer[T]) -> T | None:
     message, reason = choice.message, choice.finish_reason
     text = message.content or ""
-    # Judged before the JSON, because a text may be cut where its JSON ends.
+    # The finish_reason is checked before the JSON, because a cut text may happen to end where its JSON ends.
     if reason == "length":
         raise LengthFinishReasonError(
             "the answer was cut at the limit of tokens (finish_reason 'length'); raise max_tokens or max_completion_tokens",
@@ -291,7 +293,7 @@ def value_of(choice: Choice, answer: Answer[T], get_completion: Callable[[], Cha
         get_completion: Returns the completion with all choices, for the error.
 
     Raises:
-        OutputError: If the text is no value of the type.
+        OutputError: If the text is not a value of the type.
     """
     judged, error = judge_choice(choice, answer)
     if error is None:
@@ -300,7 +302,7 @@ def value_of(choice: Choice, answer: Answer[T], get_completion: Callable[[], Cha
 
 
 def describe_error(error: OutputError, completion: ParsedChatCompletion[Any]) -> OutputError:
-    """Let an error know the completion that it is about; return the error."""
+    """Set the attributes of an error that come from its completion; return the error."""
     error.completion = completion
     error.request_id, error.attempts = completion.request_id, completion.attempts
     error.rate_limits = completion.rate_limits
@@ -330,7 +332,7 @@ def _with_choices(completion: ChatCompletion, choices: list[ParsedChoice[T]]) ->
 
 
 def parse_so_far(completion: ChatCompletion, answer: Answer[T]) -> ParsedChatCompletion[T]:
-    """Read the texts of a completion that may go on: a text that is no value of the type has the value None."""
+    """Read the texts of an unfinished completion. If a text is not a value of the type, its value is None."""
     return _with_choices(
         completion,
         [judge_choice(choice, answer if _may_be_whole(choice) else None)[0] for choice in completion.choices],
@@ -338,9 +340,9 @@ def parse_so_far(completion: ChatCompletion, answer: Answer[T]) -> ParsedChatCom
 
 
 def _may_be_whole(choice: Choice) -> bool:
-    """Whether the text of a choice may be whole, to decode no text at each of its pieces for nothing.
+    """Whether the text of a choice may be whole: an answer ends with a brace or with a fence of Markdown.
 
-    An answer is an object, perhaps in a fence of Markdown.
+    Without this test, each piece of a stream would cause a useless attempt to decode the text.
     """
     return choice.finish_reason is not None or (choice.message.content or "").rstrip().endswith(("}", "`"))
 
@@ -349,7 +351,7 @@ def parse_completion(completion: ChatCompletion, answer: Answer[T] | None) -> Pa
     """Read the texts of a completion.
 
     Raises:
-        OutputError: If a choice has no value of the type; it holds the completion, with the values of all other choices.
+        OutputError: If a choice has no value of the type. The error has the completion, with the values of all other choices.
     """
     result, error = judge(completion, answer)
     if error is not None:
@@ -358,8 +360,8 @@ def parse_completion(completion: ChatCompletion, answer: Answer[T] | None) -> Pa
 
 
 def retry_messages(error: OutputError) -> list[Any]:
-    """Return the messages by which a model learns of the fault in its answer: the answer, and a message of the user."""
-    # Tool calls beside the answer would need results.
+    """Return messages that ask a model to correct its answer: the answer, and a message of the user that names the fault."""
+    # The tool calls are removed, because a history with tool calls also needs their results.
     answer = error.completion.choices[0].message.model_copy(
         update={"content": error.text, "tool_calls": None, "function_call": None}
     )

@@ -24,12 +24,12 @@ def _contains(type_: Any, base: type, seen: list[Any]) -> bool:
     inside = getattr(type_, "__value__", getattr(type_, "__supertype__", None))
     if any(_contains(part, base, seen) for part in (*get_args(type_), get_origin(type_), inside)):
         return True
-    # Dataclasses of pydantic have no base class. msgspec would read them without their validators.
+    # Dataclasses of pydantic have no common base class. msgspec would decode them without their validators.
     return isinstance(type_, type) and (issubclass(type_, base) or hasattr(type_, "__pydantic_validator__"))
 
 
 def _parts(type_: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the types in a type with their steps on the path; in the place of an annotation without a value, its error."""
+    """Yield the path and the type of each part of a type. An annotation that cannot be evaluated yields its error."""
     type_ = getattr(type_, "__value__", getattr(type_, "__supertype__", type_))
     origin, args = get_origin(type_), get_args(type_)
     cls: Any = origin or type_
@@ -53,12 +53,12 @@ def _parts(type_: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_builtin(cls: Any) -> bool:
-    """Whether a class, or a function, is of Python's own library."""
+    """Whether a class or a function belongs to Python's standard library."""
     return cls.__module__.partition(".")[0] in sys.stdlib_module_names
 
 
 def classes_in(type_: Any, path: str, seen: list[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield every class in a type that is no class of Python, with its place."""
+    """Yield the path and the class of each class in a type, except classes of Python's standard library."""
     if type_ in seen:
         return
     seen.append(type_)
@@ -70,7 +70,7 @@ def classes_in(type_: Any, path: str, seen: list[Any]) -> Iterator[tuple[str, An
 
 
 def explain(type_: Any, error: Exception) -> tuple[str, str]:
-    """Return the place of the fault in a type without a schema, and what helps."""
+    """Return the path of the part because of which a type has no schema, and what helps."""
     path, seen = "$", [type_]
     while not has_model(type_):
         for step, part in _parts(type_):

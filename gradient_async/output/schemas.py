@@ -38,11 +38,11 @@ T = TypeVar("T")
 
 # JSON in one fence of Markdown. The root of every schema is an object.
 _FENCE = re.compile(r"```\w*\s*(\{.*\})\s*```", re.DOTALL)
-# What may be before the JSON of an answer that is not whole.
+# Matches white space and the beginning of a fence before the JSON of an unfinished answer.
 match_opening = re.compile(r"\s*(?:```\w*\s*)?(?={)").match
-# Strings, and numbers with a fraction or an exponent: `_respelled` changes some of them. A string that does not end is a token,
-# too, and a number begins where no digit is before it: otherwise the search would begin again at each of many quotation marks
-# or digits, and take quadratic time.
+# Matches strings, and numbers with a fraction or an exponent; `_respelled` changes some of them. The pattern also matches a
+# string without an end, and no number that begins inside another. Otherwise the search would begin again at each of many
+# quotation marks or digits, and take quadratic time.
 _TOKEN = re.compile(
     r'"(?:[^"\\]|\\.)*+"?|(?<!\d)-?\d++(?:\.\d++(?:[eE][-+]?\d++)?|[eE][-+]?\d++)', re.ASCII | re.DOTALL
 )
@@ -55,12 +55,12 @@ _BUILDING = RLock()
 
 
 class UnfitTextError(Exception):
-    """A text is no value of a type. Rooms that decode texts never pass it on.
+    """A text is not a value of a type. Users never see this error: `Answer` and `Tool` raise their own.
 
     Attributes:
-        problem: What is wrong.
-        path: Place in the value, such as ``$.lines[2].price``; None if the text is not JSON.
-        plain: The text as plain data, as far as it is known.
+        problem: A description of the fault.
+        path: Path of the fault in the value, such as ``$.lines[2].price``; None if the text is not JSON.
+        plain: The plain data of the text; None if the text is not JSON.
     """
 
     def __init__(self, problem: str, path: str | None = None, plain: Any = None) -> None:
@@ -71,21 +71,21 @@ class UnfitTextError(Exception):
 
     @property
     def shown(self) -> str:
-        """Problem and path for a message; both may contain text of the model."""
+        """Problem and path, escaped for a message, because both may contain text of the model."""
         return shown_text(self.problem if self.path in {None, "$"} else f"{self.problem} - at {self.path}")
 
 
 def shown_text(text: str) -> str:
-    """Return the beginning of a text of the model for a message, escaped."""
+    """Return the beginning of a text, escaped for a message."""
     shown = escape(text, _MAX_SHOWN)
     return shown if len(shown) <= _MAX_SHOWN else shown[: _MAX_SHOWN - 1] + "…"
 
 
 def _respelled(token: re.Match[str]) -> str:
-    """Return a string or a number of JSON in the form that decoders take.
+    """Return a string or a number of JSON in a form that msgspec and pydantic accept.
 
-    For JSON Schema, and so for the model, `2.0` is an integer, and half of a surrogate pair is a character; msgspec and
-    pydantic refuse both. A number becomes the integer that it is exactly; the half becomes U+FFFD, as everywhere else.
+    JSON Schema, and so the model, takes `2.0` for an integer, and half of a surrogate pair for a character. msgspec and
+    pydantic refuse both. A float that is exactly an integer becomes this integer, and the half becomes U+FFFD.
     """
     text = token.group()
     if text[0] == '"':
@@ -94,7 +94,7 @@ def _respelled(token: re.Match[str]) -> str:
             whole.feed(text)
             if whole.complete and whole.valid:
                 return msgspec.json.encode(whole.value).decode()
-    elif float(text).is_integer():  # not infinite, and so of a bounded length
+    elif float(text).is_integer():  # finite, so that the integer has a bounded length
         with contextlib.suppress(ArithmeticError):  # an exponent of many digits
             number = Decimal(text)
             if number == number.to_integral_value():
@@ -103,7 +103,7 @@ def _respelled(token: re.Match[str]) -> str:
 
 
 def _candidates(text: str) -> Iterator[str]:
-    """Yield the texts that may be the JSON of an answer."""
+    """Yield the parts of a text that may be the JSON of an answer, the most probable first."""
     yield text
     text = text.strip()
     yield text
@@ -130,7 +130,7 @@ class Codec(Generic[T]):
         name: The name of the type, in the characters that the API allows.
         schema: The JSON schema.
         wrapped: Whether the value is a property of an object.
-        answer: The `Answer` that says no more than the type; None until it is made.
+        answer: The `Answer` of the type without any options; None until it is made.
 
     Raises:
         NoSchemaError: If the type has none.
@@ -156,14 +156,16 @@ class Codec(Generic[T]):
             definitions = others
         self.schema: dict[str, Any] = {**root, "$defs": definitions} if definitions else root
         self._read = (_pydantic_reader if models else _msgspec_reader)(type_, self.wrapped)
-        self._strict: dict[str, Any] | tuple[str, str] | None = None  # the form, or why there is none
+        self._strict: dict[str, Any] | tuple[str, str] | None = (
+            None  # the schema, or the path and the reason why there is none
+        )
         self.answer: Any = None
 
     def form(self, strict: bool | None) -> tuple[dict[str, Any], bool]:  # noqa: FBT001
         """Return the schema to send, and whether it is in the strict form, which servers can enforce.
 
         Args:
-            strict: Whether the form is strict; None means, if the type has a strict form.
+            strict: Whether the schema has to be strict. If None, it is strict if the type has a strict form.
 
         Raises:
             NoSchemaError: If ``strict`` is true, and the type has no strict form.
@@ -185,11 +187,10 @@ class Codec(Generic[T]):
     def decode(self, text: str) -> T:
         """Read a value.
 
-        White space around the JSON is allowed, and so is one fence of Markdown with nothing around it. A whole number that
-        is written as a float, such as ``2.0``, is an integer where the type wants one, and half of a surrogate pair is U+FFFD.
+        See `Answer.decode` for texts that are accepted although they are not exactly the JSON of the type.
 
         Raises:
-            UnfitTextError: If the text is no value of the type.
+            UnfitTextError: If the text is not a value of the type.
         """
         fault: tuple[str, str | None, Any] = ("", None, None)
         for candidate in _candidates(text):
@@ -215,7 +216,7 @@ class Codec(Generic[T]):
         raise UnfitTextError(*fault)
 
     def unwrap_plain(self, plain: Any) -> Any:
-        """Return the value in plain data, which may be a part of the value or of another form."""
+        """Return the value inside the plain data of a text, which may be incomplete or have another form."""
         return (plain.get("value") if is_object(plain) else None) if self.wrapped else plain
 
     def _unwrap(self, value: Any) -> T:
@@ -223,12 +224,12 @@ class Codec(Generic[T]):
         return unwrapped
 
     def _fault(self, error: Exception, plain: Any) -> tuple[str, str]:
-        """Return what is wrong, and its path."""
+        """Return a description and the path of the fault that an error reports."""
         if isinstance(error, RecursionError):
             return "nested too deep", "$"
-        if not isinstance(error, ValueError):  # of a validator or `__post_init__`
+        if not isinstance(error, ValueError):  # raised by a validator or `__post_init__`
             return f"{type(error).__name__}: {error}", "$"
-        if hasattr(error, "error_count"):  # of pydantic
+        if hasattr(error, "error_count"):  # an error of pydantic
             errors = cast("Any", error).errors
             first = errors(include_url=False, include_context=False, include_input=False)[0]
             problem, path = first["msg"], _path_of(first["loc"], plain, missing=first["type"] == "missing")
@@ -240,12 +241,12 @@ class Codec(Generic[T]):
         return problem, self._path(path)
 
     def _path(self, path: str) -> str:
-        """Return a path without the property around the value."""
+        """Return a path in the value, from a path that may begin with the property around the value."""
         return f"${path.removeprefix(_VALUE)}" if self.wrapped and path.startswith(_VALUE) else path
 
 
 def _path_of(steps: tuple[int | str, ...], plain: Any, *, missing: bool) -> str:
-    """Translate the location of an error of pydantic, which also names alternatives of unions, and validators."""
+    """Return the path of the location in an error of pydantic, without its steps for alternatives of unions and validators."""
     path = "$"
     for number, step in enumerate(steps):
         items = cast("list[Any]", plain) if isinstance(plain, list) else list[Any]()
@@ -293,7 +294,7 @@ def _msgspec_schema(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         problem = explain(type_, error)
     else:
         for path, cls in classes_in(type_, "$", []):
-            if has_model(cls):  # a dataclass of pydantic, in which msgspec sees a dataclass
+            if has_model(cls):  # a dataclass of pydantic, which msgspec takes for an ordinary dataclass
                 problem = path, cure_of(cls, TypeError())
                 break
             if hasattr(cls, "__total__"):
@@ -301,7 +302,9 @@ def _msgspec_schema(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
                 order = list(inspect.get_annotations(cls))
                 for definition in definitions.values():
                     properties = definition.get("properties", {})
-                    name = definition["title"].partition("[")[0]  # without arguments of a generic class
+                    name = definition["title"].partition("[")[
+                        0
+                    ]  # the name of a generic class, without its arguments
                     if name == cls.__name__ and properties.keys() == set(order):
                         definition["properties"] = {key: properties[key] for key in order}
         else:
@@ -332,7 +335,7 @@ def _pydantic_reader(type_: Any, wrapped: bool) -> Callable[[str], Any]:  # noqa
     ).validate_json
 
     def read_json(text: str) -> Any:
-        _check_json(text)  # pydantic takes NaN
+        _check_json(text)  # pydantic accepts NaN, which is not JSON
         return read(text)
 
     return read_json
@@ -342,33 +345,35 @@ def _pydantic_reader(type_: Any, wrapped: bool) -> Callable[[str], Any]:  # noqa
 
 
 class _Codecs(dict[Any, Codec[Any]]):
-    """The codecs of types that contain a class; a copy of the class by value, as cloudpickle makes it, has none."""
+    """The codecs of types that contain a class. They are pickled empty, because cloudpickle may copy a class with them."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Codecs, ()
 
 
 _ATTRIBUTE = "__gradient_codecs__"
-_MAX_CODECS = 64  # of one class
+_MAX_CODECS = 64  # kept by one class
 _BUILTIN = _Codecs()
 
 
 def codec_of(type_: Any) -> Codec[Any]:
-    """Return the codec of a type, which is made once.
+    """Return the codec of a type; make the codec at the first call.
 
-    A codec refers to its type. So it is kept by the class that the type contains, as in ``list[Invoice]``, and both are freed
-    together. A dictionary with weak keys would keep both for good, because its values refer to its keys.
+    The class in the type, such as ``Invoice`` in ``list[Invoice]``, keeps the codec as an attribute, so that both are freed
+    together. A dictionary with weak keys would keep both for ever, because the codec refers to its type.
 
     Raises:
         NoSchemaError: If the type has no schema.
     """
     if isinstance(type_, type) and (known := vars(type_).get(_ATTRIBUTE)) and type_ in known:
-        return cast("Codec[Any]", known[type_])  # the same as below, in a third of the time
+        return cast(
+            "Codec[Any]", known[type_]
+        )  # the usual case; the code below does the same in three times as long
     with _BUILDING:
         codecs = _codecs_of(type_)
         try:
             codec: Codec[Any] | None = codecs.get(type_)
-        except TypeError:  # not hashable
+        except TypeError:  # the type is not hashable
             return Codec[Any](type_)
         if codec is None:
             codec = Codec[Any](type_)
@@ -393,8 +398,8 @@ def _codecs_of(type_: Any) -> _Codecs:
 
 
 def _owner(type_: Any) -> type | None:
-    """Return the first class in a type that is no class of Python."""
+    """Return the first class in a type that does not belong to Python's standard library."""
     origin = get_origin(type_)
-    if origin is None or origin is type_:  # of `Generic` it is itself
+    if origin is None or origin is type_:  # the origin of `Generic` is `Generic` itself
         return type_ if isinstance(type_, type) and not is_builtin(type_) else None
     return next((owner for part in (*get_args(type_), origin) if (owner := _owner(part))), None)

@@ -27,11 +27,11 @@ _MAX_PROPERTIES = 5000
 
 
 class NoSchemaError(Exception):
-    """A type has no JSON schema, or none that servers can enforce. Rooms that make schemas never pass it on.
+    """A type has no JSON schema, or no strict schema. Users never see this error: `Answer` and `Tool` raise their own.
 
     Attributes:
-        path: Place in the type, such as ``$.lines[...].price``.
-        problem: What is wrong there, and what helps.
+        path: Path of the fault in the type, such as ``$.lines[...].price``.
+        problem: A description of the fault, and what helps.
     """
 
     def __init__(self, path: str, problem: str) -> None:

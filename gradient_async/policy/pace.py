@@ -1,8 +1,8 @@
-"""When the next of many requests may be sent, computed from clock readings: `Schedule`.
+"""`Schedule` computes from clock readings when the next of many requests may be sent.
 
-A `Schedule` has the rates that the caller asked for, and an `Account` for each key at each server, with what replies
-have shown of its quota. Nothing in this file reads a clock or waits: `gradient_async.session.pace` waits, and passes
-clock readings in.
+A `Schedule` has the rates that the caller asked for, and an `Account` for each key at each server. The account has the
+quota, learned from replies. Nothing in this file reads a clock or waits: `gradient_async.session.pace` waits, and passes
+the clock readings.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import msgspec
 from ..types import CompletionUsage, RateLimits
 from .rates import Bucket, Concurrency, EvenRate, Mark
 
-# DigitalOcean's rule for a refusal that names no time: wait 0.5 s, twice as long after each further refusal, at most 60 s.
+# DigitalOcean's rule for a refusal without a time: wait 0.5 s, twice as long after each further refusal, at most 60 s.
 _FIRST_BACKOFF = 0.5
 _MAX_BACKOFF = 60.0
 
-# Seconds. If no request is sent for longer, and none is held, there is none to send, or others must end first: while
-# requests wait for a bucket whose server tells no levels, one is sent each second.
+# Seconds. After a longer time without a request, the bucket may be full, so `Bucket.rest` is called. The time is longer than
+# a second, because one request is sent each second while requests wait for a bucket whose server reports no levels.
 _REST = 2.0
 
-# If a server tells nothing of its quota but refusals: when more than this part of the latest replies are refusals, a
-# refusal means that nothing is left, and not that one request in many is refused. Each reply has this weight.
+# For servers that show their quota only by refusals. A refusal means that the quota is used up only if more than _SHARE of
+# the latest replies are refusals; otherwise the server refuses single requests for other reasons. _SHARE_WEIGHT is the
+# weight of each reply in this share.
 _SHARE = 0.25
 _SHARE_WEIGHT = 0.07
 
@@ -43,8 +44,8 @@ class Admission(msgspec.Struct):
         account: The account of the request's key.
         number: Number of the request in its account, counted from 1 in the order of sending.
         tokens: Estimated tokens of the request and its reply.
-        requests_mark: Its place in the quota of requests.
-        tokens_mark: Its place in the quota of tokens.
+        requests_mark: The mark of the request in the quota of requests.
+        tokens_mark: The mark of the request in the quota of tokens.
         in_flight: Whether the request counts towards the concurrency; False once it has ended or was refused.
     """
 
@@ -57,7 +58,7 @@ class Admission(msgspec.Struct):
 
 
 class Account:
-    """What is known of one key at one server: its quota, and its requests.
+    """The quota and the requests of one key at one server.
 
     Args:
         adaptive: Whether to adapt the concurrency to what the server sustains.
@@ -71,15 +72,15 @@ class Account:
         self.in_flight = 0
         self.held_until = float("-inf")
         self._sent_at = float("-inf")
-        self._share = 0.0  # of refusals among the latest replies
-        # Refusals that name no time: the first since the last success, and the rounds of back-off since then. Requests
-        # that were sent before a round began belong to the round before.
+        self._share = 0.0  # the share of refusals among the latest replies
+        # For refusals without a time: when the first refusal since the last success came, and the number of back-offs since
+        # then. A refusal of a request that was sent before the last back-off does not lengthen the back-off.
         self._unknown_since: float | None = None
         self._round = 0
         self._round_began_after = 0
 
     def ready(self, tokens: float, now: float) -> bool:
-        """Return whether a request may be sent at once, by a short test; if it returns False, call `delay`."""
+        """Whether a short test allows a request at once. If it does not, `delay` may still allow it."""
         return (
             now >= self.held_until
             and self.requests.is_enough(1.0)
@@ -88,7 +89,10 @@ class Account:
         )
 
     def delay(self, tokens: float, now: float, *, jitter: float, max_wait: float) -> float | None:
-        """Return 0 if a request may be sent now, else the seconds until the next call; None if a request must end first."""
+        """Return 0 if a request may be sent now.
+
+        Otherwise return after how many seconds to call this method again, or None if a request in flight has to end first.
+        """
         held = self.held_until - now
         if held > 0:
             return held
@@ -118,7 +122,7 @@ class Account:
         return Admission(self, self.sent, tokens, requests_mark, tokens_mark)
 
     def read(self, admission: Admission, limits: RateLimits, *, now: float, wall: float) -> bool:
-        """Note the quota in a reply's headers; return whether the headers tell a level."""
+        """Note the quota in a reply's headers; return whether the headers report a level."""
         told = False
         for bucket, mark, limit in (
             (self.requests, admission.requests_mark, limits.requests),
@@ -132,7 +136,7 @@ class Account:
         return told
 
     def succeed(self, now: float) -> None:
-        """Note a reply that is no refusal."""
+        """Note a reply that is not a refusal."""
         self._round = 0
         self._share *= 1 - _SHARE_WEIGHT
         self._unknown_since = None
@@ -149,7 +153,7 @@ class Account:
         jitter: float,
         max_wait: float,
     ) -> float | None:
-        """Note a refusal; return the seconds for which all requests wait if the refusal names no time."""
+        """Note a refusal; if it has no time, return the seconds for which all requests wait."""
         self.requests.refund(1.0)
         self.tokens.refund(admission.tokens)
         self._share += _SHARE_WEIGHT * (1 - self._share)
@@ -163,7 +167,7 @@ class Account:
         if self._unknown_since is None:
             self._unknown_since = now
         backoff = min(_FIRST_BACKOFF * 2.0 ** min(self._round, 16), _MAX_BACKOFF) * (1 + jitter) / 2
-        # If all requests have waited so long together, this is no quota.
+        # A quota allows a request again within `max_wait`. If all requests have been refused for longer, waiting does not help.
         if backoff > max_wait or now - self._unknown_since > max_wait:
             return None
         if admission.number > self._round_began_after:
@@ -180,7 +184,7 @@ class Account:
 
 
 class Schedule:
-    """When the next of many requests may be sent.
+    """Decides when the next of many requests may be sent.
 
     Args:
         requests_per_minute: Maximum number of requests in any minute, or None.
@@ -188,8 +192,8 @@ class Schedule:
         adaptive: Whether to adapt the concurrency to what the server sustains.
 
     Attributes:
-        request_rate: The rate of requests, or None. It may be replaced before the first request.
-        token_rate: The rate of tokens, or None; the same.
+        request_rate: The rate of requests, or None. You can replace it before the first request.
+        token_rate: The rate of tokens, or None. You can replace it before the first request.
     """
 
     def __init__(
@@ -209,11 +213,11 @@ class Schedule:
     def account(self, name: Hashable) -> Account:
         """Return the account of a key at a server."""
         account = self._accounts.get(name)
-        # Several threads may make the account at the same time, and all of them have to get the same one.
+        # If several threads make an account for the same key at the same time, `setdefault` gives all of them the same account.
         return account or self._accounts.setdefault(name, Account(adaptive=self._adaptive))
 
     def estimate(self, params: Mapping[str, Any]) -> float:
-        """Return the estimated tokens of a request and its reply; 0 if nothing is known and nobody asks."""
+        """Return the estimated tokens of a request and its reply; 0 before the first reply, if there is no rate of tokens."""
         if self.token_rate is None:
             return self._mean_tokens
         max_tokens = params.get("max_completion_tokens") or params.get("max_tokens")
@@ -223,7 +227,9 @@ class Schedule:
     def delay(
         self, account: Account, tokens: float, now: float, *, jitter: float, max_wait: float
     ) -> float | None:
-        """Return 0 if the account allows a request now, else the seconds until the next call; None if one must end first.
+        """Return 0 if the account allows a request now.
+
+        Otherwise return after how many seconds to call this method again, or None if a request in flight has to end first.
 
         Args:
             account: The account of the request's key.
@@ -238,7 +244,7 @@ class Schedule:
         return account.delay(tokens, now, jitter=jitter, max_wait=max_wait)
 
     def rate_delay(self, tokens: float, now: float) -> float:
-        """Return the seconds for which the rates, which all accounts share, do not allow a request."""
+        """Return the seconds until the rates, which all accounts share, allow a request."""
         wait = 0.0
         if self.request_rate is not None:
             wait = self.request_rate.delay(now)
@@ -271,9 +277,9 @@ class Schedule:
 
         Args:
             admission: The request.
-            limits: What the headers say about quotas.
+            limits: The quotas in the headers, or None.
             refused: Whether the server refused the request and did no work.
-            wait: The wait that the refusal names, in seconds; all requests of the key wait. None or 0 names none.
+            wait: Seconds to wait, as stated by the refusal, for all requests of the key; None or 0 if it states no time.
             overloaded: Whether the server refused because of overload, or did not answer in time.
             now: The clock.
             wall: Unix time.
@@ -281,7 +287,7 @@ class Schedule:
             max_wait: Longest wait that the server may impose, in seconds.
 
         Returns:
-            The seconds for which all requests of the key wait, if the refusal names no time; None otherwise.
+            The seconds for which all requests of the key wait, if the refusal states no time; None otherwise.
         """
         account = admission.account
         hold: float | None = None
@@ -306,7 +312,7 @@ class Schedule:
         return hold
 
     def withdraw(self, admission: Admission) -> None:
-        """Note that a request was not sent after all: others may have what it took of rates and quotas."""
+        """Note that a request was not sent after all, and give its share of rates and quotas to other requests."""
         if self.request_rate is not None:
             self.request_rate.correct(-1.0, admission.requests_mark.at)
         if self.token_rate is not None:
@@ -323,12 +329,12 @@ class Schedule:
     def finish(
         self, admission: Admission, *, succeeded: bool = False, usage: CompletionUsage | None = None
     ) -> None:
-        """Note that a request is over; a second call does nothing.
+        """Note that a request has ended; a second call for the same request does nothing.
 
         Args:
             admission: The request.
             succeeded: Whether the request returned its completion.
-            usage: Its token usage, or None if unknown.
+            usage: The usage in the reply, or None if it is unknown.
         """
         if not admission.in_flight:
             return

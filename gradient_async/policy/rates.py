@@ -1,10 +1,10 @@
 """Three limits on when requests may be sent, computed from clock readings.
 
-`EvenRate` is a rate that the caller asked for, `Bucket` the server's quota as replies show it, and `Concurrency` the
+`EvenRate` is a rate that the caller asked for. `Bucket` is the server's quota, learned from replies. `Concurrency` is the
 number of requests in flight.
 
-Constants without a source named beside them are our own choices. Simulations in ``tests/policy/test_pace.py`` test
-them, with servers that have buckets and servers that have windows.
+A constant without a source beside it is our own choice. Simulations in ``tests/policy/test_pace.py`` test these
+constants against servers with buckets and servers with windows.
 """
 
 from __future__ import annotations
@@ -14,58 +14,60 @@ from collections import deque
 import msgspec
 
 _MINUTE = 60.0
-# Seconds. Requests that are sent a minute apart may arrive a little less than a minute apart: so much less does no harm.
+# Seconds. Two requests that are sent a minute apart may arrive less than a minute apart, because the network delays the first.
+# `EvenRate` counts an amount for this much longer than a minute.
 _SLACK = 1.0
-# Seconds: how exactly `EvenRate` knows when an amount passed. An amount that differs from the rate by less than _ROUNDING
-# differs only because sums of floats are rounded.
+# `EvenRate` records the time of an amount in parts of _PART seconds. Differences below _ROUNDING come from the rounding of
+# sums of floats, and are ignored.
 _PART = 0.25
 _ROUNDING = 1e-6
 
-# DigitalOcean's rule for a client that was refused: wait until the reset, but at least _MIN_WAIT seconds. Then wait a
-# random time between _MARGIN and twice _MARGIN seconds longer, so that clients do not all return at the same moment.
+# DigitalOcean's rule for a refused client: wait until the reset, but at least _MIN_WAIT seconds. The client then waits for
+# a further random time between _MARGIN and twice _MARGIN seconds, so that clients do not all return at the same moment.
 _MIN_WAIT = 1.0
 _MARGIN = 0.25
-# Seconds between the two readings of a bucket from which its refill is computed. Replies overtake each other, so the
-# readings of a shorter time say little.
+# Minimum seconds between the two readings from which the refill of a bucket is computed. Replies overtake each other, so
+# readings that are closer together give a wrong refill.
 _SPAN = 1.0
 # Weight of the newest value in the moving mean of the refill.
 _REFILL_WEIGHT = 0.3
-# A reading above the expected level raises the level by this part of the difference, but not if all happens within _LOOK
-# seconds; a lower one counts in full.
+# A reading above the expected level raises the level by this part of the difference, unless a reading lowered the level
+# less than _LOOK seconds ago. A reading below the expected level counts in full.
 _RISE = 0.5
-# Seconds after which a bucket that should be empty is tried again, if nothing is known of its refill.
+# Seconds after which a request is sent although the bucket should be empty, if its refill is unknown.
 _LOOK = 0.25
-# If refusals are all that a server tells of its bucket: the refill is taken as a little less than measured, each success
-# raises it by a part of it, and a full bucket lasts _DEPTH seconds.
+# These constants are for servers that show their quota only by refusals. The refill is set to _CAUTION times the measured
+# value, each success raises the refill by _GROWTH of it, and a full bucket holds the refill of _DEPTH seconds.
 _CAUTION = 0.95
 # Seconds between two bursts of refusals.
 _GAP = 0.1
 _GROWTH = 0.008
 _DEPTH = 5.0
 
-# The ramp of a new server: this many requests may be in flight at first, one more after two replies, and one more
-# whenever _START_STEP seconds have passed.
+# The ramp for a server that is new to us: at first _START_WINDOW requests may be in flight. One more is allowed after each
+# two replies, and one more every _START_STEP seconds.
 _START_WINDOW = 16
 _RAMP_GAIN = 0.5
 _START_STEP = 0.01
-# The ramp after a wait that the server asked for: one request is sent as a probe, one more after two replies, and one more
-# whenever _RESTART_STEP seconds have passed.
+# The ramp after a wait that the server asked for: at first one request is sent as a probe. One more is allowed after each
+# two replies, and one more every _RESTART_STEP seconds.
 _RESTART_WINDOW = 1.0
 _RESTART_STEP = 0.025
 # The shortest step in seconds. A step that rounds to 0 would make a timer fire at the same clock reading for ever.
 _MIN_STEP = 1e-4
-# The concurrency that an adaptive limit begins with, and the one at which any ramp ends.
+# The concurrency with which an adaptive limit begins, and the largest limit, which any other limit has from the start.
 _ADAPTIVE_START = 8
 _UNLIMITED = 100_000
 
 
 class EvenRate:
-    """Limits the amount that passes in any minute: spread evenly, except for bursts of one second's worth.
+    """Limits the amount that is sent in any minute, and spreads it evenly, except for bursts of one second's worth.
 
-    Two rules. The generic cell rate algorithm spreads what passes: ``_due`` is the time at which everything that has
-    passed would have passed at exactly the rate, and the next amount may pass earlier, by as much as a burst lasts. That
-    alone lets a burst, or an amount that is larger, pass beside a whole minute's worth, and it knows nothing of estimates
-    that were corrected a minute later. So what has passed in the last minute is also counted, and never exceeds the rate.
+    There are two rules. The generic cell rate algorithm spreads the amounts: at exactly the rate, everything sent so far
+    would have been sent at the time ``_due``; the next amount may be sent earlier than that, by the length of a burst. This
+    rule alone would allow a burst, or one large amount, in addition to the amount of a whole minute, and it ignores
+    estimates that are corrected a minute later. Therefore the second rule adds up the amounts of the last minute: their
+    sum never exceeds the rate.
 
     Args:
         per_minute: The maximum amount in any minute.
@@ -74,18 +76,18 @@ class EvenRate:
     def __init__(self, per_minute: float) -> None:
         self._rate = per_minute
         self._interval = _MINUTE / per_minute
-        self._burst = max(self._interval, 1.0)  # seconds; at least one unit may pass at once
+        self._burst = max(self._interval, 1.0)  # in seconds; long enough for one unit
         self._due = float("-inf")
-        # What has passed in the last minute, and its parts: the beginning of a part, and the amount of the _PART seconds
-        # after it. Parts keep the work small, and are short enough for _SLACK.
+        # The sum of the last minute, and its parts. Each part has its start, and the amount that was sent in the _PART seconds
+        # after it. A list of all amounts would be long; parts are few, and their inaccuracy is smaller than _SLACK.
         self._passed = 0.0
         self._parts: deque[list[float]] = deque()
 
     def delay(self, now: float, amount: float = 1.0) -> float:
-        """Return the number of seconds for which an amount may not pass.
+        """Return the number of seconds until an amount may be sent.
 
-        An amount that is larger than a burst passes once nothing else is due, and all that follows waits for it. One that
-        is larger than the rate passes once nothing has passed for a minute.
+        An amount larger than a burst may be sent when no earlier amount is due any more, and later amounts wait for it. An
+        amount larger than the rate may be sent when nothing has been sent for a minute.
         """
         parts = self._parts
         while parts and parts[0][0] + _MINUTE + _SLACK <= now:
@@ -100,7 +102,7 @@ class EvenRate:
         return until - now
 
     def spend(self, now: float, amount: float = 1.0) -> None:
-        """Note that an amount passes."""
+        """Note that an amount is sent."""
         self._due = max(self._due, now) + amount * self._interval
         self._passed += amount
         if self._parts and now < self._parts[-1][0] + _PART:
@@ -113,7 +115,7 @@ class EvenRate:
 
         Args:
             amount: The actual amount minus the estimate.
-            at: When it was spent.
+            at: When the estimate was spent.
         """
         self._due += amount * self._interval
         for part in reversed(self._parts):
@@ -124,7 +126,7 @@ class EvenRate:
 
 
 class Mark(msgspec.Struct, gc=False):
-    """When and where a request stands in what was spent of a bucket; see `Bucket.spend`."""
+    """The time of a request, and the totals of its bucket just after it; see `Bucket.spend`."""
 
     at: float
     spent: float
@@ -132,20 +134,20 @@ class Mark(msgspec.Struct, gc=False):
 
 
 class Bucket:
-    """A quota of the server: how much of it is left now, learned from replies.
+    """A quota of the server, and how much of it is left, learned from replies.
 
-    DigitalOcean's quota is a bucket that refills all the time, and ``remaining`` in a reply's headers is its level. What
-    may be spent in all, at the time of a reading, is what had been spent up to and including the reply's own request,
-    plus that level. Two such readings, some time apart, give the refill. A refusal of a server that tells no levels is
-    a reading too: the bucket is empty.
+    DigitalOcean's quota is a bucket that refills all the time, and ``remaining`` in a reply's headers is its level. The
+    total that may be spent by the time of a reading is the sum of two amounts: the amount spent up to and including the
+    reply's own request, and the level. The refill is computed from two readings at different times. If a server reports no
+    levels, a refusal counts as a reading: the bucket is empty.
 
-    A server with windows sends the same headers, and names the end of the window as the reset. Within a window nothing
-    is refilled, so the wait is until the reset.
+    A server with windows sends the same headers, and gives the end of the window as the reset. A window refills nothing
+    before its end, so requests wait until the reset.
 
     Attributes:
-        spent: The total that was sent and not refused.
-        refill: What the bucket gains in a second; 0 until it is known.
-        told: Whether replies tell the level.
+        spent: The total amount that was sent and not refused.
+        refill: The amount that the bucket gains in a second; 0 until it is known.
+        told: Whether replies report the level.
     """
 
     def __init__(self) -> None:
@@ -153,7 +155,7 @@ class Bucket:
         self.refill = 0.0
         self.told = False
         self._refunded = 0.0
-        self._bound = float("inf")  # what may be spent in all at the time `_at`
+        self._bound = float("inf")  # the total that may be spent by the time `_at`
         self._at = float("-inf")
         # Time and bound of the reading from which the refill is measured, and of the latest refusal.
         self._first: tuple[float, float] | None = None
@@ -164,40 +166,41 @@ class Bucket:
         self._reset = float("-inf")
 
     def spend(self, amount: float, now: float) -> Mark:
-        """Note that a request is sent; return its place, for the reading that its reply brings."""
+        """Note that a request is sent; return its mark, with which `read` interprets the reply."""
         self.spent += amount
         self._spent_at = now
         return Mark(now, self.spent, self._refunded)
 
     def rest(self) -> None:
-        """Note that a time without requests ends: the bucket may have become full, so the time says nothing of the refill."""
+        """Note that a pause without requests ends: the bucket may have become full, so the refill can't be measured over it."""
         self._first = self._last = None
 
     def refund(self, amount: float) -> None:
-        """Note that an amount was not spent after all: the request was refused, or its estimate was too high."""
+        """Take back an amount that was not spent: the request was refused, or its estimate was too high."""
         self.spent -= amount
         self._refunded += amount
 
     def read(
         self, level: float, mark: Mark, *, size: float | None = None, reset: float | None = None, now: float
     ) -> None:
-        """Note the level that a reply shows.
+        """Note the level that a reply reports.
 
         Args:
             level: The level after the reply's request.
-            mark: The place of the request.
-            size: What a full bucket holds, or None.
-            reset: When to send again if nothing is left, or None.
+            mark: The mark of the request.
+            size: The amount in a full bucket, or None.
+            reset: When to send again if the bucket is empty, or None.
             now: The clock.
         """
         at = mark.at
         if at < self._at - _SPAN:
-            return  # the reply took long, and newer readings say more
-        # Refusals that have come since the request was sent were of requests sent before it, nearly always.
+            return  # newer readings are known: this reply took long
+        # Nearly all refusals that arrived since the request was sent belong to earlier requests, so their refunds also lower
+        # the total at the time of the request.
         bound = mark.spent - (self._refunded - mark.refunded) + level
         if at >= self._at:
             self._size = size
-            # A reset in the past was rounded down to a whole second: the shortest wait of DigitalOcean's rule applies.
+            # A reset in the past was rounded down to a whole second; then the shortest wait of DigitalOcean's rule applies.
             self._reset = float("-inf") if reset is None else max(reset, now + _MIN_WAIT * (reset <= now))
         self._measure(bound, at, full=size is not None and level + max(1.0, size / 32) >= size)
         refill = self.refill
@@ -205,7 +208,7 @@ class Bucket:
         if self._bound == float("inf"):
             self._bound, self._at = bound, at
             return
-        # Requests overtake each other on their way, so a single reading may be too high. A low one is believed at once.
+        # Requests overtake each other on their way, so a single reading may be too high. A low reading counts at once.
         rise = bound - self._bound - refill * passed
         if rise < 0:
             self._bound += rise
@@ -217,16 +220,17 @@ class Bucket:
             self._at = at
 
     def _measure(self, bound: float, at: float, *, full: bool) -> None:
-        """Compute the refill from this reading and an earlier one; a full bucket gains nothing, and so says nothing."""
+        """Compute the refill from this reading and an earlier one. A full bucket gains nothing, so its reading is not used."""
         if not self.told:
-            # Refusals come in bursts, and the last of a burst is right: others were counted when some were not back.
+            # Refusals come in bursts. Only the last refusal of a burst gives a right reading: at the time of the others, some
+            # refused requests still counted as spent.
             last = self._last or (at, bound)
             first = self._first
             if at - last[0] > _GAP and (first is None or last[0] - first[0] >= _SPAN / 2):
                 first = self._first = last
             self._last = (at, bound)
             if first is not None and at - first[0] >= _SPAN / 2:
-                # It is exact, because nothing was left at both times.
+                # Both readings are exact, because the bucket was empty at both times.
                 self.refill = _CAUTION * max(0.0, bound - first[1]) / (at - first[0])
             return
         since, before = self._first or (at, bound)
@@ -237,28 +241,29 @@ class Bucket:
             self.refill = self.refill + _REFILL_WEIGHT * (refill - self.refill) if self.refill else refill
             self._first = (at, bound)
         else:
-            # Readings of nearly the same moment differ because requests overtake each other: the lowest is right.
+            # Readings at nearly the same moment differ because requests overtake each other; the lowest reading is right.
             self._first = (since, min(before, bound))
 
     def grow(self, now: float) -> None:
-        """Note a success. Where refusals are the only readings, the refill may be more than is known."""
+        """Note a success. If the only readings are refusals, raise the refill, which may be larger than measured."""
         if self.told or not self.refill:
             return
         passed = max(0.0, now - self._at)
         self._bound += self.refill * passed
         self._at += passed
-        # What was saved up is used up in a burst, which says nothing of the refill.
+        # A burst uses what the bucket has saved up, so the successes of a burst do not show that the refill is larger. The
+        # growth is therefore limited by the time that has passed.
         self.refill *= 1 + _GROWTH * min(1.0, passed * self.refill)
 
     def is_enough(self, need: float) -> bool:
-        """Whether the level allows a request, without what was refilled since the last reading."""
+        """Whether the level at the last reading, without any refill since, allows a request."""
         return self._bound - self.spent >= need
 
     def delay(self, need: float, now: float, *, jitter: float, max_wait: float) -> float | None:
-        """Return the number of seconds until the level allows a request; None if nothing is known of that time.
+        """Return the number of seconds until the level allows a request; None if the time is unknown.
 
         Args:
-            need: What the request will spend.
+            need: The amount that the request will spend.
             now: The clock.
             jitter: A random number from 0 to 1.
             max_wait: Longest wait for a reset, in seconds.
@@ -282,7 +287,8 @@ class Bucket:
         if 0 < left <= max_wait:
             waits.append(left + _MARGIN * (1 + jitter))
         if not self.told and self.refill:
-            # Nothing but another refusal would show that the refill is more than was measured.
+            # If no request were sent, neither a success nor a refusal could correct a refill that was measured too low. So one
+            # request is sent every _MIN_WAIT seconds.
             waits.append(max(0.0, self._spent_at + _MIN_WAIT - now))
         if waits:
             wait = min(waits)
@@ -291,16 +297,17 @@ class Bucket:
         return left if left > 0 else None
 
     def forget(self) -> None:
-        """Forget the level: the next request shows it."""
+        """Forget the level. The reply to the next request reports it."""
         self._bound = float("inf")
 
 
 class Concurrency:
     """How many requests may be in flight.
 
-    Without an adaptive limit there is none after the ramp. An adaptive limit grows and shrinks as TCP's congestion window does (RFC 5681): it doubles with each round of
-    replies until the first overload, then grows by one in each round and halves at each overload. At the start and after
-    a wait, a ramp below the limit holds requests back, so that they do not all reach the server at the same moment.
+    Without an adaptive limit, only the ramp limits the number. An adaptive limit grows and shrinks like TCP's congestion
+    window (RFC 5681): it doubles with each round of replies until the first overload, then grows by one in each round and
+    halves at each overload. At the start and after a wait, a ramp below the limit holds requests back, so that they do not
+    all reach the server at the same moment.
 
     Args:
         adaptive: Whether the limit adapts to what the server sustains.
@@ -340,7 +347,7 @@ class Concurrency:
 
         Args:
             at: When the wait ends, on the loop's clock.
-            sent: How many requests have been sent. Their replies say nothing about the server after the wait.
+            sent: How many requests have been sent. Their replies do not count for the new ramp.
         """
         self._ramp, self._ramp_from, self._step = _RESTART_WINDOW, at, _RESTART_STEP
         self._ramp_after = sent
@@ -351,7 +358,7 @@ class Concurrency:
         Args:
             number: Number of the reply's request.
             in_flight: How many requests were in flight, this one included. If they were far fewer than the limit, their
-                success says nothing about the limit.
+                success does not raise the limit.
         """
         if self._ramp < self.limit and number > self._ramp_after:
             self._ramp += _RAMP_GAIN
@@ -370,5 +377,5 @@ class Concurrency:
         if self._adaptive and number > self._overload_at:
             self._overload_at = sent
             self._doubling = False
-            # If they were far fewer than the limit, they were the limit.
+            # If far fewer requests were in flight than the limit allows, the server sustains fewer than were in flight.
             self.limit = max(1.0, (self.limit if in_flight >= self.limit / 2 else in_flight) / 2)

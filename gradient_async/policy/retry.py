@@ -59,7 +59,7 @@ def may_retry(error: APIError, policy: Retry) -> bool:
 def is_refusal(error: APIError) -> bool:
     """Whether the server did no work, because of a quota or an overload that will pass: a 429 or 529, or a 503 that names its wait.
 
-    All requests of the same key wait for what such an error asks for.
+    All requests of the same key wait as long as such an error asks.
     """
     if isinstance(error, RateLimitError):
         return not isinstance(error, QuotaExceededError)
@@ -69,7 +69,7 @@ def is_refusal(error: APIError) -> bool:
 
 
 def is_appointment(error: APIError) -> bool:
-    """Whether a refusal names its wait. That is no failure to calls that are patient, such as those of `map`."""
+    """Whether an error is a refusal that names its wait. For patient calls, such as the calls of `map`, it is not a failure."""
     return is_refusal(error) and bool(error.retry_after)
 
 

@@ -14,11 +14,11 @@ from ..types import ChatCompletion
 
 
 class _FinishedFile(ResultFile):
-    """A file of another worker. Results that are errors count only if they are of this job.
+    """A file of another worker. An error in the file counts as a result only if the file belongs to this job.
 
     Args:
         path: The file.
-        current: Whether it is of this job.
+        current: Whether the file belongs to this job.
     """
 
     def __init__(self, path: Path, *, current: bool) -> None:
@@ -34,12 +34,12 @@ class _FinishedFile(ResultFile):
 
 
 class FolderJournal(Journal):
-    """A worker's own journal, in a folder with those of all other workers, of this job and of earlier ones.
+    """A worker's own journal, in a folder with the journals of all workers of this job and of earlier jobs.
 
     Equal rows without a key have one result.
 
     Args:
-        folder: The folder; made if it does not exist.
+        folder: The folder. It is created if it does not exist.
         job: Name of this job.
     """
 
@@ -50,7 +50,7 @@ class FolderJournal(Journal):
         super().__init__(folder / f"{job}-{secrets.token_hex(8)}.jsonl")
 
     def _is_final(self, error: Any) -> bool:  # noqa: ARG002  # of whatever kind
-        return True  # a row that is done again must have the same result
+        return True  # if Ray repeats a row, the row must get the same result
 
     def read_others(self) -> None:
         """Read what other workers have written since the last time.

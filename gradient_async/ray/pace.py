@@ -25,7 +25,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError("gradient_async.ray needs Ray: pip install 'gradient-async[ray]'") from error
 
 _NAMESPACE = "gradient"
-# Seconds for which a worker may use a lease. A worker that is told to wait stops the others within this time.
+# Seconds for which a worker may use a lease. When the server tells one worker to wait, all workers wait within this time.
 _LEASE_SECONDS = 0.25
 # A lease has what the rate allows in this many seconds, at most: little is lost with a worker, and yet the actor is asked
 # some ten times a second only, however high the rate is.
@@ -42,12 +42,12 @@ Rates: TypeAlias = tuple[float | None, float | None]
 
 
 class Ask(NamedTuple):
-    """What a worker asks of the actor.
+    """A worker's request for a lease.
 
     Attributes:
         turns: Number of requests that wait for their turns.
-        tokens: Their estimated tokens.
-        first: Tokens of the request that is next: a lease has at least so many.
+        tokens: Estimated tokens of these requests.
+        first: Estimated tokens of the next request. A lease has at least so many tokens.
         used_turns: Number of turns used, beyond what the last lease had; below 0 if some were left.
         used_tokens: The same of tokens, with what replies used more or less than was estimated.
         last: The mark of the last lease, or None.
@@ -62,19 +62,19 @@ class Ask(NamedTuple):
 
 
 class LeaseMark(NamedTuple):
-    """Which actor gave a lease, and when by the actor's clock."""
+    """Identifies the actor that gave a lease, and the time of the lease by the actor's clock."""
 
     actor: str
     at: float
 
 
 class Lease(NamedTuple):
-    """What the actor answers.
+    """The actor's answer: a number of turns that a worker may use.
 
     Attributes:
         turns: Number of requests that may be sent.
-        tokens: Number of tokens that they may have.
-        waits: For each account that a server told to wait, the seconds that are left.
+        tokens: Number of tokens that these requests may have.
+        waits: The seconds that are left to wait, for each account whose server asked for a wait.
         mark: The mark of this lease.
     """
 
@@ -85,10 +85,10 @@ class Lease(NamedTuple):
 
 
 class PaceKeeper:
-    """The actor that has the rates of a `SharedPace`, and what its workers were told to wait.
+    """The actor that has the rates of a `SharedPace`, and the waits that servers have asked of its workers.
 
-    It begins as if a burst had just been sent. So the rates also hold if an actor has died and a new one does not know what
-    was sent.
+    The actor begins as if a burst had just been sent. So if an actor has died, the rates hold although the new actor does not
+    know the requests of the old one.
 
     Args:
         rates: The options ``requests_per_minute`` and ``tokens_per_minute`` of the `SharedPace`.
@@ -96,7 +96,7 @@ class PaceKeeper:
     """
 
     def __init__(self, rates: Rates, made_at: float) -> None:
-        self._line = asyncio.Lock()  # lets asks go in the order in which they came
+        self._line = asyncio.Lock()  # answers requests for leases in the order of their arrival
         self._held_until: dict[str, float] = {}
         self._name = secrets.token_hex(8)
         self._rates, self._made_at = rates, made_at
@@ -113,7 +113,7 @@ class PaceKeeper:
         """Wait until the rates allow it, and return a lease.
 
         Args:
-            ask: What the worker needs.
+            ask: The request for a lease.
             rates: The worker's rates. They hold from now on, if its `SharedPace` was made later than any other's.
             made_at: When its `SharedPace` was made.
         """
@@ -123,7 +123,7 @@ class PaceKeeper:
                 if limit is not None:
                     limit.correct(used, ask.last.at)
         async with self._line:
-            # A clock has no event. The rates may be others after a sleep, which is short therefore.
+            # The sleep is short, because the rates may change during the sleep, and nothing would wake this task.
             while wait := self._delay(amounts := self._amounts(ask), time.monotonic()):  # noqa: ASYNC110
                 await asyncio.sleep(min(wait, _LEASE_SECONDS))
             now = time.monotonic()
@@ -157,7 +157,7 @@ class PaceKeeper:
         )
 
     async def hold(self, account: str, seconds: float) -> None:
-        """Note that a server told one worker to wait."""
+        """Note that a server has asked one worker to wait."""
         until = time.monotonic() + seconds
         self._held_until[account] = max(until, self._held_until.get(account, until))
 
@@ -174,11 +174,11 @@ def _limits_of(rates: Rates) -> list[EvenRate | None]:
 
 
 class LeasedRate(EvenRate):
-    """A rate that allows what is left of a lease.
+    """A rate that allows the rest of a lease.
 
     Attributes:
-        missing: The amount that was asked for and not allowed; 0 if there is none.
-        used: What was used beyond the leases, for the next `Ask`.
+        missing: The amount that a caller asked for and did not get, or 0.
+        used: The amount that was used beyond the leases, for the next `Ask`.
     """
 
     def __init__(self) -> None:
@@ -207,22 +207,22 @@ class LeasedRate(EvenRate):
         self._left, self._until, self.missing = amount, until, 0.0
 
     def settle(self) -> float:
-        """End the lease; return what was used beyond the leases."""
+        """End the lease; return the amount that was used beyond the leases."""
         used, self.used = self.used - self._left, 0.0
         self._left = 0.0
         return used if abs(used) < float("inf") else 0.0
 
 
 class SharedPace(Pace):
-    """A `Pace` that all processes of a Ray cluster share which use one of the same name.
+    """A `Pace` that all processes of a Ray cluster share if they use the same name.
 
-    The rates are in an actor, and workers get turns from it in leases of a few turns, good for 0.25 s. Every request takes a
-    turn, a retry too. When a server tells one worker to wait, by a refusal with 429, 503 or 529, all workers wait that use
-    the same key at the same server.
+    An actor keeps the rates, and gives workers leases of a few turns, each valid for 0.25 s. Every request takes a turn, retries
+    included. When a server asks one worker to wait, by a refusal with 429, 503 or 529, all workers with the same key at the same
+    server wait.
 
-    A minute never has more requests than ``requests_per_minute``, one second's worth and one lease for each worker. The turns
-    of a worker that dies are lost. If the actor dies, workers make a new one. Each worker learns the server's quota for
-    itself, from its own replies.
+    In any minute there are at most ``requests_per_minute`` requests, plus the requests of one second, plus one lease for each
+    worker. If a worker dies, its turns are lost. If the actor dies, the workers make a new actor. Each worker learns the
+    server's quota from its own replies.
 
     Args:
         name: Name of the actor, in the namespace ``gradient``. If several programs use one name with different rates, those
@@ -272,7 +272,7 @@ class SharedPace(Pace):
         return (*super().__reduce__(), {"_made_at": self._made_at})
 
     def open(self) -> Any:
-        """Make the actor, if there is none; return its handle. An actor lives as long as the process that made it."""
+        """Return the handle of the actor, and make the actor if there is none. It lives as long as the process that made it."""
         if self._actor is None:
             options: dict[str, Any] = {
                 "name": self._options["name"],
@@ -289,7 +289,7 @@ class SharedPace(Pace):
     # Used by `Turn`
 
     def account(self, name: Hashable) -> Account:
-        """Return what is known of a key at a server."""
+        """Return the account of a key at a server."""
         account = super().account(name)
         if account not in self._names:
             parts = cast("tuple[Any, ...]", name)
@@ -344,7 +344,7 @@ class SharedPace(Pace):
         try:
             lease = ray.get(self.open().lease.remote(ask, self._rates, self._made_at))
         except Exception as failure:  # noqa: BLE001  # whatever it was, requests must not wait for ever
-            # The next look, in 0.25 s, asks again, and makes the actor anew.
+            # The next attempt, in 0.25 s, asks again, and makes a new actor.
             self._actor = None
             log.warning("%r: its actor does not answer (%s)", self, type(failure).__name__)
         with self._lock:

@@ -47,9 +47,9 @@ _CLOSE_SECONDS = 5.0
 
 
 class WorkerMap:
-    """The one `map` of a worker, for the rows of all batches: no request waits for the slowest one of another batch.
+    """The only `map` of a worker, for the rows of all batches. So no request waits for the slowest request of another batch.
 
-    It does not refer to the `Complete` that has it, because dropping the `Complete` closes it.
+    This object does not refer to its `Complete`, because dropping the `Complete` closes this object.
 
     Args:
         client: The client, which this object closes.
@@ -73,7 +73,7 @@ class WorkerMap:
         """Send requests, each with its key or None; return their results in order.
 
         Raises:
-            JournalError: If a result can't be written. Later calls raise the same.
+            JournalError: If a result can't be written. Later calls raise the same error.
         """
         if self._journal is not None:
             self._journal.read_others()
@@ -92,7 +92,7 @@ class WorkerMap:
         return await results
 
     async def _read(self) -> None:
-        """Send the requests of the queue, and hand out their results."""
+        """Send the requests of the queue, and give each result to the call that waits for it."""
         with self._journal or contextlib.nullcontext():
             results = self._client.chat.completions.map(
                 self._queued(), journal=self._journal, **self._options
@@ -108,7 +108,7 @@ class WorkerMap:
             yield await self._queue.get()
 
     def close(self) -> None:
-        """Cancel all requests, and close connections and journal. In another thread, wait until that is done."""
+        """Cancel all requests, and close connections and journal. If called in another thread, wait until this is done."""
         if not self._loop.is_running():
             return
         try:
@@ -138,10 +138,10 @@ class Complete:
         pace: Rates of the requests: a `SharedPace` for all workers together, or a `Pace` for each worker.
         journal: A folder that all workers can reach, or None. Results are written to files in it, and requests whose results
             are in it are not made again.
-        key: Name of a column that tells rows with equal requests apart in the journal. Without it, they share a result once
-            one is in the journal.
+        key: Name of a column that distinguishes rows with equal requests in the journal. Without it, such rows share a result
+            once the journal has one.
         max_concurrency: Maximum number of requests that a worker has in flight.
-        on_error: ``"collect"`` returns an error as a row; ``"raise"`` ends the job at the first.
+        on_error: ``"collect"`` returns an error as a row; ``"raise"`` ends the job at the first error.
         prefix: Beginning of the names of all columns that are added.
         body: Whether to add the column ``body``, the reply as JSON.
         job: Name of this job among the files of the journal. Workers of one job have the same.
@@ -195,7 +195,7 @@ class Complete:
     async def __call__(self, table: Any) -> Any:
         """Return a table with the columns of the replies, and the rows in the same order.
 
-        It is one table for one table: Ray counts what it has when it repeats the work of a worker that died.
+        Each table gives exactly one table: when Ray repeats the work of a worker that died, it counts the tables that it has.
         """
         self.check_columns(table.column_names)
         if self._map is None:
@@ -218,7 +218,7 @@ class Complete:
         """Check the names of the dataset's columns.
 
         Raises:
-            ConfigurationError: If a column is missing, or has the name of one that is added. It is a ValueError too.
+            ConfigurationError: If a column is missing, or has the name of an added column. The error is also a ValueError.
         """
         present = set(names)
         for option, name in (("request", self._request), ("key", self._key)):
@@ -233,7 +233,7 @@ class Complete:
     # Requests
 
     def _requests(self, table: Any) -> Iterable[tuple[Any, Mapping[str, Any] | Exception]]:
-        """Give the key and the parameters of each row, or the error of a row that is no request."""
+        """Yield the key and the parameters of each row, or the error of a row that is not a request."""
         keys = [None] * table.num_rows if self._key is None else table.column(self._key).to_pylist()
         rows = table.to_pylist() if callable(self._request) else table.column(self._request).to_pylist()
         for key, row in zip(keys, rows, strict=True):
@@ -324,7 +324,7 @@ def complete(
     ``request_id``. A request that fails gives a row too: ``error_type`` is the class of the error, and ``text`` is null.
 
     The dataset is lazy. Each consumption, also by ``schema()``, ``count()`` or ``take()``, runs the stage again and pays for it
-    again: write the dataset, call ``materialize()`` once, or have a journal.
+    again: write the dataset, call ``materialize()`` once, or use a journal.
 
     Args:
         dataset: A `ray.data.Dataset`.

@@ -310,8 +310,8 @@ def _last_middleware(progress: AttemptProgress, authorization: str | None) -> ai
 class _Body(aiohttp.Payload):
     """The body of a request.
 
-    It is written in pieces, so that other tasks run and an early refusal is read in between. A caller's own session
-    tells by no other way that it sends a request.
+    The body is written in pieces, so that other tasks run and an early refusal is read in between. In a caller's own
+    session, writing the body is also the only sign that the request is sent.
 
     Args:
         content: The bytes.
@@ -351,7 +351,7 @@ class _Body(aiohttp.Payload):
             await writer.write(view[start : start + _WRITTEN_AT_ONCE])
 
     def __deepcopy__(self, memo: object) -> bytes:
-        """Return the bytes: a mock that keeps what it is called with stands for the network."""
+        """Return the bytes. A mock in place of the network copies its arguments; the copy counts as sending."""
         self._tell()
         return self.content
 

@@ -195,7 +195,8 @@ class Body:
             raise Expired
         self.lost_by = type(failure).__name__
         data = self._salvage(failure)
-        # What aiohttp raises does not name the error of the connection if that was lost before the body was attached to it.
+        # If the connection was lost before the body was attached to it, aiohttp's exception does not have the error of the
+        # connection.
         lost = None if self._connection is None else self._connection.lost
         self._error = interruption(failure, self._request, lost=lost)
         self.close()

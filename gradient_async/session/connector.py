@@ -1,14 +1,14 @@
 """Connections of the library's own sessions, made with public names of aiohttp and asyncio alone.
 
-A `Connection` stands between a transport and aiohttp's protocol, where it sees each byte before aiohttp does. So it
-knows facts that aiohttp does not report: whether a reply has begun, how many interim responses came, whether bytes came
-between replies, and whether a connection was reset or ended. In addition, a read waits for one future of the connection,
+A `Connection` stands between a transport and aiohttp's protocol, and sees each byte before aiohttp does. Therefore it
+knows facts that aiohttp does not report: whether a reply has begun, the number of interim responses, whether bytes arrived
+between two replies, and whether the connection was reset or closed. In addition, a read awaits one future of the connection
 in place of two coroutines of aiohttp.
 
-All connections of an event loop receive into one buffer. For an `asyncio.Protocol`, the event loop allocates 256 KiB for each
-read, with and without TLS, and gives back what the bytes do not need. Depending on what the process has allocated before, the
-allocator of the C library then asks the system for new pages at each read, and a token that arrives alone takes 1.5 times as
-long. What a connection received last stays in the buffer until the next read.
+All connections of an event loop receive into one buffer. For an `asyncio.Protocol`, the event loop would allocate 256 KiB for
+each read, with and without TLS, and then shrink the allocation to the received bytes. In some processes the allocator of the
+C library would ask the system for new pages at each read, and a token that arrives alone would take 1.5 times as long. The
+bytes of the last read stay in the buffer until the next read.
 
 ```
 IDLE ──a request──> HEAD ──the reply's head──> BODY ──the body's end──> IDLE
@@ -44,12 +44,12 @@ from .exceptions import TooManyInterimError, UnsentError, bare
 from .files import OpenFiles
 
 _OK = 200
-# Statuses after which a connection is not used again: after 101 it speaks an unknown protocol, and after 408 it is unknown
-# how much of the request the server has read.
+# Statuses after which a connection is not used again. After 101 the server speaks another protocol. After 408 the server may
+# still be reading the request.
 _LAST = frozenset({101, 408})
 
-# Bytes that are received at once. At the end of a TLS connection, asyncio fills the buffer once, and drops the bytes that do
-# not fit. There can be 256 KiB that are not yet decrypted, and a decrypted record of 16 KiB.
+# Maximum bytes of one read. At the end of a TLS connection, asyncio fills the buffer once, and drops the bytes that do not
+# fit: at most 256 KiB that are not yet decrypted, and a decrypted record of 16 KiB.
 _BUFFER = 288 * 1024
 
 _END_OF_HEAD = b"\r\n\r\n"
@@ -60,14 +60,14 @@ _INTERIM = re.compile(
 )  # statuses of interim responses; after 101 the connection does not speak HTTP
 _SHOWN = 80  # bytes of a reply that is not HTTP, to show in the error
 
-# How many iterations of the loop to wait before a request is sent over a new connection. If the server closes the connection
-# as soon as it has accepted it, that is noticed in this time.
+# How many iterations of the event loop to wait before a request is sent over a new connection. If the server accepts the
+# connection and closes it at once, the close is noticed during these iterations.
 _TURNS_BEFORE_SENDING = 5
 # TCP keep-alive, if the peer is silent: seconds to the first probe, seconds between probes, number of probes.
 _PROBE_AFTER, _PROBE_EVERY, _PROBES = 60, 15, 4
 
 current: ContextVar[AttemptProgress] = ContextVar("current")
-"""The attempt that this task is sending. A context variable, because aiohttp passes no arguments on to the connector."""
+"""The attempt that this task is sending. It is a context variable because aiohttp passes no arguments to the connector."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -76,23 +76,23 @@ class Connection(asyncio.BufferedProtocol):
     Args:
         transport: The transport.
         handler: aiohttp's protocol.
-        buffer: Where bytes are received. Event loops read and call `buffer_updated` in one step, so that all connections of
-            a loop can share a buffer.
+        buffer: The buffer for received bytes. All connections of a loop can share a buffer, because an event loop reads and
+            calls `buffer_updated` in one step.
 
     Attributes:
         waiter: The future that a read awaits; resolved whenever anything happens to the connection.
         content: The body that is being received; None between replies.
-        lost: The exception with which the connection was lost; None before.
+        lost: The exception with which the connection was lost; None while the connection is open.
     """
 
     def __init__(self, transport: asyncio.Transport, handler: ResponseHandler, buffer: memoryview) -> None:
         self._transport: asyncio.Transport | None = transport  # None once it is closed or lost
         self._handler = handler
         self._buffer = buffer
-        # The state of the connection, as the method that handles received bytes.
+        # The state of the connection: the method that handles received bytes in this state.
         self._take: Callable[[bytes], None] = self._take_unasked
         self._head = b""  # the first bytes of the head that is being received
-        self._tail = b""  # the last bytes of that head, which may be the beginning of its end
+        self._tail = b""  # the last bytes of that head, among which `_END_OF_HEAD` may begin
         self.content: aiohttp.StreamReader | None = None
         self.lost: BaseException | None = None
         self.waiter: asyncio.Future[None] | None = None
@@ -125,7 +125,7 @@ class Connection(asyncio.BufferedProtocol):
                 waiter.set_result(None)
 
     def _take_unasked(self, _data: bytes) -> None:
-        """Close the connection: bytes between two replies would be taken for the next reply."""
+        """Close the connection, because aiohttp would take bytes between two replies for the next reply."""
         self._close()
 
     def _take_head(self, progress: AttemptProgress, data: bytes) -> None:
@@ -134,7 +134,9 @@ class Connection(asyncio.BufferedProtocol):
         If aiohttp's parsers are fed a head and garbage in one call, they lose the head and the body so far.
         """
         handler = self._handler
-        progress.begun = True  # by any byte: a connection that was closed while idle brings none
+        progress.begun = (
+            True  # even by one byte: a connection that the server closed while idle delivers none
+        )
         while data:
             if not self._head:
                 data = data.lstrip(b"\r\n")  # empty lines may come before a head
@@ -153,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
             heads = len(handler)
             handler.data_received(piece)
             if len(handler) == heads:
-                continue  # the head is not whole or not HTTP, or it came before aiohttp expects a reply
+                continue  # the head is incomplete or not HTTP, or it arrived before aiohttp expects a reply
             if not _INTERIM.fullmatch(self._head[_CODE]):
                 self._take = handler.data_received
                 if data:
@@ -171,7 +173,7 @@ class Connection(asyncio.BufferedProtocol):
         self._close()
 
     def attach(self, response: aiohttp.ClientResponse) -> None:
-        """Note the body that follows. If the connection has been lost in the middle of the body, let reads fail."""
+        """Note the body of a reply. If the connection has been lost in the middle of the body, let reads fail."""
         self._take = self._handler.data_received
         content = self.content = response.content
         if self.lost is not None:
@@ -198,18 +200,18 @@ class Connection(asyncio.BufferedProtocol):
             self._close()
 
     def drop_reply(self) -> None:
-        """Drop a reply that nobody will read: aiohttp's protocol holds the reply, and the reply holds the protocol.
+        """Drop a reply whose request was cancelled after the head had arrived, and before the task could run.
 
-        The request was cancelled after the head of the reply had arrived, and before its task could run.
+        aiohttp's protocol and the reply refer to each other, so they would stay in memory.
         """
         while len(self._handler):
-            with contextlib.suppress(StopIteration):  # as a coroutine ends that does not have to wait
+            with contextlib.suppress(StopIteration):  # a coroutine that need not wait ends with StopIteration
                 self._handler.read().send(None)
 
     def parse_on(self) -> None:
         """Let aiohttp parse bytes that its parser has held back.
 
-        After a pause that came when aiohttp's parser in Python had parsed everything, it holds back the next bytes.
+        aiohttp's parser in Python holds back the next bytes if reading was paused after it had parsed all bytes before.
         """
         content = self.content
         if content is not None:
@@ -223,7 +225,7 @@ class Connection(asyncio.BufferedProtocol):
         self._handler.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell aiohttp, and the read that waits, that the connection is gone."""
+        """Tell aiohttp and a waiting read that the connection is lost."""
         self.lost = exc or EOFError()
         content = self.content
         if content is not None and not content.is_eof() and isinstance(exc, OSError):
@@ -235,9 +237,9 @@ class Connection(asyncio.BufferedProtocol):
         if failure is not None:
             bare(
                 failure
-            )  # its traceback refers to aiohttp's protocol, which refers to the body, which keeps the failure
-        # Reference cycles would keep the connection alive: a method of this object would form one, and so would the
-        # transport of a TLS connection, which keeps the methods `get_buffer` and `buffer_updated` for ever.
+            )  # removes the traceback, which is part of a cycle: traceback, aiohttp's protocol, body, failure
+        # Reference cycles would keep the connection alive: a method of this object in `_take` would form one, and so would
+        # the transport of a TLS connection, which keeps the methods `get_buffer` and `buffer_updated`.
         self._take = self._handler.data_received
         self._transport = None
         self.notify()
@@ -275,9 +277,9 @@ class Connector(aiohttp.TCPConnector):
     """
 
     def __init__(self, *, owner: object, max_connections: int, **options: Any) -> None:
-        # With aiohttp's own limit, only signals show whether a request waits for its turn or for a new connection. So
-        # aiohttp's limit is off, and the places below limit the connections. A semaphore of asyncio asks all waiters at each
-        # request, even if there are none.
+        # With aiohttp's own limit, only trace signals show whether a request waits for its turn or for a new connection. So
+        # aiohttp's limit is off, and `_places` limits the connections. A semaphore of asyncio would do more work for each
+        # request, even while no request waits.
         super().__init__(  # pyright: ignore[reportUnknownMemberType]  # aiohttp's own types are partial
             limit=0, socket_factory=open_socket, **options
         )
@@ -301,7 +303,7 @@ class Connector(aiohttp.TCPConnector):
         """Leave the connector to the finalizer of its owner."""
 
     async def connect(self, *arguments: Any, **options: Any) -> connector.Connection:
-        """Return a connection for the attempt of this task, which writes its request next.
+        """Return a connection for the attempt of this task. aiohttp then writes the request to the connection.
 
         Raises:
             UnsentError: If the server closed the connection at once.
@@ -325,7 +327,7 @@ class Connector(aiohttp.TCPConnector):
                 progress.connected()
                 used = self._begin_to_use(connection)
                 used.expect_reply(progress)
-                # Nothing has been written yet. Now it shows whether the server closes the connection at once.
+                # If the server closes the connection at once, the close is noticed before the request is written.
                 for _ in range(_TURNS_BEFORE_SENDING):
                     await asyncio.sleep(0)
             else:
@@ -370,10 +372,10 @@ class Connector(aiohttp.TCPConnector):
             await future
         except asyncio.CancelledError:
             if future.cancelled():
-                with contextlib.suppress(ValueError):  # `_free_place` may have taken it out already
+                with contextlib.suppress(ValueError):  # `_free_place` may have removed the future already
                     self._in_line.remove(future)
             else:
-                self._free_place()  # the place was given to this request, which cannot use it any more
+                self._free_place()  # this request got a place, but is cancelled, so another request gets the place
             raise
         progress.queued += loop.time() - began
 
@@ -413,7 +415,7 @@ def _used_by(connection: connector.Connection) -> Connection | None:
 async def _refuse_closed(connection: connector.Connection, used: Connection) -> None:
     """Raise the error of a connection that ended before a request was written to it."""
     handler = connection.protocol
-    # A transport that is closing reports the reason, such as a failure of TLS, some iterations of the loop later.
+    # A closing transport reports the reason, such as a failure of TLS, a few iterations of the event loop later.
     for _ in range(_TURNS_BEFORE_SENDING):
         if used.lost is None:
             await asyncio.sleep(0)
@@ -459,11 +461,14 @@ class Response(aiohttp.ClientResponse):
         self.connection_used = used
         used.attach(self)
         headers = self.headers
-        if len(set(headers.getall("content-length", ()))) > 1:  # aiohttp's parser in Python uses the first
+        if (
+            len(set(headers.getall("content-length", ()))) > 1
+        ):  # aiohttp's parser in Python does not refuse them
             used.discard()
             raise HttpProcessingError(message="it has two different Content-Length headers")
-        # A login page or a captive portal answers in place of the server. A content encoding that was not asked for
-        # needs no check here: the body refuses it, and closes the connection.
+        # HTML with status 200 is a login page or a captive portal that answers in place of the server, so the connection is not
+        # used again. A content encoding that was not asked for needs no check here: the body refuses it, and closes the
+        # connection.
         portal = self.status == _OK and "html" in headers.get("content-type", "")
         if self.status in _LAST or portal:
             self.content.on_eof(used.discard)
@@ -471,7 +476,7 @@ class Response(aiohttp.ClientResponse):
 
 
 def connection_of(response: aiohttp.ClientResponse) -> Connection | None:
-    """Return the connection over which a reply arrives; None in the caller's own session."""
+    """Return the `Connection` of a reply; None if the caller's own session made the request."""
     return response.connection_used if isinstance(response, Response) else None
 
 

@@ -183,7 +183,9 @@ def _refused_handshake(cause: BaseException, *, begun: bool) -> ssl.SSLError | N
     """
     for origin in origins(cause):
         if isinstance(origin, ssl.SSLError):
-            reason = getattr(origin, "reason", None) or ""  # an error that ssl itself has not raised has none
+            reason = (
+                getattr(origin, "reason", None) or ""
+            )  # only errors that ssl itself has raised have a reason
             return origin if "ALERT" in reason and "INTERNAL" not in reason and not begun else None
     return None
 
@@ -272,7 +274,7 @@ def connection_error(
     if isinstance(cause, aiohttp.ClientHttpProxyError):
         return proxy_error(cause.status, cause.message, request, peer)
     if getattr(getattr(cause, "request_info", None), "method", None) == "CONNECT":
-        phase = "connect"  # the reply of a proxy, as also a caller's own session tells
+        phase = "connect"  # the reply of a proxy; a caller's own session reports it in this way
     if isinstance(cause, (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch)):
         where = peer.connecting_to(cause) if isinstance(cause, aiohttp.ClientConnectorError) else peer.host
         return _tls_error(cause, request, where, sent=False)
@@ -289,7 +291,7 @@ def connection_error(
         )
     reset = isinstance(cause, aiohttp.ClientConnectorError) and cause.os_error.errno in _RESET
     if (reset and not peer.tls) or (phase != "connect" and never_sent(cause)):
-        # With TLS the peer has answered before, so that it is certain that it has read no request.
+        # With TLS the peer has answered during the handshake, so it is certain that it has not read the request.
         return APIConnectionError(
             f"{peer.answering} closed the connection as soon as it was made",
             request=request,

@@ -43,11 +43,11 @@ def _can_open() -> bool:
 class OpenFiles:
     """The calls of one event loop that wait until a file can be opened, in the order in which they began to wait.
 
-    The first call in the line tries again every 50 ms, and when a connection becomes free, which it may use. If it
-    succeeds, the next call tries.
+    The first call in the line tries again every 50 ms. It also tries when a connection becomes free, because it may use
+    that connection. If it succeeds, the next call tries.
 
     Attributes:
-        line: The attempts that wait, by the futures that they await.
+        line: The waiting attempts; the keys are the futures that the attempts await.
         in_use: Number of connections of this loop that are in use. While it is 0, no connection can become free, so the
             wait counts against the time limit for connecting.
     """
@@ -93,7 +93,7 @@ class OpenFiles:
             await future
         except asyncio.CancelledError:
             if self.line.pop(future, None) is None:
-                self.wake()  # this call was woken and cannot try, so the next call tries
+                self.wake()  # this call was woken but is cancelled, so the next call tries to connect
             raise
         finally:
             progress.queued += self._loop.time() - began
@@ -106,7 +106,7 @@ class OpenFiles:
                 future.set_result(None)
 
     def _look(self) -> None:
-        """Let the first call try; change the time limits if the number of connections in use became or ceased to be 0."""
+        """Let the first call try; update the time limits if the first connection came into use, or the last was freed."""
         self._timer = None
         limited = not self.in_use
         if limited is not self._limited:

@@ -1,4 +1,4 @@
-"""What a forked process has of its parent, and must never close, and when no process may be forked."""
+"""Keeps objects of the parent that a forked process must never close, and prevents forks at wrong moments."""
 
 from __future__ import annotations
 

@@ -31,19 +31,19 @@ from .loops import runs_here
 
 
 class Pace:
-    """The rates and quotas that calls share: of a client, of some `map` or fan-outs, or of several of them.
+    """The rates and quotas that calls share: the calls of clients, of `map` and of fan-outs.
 
-    Every request takes a turn, a retry too. Requests that wait for their turns are sent in the order in which they came, a
-    retry before all others. You may use one `Pace` in several clients, threads and event loops at once, and in one
-    event loop after another. A pickled `Pace` has the same rates, and what it has learned stays behind.
+    Every request takes a turn, retries included. Waiting requests are sent in the order in which they began to wait, but
+    retries before all other requests. You may use one `Pace` in several clients, threads and event loops, at the same time or
+    one after another. A pickled `Pace` has the same rates, but nothing that it has learned.
 
-    A minute never has more requests than ``requests_per_minute``, whenever it begins: one second's worth may be sent at
-    once, and the others are evenly spaced. The same holds for tokens; a single request with more than one second's
-    worth of tokens is sent when no other is due and the minute has room for it, and those after it wait longer.
+    No minute has more requests than ``requests_per_minute``, whenever the minute begins. The requests of one second may be
+    sent at once, and the others are evenly spaced. The same rule applies to tokens. If a single request has more tokens than
+    the rate allows in a second, it is sent when no other request is due and the minute has room, and later requests wait longer.
 
-    A `Pace` also learns from replies, for each key at each server. It counts down what the server's headers say is
-    left, measures how fast it is refilled, and lets all requests wait when the server asks one of them to wait. Waits for
-    turns do not count towards `Timeout.total` before the first attempt of a call.
+    A `Pace` also learns from replies, for each key at each server. It counts down the requests and tokens that are left
+    according to the headers, measures how fast the quota refills, and lets all requests wait when the server asks one of them
+    to wait. Waits for turns do not count towards `Timeout.total` before the first attempt of a call.
 
     Args:
         requests_per_minute: Maximum number of requests in any minute, or None.
@@ -70,7 +70,7 @@ class Pace:
             "adaptive": adaptive,
         }
         self._schedule = self._make_schedule()
-        # Guards everything below. It is held for some arithmetic, and never while anything is waited for. The garbage
+        # Guards all attributes below. It is held only for some arithmetic, and never during a wait. The garbage
         # collector may run meanwhile and drop a stream, whose turn then ends in the same thread: hence an RLock.
         self._lock = threading.RLock()
         self._lines: dict[asyncio.AbstractEventLoop, Line] = {}
@@ -90,7 +90,7 @@ class Pace:
         return Schedule(**self._options)
 
     def forget_parent(self) -> None:
-        """Begin anew in a forked process: requests that wait or are in flight are the parent's, and so is the lock."""
+        """Reset the state in a forked process: waiting requests, requests in flight and the lock belong to the parent."""
         keep_for_ever(self._lines)
         self._lock = threading.RLock()
         self._lines = {}
@@ -99,7 +99,7 @@ class Pace:
     # Used by `Turn`
 
     def account(self, name: Hashable) -> Account:
-        """Return what is known of a key at a server."""
+        """Return the account of a key at a server."""
         return self._schedule.account(name)
 
     def estimate(self, params: Mapping[str, Any]) -> float:
@@ -109,13 +109,13 @@ class Pace:
     def take(
         self, account: Account, tokens: float, max_wait: float, *, waiting: bool = False
     ) -> Admission | Wait:
-        """Take a turn, or return when it may be tried again.
+        """Take a turn, or return when to try again.
 
         Args:
             account: The account of the request's key.
             tokens: Estimated tokens of the request.
             max_wait: Longest wait that a server may impose, in seconds.
-            waiting: Whether the request is the first of those that wait; others may not overtake these.
+            waiting: Whether the request is the first waiting request. New requests may not overtake waiting requests.
         """
         with self._lock:
             if (
@@ -138,7 +138,7 @@ class Pace:
             account: The account of the request's key.
             tokens: Estimated tokens of the request.
             max_wait: Longest wait that a server may impose, in seconds.
-            again: Whether the request was sent before. It goes before those that were not.
+            again: Whether the request was sent before. Such a request goes before all others.
         """
         if not again:
             admission = self.take(account, tokens, max_wait)
@@ -152,10 +152,10 @@ class Pace:
         try:
             return await waiter.turn
         except BaseException:
-            # It was cancelled, or its loop was closed and the task was dropped.
+            # The call was cancelled, or its loop was closed and the task was dropped.
             waiter.gone = True
             if waiter.turn.done() and not waiter.turn.cancelled():
-                # The turn came in the same iteration of the loop as the cancellation: others may have it.
+                # The turn was given in the same iteration of the loop as the cancellation, so it goes to another request.
                 self.withdraw(waiter.turn.result())
             self._wake(line)
             raise
@@ -175,15 +175,15 @@ class Pace:
             max_wait: Longest wait that a server may impose, in seconds.
 
         Returns:
-            The seconds for which all requests of the key wait, if the server refused this one and named no time.
+            The seconds for which all requests of the key wait, if the server refused this request and named no time.
         """
         failed = isinstance(outcome, APIError)
-        if not failed and outcome.rate_limits is None:  # nearly always, where a server tells no quota
+        if not failed and outcome.rate_limits is None:  # nearly always, if the server reports no quota
             with self._lock:
                 admission.account.succeed(time.monotonic())
             return None
         refused = failed and is_refusal(outcome)
-        if failed and outcome.status_code is None:  # no reply: it says nothing about quotas
+        if failed and outcome.status_code is None:  # there is no reply, and so no news about quotas
             if _is_unanswered(outcome):
                 with self._lock:
                     self._schedule.overloaded(admission)
@@ -211,7 +211,7 @@ class Pace:
         succeeded: bool = False,
         usage: CompletionUsage | None = None,
     ) -> None:
-        """Note that an attempt is over; a second call does nothing."""
+        """Note that an attempt has ended; a second call does nothing."""
         with self._lock:
             if isinstance(error, APITimeoutError) and error.phase in {"first_token", "idle"}:
                 self._schedule.overloaded(admission)  # a stream that stalls
@@ -227,7 +227,7 @@ class Pace:
                 del self._lines[line.loop]
 
     def _wake_all(self) -> None:
-        """Let each queue see whether its first request may be sent now."""
+        """Let each queue check whether its first request may be sent now."""
         if self._lines:
             with self._lock:
                 lines = list(self._lines.values())
@@ -237,7 +237,7 @@ class Pace:
     def _wake(self, line: Line) -> None:
         """Run a queue soon, in its own loop.
 
-        It is never run at once, because a finaliser may call this while the queue is running.
+        The queue never runs inside this call, because a finaliser may call this method while the queue is running.
         """
         if line.woken:
             return
@@ -245,17 +245,17 @@ class Pace:
         try:
             (line.loop.call_soon if runs_here(line.loop) else line.loop.call_soon_threadsafe)(line.run)
         except RuntimeError:
-            # That loop is closed, and what waited there is never sent.
+            # The loop is closed, so its waiting requests are never sent.
             with self._lock:
                 self._lines.pop(line.loop, None)
 
 
 class Wait(NamedTuple):
-    """Why a turn was not given.
+    """The reason why a request did not get a turn.
 
     Attributes:
-        seconds: Seconds until it may be tried again; None if a request must end before that.
-        for_rates: Whether only the rates do not allow the request, which all accounts share.
+        seconds: Seconds until the next try; None if a request in flight must end first.
+        for_rates: Whether the only reason are the rates, which all accounts share.
     """
 
     seconds: float | None
@@ -266,7 +266,7 @@ class Waiter(msgspec.Struct, eq=False):
     """A request that waits for its turn.
 
     Attributes:
-        gone: Whether nobody waits any longer.
+        gone: Whether the task of the request no longer waits.
     """
 
     account: Account
@@ -292,18 +292,18 @@ class Line:
         self.loop = loop
         self.woken = False
         self._pace = pace
-        # For each account the requests that were sent before, and those that were not. An account whose request gets a turn
+        # For each account, a queue of requests that were sent before, and a queue of new requests. An account whose request gets a turn
         # goes to the end, so that no key waits for another for ever.
         self._queues: dict[Account, tuple[deque[Waiter], deque[Waiter]]] = {}
         self._waits_for_rates = False
         self._timer: asyncio.TimerHandle | None = None
 
     def goes_before(self, account: Account) -> bool:
-        """Whether a request waits here that a new one of this account may not overtake."""
+        """Whether a waiting request goes before a new request of this account."""
         return self._waits_for_rates or account in self._queues
 
     def add(self, waiter: Waiter, *, again: bool) -> None:
-        """Add a request to its queue; `run` gives it its turn."""
+        """Add a request to its queue; `run` gives the request its turn."""
         retries, others = self._queues.setdefault(waiter.account, (deque(), deque()))
         (retries if again else others).append(waiter)
         self.run()
@@ -330,7 +330,7 @@ class Line:
                 self._queues[account] = self._queues.pop(account)
                 accounts.append(account)
                 continue
-            # A request of another key that is smaller must not take what this one waits for, again and again.
+            # Otherwise smaller requests of other keys could take the tokens for which this request waits, again and again.
             self._waits_for_rates = turn.for_rates
             if turn.seconds is not None:
                 soonest = turn.seconds if soonest is None else min(turn.seconds, soonest)
@@ -340,7 +340,7 @@ class Line:
             self._pace.leave(self)
 
     def _first_queue(self, account: Account) -> deque[Waiter] | None:
-        """Return the queue whose first request is next, without the requests that were given up."""
+        """Return the queue whose first request is next; remove requests whose tasks no longer wait."""
         for queue in self._queues[account]:
             while queue and (queue[0].gone or queue[0].turn.done()):
                 queue.popleft()
@@ -368,7 +368,7 @@ class Turns:
         self._draining = False
 
     def drain(self) -> None:
-        """Give no more turns: cancel the tasks that wait, and those that will wait."""
+        """Give no more turns: cancel the waiting tasks, and all tasks that would wait later."""
         self._draining = True
         for task in self.waiting:
             task.cancel()
@@ -382,13 +382,13 @@ class Turns:
             await asyncio.sleep(0)
 
     def leave(self) -> None:
-        """Note that the current task waits no longer."""
+        """Note that the current task no longer waits."""
         with contextlib.suppress(RuntimeError):  # the task is dropped after its loop was closed
             self.waiting.discard(_current_task())
 
 
 class Turn:
-    """The turns of one call: the first, and one for each further attempt.
+    """The turns of one call: one for each attempt.
 
     Args:
         turns: The turns that the call shares.
@@ -409,7 +409,7 @@ class Turn:
         self.patient = turns.patient
 
     def take(self) -> bool:
-        """Take the first turn, if there is nothing to wait for; return whether it was taken."""
+        """Take the first turn, if it is available without waiting; return whether it was taken."""
         turn = self._pace.take(self._account, self._tokens, self._max_wait)
         self._admission = turn if isinstance(turn, Admission) else None
         return self._admission is not None
@@ -432,7 +432,7 @@ class Turn:
             turns.leave()
 
     def withdraw(self) -> None:
-        """Note that the attempt is not sent: another turn is to be waited for."""
+        """Note that the attempt is not sent, so that it needs another turn."""
         self._pace.withdraw(cast("Admission", self._admission))
 
     def on_response(self, outcome: Any) -> float | None:

@@ -58,7 +58,9 @@ class Trace:
             info.method,
             info.url,
             attempt,
-            escape(str(info.params.get("model")), _MAX_MODEL),  # programs may take it from their users
+            escape(
+                str(info.params.get("model")), _MAX_MODEL
+            ),  # the name may come from users of the program, so it is escaped and cut
             info.stream,
         )
         for hook in self._hooks:
@@ -126,7 +128,7 @@ class Trace:
         first_token: float | None = None,
         gaps: Sequence[float] = (),
     ) -> None:
-        """Report that the call is over; only the first call of this method counts.
+        """Report that the call has ended; only the first call of this method counts.
 
         Args:
             outcome: How the call ended.

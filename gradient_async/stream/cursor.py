@@ -136,7 +136,7 @@ class Cursor:
                     if not chunks and not reader.received:
                         chunks = None
             if chunks is None:
-                # The reader judges the end of the stream by what has been assembled.
+                # The reader judges the end of the stream by the assembled completion, so all chunks must be in it.
                 self.assemble_read()
                 chunks = await self._source.next_chunks()
         finally:
@@ -253,7 +253,7 @@ class ChunkStream(AsyncForOnly, AsyncOnly):
         answer: The form of the answers; None if the request names no type.
 
     Attributes:
-        advice: What the warning about a stream that was dropped before its end tells the user to do.
+        advice: What to do about a stream that was dropped before its end; a part of the warning.
     """
 
     advice = "use 'async with', or call aclose()"
@@ -296,7 +296,7 @@ class ChunkStream(AsyncForOnly, AsyncOnly):
                 raise StopAsyncIteration
 
     def read_from_thread(self, make_source: Callable[[ChunkSource], T], waiters: Waiters) -> T:
-        """Let a thread that is not the loop's read this stream, of which nothing has been read.
+        """Let a thread other than the loop's read this stream, before anything has been read.
 
         Args:
             make_source: Makes a source that blocks the thread, from the source of this stream.
@@ -372,7 +372,7 @@ class ChunkStream(AsyncForOnly, AsyncOnly):
 
         Raises:
             StreamError: If the stream is not whole; ``.partial`` has everything received.
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         self._cursor.pass_all()
         while await self._cursor.fill():
@@ -383,13 +383,13 @@ class ChunkStream(AsyncForOnly, AsyncOnly):
         """Return the whole completion of a stream that was read to its end.
 
         Raises:
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         completion = self._received
         return completion if self._answer is None else parse_completion(completion, self._answer)
 
     def check(self) -> None:
-        """Raise the error of an answer that is no value of its type; the stream was read to its end."""
+        """Raise an error if an answer is not a value of its type. The stream must have been read to its end."""
         if self._answer is not None:
             self.whole()
 
@@ -402,7 +402,7 @@ class ChunkStream(AsyncForOnly, AsyncOnly):
 
         Raises:
             StreamError: If the stream is not whole.
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         await self.completion()
         return self
@@ -507,7 +507,7 @@ def _text_of(chunk: ChatCompletionChunk, index: int) -> str:
 class EventStream(Generic[T_co]):
     """The stream as typed events.
 
-    If the answer is no value of the type that the request names, the `OutputError` comes in the place of the end.
+    If the answer is not a value of the type in the request, an `OutputError` is raised at the end.
 
     If reading stops between two events of one chunk, only this iterator has the remaining events of the chunk.
     """

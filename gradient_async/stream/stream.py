@@ -53,7 +53,7 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
         answer: The form of the answers; None if the request names no type.
 
     Raises:
-        StreamTruncatedError: From iterating, if the stream ended in good order, but too early.
+        StreamTruncatedError: From iterating, if the stream ended properly, but before the completion was whole.
         StreamInterruptedError: From iterating, if the connection was lost.
         StreamTimeoutError: From iterating, if no content came within a time limit.
         StreamServerError: From iterating, if the server sent an error inside the stream.
@@ -207,9 +207,9 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
 class ParsedChatCompletionStream(ChatCompletionStream, Generic[T_co]):
     """A `ChatCompletionStream` of typed answers, as ``stream(response_format=Invoice)`` opens it.
 
-    An answer that is no value of the type is an error once the stream has been read to its end: from `completion`, and in the
-    place of the end from iterating over `events`. Chunks, text and bytes are read as from any stream. `snapshot` never raises:
-    its ``parsed`` is None as long as the text is no value of the type.
+    If an answer is not a value of the type, an `OutputError` is raised at the end of the stream: by `completion`, and by
+    iterating over `events`. Chunks, text and bytes are read as from any stream. `snapshot` never raises: its ``parsed`` is None
+    as long as the text is not a value of the type.
     """
 
     if TYPE_CHECKING:

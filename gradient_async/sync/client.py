@@ -75,7 +75,7 @@ def _like(
 
     def decorate(method: Callable[Concatenate[S, ...], T]) -> Callable[Concatenate[S, P], T]:
         method.__wrapped__ = function  # type: ignore[attr-defined]
-        # They are resolved among the names of the module of `function`.
+        # `get_type_hints` evaluates these annotations with the names in the module of `function`, because of `__wrapped__`.
         method.__annotations__ = function.__annotations__
         return method
 
@@ -90,10 +90,10 @@ class _SyncCompletions(CompletionsHints):
         with_streaming_response = Hint(RAW["with_streaming_response"])
 
     def __init__(self, completions: AsyncCompletions | AsyncAgentCompletions) -> None:
-        self._completions: Any = completions  # the subclasses know the types of parameters
+        self._completions: Any = completions  # the subclasses declare the types of parameters
 
     def _create(self, params: dict[str, Any], stream: Any) -> Any:
-        # Hides keys in the dictionary, because a traceback may show the locals of this frame.
+        # `check_options` hides keys in the dictionary, because a traceback may show the locals of this frame.
         check_options(params)
         loop = loop_thread()
         return loop.call(
@@ -387,7 +387,7 @@ class Models(Hinted):
     @_like(AsyncModels.list)
     def list(self, **options: Any) -> ModelList:
         """List the models that the key may use; the list can be iterated over."""
-        check_options(options)  # hides keys, see `_create`
+        check_options(options)  # hides keys in the dictionary, as in `_create`
         return cast("ModelList", loop_thread().call(partial(self._models.list, **options)))
 
 
@@ -405,7 +405,7 @@ class Gradient(Closing, Attributes, Hinted):
     _hints = {**without_asyncio(CLIENT), **RAW}
     _client: AsyncGradient
 
-    # Names in the class, so that `create_autospec(Gradient)` has them.
+    # The class has these attributes so that `create_autospec(Gradient)` has them.
     chat: Chat[Completions] = resource("chat")
     agents: Agents = resource("agents")
     models: Models = resource("models")
@@ -421,7 +421,7 @@ class Gradient(Closing, Attributes, Hinted):
 
     def _use(self, client: AsyncGradient) -> None:
         self._client = client
-        # The attributes are those of the client inside.
+        # Attributes such as `base_url` are read from and written to these two objects of the asynchronous client.
         self._core, self._previous = client._core, client._previous  # noqa: SLF001  # of this package
         self._resources = self._make_resources()
 

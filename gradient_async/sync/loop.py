@@ -6,13 +6,13 @@ in a notebook, and no time limit of an open stream would be enforced while the t
 
 **Handing over.** `LoopThread.call` hands a function to the loop and waits on a lock until the loop has run it. The function is
 called in the loop's thread, so that a call which is interrupted early leaves no coroutine that was never awaited. The
-handing thread's context variables go along. An error comes back as itself, with its traceback, and nothing of the call
-refers to it any more.
+function gets the context variables of the calling thread. An error of the function is raised in the calling thread, with its
+traceback, and the call does not refer to it any more.
 
-**Interrupts.** Whatever ends the wait, KeyboardInterrupt above all, cancels the function in the loop; if its result has
-come all the same, the result is undone. A stream whose read is interrupted is closed. Control returns once that is done, or
-after two seconds. The wait itself wakes four times a second, because some exceptions do not wake it: Ctrl-C on Windows, and
-those that a debugger sets for a thread.
+**Interrupts.** An exception that ends the wait, such as KeyboardInterrupt, cancels the function in the loop. If the function
+has a result all the same, the result is undone. A stream whose read is interrupted is closed. The exception is raised when
+this is done, or after two seconds. The thread wakes four times a second to look for exceptions, because some exceptions do not
+end a wait on a lock: Ctrl-C on Windows, and exceptions that a debugger sets for a thread.
 
 **Fork.** The child has the parent's loop without its thread. It keeps this loop and its streams untouched, because the two
 processes share its sockets, and starts its own loop with its first call. Streams of the parent can't be read in the child.
@@ -41,7 +41,7 @@ from ..stream import ChunkStream
 
 # Seconds after which a waiting thread looks for exceptions.
 LOOK = 0.25
-# Seconds to wait for what was cancelled: a call that was interrupted, or the loop at the end of the process.
+# Seconds to wait until an interrupted call has been cancelled, and until the loop has ended at the end of the process.
 _PATIENCE = 2.0
 _ENDED = "the interpreter is shutting down"
 # An event that nobody sets.
@@ -49,9 +49,10 @@ _NEVER = threading.Event()
 
 
 class CarriedError(Exception):
-    """Carries an error of the caller's code through the loop, where it would mean something else than where it was raised.
+    """Carries an error of the caller's code through the loop, because asyncio gives the error another meaning.
 
-    Such are KeyboardInterrupt, which ends the loop, CancelledError and GeneratorExit. `LoopThread.wait` raises the error itself.
+    KeyboardInterrupt and SystemExit would end the loop; CancelledError and GeneratorExit would end a task or a generator.
+    `LoopThread.wait` raises the error itself.
 
     Attributes:
         error: The error.
@@ -67,8 +68,8 @@ class Call:
 
     Attributes:
         done: Locked until the function has ended.
-        result: What the function returned, or None.
-        error: What the function raised, or None.
+        result: The result of the function, or None.
+        error: The exception of the function, or None.
     """
 
     __slots__ = ("_arguments", "_function", "_task", "done", "error", "result")
@@ -93,7 +94,7 @@ class Call:
         self.done.release()
 
     def start(self, loop: LoopThread) -> None:
-        """Begin, in the loop's thread."""
+        """Start the function; must be called in the loop's thread."""
         self._task = loop.loop.create_task(self._run(loop))
 
     async def _run(self, loop: LoopThread) -> None:
@@ -106,7 +107,7 @@ class Call:
             self.done.release()
 
     async def give_up(self, undo: Callable[[Any], object]) -> None:
-        """End the call, whose thread was interrupted; undo its result if there is one."""
+        """Cancel the call of an interrupted thread, and undo its result."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -127,7 +128,7 @@ class LoopThread:
         loop: The event loop.
         ending: Whether the process ends.
         inherited: Whether the loop belongs to the parent of this process.
-        open: The streams, to be closed at the end of the process; changed in the loop's thread only.
+        open: The streams to close at the end of the process. Only the loop's thread changes the set.
     """
 
     def __init__(self) -> None:
@@ -135,14 +136,15 @@ class LoopThread:
         self.ending = False
         self.inherited = False
         self.open = weakref.WeakSet[ChunkStream]()
-        # The first of these threads runs the loop, see `begin`. `append` is atomic.
+        # Only the first of these threads runs the loop, see `begin`. `append` is atomic, so there is exactly one first thread.
         self._threads: list[threading.Thread] = []
 
     def begin(self) -> None:
-        """Start the thread, if it has not begun yet.
+        """Start the thread, unless it runs already.
 
-        No lock is taken, because a signal handler may come here while the thread that it interrupts is in this method. If
-        an interrupt ends this method early, the next call starts another thread, and the thread that is first stays.
+        This method takes no lock: a signal handler may call it while the interrupted thread is in this method, and would wait
+        for ever. If an interrupt ends this method early, the next call starts another thread. Then the first thread to reach
+        `_is_first` runs the loop, and the other thread ends.
         """
         if self._threads:
             return
@@ -152,7 +154,7 @@ class LoopThread:
             raise ConfigurationError(f"the thread of the event loop did not start: {error}") from error
 
     def _is_first(self) -> bool:
-        """Whether this thread is the first that asks."""
+        """Whether this thread is the first that calls this method."""
         self._threads.append(threading.current_thread())
         return self._threads[0] is threading.current_thread()
 
@@ -163,7 +165,7 @@ class LoopThread:
 
     @property
     def runs_here(self) -> bool:
-        """Whether this thread is the loop's."""
+        """Whether this thread is the thread of the loop."""
         return bool(self._threads) and threading.get_ident() == self._threads[0].ident
 
     def _run(self) -> None:
@@ -174,7 +176,7 @@ class LoopThread:
         with contextlib.suppress(RuntimeError), asyncio.Runner(loop_factory=lambda: self.loop) as runner:
             runner.get_loop()
             while not self.ending:
-                # asyncio lets these exceptions of any task, such as a hook that calls `sys.exit`, end `run_forever`.
+                # If a task raises one of these exceptions, for example because a hook calls `sys.exit`, `run_forever` ends.
                 with contextlib.suppress(KeyboardInterrupt, SystemExit):
                     self.loop.run_forever()
 
@@ -186,7 +188,7 @@ class LoopThread:
         Args:
             function: A function, or a coroutine function.
             *arguments: Its arguments.
-            undo: Called in the loop with the result, or with None if there is none, if this thread is interrupted.
+            undo: If this thread is interrupted, called in the loop with the result, or with None.
 
         Raises:
             ConfigurationError: If the loop can't be used here.
@@ -197,7 +199,7 @@ class LoopThread:
         return self.wait(call, undo, lambda: self.hand(call.start, self))
 
     def hand(self, function: Callable[..., object], *arguments: Any) -> None:
-        """Have the loop call a function, and wait for nothing.
+        """Let the loop call a function, without waiting for the call.
 
         Raises:
             ConfigurationError: If the loop has just ended.
@@ -219,8 +221,8 @@ class LoopThread:
         Args:
             call: The call.
             undo: The same as for `call`.
-            begin: Called at first; an interrupt before its end is an interrupt of the call, too.
-            on_look: Called whenever this thread has looked for exceptions.
+            begin: Called first. If it is interrupted, the call is interrupted.
+            on_look: Called each time this thread has looked for exceptions.
         """
         try:
             begin()
@@ -239,11 +241,11 @@ class LoopThread:
         try:
             raise error
         finally:
-            del error, call  # otherwise the error and this frame would refer to each other
+            del error, call  # otherwise the error's traceback and this frame would form a cycle
 
     def _refuse(self) -> NoReturn:
         if self.ending and threading.current_thread().daemon:
-            _NEVER.wait()  # see the docstring of this file
+            _NEVER.wait()  # see "Exit" in the docstring of this file
         raise ConfigurationError(self._problem())
 
     def _problem(self) -> str:
@@ -259,7 +261,7 @@ class LoopThread:
         )
 
     def end(self) -> None:
-        """Close what is open, and end the thread; wait a short time for that."""
+        """Close open streams, end the loop and its thread, and wait at most two seconds for the thread."""
         if self._is_first():  # the thread never began
             self.ending = True
             self.loop.close()
@@ -280,7 +282,7 @@ class Process:
     """The loop of this process.
 
     Attributes:
-        loops: The loop is the first of these, if there are any.
+        loops: Empty, or a list whose first item is the loop.
         ended: Whether the process ends.
     """
 
@@ -292,10 +294,10 @@ def loop_thread() -> LoopThread:
     """Return the loop of this process, and start it if it does not run."""
     loops = Process.loops
     if not loops:
-        if Process.ended:  # a finalizer calls; a thread could not start any more
+        if Process.ended:  # a finalizer makes a call, but a thread can't start any more
             raise ConfigurationError(_ENDED)
         made = LoopThread()
-        loops.append(made)  # atomic, and without a lock, see `LoopThread.begin`
+        loops.append(made)  # atomic; for the reason against a lock see `LoopThread.begin`
         if loops[0] is not made:  # another thread or a signal handler was faster
             made.loop.close()
     loops[0].begin()

@@ -1,4 +1,4 @@
-"""Many requests: `map` for threads, and the threads in which code of the caller runs that may block.
+"""`map` without asyncio, and the threads for code of the caller that may block.
 
 The iterable of `map` and ``stop_when`` may block, or call this client. They run in threads of their own: in the loop's
 thread, code that blocks would stop all calls, also the call that the code itself makes.
@@ -27,7 +27,7 @@ _END = object()
 
 
 async def feed(iterator: Iterator[T]) -> AsyncGenerator[T]:
-    """Yield the items of an iterator that may block: a thread takes them, one at a time."""
+    """Yield the items of an iterator that may block. A thread of its own takes the items, one at a time."""
     loop = asyncio.get_running_loop()
     wanted = SimpleQueue[asyncio.Future[Any] | None]()
     run = contextvars.copy_context().run
@@ -51,20 +51,20 @@ def _take(
     wanted: SimpleQueue[asyncio.Future[Any] | None],
     loop: asyncio.AbstractEventLoop,
 ) -> None:
-    """Take items from an iterator as they are wanted, in a thread."""
+    """Take the next item of an iterator for each future in a queue; runs in the thread of `feed`."""
     while (future := wanted.get()) is not None:
         item, error = None, None
         try:
             item = next(iterator, _END)
         except BaseException as raised:  # noqa: BLE001  # raised to the reader
             error = raised if isinstance(raised, Exception) else CarriedError(raised)
-        with contextlib.suppress(RuntimeError):  # the loop has been closed at the end of the process
+        with contextlib.suppress(RuntimeError):  # at the end of the process, the loop is closed
             loop.call_soon_threadsafe(_settle, future, item, error)
-        del future, item, error  # a thread that waits for the next request holds nothing
+        del future, item, error  # otherwise the thread would keep them alive while it waits
 
 
 def _settle(future: asyncio.Future[Any], item: Any, error: BaseException | None) -> None:
-    if future.done():  # nobody waits any longer
+    if future.done():  # the reader was cancelled
         return
     if error is None:
         future.set_result(item)
@@ -73,10 +73,11 @@ def _settle(future: asyncio.Future[Any], item: Any, error: BaseException | None)
 
 
 async def ask(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Ask a function of the caller, which may block, or a coroutine function."""
+    """Call a function of the caller, in a thread if it is not a coroutine function; return its result."""
     if iscoroutinefunction(function):
         return await _carried(function(*arguments))
-    # A generator turns StopIteration of the function into RuntimeError; `map` would only end.
+    # A generator is used in place of `map`, because it turns a StopIteration of the function into a RuntimeError. With `map`, the
+    # StopIteration would look like the end of the items.
     answer_later = (function(*each) for each in (arguments,))
     async with contextlib.aclosing(feed(answer_later)) as answers:
         answer = await anext(answers)
@@ -84,15 +85,15 @@ async def ask(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 async def _carried(answer: Awaitable[T]) -> T:
-    """Await an answer of the caller's code, whose errors must not act on the task that asks, or on the loop."""
+    """Await a result of the caller's code, whose errors must not cancel this task or end the event loop."""
     try:
         return await answer
     except (KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # nobody needs the answer any longer
+            raise  # this task itself was cancelled
         raised = error
-    except StopAsyncIteration as error:  # would only end the stream
+    except StopAsyncIteration as error:  # would look like the end of the stream
         raise RuntimeError("a function of the caller raised StopAsyncIteration") from error
     raise CarriedError(raised)
 
@@ -100,7 +101,8 @@ async def _carried(answer: Awaitable[T]) -> T:
 class MapResults(Closing, Generic[K_co]):
     """Results of many requests: an iterator.
 
-    Leaving the loop over it, or leaving ``with``, cancels the requests in flight. Several threads may share it.
+    Leaving the loop over the results, or leaving ``with``, cancels the requests in flight. Several threads may share the
+    iterator.
 
     Args:
         results: The results for asyncio.
@@ -127,10 +129,10 @@ class MapResults(Closing, Generic[K_co]):
         raise StopIteration
 
     def drain(self) -> None:
-        """Send no more requests. The iteration yields the results of the requests in flight, and ends."""
+        """Send no more requests. The iterator returns the results of the requests in flight, and ends."""
         self._loop.call(self._results.drain)
 
     def close(self) -> None:
-        """Cancel the requests in flight and wait until they are gone."""
+        """Cancel the requests in flight, and wait until they have ended."""
         if self._loop.usable:
             self._loop.call(self._results.aclose)

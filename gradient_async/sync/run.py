@@ -30,7 +30,7 @@ class ToolRun(Closing, BaseRun[C_co]):
 
     Args:
         state: The state of the run.
-        completions: Has the methods ``stream`` and ``create``, by which requests are made.
+        completions: The resource whose methods ``stream`` and ``create`` make the requests.
         loop: The loop.
     """
 
@@ -43,7 +43,7 @@ class ToolRun(Closing, BaseRun[C_co]):
         self._events = cast("GeneratorType[ToolRunEvent, None, None]", events)
 
     def completion(self) -> C_co:
-        """Read what is left of the run; return the completion of its last turn. The errors are those of the run for asyncio."""
+        """Read the rest of the run; return the completion of its last turn. It raises the errors of the run with asyncio."""
         for _ in self:
             pass
         return self._last()
@@ -61,7 +61,7 @@ class ToolRun(Closing, BaseRun[C_co]):
         return next(self._events)
 
     def close(self) -> None:
-        """Cancel the tools, wait until they are gone, and close the stream."""
+        """Cancel the tools, wait until they have ended, and close the stream."""
         if not self._is_over():
             self._events.close()
 
@@ -85,7 +85,9 @@ def _events(
             request = state.request()
             if state.stream:
                 with completions.stream(**request) as stream:
-                    with contextlib.suppress(OutputError):  # `receive` raises it, if this is the last turn
+                    with contextlib.suppress(
+                        OutputError
+                    ):  # if this is the last turn, `receive` raises the error
                         for event in stream.events():
                             yield state.of_turn(event)
                     completion = stream.snapshot
@@ -98,7 +100,7 @@ def _events(
             yield from tools.started
             yield from _run(tools, loop)
             if state.stop_when is not None:
-                answer = state.stop_when(run())  # the run exists as long as it is being read
+                answer = state.stop_when(run())  # not None: a run exists while its generator runs
                 state.complete = bool(loop.call(_same, answer) if isawaitable(answer) else answer)
     except Exception as error:
         state.fail(error, turn)
@@ -111,7 +113,7 @@ def _run(tools: TurnTools, loop: LoopThread) -> Generator[ToolRunEvent]:
         while (finished := loop.call(tools.next, undo=lambda _: tools.stop())) is not None:
             yield finished
     finally:
-        if loop.runs_here:  # the collector has dropped the run in the thread of the loop
+        if loop.runs_here:  # the garbage collector has dropped the run in the thread of the loop
             tools.cancel()
         elif loop.usable:  # otherwise the process ends, or the tools belong to its parent
             loop.call(tools.stop)

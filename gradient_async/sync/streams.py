@@ -1,12 +1,12 @@
 """The stream, the fan-out and their views, for threads.
 
-**Streams.** Only what touches the connection is handed over: the *source* of chunks (`_Source`). Cursor, views and
-assembly of `stream/` run in the caller's thread. Their coroutines never wait there, because a read blocks the thread, so
-`_drive` runs each coroutine to its end without an event loop. The cursor never moves ahead of what the caller has read. All
-chunks of a read therefore cost one handing over. A lock guards the cursor. A thread gives it up while it waits for a read,
-so that several threads can read several choices, each in its own time. After a read, the loop at once waits for the next
-bytes, but does not take them before a thread asks. If a thread asks before the bytes arrive, it waits for the prepared read
-and need not wake the loop, which halves the cost of a chunk that arrives alone.
+**Streams.** Only the *source* of chunks (`_Source`), which uses the connection, runs in the loop. Cursor, views and assembly
+of `stream/` run in the caller's thread. Their coroutines never wait there, because a read blocks the thread, so `_drive` runs
+each coroutine to its end without an event loop. The caller takes all chunks of a read from the cursor, so they cost one call
+of the loop together. A lock guards the cursor. A thread releases the lock while it waits for a read, so that several threads
+can read several choices, each at its own pace. After a read, the loop at once waits for the next bytes, but takes them only
+when a thread asks. If a thread asks before the bytes arrive, it waits for this prepared read and need not wake the loop,
+which halves the cost of a chunk that arrives alone.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ else:
 
 T = TypeVar("T")
 
-# Result of a prepared read whose bytes arrived before a thread asked for them: the thread must start a new read.
+# The result of a prepared read whose bytes arrived before a thread asked for them. The thread must then start a new read.
 LATE = object()
 
 
@@ -86,12 +86,12 @@ class Closing(SyncOnly, ABC):
 
 
 class _Source:
-    """The source of a stream, for a cursor that another thread than the loop's moves.
+    """The source of a stream, for a cursor outside of the loop's thread.
 
     Attributes:
         inner: The source, which belongs to the loop.
         loop: The loop.
-        waited_for: Whether a thread waits for the call that the loop has prepared.
+        waited_for: Whether a thread waits for the prepared read.
     """
 
     def __init__(self, inner: ChunkSource, waiters: _Waiters, loop: LoopThread) -> None:
@@ -100,7 +100,7 @@ class _Source:
         waiters.give_up = partial(loop.call, inner.close)
         self._read = waiters.read
         self.loop = loop
-        self._ahead: Call | None = None  # the next call, if the loop waits for its bytes already
+        self._ahead: Call | None = None  # the prepared read
         self.waited_for = False
 
     @property
@@ -109,10 +109,10 @@ class _Source:
         return self.inner.ended
 
     async def next_chunks(self) -> Sequence[ChatCompletionChunk] | None:
-        """Return the next chunks; None at the end. Meanwhile other threads may move the cursor."""
+        """Return the next chunks; None at the end. Other threads may move the cursor during the call."""
         try:
             self._waiters.reader = threading.get_ident()
-            self._read.release()  # inside the block: no interrupt comes between its beginning and the release
+            self._read.release()  # inside `try`, so that the lock is acquired again after any interrupt
             ahead, self._ahead = self._ahead, None
             chunks: Any = LATE
             if ahead is not None and self.loop.usable:
@@ -124,7 +124,7 @@ class _Source:
         finally:
             self._read.acquire()
             self._waiters.reader = None
-            self._read.notify_all()  # other threads go on when this one has placed the chunks, and releases the lock
+            self._read.notify_all()  # other threads continue when this thread has stored the chunks and released the lock
 
     def _wait(self) -> None:
         self.waited_for = True
@@ -140,21 +140,21 @@ class _Source:
         return chunks
 
     def _look_ahead(self) -> None:
-        """Wait for the bytes of the next read, so that a thread that waits for them need not wake the loop."""
+        """Prepare the next read: wait for its bytes, so that a thread that asks for them need not wake the loop."""
         reader = self.inner
         if not isinstance(reader, StreamReader) or not reader.steady:
             return
         waiter = reader.body.start_read()
         if waiter is not None:
-            reader.body.cancel_read()  # time counts only while the thread waits, see `_count_time`
+            reader.body.cancel_read()  # the time limits count only while a thread waits, see `_count_time`
             self.waited_for = False
             ahead = self._ahead = Call(self._next, ())
             waiter.add_done_callback(lambda _: self._on_bytes(reader, ahead))
 
     def _on_bytes(self, reader: StreamReader, ahead: Call) -> None:
         if not self.waited_for:
-            self._ahead = None  # the bytes wait until a thread asks for them
-            ahead.answer(LATE)  # a thread may have begun to wait just now
+            self._ahead = None  # the bytes stay in the connection until a thread asks for them
+            ahead.answer(LATE)  # for a thread that has begun to wait just now
             return
         chunks = reader.finish_read()
         if chunks or reader.received:
@@ -164,9 +164,9 @@ class _Source:
             ahead.start(self.loop)
 
     def _count_time(self, ahead: Call, began: float) -> None:
-        """Count the time since the thread began to wait, against the time limits."""
+        """Count the time since the thread began to wait towards the time limits."""
         if self.waited_for and not ahead.started:
-            # The clock of the loop is read in its thread only: that of uvloop stands still while the loop waits.
+            # The clock of the loop is read only in the loop's thread: uvloop's clock stands still while the loop waits.
             waited = time.monotonic() - began
             cast("StreamReader", self.inner).body.wait_since(self.loop.loop.time() - waited)
 
@@ -181,7 +181,7 @@ class _Source:
         return cast("Exception", self._run(self.inner.fail, error))
 
     def completion(self) -> ChatCompletion:
-        """Return the completion as far as it was assembled."""
+        """Return the completion as far as it has been assembled."""
         return self.inner.completion()
 
     def close(self) -> None:
@@ -197,7 +197,7 @@ class _Waiters(Waiters):
     """The threads that wait while another thread reads; `_Source` wakes them after each read.
 
     Attributes:
-        read: Tells of each read; its lock guards the cursor.
+        read: The condition that is notified after each read; its lock guards the cursor.
         reader: Identifies the thread that reads; None while no thread does.
         give_up: Closes the source.
     """
@@ -210,10 +210,10 @@ class _Waiters(Waiters):
         self.reader: int | None = None
 
     async def wait(self, queue: ChunkQueue | None) -> None:  # noqa: ARG002  # a read may have chunks for any thread
-        """Wait until another thread has made a read. An interrupt closes the stream, as that of a read does.
+        """Wait until another thread has made a read. An interrupt closes the stream, like an interrupt of a read.
 
         Raises:
-            ConfigurationError: If this thread itself reads, and a signal handler has interrupted it.
+            ConfigurationError: If a signal handler calls this while it interrupts a read of the same thread.
         """
         if self.reader == threading.get_ident():
             raise ConfigurationError(
@@ -223,13 +223,13 @@ class _Waiters(Waiters):
         try:
             self.read.wait(LOOK)
         except BaseException:
-            with contextlib.suppress(ConfigurationError):  # the process ends, which closes the stream, too
+            with contextlib.suppress(ConfigurationError):  # the end of the process closes the stream as well
                 self.give_up()
             raise
 
 
 def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never waits to its end."""
+    """Run a coroutine to its end, without an event loop; the coroutine must never wait."""
     try:
         while True:
             coroutine.send(None)
@@ -238,11 +238,11 @@ def _drive(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 class View(NoMethod, Generic[T]):
-    """An iterator over one view of a stream: its chunks, its text, its events, its bytes, one of its choices.
+    """An iterator over one view of a stream, such as its chunks, its text, its events, or one of its choices.
 
     Args:
         lock: Guards the cursor of the stream.
-        advance: Makes the next step of the view.
+        advance: Returns a coroutine for the next item of the view.
     """
 
     _loop = "for"
@@ -295,7 +295,7 @@ A = TypeVar("A", bound=ChunkStream)
 
 
 class _Stream(View[ChatCompletionChunk], Closing, Generic[A, K_co]):
-    """What `Stream` and `FanOut` have in common.
+    """Base of `Stream` and `FanOut`.
 
     Args:
         stream: The asynchronous stream, of which nothing has been read.
@@ -303,7 +303,9 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A, K_co]):
     """
 
     def __init__(self, stream: A, loop: LoopThread) -> None:
-        lock = threading.RLock()  # a signal handler may close the stream that its thread reads
+        lock = (
+            threading.RLock()
+        )  # reentrant, because a signal handler may close the stream that its thread reads
         waiters = _Waiters(threading.Condition(lock))
         super().__init__(lock, stream.__anext__)
         self._stream = stream
@@ -354,7 +356,7 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A, K_co]):
 
         Raises:
             StreamError: If the stream is not whole; ``.partial`` has everything received.
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         with self._lock:
             return cast("K_co", _drive(ChunkStream.completion(self._stream)))
@@ -368,7 +370,7 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A, K_co]):
 
         Raises:
             StreamError: If the stream is not whole.
-            OutputError: If the answer is no value of the type that the request names.
+            OutputError: If the answer is not a value of the type in the request.
         """
         self.completion()
         return self

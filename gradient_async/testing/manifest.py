@@ -19,7 +19,7 @@ class RecordedReply(msgspec.Struct):
 
     Attributes:
         status: The status; None if the server ended the connection before it.
-        headers: Those that are worth keeping; Content-Length if it marks the end of the body.
+        headers: The recorded headers; they include Content-Length only if it marks the end of the body.
         chunked: Whether the body is sent in HTTP chunks.
     """
 
@@ -34,15 +34,15 @@ class Recording(msgspec.Struct, kw_only=True):
     Attributes:
         v: Version of the format.
         file: Name of the file with the body.
-        at: When the request came, in UTC.
-        upstream: Host of the server that was asked.
+        at: When the request was received, in UTC.
+        upstream: Host of the server that answered.
         request: The request; None for streams that are picked by the model's name.
         response: Status and headers.
         first_byte: Seconds from the request to the headers of the reply.
-        recorded_read_sizes: How many bytes of the body came with each read; None if that is not known.
+        recorded_read_sizes: Number of bytes of the body in each read; None if the sizes are not known.
         gaps: Seconds before each read.
-        end: How the reply ended: ``eof`` properly, ``cut`` by FIN inside its framing, ``reset`` by RST, and ``client``
-            by the client, who did not wait for the end.
+        end: How the reply ended: ``eof`` is a proper end, ``cut`` a FIN before the end of the HTTP framing, ``reset`` an
+            RST, and ``client`` means that the client closed the connection first.
         end_gap: Seconds between the last read and the end.
     """
 
@@ -63,10 +63,12 @@ build_tables(Recording)
 
 
 def read_manifest(folder: Path) -> dict[str, Recording]:
-    """Return what the manifest in a folder, or else the one beside it, says about recordings, by name of file.
+    """Return the recordings in the manifest of a folder, by name of file.
+
+    A folder without a manifest may have one in its parent folder.
 
     Raises:
-        ValueError: If a line is malformed, unless it is the last and was cut by a crash.
+        ValueError: If a line is malformed. A last line that a crash has cut is ignored.
     """
     found: dict[str, Recording] = {}
     manifest = next((path for path in (folder / MANIFEST, folder.parent / MANIFEST) if path.is_file()), None)
@@ -79,11 +81,12 @@ def read_manifest(folder: Path) -> dict[str, Recording]:
         try:
             entry = load_json(line)
         except ValueError as error:
-            if number > len(lines):  # without its line break
+            if number > len(lines):  # the last line has no line break: a crash has cut it
                 break
             raise _malformed(manifest, number, error) from None
         try:
-            # Manifests of other origin have fields of their own; the manifest beside a folder has other folders' requests.
+            # Manifests of other programs have fields of their own, and a manifest in the parent folder may list requests of
+            # other folders. Only the sizes of the reads are taken from these.
             if "v" not in entry or manifest.parent != folder:
                 sizes = entry.get("recorded_read_sizes")
                 entry = {"file": entry["file"], "recorded_read_sizes": sizes} if sizes else None

@@ -1,4 +1,4 @@
-"""Compares requests with recorded requests, and removes keys from what is recorded. Pure: values in, values out."""
+"""Compares requests with recorded requests, and removes keys from recordings. Pure: values in, values out."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _NOTHING = object()
 
 
 class RecordedRequest(msgspec.Struct):
-    """A request as the manifest has it, without headers and keys.
+    """A request in the manifest, without headers and keys.
 
     Attributes:
         method: For example ``POST``.
         path: The path, without the query.
-        query: The query as it was sent.
-        digest: Equal for requests that get the same reply.
+        query: The query, unchanged except for keys.
+        digest: Digest of the other fields; requests with the same digest get the same reply.
         body: The JSON value; text if the body is not JSON; None without a body.
     """
 
@@ -53,7 +53,7 @@ class RecordedRequest(msgspec.Struct):
     body: Any = None
 
     def seal(self, ignore: Sequence[str]) -> None:
-        """Compute the digest, which leaves out the fields of the body that are to be ignored."""
+        """Compute the digest, without the fields of the body at the dotted paths in ``ignore``."""
         parts = [self.method, self.path, _pairs(self.query), leave_out(self.body, ignore)]
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         self.digest = hashlib.sha256(text.encode()).hexdigest()
@@ -63,7 +63,7 @@ build_tables(RecordedRequest)
 
 
 def load_json(data: bytes) -> Any:
-    """Decode JSON; numbers of equal value become equal values.
+    """Decode JSON; ``2`` and ``2.0`` become the same value.
 
     Raises:
         ValueError: If the data is not JSON, or has a number that is too large.
@@ -90,7 +90,10 @@ def leave_out(body: Any, ignore: Sequence[str]) -> Any:
 
 
 def _without(value: Any, path: list[str]) -> Any:
-    """Return a value without the field at a path; in a list, a part that is no index means every item."""
+    """Return a value without the field at a path.
+
+    In a list, a part of the path that is not an index applies to every item.
+    """
     first, *rest = path
     if isinstance(value, dict):
         return {
@@ -146,7 +149,7 @@ def _differences(path: str, recorded: object, asked: object) -> Iterator[str]:
 
 
 def _common(one: str, other: str) -> int:
-    """Return where to begin to show two texts: shortly before they differ."""
+    """Return the position from which to show two texts: shortly before the first difference."""
     same = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
     return max(0, same - _SHOWN // 2) if max(len(one), len(other)) > _SHOWN else 0
 
@@ -164,7 +167,7 @@ class Redaction:
     """Replaces the keys of one request, and everything that looks like a key, by ``***``.
 
     Args:
-        request: Its keys are those in its headers, in its query, and in fields of its body.
+        request: The request, with keys in its headers, in its query and in fields of its body.
     """
 
     def __init__(self, request: Request) -> None:
@@ -174,7 +177,10 @@ class Redaction:
             secrets = list(_secrets_of(body))
             self._redactor = Redactor(secrets_in(_hidden(request, secrets)))
             body = self._value(body)
-        except (ValueError, RecursionError):  # not JSON, or deeper than anything that a client sends
+        except (
+            ValueError,
+            RecursionError,
+        ):  # the body is not JSON, or is nested deeper than any client nests
             self._redactor = Redactor(secrets_in(_hidden(request, ())))
             body = self.text(request.body.decode("utf-8", "backslashreplace"))
         path, _, query = request.target.partition("?")
@@ -185,10 +191,10 @@ class Redaction:
         return _replace(text, self._places(text))
 
     def reads(self, data: bytes, sizes: Iterable[int]) -> tuple[bytes, list[int]]:
-        """Return a body without keys, and the sizes of its reads; a key between two reads is replaced in the first."""
+        """Return a body without keys, and the new sizes of its reads. A key that spans two reads is replaced in the first."""
         text = data.decode(
             "latin-1"
-        )  # one character a byte, so that places of characters are places of bytes
+        )  # one character for each byte, so that positions of characters are positions of bytes
         places = self._places(text)
         starts = [start for start, _ in places]
         removed = [0, *accumulate(end - start - len(REPLACEMENT) for start, end in places)]
@@ -197,14 +203,14 @@ class Redaction:
         for cut in accumulate(sizes):
             before = bisect_left(
                 starts, cut
-            )  # keys that begin before the cut; it may be inside the last of them
+            )  # number of keys that begin before the cut; the cut may be inside the last of these keys
             at = max(cut, places[before - 1][1]) - removed[before] if before else cut
             corrected.append(at - done)
             done = at
         return _replace(text, places).encode("latin-1"), corrected
 
     def _places(self, text: str) -> list[tuple[int, int]]:
-        """Return the places of keys in order; those that overlap are joined."""
+        """Return the start and end of each key, in order; keys that overlap count as one."""
         found = [(start, end) for start, end, _ in self._redactor.places(text)]
         found += [match.span() for match in _KEYS.finditer(text)]
         places: list[tuple[int, int]] = []
@@ -244,7 +250,7 @@ def _replace(text: str, places: Iterable[tuple[int, int]]) -> str:
 
 
 def _hidden(request: Request, secrets: Iterable[str]) -> dict[str, HiddenHeader]:
-    """Return the keys of a request as headers, which is the form that the redactor takes its keys from."""
+    """Return the keys of a request as headers, because the redactor takes its keys from headers."""
     query = parse_qsl(request.target.partition("?")[2])
     named = [(name, value) for name, value in (*request.headers.items(), *query) if names_secret(name)]
     hidden = {name: HiddenHeader(value) for name, value in named}

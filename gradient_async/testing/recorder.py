@@ -23,7 +23,7 @@ from .request import Headers, Request
 from .script import End, Framing, end_reply, frame, open_reply, play
 from .upstream import ReplyBody, Upstream, parse_upstream
 
-# The headers that clients act on or tell their users. Others are left out, as they may hold keys, cookies, or names.
+# The headers that clients act on or show to users. Other headers may hold keys, cookies or names, and are left out.
 _KEPT = re.compile(
     r"content-type|retry-after(-ms)?|x-should-retry|.*ratelimit.*|.*request-?id|cf-ray|x-model-router-.*"
 )
@@ -40,11 +40,11 @@ class Recorder:
 
     Args:
         upstream: URL of the server.
-        folder: Where the recordings go; None records nothing.
+        folder: The folder for the recordings; None records nothing.
 
     Raises:
-        ValueError: If the URL is none.
-        OSError: If the folder cannot be made.
+        ValueError: If ``upstream`` is not the URL of a server.
+        OSError: If the folder cannot be created.
     """
 
     def __init__(self, upstream: str, folder: str | os.PathLike[str] | None) -> None:
@@ -58,14 +58,14 @@ class Recorder:
 
     @property
     def about(self) -> str:
-        """What it does, for people."""
+        """A sentence on what the recorder does, for the server's page."""
         records = "" if self._folder is None else ", and records the replies"
         return f"It passes requests on to {self._upstream.hostname}{records}."
 
     async def pass_on(
         self, request: Request, redaction: Redaction, headers: Mapping[str, str], connection: Connection
     ) -> None:
-        """Answer one request with the reply of the server, and further headers, which are not recorded.
+        """Answer one request with the reply of the server, and with ``headers``, which are not recorded.
 
         Raises:
             OSError: If the server cannot be reached, or the reply cannot be written to the folder.
@@ -104,7 +104,7 @@ class Recorder:
                 while end is None:
                     data, end = await upstream.read(body)
                     take.add(data)
-                    # When the client sees the end, and a test looks for it, the recording is in the folder.
+                    # The recording is saved before the client gets the end: a test may look for the file right after it.
                     if end is not None:
                         self._save(take, end)
                     if data:
@@ -118,7 +118,7 @@ class Recorder:
             await upstream.wait_lost()
 
     def _save(self, take: Take, end: End) -> None:
-        """Write what was received, unless it was written before."""
+        """Write the recording to the folder, unless it has been written already."""
         if self._folder is None or take.saved:
             return
         take.saved = True
@@ -130,7 +130,7 @@ class Recorder:
             recording.file = f"{number:04}.{suffix}"
             try:
                 file = _open(self._folder / recording.file, os.O_EXCL)
-            except FileExistsError:  # another process records too
+            except FileExistsError:  # another process records to this folder
                 number = next(self._numbers)
             else:
                 break
@@ -145,8 +145,8 @@ class Take:
     Attributes:
         number: Number of the file.
         recording: The line of the manifest so far.
-        body: The body so far.
-        saved: Whether it was written.
+        body: The whole body, without keys; empty until `finish`.
+        saved: Whether the recording has been written.
     """
 
     def __init__(self, number: int, redaction: Redaction, host: str) -> None:
@@ -172,13 +172,13 @@ class Take:
         return seconds
 
     def add(self, data: bytes) -> None:
-        """Take the bytes of one read, if there are any."""
+        """Add the bytes of one read; an empty read adds nothing."""
         if data:
             self._pieces.append(data)
             self.recording.gaps.append(self.lap())
 
     def finish(self, end: End) -> Recording:
-        """Join the reads, and remove the keys."""
+        """Join the reads, remove the keys, and return the line of the manifest."""
         recording, data = self.recording, b"".join(self._pieces)
         recording.end, recording.end_gap = end, self.lap()
         if end == "client" and recording.end_gap < _END_AFTER_DONE and data.rstrip().endswith(_DONE):
@@ -192,7 +192,7 @@ class Take:
 
 
 def _kept(status: int, headers: Headers, body: ReplyBody) -> RecordedReply:
-    """Return what is passed on and recorded of the head of a reply."""
+    """Return the part of a reply's head that is passed on and recorded."""
     kept = {name: value for name, value in headers.items() if _KEPT.fullmatch(name)}
     if "content-encoding" in headers and not body.coded:
         kept["content-encoding"] = headers["content-encoding"]
@@ -202,7 +202,7 @@ def _kept(status: int, headers: Headers, body: ReplyBody) -> RecordedReply:
 
 
 def _append_line(manifest: Path, line: bytes) -> None:
-    """Add a line. A line that a crash has cut is removed, since it may only be the last."""
+    """Add a line to a manifest. If a crash has cut the last line, remove that line first."""
     with _open(manifest, os.O_APPEND) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
@@ -219,8 +219,8 @@ def _append_line(manifest: Path, line: bytes) -> None:
 
 
 def _open(path: Path, flags: int) -> BinaryIO:
-    """Open a file that only its owner may read; a link in its place is an OSError."""
+    """Open or create a file that only its owner may read; raise an OSError if the path is a symbolic link."""
     file = os.fdopen(os.open(path, _FLAGS | flags, _PRIVATE), "r+b")
     if sys.platform != "win32":
-        os.fchmod(file.fileno(), _PRIVATE)  # of a manifest that was there before
+        os.fchmod(file.fileno(), _PRIVATE)  # a manifest that existed before may have other permissions
     return file

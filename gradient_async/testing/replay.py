@@ -1,4 +1,4 @@
-"""Replays recordings, and passes on what is not recorded."""
+"""Replays recordings, and passes on requests that are not recorded."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Recordings:
     If the manifest has ``recorded_read_sizes`` for a file, the writes have these sizes; otherwise each write is one event.
 
     Attributes:
-        every_path: Whether requests for any path are answered: they may have been recorded.
-        about: What this is, for the page at `/`.
+        every_path: Whether the backend answers requests for any path, because any path may have been recorded.
+        about: A sentence on the backend, for the page at `/`.
         missed: The requests that no recording answered.
     """
 
@@ -94,7 +94,7 @@ class Recordings:
             )
 
     def names(self) -> Sequence[str]:
-        """Return the names of the recorded streams that the model picks, without ``.sse``."""
+        """Return the names of the streams that a request picks by its ``model``, without ``.sse``."""
         return list(self._by_name)
 
     def accepts(self, model: str) -> bool:
@@ -171,7 +171,8 @@ class Recordings:
         self, recording: Recording, data: bytes, request: Request, headers: Mapping[str, str]
     ) -> Iterator[Step]:
         pieces, gaps, first_byte, end_gap = self._timed(recording, data)
-        # Each pause ends at a time that counts from the beginning: a pause that takes too long shortens the next.
+        # `due` is the recorded time of the next write. Each pause lasts until `due`, so a pause that takes too long shortens
+        # the next one, and delays do not add up.
         due = time.monotonic() + first_byte
         framing: Framing | None = None
         yield due - time.monotonic()
@@ -180,7 +181,7 @@ class Recordings:
             fields = {**reply.headers, **headers}
             announced = reply.headers.get("content-length")
             if announced is not None and request.method != "HEAD":
-                whole = recording.end == "eof"  # what is cut must be shorter than announced
+                whole = recording.end == "eof"  # a cut body must be shorter than its Content-Length
                 fields["content-length"] = str(len(data) if whole else max(int(announced), len(data) + 1))
             opening, framing = open_reply(request, reply.status, fields, chunked=reply.chunked)
             yield opening
@@ -193,7 +194,7 @@ class Recordings:
         yield from end_reply(recording.end, framing)
 
     def _timed(self, recording: Recording, data: bytes) -> tuple[list[bytes], list[float], float, float]:
-        """Return the writes of a recording, the pause before each, and those before the headers and the end."""
+        """Return the writes of a recording, the pause before each write, before the headers, and before the end."""
         sizes = recording.recorded_read_sizes
         if self._write_size is not None:
             sizes = [self._write_size] * (len(data) // self._write_size)

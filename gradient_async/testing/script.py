@@ -110,7 +110,7 @@ def reply_writes(steps: Iterable[Step]) -> Reply:
         A reply that breaks off inside its headers: ``reply_writes([b"HTTP/1.1 200 OK\r\nContent-", CLOSE])``.
 
     Raises:
-        TypeError: If one of the steps is none.
+        TypeError: If a value is not a step.
     """
     checked: tuple[Any, ...] = tuple(steps)
     for number, step in enumerate(checked, 1):
@@ -185,17 +185,17 @@ _TYPES: list[tuple[type | tuple[type, ...], str]] = [
 
 
 def check_replies(caller: str, *replies: Any) -> None:
-    """Check that every one is a reply or a handler: the client of a server that has none waits in vain.
+    """Check that each value is a reply or a handler. With any other value, the client would wait in vain.
 
     Raises:
-        TypeError: If one is neither; the message says what to write.
+        TypeError: If a value is neither; the message says what to write.
     """
     for reply in replies:
         cure = _cure(reply)
         if cure is None:
             continue
         if isinstance(reply, Coroutine):
-            reply.close()  # it would warn that it was never awaited
+            reply.close()  # otherwise Python would warn that the coroutine was never awaited
         raise TypeError(f"{caller}: {_kind(reply)} is no reply; write {cure}")
 
 
@@ -205,7 +205,7 @@ def _kind(reply: Any) -> str:
 
 
 def _cure(reply: Any) -> str | None:
-    """Return what to write in place of a value that is no reply; None for a reply."""
+    """Return what to write in place of a value that is not a reply; return None for a reply."""
     if callable(reply) and not isinstance(reply, type):
         return _cure_callable(reply)
     if isinstance(reply, Mapping):
@@ -219,14 +219,14 @@ def _cure(reply: Any) -> str | None:
 
 
 def _cure_callable(reply: Callable[..., Any]) -> str | None:
-    if inspect.isfunction(reply) and reply.__module__ == __name__:  # one that makes replies
+    if inspect.isfunction(reply) and reply.__module__ == __name__:  # a function that makes replies
         return f"{reply.__name__}(...)"
     handler = "a coroutine function that takes (request, connection) and writes the reply"
     if inspect.isgeneratorfunction(reply) or inspect.isasyncgenfunction(reply):
         return handler
     try:
         signature = inspect.signature(reply)
-    except (TypeError, ValueError):  # it tells no signature
+    except (TypeError, ValueError):  # the object has no signature that Python can read
         return None
     try:
         signature.bind(None, None)
@@ -334,7 +334,7 @@ def _announced_close(fields: Mapping[str, str | None]) -> tuple[Step, ...]:
     return (CLOSE,) if announced else ()
 
 
-# Replies that are not scripted, but made for one request: those of the simulated model, and those of another server.
+# Functions for replies that are made for one request: by the simulated model, or by another server.
 
 NO_BODY = frozenset({204, 304})  # statuses
 
@@ -367,12 +367,12 @@ def open_reply(
 
 
 def frame(data: bytes, framing: Framing | None) -> bytes:
-    """Return bytes of a body as they are sent; none if the reply has no body."""
+    """Add the HTTP framing to bytes of a body; return no bytes if the reply has no body."""
     return http_chunk(data) if framing == "chunked" and data else b"" if framing == "none" else data
 
 
 def end_reply(end: End, framing: Framing | None) -> list[Step]:
-    """Return the steps that end a reply; without a framing nothing of it was sent."""
+    """Return the steps that end a reply. A framing of None means that no part of the reply was sent."""
     match end:
         case "eof":
             return [http_chunk(b"")] if framing == "chunked" else [CLOSE] if framing == "close" else []

@@ -77,7 +77,7 @@ class ServerBase:
             *replies: One for each request, in order, after the replies that are still pending.
 
         Raises:
-            TypeError: If one of them is no reply; the message says what to write.
+            TypeError: If a value is not a reply; the message says what to write.
         """
         check_replies("push", *replies)
         self._service.script.extend(replies)

@@ -80,7 +80,7 @@ class Service:
         return self._listener.sockets[0].getsockname()[1] if self._listener else None
 
     def faults(self) -> list[str]:
-        """Return what was asked for and not known, and what was scripted and not asked for."""
+        """Return requests without a reply, and scripted replies without a request."""
         left = len(self.script) - (self._used if self._repeat else 0)
         noun = "reply was" if left == 1 else "replies were"
         unused = [f"{left} scripted {noun} not asked for"] if self._strict and left > 0 else []

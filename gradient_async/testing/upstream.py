@@ -16,8 +16,8 @@ from .script import NO_BODY, End
 
 _STATUS_LINE = re.compile(r"HTTP/1\.[01] ([1-9][0-9]{2})(?: .*)?")
 _PORTS = {"http": 80, "https": 443}
-# Headers of the client's own connection. The body is asked for without compression, so that its reads are those that the
-# server made.
+# Headers that concern the client's own connection, and are not passed on. `accept-encoding` is among them because the
+# recorder asks for replies without compression: the reads of a plain body show when the server sent each part.
 _OWN = frozenset(
     {
         "accept-encoding", "connection", "content-length", "expect", "host", "keep-alive", "proxy-authorization",
@@ -32,7 +32,7 @@ def parse_upstream(url: str) -> SplitResult:
     """Split the URL of a server.
 
     Raises:
-        ValueError: If it has another scheme than http and https, or more than scheme, host, port and path.
+        ValueError: If the scheme is neither http nor https, or if the URL has more than scheme, host, port and path.
     """
     parts = urlsplit(url)
     if (
@@ -45,18 +45,18 @@ def parse_upstream(url: str) -> SplitResult:
 
 
 class ReplyBody:
-    """Takes the framing of HTTP and the compression off the body of a reply. Pure: bytes in, bytes out.
+    """Removes the HTTP framing and the compression from the body of a reply. Pure: bytes in, bytes out.
 
     Args:
-        request: The request that is answered.
+        request: The request that the reply answers.
         status: Status of the reply.
         headers: Headers of the reply.
 
     Attributes:
-        chunked: Whether the body comes in HTTP chunks.
-        length: The length that the headers name.
-        coded: Whether compression is taken off.
-        done: Whether the body is whole.
+        chunked: Whether the body is sent in HTTP chunks.
+        length: The length in the headers, or None.
+        coded: Whether the body is compressed.
+        done: Whether the whole body has been received.
         broken: Whether the framing or the compression is malformed, so that the rest cannot be read.
     """
 
@@ -73,7 +73,7 @@ class ReplyBody:
         self._inflate = _new_inflater()
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes off the wire; return those of the body."""
+        """Take bytes of the connection; return the bytes of the body in them."""
         self._unread += data
         if self.chunked:
             data = self._take_chunks()
@@ -83,7 +83,7 @@ class ReplyBody:
         return self._inflated(data) if self.coded else data
 
     def close(self) -> bool:
-        """Return whether the body is whole now that the connection has ended."""
+        """Note that the connection has ended; return whether the body is whole."""
         by_close = not self.chunked and self.length is None
         return by_close and not self.broken and (not self.coded or self._inflate.eof)
 
@@ -128,7 +128,7 @@ class ReplyBody:
         try:
             while data:
                 if self._inflate.eof:
-                    if not data.startswith(_GZIP):  # padding
+                    if not data.startswith(_GZIP):  # padding after the last member
                         break
                     self._inflate = _new_inflater()
                 parts.append(self._inflate.decompress(data))
@@ -140,8 +140,8 @@ class ReplyBody:
         return b"".join(parts)
 
 
-def _new_inflater() -> Any:  # zlib does not name the type
-    return zlib.decompressobj(wbits=47)  # gzip or zlib, whichever comes
+def _new_inflater() -> Any:  # zlib does not export the type
+    return zlib.decompressobj(wbits=47)  # detects gzip and zlib by their headers
 
 
 class Upstream(Connection):
@@ -168,9 +168,9 @@ class Upstream(Connection):
         return upstream
 
     def send(self, request: Request, server: SplitResult) -> None:
-        """Send a request to the server; the reply may come before all of it is sent."""
+        """Send a request to the server; the reply may arrive before the whole request is sent."""
         path = server.path.rstrip("/")
-        if request.path.startswith("/v1/"):  # the base URLs of other clients end with the version
+        if request.path.startswith("/v1/"):  # the base URLs of other clients end with "/v1"
             path = path.removesuffix("/v1")
         listed = {option.strip().lower() for option in request.headers.get("connection", "").split(",")}
         lines = [
@@ -189,7 +189,7 @@ class Upstream(Connection):
         self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1") + request.body)
 
     async def head(self, request: Request) -> tuple[int, Headers, ReplyBody] | None:
-        """Read the head of the reply; None if the connection ends before, or if the head is not HTTP/1."""
+        """Read the head of the reply; return None if the connection ends early, or if the head is not HTTP/1."""
         status = 0
         headers = Headers(())
         while status < 200:  # noqa: PLR2004  # interim replies come before the reply itself
@@ -207,7 +207,7 @@ class Upstream(Connection):
         return status, headers, ReplyBody(request, status, headers)
 
     async def read(self, body: ReplyBody) -> tuple[bytes, End | None]:
-        """Return the bytes of the body that came with one read, and how the reply ended, if it did."""
+        """Return the bytes of the body in one read, and how the reply ended; None if it has not ended."""
         while True:
             with contextlib.suppress(ConnectionResetError):
                 if not self._unread:
@@ -224,11 +224,11 @@ class Upstream(Connection):
 
     @property
     def loss(self) -> End:
-        """How a reply ended that is not whole."""
+        """How the connection ended before the reply was whole."""
         return "reset" if isinstance(self._error, ConnectionError) else "cut"
 
     def eof_received(self) -> bool:
-        """Let the transport close: nothing is written after the request."""
+        """Note that the server sends nothing more, and let the transport close: the recorder has nothing left to write."""
         self._peer_left()
         return False
 
@@ -239,4 +239,4 @@ class Upstream(Connection):
 
 
 def _nobody(connection: Connection) -> None:
-    """Opening and closing concern the recorder only."""
+    """Do nothing: the recorder opens and closes its connections itself, and needs no callback."""

@@ -31,7 +31,7 @@ ESCAPES = 10
 
 _ROUND = bytes.maketrans(b"[]{}", b"()()")
 _OTHERS = bytes(set(range(256)) - set(b'[]{},"'))
-_SHORT = 64 * 1024  # bytes; in longer data, it takes longer to find out that there are many brackets
+_SHORT = 64 * 1024  # bytes; in longer data, counting the brackets takes longer
 # The bytes that are examined together: they stay in the CPU's cache, and data with too many values are refused early.
 _SLICE = 256 * 1024
 _TWO_DIGITS = re.compile(rb"[0-9]{2}")

@@ -441,27 +441,15 @@ class _OneChoice(TypedDict, total=False):
     """Number of choices; 1."""
 
 
-class _OfModels(_Params, total=False):
-    """Parameters of models."""
+class _ModelsOnly(TypedDict, total=False):
+    """Optional parameters that only models have."""
 
-    messages: Required[Messages]
-    """The conversation so far; at least one message."""
-    model: Required[Annotated[str, Meta(min_length=1)]]
-    """Name of the model, ``inference-router``, or ``router:NAME``."""
     routing_preference: str | None
     """What the inference router prefers: ``balanced``, ``budget`` or ``quality``."""
 
 
-class _ChatParams(_OfModels, _Tools, total=False):
-    pass
-
-
-class ChatCompletionParams(_ChatParams, _Choices, _Format, total=False):
-    """Parameters of `client.chat.completions`."""
-
-
-class _AgentOptions(TypedDict, total=False):
-    """Parameters that only agents have."""
+class _AgentsOnly(TypedDict, total=False):
+    """Optional parameters that only agents have."""
 
     k: Annotated[int, Meta(ge=0)] | None
     """Number of passages to retrieve."""
@@ -483,7 +471,20 @@ class _AgentOptions(TypedDict, total=False):
     """``rewrite``, ``step_back``, ``sub_queries`` or ``none``."""
 
 
-class _OfAgents(_Params, _AgentOptions, total=False):
+class _OfModels(_Params, _ModelsOnly, total=False):
+    """Parameters of models."""
+
+    messages: Required[Messages]
+    """The conversation so far; at least one message."""
+    model: Required[Annotated[str, Meta(min_length=1)]]
+    """Name of the model, ``inference-router``, or ``router:NAME``."""
+
+
+class ChatCompletionParams(_OfModels, _Tools, _Choices, _Format, total=False):
+    """Parameters of `client.chat.completions`."""
+
+
+class _OfAgents(_Params, _AgentsOnly, total=False):
     """Parameters of agents."""
 
     messages: Required[Messages]
@@ -492,11 +493,7 @@ class _OfAgents(_Params, _AgentOptions, total=False):
     """Ignored by agents."""
 
 
-class _AgentParams(_OfAgents, _Tools, total=False):
-    pass
-
-
-class AgentCompletionParams(_AgentParams, _Choices, _Format, total=False):
+class AgentCompletionParams(_OfAgents, _Tools, _Choices, _Format, total=False):
     """Parameters of `client.agents.chat.completions`; the agent's own model answers."""
 
 
@@ -521,19 +518,19 @@ class AgentCompletionCreate(AgentCompletionParams, RequestOptions, total=False):
     """Keyword arguments of `client.agents.chat.completions.create`."""
 
 
-class ChatCompletionParse(_ChatParams, _Choices, RequestOptions, total=False):
+class ChatCompletionParse(_OfModels, _Tools, _Choices, RequestOptions, total=False):
     """Keyword arguments of `client.chat.completions.parse` and `stream` besides their own."""
 
 
-class AgentCompletionParse(_AgentParams, _Choices, RequestOptions, total=False):
+class AgentCompletionParse(_OfAgents, _Tools, _Choices, RequestOptions, total=False):
     """Keyword arguments of `client.agents.chat.completions.parse` and `stream` besides their own."""
 
 
-class ChatFanOut(_ChatParams, RequestOptions, total=False):
+class ChatFanOut(_OfModels, _Tools, RequestOptions, total=False):
     """Keyword arguments that `client.chat.completions.fan_out` sends with each request, besides ``response_format``."""
 
 
-class AgentFanOut(_AgentParams, RequestOptions, total=False):
+class AgentFanOut(_OfAgents, _Tools, RequestOptions, total=False):
     """Keyword arguments that `client.agents.chat.completions.fan_out` sends with each request, besides ``response_format``."""
 
 
@@ -545,12 +542,26 @@ class AgentRun(_OfAgents, _OneChoice, RequestOptions, total=False):
     """Keyword arguments that `client.agents.chat.completions.run` sends with each request."""
 
 
-class MapDefaults(_Params, _Tools, _AgentOptions, _Choices, RequestOptions, total=False):
+class _OfEither(_Params, _ModelsOnly, _AgentsOnly, _Tools, _Choices, RequestOptions, total=False):
+    """Keyword arguments of methods that models and agents share."""
+
+    model: str | None
+    """Name of the model; ignored by agents."""
+
+
+class ResponseParse(_OfEither, total=False):
+    """Keyword arguments of `parse` of `with_raw_response` besides its own."""
+
+    messages: Required[Messages]
+    """The conversation so far; at least one message."""
+
+
+class ResponseCreate(ResponseParse, _Format, total=False):
+    """Keyword arguments of `create` of `with_raw_response` and `with_streaming_response`."""
+
+
+class MapDefaults(_OfEither, total=False):
     """Keyword arguments that ``map`` gives to requests without them, besides ``response_format``."""
 
     messages: Messages
     """The conversation so far; at least one message."""
-    model: str | None
-    """Name of the model."""
-    routing_preference: str | None
-    """What the inference router prefers: ``balanced``, ``budget`` or ``quality``."""

@@ -13,7 +13,7 @@ from fragments import calls_of, chunk_of, fragment
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.assembly.call import CallIndex
 from gradient_async.assembly.rule import ARGUMENTS, FIND, NAMES, OPEN
-from gradient_async.types import ToolCallDelta
+from gradient_async.types import ChatCompletion, ChatCompletionMessage, ToolCallDelta
 
 PAGE = Path(__file__).parents[2] / "docs" / "merging.md"
 TABLES: dict[str, Sequence[Any]] = {
@@ -51,6 +51,16 @@ def holding(step: str, state: CallIndex, entry: ToolCallDelta) -> set[int]:
     if step == "Names":
         return {[bool(row.holds(found, entry.function.name or "")) for row in NAMES].index(True)}
     return {[bool(row.holds(found, entry.function.arguments or "")) for row in ARGUMENTS].index(True)}
+
+
+def test_every_field_has_a_rule() -> None:
+    """Except constants, fields that hold others, and fields that the library sets."""
+    table = PAGE.read_text("utf-8").partition("| field | rule |\n|---|---|\n")[2].partition("\n\n")[0]
+    named = {name for line in table.splitlines() for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    fields = {*ChatCompletionMessage.__struct_fields__, *ChatCompletion.__struct_fields__}
+    others = {"tool_calls", "choices", "object", "request_id", "rate_limits", "attempts"}
+    missing = {name for name in fields - others if not name.startswith("_")} - named
+    assert set() == missing, "add the fields to the last table of docs/merging.md"
 
 
 @pytest.mark.parametrize("step", TABLES)

@@ -19,6 +19,7 @@ from client_calls import CALL, Start
 from gradient_async import NOT_GIVEN, AsyncGradient, ChatCompletion, Gradient
 from gradient_async.client import completions, options, parameters, raw
 from gradient_async.client.parameters import described, spelled_out
+from gradient_async.decoding import known_params
 from gradient_async.sync import client as sync
 from gradient_async.types import params
 
@@ -45,9 +46,9 @@ def methods_of(models: Any, agents: Any) -> list[Method]:
 METHODS: list[Method] = [
     *methods_of(completions.Completions, completions.AgentCompletions),
     *methods_of(sync.Completions, sync.AgentCompletions),
-    (raw.RawCompletions, "create", [params.AgentCompletionCreate]),
-    (raw.RawCompletions, "parse", [options.AnswerOptions, params.AgentCompletionParse]),
-    (raw.StreamingCompletions, "create", [params.AgentCompletionCreate]),
+    (raw.RawCompletions, "create", [params.ResponseCreate]),
+    (raw.RawCompletions, "parse", [options.AnswerOptions, params.ResponseParse]),
+    (raw.StreamingCompletions, "create", [params.ResponseCreate]),
 ]
 each_method = pytest.mark.parametrize(("owner", "name", "kinds"), METHODS)
 
@@ -64,6 +65,13 @@ def test_a_signature_has_every_parameter_by_keyword_with_its_type(
         assert inspect.Parameter.KEYWORD_ONLY is found[field].kind
         assert annotation == found[field].annotation
         assert not {"Annotated", "Required", "Meta"} & set(annotation.replace("[", " ").split())
+
+
+@each_method
+def test_a_signature_lacks_no_parameter(owner: Any, name: str, kinds: list[Any]) -> None:
+    """Every method takes what its requests may have, also what only models or only agents take."""
+    found = inspect.signature(getattr(owner, name)).parameters
+    assert set() == known_params(agent="Agent" in owner.__name__) - found.keys()
 
 
 @each_method

@@ -544,7 +544,9 @@ async def others(client: AsyncGradient) -> None:
     async for model in client.models.list():
         assert_type(model, ModelInfo)
     raw = client.chat.completions.with_raw_response
-    response = await raw.create(model="m", messages=[{"role": "user", "content": "hi"}])
+    response = await raw.create(
+        model="m", messages=[{"role": "user", "content": "hi"}], routing_preference="budget"
+    )
     assert_type(response, APIResponse[ChatCompletion])
     assert_type(await response.parse(), ChatCompletion)
     streaming = client.chat.completions.with_streaming_response

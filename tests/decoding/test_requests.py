@@ -29,6 +29,15 @@ def tool(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
+# Parameters that only models take, and those that only agents take.
+MODELS_ONLY = {"routing_preference"}
+AGENTS_ONLY = {
+    *("k", "kb_filters", "filter_kb_content_by_query_metadata", "retrieval_method", "provide_citations"),
+    *("instruction_override", "include_functions_info", "include_retrieval_info", "include_guardrails_info"),
+}
+# Parameters with tests of their own: a message has many forms, and the other two require another parameter.
+TESTED_APART = {"messages", "stream_options", "top_logprobs"}
+
 ACCEPTED: dict[str, list[Any]] = {
     "model": ["x"],
     "frequency_penalty": [-2, -2.0, 0, 1.5, 2, None],
@@ -71,6 +80,16 @@ ACCEPTED: dict[str, list[Any]] = {
     "store": [True, False, None],
     "verbosity": ["low", "other", None],
     "web_search_options": [{}, {"search_context_size": "low"}, None],
+    "routing_preference": ["balanced", "budget", "quality", "other", None],
+    "k": [0, 10**9, None],
+    "kb_filters": [[{"a": 1}], {"a": 1}, None],
+    "filter_kb_content_by_query_metadata": [True, None],
+    "instruction_override": ["x", None],
+    "include_functions_info": [True, None],
+    "include_retrieval_info": [True, None],
+    "include_guardrails_info": [False, None],
+    "provide_citations": [True, None],
+    "retrieval_method": ["rewrite", "other", None],
 }
 
 REFUSED: dict[str, list[Any]] = {
@@ -114,6 +133,18 @@ REFUSED: dict[str, list[Any]] = {
     "user": [5],
     "response_format": ["json"],
     "reasoning": ["low"],
+    "prompt_cache_key": [5],
+    "prompt_cache_retention": [24],
+    "routing_preference": [5],
+    "k": [-1, 1.5, "1", True],
+    "kb_filters": ["x", 5],
+    "filter_kb_content_by_query_metadata": [1, "yes"],
+    "instruction_override": [5],
+    "include_functions_info": [1, "yes"],
+    "include_retrieval_info": [1, "yes"],
+    "include_guardrails_info": [1, "yes"],
+    "provide_citations": [1, "yes"],
+    "retrieval_method": [5],
 }
 
 
@@ -125,26 +156,32 @@ class TestLimits:
     @pytest.mark.parametrize(("name", "value"), each(ACCEPTED))
     @pytest.mark.parametrize("agent", [False, True])
     def test_what_is_allowed(self, name: str, value: Any, agent: bool) -> None:
-        """Up to the bound and at it; what was given comes back as it was."""
-        assert value == checked(**{name: value}, agent=agent)[name]
+        """Up to the bound and at it; what was given comes back as it was. Other names are refused."""
+        if name in (MODELS_ONLY if agent else AGENTS_ONLY):
+            with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+                checked(**{name: value}, agent=agent)
+        else:
+            assert value == checked(**{name: value}, agent=agent)[name]
 
     @pytest.mark.parametrize(("name", "value"), each(REFUSED))
     def test_what_is_not(self, name: str, value: Any) -> None:
         """Beyond the bound: the error names parameter, value and limit, and the way round."""
+        agent = name in AGENTS_ONLY
         with pytest.raises(InvalidRequestError) as raised:
-            checked(**{name: value})
+            checked(**{name: value}, agent=agent)
         error = raised.value
         assert name == error.param
         assert error.message.startswith(f"{name}={value!r}"[:60])
         assert error.message.endswith("; to send it anyway, use validate=False or extra_body={...}")
         assert isinstance(error, ValueError)
-        assert value is checked(**{name: value}, validate=False)[name]
+        assert value is checked(**{name: value}, agent=agent, validate=False)[name]
 
     @pytest.mark.parametrize(
         ("params", "words"),
         [
             ({"temperature": 2.5}, "temperature=2.5: expected `float` <= 2.0 (documented: 0 to 2)"),
             ({"n": 200}, "n=200: expected `int` <= 128 (documented: 1 to 128)"),
+            ({"max_tokens": 0}, "max_tokens=0: expected `int` >= 1 (documented: at least 1)"),
             (
                 {"stop": ["a"] * 5},
                 "stop=['a', 'a', 'a', 'a', 'a']: expected `array` of length <= 4 (documented: a string, or 1 to 4",
@@ -201,51 +238,18 @@ class TestLimits:
         with pytest.raises(InvalidRequestError, match="stream_options"):
             checked(stream=True, stream_options={"include_obfuscation": "no"})
 
-    @pytest.mark.parametrize(
-        ("name", "value"),
-        [
-            ("k", 0), ("kb_filters", [{"a": 1}]), ("kb_filters", {"a": 1}), ("filter_kb_content_by_query_metadata", True),
-            ("instruction_override", "x"), ("include_functions_info", True), ("include_retrieval_info", True),
-            ("include_guardrails_info", False), ("provide_citations", True), ("retrieval_method", "rewrite"),
-            ("model", None), ("model", "any"),
-        ],
-    )  # fmt: skip
-    def test_what_only_agents_take(self, name: str, value: Any) -> None:
-        params: dict[str, Any] = {name: value}
-        assert value == checked(agent=True, **params)[name]
-        if name != "model":
-            with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
-                checked(**params)
-
-    @pytest.mark.parametrize("value", ["balanced", "budget", "quality", "other", None])
-    def test_what_only_models_take(self, value: str | None) -> None:
-        assert value == checked(routing_preference=value)["routing_preference"]
-        with pytest.raises(InvalidRequestError, match="routing_preference=5"):
-            checked(routing_preference=5)
-        with pytest.raises(TypeError, match="unexpected keyword argument 'routing_preference'"):
-            checked(agent=True, routing_preference=value)
-
     def test_agents_need_no_model(self) -> None:
         assert {"messages": MESSAGES} == check_params({"messages": MESSAGES}, stream=False, agent=True)
-        with pytest.raises(InvalidRequestError, match="k=-1"):
-            checked(agent=True, k=-1)
+        assert None is checked(agent=True, model=None)["model"]
 
 
 class TestNames:
     def test_all_of_the_reference_are_known(self) -> None:
-        reference = (
-            "messages model frequency_penalty logit_bias logprobs max_completion_tokens max_tokens metadata n "
-            "presence_penalty stop stream_options temperature tool_choice tools top_logprobs top_p user "
-            "reasoning_effort seed reasoning response_format parallel_tool_calls prompt_cache_key prompt_cache_retention "
-            "audio function_call functions modalities moderation prediction prompt_cache_options safety_identifier "
-            "service_tier store verbosity web_search_options"
-        )
-        agents = (
-            "k kb_filters filter_kb_content_by_query_metadata instruction_override include_functions_info "
-            "include_retrieval_info include_guardrails_info provide_citations retrieval_method"
-        )
-        assert set(reference.split()) | {"routing_preference"} == known_params()
-        assert set(reference.split()) | set(agents.split()) == known_params(agent=True)
+        """And each has values here that are accepted, and values that are refused."""
+        assert ACCEPTED.keys() == REFUSED.keys(), "add values to ACCEPTED and REFUSED for each parameter"
+        names = ACCEPTED.keys() | TESTED_APART
+        assert names - AGENTS_ONLY == known_params(), "see ACCEPTED, REFUSED and AGENTS_ONLY"
+        assert names - MODELS_ONLY == known_params(agent=True), "see ACCEPTED, REFUSED and MODELS_ONLY"
 
     @pytest.mark.parametrize(
         ("name", "nearest"),

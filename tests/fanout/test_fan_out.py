@@ -262,6 +262,7 @@ async def test_anomalies_are_counted_over_all_replies(start: Start) -> None:
 
 
 async def test_timing(start: Start) -> None:
+    """The second request begins after the end of the first, and the time to the first token does not have it."""
     _, client = await start(handler=Echo(pause=0.05))
     fan = client.chat.completions.fan_out(n=2, max_concurrency=1, **CALL)
     assert fan.timing.first_token is None
@@ -269,7 +270,7 @@ async def test_timing(start: Start) -> None:
         await fan.completion()
     timing = fan.timing
     assert timing.first_token is not None
-    assert 0.04 < timing.first_token < 0.1 < timing.total < 0.5
+    assert 0.04 < timing.first_token < timing.total - 0.04
     assert timing == fan.timing
 
 

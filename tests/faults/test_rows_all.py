@@ -40,4 +40,4 @@ def names_of_tests() -> set[str]:
 def test_every_row_is_a_test() -> None:
     rows = documented()
     assert len(rows) > 100
-    assert set() == rows - names_of_tests()
+    assert set() == rows - names_of_tests(), "write a test of this name for each row"
