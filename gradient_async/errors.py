@@ -190,7 +190,7 @@ class JournalError(GradientError):
 
 
 class ToolArgumentsError(GradientError, ValueError):
-    """The arguments of a tool call do not fit, or there is no such tool; the message is written for the model to read."""
+    """The arguments of a tool call do not fit, or the tool does not exist; the message is written for the model to read."""
 
 
 class MaxTurnsError(GradientError):
@@ -537,7 +537,7 @@ class StreamInterruptedError(StreamError, APIConnectionError):
 
 
 class StreamTruncatedError(StreamError):
-    """The stream ended in good order, but without ``[DONE]`` and without a finish_reason for every choice."""
+    """The stream ended properly, but without ``[DONE]`` and without a finish_reason for every choice."""
 
 
 class StreamTimeoutError(StreamError, APITimeoutError):

@@ -274,7 +274,7 @@ def check_seconds(name: str, value: Any) -> float | None:
 
 
 def _underlying(function: Any) -> tuple[Any, Any]:
-    """Return the object inside partials and tools, and the function with its code: ``__call__``, if it is no function."""
+    """Return the object inside partials and tools, and the function with its code, which is ``__call__`` of an object."""
     while (inner := _inner(function)) is not None:
         function = inner
     routine = inspect.isroutine(function) or isinstance(function, type)

@@ -73,7 +73,7 @@ class ToolCalls:
             text = function.arguments
             arguments = call.arguments
             pieces = arguments.pieces
-            # Without "}" in the last piece, the arguments so far are no whole object: blank pieces after a whole object are
+            # Without "}" in the last piece, the arguments so far are not a whole object: blank pieces after a whole object are
             # not appended, so its last piece has the "}". A repeated id, type or name changes nothing.
             if (
                 text

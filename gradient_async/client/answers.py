@@ -49,7 +49,7 @@ def check_retries(output_retries: Any, arguments: dict[str, Any]) -> int:
     """Return how often a request may be repeated because of its answer; 0 if that is not given.
 
     Raises:
-        ConfigurationError: If it is no number of retries.
+        ConfigurationError: If the value is not a number of retries.
         InvalidRequestError: If the request cannot be repeated with the answer.
     """
     if not is_given(output_retries):

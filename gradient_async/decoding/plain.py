@@ -33,7 +33,7 @@ _NO_JSON: dict[type, str] = {
 # scalars.
 _DUMPS = ("model_dump", "to_dict", "tolist")
 OTHER_ROLES = ("user", "system", "tool", "developer", "function")
-"""The roles of messages that are no reply; a tuple, because a value that is no role may not be hashable."""
+"""The roles of messages that are not replies; a tuple, because a value in the place of a role may not be hashable."""
 _LEAVES = frozenset({str, int, bool, type(None)})  # without float, because NaN is a float
 PLAIN = _LEAVES | {float, dict, list}
 """The types of plain data."""

@@ -160,7 +160,7 @@ def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -
 
 
 def identify_reply(content: bytes) -> Choiceless:
-    """Return what the body of a 2xx reply is if it is no completion; of several lines of JSON, the first counts."""
+    """Identify the body of a 2xx reply that is not a completion; of several lines of JSON, the first counts."""
     return _identify(content, loads_or_none(content))
 
 

@@ -39,7 +39,7 @@ _AGENT = frozenset(AgentCompletionParams.__annotations__)
 _CHAT_TYPES = _struct_of(ChatCompletionParams)
 _AGENT_TYPES = _struct_of(AgentCompletionParams)
 build_tables(_CHAT_TYPES, _AGENT_TYPES)
-_USUAL_FIELDS = 2  # of a message that is no reply: role and content
+_USUAL_FIELDS = 2  # role and content, the fields of most messages that are not replies
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _NEED_CONTENT = ("system", "developer", "user", "tool")
 _MESSAGE_OF = {"ChatCompletion": ".choices[0].message", "Choice": ".message"}

@@ -185,7 +185,7 @@ class PayloadDecoder:
         self.anomalies = 0
         self.answered = False
         self._spoken = False  # whether any delta had a part of the answer
-        # The beginning of the first payload without choices that was no heartbeat, and the API that it belongs to.
+        # The beginning of the first payload without choices that is not a heartbeat, and the API to which it belongs.
         self._choiceless = b""
         self._api = ""
         self.torn: StreamProtocolError | None = None

@@ -196,7 +196,7 @@ def answer_of(response_format: object) -> Answer[Any] | None:
     """Return the `Answer` for a value of ``response_format``; None for None, and for a schema in the form of the API.
 
     Raises:
-        InvalidRequestError: If the value is a type that has no schema, or is no type.
+        InvalidRequestError: If the value is a type without a schema, or if it is not a type.
     """
     if isinstance(response_format, Answer):
         return cast("Answer[Any]", response_format)

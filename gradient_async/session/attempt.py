@@ -271,7 +271,7 @@ class Attempt:
 
 
 async def _read_error(body: Body, limits: Limits) -> bytes:
-    """Read an error's body as far as time and size allow. A body that breaks off is no problem: the status decides."""
+    """Read an error's body as far as time and size allow. If the body breaks off, use the part that arrived."""
     content = bytearray()
     body.allow(limits.error_body_seconds)
     try:

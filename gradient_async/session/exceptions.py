@@ -312,7 +312,7 @@ def connection_error(
     if isinstance(cause, (aiohttp.ClientResponseError, http_exceptions.HttpProcessingError, ValueError)):
         return _bad_head(cause, request, phase, peer, limits)
     sent = phase != "connect"
-    works = sent and request.method != "GET"  # a list of models costs nothing
+    works = sent and request.method != "GET"  # a GET lists models, which needs no work of a model
     if sent:
         at = "inside the headers of its answer" if begun else "without an answer"
         what = f"{peer.answering} closed the connection {at} ({type(cause).__name__})"

@@ -314,7 +314,7 @@ def serve(
         every connection, and raises the exceptions of handlers.
 
     Raises:
-        TypeError: If one of the replies is no reply; the message says what to write.
+        TypeError: If a value in ``replies`` is not a reply; the message says what to write.
         ValueError: If ``replay`` is not a folder with recordings, the port is none, or options do not go together.
         OSError: If the folder for recordings cannot be made.
 

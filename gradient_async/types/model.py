@@ -202,7 +202,7 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
         fields = cast("Mapping[Any, Any]", obj)
         problem: str
         try:
-            # The names of fields that the session sets are no names of a server.
+            # A server does not send the fields that the session sets.
             message = msgspec.convert(
                 {name: each for name, each in fields.items() if not str(name).startswith(_SESSION_PREFIX)},
                 cls,
