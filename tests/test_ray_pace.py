@@ -91,11 +91,11 @@ def test_a_lease_returns_what_is_left() -> None:
     rate.correct(0.5, 0.0)
     assert rate.delay(0.5, 5.0) > 0
     assert rate.delay(1.0) > 0
-    assert -3.5 == rate.settle()
-    assert 0.0 == rate.settle()
+    assert -3.5 == rate.count_used()
+    assert 0.0 == rate.count_used()
     rate.renew(float("inf"), until=3.0)
     assert 0.0 == rate.delay(2.0, 1e9)
-    assert 0.0 == rate.settle()
+    assert 0.0 == rate.count_used()
 
 
 def test_a_shared_pace_pickles_as_its_options() -> None:

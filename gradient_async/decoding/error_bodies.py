@@ -173,13 +173,13 @@ def describe_error(body: Any) -> ErrorBody:
         # In DigitalOcean's shape the id names the kind of error. With a field `object`, the id would be a completion's.
         code = outer.get("id")
     # Some servers put a name into `error` and the message beside it, others a list of details behind the message.
-    said = [_message_of(error, _MAX_DEPTH + 1), _cause_of(details)]
+    messages = [_message_of(error, _MAX_DEPTH + 1), _cause_of(details)]
     if error is not outer:
-        said.insert(1 if isinstance(error, str) else 0, _message_of(_first(fields, _MESSAGES)))
+        messages.insert(1 if isinstance(error, str) else 0, _message_of(_first(fields, _MESSAGES)))
     text = ""
-    for more in said:
-        if more and more not in text:
-            text = f"{text}: {more}" if text else more
+    for message in messages:
+        if message and message not in text:
+            text = f"{text}: {message}" if text else message
     return ErrorBody(
         message=escape(text or _message_of(kind)),
         code=_name(code),

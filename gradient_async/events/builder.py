@@ -218,12 +218,12 @@ class EventBuilder:
             yield LogprobsRefusalDoneEvent(choice=index, refusal=list(state.refusal_logprobs))
 
 
-def _new_text(pieces: list[str], told: int) -> str:
+def _new_text(pieces: list[str], reported: int) -> str:
     """Join the pieces of a text if there are more than were reported; "" otherwise, and if all pieces are empty.
 
     Many servers begin a reply that only calls tools with an empty text.
     """
-    return "".join(pieces) if len(pieces) > told else ""
+    return "".join(pieces) if len(pieces) > reported else ""
 
 
 def _call_delta(

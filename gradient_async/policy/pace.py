@@ -123,17 +123,17 @@ class Account:
 
     def read(self, admission: Admission, limits: RateLimits, *, now: float, wall: float) -> bool:
         """Note the quota in a reply's headers; return whether the headers report a level."""
-        told = False
+        reported = False
         for bucket, mark, limit in (
             (self.requests, admission.requests_mark, limits.requests),
             (self.tokens, admission.tokens_mark, limits.tokens_per_minute),
         ):
             if limit.remaining is not None:
-                told = bucket.told = True
+                reported = bucket.reported = True
                 reset = limit.reset - wall + now if limit.reset else None
                 size = None if limit.limit is None else float(limit.limit)
                 bucket.read(float(limit.remaining), mark, size=size, reset=reset, now=now)
-        return told
+        return reported
 
     def succeed(self, now: float) -> None:
         """Note a reply that is not a refusal."""
@@ -157,8 +157,8 @@ class Account:
         self.requests.refund(1.0)
         self.tokens.refund(admission.tokens)
         self._share += _SHARE_WEIGHT * (1 - self._share)
-        told = limits is not None and self.read(admission, limits, now=now, wall=wall)
-        if not told and (self._share > _SHARE or self.requests.refill):
+        reported = limits is not None and self.read(admission, limits, now=now, wall=wall)
+        if not reported and (self._share > _SHARE or self.requests.refill):
             self.requests.read(0.0, admission.requests_mark, now=now)
         if wait:
             if wait <= max_wait:

@@ -147,13 +147,13 @@ class Bucket:
     Attributes:
         spent: The total amount that was sent and not refused.
         refill: The amount that the bucket gains in a second; 0 until it is known.
-        told: Whether replies report the level.
+        reported: Whether replies report the level.
     """
 
     def __init__(self) -> None:
         self.spent = 0.0
         self.refill = 0.0
-        self.told = False
+        self.reported = False
         self._refunded = 0.0
         self._bound = float("inf")  # the total that may be spent by the time `_at`
         self._at = float("-inf")
@@ -213,7 +213,7 @@ class Bucket:
         if rise < 0:
             self._bound += rise
             self._lowered_at = at
-        elif not self.told or now - self._lowered_at > _LOOK:
+        elif not self.reported or now - self._lowered_at > _LOOK:
             self._bound += rise * _RISE
         if passed > 0:
             self._bound += refill * passed
@@ -221,7 +221,7 @@ class Bucket:
 
     def _measure(self, bound: float, at: float, *, full: bool) -> None:
         """Compute the refill from this reading and an earlier one. A full bucket gains nothing, so its reading is not used."""
-        if not self.told:
+        if not self.reported:
             # Refusals come in bursts. Only the last refusal of a burst gives a right reading: at the time of the others, some
             # refused requests still counted as spent.
             last = self._last or (at, bound)
@@ -246,7 +246,7 @@ class Bucket:
 
     def grow(self, now: float) -> None:
         """Note a success. If the only readings are refusals, raise the refill, which may be larger than measured."""
-        if self.told or not self.refill:
+        if self.reported or not self.refill:
             return
         passed = max(0.0, now - self._at)
         self._bound += self.refill * passed
@@ -272,7 +272,7 @@ class Bucket:
             return 0.0
         refill = self.refill
         size = self._size
-        if size is None and refill and not self.told:
+        if size is None and refill and not self.reported:
             size = max(1.0, refill * _DEPTH)
         level = self._bound - self.spent + refill * max(0.0, now - self._at)
         if size is not None:
@@ -286,7 +286,7 @@ class Bucket:
         left = self._reset - now
         if 0 < left <= max_wait:
             waits.append(left + _MARGIN * (1 + jitter))
-        if not self.told and self.refill:
+        if not self.reported and self.refill:
             # If no request were sent, neither a success nor a refusal could correct a refill that was measured too low. So one
             # request is sent every _MIN_WAIT seconds.
             waits.append(max(0.0, self._spent_at + _MIN_WAIT - now))

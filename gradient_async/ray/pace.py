@@ -206,7 +206,7 @@ class LeasedRate(EvenRate):
         """Begin a new lease."""
         self._left, self._until, self.missing = amount, until, 0.0
 
-    def settle(self) -> float:
+    def count_used(self) -> float:
         """End the lease; return the amount that was used beyond the leases."""
         used, self.used = self.used - self._left, 0.0
         self._left = 0.0
@@ -310,8 +310,8 @@ class SharedPace(Pace):
                 turns=len(self._waiting),
                 tokens=sum(self._waiting),
                 first=self._tokens.missing,
-                used_turns=self._turns.settle(),
-                used_tokens=self._tokens.settle(),
+                used_turns=self._turns.count_used(),
+                used_tokens=self._tokens.count_used(),
                 last=self._last,
             )
             self._turns.missing = self._tokens.missing = 0.0

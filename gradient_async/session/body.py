@@ -438,7 +438,7 @@ class _GzipBody(Body):
                 # One read may decompress to thousands of pieces. Other tasks run in between.
                 await asyncio.sleep(0)
                 try:
-                    data = gunzip.pull()
+                    data = gunzip.read()
                 except StreamError as error:
                     failure = error.with_traceback(None)
                     break

@@ -11,7 +11,7 @@ import zlib
 from ..config import Limits
 from ..errors import StreamLimitError, StreamProtocolError
 
-PIECE = 64 * 1024  # maximum number of bytes that one `pull` returns
+PIECE = 64 * 1024  # maximum number of bytes that one `read` returns
 _FREE = 1024 * 1024  # decompressed bytes before the ratio is checked
 _GZIP = 16 + zlib.MAX_WBITS
 # Names that servers put into the header of a body that is not coded; the last are those of a character set.
@@ -52,7 +52,7 @@ def decoded_error(content: bytes, coding: str, limits: Limits) -> bytes:
         plain = b""
         try:
             while gunzip.pending and len(plain) < limits.error_body_bytes:
-                plain += gunzip.pull()
+                plain += gunzip.read()
         except (StreamLimitError, StreamProtocolError):
             pass
         if plain:
@@ -71,7 +71,7 @@ class Gunzip:
         limits: Limits, of which ``decompression_ratio`` and ``gzip_members`` apply.
 
     Attributes:
-        pending: Whether `pull` may return more bytes without another `push`.
+        pending: Whether `read` may return more bytes without another `push`.
     """
 
     __slots__ = ("_decoder", "_limits", "_members", "_produced", "_rest", "_started", "_used", "pending")
@@ -87,11 +87,11 @@ class Gunzip:
         self.pending = False
 
     def push(self, data: bytes) -> None:
-        """Take bytes off the wire; call `pull` until nothing is pending before the next `push`."""
+        """Take bytes off the wire; call `read` until nothing is pending before the next `push`."""
         self._rest += data
         self.pending = bool(self._rest)
 
-    def pull(self) -> bytes:
+    def read(self) -> bytes:
         """Return the next decompressed bytes: at most `PIECE`, and perhaps none.
 
         Raises:

@@ -242,14 +242,14 @@ class View(NoMethod, Generic[T]):
 
     Args:
         lock: Guards the cursor of the stream.
-        advance: Returns a coroutine for the next item of the view.
+        next_item: Returns a coroutine for the next item of the view.
     """
 
     _loop = "for"
 
-    def __init__(self, lock: threading.RLock, advance: Callable[[], Coroutine[Any, Any, T]]) -> None:
+    def __init__(self, lock: threading.RLock, next_item: Callable[[], Coroutine[Any, Any, T]]) -> None:
         self._lock = lock
-        self._advance = advance
+        self._next_item = next_item
 
     def __iter__(self) -> Self:
         return self
@@ -257,7 +257,7 @@ class View(NoMethod, Generic[T]):
     def __next__(self) -> T:
         with self._lock:
             try:
-                return _drive(self._advance())
+                return _drive(self._next_item())
             except StopAsyncIteration:
                 pass
         raise StopIteration

@@ -127,7 +127,7 @@ def gunzip(data: bytes) -> None:
             for feed in feeds:
                 decoder.push(feed)
                 while decoder.pending:
-                    out += decoder.pull()
+                    out += decoder.read()
                     assert len(out) < 4 * 2**20
         except StreamError as error:
             return b"", type(error).__name__, False

@@ -121,7 +121,7 @@ class TestSchedule:
         account = schedule.account("a")
         limits = RateLimits(requests=RateLimit(limit=9, reset=0.0), tokens_per_minute=RateLimit(remaining=50))
         respond(schedule, schedule.admit(account, 5.0, 0.0), 0.0, limits=limits)
-        assert (False, True) == (account.requests.told, account.tokens.told)
+        assert (False, True) == (account.requests.reported, account.tokens.reported)
 
     @pytest.mark.parametrize(("wait", "held"), [(2.0, True), (61.0, False)])
     def test_a_wait_that_a_refusal_names_holds_all(self, wait: float, held: bool) -> None:

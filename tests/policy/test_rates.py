@@ -122,7 +122,7 @@ class TestEvenRate:
 
 
 def told(bucket: Bucket) -> Bucket:
-    bucket.told = True
+    bucket.reported = True
     return bucket
 
 
