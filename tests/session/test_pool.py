@@ -281,3 +281,26 @@ def test_clients_dropped_in_cycles_outside_their_loop_are_silent(dropped: str) -
         loop.close()
         holders.clear()
     assert [] == silence.broken
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_clients_in_cycles_that_a_forked_process_drops_go_on_in_its_parent() -> None:
+    """A connection that the child closes is closed for the parent's event loop as well."""
+    loop = asyncio.new_event_loop()
+    with serve() as server:
+        holders = loop.run_until_complete(hold_clients(server.url))
+        child = os.fork()
+        if child == 0:  # pragma: no cover  # another process
+            try:
+                holders.clear()
+                gc.collect()
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0) == (child, 0)
+        for holder in holders:
+            assert loop.run_until_complete(create_completion(holder.client, timeout=5)).choices
+        assert len(holders) == server.connections
+        for holder in holders:
+            loop.run_until_complete(holder.client.close())
+    loop.close()
