@@ -98,9 +98,10 @@ def split_payloads(data: bytes, *, unfinished: bool = False) -> list[bytes]:
             out.
     """
     payloads = [data]
-    if 0 < data.count(_LF) < _MAX_LINES and not is_value(data):
-        lines = [line for line in map(bytes.strip, data.split(_LF)) if line]
-        # Only the first line is checked. An error in a later line is raised after the payloads before it.
+    if 0 < data.count(_LF) < _MAX_LINES:
+        lines = [*map(bytes.strip, data.split(_LF))]
+        # Only the first line is checked: if it is a value, all lines together are none. An error in a later line is raised
+        # after the payloads before it. An empty line is a word.
         if is_value(lines[0]) or word_of(lines[0], ""):
             payloads = lines
     if unfinished and not _counts(payloads[-1]):
@@ -274,7 +275,7 @@ class PayloadDecoder:
         silent = has_silent_choice(chunk)
         if silent and may_hide_text(data, "delta"):
             return False
-        if silent or not (self.answered and self._spoken):
+        if not (self.answered and self._spoken):
             self._note(chunk, data, spoken=not silent)
         if self.surrogates.high:
             self.surrogates.join(chunk)
