@@ -44,7 +44,6 @@ from .normalize import (
     DECODE_ERRORS,
     SurrogateJoiner,
     TextElsewhere,
-    describe_decode_error,
     first_of,
     has_silent_choice,
     is_object,
@@ -249,7 +248,7 @@ class PayloadDecoder:
                 data.decode()
             body = loads(data, self._max_values if len(data) <= self._max_light else 0)
         except DECODE_ERRORS as refused:
-            problem = describe_decode_error(refused)
+            problem = str(refused)
         found = find_glued_error(data) if problem else identify(body, name)
         if isinstance(found, ErrorBody):
             raise server_error(found)
@@ -264,7 +263,7 @@ class PayloadDecoder:
             try:
                 return self._repair(body, data, typed, spoken=spoken)
             except DECODE_ERRORS as refused:
-                problem = describe_decode_error(refused)
+                problem = str(refused)
         self._refuse(data, problem, number, torn=is_torn(data))
         return None
 

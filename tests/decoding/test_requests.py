@@ -228,7 +228,7 @@ class TestLimits:
     def test_agents_need_no_model(self) -> None:
         assert {"messages": MESSAGES} == check_params({"messages": MESSAGES}, stream=False, agent=True)
         with pytest.raises(InvalidRequestError, match="k=-1"):
-            checked(agent=True, k=-1)
+            check_params({"messages": MESSAGES, "k": -1}, stream=False, agent=True)
 
 
 class TestNames:
