@@ -6,7 +6,6 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, TypeAlias
 
 from client_calls import create_completion, open_stream
@@ -302,7 +301,7 @@ async def cancelled_once_open(client: AsyncGradient, work: Work) -> None:
     """On a busy machine, a time since the call would not tell whether there is a stream."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    before = _on_open.set(partial(loop.call_later, 0.03, task.cancel))
+    before = _on_open.set(lambda cancel=task.cancel: loop.call_later(0.03, cancel))
     del task
     try:
         await work(client)

@@ -132,10 +132,10 @@ class ToolCalls:
             The number of bytes that were added; 0 if the fragments have to be added one by one.
         """
         call = self.index.latest.get(entry.index)
-        size = 0 if call is None else call.arguments.extend(texts)
-        if call is not None and size:
-            self._added = call
-        return size
+        if call is None:
+            return 0
+        self._added = call
+        return call.arguments.extend(texts)
 
     def _call_for(self, entry: ToolCallDelta, limit: int) -> tuple[CallState, int]:
         """Return the call that a fragment belongs to, and the size of a new call with what earlier fragments add to it.

@@ -155,8 +155,7 @@ class CompletionAssembler:
 
     def _add_any(self, chunk: ChatCompletionChunk) -> None:
         """Add a chunk of any content."""
-        if not self._head_complete:
-            self._take_head(chunk)
+        self._take_head(chunk)
         for choice in chunk.choices:
             state = self.choices.get(choice.index) or self._open(choice.index)
             self._size += state.add(choice.delta, self._max_calls)
@@ -175,10 +174,9 @@ class CompletionAssembler:
         The first chunk adds everything except the other texts: a `TextBatch` has no other field that accumulates.
         """
         first = batch[0]
-        self._take_head(first)
         choice = first.choices[0]
-        state = self.choices.get(choice.index) or self._open(choice.index)
-        if choice.index not in self._unfinished or not all(batch.texts):
+        state = self._unfinished.get(choice.index)
+        if state is None or not all(batch.texts):
             self._add_each(batch)
             return
         if batch.field == "arguments":

@@ -118,8 +118,6 @@ def _api_of(body: dict[str, Any], name: str) -> str | None:
             for start, api in _TYPES.items():
                 if kind.startswith(start):
                     return api
-    if body.get("object") == "response":
-        return _RESPONSES
     for fields, api in _FIELDS:
         if all(isinstance(body.get(field), kind) for field, kind in fields.items()):
             return api

@@ -121,8 +121,7 @@ def _outlines(data: bytes) -> Iterator[tuple[bytes, int]]:
     yield data, 1  # before the choices are counted, which takes time
     count = sum(1 for _ in islice(_CHOICE.finditer(data), _MAX_CHOICES + 1))
     if 0 < count <= _MAX_CHOICES:
-        if count > 1:
-            yield data, count
+        yield data, count
         yield _repaired(data), count
 
 

@@ -34,8 +34,8 @@ from ..types import (
 from ..types.messages import ANSWER_FIELDS, TEXT_FIELDS
 from ..types.nesting import MAX_VALUES, UNLIMITED, check_json, decode_json
 
-# The errors of decoding. Those of msgspec, JSONDecodeError and UnicodeDecodeError are ValueErrors; msgspec raises
-# RecursionError as well.
+# The errors of decoding. Those of msgspec, JSONDecodeError and UnicodeDecodeError are ValueErrors. Although the depth of
+# JSON is limited, msgspec raises RecursionError if the caller's stack is nearly full.
 DECODE_ERRORS = (ValueError, RecursionError)
 
 # Replacing invalid UTF-8 and half surrogate pairs takes long: the length in bytes of JSON in which all may be replaced.
@@ -63,11 +63,6 @@ _MAX_DIGITS = 18  # digits of a whole number; every number of 18 digits fits in 
 VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
 
 
-def describe_decode_error(error: ValueError | RecursionError) -> str:
-    """Describe one of `DECODE_ERRORS`; the text of a RecursionError describes Python's stack, not the data."""
-    return "nested too deep" if isinstance(error, RecursionError) else str(error)
-
-
 def is_object(value: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a decoded JSON value is an object."""
     return isinstance(value, dict)
@@ -83,8 +78,6 @@ def first_of(body: Any) -> Any:
 
 def well_formed(text: str) -> str:
     """Join surrogate pairs, and replace lone surrogates by U+FFFD, so that the text can be encoded."""
-    if text.isascii():
-        return text
     try:
         text.encode()  # faster than a search
     except UnicodeEncodeError:

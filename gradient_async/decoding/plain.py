@@ -12,13 +12,12 @@ import math
 from collections import UserString
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from enum import Enum
 from typing import Any, cast
 
 import msgspec
 
 from ..errors import escape
-from ..types import ChatCompletionMessage, Model, is_given
+from ..types import ChatCompletionMessage, is_given
 from ..types.nesting import MAX_DEPTH
 from .normalize import is_object
 
@@ -183,14 +182,10 @@ def _unwrapped(value: Any) -> Any:
 
 
 def _converted(value: Any) -> Any:
-    if isinstance(value, Enum):
-        return value.value
     if isinstance(value, UserString):
         return value.data
     if isinstance(value, ChatCompletionMessage):
         return message_to_dict(value)
-    if isinstance(value, Model):
-        return value.to_dict()
     if isinstance(value, type):
         raise TypeError("a class has no JSON form")
     for name in _DUMPS:
@@ -201,7 +196,7 @@ def _converted(value: Any) -> Any:
         return dict(cast("Mapping[Any, Any]", value))
     if is_list_like(value) and not hasattr(value, "__dataclass_fields__"):
         return list(value)
-    # msgspec converts dataclasses and similar objects, dates and UUIDs. The types in `_NO_JSON` are left unchanged, so that
+    # msgspec converts dataclasses and similar objects, enums, dates and UUIDs. The types in `_NO_JSON` are left unchanged, so that
     # they are refused later. `enc_hook` is called for a type that msgspec does not know: of the value, or inside the value.
     return msgspec.to_builtins(
         value,

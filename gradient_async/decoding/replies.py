@@ -31,7 +31,6 @@ from .normalize import (
     DECODE_ERRORS,
     DOCUMENTED_REASONS,
     clean,
-    describe_decode_error,
     is_object,
     is_silent,
     keep_number,
@@ -78,7 +77,7 @@ def decode_completion(content: bytes, *, max_values: int | None = MAX_VALUES) ->
     except TooManyValuesError:
         raise
     except DECODE_ERRORS as refused:
-        problem = describe_decode_error(refused)
+        problem = str(refused)
     raise APIResponseValidationError(
         f"the reply is not a chat completion: {problem}", body=_beginning(content)
     )
@@ -104,7 +103,7 @@ def _decode_completion(content: bytes, max_values: int) -> ChatCompletion:
         body = loads(content, 0)
     except DECODE_ERRORS as refused:
         start = escape(_beginning(content[:80]))
-        problem = describe_decode_error(refused) + (f"; it begins with {start!r}" if start else "")
+        problem = f"{refused}; it begins with {start!r}" if start else str(refused)
     found = _identify(content, body)
     if isinstance(found, ErrorBody):
         problem = f"it is an error: {found.message}"
@@ -147,7 +146,7 @@ def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -
         index, calls = choice.index, choice.message.tool_calls
         if index < 0:
             raise APIResponseValidationError(f"the reply has a choice of index {index}")
-        if index >= choices or len(completion.choices) > choices:
+        if index >= choices:  # as is one of more choices than that, because no two have the same index
             raise APIResponseValidationError(
                 f"the reply has more choices, or a higher index, than choices={choices} allows; "
                 "raise Limits(choices=...) to allow more"
@@ -165,7 +164,7 @@ def identify_reply(content: bytes) -> Choiceless:
 
 
 def _identify(content: bytes, body: Any) -> Choiceless:
-    if body is None and b"\n" in content:
+    if body is None:
         body = loads_or_none(content.lstrip().partition(b"\n")[0])
     return (find_glued_error(content) if body is None else None) or identify(body)
 
@@ -188,20 +187,18 @@ def _finish(completion: ChatCompletion, taken: Sequence[ChoiceLogprobs | None]) 
     completion.rate_limits = None
     completion.attempts = 1
     choices = completion.choices
-    if taken:
-        give_back(choices, taken)
+    give_back(choices, taken)
     for choice in choices:
         message = choice.message
         if message._reasoning is not None or message.tool_calls is not None:
             normalize_message(message)
         if choice.finish_reason not in DOCUMENTED_REASONS:
             choice.finish_reason = normalize_finish_reason(choice.finish_reason)
-    if len(choices) > 1:
-        if len({choice.index for choice in choices}) < len(choices):
-            # Some servers send no index, or the same index for all choices.
-            for index, choice in enumerate(choices):
-                choice.index = index
-        choices.sort(key=_index_of)
+    if len({choice.index for choice in choices}) < len(choices):
+        # Some servers send no index, or the same index for all choices.
+        for index, choice in enumerate(choices):
+            choice.index = index
+    choices.sort(key=_index_of)
     return completion
 
 
@@ -231,7 +228,7 @@ def decode_models(content: bytes, *, max_values: int | None = MAX_VALUES) -> Mod
             return ModelList(data=msgspec.convert(clean(entries), list[ModelInfo], strict=False))
         problem = f"it has no list named data{_quoted(body)}"
     except DECODE_ERRORS as refused:
-        problem = describe_decode_error(refused)
+        problem = str(refused)
     raise APIResponseValidationError(
         f"the reply is not a list of models: {problem}", body=_beginning(content)
     )

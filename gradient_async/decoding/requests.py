@@ -100,8 +100,8 @@ def _given(params: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
 def list_iterables(arguments: dict[str, Any]) -> dict[str, Any]:
     """Replace iterables among the arguments by lists, in place: some iterables can be read only once."""
     for name in ("messages", "tools", "stop", "functions", "modalities"):
-        value = arguments.get(name)
-        if value is not None and not isinstance(value, list) and is_list_like(value):
+        value: Any = arguments.get(name)
+        if is_list_like(value):
             arguments[name] = list(value)
     return arguments
 

@@ -44,7 +44,6 @@ from .normalize import (
     DECODE_ERRORS,
     SurrogateJoiner,
     TextElsewhere,
-    describe_decode_error,
     first_of,
     has_silent_choice,
     is_object,
@@ -98,9 +97,10 @@ def split_payloads(data: bytes, *, unfinished: bool = False) -> list[bytes]:
             out.
     """
     payloads = [data]
-    if 0 < data.count(_LF) < _MAX_LINES and not is_value(data):
-        lines = [line for line in map(bytes.strip, data.split(_LF)) if line]
-        # Only the first line is checked. An error in a later line is raised after the payloads before it.
+    if 0 < data.count(_LF) < _MAX_LINES:
+        lines = [*map(bytes.strip, data.split(_LF))]
+        # Only the first line is checked: if it is a value, all lines together are none. An error in a later line is raised
+        # after the payloads before it. An empty line is a word.
         if is_value(lines[0]) or word_of(lines[0], ""):
             payloads = lines
     if unfinished and not _counts(payloads[-1]):
@@ -248,7 +248,7 @@ class PayloadDecoder:
                 data.decode()
             body = loads(data, self._max_values if len(data) <= self._max_light else 0)
         except DECODE_ERRORS as refused:
-            problem = describe_decode_error(refused)
+            problem = str(refused)
         found = find_glued_error(data) if problem else identify(body, name)
         if isinstance(found, ErrorBody):
             raise server_error(found)
@@ -263,7 +263,7 @@ class PayloadDecoder:
             try:
                 return self._repair(body, data, typed, spoken=spoken)
             except DECODE_ERRORS as refused:
-                problem = describe_decode_error(refused)
+                problem = str(refused)
         self._refuse(data, problem, number, torn=is_torn(data))
         return None
 
@@ -274,7 +274,7 @@ class PayloadDecoder:
         silent = has_silent_choice(chunk)
         if silent and may_hide_text(data, "delta"):
             return False
-        if silent or not (self.answered and self._spoken):
+        if not (self.answered and self._spoken):
             self._note(chunk, data, spoken=not silent)
         if self.surrogates.high:
             self.surrogates.join(chunk)

@@ -180,3 +180,27 @@ def test_an_answer_whose_name_comes_late_gets_it() -> None:
     assembler = CompletionAssembler()
     assembler.extend(ChunkDecoder().feed(text("a", id="", model="") + text("b", id="i", model="m")))
     assert ("i", "m") == (assembler.id, assembler.model)
+
+
+@pytest.mark.parametrize(("role", "head"), [("tool", {"id": "", "model": ""}), (None, {})])
+def test_choices_that_take_turns_bring_what_had_not_come(role: str | None, head: dict[str, Any]) -> None:
+    wire = [
+        event(delta(index, role="tool", content="a")).replace(b'": ', b'":')
+        for _ in range(5)
+        for index in (0, 1)
+    ]
+    decoder = ChunkDecoder()
+    decoder.feed(b"".join(wire[:4]))
+    decoder.push(b"".join(wire))
+    batch = decoder.decode_slice()
+    assert isinstance(batch, TextBatch)
+    assert batch.choices is not None
+    assembler = CompletionAssembler(n=2)
+    for index in (0, 1):
+        assembler.extend(decoded(event(delta(index, role=role, content="b"), **head)))
+    assembler.extend(batch)
+    completion = assembler.completion
+    assert ("c-1", "m") == (completion.id, completion.model)
+    assert [("tool", "baaaaa")] * 2 == [
+        (each.message.role, each.message.content) for each in completion.choices
+    ]

@@ -52,6 +52,7 @@ class TestText:
             (text("So ") * 40 + part("So " * 40, "stop", delta={}), "So " * 40),
             (text("So ") + part(text="So ", finish="stop"), "So "),
             (part("So ") + part("on ") + part("and on") + part("So on and on", "stop"), "So on and on"),
+            (part("So ") + part("on ") + part("as one", "stop"), "So on as one"),
             # A message that grows beside the deltas is not in their place.
             (part("So ", delta={"content": "So "}) + part("So on", delta={"content": "on"}) + part("So on", "stop"), "So on"),
             (part("no", delta={"reasoning_content": "hm"}) + text("yes") + part("yes", "stop"), "yes"),

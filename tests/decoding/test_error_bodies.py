@@ -155,6 +155,7 @@ class TestErrors:
             (b"<p>seen<script>never closed", "seen"),
             (b"<p>seen</p><!-- never closed", "seen"),
             (b"<p>seen <b", "seen <b"),
+            (b"<!-- no -->seen<b>!</b>", "seen !"),
             (b"<p>&#99999999999; &nosuchname; &bogus</p>", "&#99999999999; &nosuchname; &bogus"),
             (b"<Error><Code>AccessDenied</Code></Error>", "AccessDenied"),
             (b"<style>" * 5000, ""),
@@ -267,6 +268,24 @@ class TestErrors:
     def test_not_behind_everything(self, content: bytes) -> None:
         """Scripts of a page and values inside of torn JSON are not looked at, and the work is bounded."""
         assert None is find_glued_error(content)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b'{"choices":[{"message":{"content":"hal{"error":"x"}</html>',
+            b'torn {"id":"c"}{"error":"x"}',
+        ],
+    )
+    def test_behind_text(self, content: bytes) -> None:
+        found = find_glued_error(content)
+        assert found is not None
+        assert "x" == found.message
+
+    def test_not_what_is_nested_too_deep(self) -> None:
+        body = {"error": {"message": "x", "y": 1}}
+        content = b"torn" + json.dumps(body).encode()
+        assert find_glued_error(content) is not None
+        assert find_glued_error(content.replace(b"1", b"[" * 70 + b"]" * 70)) is None
 
     def test_codes_are_safe_to_print_and_short(self) -> None:
         found = parse_error(

@@ -12,7 +12,7 @@ from gradient_async.decoding import ChunkDecoder, decode_completion, logprobs
 from gradient_async.decoding.logprobs import give_back, take_logprobs
 from gradient_async.errors import APIResponseValidationError, StreamLimitError, StreamProtocolError
 from gradient_async.types import ChatCompletion, ChoiceLogprobs
-from gradient_async.types.nesting import UNLIMITED, TooManyValuesError
+from gradient_async.types.nesting import UNLIMITED, TooManyValuesError, check_json
 
 ENTRY = {"token": " the", "logprob": -0.25, "bytes": [32, 116, 104, 101]}
 MAX = 1000
@@ -112,14 +112,26 @@ def test_of_another_shape_are_dropped() -> None:
     "body",
     [
         reply({"content": [{}] * 200}),  # too dense
+        reply({"content": entries(150, 0, bytes=[7] * 90)}),
         reply({"content": entries(2000)}),  # too many
         reply({"content": entries(40)}, x=[{}] * 200),  # too many values elsewhere
         reply({"content": entries(40)}, y={"logprobs": entries(40)}),  # not of a choice
+        reply({"content": entries(40)}, x={"content": entries(2)}),  # begins like those of the choice
         reply(*[{"content": entries(2)}] * 200),  # too many choices
         {"choices": 5, "logprobs": entries(40)},
         reply(None, x=[{}] * 200),
     ],
-    ids=["dense", "many", "elsewhere", "not of a choice", "choices", "no choices", "none"],
+    ids=[
+        "dense",
+        "dense with numbers",
+        "many",
+        "elsewhere",
+        "not of a choice",
+        "alike",
+        "choices",
+        "no choices",
+        "none",
+    ],
 )
 def test_what_is_refused(body: Any) -> None:
     data = encode(body)
@@ -146,11 +158,54 @@ def test_the_rest_is_not_nested_deeper_than_other_replies() -> None:
         decoder.close()
 
 
-def test_large_replies_are_refused_without_a_search() -> None:
-    data = encode(reply({"content": entries(1, bytes=[7] * 3_000_000)}))
-    assert len(data) > 8 * 2**20
+@pytest.mark.parametrize(
+    "body",
+    [
+        reply({"content": [ENTRY]}, x=[1] * 2 * MAX, y=" " * 500_000),
+        reply({"content": entries(1, bytes=[7] * 3_000_000)}),
+        {"choices": [1] * 2 * MAX},
+    ],
+    ids=["long for its objects", "large", "none"],
+)
+def test_refused_without_a_search(monkeypatch: pytest.MonkeyPatch, body: Any) -> None:
+    def search(_data: bytes) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(logprobs, "_find_lists", search)
     with pytest.raises(TooManyValuesError):
-        take_logprobs(data, 100_000)
+        take_logprobs(encode(body), MAX)
+
+
+def test_the_guess_refuses_no_more_than_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only large JSON is refused because of a guess, for which commas in a text are values."""
+    honest = encode(reply({"content": entries(40)}, x=" " * 5000))
+    commas = encode(reply({"content": entries(40)}, x="," * 30 * MAX))
+    assert take_logprobs(commas, MAX)[1]
+    monkeypatch.setattr(logprobs, "_LARGE", 0)
+    assert take_logprobs(honest, MAX)[1]
+    with pytest.raises(TooManyValuesError):
+        take_logprobs(commas, MAX)
+
+
+def test_what_is_refused_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[bytes] = []
+
+    def check(data: bytes, max_values: int) -> None:
+        counted.append(data)
+        check_json(data, max_values)
+
+    monkeypatch.setattr(logprobs, "check_json", check)
+    data = encode(reply({"content": [{}] * 200}))
+    with pytest.raises(TooManyValuesError):
+        take_logprobs(data, MAX)
+    assert [data] == counted
+
+
+def test_other_values_are_repaired_only_if_that_is_necessary() -> None:
+    """Each of these could be decoded without."""
+    for lists in LISTS.values():
+        data = encode(reply(*lists, x={"logprob": None}))
+        assert b'"x": {"logprob": null}' in take_logprobs(data, MAX)[0]
 
 
 def test_entries_are_counted_too() -> None:
@@ -174,6 +229,17 @@ def test_too_many_names_are_not_repaired(monkeypatch: pytest.MonkeyPatch) -> Non
         else:
             with pytest.raises(TooManyValuesError):
                 completion(data)
+
+
+def test_too_many_choices_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(reply(*LISTS["two choices"]))
+    for max_choices in (2, 1):
+        monkeypatch.setattr(logprobs, "_MAX_CHOICES", max_choices)
+        if max_choices == 2:
+            assert 2 == len(take_logprobs(data, MAX)[1])
+        else:
+            with pytest.raises(TooManyValuesError):
+                take_logprobs(data, MAX)
 
 
 def test_few_values_are_left_where_they_are() -> None:
@@ -209,13 +275,3 @@ def test_entries_that_are_much_longer_than_honest_ones_are_no_reason_to_accept_m
     assert take_logprobs(body(26), MAX)[1]
     with pytest.raises(TooManyValuesError):
         take_logprobs(body(4000), MAX)
-
-
-def test_a_long_text_with_few_objects_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    def search(_data: bytes) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(logprobs, "_find_lists", search)
-    data = encode(reply({"content": [ENTRY]}, x=[1] * 2 * MAX, y=" " * 500_000))
-    with pytest.raises(TooManyValuesError):
-        take_logprobs(data, MAX)

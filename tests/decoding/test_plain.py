@@ -256,6 +256,14 @@ class Broken:
         raise ValueError("no such field")
 
 
+class Recursive:
+    """Converts itself without an end."""
+
+    def to_dict(self) -> Any:
+        """Call itself."""
+        return self.to_dict()
+
+
 class Endless:
     """Turns into another one of its kind, as mocks do."""
 
@@ -296,6 +304,7 @@ NONE: list[tuple[Any, str, str]] = [
     (1j, "", "complex has no JSON form"),
     (Point, "", "a class has no JSON form"),
     (Broken(), "", "no such field"),
+    (Recursive(), "", "nested too deep"),
     (Endless(), "", "Endless turns into other objects again and again"),
     ({b"k": 1}, "", BYTES),
     ({None: 1}, "", "keys of a dictionary"),

@@ -22,6 +22,7 @@ from gradient_async.types import (
     ToolCall,
     TopLogprob,
 )
+from gradient_async.types.nesting import TooManyValuesError
 
 ENTRY = {
     "token": "token",
@@ -296,6 +297,13 @@ class TestRepairs:
             found.guardrails,
         )
 
+    def test_of_reasoning_and_thoughts(self) -> None:
+        for message in (
+            {"reasoning": "r"},
+            {"content": [{"type": "thinking", "thinking": ["x", {"type": "text", "text": "r"}]}]},
+        ):
+            assert "r" == one(**message).reasoning_content
+
     def test_nothing_is_invented(self) -> None:
         assert ChatCompletionMessage(content="a") == one(content="a", unknown={"x": 1})
 
@@ -313,6 +321,7 @@ class TestRefusals:
             (b'{"id":"c","object":"chat.completion","choices":[]}', "it has no choices"),
             (b'{"choices":[],"usage":{"total_tokens":9}}', "it has no choices"),
             (b'{"candidates":[{"content":{}}]}', "it belongs to Gemini's API"),
+            (b'{\n"candidates": [{"content": {}}]\n}', "it belongs to Gemini's API"),
             (
                 b'{"model":"l","response":"a","done":false}\n{"model":"l","response":"","done":true}',
                 "it belongs to Ollama's API",
@@ -339,6 +348,18 @@ class TestRefusals:
         assert raised.value.message.startswith("the reply is not a chat completion: ")
         assert words in raised.value.message
         assert None is raised.value.__context__
+
+    def test_of_what_says_nothing(self) -> None:
+        for body, end in ((b"", "(char 0)"), (b"{}", "it has no choices")):
+            with pytest.raises(APIResponseValidationError) as raised:
+                decode_completion(body)
+            assert raised.value.message.endswith(end)
+
+    def test_of_too_many_values(self) -> None:
+        body = b'{"choices":[{"message":{"content":"a"}}],"x":[' + b"{}," * 20_000 + b"0]}"
+        with pytest.raises(TooManyValuesError):
+            decode_completion(body)
+        assert "a" == decode_completion(body, max_values=None).choices[0].message.content
 
 
 @pytest.mark.parametrize(
@@ -387,16 +408,25 @@ class TestModels:
         ],
     )
     def test_of_what_is_no_list(self, body: bytes, words: str) -> None:
-        with pytest.raises(APIResponseValidationError, match="the reply is not a list of models") as raised:
-            decode_models(body)
-        assert words in raised.value.message
+        for max_values in (100_000, None):
+            with pytest.raises(
+                APIResponseValidationError, match="the reply is not a list of models"
+            ) as raised:
+                decode_models(body, max_values=max_values)
+            assert words in raised.value.message
+
+    def test_of_too_many(self) -> None:
+        body = b'{"data":[' + b",".join([b"{}"] * 20) + b"]}"
+        assert 20 == len(decode_models(body).data)
+        with pytest.raises(APIResponseValidationError, match="more than values=200 "):
+            decode_models(body, max_values=200)
 
 
 class TestBounds:
     """A completion is refused where a stream of it would be."""
 
     def test_within_them_nothing_is_said(self) -> None:
-        body = b'{"choices":[{"index":3,"message":{"tool_calls":[{"id":"a"},{"id":"b"}]}}]}'
+        body = b'{"choices":[{"index":3,"message":{"tool_calls":[{"id":"a"},{"id":"b"}]}},{"message":{}}]}'
         check_bounds(decode_completion(body), choices=4, tool_calls=2)
 
     @pytest.mark.parametrize(

@@ -241,6 +241,8 @@ class TestLimits:
     def test_agents_need_no_model(self) -> None:
         assert {"messages": MESSAGES} == check_params({"messages": MESSAGES}, stream=False, agent=True)
         assert None is checked(agent=True, model=None)["model"]
+        with pytest.raises(InvalidRequestError, match="k=-1"):
+            check_params({"messages": MESSAGES, "k": -1}, stream=False, agent=True)
 
 
 class TestNames:

@@ -7,6 +7,7 @@ import json
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 
 from gradient_async.decoding import check_params, decode_completion, encode_request, message_to_dict
@@ -105,6 +106,23 @@ class TestMessages:
                 checked(messages=[*MESSAGES, value])
             assert f"messages[1]: expected a message, {says}" == raised.value.message
             assert "messages[1]" == raised.value.param
+
+    def test_messages_that_are_not_given_are_left_out(self) -> None:
+        absent = checked(messages=[*MESSAGES, NOT_GIVEN])
+        assert MESSAGES == json.loads(encode_request(absent, stream=None))["messages"]
+        with pytest.raises(InvalidRequestError, match="expected at least 1 message"):
+            checked(messages=[NOT_GIVEN])
+        checked(messages=[{"role": "assistant", "content": NOT_GIVEN}])
+        with pytest.raises(InvalidRequestError, match="needs content"):
+            checked(messages=[{"role": "user", "content": NOT_GIVEN}])
+
+    def test_structs_of_the_caller(self) -> None:
+        class Message(msgspec.Struct):
+            role: str
+            content: str
+
+        params = checked(messages=[Message("user", "hi")])
+        assert MESSAGES == json.loads(encode_request(params, stream=None))["messages"]
 
     def test_messages_of_other_libraries(self) -> None:
         """Whatever dumps itself is taken at its word."""
@@ -280,6 +298,18 @@ class TestReplies:
         extra = {"messages": [message, stored]}
         assert extra == json.loads(encode_request({}, stream=None, extra_body=extra))
 
+    def test_a_reply_is_converted_wherever_it_is(self) -> None:
+        reply = ChatCompletionMessage(tool_calls=[CALL])
+        expected = {"role": "assistant", "content": None, "tool_calls": [CALL_SENT]}
+        for extra in ({"x": 1}, {"messages": [reply]}, {"x": reply}):
+            params = checked(messages=[reply.to_dict()])
+            found = json.loads(encode_request(params, stream=None, extra_body=extra))
+            assert expected == (found["x"] if "x" in extra and extra["x"] != 1 else found["messages"][0])
+
+    def test_fields_of_a_reply_in_another_message_are_left_alone(self) -> None:
+        message = {"role": "user", "content": "x", "content_parts": ["y"], "tool_calls": [{"id": None}]}
+        assert message == sent(message)
+
     THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}
     TEXT = {"type": "text", "text": "x"}
 
@@ -296,6 +326,7 @@ class TestReplies:
             ),
             ([THOUGHT], None, "t", {"content": [THOUGHT]}),
             ([TEXT], "x", "r", {"content": [TEXT], "reasoning_content": "r"}),
+            (["thinking"], "thinking", "r", {"content": ["thinking"], "reasoning_content": "r"}),
             (["x"], "x", None, {"content": ["x"]}),
             ([], "x", None, {"content": "x"}),
         ],

@@ -8,7 +8,8 @@ import pytest
 from wire import DONE, contents, decoded, delta, event, raw, refused, run, text
 
 from gradient_async.assembly import CompletionAssembler
-from gradient_async.decoding import ChunkDecoder
+from gradient_async.config import Limits
+from gradient_async.decoding import ChunkDecoder, tolerant
 from gradient_async.decoding.tolerant import is_torn, split_payloads
 from gradient_async.errors import StreamLimitError, StreamProtocolError, StreamServerError
 
@@ -76,6 +77,11 @@ class TestForgottenBlankLines:
     def test_also_where_only_some_are_forgotten(self) -> None:
         wire = text("a") + text("b")[:-1] + text("c") + text("d")[:-1] + b"data:\n" + text("e")
         assert ["a", "b", "c", "d", "e"] == contents(decoded(wire)[0])
+
+    def test_words_among_them(self) -> None:
+        wire = b"data: ping\n" + text("a")[:-1] + b"data: ping\n" + text("b")
+        chunks, decoder = decoded(wire)
+        assert (["a", "b"], 2, 0) == (contents(chunks), decoder.events, decoder.anomalies)
 
     def test_a_torn_last_line_costs_nothing_else(self) -> None:
         """The stream broke off inside an event; the lines before it are whole."""
@@ -242,6 +248,18 @@ class TestTornEvents:
         chunks, error = run(decoder, [text("a") + self.TORN + b"\n\n", b"data: " + b"x" * (17 << 20)])
         assert (["a"], StreamLimitError) == (contents(chunks), type(error))
 
+    @pytest.mark.parametrize("limit", [1000, 10])
+    def test_nothing_is_waited_for_behind_a_long_deep_one(
+        self, monkeypatch: pytest.MonkeyPatch, limit: int
+    ) -> None:
+        monkeypatch.setattr(tolerant, "_MAX_DEEP", limit)
+        decoder = ChunkDecoder(limits=Limits(values=50))
+        torn = b'data: {"a":' + b"[" * 70 + b"\n\n"
+        if limit == 1000:
+            assert [] == decoder.feed(torn)
+        with pytest.raises(StreamProtocolError, match="too deep"):
+            decoder.feed(torn)
+
     @pytest.mark.parametrize(
         ("data", "torn"),
         [
@@ -269,7 +287,8 @@ class TestUnanswered:
             ),
             (['{"candidates":[{"content":{"parts":[{"text":"Go"}]}}]}'], "Gemini"),
             (['{"choices":[],"prompt_filter_results":[]}', '{"token":{"text":"Go"}}'], "text-generation"),
-            (['{"answer":"Go"}'], '{"answer":"Go"}'),
+            (['{"answer":"Go"}', '{"answer":"on"}'], '{"answer":"Go"}'),
+            (['{"answer":"Go"}', '{"type":"thread.run"}', '{"candidates":[]}', "{}"], "the Assistants API"),
             (['{"choices":[],"usage":{"total_tokens":3}}'], "the stream has no choices"),
             (['{"status":"queued"}', '{"choices":null,"id":"c"}'], '{"choices":null'),
             (['{"object":"chat.completion","result":"Go","is_end":true}'], "result"),
@@ -318,6 +337,12 @@ class TestUnanswered:
             assert {3} == {chunk["usage"]["total_tokens"] for chunk in chunks if chunk.get("usage")}
             assert 2 <= decoder.anomalies <= 3
 
+    def test_usage_of_another_api_is_not_usage(self) -> None:
+        chunks, decoder = decoded(
+            text("a") + raw('{"type":"response.done","usage":{"total_tokens":3}}') + DONE
+        )
+        assert (["a"], 1, 1) == (contents(chunks), len(chunks), decoder.anomalies)
+
     def test_skipped_payloads_are_no_stream(self) -> None:
         _, decoder = decoded(raw("nonsense") + raw("[1]") + DONE, on_bad_event="skip")
         assert (None, 2) == (decoder.unanswered, decoder.anomalies)
@@ -326,6 +351,29 @@ class TestUnanswered:
         _, error = refused(raw('{"answer":"\\u202e\x7f' + "x" * 500 + '"}') + DONE)
         assert error.message.isprintable()
         assert len(error.message) < 500
+
+
+@pytest.mark.parametrize("keep_body", [False, True])
+def test_values_without_a_limit(keep_body: bool) -> None:
+    """And with the path that was taken, which only time would show."""
+    wire = text("a", x=[[]] * 20_000)
+    decoder = ChunkDecoder(limits=Limits(values=None), keep_body=keep_body)
+    assert ["a"] == [chunk.choices[0].delta.content for chunk in decoder.feed(wire)]
+    assert (int(keep_body), 0) == (decoder._tolerant, decoder.anomalies)
+
+
+def test_a_chunk_with_an_error_of_zeros_is_not_repaired() -> None:
+    """Repairs would drop numbers of so many digits."""
+    call = {"index": 0, "extra_content": {"x": 10**18}}
+    (chunk,) = ChunkDecoder().feed(event(delta(tool_calls=[call]), error={"code": 0, "message": ""}))
+    [found] = chunk.choices[0].delta.tool_calls or []
+    assert {"x": 10**18} == found.extra_content
+
+
+def test_short_payloads_may_have_long_numbers() -> None:
+    decoder = ChunkDecoder(keep_body=True)  # so that all payloads take the tolerant path
+    assert 1 == len(decoder.feed(text("a", x=10**200)))
+    assert 0 == decoder.anomalies
 
 
 def test_errors_beside_usage_and_no_choices_are_found() -> None:
