@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict, cast
 
@@ -28,7 +27,6 @@ _NAMES = ("simulated", "error-429", "error-500", "error-503", "error-stream", "e
 _AGENT = "simulated-agent"
 _BREAKS = {"error-cut": RESET, "error-stall": HOLD}
 _CHUNKS_BEFORE_FAULT = 5
-_MAX_REMEMBERED = 10_000  # requests
 _ERROR_NAMES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 429: "too_many_requests"}
 _ARGUMENTS_PER_PIECE = 6  # characters of a call's arguments in one delta
 
@@ -42,13 +40,11 @@ class Simulation:
     """
 
     every_path = False
-    about = "This is a server for tests. It simulates a model: no model is asked, and the same requests always get the same replies."
+    about = "This is a server for tests. It simulates a model: no model is asked, and the same request always gets the same reply."
 
     def __init__(self, models: Sequence[str] = (), *, delay: float = 0.0) -> None:
         self._models = (models,) if isinstance(models, str) else tuple(models)
         self._delay = delay
-        # How often each request was answered: equal requests, such as those of a fan-out, get different replies.
-        self._answered = Counter[int]()
 
     def names(self) -> Sequence[str]:
         """Return the names for the list of models."""
@@ -77,18 +73,11 @@ class Simulation:
             return Planned(lambda _: (_BREAKS[model],))
         if not agent and not self.accepts(model):
             return _error(404, unknown_model(model))
-        key = digest(body)
-        answer = Answer(body, model, agent=agent, before=self._answered[key])
-
-        def steps(headers: Mapping[str, str]) -> Iterable[Step]:
-            if len(self._answered) > _MAX_REMEMBERED:
-                self._answered.clear()
-            self._answered[key] += 1
-            if stream:
-                return self._stream(answer, request, headers)
-            return reply_json(answer.completion(), 200, headers).steps
-
-        return Planned(steps, answer.usage["total_tokens"])
+        answer = Answer(body, model, agent=agent)
+        tokens: int = answer.usage["total_tokens"]
+        if stream:
+            return Planned(lambda headers: self._stream(answer, request, headers), tokens)
+        return Planned(lambda headers: reply_json(answer.completion(), 200, headers).steps, tokens)
 
     def _stream(self, answer: Answer, request: Request, headers: Mapping[str, str]) -> Iterator[Step]:
         breaks = _BREAKS.get(answer.model)
@@ -162,27 +151,19 @@ class Choice:
 
 
 class Answer:
-    """The answer to one valid request, to be sent whole or in chunks.
+    """The answer to one valid request, to be sent whole or in chunks."""
 
-    Args:
-        body: The request.
-        model: Name of the model.
-        agent: Whether an agent answers.
-        before: How many equal requests were answered before.
-    """
-
-    def __init__(self, body: Mapping[str, Any], model: str, *, agent: bool, before: int) -> None:
+    def __init__(self, body: Mapping[str, Any], model: str, *, agent: bool) -> None:
         self.model = model
         self._body = body
         self._agent = agent
         self._messages: list[dict[str, Any]] = body["messages"]
         self._prompt = last_text(self._messages)
-        temperature, seed, n = body.get("temperature"), body.get("seed"), body.get("n") or 1
-        # Greedy decoding, which a seed does not change, and sampling with a seed give the same each time.
-        self._before = 0 if temperature == 0 or seed is not None else n * before
-        self._variant = ("greedy",) if temperature == 0 else (temperature, seed)
-        self._choices = [self._plan(index) for index in range(n)]
-        self._id = f"chatcmpl-{digest(self._messages, self._variant, model) + self._before:012x}"
+        temperature = body.get("temperature")
+        # A seed does not change greedy decoding.
+        self._variant = ("greedy",) if temperature == 0 else (temperature, body.get("seed"))
+        self._choices = [self._plan(index) for index in range(body.get("n") or 1)]
+        self._id = f"chatcmpl-{digest(self._messages, self._variant, model):012x}"
 
     def _plan(self, index: int) -> Choice:
         effort = self._body.get("reasoning_effort")
@@ -193,8 +174,7 @@ class Answer:
             finish_reason = "tool_calls"
         else:
             top = (self._body.get("top_logprobs") or 0) if self._body.get("logprobs") else None
-            variant = (self._variant, self._before + index)
-            pieces += cut_text(self._text(index), "content", top=top, variant=variant)
+            pieces += cut_text(self._text(index), "content", top=top, variant=(self._variant, index))
             finish_reason = "stop"
         limit = self._body.get("max_completion_tokens") or self._body.get("max_tokens") or float("inf")
         totals = itertools.accumulate(piece.tokens for piece in pieces)
@@ -229,7 +209,7 @@ class Answer:
 
     def _text(self, index: int) -> str:
         wanted: dict[str, Any] = self._body.get("response_format") or {}
-        text = reply_text(self._messages, variant=self._variant, choice=index, before=self._before)
+        text = reply_text(self._messages, variant=self._variant, choice=index)
         if wanted.get("type") == "json_object":
             text = dump({"reply": text}).decode()
         elif wanted.get("type") == "json_schema":

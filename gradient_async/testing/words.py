@@ -1,4 +1,4 @@
-"""The texts of the simulated model, which depend on the requests alone, and the tokens into which they are cut."""
+"""The texts of the simulated model, which depend on the request alone, and the tokens into which they are cut."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MIDDLES = (
     "This server only simulates a model, so it cannot know, but it answers in whole sentences.",
     "No model was asked and no key was used, yet every byte of this came over HTTP.",
     "The words are made up on this machine, one token at a time, as a real stream would bring them.",
-    "Whoever reads this in a test can rely on it: the same requests always bring the same replies.",
+    "Whoever reads this in a test can rely on it: the same request always brings the same reply.",
     "The honest reply is that a simulation has no opinion, only a small supply of sentences.",
     "Most of it depends on the details, and the details depend on what you want to try out.",
     "One could say much more, but a short reply is easier to read in the log of a test.",
@@ -102,21 +102,18 @@ def _topic(prompt: str) -> str:
     return words[:_MAX_TOPIC].rsplit(" ", 1)[0] + " …"
 
 
-def reply_text(
-    messages: Sequence[Mapping[str, Any]], *, variant: object, choice: int, before: int = 0
-) -> str:
+def reply_text(messages: Sequence[Mapping[str, Any]], *, variant: object, choice: int) -> str:
     """Write the reply to a conversation, varied by seed and temperature (``variant``) and by the index of the choice.
 
     Results of tools at the end of the conversation are repeated. Otherwise the last message of the user decides:
     "Say: …" is echoed, "Count to …", "… story", "… emoji", "… 500 words" and greetings are understood, and every
-    other message is answered with a few sentences that repeat its topic; ``before`` is the number of such answers
-    to equal requests, from which these sentences differ.
+    other message is answered with a few sentences that repeat its topic.
     """
     prompt = last_text(messages)
     text = _tool_results(messages) or _known_reply(prompt)
     if text:
         return f"{text} (version {choice + 1})" if choice else text
-    number = digest(prompt, variant) + before + choice
+    number = digest(prompt, variant) + choice
     opener = _OPENERS[number % len(_OPENERS)].format(topic=_topic(prompt))
     # The lengths of the tables have no common divisor, so that 385 choices in a row differ.
     return f"{opener} {_MIDDLES[number % len(_MIDDLES)]} {_CLOSERS[number % len(_CLOSERS)]}"

@@ -36,7 +36,7 @@ def test_the_demo_shows_what_there_is(
         "first token after",
     ):
         assert part in printed
-    assert "5 stopped" in printed
+    assert "2 stopped" in printed
     assert "40 completions" in printed
     assert ("\033[1m" in printed) == terminal
 

@@ -44,7 +44,7 @@ def test_the_demo() -> None:
                 "18degreesinTokyo",
                 "Forecast(city='Paris'",
                 "choice2",
-                "5stopped",
+                "2stopped",
                 "40completions",
             ):
                 assert part in shown

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from peer import USER, Answer, ask, connect, request_bytes
 
-from gradient_async.testing import Quota, Server, serve, simulation
+from gradient_async.testing import serve
 
 PLACE = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 WEATHER = {
@@ -35,15 +35,6 @@ async def content(prompt: str = "Hi", **params: Any) -> str:
     text = (await model(prompt, **params)).json["choices"][0]["message"]["content"]
     assert isinstance(text, str)
     return text
-
-
-async def contents(server: Server, prompt: str, **params: Any) -> list[str]:
-    """Ask a model; return the text of each choice."""
-    messages = [{"role": "user", "content": prompt}]
-    reply = await ask(server, body={"model": "m", "messages": messages, **params})
-    if params.get("stream"):
-        return [choice["content"] for choice in assembled(reply.chunks).values()]
-    return [choice["message"]["content"] for choice in reply.json["choices"]]
 
 
 def assembled(chunks: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -91,45 +82,6 @@ class TestReplies:
         assert 1 < len({await content(prompt, seed=seed) for seed in range(4)})
         assert 1 < len({await content(prompt, temperature=heat) for heat in (0.5, 1, 1.5, 2)})
         assert 1 == len({await content(prompt, seed=seed, temperature=0) for seed in range(4)})
-
-    @pytest.mark.parametrize("options", [{}, {"n": 3}, {"stream": True, "n": 2}, {"logprobs": True}])
-    async def test_again(self, options: dict[str, Any]) -> None:
-        """The same request brings another reply each time, and a new server brings the same ones in the same order."""
-        runs: list[list[str]] = []
-        for _ in range(2):
-            async with serve() as server:
-                replies = [await contents(server, "What is love?", **options) for _ in range(20)]
-            runs.append([text for texts in replies for text in texts])
-        assert runs[0] == runs[1]
-        assert 20 * options.get("n", 1) == len(set(runs[0]))
-
-    async def test_few_requests_are_remembered(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A server that runs for days needs no more memory for them."""
-        monkeypatch.setattr(simulation, "_MAX_REMEMBERED", 2)
-        async with serve() as server:
-            first = await contents(server, "What is love?")
-            for number in range(3):
-                await contents(server, f"What is {number}?")
-            assert first == await contents(server, "What is love?")
-
-    @pytest.mark.parametrize(
-        ("prompt", "params"),
-        [("What is love?", {"seed": 1}), ("What is love?", {"temperature": 0}), ("Count to three", {})],
-    )
-    async def test_same_again(self, prompt: str, params: dict[str, Any]) -> None:
-        """Greedy decoding, a seed, and a known prompt give the same each time."""
-        async with serve() as server:
-            first, second = [await contents(server, prompt, **params) for _ in range(2)]
-        assert first == second
-
-    async def test_a_refusal_by_quota_is_no_reply(self) -> None:
-        """The request that is sent again gets what it would have got."""
-        body = {"model": "m", "messages": [{"role": "user", "content": "What is love?"}]}
-        async with serve(rate_limit=Quota(requests=1, per_second=10)) as server:
-            await ask(server, body={**body, "messages": USER})
-            while (reply := await ask(server, body=body)).status == 429:
-                pass
-        assert (await model("What is love?")).body == reply.body
 
     @pytest.mark.parametrize(
         ("prompt", "expected"),
