@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeAlias
 
 from client_calls import create_completion, open_stream
@@ -297,11 +298,15 @@ async def cancelled(client: AsyncGradient, work: Work) -> None:
     await work(client)
 
 
+def _call_later(function: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_later(0.03, function)
+
+
 async def cancelled_once_open(client: AsyncGradient, work: Work) -> None:
     """On a busy machine, a time since the call would not tell whether there is a stream."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    task = asyncio.current_task()
     assert task is not None
-    before = _on_open.set(lambda cancel=task.cancel: loop.call_later(0.03, cancel))
+    before = _on_open.set(partial(_call_later, task.cancel))
     del task
     try:
         await work(client)

@@ -126,8 +126,13 @@ async def closed_within(requests: list[Request], since: float, seconds: float = 
         since: The moment, by ``time.monotonic()``.
         seconds: How soon.
     """
-    async with asyncio.timeout(seconds + 0.5):
+    async with asyncio.timeout(seconds + 5):
         while any(request.closed_at is None for request in requests):  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.005)
     latest = max(request.closed_at or 0.0 for request in requests)
-    assert latest - since < seconds
+    late = 0.0  # how late this machine is, which may be busy
+    for _ in range(20):
+        began = time.monotonic()
+        await asyncio.sleep(0.002)
+        late = max(late, time.monotonic() - began - 0.002)
+    assert latest - since < seconds + 5 * late

@@ -26,7 +26,7 @@ from gradient_async import (
 )
 from gradient_async.cli import main
 from gradient_async.testing import Server, chunk, reply_bytes, reply_sse, serve, sse
-from gradient_async.types import ChatCompletion
+from gradient_async.types import ChatCompletion, ChatCompletionMessage
 
 JSON_TYPE = {"content-type": "application/json"}
 DEPTHS = [10, 50, 65, 700, 100_000]
@@ -261,7 +261,9 @@ async def test_requests(start: Start, place: str, depth: int) -> None:
         "tools": {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"deep": deep}}}]},
         "response_format": {"response_format": {"type": "json_schema", "json_schema": deep}},
         "extra_body": {"extra_body": {"deep": deep}},
-        "messages of a reply": {"messages": [*MESSAGES, ChatCompletion(retrieval=deep)]},
+        "messages of a reply": {
+            "messages": [*MESSAGES, ChatCompletionMessage(content="x", extra_content=deep)]
+        },
     }
     call = CALL | params[place]
     server, client = await start(validate=place != "metadata")

@@ -274,7 +274,7 @@ BOTH = pytest.mark.parametrize(
 )
 OPTIONS: dict[str, Any] = {
     "retry": Retry(budget=0),  # a refusal because of a quota is an error, and nobody waits
-    "timeout": Timeout(connect=5, first_token=1.5, idle=1.5, response=1.5),
+    "timeout": Timeout(connect=5, first_token=4, idle=4, response=4),
     "limits": Limits(event_bytes=300_000, body_bytes=300_000, error_body_seconds=0.5),
 }
 
