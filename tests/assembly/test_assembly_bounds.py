@@ -295,7 +295,10 @@ class TestLimits:
             chunk(finish="stop"),
         ],
     )
-    def test_what_adds_nothing_takes_no_memory(self, piece: ChatCompletionChunk) -> None:
+    @pytest.mark.parametrize("known", [{}, {"id": "c", "model": "m", "created": 1}], ids=["", "short path"])
+    def test_what_adds_nothing_takes_no_memory(
+        self, piece: ChatCompletionChunk, known: dict[str, Any]
+    ) -> None:
         """A stream of it may be endless: no list may grow by it."""
         first = chunk(
             content="",
@@ -304,7 +307,7 @@ class TestLimits:
             tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}],
         )
         assembler = CompletionAssembler()
-        assembler.extend([first, piece, piece])
+        assembler.extend([head(**known), first, piece, piece])
         before = len(pickle.dumps(copy.deepcopy(assembler.choices[0].to_choice())))
         tracemalloc.start()
         try:
