@@ -284,6 +284,7 @@ class TestLimits:
         "piece",
         [
             chunk(content="", reasoning_content="", refusal=""),
+            chunk(content="", reasoning_content=""),
             chunk(tool_calls=[{"index": 0, "function": {"arguments": ""}}]),
             chunk(tool_calls=[{"index": 0}, {"index": 0, "id": "", "type": "", "function": {"name": ""}}]),
             chunk(
