@@ -168,7 +168,7 @@ class EventDecoder:
         """Drop the byte order mark, and make every line end with LF."""
         if self._start is not None:
             data = self._start + data
-            if len(data) < len(_BOM) and _BOM.startswith(data):
+            if _BOM.startswith(data):
                 self._start = data
                 return b""
             self._start = None
@@ -262,11 +262,8 @@ class EventDecoder:
 
     def _dispatch(self, events: list[Event]) -> None:
         if self._data:
-            if len(self._data) == 1 and not self._blocks:
-                data = self._data[0]
-            else:
-                data = b"\n".join(self._blocks + self._data)
-                self._blocks.clear()
+            data = b"\n".join(self._blocks + self._data)
+            self._blocks.clear()
             events.append(Event(data, self._type or "message", self.last_event_id))
             self._data.clear()
             self._data_size = -1

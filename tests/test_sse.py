@@ -123,6 +123,14 @@ def test_last_event_id_is_known_before_its_event() -> None:
     assert "5" == decoder.last_event_id
 
 
+def test_ignored_lines_wait_for_their_blank_line() -> None:
+    decoder = EventDecoder(keep_ignored=True)
+    decoder.feed(b"x\n")
+    assert not decoder.idle
+    decoder.feed(b"\n")
+    assert decoder.idle
+
+
 class TestClose:
     def test_gives_the_pending_event_once(self) -> None:
         decoder = EventDecoder()

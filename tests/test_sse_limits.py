@@ -137,6 +137,9 @@ class TestLimits:
                 StreamLimitError, match=r"max_event_bytes=8.*raise Limits\(event_bytes=\.\.\.\)"
             ):
                 decoder.feed(b"data: c\n\n")
+        with pytest.raises(StreamLimitError) as raised:
+            decoder.feed(b"")
+        assert decoder.error is raised.value
         with pytest.raises(StreamLimitError):
             decoder.close()
         assert decoder.error is not None

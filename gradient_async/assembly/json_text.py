@@ -154,7 +154,7 @@ class JsonText:
             return
         depth, in_string = self._depth, self._in_string
         marks = _MARKS.findall(piece, 1 if self._escaped else 0)
-        for at, mark in enumerate(marks):
+        for mark in marks:
             if mark == '"':
                 in_string = not in_string
             elif in_string:
@@ -164,9 +164,9 @@ class JsonText:
             elif mark in "}]":
                 depth -= 1
             if depth == 0 and not in_string:
-                # The value ends here. Anything but white space after it makes the text invalid.
-                rest = at + 1 < len(marks) or not is_blank(piece[piece.rfind(mark) + 1 :])
-                self._state = _State.BROKEN if rest else _State.CLOSED
+                self._state = (
+                    _State.CLOSED
+                )  # `whole` finds out whether anything is behind the end of the value
                 return
         self._depth, self._in_string = depth, in_string
         if piece:

@@ -102,7 +102,7 @@ def join_objects(pieces: Iterable[Any], texts: Container[str]) -> Any:
                 else:
                     joined[name] = [value]
                     fields[name] = value  # keeps the order of the fields; the joined text is set below
-            elif value or (value is not None and (value != "" or name not in fields)):
+            elif value is not None and (value != "" or name not in fields):
                 fields[name] = value
     for name, values in joined.items():
         fields[name] = "".join(values)

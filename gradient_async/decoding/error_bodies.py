@@ -178,7 +178,7 @@ def describe_error(body: Any) -> ErrorBody:
         messages.insert(1 if isinstance(error, str) else 0, _message_of(_first(fields, _MESSAGES)))
     text = ""
     for message in messages:
-        if message and message not in text:
+        if message not in text:
             text = f"{text}: {message}" if text else message
     return ErrorBody(
         message=escape(text or _message_of(kind)),
@@ -285,7 +285,6 @@ def _is_failure(code: Any) -> bool:
     """Whether a code means failure: it is not 0, not a status of success or progress, and not a word for success."""
     if code is None or isinstance(code, (bool, dict, list)):
         return False
-    code = code[:_MAX_NAME] if isinstance(code, str) else code
     try:
         number = float(code)
     except ValueError:

@@ -388,9 +388,7 @@ def _repair_message(message: dict[str, Any]) -> None:
     for name in ("role", "reasoning", *TEXT_FIELDS):
         if name != "content":  # content may be a list of parts
             keep_text(message, name)
-    reasoning = message.pop("reasoning", None)
-    if reasoning is not None:
-        message.setdefault("reasoning_content", reasoning)
+    message.setdefault("reasoning_content", message.pop("reasoning", None))
     for name in _LISTS:
         value = message.get(name)
         if is_object(value):
@@ -486,7 +484,7 @@ def keep_text(body: dict[str, Any], name: str) -> None:
     value = body.get(name)
     if value is None or isinstance(value, (dict, list)):
         body.pop(name, None)
-    elif not isinstance(value, str):
+    else:
         body[name] = str(value)
 
 

@@ -12,7 +12,7 @@ import math
 from collections import UserString
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import msgspec
 
@@ -209,7 +209,7 @@ def _no_form(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-def is_list_like(value: Any) -> bool:
+def is_list_like(value: Any) -> TypeGuard[Iterable[Any]]:
     """Whether a value of the caller counts as a list: an iterable that is neither text, bytes nor a mapping."""
     return isinstance(value, Iterable) and not isinstance(
         value, (str, bytes, bytearray, memoryview, Mapping, UserString, type)

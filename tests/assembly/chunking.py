@@ -35,4 +35,7 @@ def assembled(*chunks: ChatCompletionChunk, **options: Any) -> ChatCompletion:
 
 
 def message(*chunks: ChatCompletionChunk) -> ChatCompletionMessage:
-    return assembled(*chunks).choices[0].message
+    """Assemble a message, also where id, model and time are known, so that chunks take the short path of `add`."""
+    found = assembled(*chunks).choices[0].message
+    assert found == assembled(head(id="c", model="m", created=1), *chunks).choices[0].message
+    return found

@@ -15,7 +15,7 @@ import pytest
 from chunking import assembled, chunk, head, message
 from event_streams import make_batch
 
-from gradient_async.assembly import CompletionAssembler, completion
+from gradient_async.assembly import CompletionAssembler, completion, kept_size
 from gradient_async.assembly.json_text import MAX_PIECE
 from gradient_async.config import Limits
 from gradient_async.decoding import encode_request
@@ -56,6 +56,7 @@ class TestRest:
             [{"type": "t", "index": 0, "text": "b", "signature": "s", "format": "", "id": "i"}],
             [{"type": "t", "index": None, "text": "alone"}, "text", {"type": ["t"], "index": 0}],
             [{"type": "s", "index": 0, "summary": "y"}, {"type": "t", "index": 1, "data": "d", "text": None}],
+            [{"index": 0, "text": "no "}, {"index": 0, "text": "type"}],
             [{"type": "t", "index": 0, "text": None, "signature": "last"}],
         ]
         found = message(*(chunk(reasoning_details=piece) for piece in pieces)).reasoning_details
@@ -67,7 +68,16 @@ class TestRest:
             "text",
             {"type": ["t"], "index": 0},
             {"type": "t", "index": 1, "data": "d", "text": None},
+            {"index": 0, "text": "no type"},
         ] == found
+
+    def test_the_last_value_that_is_not_empty_text_counts(self) -> None:
+        pieces: list[Any] = [{"x": 1, "y": "", "z": "a"}, {"x": 0, "y": None, "z": ""}]
+        assert {"x": 0, "y": "", "z": "a"} == message(*(chunk(audio=piece) for piece in pieces)).audio
+
+    def test_items_of_a_list_count_less_than_fields_that_are_merged(self) -> None:
+        assert 2 * 64 + len("[1,2,3]") == kept_size([1, 2, 3])
+        assert 320 + 512 + len('{"a":1,"b":2}') == kept_size({"a": 1, "b": 2})
 
     def test_lists_join(self) -> None:
         for name in ("annotations", "reasoning_details", "content_parts", "images"):
@@ -274,6 +284,7 @@ class TestLimits:
         "piece",
         [
             chunk(content="", reasoning_content="", refusal=""),
+            chunk(content="", reasoning_content=""),
             chunk(tool_calls=[{"index": 0, "function": {"arguments": ""}}]),
             chunk(tool_calls=[{"index": 0}, {"index": 0, "id": "", "type": "", "function": {"name": ""}}]),
             chunk(
@@ -285,7 +296,10 @@ class TestLimits:
             chunk(finish="stop"),
         ],
     )
-    def test_what_adds_nothing_takes_no_memory(self, piece: ChatCompletionChunk) -> None:
+    @pytest.mark.parametrize("known", [{}, {"id": "c", "model": "m", "created": 1}], ids=["", "short path"])
+    def test_what_adds_nothing_takes_no_memory(
+        self, piece: ChatCompletionChunk, known: dict[str, Any]
+    ) -> None:
         """A stream of it may be endless: no list may grow by it."""
         first = chunk(
             content="",
@@ -294,7 +308,7 @@ class TestLimits:
             tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}],
         )
         assembler = CompletionAssembler()
-        assembler.extend([first, piece, piece])
+        assembler.extend([head(**known), first, piece, piece])
         before = len(pickle.dumps(copy.deepcopy(assembler.choices[0].to_choice())))
         tracemalloc.start()
         try:

@@ -150,6 +150,15 @@ RULE: dict[str, tuple[list[Entry], list[tuple[str, str, str]]]] = {
         [entry(0, "a", "f"), entry(0), entry(0, arguments="1"), entry(0)],
         [("a", "f", "1")],
     ),
+    "a name before the arguments is no reason to open another": (
+        [
+            entry(0, "a", "f"),
+            entry(0, arguments='{"a":'),
+            entry(0, arguments="1}"),
+            entry(0, arguments='{"b":2}'),
+        ],
+        [("a", "f", '{"a":1}{"b":2}')],
+    ),
     "another name behind arguments opens another, of the same id": (
         [entry(0, "a", "f", "1"), entry(0, "a", "g", "2"), entry(0, "a", None, "3")],
         [("a", "f", "1"), ("a", "g", "23")],

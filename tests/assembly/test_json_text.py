@@ -167,6 +167,8 @@ def test_a_long_number_is_not_whole(digits: int) -> None:
         ('{"a":1}', '{"a":2}', False),
         ('{"a":0.5}', '{"a":5e-1}', True),
         ('{"a":1e300}', '{"a":1e+300}', True),
+        ('{"a":2.5}', '{"a":2}', False),
+        ('{"a":9007199254740993.0}', '{"a":9007199254740992}', False),
         ('{"a":1}', '{"a":1', False),
         ('{"a":1}', "[1]", False),
         ('{"a":1}', '"a"', False),
@@ -181,6 +183,18 @@ def test_the_same_object_is_the_same_json(one: str, other: str, same: bool) -> N
         if found.whole_object:
             assert same == found.repeated_by(again)
         assert same == (canonical(text) == canonical(again))
+
+
+def test_what_kind_of_json_it_is() -> None:
+    for pieces, kinds in (
+        (["{}"], (True, True, True, True)),
+        (["{", "}"], (True, True, True, False)),
+        (["[]"], (True, False, False, False)),
+    ):
+        text = JsonText()
+        for piece in pieces:
+            text.add(piece)
+        assert kinds == (text.whole, text.whole_object, text.empty_object, text.is_placeholder)
 
 
 def test_long_objects_are_compared_as_text() -> None:

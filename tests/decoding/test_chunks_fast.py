@@ -28,6 +28,7 @@ class TestAlone:
             event(delta(9, content="b")),
             event(delta(-1, content="b")),
             event(delta(0, content="b", tool_calls=[{"index": 999}])),
+            event(delta(tool_calls=[{"index": 5000}])),
             event(delta(content="b"), delta(1, content="c", tool_calls=[])),
             event(delta(content="b"), error={"message": "e"}),
             event(error="e"),
@@ -85,6 +86,13 @@ class TestAlone:
         decoder.feed(name)
         with pytest.raises(StreamServerError):
             decoder.feed(text("b"))
+
+    def test_the_network_may_cut_it(self) -> None:
+        wire = text("b")
+        for cut in range(1, len(wire)):
+            decoder = ChunkDecoder()
+            found = [chunk for piece in (text("a"), wire[:cut], wire[cut:]) for chunk in decoder.feed(piece)]
+            assert (2, 0) == (len(found), decoder._tolerant)
 
     def test_a_limit_holds_for_it_as_well(self) -> None:
         limits = Limits(event_bytes=len(text("a")) - 8)

@@ -408,6 +408,16 @@ class TestText:
                 with pytest.raises(StreamProtocolError, match="too many halves of surrogate pairs"):
                     ChunkDecoder().feed(data)
 
+    def test_all_are_replaced_in_a_short_event(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also invalid UTF-8, which is refused in a longer event."""
+        monkeypatch.setattr(normalize, "_MAX_SURROGATES", 20)
+        data = raw('{"choices":[{"delta":{"content":"' + "\\ud83d" * 40 + 'z"}}]}').replace(b"z", b"\xff")
+        (chunk,) = ChunkDecoder().feed(data)
+        assert "\ufffd" * 41 == chunk.choices[0].delta.content
+        monkeypatch.setattr(normalize, "_MAX_REPLACED", 200)
+        with pytest.raises(StreamProtocolError, match="utf-8"):
+            ChunkDecoder().feed(text("a" * 200).replace(b"aa", b"a\xff"))
+
     @settings(max_examples=150, deadline=None)
     @given(
         st.text(st.characters(codec="utf-8") | st.sampled_from("😀💡é\ufffd"), max_size=20),

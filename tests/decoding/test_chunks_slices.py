@@ -82,6 +82,20 @@ class TestSlices:
         assert 2 == len(chunks)
         assert 0 == decoder.pending
 
+    def test_the_end_of_the_stream_is_pending(self) -> None:
+        wire = text("a")[:-1]
+        decoder = ChunkDecoder()
+        decoder.push(wire)
+        assert ([], 0) == (pull_all(decoder)[0], decoder.pending)
+        decoder.finish()
+        assert 1 == decoder.pending
+        assert 1 == len(pull_all(decoder)[0])
+        decoder = ChunkDecoder()
+        decoder.push(wire)
+        decoder.finish()
+        assert len(wire) == decoder.pending
+        assert 1 == len(pull_all(decoder)[0])
+
     def test_a_byte_order_mark_that_was_pushed_in_pieces(self) -> None:
         decoder = ChunkDecoder()
         for data in (b"", b"\xef", b"\xbb", b"\xbf", text("a") + text("b")):

@@ -15,6 +15,10 @@ SHAPES: list[tuple[Any, str, dict[str, str]]] = [
     ({"id": "unauthorized", "message": "Unable", "request_id": "r"}, "Unable", {"code": "unauthorized", "request_id": "r"}),
     ({"error": {"message": "m", "type": "t", "code": "c", "param": "p"}}, "m", {"code": "c", "type": "t", "param": "p"}),
     ({"error": {"message": "m", "request_id": "r", "code": 5}}, "m", {"code": "5", "request_id": "r"}),
+    ({"error": {"message": "m"}, "request_id": "r", "id": "i"}, "m", {"request_id": "r"}),
+    ({"error": True, "message": "m"}, "m", {}),
+    ({"message": "", "detail": "m"}, "m", {}),
+    ({"error": {"message": "m", "details": 5}}, "m", {}),
     ({"error": "text"}, "text", {}),
     ({"error": "text", "code": "c", "error_type": "t"}, "text", {"code": "c", "type": "t"}),
     ({"type": "error", "error": {"type": "t", "message": "m"}}, "m", {"type": "t"}),
@@ -106,6 +110,9 @@ NAMED: list[dict[str, Any]] = [
     {"success": "false"},
     {"Message": "The caller is not authorized to do this"},
     {"message": "Request timeout"},
+    {"error": ""},
+    {"error": {}},
+    {"choices": 5, "detail": "x"},
 ]
 
 NO_ERRORS: list[dict[str, Any]] = [
@@ -128,6 +135,12 @@ NO_ERRORS: list[dict[str, Any]] = [
     {"error": "OK", "choices": []},
     {"status": "200", "ok": True, "success": "true"},
     {"status": "599 of 600"},
+    {"error": 0},
+    {"error": False},
+    {"error": "", "choices": []},
+    {"error": {"code": 0, "message": ""}, "choices": []},
+    {"base_resp": {"status_code": 0, "status_msg": "success"}},
+    {"choices": [], "message": "hello"},
 ]
 
 
@@ -230,6 +243,10 @@ class TestErrors:
     @pytest.mark.parametrize("body", NO_ERRORS)
     def test_not_by_other_names(self, body: Any) -> None:
         assert None is find_error(body)
+
+    def test_the_message_names_the_code_or_the_type(self) -> None:
+        for fields, end in (({"code": "c", "type": "t"}, " (c)"), ({"type": "t"}, " (t)"), ({}, ": m")):
+            assert server_error(describe_error({"error": {"message": "m", **fields}})).message.endswith(end)
 
     def test_in_a_field_of_something_unknown(self) -> None:
         found = find_inner_error({"id": 5, "a": {"error": 0}, "result": {"error": {"message": "m"}}})

@@ -366,8 +366,9 @@ def test_a_chunk_with_an_error_of_zeros_is_not_repaired() -> None:
     """Repairs would drop numbers of so many digits."""
     call = {"index": 0, "extra_content": {"x": 10**18}}
     (chunk,) = ChunkDecoder().feed(event(delta(tool_calls=[call]), error={"code": 0, "message": ""}))
-    [found] = chunk.choices[0].delta.tool_calls or []
-    assert {"x": 10**18} == found.extra_content
+    calls = chunk.choices[0].delta.tool_calls
+    assert calls is not None
+    assert {"x": 10**18} == calls[0].extra_content
 
 
 def test_short_payloads_may_have_long_numbers() -> None:

@@ -223,7 +223,7 @@ def test_calls_that_are_alike_are_done_once() -> None:
 
 def test_usage_events_have_the_largest_counts() -> None:
     usages = [{"prompt_tokens": 2, "completion_tokens": 3}, {"prompt_tokens": 0, "completion_tokens": 4}]
-    events = events_of(*(chunk(usage=usage) for usage in usages))
+    events = events_of(*(chunk(usage=usage) for usage in usages), chunk("a"))
     told = [event.usage for event in events if event.type == "usage"]
     assert [(2, 3, 5), (2, 4, 6)] == [(u.prompt_tokens, u.completion_tokens, u.total_tokens) for u in told]
 
@@ -257,7 +257,9 @@ def test_a_detached_builder_tells_the_moment_of_its_chunk() -> None:
 
 def test_log_probabilities_of_text_and_refusal_are_told_whole_at_the_end() -> None:
     logprobs = {"content": [entry("a")], "refusal": [entry("n")]}
-    events = events_of(chunk("a", refusal="n", logprobs=logprobs), chunk("b", logprobs=logprobs))
+    events = events_of(
+        chunk("a", refusal="n", logprobs=logprobs), chunk("b", logprobs=logprobs, finish_reason="stop")
+    )
     whole: list[Any] = [
         event for event in events if event.type.startswith("logprobs") and "done" in event.type
     ]
