@@ -15,15 +15,10 @@ _NOTHING: Source = (None, None, _NO_HEADERS)
 
 
 class Received:
-    """The JSON of the server, with the fields for which this library has no names.
+    """The JSON of the server, with the fields for which this library has no names. Copies and pickles include the JSON."""
 
-    A slot of a base class is no field of a Struct. So comparison, repr, encoding and conversion concern the fields alone, a
-    body cannot set what is kept here, and decoding does not become slower. Copies, also those by pickling, keep it.
-
-    Attributes:
-        source: What was received; absent if nothing was.
-    """
-
+    # A slot of a base class is not a field of a Struct. So comparison, repr, encoding and conversion concern the fields alone,
+    # a body cannot set the slots, and decoding does not become slower. `source` is absent if nothing was received.
     __slots__ = ("_body", "source")
 
     source: Source
