@@ -187,7 +187,8 @@ def _finish(completion: ChatCompletion, taken: Sequence[ChoiceLogprobs | None]) 
     completion.rate_limits = None
     completion.attempts = 1
     choices = completion.choices
-    give_back(choices, taken)
+    if taken:  # saves a call for nearly all replies
+        give_back(choices, taken)
     for choice in choices:
         message = choice.message
         if message._reasoning is not None or message.tool_calls is not None:
