@@ -49,6 +49,7 @@ __all__ = [
     "expect_settled",
     "expect_usable",
     "leaked_objects",
+    "overlook_objects",
     "pending_timers",
     "run_cancelled",
     "to_completion",
@@ -224,7 +225,7 @@ CASES: list[Any] = [
 @contextmanager
 def without_collector() -> Generator[None, None, None]:
     """Turn the garbage collector off, so that objects in reference cycles stay alive and are found."""
-    gc.collect()
+    overlook_objects()
     gc.disable()
     try:
         yield
@@ -232,10 +233,24 @@ def without_collector() -> Generator[None, None, None]:
         gc.enable()
 
 
+_overlooked: set[int] = set()
+
+
+def overlook_objects() -> None:
+    """Let `leaked_objects` leave out what is there: earlier tests may have left it in the caches of frameworks."""
+    gc.collect()
+    _overlooked.clear()
+    _overlooked.update(map(id, _objects()))
+
+
 def leaked_objects() -> dict[str, int]:
-    """Count the objects that hold a connection or a part of a reply."""
+    """Count the objects that hold a connection or a part of a reply, and are new since `overlook_objects`."""
+    return dict(Counter(type(found).__name__ for found in _objects() if id(found) not in _overlooked))
+
+
+def _objects() -> list[Any]:
     kinds = (Body, Reply, StreamReader, ChatCompletionStream, aiohttp.ClientResponse)
-    return dict(Counter(type(found).__name__ for found in gc.get_objects() if type(found) in kinds))
+    return [found for found in gc.get_objects() if type(found) in kinds]
 
 
 def pending_timers(server: Server) -> list[str]:

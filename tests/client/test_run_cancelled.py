@@ -178,13 +178,14 @@ async def test_2000_random_moments_under_load() -> None:
             assert tools.begun - begun <= 1
             await run.aclose()
 
-        left = 2000
+        left, longest = 2000, 0.12
         began = time.monotonic()
         # A slow machine makes fewer.
         while left > 0 and time.monotonic() - began < 20:
-            moments = [seeded.uniform(0, 0.12) for _ in range(min(60, left))]
+            moments = [seeded.uniform(0, longest) for _ in range(min(60, left))]
             await asyncio.gather(*map(one, moments))
             left -= len(moments)
+            longest *= 1 if whole else 1.5
         await expect_settled(server, client)
         await asyncio.sleep(0.01)
         mine = asyncio.all_tasks() - tasks - set(server._service.tasks)
