@@ -134,9 +134,13 @@ class Terminal:
             assert self.read() or fact(), f"the program has ended without {name}:\n{self.shown}"
             assert time.monotonic() < ends, f"{name} never comes:\n{self.shown}"
 
-    def end(self) -> int:
-        """Wait until the program has ended; return its exit status."""
-        ends = time.monotonic() + PATIENCE
+    def end(self, *, interrupt: bool = False) -> int:
+        """Wait until the program has ended; return its exit status. If it takes long, interrupt it by Ctrl-C."""
+        begun = time.monotonic()
         while self.read():
-            assert time.monotonic() < ends, f"the program does not end:\n{self.shown}"
+            waited = time.monotonic() - begun
+            if interrupt and waited > PATIENCE / 4:
+                self.write("\x03")
+                interrupt = False
+            assert waited < PATIENCE, f"the program does not end:\n{self.shown}"
         return self._process.wait(PATIENCE)
