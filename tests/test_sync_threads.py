@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -700,3 +701,27 @@ def test_a_thread_waits_a_short_time_for_the_read_of_another() -> None:
     waiters = _Waiters(threading.Condition())
     with waiters.read, pytest.raises(StopIteration):
         waiters.wait(None).send(None)
+
+
+def test_a_call_that_was_answered_stays_started() -> None:
+    """Its lock does not show it: the thread that waits locks it again, and later looks of the thread must do nothing."""
+    call = module.Call(print, ())
+    call.answer("x")
+    assert call.done.acquire(timeout=1)
+    assert call.started
+
+
+def test_a_call_holds_nothing_once_it_has_returned() -> None:
+    """The object whose method was called may be dropped at once, and what it has locked be used again."""
+
+    class Held:
+        async def work(self) -> int:
+            return 1
+
+    loop = module.loop_thread()
+    for _ in range(200):
+        held = Held()
+        gone = weakref.ref(held)
+        assert 1 == loop.call(held.work)
+        del held
+        assert gone() is None

@@ -72,12 +72,13 @@ class Call:
         error: The exception of the function, or None.
     """
 
-    __slots__ = ("_arguments", "_function", "_task", "done", "error", "result")
+    __slots__ = ("_answered", "_arguments", "_function", "_task", "done", "error", "result")
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         self._function = function
         self._arguments = arguments
         self._task: asyncio.Task[None] | None = None
+        self._answered = False
         self.done = threading.Lock()
         self.done.acquire()
         self.result: Any = None
@@ -86,11 +87,13 @@ class Call:
     @property
     def started(self) -> bool:
         """Whether the loop has begun the function, or `answer` has given a result in its place."""
-        return self._task is not None or not self.done.locked()
+        # `done` does not show it: the thread that waited has locked it again.
+        return self._task is not None or self._answered
 
     def answer(self, result: Any) -> None:
         """Give a result to the waiting thread, without calling the function."""
         self.result = result
+        self._answered = True
         self.done.release()
 
     def start(self, loop: LoopThread) -> None:
@@ -103,6 +106,8 @@ class Call:
             self.result = await result if isawaitable(result) else result
         except BaseException as error:  # noqa: BLE001  # the waiting thread raises it
             self.error = error
+        # The thread may go on before this task ends, and drop what it holds, such as a stream or a journal, for the last time.
+        self._function, self._arguments, result = nothing, (), None
         if not loop.ending:
             self.done.release()
 
