@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import signal
 import sys
@@ -12,7 +11,7 @@ from typing import Any, cast
 
 from .._version import __version__
 from .chat import COMMAND as CHAT
-from .command import Parser
+from .command import Parser, run
 from .completions import COMMAND as COMPLETIONS
 from .demo import COMMAND as DEMO
 from .display import complain, show_cursor
@@ -64,15 +63,7 @@ def _run(arguments: argparse.Namespace) -> int:
     status = cast("int | Coroutine[Any, Any, int]", arguments.run(arguments))
     if isinstance(status, int):
         return status
-    with asyncio.Runner() as runner:
-        runner.get_loop().set_exception_handler(_report)
-        return runner.run(status)
-
-
-def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Report an error in the event loop, but not the KeyboardInterrupt of a second Ctrl-C during the end of the program."""
-    if not isinstance(context.get("exception"), KeyboardInterrupt):
-        loop.default_exception_handler(context)
+    return run(status)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import re
 import sys
@@ -24,6 +23,7 @@ from .command import (
     default_model,
     open_client,
     positive_seconds,
+    run,
 )
 from .conversation import Conversation, load, path_of
 from .dialogue import DIALOGUE_VARIABLES, hold
@@ -100,7 +100,7 @@ class Chat:
         self.conversation.ask(content)
         self._received = None
         try:
-            return 0 if asyncio.run(self._answer()) else _FAILED
+            return 0 if run(self._answer()) else _FAILED
         except GradientError as error:
             complain(f"{type(error).__name__}: {explain(error)}")
             partial = error.partial if isinstance(error, StreamError) else self._received

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ipaddress
 import math
 import os
+import signal
 import textwrap
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 from ..client import AsyncGradient
 from ..testing import serve
 from .display import complain
+
+T = TypeVar("T")
 
 DEFAULT_MODEL = "llama3.3-70b-instruct"
 
@@ -31,6 +36,54 @@ SCREEN_VARIABLES = {"NO_COLOR": "if set, draw without colours"}
 
 _VARIABLES = "environment variables:"
 _INDENT = 12 * " "
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine as `asyncio.run` does, but let the first two Ctrl-C only cancel it.
+
+    With `asyncio.run`, the second Ctrl-C raises KeyboardInterrupt at any place. In the middle of the event loop, of aiohttp
+    or of the closing of the loop, this leaves connections that never report their loss, and prints tracebacks. A third
+    Ctrl-C raises KeyboardInterrupt at any place here as well, so that a program that does not end can be ended.
+    """
+    came: list[int] = []
+    tasks: list[asyncio.Task[Any]] = []
+
+    def cancel() -> None:
+        for task in tasks:
+            task.cancel()
+
+    def on_interrupt(number: int, _frame: object) -> None:
+        came.append(number)
+        if len(came) > 2 or not tasks:  # noqa: PLR2004  # see above
+            raise KeyboardInterrupt
+        if not tasks[0].done():
+            tasks[0].get_loop().call_soon_threadsafe(cancel)  # wakes the loop, too
+
+    async def main() -> T:
+        tasks.extend(filter(None, [asyncio.current_task()]))
+        return await work
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, on_interrupt) if in_main_thread else None
+    try:
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_exception_handler(_report)
+            return runner.run(main())
+    except asyncio.CancelledError:
+        if not came:
+            raise
+        raise KeyboardInterrupt from None
+    finally:
+        if not tasks:
+            work.close()  # otherwise Python would warn of a coroutine that an early Ctrl-C has kept from its start
+        if in_main_thread:
+            signal.signal(signal.SIGINT, before)
+
+
+def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report an error in the event loop, but not the KeyboardInterrupt of a Ctrl-C during the end of the program."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
 
 
 class Command(NamedTuple):

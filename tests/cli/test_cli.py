@@ -21,7 +21,8 @@ from typing import Any, TextIO
 
 import pytest
 
-from gradient_async.cli import _report, main
+from gradient_async.cli import main
+from gradient_async.cli.command import _report
 
 COMMANDS = ("demo", "chat", "models", "map", "replay", "serve", "completions")
 PROGRAM = f"{shlex.quote(sys.executable)} -m gradient_async"
