@@ -115,11 +115,22 @@ class Terminal:
         """Wait until a text is drawn so many times."""
         self.wait_until(lambda: self.shown.count(text) >= count, repr(text))
 
-    def wait_for_prompt(self) -> None:
-        """Wait until the program waits for a line."""
-        self.wait_until(
-            lambda: self._line.endswith(">") and len(self._line) + 1 == self._screen.cursor.x, "a prompt"
-        )
+    def wait_for_prompt(self, *, again: str = "") -> None:
+        """Wait until the program waits for a line; if that takes long, type ``again`` once.
+
+        Python does not notice a Ctrl-C that comes while `input` is about to wait for a key, until the next key.
+        """
+        slow = time.monotonic() + PATIENCE / 4
+        while again and not self._prompts:
+            self.read()
+            if time.monotonic() > slow:
+                self.write(again)
+                again = ""
+        self.wait_until(lambda: self._prompts, "a prompt")
+
+    @property
+    def _prompts(self) -> bool:
+        return self._line.endswith(">") and len(self._line) + 1 == self._screen.cursor.x
 
     @property
     def _line(self) -> str:

@@ -127,7 +127,7 @@ def test_a_conversation(columns: int, at_home: Path) -> None:
         terminal.write("not sent")
         terminal.wait_for("> not sent")
         terminal.write("\x03")
-        terminal.wait_for_prompt()
+        terminal.wait_for_prompt(again="\x03")
         terminal.write("\x04")
         assert 0 == terminal.end()
         assert "Traceback" not in terminal.shown
@@ -323,7 +323,7 @@ def test_ctrl_c_at_any_moment(gradient_server: ThreadedServer, arguments: list[s
         terminal.read_for(chance.choice([0, 0, 0.01, 0.1]))
         terminal.write("\x03")
         if not arguments:
-            terminal.wait_for_prompt()
+            terminal.wait_for_prompt(again="\x03")
             terminal.write("/exit\r/exit\r")  # the second Ctrl-C may take a line away
         # A second Ctrl-C raises KeyboardInterrupt anywhere, also inside aiohttp, which may then wait for a connection whose loss
         # it was never told. A third Ctrl-C ends that wait.
