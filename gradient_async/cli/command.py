@@ -12,7 +12,7 @@ import textwrap
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 from urllib.parse import urlsplit
 
 from ..client import AsyncGradient
@@ -34,6 +34,7 @@ CLIENT_VARIABLES = {
 MODEL_VARIABLES = {"GRADIENT_MODEL": "model to ask where --model is not given"}
 SCREEN_VARIABLES = {"NO_COLOR": "if set, draw without colours"}
 
+_MAX_CANCELS = 2  # how many Ctrl-C only cancel, see `run`
 _VARIABLES = "environment variables:"
 _INDENT = 12 * " "
 
@@ -48,19 +49,16 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     came: list[int] = []
     tasks: list[asyncio.Task[Any]] = []
 
-    def cancel() -> None:
-        for task in tasks:
-            task.cancel()
-
     def on_interrupt(number: int, _frame: object) -> None:
         came.append(number)
-        if len(came) > 2 or not tasks:  # noqa: PLR2004  # see above
+        if len(came) > _MAX_CANCELS or not tasks:
             raise KeyboardInterrupt
-        if not tasks[0].done():
-            tasks[0].get_loop().call_soon_threadsafe(cancel)  # wakes the loop, too
+        [task] = tasks
+        if not task.done():
+            task.get_loop().call_soon_threadsafe(task.cancel)  # wakes the loop, too
 
     async def main() -> T:
-        tasks.extend(filter(None, [asyncio.current_task()]))
+        tasks.append(cast("asyncio.Task[Any]", asyncio.current_task()))
         return await work
 
     in_main_thread = threading.current_thread() is threading.main_thread()
