@@ -215,7 +215,15 @@ def test_saving(enter: Type, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         ("/set temperature=9", "temperature=9: expected `float` <= 2.0"),
     ],
 )
-def test_mistakes_are_told(enter: Type, capsys: pytest.CaptureFixture[str], line: str, problem: str) -> None:
+def test_mistakes_are_told(
+    enter: Type,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    line: str,
+    problem: str,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     chat = enter(line)
     assert [] == chat.asked
     assert {} == chat.options
