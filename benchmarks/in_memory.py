@@ -102,9 +102,19 @@ _WORK: dict[str, Callable[[list[bytes], Reads], Callable[[], None]]] = {
 
 
 def _recorded(name: str) -> list[bytes]:
-    """Return those events of a recorded stream that hold JSON; the others are not compared."""
+    """Return those events of a recorded stream that every contender can decode; the others are not compared."""
     blocks = (_RECORDED / name).read_bytes().replace(b"\r\n", b"\n").split(b"\n\n")
-    return [block + b"\n\n" for block in blocks if block.startswith(b"data: {")] + [b"data: [DONE]\n\n"]
+    return [block + b"\n\n" for block in blocks if _is_decodable(block)] + [b"data: [DONE]\n\n"]
+
+
+def _is_decodable(block: bytes) -> bool:
+    if not block.startswith(b"data: {"):
+        return False
+    try:
+        _decode_chunk(block[6:])
+    except msgspec.MsgspecError:
+        return False
+    return True
 
 
 _largest = sorted(_RECORDED.glob("**/*.sse"), key=lambda path: -path.stat().st_size)[:3]

@@ -386,9 +386,8 @@ _PRIVATE = tuple(
 )  # fmt: skip
 _PRIVATE_NAMES = (".localhost", ".internal", ".local", ".lan", ".svc", ".home.arpa", ".ts.net")
 
-_NAME = re.compile(
-    r"[\w-]+(?:[.\u3002\uff0e\uff61][\w-]+)*\.?"
-)  # the last three stand for dots in international names
+# The last three stand for dots in international names.
+_NAME = re.compile(r"[\w-]+(?:[.\u3002\uff0e\uff61][\w-]+)*\.?")
 _NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
 
 

@@ -190,9 +190,8 @@ class Tool(Generic[P, R]):
             if name in descriptions:
                 property_.setdefault("description", descriptions[name])
             if default is not _NO_DEFAULT:
-                with contextlib.suppress(
-                    ValueError, TypeError, RecursionError
-                ):  # the default has no JSON form
+                # The default has no JSON form.
+                with contextlib.suppress(ValueError, TypeError, RecursionError):
                     encoded = _encoded(default)
                     if encoded != b"null" or default is None:  # msgspec encodes NaN as null
                         property_["default"] = msgspec.json.decode(encoded)

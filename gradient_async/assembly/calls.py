@@ -197,9 +197,8 @@ class ToolCalls:
 
         Calls with the same name and the same arguments are one call if neither index nor id distinguishes them.
         """
-        calls = sorted(
-            self.opened, key=_index_of
-        )  # `sorted` is stable: calls of one index stay in the order of opening
+        # `sorted` is stable: calls of one index stay in the order of opening.
+        calls = sorted(self.opened, key=_index_of)
         named: dict[tuple[int | None, str], list[CallState]] = {}
         for call in calls:
             named.setdefault((call.index if call.indexed else None, call.name), []).append(call)

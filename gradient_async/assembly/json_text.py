@@ -164,9 +164,8 @@ class JsonText:
             elif mark in "}]":
                 depth -= 1
             if depth == 0 and not in_string:
-                self._state = (
-                    _State.CLOSED
-                )  # `whole` finds out whether anything is behind the end of the value
+                # `whole` finds out whether anything is behind the end of the value.
+                self._state = _State.CLOSED
                 return
         self._depth, self._in_string = depth, in_string
         if piece:

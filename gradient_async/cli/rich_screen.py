@@ -202,9 +202,8 @@ class AnswerScreen:
     def _print_blocks(self) -> None:
         """Print all blocks except the last block."""
         text = "".join(self._block)
-        start = last_block(
-            text[: text.rfind("\n") + 1]
-        )  # without the last line, which more text may turn into a block of another kind
+        # Without the last line, which more text may turn into a block of another kind.
+        start = last_block(text[: text.rfind("\n") + 1])
         if start:
             self._keep(text[start:])
             self._console.print(Block(text[:start]))

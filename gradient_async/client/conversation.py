@@ -117,9 +117,8 @@ class Conversation:
         self.turns.append(completion)
         message, reason = completion.choices[0].message, completion.choices[0].finish_reason
         calls = message.tool_calls or []
-        older = (
-            message.function_call is not None
-        )  # a call in the older form has no id, so a run cannot answer it
+        # A call in the older form has no id, so a run cannot answer it.
+        older = message.function_call is not None
         if not calls and not older:
             self.messages.append(message)
         elif reason in _CUT and error is None:

@@ -388,11 +388,8 @@ class Core:
             completion.receive(completion.to_dict(), None, reply.headers)
         else:
             completion = _decode(reply, content)
-            completion.source = (
-                content,
-                decode_body,
-                reply.headers,
-            )  # the same as `receive`, without the call
+            # The same as `receive`, without the call.
+            completion.source = (content, decode_body, reply.headers)
         completion.request_id = reply.request_id
         completion.rate_limits = reply.rate_limits
         completion.attempts = reply.attempts

@@ -123,9 +123,8 @@ class Template:
     ) -> None:
         self._before = _HEAD + before
         self._after = after + _END
-        self._joint = (
-            self._after + self._before
-        )  # bytes from the text of one event to the first gap of the next
+        # Bytes from the text of one event to the first gap of the next.
+        self._joint = self._after + self._before
         self._between = between
         self._field: TextField = field
         self._choice = choice

@@ -165,9 +165,8 @@ class MapWorkers:
         self._defaults = defaults
         self._loop: asyncio.AbstractEventLoop | None = None
         self._workers: set[asyncio.Task[None]] = set()
-        self._sending: set[asyncio.Task[Any] | None] = (
-            set()
-        )  # workers whose requests wait for turns, or are sent
+        # Workers whose requests wait for turns, or are sent.
+        self._sending: set[asyncio.Task[Any] | None] = set()
         self._pulling = asyncio.Lock()  # an async iterator must not be asked twice at once
         self._pulled = 0
         self._taken = 0
@@ -183,9 +182,8 @@ class MapWorkers:
         self._stopping = False  # whether workers are being cancelled on purpose
         self._complete = False  # whether the caller's iterable came to its end
         self._run: JournalRun | None = None
-        if (
-            journal is not None
-        ):  # the last statement: if a later statement failed, nothing would close the journal
+        # The last statement: if a later statement failed, nothing would close the journal.
+        if journal is not None:
             opened = journal if isinstance(journal, Journal) else Journal(journal)
             self._run = opened.begin(owned=opened is not journal)
 
@@ -285,9 +283,8 @@ class MapWorkers:
                 ):
                     return next(self._requests)
             else:
-                async with (
-                    self._pulling
-                ):  # the check for room is inside, because other workers may pull a request during the wait
+                # The check for room is inside, because other workers may pull a request during the wait.
+                async with self._pulling:
                     if await self._has_room():
                         return await anext(cast("AsyncIterator[Request]", self._async_requests))
         except (StopIteration, StopAsyncIteration):
@@ -333,9 +330,8 @@ class MapWorkers:
             return
         except GradientError as error:
             resumed = False
-            answer = error.with_traceback(
-                None
-            )  # the frames of the traceback would hold the reply as long as the result is kept
+            # The frames of the traceback would hold the reply as long as the result is kept.
+            answer = error.with_traceback(None)
         if resumed:
             await asyncio.sleep(0)  # let other tasks run between results, because nothing else was awaited
         elif run is not None and row is not None:

@@ -302,9 +302,7 @@ def _msgspec_schema(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
                 order = list(inspect.get_annotations(cls))
                 for definition in definitions.values():
                     properties = definition.get("properties", {})
-                    name = definition["title"].partition("[")[
-                        0
-                    ]  # the name of a generic class, without its arguments
+                    name, _, _ = definition["title"].partition("[")  # a generic class, without its arguments
                     if name == cls.__name__ and properties.keys() == set(order):
                         definition["properties"] = {key: properties[key] for key in order}
         else:
@@ -366,9 +364,8 @@ def codec_of(type_: Any) -> Codec[Any]:
         NoSchemaError: If the type has no schema.
     """
     if isinstance(type_, type) and (known := vars(type_).get(_ATTRIBUTE)) and type_ in known:
-        return cast(
-            "Codec[Any]", known[type_]
-        )  # the usual case; the code below does the same in three times as long
+        # The usual case; the code below does the same in three times as long.
+        return cast("Codec[Any]", known[type_])
     with _BUILDING:
         codecs = _codecs_of(type_)
         try:

@@ -37,9 +37,8 @@ from .deadlines import DeadlineTimer
 
 _TESTED = "3.14."
 
-_MAX_BODY = (
-    32 * 1024
-)  # the longest body of a request that is sent here; aiohttp sends longer bodies in pieces
+# The longest body of a request that is sent here; aiohttp sends longer bodies in pieces.
+_MAX_BODY = 32 * 1024
 _MAX_HEADS = 100
 # Headers that change how a request is sent; requests with them are left to aiohttp.
 _SENT_OTHERWISE = frozenset({"connection", "content-encoding", "expect", "upgrade"})

@@ -55,9 +55,8 @@ _BUFFER = 288 * 1024
 _END_OF_HEAD = b"\r\n\r\n"
 _HTTP = b"HTTP/"
 _CODE = slice(9, 12)  # the status in "HTTP/1.1 200 OK"
-_INTERIM = re.compile(
-    rb"1(?!01).."
-)  # statuses of interim responses; after 101 the connection does not speak HTTP
+# Statuses of interim responses; after 101 the connection does not speak HTTP.
+_INTERIM = re.compile(rb"1(?!01)..")
 _SHOWN = 80  # bytes of a reply that is not HTTP, to show in the error
 
 # How many iterations of the event loop to wait before a request is sent over a new connection. If the server accepts the
@@ -235,9 +234,8 @@ class Connection(asyncio.BufferedProtocol):
             self._fail()  # aiohttp would leave the reader of a malformed body waiting
         failure = None if content is None else content.exception()
         if failure is not None:
-            bare(
-                failure
-            )  # removes the traceback, which is part of a cycle: traceback, aiohttp's protocol, body, failure
+            # Removes the traceback, which is part of a cycle: traceback, aiohttp's protocol, body, failure.
+            bare(failure)
         # Reference cycles would keep the connection alive: a method of this object in `_take` would form one, and so would
         # the transport of a TLS connection, which keeps the methods `get_buffer` and `buffer_updated`.
         self._take = self._handler.data_received
@@ -461,9 +459,8 @@ class Response(aiohttp.ClientResponse):
         self.connection_used = used
         used.attach(self)
         headers = self.headers
-        if (
-            len(set(headers.getall("content-length", ()))) > 1
-        ):  # aiohttp's parser in Python does not refuse them
+        # aiohttp's parser in Python does not refuse them.
+        if len(set(headers.getall("content-length", ()))) > 1:
             used.discard()
             raise HttpProcessingError(message="it has two different Content-Length headers")
         # HTML with status 200 is a login page or a captive portal that answers in place of the server, so the connection is not

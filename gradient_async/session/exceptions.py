@@ -183,9 +183,8 @@ def _refused_handshake(cause: BaseException, *, begun: bool) -> ssl.SSLError | N
     """
     for origin in origins(cause):
         if isinstance(origin, ssl.SSLError):
-            reason = (
-                getattr(origin, "reason", None) or ""
-            )  # only errors that ssl itself has raised have a reason
+            # Only errors that ssl itself has raised have a reason.
+            reason = getattr(origin, "reason", None) or ""
             return origin if "ALERT" in reason and "INTERNAL" not in reason and not begun else None
     return None
 

@@ -182,9 +182,8 @@ class SessionManager:
             )
             if wait is None or (deadline is not None and loop.time() + wait >= deadline):
                 raise copy_of(outcome)
-            if not is_refusal(
-                outcome
-            ):  # a server that refuses because of a quota works, so the retry is free
+            # A server that refuses because of a quota works, so the retry is free.
+            if not is_refusal(outcome):
                 paid += self._pay(call, origin, outcome)
             spent += wait
             if trace is not None:

@@ -198,9 +198,8 @@ def _close_here(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, No
 
 
 async def _close(keeper: AsyncGenerator[None, None]) -> None:
-    with contextlib.suppress(
-        RuntimeError
-    ):  # a loop that is shutting down may be closing the generator already
+    # A loop that is shutting down may be closing the generator already.
+    with contextlib.suppress(RuntimeError):
         await keeper.aclose()
 
 

@@ -116,9 +116,8 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
             StopAsyncIteration: At the end.
         """
         reader, cursor = self._reader, self._cursor
-        if (
-            not reader.decoder.pending
-        ):  # otherwise this call was cancelled between two slices, and returns their bytes
+        # Otherwise this call was cancelled between two slices, and returns their bytes.
+        if not reader.decoder.pending:
             reader.received = b""
         # All bytes of the read are relayed at once, so all of its slices count as read.
         while not reader.received or (reader.decoder.pending and reader.error is None):

@@ -85,9 +85,8 @@ def _events(
             request = state.request()
             if state.stream:
                 with completions.stream(**request) as stream:
-                    with contextlib.suppress(
-                        OutputError
-                    ):  # if this is the last turn, `receive` raises the error
+                    # If this is the last turn, `receive` raises the error.
+                    with contextlib.suppress(OutputError):
                         for event in stream.events():
                             yield state.of_turn(event)
                     completion = stream.snapshot

@@ -303,9 +303,8 @@ class _Stream(View[ChatCompletionChunk], Closing, Generic[A, K_co]):
     """
 
     def __init__(self, stream: A, loop: LoopThread) -> None:
-        lock = (
-            threading.RLock()
-        )  # reentrant, because a signal handler may close the stream that its thread reads
+        # Reentrant, because a signal handler may close the stream that its thread reads.
+        lock = threading.RLock()
         waiters = _Waiters(threading.Condition(lock))
         super().__init__(lock, stream.__anext__)
         self._stream = stream

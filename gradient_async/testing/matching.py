@@ -177,10 +177,7 @@ class Redaction:
             secrets = list(_secrets_of(body))
             self._redactor = Redactor(secrets_in(_hidden(request, secrets)))
             body = self._value(body)
-        except (
-            ValueError,
-            RecursionError,
-        ):  # the body is not JSON, or is nested deeper than any client nests
+        except (ValueError, RecursionError):  # not JSON, or nested deeper than any client nests
             self._redactor = Redactor(secrets_in(_hidden(request, ())))
             body = self.text(request.body.decode("utf-8", "backslashreplace"))
         path, _, query = request.target.partition("?")
@@ -192,18 +189,16 @@ class Redaction:
 
     def reads(self, data: bytes, sizes: Iterable[int]) -> tuple[bytes, list[int]]:
         """Return a body without keys, and the new sizes of its reads. A key that spans two reads is replaced in the first."""
-        text = data.decode(
-            "latin-1"
-        )  # one character for each byte, so that positions of characters are positions of bytes
+        # One character for each byte, so that positions of characters are positions of bytes.
+        text = data.decode("latin-1")
         places = self._places(text)
         starts = [start for start, _ in places]
         removed = [0, *accumulate(end - start - len(REPLACEMENT) for start, end in places)]
         corrected: list[int] = []
         done = 0
         for cut in accumulate(sizes):
-            before = bisect_left(
-                starts, cut
-            )  # number of keys that begin before the cut; the cut may be inside the last of these keys
+            # Number of keys that begin before the cut; the cut may be inside the last of these keys.
+            before = bisect_left(starts, cut)
             at = max(cut, places[before - 1][1]) - removed[before] if before else cut
             corrected.append(at - done)
             done = at

@@ -35,9 +35,8 @@ def parse_upstream(url: str) -> SplitResult:
         ValueError: If the scheme is neither http nor https, or if the URL has more than scheme, host, port and path.
     """
     parts = urlsplit(url)
-    if (
-        parts.scheme not in _PORTS or not parts.hostname or parts.port == 0
-    ):  # a port out of range is a ValueError
+    # A port out of range is a ValueError.
+    if parts.scheme not in _PORTS or not parts.hostname or parts.port == 0:
         raise ValueError("upstream: give a URL such as https://inference.do-ai.run")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError("upstream: give scheme, host, port and path only; a key belongs to the client")
