@@ -15,6 +15,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, TypeAlias
@@ -132,18 +133,18 @@ class _Loop(asyncio.SelectorEventLoop):
         return transport, protocol
 
 
-def _decode(reads: Sequence[bytes]) -> None:
+def _decode(reads: Sequence[bytes], n: int = 1) -> None:
     """Decode and assemble."""
-    decoder, assembler = ChunkDecoder(), CompletionAssembler()
+    decoder, assembler = ChunkDecoder(n=n), CompletionAssembler(n=n)
     for data in reads:
         for each in decoder.feed(data):
             assembler.add(each)
     assert decoder.done
 
 
-def _core(reads: Sequence[bytes], counts: Calls) -> None:
+def _core(reads: Sequence[bytes], counts: Calls, n: int = 1) -> None:
     with counting(counts):
-        _decode(reads)
+        _decode(reads, n)
 
 
 def _streamed(view: str) -> Callable[[Sequence[bytes], Calls], None]:
@@ -168,6 +169,7 @@ def _streamed(view: str) -> Callable[[Sequence[bytes], Calls], None]:
 CASES: dict[str, tuple[Callable[[int], list[bytes]], int, Callable[[Sequence[bytes], Calls], None]]] = {
     "core, text, one event a read": (text_stream, 0, _core),
     "core, text, 64 kB a read": (text_stream, _READ, _core),
+    "core, 8 choices, one event a read": (partial(text_stream, choices=8), 0, partial(_core, n=8)),
     "core, tool call, 64 kB a read": (tool_stream, _READ, _core),
     "core, logprobs, 64 kB a read": (logprob_stream, _READ, _core),
     **{

@@ -386,8 +386,8 @@ _PRIVATE = tuple(
 )  # fmt: skip
 _PRIVATE_NAMES = (".localhost", ".internal", ".local", ".lan", ".svc", ".home.arpa", ".ts.net")
 
-# The last three stand for dots in international names.
-_NAME = re.compile(r"[\w-]+(?:[.\u3002\uff0e\uff61][\w-]+)*\.?")
+# Parts of 1 to 63 characters; the last three characters between parts stand for dots in international names.
+_NAME = re.compile(r"[\w-]{1,63}(?:[.\u3002\uff0e\uff61][\w-]{1,63})*\.?")
 _NUMBERS = re.compile(r"(?:0x[0-9a-f]*|[0-9]+)(?:\.(?:0x[0-9a-f]*|[0-9]+))*\.?", re.IGNORECASE)
 
 
@@ -408,10 +408,11 @@ def _is_host(parts: SplitResult, host: str) -> bool:
         return True
     if _NUMBERS.fullmatch(host):
         return False  # some resolvers read such a name as an address, and others do not: 134744072 is 8.8.8.8
-    try:
-        host.encode("idna")  # its parts are neither empty nor too long
-    except UnicodeError:
-        return False
+    if not host.isascii():  # otherwise loading the codec would take longer than making the client
+        try:
+            host.encode("idna")  # the encoded parts are neither empty nor too long
+        except UnicodeError:
+            return False
     return _NAME.fullmatch(host) is not None
 
 

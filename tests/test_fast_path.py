@@ -25,6 +25,7 @@ from gradient_async.decoding import ChunkDecoder
 BUDGETS = {
     "core, text, one event a read": (2.0, 6.0),
     "core, text, 64 kB a read": (1.2275, 2.3575),
+    "core, 8 choices, one event a read": (2.0, 6.0),
     "core, tool call, 64 kB a read": (2.325, 2.5375),
     "core, logprobs, 64 kB a read": (4.205, 6.1875),
     "stream, chunks, one event a read": (12.1, 14.13),

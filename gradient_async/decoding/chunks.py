@@ -182,7 +182,7 @@ class ChunkDecoder:
                         chunk._error is None
                         and (delta := choice.delta)._reasoning is None
                         and choice.finish_reason is None
-                        and not choice.index
+                        and (not choice.index or self._indices is None or choice.index in self._indices)
                         and (
                             delta.content or delta.reasoning_content
                             if (calls := delta.tool_calls) is None

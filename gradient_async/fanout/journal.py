@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 import sys
 import warnings
@@ -260,7 +259,7 @@ class Journal(ResultFile):
         """Replace the file by a copy without superseded results."""
         # The name is random, so that no other user can put a link in its place. Only this user may read the copy until it gets
         # the permissions of the old file.
-        copy = self.path.with_name(f".{secrets.token_hex(8)}.tmp")
+        copy = self.path.with_name(f".{os.urandom(8).hex()}.tmp")
         file = os.open(
             copy, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600
         )
