@@ -144,13 +144,10 @@ class Pool:
             connector = session.connector
             if connector is None:
                 continue
-            # If the garbage collector runs this method, it has cleared the connector's reference to this pool. It finalizes the
-            # generator as well, and a generator cannot be closed twice.
-            left = None if connector.closed else keeper
             if runs_here(loop):
-                _close_now(connector, left)
+                _close_now(connector, keeper)
             else:
-                call_in(loop, _close_now, connector, left)
+                call_in(loop, _close_now, connector, keeper)
 
 
 def _running_loop() -> asyncio.AbstractEventLoop:
@@ -164,7 +161,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
     )
 
 
-def _close_now(connector: aiohttp.BaseConnector, keeper: AsyncGenerator[None, None] | None) -> None:
+def _close_now(connector: aiohttp.BaseConnector, keeper: AsyncGenerator[None, None]) -> None:
     """Close a connector that was dropped: run the first step of `close`, which closes the sockets, and skip TLS shutdown.
 
     A task would have to be waited for: if the loop ends at once, the task is cancelled before it closes anything.
@@ -173,10 +170,9 @@ def _close_now(connector: aiohttp.BaseConnector, keeper: AsyncGenerator[None, No
     with contextlib.suppress(StopIteration):
         closing.send(None)
     closing.close()
-    if keeper is None:
-        return
     # Otherwise the loop would make a task to close the generator, and `asyncio.run` would cancel the task. Nothing is
-    # awaited here, because the connector is closed. A loop that is shutting down may be closing the generator already.
+    # awaited here, because the connector is closed. A loop that is shutting down may be closing the generator already, or
+    # have closed it.
     with contextlib.suppress(StopIteration, RuntimeError):
         keeper.aclose().send(None)
 
