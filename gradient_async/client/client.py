@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Self, TypeVar, cast
 
 import msgspec
 
@@ -45,7 +45,7 @@ def set_up_log(environ: Mapping[str, str]) -> None:
 set_up_log(os.environ)
 
 
-def _conceal(function: Callable[P, T]) -> Callable[P, T]:
+def conceal(function: Callable[P, T]) -> Callable[P, T]:
     """Wrap a function so that its errors have no traceback of its frames, whose local variables hold keys."""
 
     @functools.wraps(function)
@@ -205,7 +205,12 @@ class Attributes:
 
 
 # Attributes of a client that are made anew when it is copied or unpickled.
-_INTERNAL = frozenset({"_core", "_is_copy", "_previous", "_resources"})
+INTERNAL = frozenset({"_core", "_is_copy", "_previous", "_resources"})
+
+
+def core_of(client: Attributes) -> Core:
+    """Return the core of a client, for the rooms that are built on the client."""
+    return cast("Core", vars(client)["_core"])
 
 
 class AsyncGradient(AsyncOnly, Attributes, Hinted):
@@ -274,7 +279,7 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
     with_raw_response: RawClient = resource("with_raw_response")
     with_streaming_response: StreamingClient = resource("with_streaming_response")
 
-    @_conceal
+    @conceal
     def __init__(
         self,
         *,
@@ -352,7 +357,7 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
 
     # Copies
 
-    @_conceal
+    @conceal
     def with_options(
         self,
         *,
@@ -435,7 +440,7 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
     # copy by `with_options` becomes a client of its own, which closes its connections itself.
 
     def __getstate__(self) -> tuple[dict[str, Any], Core]:
-        return {name: value for name, value in vars(self).items() if name not in _INTERNAL}, self._core
+        return {name: value for name, value in vars(self).items() if name not in INTERNAL}, self._core
 
     def __setstate__(self, state: tuple[dict[str, Any], Core]) -> None:
         own, core = state
@@ -469,7 +474,7 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
 
     if not TYPE_CHECKING:  # checkers would accept any name
 
-        @_conceal
+        @conceal
         def __setattr__(self, name: str, value: object) -> None:
             check_assignment(name)
             object.__setattr__(self, name, value)

@@ -317,7 +317,7 @@ class Core:
             and (not extra_body or extra_body.keys().isdisjoint({"messages", "model"})),
         )
         body = encode_request(params, stream=stream, extra_body=extra_body)
-        call = self._template(operation, options, stream=bool(stream))
+        call = self.template(operation, options, stream=bool(stream))
         call = msgspec.structs.replace(call, body=body, params=params, turns=turns or call.turns)
         return await self.connections.manager.send(call)
 
@@ -331,13 +331,13 @@ class Core:
 
     async def send_models(self, options: dict[str, Any]) -> Reply:
         """Send the request for the list of models."""
-        return await self.connections.manager.send(self._template("models", options, stream=False))
+        return await self.connections.manager.send(self.template("models", options, stream=False))
 
     def redact(self, operation: Operation, options: Mapping[str, Any], text: str) -> str:
         """Remove the keys of requests with these options from a text."""
-        return self._template(operation, options, stream=False).redactor.text(text)
+        return self.template(operation, options, stream=False).redactor.text(text)
 
-    def _template(self, operation: Operation, options: Mapping[str, Any], *, stream: bool) -> Call:
+    def template(self, operation: Operation, options: Mapping[str, Any], *, stream: bool) -> Call:
         """Return a call without body and parameters."""
         settings = self.settings
         template = self._templates.get((operation, stream))

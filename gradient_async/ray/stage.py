@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 import msgspec
 
 from ..client import AsyncGradient
+from ..client.client import core_of
 from ..client.settings import check_choice, check_count
 from ..errors import APIError, ConfigurationError, InvalidRequestError
 from ..fanout import MapResult
@@ -397,7 +398,7 @@ def _make_client(options: Mapping[str, Any] | None) -> AsyncGradient:
 
 def _check_key(client: AsyncGradient, defaults: Mapping[str, Any]) -> None:
     """Raise the ConfigurationError that a call would raise, as for a missing key."""
-    client._core._template("chat", defaults, stream=False)  # noqa: SLF001  # private to the package
+    core_of(client).template("chat", defaults, stream=False)
 
 
 def _clean(messages: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from typing import (
     overload,
 )
 
-from ..client.client import _INTERNAL, AsyncGradient, Attributes, _conceal, resource
+from ..client.client import INTERNAL, AsyncGradient, Attributes, conceal, core_of, resource
 from ..client.completions import AgentCompletions as AsyncAgentCompletions
 from ..client.completions import Completions as AsyncCompletions
 from ..client.core import check_options
@@ -411,7 +411,7 @@ class Gradient(Closing, Attributes, Hinted):
     models: Models = resource("models")
 
     @_like(AsyncGradient.__init__)
-    @_conceal
+    @conceal
     def __init__(self, **options: Any) -> None:
         if options.get("session") is not None:
             raise TypeError(
@@ -421,8 +421,8 @@ class Gradient(Closing, Attributes, Hinted):
 
     def _use(self, client: AsyncGradient) -> None:
         self._client = client
-        # Attributes such as `base_url` are read from and written to these two objects of the asynchronous client.
-        self._core, self._previous = client._core, client._previous  # noqa: SLF001  # of this package
+        # Attributes such as `base_url` are read from and written to the core, which the asynchronous client has too.
+        self._core, self._previous = core_of(client), {}
         self._resources = self._make_resources()
 
     def _make_resources(self) -> dict[str, Any]:
@@ -434,7 +434,7 @@ class Gradient(Closing, Attributes, Hinted):
         }
 
     @_like(AsyncGradient.with_options)
-    @_conceal
+    @conceal
     def with_options(self, **options: Any) -> Gradient:
         """Return a copy of the client that has some options changed and shares the connections.
 
@@ -454,7 +454,7 @@ class Gradient(Closing, Attributes, Hinted):
         return self.with_options()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _INTERNAL}
+        return {name: value for name, value in vars(self).items() if name not in INTERNAL}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -471,7 +471,7 @@ class Gradient(Closing, Attributes, Hinted):
 
     if not TYPE_CHECKING:  # checkers would accept any name
 
-        @_conceal
+        @conceal
         def __setattr__(self, name: str, value: object) -> None:
             check_assignment(name)
             object.__setattr__(self, name, value)

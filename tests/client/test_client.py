@@ -180,7 +180,7 @@ def pickle_copy(client: AsyncGradient) -> AsyncGradient:
 
 def next_request(client: AsyncGradient, operation: Any) -> str:
     """Return URL and key of a request that the client would send."""
-    call = client._core._template(operation, {}, stream=False)
+    call = client._core.template(operation, {}, stream=False)
     return f"{call.url} Bearer {call.key.reveal() if call.key else None}"
 
 
