@@ -447,7 +447,7 @@ with started(calls(("add", '{"a":1}')), answers(), calls(("add", '{"a":1}'))) as
     next(run)
     print("done")
 """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
     ended = subprocess.run(
         [sys.executable, "-c", source],
         env=environment,
