@@ -109,10 +109,13 @@ class Chat:
             return _UNUSABLE if isinstance(error, InvalidRequestError) else _FAILED
         finally:
             # The part of an answer before an error or Ctrl-C is kept as well, because the user may refer to it.
-            if self.conversation.take(self._received) and not self.arguments.no_log:
-                self._save()
+            if self.conversation.take(self._received):
+                self.keep()
 
-    def _save(self) -> None:
+    def keep(self) -> None:
+        """Write the conversation to its file, unless the user wants no file."""
+        if self.arguments.no_log:
+            return
         try:
             self.conversation.save(path_of(os.environ))
         except OSError as error:

@@ -56,6 +56,10 @@ class Asker(Protocol):
         """Send a message, and show the answer."""
         ...
 
+    def keep(self) -> None:
+        """Write the conversation to its file."""
+        ...
+
 
 def hold(chat: Asker) -> int:
     """Hold a conversation until the user leaves; return the exit status."""
@@ -211,6 +215,7 @@ class Dialogue:
         if content is None:
             complain("there is no question to take away")
             return
+        self._chat.keep()  # what was taken away is not left in the file
         question = escape(" ".join(_text_of(content).split()), _MAX_SHOWN)
         say_dim(f"taken away: {question}{end}; {len(self._chat.conversation.messages)} messages left")
 

@@ -27,6 +27,7 @@ class FakeChat:
         self.options: dict[str, Any] = {}
         self.conversation = Conversation(model="m")
         self.asked: list[Any] = []
+        self.kept: list[int] = []
 
     def ask(self, content: Any) -> bool:
         self.asked.append(content)
@@ -36,6 +37,9 @@ class FakeChat:
             self.conversation.ask(content)
             self.conversation.messages.append({"role": "assistant", "content": f"{len(self.asked)}"})
         return True
+
+    def keep(self) -> None:
+        self.kept.append(len(self.conversation.messages))
 
 
 Type = Callable[..., FakeChat]
@@ -151,6 +155,7 @@ def test_questions_are_asked_again_and_taken_back(enter: Type, capsys: pytest.Ca
     enter("/undo", chat=chat)
     assert "taken away: two; 2 messages left" in capsys.readouterr().out
     assert ["one", "1"] == contents(chat)
+    assert [2] == chat.kept
     enter("/retry", chat=chat)
     assert "one" == chat.asked[-1]
     assert ["one", "6"] == contents(chat)

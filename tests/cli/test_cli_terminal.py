@@ -142,8 +142,11 @@ def test_a_conversation(columns: int, at_home: Path) -> None:
         terminal.write("\x1b[A\r")
         terminal.wait_for("\none")
         terminal.wait_for_prompt()
+        terminal.write("/undo\r")
+        terminal.wait_for_prompt()
         terminal.write("/exit\r")
         assert 0 == terminal.end()
+    assert held == json.loads((at_home / "conversation.json").read_text())
 
 
 def test_pasted_lines_are_one_message(at_home: Path) -> None:
