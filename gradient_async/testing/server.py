@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from .api import Backend, Routes, Unscripted
 from .quota import Quota
@@ -314,7 +314,7 @@ def serve(
         every connection, and raises the exceptions of handlers.
 
     Raises:
-        TypeError: If a value in ``replies`` is not a reply; the message says what to write.
+        TypeError: If a value in ``replies`` is not a reply, or ``rate_limit`` is not a quota; the message says what to write.
         ValueError: If ``replay`` is not a folder with recordings, the port is none, or options do not go together.
         OSError: If the folder for recordings cannot be made.
 
@@ -332,6 +332,9 @@ def serve(
     check_replies("serve", *replies)
     if not 0 <= port < _PORTS:
         raise ValueError(f"port={port}: a port is a number from 0 to {_PORTS - 1}")
+    if not isinstance(cast("object", rate_limit), Quota | None):
+        kind = type(rate_limit).__name__
+        raise TypeError(f"rate_limit: expected a Quota, such as Quota(requests=30, per_second=8), not {kind}")
     if record is not None and upstream is None:
         raise ValueError("record: the replies of which server? give its URL as upstream=")
     recorded = replay is not None or upstream is not None

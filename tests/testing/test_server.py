@@ -96,6 +96,9 @@ class TestLife:
         for port in (-1, 65536):
             with pytest.raises(ValueError, match=f"port={port}: a port is a number from 0 to 65535"):
                 serve(port=port)
+        wrong: Any = 5
+        with pytest.raises(TypeError, match=r"rate_limit: expected a Quota, such as .*, not int"):
+            serve(rate_limit=wrong)
 
     def test_uvloop(self) -> None:
         """The server keeps writes apart, resets and closes under uvloop too."""
