@@ -76,7 +76,7 @@ class CompletionUsage(Model, gc=False, kw_only=True):
     def __post_init__(self) -> None:
         # Some servers leave the sum out, or report a sum that is too small.
         both = self.prompt_tokens + self.completion_tokens
-        if self.total_tokens < both:  # noqa: PLR1730  # `max` takes longer, and every reply comes by
+        if self.total_tokens < both:  # noqa: PLR1730  # `max` takes longer, and every reply runs this line
             self.total_tokens = both
 
 
@@ -498,7 +498,8 @@ class TextBatch(Sequence[ChatCompletionChunk]):
         choices: Index of the choice for each chunk; None if all chunks belong to one choice.
     """
 
-    __slots__ = ("_make", "choice", "choices", "field", "texts")  # a batch is made for each read
+    # Slots save time, because a batch is made for each read.
+    __slots__ = ("_make", "choice", "choices", "field", "texts")
 
     def __init__(
         self, texts: list[str], *, field: TextField, choice: int | list[int], make: MakeChunks

@@ -25,7 +25,7 @@ class Convertible:
 
     __slots__ = ()
 
-    # Set by msgspec.
+    # msgspec sets these attributes of each Struct.
     __struct_fields__: ClassVar[tuple[str, ...]]
     __struct_encode_fields__: ClassVar[tuple[str, ...]]
 
@@ -150,7 +150,7 @@ class Hint:
 class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
     """Base of all messages that a server sends."""
 
-    if not TYPE_CHECKING:  # checkers report these mistakes by themselves
+    if not TYPE_CHECKING:  # type checkers report these mistakes without this code
         get = Hint("read its attributes; to_dict() gives a dictionary")
         model_extra = Hint("fields without names are in completion.body")
         model_fields_set = Hint("what the server sent is in completion.body")
@@ -202,7 +202,7 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
         fields = cast("Mapping[Any, Any]", obj)
         problem: str
         try:
-            # A server does not send the fields that the session sets.
+            # Fields that only the session sets are ignored, as they are in the reply of a server.
             message = msgspec.convert(
                 {name: each for name, each in fields.items() if not str(name).startswith(_SESSION_PREFIX)},
                 cls,
@@ -213,7 +213,7 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
         else:
             _check_names(message, fields, cls.__name__, forbid=extra == "forbid")
             message.normalize()
-            # Replies and chunks have this method, and the data as their body.
+            # Replies and chunks have the method `receive`. It makes the data their body.
             receive = getattr(message, "receive", None)
             if receive is not None:
                 receive(obj)
@@ -275,7 +275,7 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
 
         Args:
             update: Fields to set in the copy; their values are not checked.
-            deep: Whether to copy everything in it as well.
+            deep: Whether to copy the values of the fields, too.
 
         Raises:
             AttributeError: If there is no such field.
@@ -286,7 +286,7 @@ class Model(Convertible, msgspec.Struct, gc=False, repr_omit_defaults=True):
         return copied
 
 
-# Fields without which a message would be empty. One that is missing is probably misspelt.
+# Without these fields a message would be empty. If one of them is missing, its name is probably misspelt.
 _REQUIRED = ("choices", "message", "delta")
 
 
@@ -341,7 +341,7 @@ def _dump(data: dict[str, Any], indent: int | None) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Return a form of what JSON does not know: among the arguments of a tool may be a model of pydantic, or any default."""
+    """Return a JSON form of a value that has none, such as a model of pydantic among the arguments of a tool."""
     kind: type[Any] = value.__class__
     dump = getattr(kind, "model_dump", None)
     return repr(value) if dump is None else dump(value, mode="json")

@@ -31,8 +31,9 @@ ESCAPES = 10
 
 _ROUND = bytes.maketrans(b"[]{}", b"()()")
 _OTHERS = bytes(set(range(256)) - set(b'[]{},"'))
-_SHORT = 64 * 1024  # bytes; in longer data, counting the brackets takes longer
-# The bytes that are examined together: they stay in the CPU's cache, and data with too many values are refused early.
+_SHORT = 64 * 1024  # bytes; of longer data, the brackets of the first slice are counted first
+# The number of bytes that are examined together. A slice of this size stays in the CPU's cache, and data with too many values
+# is refused after its first slices.
 _SLICE = 256 * 1024
 _TWO_DIGITS = re.compile(rb"[0-9]{2}")
 
@@ -49,28 +50,28 @@ class TooManyValuesError(ValueError):
 
 
 def max_light(max_values: int) -> int:
-    """Return the length in bytes up to which no JSON can have more values; arrays are the densest, two bytes each."""
+    """Return the length in bytes up to which JSON cannot have more values. The most values per byte are in ``[]``."""
     return 2 * max_values // CONTAINER
 
 
 def may_be_heavy(data: bytes, max_values: int) -> bool:
-    """Whether JSON may have more values: a fast guess, for which brackets and commas inside strings count as well."""
+    """Whether JSON may have more values: a fast guess that also counts brackets and commas inside strings."""
     left = max_values - data.count(b"\\") // ESCAPES
     for start in range(0, len(data), _SLICE):
         end = start + _SLICE
         left -= CONTAINER * (data.count(b"[", start, end) + data.count(b"{", start, end))
         left -= data.count(b",", start, end)
-        if left < 0:  # known early
+        if left < 0:  # the rest need not be counted
             return True
     return False
 
 
 def has_long_number(data: bytes) -> bool:
-    """Whether JSON has a run of 96 or more digits; a run of 33 or more may be found, and may be in a string.
+    """Whether JSON has a run of 96 or more digits, in a string or outside; a run of 33 to 95 digits may count as well.
 
-    Python takes a time for an integer that grows with the square of its digits.
+    The time that Python takes to read an integer grows with the square of the number of its digits.
     """
-    # Every run of 96 digits covers three of these places, so that two of them are matched together.
+    # Only every 32nd byte is searched. A run of 96 digits has three of these bytes, so that two of them match as a pair.
     places = _TWO_DIGITS.finditer(data[::32])
     return any(data[32 * place.start() : 32 * place.end() - 31].isdigit() for place in places)
 
@@ -110,7 +111,8 @@ def check_json(data: bytes, max_values: int = UNLIMITED) -> None:
 
 
 def _has_few_brackets(data: bytes) -> bool:
-    # The difference in length is the number of brackets. `replace` jumps from one to the next; `count` looks at every byte.
+    # The difference in length is the number of brackets. `count` would look at every byte, but `replace` jumps from one bracket
+    # to the next.
     rest = data.replace(b"[", b"", MAX_DEPTH + 1).replace(b"{", b"", MAX_DEPTH + 1)
     return len(data) - len(rest) <= MAX_DEPTH
 
@@ -174,7 +176,8 @@ def decode_arguments(text: str) -> Any:
 
 def is_deeper(value: Any, max_depth: int = MAX_DEPTH) -> bool:
     """Whether plain data is nested deeper than ``max_depth``."""
-    # Level by level, because a function that calls itself for each level could raise a `RecursionError` itself.
+    # The levels are visited one after the other. A function that calls itself for each level could raise a `RecursionError`
+    # itself.
     level = _containers([value])
     for _ in range(max_depth):
         if not level:

@@ -14,8 +14,8 @@ from msgspec import Meta, Struct
 if TYPE_CHECKING:
     from .messages import ChatCompletionMessage
 
-    # Checkers accept a subclass of Any for every parameter, as in `create(temperature=temperature)` where a function has
-    # declared `temperature: float | NotGiven`.
+    # Type checkers accept an instance of a subclass of Any for every parameter, as in `create(temperature=temperature)` where a
+    # function has declared `temperature: float | NotGiven`.
     _Anything = Any
 else:
     _Anything = object
@@ -329,7 +329,7 @@ if TYPE_CHECKING:
 else:
     Messages = Any
     Tools = list[ToolParam]
-    # Of several TypedDicts msgspec cannot tell which one is meant, but it can of Structs with a tag.
+    # msgspec cannot decode a union of several TypedDicts, but it can decode a union of Structs that have a tag.
     ToolChoice = Literal["none", "auto", "required"] | _FunctionChoice | _CustomChoice | _AllowedChoice
     Functions = list[dict[str, Any]]
     FunctionChoice = str | dict[str, Any]

@@ -11,8 +11,9 @@ from .messages import ChatCompletion, ChatCompletionMessage, Choice
 T = TypeVar("T")
 
 
-# The field has a name of the session's, as `request_id` has: a server cannot set it, and neither `to_dict` nor the next
-# request contains it. The collector tracks these Structs, because a value of the user may refer to anything.
+# The encoded name of `parsed` has the prefix of the fields that only the session sets, as the name of `request_id` has. So a
+# server cannot set the field, and neither `to_dict` nor the next request contains it. The garbage collector tracks these
+# Structs (`gc=True`), because a value of the user's type may refer to anything.
 class ParsedChatCompletionMessage(ChatCompletionMessage, Generic[T], gc=True, kw_only=True):
     """The model's message, with the value that its text stands for. You can pass it back in the next request.
 
