@@ -92,8 +92,8 @@ class CallIndex:
         by_id: The same for each index and id; the key (None, id) has the latest call with this id, whatever its index.
     """
 
-    # Dicts for two reasons: an index of a billion must not allocate anything, and the time for a fragment must not depend on
-    # the number of calls.
+    # Both are dicts, for two reasons: an index of a billion must not allocate anything, and the time for a fragment must not
+    # depend on the number of calls.
     __slots__ = ("by_id", "latest")
 
     def __init__(self) -> None:

@@ -20,10 +20,11 @@ from .json_text import MAX_PENDING, MAX_PIECE, JsonText, canonical
 from .pieces import kept_size, utf8_size
 from .rule import add_function, find, opens_another
 
-# What a call counts beside its bytes: its state takes 1.5 kB, and some microseconds whenever a completion is made.
+# The bytes that a call counts in addition to its text: its state takes 1.5 kB of memory, and some microseconds whenever a
+# completion is made.
 _CALL_SIZE = 4096
 
-# Characters of arguments that are compared as JSON whenever a completion is made; further ones are compared as text.
+# This many characters of arguments are compared as JSON whenever a completion is made; further characters are compared as text.
 _MAX_COMPARED = 512 * 1024
 
 Added: TypeAlias = tuple[CallState, str, list[str], int]
@@ -101,7 +102,8 @@ class ToolCalls:
         size = 0
         for entry in entries:
             call, carried = self._call_for(entry, limit)
-            call.arguments.hurried = size > MAX_PIECE  # a chunk with many long arguments has whole ones
+            # A server that sends many long arguments in one chunk sends each of them whole.
+            call.arguments.hurried = size > MAX_PIECE
             text, more = self._add_to(call, entry)
             size += carried + more
             pieces = call.arguments.pieces
@@ -151,7 +153,7 @@ class ToolCalls:
         (id_, name), found.waiting = found.waiting, ("", "")
         if (entry.id or found.id) != found.id or (name and entry.function.name):
             return call, _CALL_SIZE
-        # Id and name that came after the arguments were whole belong to this call.
+        # The id and the name that came after the whole arguments of the earlier call belong to this call.
         return call, _CALL_SIZE + self.index.identify(call, entry.id or id_) + call.append_name(name)
 
     def _open(self, index: int | None, limit: int) -> CallState:

@@ -14,11 +14,11 @@ from .calls import ToolCalls
 from .pieces import join_details, join_lists, join_objects, kept_size, merge_all, utf8_size
 from .rule import add_function
 
-# What a token with its log probability, and each of its alternatives, count against `Limits.completion_bytes`: about the
-# memory that the smallest takes.
+# The bytes that a token with its log probability, and each of its alternatives, count against `Limits.completion_bytes`: about
+# the memory that the smallest of them takes.
 _TOKEN_SIZE = 192
 _ALTERNATIVE_SIZE = 48
-_MAX_LABEL = 64  # a role or finish_reason of so many characters counts 0 bytes
+_MAX_LABEL = 64  # a role or finish_reason of at most this many characters counts 0 bytes
 
 JOIN: dict[str, Callable[[list[Any]], Any]] = {
     "annotations": join_lists,
@@ -32,8 +32,9 @@ JOIN: dict[str, Callable[[list[Any]], Any]] = {
 # One call in C reads all of these fields of a delta. Nearly always all are None.
 _rest_of = attrgetter(*JOIN)
 _NO_REST = (None,) * len(JOIN)
-# Of these fields, the parts of the answer continue a choice after its finish_reason, as text does. There are two exceptions:
-# the text of `content_parts` is also in `content`, and details of the reasoning do not show that an answer goes on.
+# If one of these fields comes after a finish_reason, the choice continues, as it does with text. All parts of the answer are
+# among them, with two exceptions: the text of `content_parts` is also in `content`, and details of the reasoning do not show
+# that an answer goes on.
 _CONTINUE = frozenset(ANSWER_FIELDS) - {"content_parts", "reasoning_details"}
 
 

@@ -112,7 +112,7 @@ class CompletionAssembler:
         ):
             self._add_any(chunk)
             return
-        # Does the same as `ChoiceState.add` for the remaining fields, and saves the call.
+        # For the remaining fields, the rest of this method does the same as `ChoiceState.add`, and saves the call.
         size = self._size
         text = delta.content
         if text:

@@ -14,8 +14,9 @@ import msgspec
 from ..errors import StreamProtocolError
 
 _MAX_DEPTH = 16  # levels of objects that are merged; at deeper levels the newer value replaces the older
-# What an object or array, and each further item in it, count beside their bytes as JSON. So few of them fit into the usual
-# limit of 64 MiB that joining them takes about 50 ms. To merge the items of objects takes longer than to join lists.
+# The bytes that an object or an array, and each further item in it, count in addition to their JSON. With these numbers, all
+# values that fit into the usual limit of 64 MiB are joined in about 50 ms. Items of objects count more, because merging objects
+# takes longer than joining lists.
 _CONTAINER_SIZE = 320
 _ITEM_SIZE = 64
 _MERGED_SIZE = 512
@@ -42,7 +43,7 @@ def kept_size(value: Any) -> int:
     except RecursionError:
         pass
     else:
-        is_list = isinstance(value, list)  # the list of a piece is not kept
+        is_list = isinstance(value, list)  # of a list, only the items are kept
         containers = encoded.count(b"{") + encoded.count(b"[") - is_list
         item_size = _ITEM_SIZE if is_list else _MERGED_SIZE
         return len(encoded) + _CONTAINER_SIZE * containers + item_size * encoded.count(b",")
@@ -60,7 +61,7 @@ def join_details(pieces: Iterable[list[Any]]) -> list[Any]:
     Servers that require the entries in the next request refuse fragments: the signature belongs to the whole entry.
     """
     joined: list[Any] = []
-    places: dict[tuple[Any, Any], int] = {}  # of the first fragment of each entry
+    places: dict[tuple[Any, Any], int] = {}  # the place in `joined` of the first fragment of each entry
     # All fragments of each entry that has several, by the place of the first.
     groups: dict[int, list[Any]] = {}
     for piece in cast("Iterable[list[dict[str, Any] | str]]", pieces):

@@ -26,7 +26,8 @@ class OtherAPI(NamedTuple):
     name: str
 
 
-# "chunk": the JSON belongs to a completion, and has usage or nothing. "heartbeat": it only shows that the server is at work.
+# "chunk": the JSON belongs to a completion, and has usage or nothing. "heartbeat": the JSON only shows that the server is at
+# work.
 Choiceless: TypeAlias = ErrorBody | OtherAPI | Literal["chunk", "heartbeat", "unknown"]
 
 _RESPONSES = "the Responses API"

@@ -60,8 +60,8 @@ _FAILED_STATUS = frozenset({"error", "fail", "failed", "failure"})
 # DigitalOcean's id of an error is a name. Ids of requests and completions have digits, hyphens or capitals.
 _NAME = re.compile("[a-z]+(?:_[a-z]+)*")
 
-# How an error begins that follows other text without a separator. Only the last `_MAX_GLUED` characters are searched, and at
-# most `_MAX_STARTS` places are tried.
+# The beginning of an error that follows other text without a separator. Only the last `_MAX_GLUED` characters are searched, and
+# at most `_MAX_STARTS` places are tried.
 _START = re.compile(
     r'\{\s*"(?:error|errors|type|id|code|message|detail|object|base_resp|error_code|error_msg|request_id)"\s*:'
 )
@@ -146,7 +146,7 @@ def find_error(body: Any) -> ErrorBody | None:
 
 
 def find_inner_error(body: dict[str, Any]) -> ErrorBody | None:
-    """Return the error in one of the fields of an object that nothing is known of; None if there is none."""
+    """Return the error in one of the fields of an object of unknown shape; None if there is none."""
     for value in body.values():
         if is_object(value) and _says_something(value.get("error")):
             return describe_error(value)
@@ -162,7 +162,7 @@ def describe_error(body: Any) -> ErrorBody:
     error = _first(fields, _ERRORS) or outer
     number = None if isinstance(error, bool) or not isinstance(error, (int, float)) else error
     if isinstance(error, (bool, int, float)):
-        error = outer  # the field only says that there is an error, or its number
+        error = outer  # the field has no message: it is true, false or a number
     inner = first_of(error)
     details = _folded(inner) if is_object(inner) else fields
     kind = next((kind for name in _TYPES if isinstance(kind := details.get(name), str) and kind), None)
@@ -330,7 +330,7 @@ def _message_of(value: Any, depth: int = _MAX_DEPTH) -> str:
             place = ".".join(_message_of(step, 0) for step in islice(cast("list[Any]", steps), _MAX_ITEMS))
         return f"{place}: {message}" if place else message
     if isinstance(value, list):
-        # Fewer of a list inside of lists: 20 of each would be 160,000 in all.
+        # The deeper a list is, the fewer of its items are shown: 20 items of each list could be 160,000 in all.
         items = islice(cast("list[Any]", value), (0, 3, 3, _MAX_ITEMS)[min(depth, 3)])
         return "; ".join(filter(None, (_message_of(item, depth - 1) for item in items)))
     return "" if value is None else str(value)[:_MAX_PAGE]

@@ -19,13 +19,13 @@ from ..types import Choice, ChoiceLogprobs, ChunkChoice
 from ..types.nesting import TooManyValuesError, check_json, may_be_heavy
 from .normalize import DECODE_ERRORS, VERY_UNLIKELY
 
-# How many times `Limits.values` the log probabilities of a reply may have.
+# The log probabilities of a reply may have this many times `Limits.values`.
 _TIMES = 25
 # Maximum number of commas for each byte of log probabilities: honest entries have 0.1, and lists of numbers have 0.5.
 _MAX_DENSITY = 0.25
 _MIN_ENTRY = 16  # bytes; the shortest honest entry has about 25
 _MAX_ENTRY = 400  # bytes of an entry on average; with indentation an honest entry has about 270
-_OTHERS = 1000  # the size of everything else in a reply, in entries
+_OTHERS = 1000  # everything else in a reply may be as long as this many entries
 # A reply with this name among its first _EARLY bytes almost certainly has long lists. Its lists are then searched at once:
 # counting all values first would take a third of the time of decoding.
 _ALTERNATIVES = b'"top_logprobs"'
@@ -118,7 +118,7 @@ def _find_lists(data: bytes) -> tuple[bytes, list[bytes]]:
 
 def _outlines(data: bytes) -> Iterator[tuple[bytes, int]]:
     """Yield the JSON unchanged and repaired, each with a possible number of choices; the most probable is first."""
-    yield data, 1  # before the choices are counted, which takes time
+    yield data, 1  # first, because counting the choices takes time
     count = sum(1 for _ in islice(_CHOICE.finditer(data), _MAX_CHOICES + 1))
     if 0 < count <= _MAX_CHOICES:
         yield data, count

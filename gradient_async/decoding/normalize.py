@@ -38,12 +38,13 @@ from ..types.nesting import MAX_VALUES, UNLIMITED, check_json, decode_json
 # JSON is limited, msgspec raises RecursionError if the caller's stack is nearly full.
 DECODE_ERRORS = (ValueError, RecursionError)
 
-# Replacing invalid UTF-8 and half surrogate pairs takes long: the length in bytes of JSON in which all may be replaced.
+# In JSON of at most this many bytes, invalid UTF-8 is replaced, and any number of halves of surrogate pairs is accepted. In
+# longer JSON, replacing all of them would take too long.
 _MAX_REPLACED = 1024 * 1024
-_MAX_SURROGATES = 100_000  # halves of surrogate pairs in longer JSON
+_MAX_SURROGATES = 100_000  # maximum number of halves of surrogate pairs in longer JSON
 # One call in C reads all of these fields of a message or delta.
 _answer_of = attrgetter(*ANSWER_FIELDS)
-# The texts of a whole reply, and the lists of a message, by the types of the fields.
+# The names of the fields of a reply that are text, and of the fields of a message that are lists. The annotations show both.
 _REPLY_TEXTS = [
     name for name, kind in ChatCompletionChunk.__annotations__.items() if kind in {"str", "str | None"}
 ]
@@ -54,10 +55,11 @@ DOCUMENTED_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"
 _NOT_FINISHED = frozenset({"", "null", "none", "nil", "undefined", "false", "0"})
 
 _ELSEWHERE = {"delta": b'"message"', "message": b'"delta"'}
-# A surrogate pair, and half a pair, in UTF-8 with surrogates.
+# Match a surrogate pair, and half of a pair, in the bytes that the error handler ``surrogatepass`` makes of them.
 _PAIR = re.compile(rb"\xed[\xa0-\xaf].\xed[\xb0-\xbf].", re.DOTALL)
 _HALF = re.compile(rb"\xed[\xa0-\xbf].", re.DOTALL)
-# What the escapes of such halves, and of few other characters, have behind the backslash. To find three bytes takes longer.
+# The escape of half a surrogate pair has these two bytes after its backslash, and so have the escapes of few other characters.
+# A search for three bytes would take longer.
 _HALVES = (b"ud", b"uD")
 _MAX_DIGITS = 18  # digits of a whole number; every number of 18 digits fits in 64 bits
 VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
@@ -121,7 +123,7 @@ def loads(data: bytes, max_values: int = MAX_VALUES) -> Any:
     if max_values:
         check_json(data, max_values)
     short = len(data) <= _MAX_REPLACED
-    # One byte is counted in less time than two, and nearly no JSON has so many escapes.
+    # The backslashes are counted first, because one byte is counted in less time than two. Nearly no JSON has so many of them.
     if not short and data.count(b"\\") > _MAX_SURROGATES and any(_has_many(data, half) for half in _HALVES):
         raise ValueError("too many halves of surrogate pairs")
     return json.loads(data.decode("utf-8", "replace" if short else "strict"), **JSON_OPTIONS)
@@ -232,7 +234,7 @@ class SurrogateJoiner:
         """Complete a pair at the start of a delta's text, hold back a high surrogate at its end, replace lone halves."""
         for choice in chunk.choices:
             delta = choice.delta
-            finished = choice.finish_reason is not None  # then no other half is expected
+            finished = choice.finish_reason is not None  # after a finish_reason no other half is expected
             for name in TEXT_FIELDS:
                 key = (choice.index, name)
                 text = getattr(delta, name)

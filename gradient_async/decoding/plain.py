@@ -120,7 +120,7 @@ def plain_fields(value: Any, depth: int = 0) -> dict[str, Any]:
                 name = None
                 name = _plain_name(key)
             kind = type(item)
-            # The same as `to_plain`, without a call for each item: tools and parts have thousands of items.
+            # This does the same as `to_plain`, without a call for each item: tools and parts have thousands of items.
             if kind is str or kind in _LEAVES:
                 fields[name] = item
             elif kind is dict:
@@ -176,7 +176,7 @@ def _unwrapped(value: Any) -> Any:
     try:
         return _converted(value)
     except (TypeError, ValueError, RecursionError) as error:
-        # An error of the other library's conversion, for example of a generator that has been read before.
+        # The conversion of the other library failed, for example because a generator had been read before.
         problem = str(error) if not isinstance(error, RecursionError) else "nested too deep"
     raise NoJSONError(problem, value)
 

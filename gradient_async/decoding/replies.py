@@ -146,7 +146,8 @@ def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -
         index, calls = choice.index, choice.message.tool_calls
         if index < 0:
             raise APIResponseValidationError(f"the reply has a choice of index {index}")
-        if index >= choices:  # as is one of more choices than that, because no two have the same index
+        # If there are too many choices, one of them has such an index, because no two choices have the same index.
+        if index >= choices:
             raise APIResponseValidationError(
                 f"the reply has more choices, or a higher index, than choices={choices} allows; "
                 "raise Limits(choices=...) to allow more"
@@ -177,7 +178,7 @@ def reply_error(content: bytes) -> ErrorBody | None:
 
 def is_stream(content: bytes) -> bool:
     """Whether the body of a reply begins like an event stream; JSON never does. The content type does not matter."""
-    return content[:1] != b"{" and _STREAM.match(content) is not None  # nearly every body is an object
+    return content[:1] != b"{" and _STREAM.match(content) is not None  # nearly every body begins with {
 
 
 def _finish(completion: ChatCompletion, taken: Sequence[ChoiceLogprobs | None]) -> ChatCompletion:

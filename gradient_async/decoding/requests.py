@@ -198,7 +198,7 @@ def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
         for name in ("messages",) if agent else ("messages", "model"):
             if name not in arguments:
                 raise TypeError(f"missing required keyword argument {name!r}")
-        # The value may be convertible to its type, for example a number of numpy.
+        # A value of another type may be convertible to the type of its parameter, for example a number of numpy.
         others = {name: value for name, value in arguments.items() if name != "messages"}
         arguments.update(_plain(others))
         message = _mismatch(arguments, agent=agent)
@@ -297,8 +297,8 @@ def _refuse_reply(value: Any, index: int) -> None:
 def _is_misspelt(role: str) -> bool:
     """Whether a role is nearly one of the known roles.
 
-    Other unknown roles are sent: some servers give their replies a role of their own, and a stored reply goes back as it
-    came.
+    Other unknown roles are sent: some servers give their replies a role of their own, and a stored reply has to be sent
+    back unchanged.
     """
     return role.lower() not in _ROLES and bool(difflib.get_close_matches(role.lower(), _ROLES, n=1))
 

@@ -61,11 +61,12 @@ DONE = b"[DONE]"
 _LF = b"\n"
 _WORDS = frozenset({b"ping", b"heartbeat", b"keepalive", b"keep-alive"})  # data that is a heartbeat
 _SHOWN = 200  # bytes of a bad payload that an error shows
-_MAX_DEEP = 1024 * 1024  # bytes of deep JSON; to find out whether more is cut would block the event loop
+_MAX_DEEP = 1024 * 1024  # bytes of deep JSON that `is_torn` checks; checking more would block the event loop
 _MAX_LINES = 10_000  # maximum payloads of one event; more would block the event loop
 _OBJECT = re.compile(rb"\[?\s*\{")
 _NO_ERROR = frozenset({b"", b"null", b"{}", b"0", b"false", b'""'})
-# Parts of the names of fields in which `find_error` may find an error, in any case, with or without underscores.
+# Parts of the names of fields in which `find_error` may find an error. Letters that may be upper or lower case, and places that
+# may have an underscore, are left out.
 _SPEAKING = (b"rr", b'ode"', b"tatus", b"uccess", b'etail"', b"essage", b'sg"', b'itle"', b'esp"')
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode  # checks the syntax without making objects
@@ -99,8 +100,8 @@ def split_payloads(data: bytes, *, unfinished: bool = False) -> list[bytes]:
     payloads = [data]
     if 0 < data.count(_LF) < _MAX_LINES:
         lines = [*map(bytes.strip, data.split(_LF))]
-        # Only the first line is checked: if it is a value, all lines together are none. An error in a later line is raised
-        # after the payloads before it. An empty line is a word.
+        # Only the first line is checked. If it is a JSON value, all lines together are not one value. An error in a later line
+        # is raised after the payloads before it. An empty line counts as a word.
         if is_value(lines[0]) or word_of(lines[0], ""):
             payloads = lines
     if unfinished and not _counts(payloads[-1]):
