@@ -28,14 +28,14 @@ from .queues import ChoiceQueues, ChunkQueue, Waiters
 from .reader import StreamReader
 
 if TYPE_CHECKING:
-    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    # `typing.TypeVar` has defaults from Python 3.13 on. Type checkers know `typing_extensions` even where it is not installed.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     T_co = TypeVarWithDefault("T_co", default=Any, covariant=True)
 else:
     T_co = TypeVar("T_co", covariant=True)
 
-# How many chunks that have been read wait before they are assembled together.
+# Up to this many chunks that have been read wait until they are assembled together.
 _TOGETHER = 32
 
 
@@ -91,7 +91,7 @@ class Cursor:
         self._source = source
         self._reader = reader  # the source, if it is a `StreamReader`, which `fill` reads by a shorter path
         self._assembler = assembler
-        # Chunks that are not assembled: either up to `_TOGETHER` and one read more, or one batch.
+        # The chunks that are not assembled yet: either at most `_TOGETHER` chunks and those of one more read, or one batch.
         self._pending: list[ChatCompletionChunk] = []
         self._batch: TextBatch | None = None
         self.read_whole = False
@@ -219,7 +219,7 @@ class Cursor:
             for chunk in rest:
                 with contextlib.suppress(StreamError):
                     self._assembler.add(chunk)
-            self._source.fail(error)  # the next read raises it
+            self._source.fail(error)  # the next read raises the error
 
     def pass_all(self) -> None:
         """Move the cursor past all chunks that are ready."""
@@ -342,7 +342,7 @@ class ChunkStream(AsyncForOnly, AsyncOnly):
     def overflow(self, who: str) -> StreamLimitError:
         """Make the error of a reader that fell too far behind."""
         partial = self._received
-        partial.receive(None)  # headers may echo a key
+        partial.receive(None)  # removes the headers, which may echo a key
         return StreamLimitError(
             f"{who} fell behind by more than buffered_bytes={self._buffered}; "
             "read faster, or raise Limits(buffered_bytes=...)",

@@ -1,6 +1,6 @@
-"""Errors for what is easily written by mistake: each message says what to write instead.
+"""Errors for common mistakes: each message says what to write instead.
 
-Checkers do not see these methods, so they report the mistakes, too.
+Type checkers do not see these methods, so they report the same mistakes.
 """
 
 from __future__ import annotations

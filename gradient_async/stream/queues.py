@@ -198,7 +198,7 @@ class Waiters:
     """The tasks that wait while another task reads: for chunks in a queue, or for any chunk.
 
     A task with a queue is woken when a chunk is put into its queue. In addition, one task at a time is woken to make the next
-    read. Waking all tasks for each chunk would make each chunk cost more, the more readers there are.
+    read. If each chunk woke all tasks, its cost would grow with the number of readers.
 
     Attributes:
         all: The futures of all tasks that wait, in the order in which they began to wait.

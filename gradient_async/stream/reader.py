@@ -223,7 +223,8 @@ class StreamReader:
                 if not self._body_over:
                     await body.drain(self._limits)
             elif self._awaiting_content and body.overdue:
-                # Bytes without content arrive so fast that no read waits, so the timer does not enforce the limit.
+                # Bytes without content arrive so fast that no read waits. The timer only looks at waiting reads, so the limit
+                # is enforced here.
                 chunks = self._break_off(self._timed_out())
             else:
                 try:
@@ -289,7 +290,8 @@ class StreamReader:
                 if body.limit != self._timeout.idle:
                     body.allow(self._timeout.idle)
             else:
-                # Until there is content, decoding counts as waiting: otherwise a flood without content would never end.
+                # Until content arrives, decoding counts as waiting: otherwise a flood of bytes without content would never
+                # reach the limit.
                 now = self._loop.time()
                 body.waited += now - self._read_at
                 self._read_at = now
@@ -422,7 +424,7 @@ class StreamReader:
         self.state = state
         self.steady = False
         if isinstance(error, StreamError):
-            # Without the headers, which may echo a key: `error.response` has them, and keys are removed from it.
+            # `partial` does not get the headers, which may echo a key. `error.response` has the headers, with keys removed.
             error.partial = self._describe(self._assembler.completion)
             error.events = self.decoder.events
             error.bytes_received = self._size

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 if TYPE_CHECKING:
-    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    # `typing.TypeVar` has defaults from Python 3.13 on. Type checkers know `typing_extensions` even where it is not installed.
     from typing_extensions import TypeVar
 
     C_co = TypeVar("C_co", bound=ChatCompletionChunk, default=ChatCompletionChunk, covariant=True)
@@ -116,7 +116,8 @@ class ChatCompletionStream(ChunkStream, Generic[C_co]):
             StopAsyncIteration: At the end.
         """
         reader, cursor = self._reader, self._cursor
-        # Otherwise this call was cancelled between two slices, and returns their bytes.
+        # If slices of the last read are left, an earlier call was cancelled between two slices. This call then returns the
+        # bytes of that read.
         if not reader.decoder.pending:
             reader.received = b""
         # All bytes of the read are relayed at once, so all of its slices count as read.
