@@ -79,7 +79,7 @@ def _replaced_or_added(
 ) -> dict[str, Any]:
     """Return a new dictionary: the one that replaces the current one, or the current one with additions.
 
-    It is new because the current one may be changed in place.
+    The caller may change the current dictionary in place later, so it is never returned itself.
     """
     if set_ is None:
         return {**current, **(more or {})}
@@ -347,7 +347,7 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
 
     def _use(self, core: Core, *, is_copy: bool) -> None:
         """Set the core, and make the resources that use it."""
-        vars(self).update(_core=core, _is_copy=is_copy, _previous={})  # past the checks of `__setattr__`
+        vars(self).update(_core=core, _is_copy=is_copy, _previous={})  # without the checks of `__setattr__`
         # Each resource is made once, so that code that replaces one of its methods, such as a test with a mock, affects
         # all later calls.
         vars(self).update(_resources=self._make_resources())
@@ -472,7 +472,7 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
     ) -> None:
         await self.close()
 
-    if not TYPE_CHECKING:  # checkers would accept any name
+    if not TYPE_CHECKING:  # with `__setattr__`, type checkers would accept every name
 
         @conceal
         def __setattr__(self, name: str, value: object) -> None:

@@ -22,7 +22,7 @@ from .turn import ToolRules, TurnTools, pending_call
 
 E = TypeVar("E", bound=ChatCompletionStreamEvent)
 
-# For events of a whole reply: the client has already checked the reply against its own limits.
+# For the events of a whole reply no limits are needed: the client has checked the reply against its own limits.
 _NO_LIMITS = Limits(completion_bytes=None, choices=sys.maxsize, tool_calls=sys.maxsize)
 _CUT = frozenset({"length", "content_filter"})
 

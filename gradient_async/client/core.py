@@ -95,9 +95,9 @@ class Connections:
             )
         return Connections(None, self._max_connections, trust_env=self._trust_env, limits=self._limits)
 
-    # Not a cached property: in Python 3.11 all instances share its lock. A fork while a thread imports aiohttp would copy
-    # the locked lock, which no thread of the child would ever release.
-    if not TYPE_CHECKING:  # checkers would accept any name
+    # `manager` is not a cached property: in Python 3.11 all instances share the lock of such a property. A fork while a thread
+    # imports aiohttp would copy the locked lock, which no thread of the child would ever release.
+    if not TYPE_CHECKING:  # with `__getattr__`, type checkers would accept every name
 
         def __getattr__(self, name: str) -> Any:
             if name != "manager":
@@ -156,7 +156,7 @@ class RequestTemplate:
     ) -> None:
         self.call = _make_call(settings, operation, options, stream=stream)
         self._settings = settings
-        # Copies, to detect changes in place.
+        # The dictionaries are copied, so that later changes in place are noticed.
         self._default_headers = dict(settings.default_headers)
         self._default_query = dict(settings.default_query)
 
@@ -177,7 +177,7 @@ def _make_call(settings: Settings, operation: Operation, options: Mapping[str, A
     """
     method, path = _ROUTES[operation]
     agent = operation == "agent"
-    # The two headers without which the body of request or reply may be misread. They can be replaced, but not removed.
+    # Without these two headers, the body of the request or reply may be misread. They can be replaced, but not removed.
     codings = {"Accept-Encoding": "identity"}
     if method == "POST":
         codings["Content-Type"] = "application/json"
@@ -388,7 +388,7 @@ class Core:
             completion.receive(completion.to_dict(), None, reply.headers)
         else:
             completion = _decode(reply, content)
-            # The same as `receive`, without the call.
+            # This does the same as `receive`, and saves the call.
             completion.source = (content, decode_body, reply.headers)
         completion.request_id = reply.request_id
         completion.rate_limits = reply.rate_limits
@@ -446,8 +446,7 @@ async def read_reply(reply: Reply, make_result: Callable[[Reply, bytes], Awaitab
     try:
         result = await make_result(reply, await reply.read_all(reply.limits))
     except APIError as error:
-        # Raised below, without the frames that hold the body: a traceback may show locals, and servers echo
-        # keys.
+        # The error is raised below, without the frames that hold the body: a traceback may show locals, and servers echo keys.
         failure = error.with_traceback(None)
     except BaseException as error:
         reply.end(error)
@@ -495,7 +494,7 @@ def _wrong_body(
     reply: Reply, content: bytes, failure: APIResponseValidationError
 ) -> APIResponseValidationError | APIStatusError:
     """Make the error of a reply whose body is an error of the server, or not the expected content."""
-    # The decoder has found no completion in a long body, and has read it twice. A third time would block the event loop.
+    # The decoder has already read the body twice. Reading a long body a third time would block the event loop for too long.
     error_body = reply_error(content) if len(content) <= _MAX_ERROR else None
     if error_body is not None:
         return reply.refusal(error_body, content)

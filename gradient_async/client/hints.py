@@ -117,7 +117,7 @@ def without_asyncio(hints: Mapping[str, str]) -> dict[str, str]:
 
 
 class CompletionsHints:
-    """Hints of the completions, through which every call goes: as descriptors they cost nothing, see `Hinted`."""
+    """Hints of the completions. They are descriptors, which cost nothing when a call looks up its method: see `Hinted`."""
 
     if not TYPE_CHECKING:
         retrieve = Hint("completions are not stored")
@@ -138,7 +138,7 @@ class Hinted:
 
     _hints: ClassVar[Mapping[str, str]] = {}
 
-    if not TYPE_CHECKING:  # checkers would accept any name
+    if not TYPE_CHECKING:  # with `__getattr__`, type checkers would accept every name
 
         def __getattr__(self, name: str) -> Any:
             if name in self._hints:

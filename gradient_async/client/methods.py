@@ -48,7 +48,7 @@ from .settings import check_choice, check_count, check_function, check_kind
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# What ``response_format`` may be. A type checker sees other types, such as unions, as objects.
+# What ``response_format`` may be, for type checkers. They see any other type, such as a union, only as an object.
 Schema: TypeAlias = Mapping[str, Any] | None
 Form: TypeAlias = type[T] | Answer[T]
 StopWhenParsed: TypeAlias = Callable[[ParsedChoice[T]], bool | Awaitable[bool]]
@@ -350,7 +350,8 @@ class BaseCompletions(CompletionsHints):
 
     def _check_names(self, params: Mapping[str, Any], method: Any) -> None:
         """Refuse unknown names among the parameters that a method was called with."""
-        # The method's own options are never among them; they are there to be suggested.
+        # The method's own options are never in `params`. They are passed so that an error about a misspelt name can suggest
+        # them.
         options = method.__wrapped__.__kwdefaults__
         check_names(params, {*OPTIONS, *options}, agent=self._operation == "agent")
 
@@ -365,7 +366,7 @@ class BaseCompletions(CompletionsHints):
         return StreamingCompletions(self._core, self._operation)
 
 
-# Functions whose keyword arguments have the defaults of the public methods, for the signatures of these.
+# The keyword arguments of these functions have the defaults of the public methods. `spelled_out` reads them for the signatures.
 MAP, FAN_OUT, RUN = (vars(BaseCompletions)[name] for name in ("_map", "_fan_out", "_begin_run"))
 
 

@@ -27,8 +27,8 @@ from ..types import (
 from ..types.params import Tools
 from .run import ToolRun
 
-# Arguments whose types decide what a method returns. The overloads of the methods name them, so they can be in no TypedDict
-# that a method unpacks.
+# The type of `response_format` or `stop_when` may decide what a method returns. The overloads of the methods name such
+# arguments, so no TypedDict that a method unpacks may have them.
 
 
 class AnswerOptions(TypedDict, total=False):

@@ -56,8 +56,8 @@ def _type(annotation: str) -> str:
     """Return a type as a reader writes it."""
     if annotation.startswith("Required["):
         annotation = annotation[len("Required[") : -1]
-    while "Annotated[" in annotation:  # with the limits of the value, which its description tells
-        before, _, rest = annotation.rpartition("Annotated[")  # the innermost
+    while "Annotated[" in annotation:  # has the limits of the value, which are also in its description
+        before, _, rest = annotation.rpartition("Annotated[")  # finds the innermost one
         kind, _, rest = rest.partition(", Meta(")
         annotation = before + kind + rest.partition(")]")[2]
     name, space, rest = annotation.partition(" ")
@@ -78,7 +78,7 @@ def _parameter(name: str, annotation: str, default: Any) -> Parameter:
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-@cache  # for a method of the client with asyncio, and for that without
+@cache  # both clients, with asyncio and without, have the same methods
 def _spell_out(
     kinds: tuple[Any, ...], method: Callable[..., Any] | None
 ) -> tuple[list[Parameter], list[Parameter], str]:
@@ -114,7 +114,7 @@ def spelled_out(*kinds: Any, defaults: Callable[..., Any] | None = None) -> Call
         first = arguments[: len(arguments) - len(options)]
         parameters = [*first, *required, *options, *others]
         method.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        if method.__doc__:  # not with `python -OO`
+        if method.__doc__:  # None with `python -OO`
             method.__doc__ = _with_entries(method.__doc__, entries)
         return method
 
@@ -127,5 +127,5 @@ def _with_entries(docstring: str, entries: str) -> str:
         docstring += "\n\n    Args:\n        **\n"
     start = docstring.index("**")
     before, after = docstring[:start], docstring[docstring.index("\n", start) :]
-    # Python 3.13 removes the indentation of docstrings.
+    # Python 3.13 removes the indentation of docstrings, so it is copied from the line before.
     return before + entries.replace("\n", before[before.rindex("\n") :]) + after

@@ -233,7 +233,7 @@ class ResponseContext(AsyncOnly, Generic[T]):
     def __init__(self, start: Callable[[], Awaitable[APIResponse[T]]]) -> None:
         self._start = start
 
-    if not TYPE_CHECKING:  # checkers report this mistake by themselves
+    if not TYPE_CHECKING:  # type checkers report this mistake without this method
 
         def __await__(self) -> NoReturn:
             raise TypeError(

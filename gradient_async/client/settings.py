@@ -217,7 +217,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         return msgspec.structs.replace(self, default_headers=headers, default_query=query)
 
     def __repr__(self) -> str:
-        # Without headers: a traceback may show this repr, and a header that was added in place may hold a key.
+        # The repr has no headers: a traceback may show the repr, and a header that was added in place may hold a key.
         return f"<Settings {self.endpoints.inference_url}>"
 
     @property

@@ -17,7 +17,7 @@ from ..hooks import Hook, ToolInfo, tell
 from ..tools import Tool, ToolContext, result_text, text_of_error
 from ..types import ToolCall
 
-_MAX_ID = 80  # characters of the id of a call, which a server made
+_MAX_ID = 80  # maximum characters of the id of a call that a note shows
 
 
 class ToolRules(msgspec.Struct, frozen=True, kw_only=True):
