@@ -128,7 +128,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     event_bytes: int | None = 16 * _MIB
-    line_bytes: int | None = 16 * _MIB + 1024  # the longest event, and the name of its field
+    line_bytes: int | None = 16 * _MIB + 1024  # the longest event on one line, with the name of its field
     body_bytes: int | None = 64 * _MIB
     error_body_bytes: int = 64 * 1024
     error_body_seconds: float = 5.0
@@ -233,7 +233,7 @@ def replace_options(options: EndpointOptions, changes: EndpointOptions) -> Endpo
         changed["model_access_key"] = changes["access_token"]
         changed["api_key"] = None
     elif "access_token" in changes and changed.get("model_access_key") == options.get("access_token"):
-        changed["model_access_key"] = None  # the token that is taken away was the key for inference
+        changed["model_access_key"] = None  # the token that is removed was also the key for inference
     base = changed.pop("base_url", None)
     for part in ("inference", "agent"):
         if "base_url" in changes:
@@ -361,7 +361,7 @@ def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
         problem = f"its scheme is {parts.scheme!r}; only https and http are supported"
     elif parts.username is not None or parts.password is not None:
         problem = "it holds a user name or password; give the key as an argument"
-    elif "?" in text or "#" in text:  # also an empty one, behind which the path would go
+    elif "?" in text or "#" in text:  # also an empty query, because a path would be appended to it
         problem = "it has a query or a fragment; give default_query instead"
     elif re.search(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]", text):
         problem = "it has white space or control characters"
@@ -377,8 +377,8 @@ def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
     return text
 
 
-# Where no address of the internet is. Not by `is_private` of `ipaddress`: that holds also for addresses that lead to
-# others (6to4, Teredo, mapped ones), for reserved ones, and not for the same ones in all versions of Python.
+# The networks without an address of the internet. `ipaddress.is_private` is not used: it is also true for addresses that lead
+# to others (6to4, Teredo, mapped addresses) and for reserved addresses, and differs between versions of Python.
 _PRIVATE = tuple(
     ipaddress.ip_network(network)
     for network in ("0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
@@ -408,7 +408,7 @@ def _is_host(parts: SplitResult, host: str) -> bool:
         return True
     if _NUMBERS.fullmatch(host):
         return False  # some resolvers read such a name as an address, and others do not: 134744072 is 8.8.8.8
-    if not host.isascii():  # otherwise loading the codec would take longer than making the client
+    if not host.isascii():  # for ASCII, loading the codec would take longer than making the client
         try:
             host.encode("idna")  # the encoded parts are neither empty nor too long
         except UnicodeError:
@@ -423,5 +423,5 @@ def _is_private(host: str) -> bool:
         return any(address in network for network in _PRIVATE)
     name = host.rstrip(".").lower()
     if not name.isascii():
-        return False  # in such a name other characters than a dot separate parts, too
+        return False  # in such a name, characters other than the dot also separate parts
     return "." not in name or name.endswith(_PRIVATE_NAMES)

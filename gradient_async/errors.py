@@ -75,7 +75,7 @@ class RequestInfo(msgspec.Struct, frozen=True, kw_only=True):
     headers: Headers = Headers()
 
     def __repr__(self) -> str:
-        # Without headers, because logs show this repr, and any header may contain a secret.
+        # The repr has no headers, because logs show the repr, and any header may contain a secret.
         return f"RequestInfo(method={self.method!r}, url={self.url!r})"
 
 

@@ -92,7 +92,7 @@ class ToolInfo(msgspec.Struct, kw_only=True, eq=False):
     description: str | None = None
     turn: int = 0
     seconds: float = 0.0
-    # The name alone: the traceback of an exception leads to a frame that has this object.
+    # Only the name of the class is kept: the traceback of an exception leads to a frame that refers to this object.
     error_type: str | None = None
     redact: Callable[[str], str] = str
     state: dict[Any, Any] = msgspec.field(default_factory=dict[Any, Any])

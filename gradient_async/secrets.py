@@ -18,7 +18,8 @@ _SECRET_HEADERS = frozenset(
     {"authorization", "proxy-authorization", "x-api-key", "api-key", "cookie", "x-auth-token"}
 )
 
-# Names of headers whose values are not shown, known or not: `X-Goog-Api-Key`, `CF-Access-Client-Secret`, `Set-Cookie`.
+# Matches names of headers whose values are not shown, also of headers that this library does not know: `X-Goog-Api-Key`,
+# `CF-Access-Client-Secret`, `Set-Cookie`.
 _SECRET_NAME = re.compile("auth|cookie|credential|key|pass|secret|session|signature|token", re.IGNORECASE)
 _REPLACEMENT = "[key]"
 
@@ -292,7 +293,7 @@ class Redactor:
         found: list[tuple[int, int, str]] = []
         lower = text.replace(
             "İ", "i"
-        ).lower()  # of as many characters: no other letter is longer in lower case
+        ).lower()  # as long as the text, because no other letter becomes longer in lower case
         for form, beginning, shown in self._forms:
             start = lower.find(beginning)
             while start >= 0:
@@ -345,7 +346,7 @@ class Redactor:
         if error.response is not None:
             error.response = self.info(error.response)
         partial = getattr(error, "partial", None)
-        if partial is not None:  # all else in it is the model's, and has been delivered
+        if partial is not None:  # all other text in it comes from the model, and was delivered
             partial.request_id = self.value(partial.request_id)
 
 

@@ -23,7 +23,7 @@ import msgspec
 from ..errors import escape
 from ..types import ChatCompletion, ChunkChoice, TokenLogprob, ToolCall
 
-# Windows has none: its console shows nothing that is typed while nobody reads it.
+# Windows has no termios, and needs none: its console shows nothing that is typed while no program reads it.
 termios: Any = importlib.import_module("termios") if importlib.util.find_spec("termios") else None
 
 Kind: TypeAlias = Literal["text", "reasoning", "refusal", "call"]
@@ -292,7 +292,7 @@ def _hushed(stream: TextIO | None) -> Generator[None, None, None]:
     """
     mode: list[Any] = []
     if termios is not None and stream is not None:
-        with suppress(OSError, termios.error):  # it is a file
+        with suppress(OSError, termios.error):  # the stream may be a file
             mode = termios.tcgetattr(stream.fileno())
             _set_mode(stream, [*mode[:3], mode[3] & ~termios.ECHO | termios.NOFLSH, *mode[4:]])
     try:
@@ -304,7 +304,7 @@ def _hushed(stream: TextIO | None) -> Generator[None, None, None]:
 
 def _set_mode(stream: Any, mode: list[Any]) -> None:
     """Set the mode of a terminal, if this process is in its foreground: another would be stopped by the attempt."""
-    with suppress(OSError, termios.error):  # the terminal is that of another session, or gone
+    with suppress(OSError, termios.error):  # the terminal may be gone, or belong to another session
         if os.tcgetpgrp(stream.fileno()) == os.getpgrp():
             termios.tcsetattr(stream.fileno(), termios.TCSADRAIN, mode)
 

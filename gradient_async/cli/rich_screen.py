@@ -202,7 +202,7 @@ class AnswerScreen:
     def _print_blocks(self) -> None:
         """Print all blocks except the last block."""
         text = "".join(self._block)
-        # Without the last line, which more text may turn into a block of another kind.
+        # The last line is left out, because more text may turn it into a block of another kind.
         start = last_block(text[: text.rfind("\n") + 1])
         if start:
             self._keep(text[start:])

@@ -18,7 +18,7 @@ from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, Conver
 from ..types.nesting import MAX_DEPTH, decode_arguments
 
 if TYPE_CHECKING:
-    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    # `typing.TypeVar` has defaults from Python 3.13 on. Type checkers know `typing_extensions` even where it is not installed.
     from typing_extensions import TypeVar
 
     T_co = TypeVar("T_co", default=Any, covariant=True)
@@ -100,7 +100,7 @@ class GrowingAnswer(GrowingValue):
 
     def __init__(self, pieces: list[str]) -> None:
         super().__init__(pieces)
-        self._looked = False  # whether the text was searched for its opening, as far as it can be
+        self._looked = False  # whether the search for the opening has ended
 
     def after(self, count: int) -> Any:
         """Return the value after this number of pieces, or after more of them if it was asked for before."""
@@ -436,7 +436,8 @@ class ToolStartedEvent(Event, frozen=True, kw_only=True):
     call: ToolCall
 
 
-# The names of two fields begin with the prefix of fields that are not encoded: they hold any objects.
+# The encoded names of `result` and `error` have the prefix of fields that are left out of encoded events, because their values
+# may be any objects.
 class ToolFinishedEvent(Event, frozen=True, kw_only=True):
     """A tool has finished. These events come in the order in which the tools finish.
 

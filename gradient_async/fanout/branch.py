@@ -177,8 +177,8 @@ class Branch:
         request_id = reply.redactor.value(reply.request_id)
         self._merged.on_response(request_id, reply.rate_limits, reply.attempts)
         self._merged.on_open(reader)
-        # Chunks before the first content, which do not win the race. A server may send them for ever, so only the first are
-        # kept; instead of more, one chunk with everything that they have brought is passed on.
+        # Chunks before the first content, with which a request does not win the race. A server may send such chunks for ever,
+        # so only the first are kept. If there are more, one chunk with everything that was received is passed on instead.
         early: list[ChatCompletionChunk] = []
         try:
             while (chunks := await reader.next_chunks()) is not None:
@@ -240,8 +240,8 @@ class Branch:
         finally:
             for racer in racers:
                 racer.cancel()
-            # A task keeps its exception, and the frames of the exception refer to this object, which therefore gives up the
-            # tasks; before the wait, because the wait may be cancelled.
+            # This object drops its tasks, because a task keeps its exception, whose frames refer to this object. It drops them
+            # before the wait, because the wait may be cancelled.
             self._racers, self._winner = [], None
             await asyncio.wait(racers)
 

@@ -33,7 +33,7 @@ from .result_file import Row
 from .tasks import later
 
 if TYPE_CHECKING:
-    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    # `typing.TypeVar` has defaults from Python 3.13 on. Type checkers know `typing_extensions` even where it is not installed.
     from typing_extensions import TypeVar
 
     C_co = TypeVar("C_co", bound=ChatCompletion, default=ChatCompletion, covariant=True)
@@ -112,8 +112,8 @@ class MapFailure(_Result[Any], frozen=True, kw_only=True):
         raise copy_of(self.error)
 
 
-# For type checkers a union, because they narrow a union by one of its members, and no base class: after `result.error is
-# None` they know that `completion` is a completion. The base class has the same members, and `isinstance` takes it.
+# For type checkers `MapResult` is a union and not a base class, because they narrow only a union: after `result.error is None`
+# they know that `completion` is a completion. At run time it is the base class, which works with `isinstance`.
 if TYPE_CHECKING:
     MapResult: TypeAlias = MapSuccess[C_co] | MapFailure
 else:
@@ -182,7 +182,7 @@ class MapWorkers:
         self._stopping = False  # whether workers are being cancelled on purpose
         self._complete = False  # whether the caller's iterable came to its end
         self._run: JournalRun | None = None
-        # The last statement: if a later statement failed, nothing would close the journal.
+        # This statement must be the last: if a later one failed, nothing would close the journal.
         if journal is not None:
             opened = journal if isinstance(journal, Journal) else Journal(journal)
             self._run = opened.begin(owned=opened is not journal)
@@ -321,7 +321,7 @@ class MapWorkers:
             if answer is None:
                 answer = await self._get_completion(index, params, form)
             elif form is not None and isinstance(answer, ChatCompletion):
-                # The file has only the text. The value is decoded again, by the present type.
+                # The file has only the text, so the value is decoded again, by the type of this run.
                 parsed, fault = judge(answer, form)
                 answer = parsed if fault is None else fault
         except JournalError as error:
@@ -360,7 +360,7 @@ class MapWorkers:
     async def _get_completion(
         self, index: int, params: dict[str, Any], form: Answer[Any] | None
     ) -> ChatCompletion:
-        # No local variable for the task: a cancelled task holds its exception, whose traceback holds this frame.
+        # The task is not put into a local variable: a cancelled task holds its exception, whose traceback holds this frame.
         self._sending.add(asyncio.current_task())
         try:
             return await self._perform(params, form)
@@ -369,7 +369,7 @@ class MapWorkers:
             invalid = InvalidRequestError(f"request {index}: {error}")
         finally:
             self._sending.discard(asyncio.current_task())
-        # Outside the handler, so that the TypeError with its frames is not the context.
+        # The error is raised outside the handler. Otherwise the TypeError, which holds its frames, would be its context.
         raise copy_of(invalid)
 
     def _put(
@@ -417,7 +417,7 @@ class MapWorkers:
         self._exhausted = True
         self._ready.clear()
         self._cancel()
-        # Now, and not when the last worker is gone: the caller may begin the next run with the same file at once. A worker
+        # The run ends now, and not with its last worker: the caller may begin the next run with the same file at once. A worker
         # that is cancelled writes nothing.
         self._end_run()
 

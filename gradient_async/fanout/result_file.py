@@ -55,14 +55,14 @@ from ..errors import (
 )
 from ..types import ChatCompletion, CompletionUsage, Headers
 
-Name: TypeAlias = bytes | int | None  # of a result: its custom_id as JSON, or its line
+Name: TypeAlias = bytes | int | None  # the custom_id of a result as JSON, or the number of its line
 
 _BAD_LINE = "BadLine"
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _START = b'{"id":'  # every result begins with this, because `encode_result` puts the field first
 _DIGEST_BYTES = 16
 _API_ERROR_FIELDS = ("code", "status_code", "request_id", "retry_after", "attempts")
-# Statuses that the same request would get again.
+# The same request would get these statuses again.
 _OWN_FAULT = frozenset({400, 404, 413, 422})
 _NOT_IN_DIGEST = frozenset({"stream", "stream_options", "timeout", "extra_headers"})
 _KEPT = frozenset({"timeout", "extra_headers"})  # options that have no JSON form, and need not be read twice
@@ -232,7 +232,7 @@ def _error_fields(error: GradientError | str | None) -> dict[str, Any] | None:
 def _response_fields(completion: ChatCompletion | None) -> dict[str, Any] | None:
     if completion is None:
         return None
-    # Not `completion.body`, which keeps the decoded body for as long as the user keeps the completion.
+    # `completion.body` is not read here: it would keep the decoded body for as long as the user keeps the completion.
     content, decode, _ = getattr(completion, "source", (None, None, None))
     body = content if decode is None else decode(content)
     several = {} if completion.attempts == 1 else {"usage": completion.usage}
@@ -331,7 +331,7 @@ class ResultFile:
             number: How many lines are before.
         """
         try:
-            # The file that is open and locked, whatever has its name now.
+            # This reads the file that is open and locked, even if another file has got its name.
             with open(os.dup(self._file), "rb") as file:  # noqa: PTH123
                 file.seek(start)
                 for line in file:

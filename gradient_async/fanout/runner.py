@@ -29,7 +29,7 @@ from .merge import MergedChunks, closed_error
 from .tasks import later
 
 if TYPE_CHECKING:
-    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    # `typing.TypeVar` has defaults from Python 3.13 on. Type checkers know `typing_extensions` even where it is not installed.
     from typing_extensions import TypeVar
 
     C_co = TypeVar("C_co", bound=ChatCompletion, default=ChatCompletion, covariant=True)

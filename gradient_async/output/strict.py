@@ -69,7 +69,7 @@ class _StrictForm:
             raise NoSchemaError("$", f"objects nested deeper than {_MAX_LEVELS} levels")
 
     def _form(self, schema: Any, path: str) -> dict[str, Any]:
-        if not is_object(schema):  # True, for any value
+        if not is_object(schema):  # the schema True, which allows any value
             schema = dict[str, Any]()
         if "$ref" in schema:
             name = schema["$ref"].removeprefix(REF)

@@ -10,8 +10,9 @@ from email.utils import parsedate_to_datetime
 
 from ..types import RateLimit, RateLimits
 
-# The headers of each limit, "{}" for limit, remaining and reset. The first pattern that a reply has a header of counts.
-# DigitalOcean's own come first; "-tokens" and "x-ratelimit-{}" alone pass through from other providers.
+# The headers of each limit, where "{}" stands for limit, remaining or reset. The first pattern that matches a header of the
+# reply counts. The headers of DigitalOcean come first; those with "-tokens", or "x-ratelimit-{}" alone, come from other
+# providers.
 _HEADERS = {
     "requests": ("x-ratelimit-{}-requests", "ratelimit-{}", "x-ratelimit-{}"),
     "tokens_per_minute": ("x-ratelimit-{}-tokens-per-minute", "x-ratelimit-{}-tokens"),
@@ -25,7 +26,7 @@ _DURATION = re.compile(f"(?:{_PIECE})+")
 _PIECES = re.compile(_PIECE)
 # A reset from this number on is a Unix time in seconds; a smaller one is a number of seconds from now.
 _OLDEST_EPOCH = 1_000_000_000
-# Seconds. A reset that is further off was not meant so: it is a time in milliseconds, or the clock of a server is wrong.
+# Seconds. A reset that is further away is an error: it is a time in milliseconds, or the clock of the server is wrong.
 _MAX_DISTANCE = 86400.0
 _MIN_WAIT = 1.0  # seconds
 _TOO_MANY_REQUESTS = 429
@@ -131,7 +132,7 @@ def retry_after(headers: Mapping[str, str], *, status: int, now: float, jitter: 
     resets = [
         limit.reset
         for limit in (limits.requests, limits.tokens_per_minute, limits.tokens_per_day)
-        # Neither None nor 0, which means that the time is not known.
+        # A reset of None or 0 means that the time is not known, so it does not count.
         if limit.reset and (status == _TOO_MANY_REQUESTS or limit.remaining == 0)
     ]
     if not resets:

@@ -78,8 +78,9 @@ class EvenRate:
         self._interval = _MINUTE / per_minute
         self._burst = max(self._interval, 1.0)  # in seconds; long enough for one unit
         self._due = float("-inf")
-        # The sum of the last minute, and its parts. Each part has its start, and the amount that was sent in the _PART seconds
-        # after it. A list of all amounts would be long; parts are few, and their inaccuracy is smaller than _SLACK.
+        # The amount that was sent in the last minute, and its parts. Each part has a start, and the amount that was sent in the
+        # _PART seconds after it. A list of all amounts would be long; there are few parts, and their inaccuracy is smaller than
+        # _SLACK.
         self._passed = 0.0
         self._parts: deque[list[float]] = deque()
 

@@ -27,11 +27,11 @@ except ModuleNotFoundError as error:
 _NAMESPACE = "gradient"
 # Seconds for which a worker may use a lease. When the server tells one worker to wait, all workers wait within this time.
 _LEASE_SECONDS = 0.25
-# A lease has what the rate allows in this many seconds, at most: little is lost with a worker, and yet the actor is asked
-# some ten times a second only, however high the rate is.
+# A lease has at most what the rate allows in this many seconds. So little is lost when a worker dies, and the actor is asked
+# only about ten times a second, however high the rate is.
 _LEASE_SHARE = 0.1
-# Seconds by which a wait that the actor reports must be longer than the known one. A shorter difference is what the message
-# took on its way, and a new wait would begin the ramp anew.
+# Seconds by which a wait that the actor reports must be longer than the known wait. A shorter difference is only the time that
+# the message took, and a new wait would begin the ramp anew.
 _SAME_WAIT = 0.05
 _MINUTE = 60.0
 _WORDS = ("requests_per_minute", "tokens_per_minute", "adaptive")  # the options of every `Pace`
@@ -315,7 +315,8 @@ class SharedPace(Pace):
                 last=self._last,
             )
             self._turns.missing = self._tokens.missing = 0.0
-        # In a thread, because the first call to an actor, and one to an actor that has died, takes long.
+        # The call is made in a thread, because the first call to an actor takes long, and so does a call to an actor that has
+        # died.
         threading.Thread(target=self._renew, args=(ask,), daemon=True).start()
         return turn
 

@@ -180,11 +180,11 @@ class Complete:
             journal = Path(journal)
             if journal.exists() and not journal.is_dir():
                 raise ConfigurationError(f"journal={str(journal)!r} is not a folder")
-        # A copy, because dropping this object closes it.
+        # The client is copied, because dropping this object closes its client.
         self._client = deepcopy(client) if isinstance(client, AsyncGradient) else _make_client(client)
         _check_key(self._client, defaults)
         self._options: dict[str, Any] = {"max_concurrency": max_concurrency, "pace": pace, **defaults}
-        self._client.chat.completions.map((), **self._options)  # checks them
+        self._client.chat.completions.map((), **self._options)  # checks the options
         self._request = request
         self._folder, self._job = journal, job or secrets.token_hex(8)
         self._key = key
@@ -379,8 +379,8 @@ def complete(
                 num_cpus=num_cpus,
                 compute=importlib.import_module("ray.data").ActorPoolStrategy(size=workers),
                 udf_modifying_row_count=False,
-                # Of the actor: it gets its next batch while it waits for the last replies of this one. Requests of both are
-                # limited together, by `Complete`.
+                # This is the concurrency of the actor: it gets its next batch while it waits for the last replies of this one.
+                # `Complete` limits the requests of both batches together.
                 max_concurrency=2,
                 max_restarts=max_restarts,
                 max_task_retries=max_task_retries,

@@ -161,7 +161,7 @@ class Attempt:
                 lacks_files=progress.lacks_files and progress.phase == "connect",
                 peer=self._peer,
             )
-        # A reply to the attempt to connect is that of a proxy.
+        # A reply that comes in the phase "connect" is the reply of a proxy.
         begun = progress.phase != "connect" and (progress.begun or reply_begun(failure))
         progress.lost = isinstance(failure, aiohttp.ClientConnectionError) and not begun
         lost = connection_error(
@@ -174,7 +174,7 @@ class Attempt:
             session=session,
         )
         if not isinstance(lost, APIError):
-            # A copy: the traceback of `lost` would hold this frame, which holds `lost`.
+            # A copy is raised: the traceback of `lost` would hold this frame, which holds `lost`.
             raise ConfigurationError(lost.message)
         call.redactor.clean(lost)
         lost.__cause__ = os_error_of(failure)
@@ -224,7 +224,8 @@ class Attempt:
             and not self._session.trust_env
             and aiohttp_internals.middlewares_of(self._session) is None
         )
-        # The host as ASCII: a name may be no encoded name, although it begins like one.
+        # `raw_host` is the host as it is sent. `host` would decode it, and raise an error for a name that begins with `xn--`
+        # and is not encoded.
         return Peer(
             f"{url.raw_host}:{url.port}", self._progress.proxy, unsure=unsure, tls=url.scheme == "https"
         )

@@ -134,7 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         handler = self._handler
         progress.begun = (
-            True  # even by one byte: a connection that the server closed while idle delivers none
+            True  # after one byte: a connection that the server closed while it was idle delivers no byte
         )
         while data:
             if not self._head:

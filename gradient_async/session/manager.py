@@ -147,7 +147,8 @@ class SessionManager:
         while True:
             if self._cooldowns:
                 waited = await self._wait_for_cooldown(call, origin, started, spent, trace, turn=turn)
-                # The waits of others do not use up the patience of a call that waits for its turns anyway.
+                # A patient call waits for its turns anyway, so waits that the server named to other calls do not use up its
+                # budget.
                 spent = spent if patient else waited
             attempts += 1
             if trace is not None:
@@ -182,7 +183,7 @@ class SessionManager:
             )
             if wait is None or (deadline is not None and loop.time() + wait >= deadline):
                 raise copy_of(outcome)
-            # A server that refuses because of a quota works, so the retry is free.
+            # A server that refuses because of a quota is not failing, so this retry takes no tokens.
             if not is_refusal(outcome):
                 paid += self._pay(call, origin, outcome)
             spent += wait
@@ -218,7 +219,7 @@ class SessionManager:
         wait = error.retry_after
         if not wait or wait > call.retry.budget:
             return
-        # Only 429, 503 and 529 speak of the server as a whole; a wait that another status names is for that request.
+        # Only 429, 503 and 529 concern the server as a whole. With any other status, the wait is for this request alone.
         if not isinstance(error, (RateLimitError, OverloadedError)) or isinstance(error, QuotaExceededError):
             return
         until = time.monotonic() + wait

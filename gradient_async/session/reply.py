@@ -161,8 +161,8 @@ class Reply:
             error: The error.
             content: The part of the body that the error should show.
         """
-        # Keys are looked for in all that the error has, so that it may not have much: a large body would hold up the
-        # event loop.
+        # Keys are searched in everything that the error has. The size is limited, because searching a large body would block
+        # the event loop.
         size = self.limits.error_body_bytes
         error.response = self.info(content[:size])
         error.body = _beginning(error.body, size)

@@ -469,7 +469,7 @@ class Gradient(Closing, Attributes, Hinted):
         """Whether `close` was called."""
         return self._client.is_closed()
 
-    if not TYPE_CHECKING:  # checkers would accept any name
+    if not TYPE_CHECKING:  # with `__setattr__`, type checkers would accept every name
 
         @conceal
         def __setattr__(self, name: str, value: object) -> None:

@@ -87,7 +87,7 @@ class Call:
     @property
     def started(self) -> bool:
         """Whether the loop has begun the function, or `answer` has given a result in its place."""
-        # `done` does not show it: the thread that waited has locked it again.
+        # The lock `done` does not show this, because the thread that waited has locked it again.
         return self._task is not None or self._answered
 
     def answer(self, result: Any) -> None:

@@ -85,7 +85,7 @@ def _events(
             request = state.request()
             if state.stream:
                 with completions.stream(**request) as stream:
-                    # If this is the last turn, `receive` raises the error.
+                    # The error is suppressed here, because `receive` raises it if this is the last turn.
                     with contextlib.suppress(OutputError):
                         for event in stream.events():
                             yield state.of_turn(event)

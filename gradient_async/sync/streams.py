@@ -51,7 +51,7 @@ from ..types import (
 from .loop import LOOK, Call, LoopThread, loop_thread
 
 if TYPE_CHECKING:
-    # `typing.TypeVar` has defaults from Python 3.13 on. Checkers know this module wherever they run.
+    # `typing.TypeVar` has defaults from Python 3.13 on. Type checkers know `typing_extensions` even where it is not installed.
     from typing_extensions import TypeVar as TypeVarWithDefault
 
     K_co = TypeVarWithDefault("K_co", bound=ChatCompletion, default=ChatCompletion, covariant=True)

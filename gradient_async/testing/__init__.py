@@ -1,10 +1,10 @@
 """A test server on loopback, which plays scripts down to single socket writes, or simulates a model."""
 
-# The way of a request: `server` is what tests hold, and `service` its engine, which reads requests (`connection`, `request`)
-# and gives each one to a handler. That is the next reply of the `script`, made of `payloads`. After these it is `api`, which
-# checks paths, keys and `quota`, knows what browsers ask for (`browser`), and has one of two backends: the `simulation` of
-# a model (`words`, `schemas`), or `replay`, which finds recordings (`manifest`, `matching`) and otherwise lets the `recorder`
-# ask another server (`upstream`).
+# The path of a request: tests hold a `server`. Its engine, the `service`, reads requests (`connection`, `request`) and gives
+# each request to a handler. The next reply of the `script`, made of `payloads`, is the handler, as long as there is one. After
+# that `api` is the handler: it checks paths, keys and `quota`, answers what only browsers ask for (`browser`), and has one of
+# two backends. One is the `simulation` of a model (`words`, `schemas`). The other is `replay`, which finds recordings
+# (`manifest`, `matching`) and otherwise lets the `recorder` ask another server (`upstream`).
 
 from .connection import Connection
 from .payloads import chunk, completion, head, http_chunk, sse

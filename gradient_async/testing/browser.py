@@ -10,8 +10,8 @@ from .payloads import head
 from .request import Request
 from .script import Reply, reply_bytes
 
-# Pages of this machine only: any other page that somebody has open could spend the key of an upstream server, or read
-# recordings. `null` is the origin of files, and also of a frame that any page can make.
+# Only pages of this machine are permitted: any other page could spend the key of an upstream server, or read recordings. The
+# origin `null` is not permitted: files have it, but every page can make a frame with this origin.
 _LOOPBACK = re.compile(
     r"https?://(?:(?:[\w-]+\.)*localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]{1,5})?", re.IGNORECASE
 )
@@ -49,7 +49,7 @@ def preflight(request: Request) -> Reply | None:
         return None
     headers |= {
         "access-control-allow-methods": "GET, POST",
-        # A star would not include Authorization.
+        # `*` would not permit the header Authorization, so the headers are named.
         "access-control-allow-headers": request.headers.get("access-control-request-headers", "*"),
         "access-control-max-age": "600",
     }

@@ -20,8 +20,8 @@ from .request import Request
 
 REPLACEMENT = "***"
 
-# Keys of other people, in prompts and answers. A short `sk-` must stand at the beginning of a word, as in `task-force`
-# there is no key; a long one with a digit counts anywhere, since the word before it may be an escape (`\nsk-`).
+# Matches keys of other people, in prompts and answers. A short key must begin a word, because `task-force` contains no key. A
+# long key with a digit counts anywhere, because the characters before it may be an escape (`\nsk-`).
 _KEYS = re.compile(
     r"(?<![0-9A-Za-z])sk-[\w-]{8,}|sk-(?=[A-Za-z_-]{0,200}[0-9])[\w-]{16,}|do[opr]_v1_\w+", re.ASCII
 )

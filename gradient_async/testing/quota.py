@@ -11,7 +11,7 @@ from ..types.model import build_tables
 
 _STATUSES = (429, 503, 529)
 _WAITS = ("reset", "retry-after", "unknown")
-# A client that comes back exactly when the bucket has refilled must not fail for a rounding error.
+# A client that comes back exactly when the bucket has refilled must not be refused because of a rounding error.
 _TOLERANCE = 1e-6
 
 

@@ -35,7 +35,7 @@ def parse_upstream(url: str) -> SplitResult:
         ValueError: If the scheme is neither http nor https, or if the URL has more than scheme, host, port and path.
     """
     parts = urlsplit(url)
-    # A port out of range is a ValueError.
+    # `parts.port` raises a ValueError for a port out of range.
     if parts.scheme not in _PORTS or not parts.hostname or parts.port == 0:
         raise ValueError("upstream: give a URL such as https://inference.do-ai.run")
     if parts.username is not None or parts.query or parts.fragment:
