@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """Run the command line; return its exit status."""
     try:
-        # Ctrl-C while this loads ends the program silently. While Python loads the package itself, it can't be caught.
+        # Ctrl-C during this import ends the program silently. Ctrl-C while Python imports the package itself can't be caught.
         from .cli import main  # noqa: PLC0415  # inside the try, which catches Ctrl-C
     except KeyboardInterrupt:
         return 130

@@ -355,7 +355,7 @@ def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
     except ValueError:
         host = parts = None
     problem: str | None = None
-    if parts is None or not host or parts.netloc.endswith(":"):  # `http:/host` would be the host `http`
+    if parts is None or not host or parts.netloc.endswith(":"):  # `http:/host` would name the host `http`
         problem = "it has no host, or its port is not a number"
     elif parts.scheme not in {"http", "https"}:
         problem = f"its scheme is {parts.scheme!r}; only https and http are supported"
@@ -410,7 +410,7 @@ def _is_host(parts: SplitResult, host: str) -> bool:
         return False  # some resolvers read such a name as an address, and others do not: 134744072 is 8.8.8.8
     if not host.isascii():  # for ASCII, loading the codec would take longer than making the client
         try:
-            host.encode("idna")  # the encoded parts are neither empty nor too long
+            host.encode("idna")  # raises an error if an encoded part is empty or too long
         except UnicodeError:
             return False
     return _NAME.fullmatch(host) is not None

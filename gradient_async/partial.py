@@ -26,7 +26,7 @@ _KEYS = (_KEY, _KEY_OR_END)
 _COLON = ":"
 _AFTER_ITEM = ",]"
 _AFTER_MEMBER = ",}"
-_NOTHING = ""  # after the root
+_NOTHING = ""  # nothing but white space may come after the root
 
 _WHITE = " \t\n\r"
 
@@ -253,7 +253,7 @@ class PartialJSON:
             elif _is_half(character):
                 at += 1
                 piece = character
-            else:  # a control character
+            else:  # the character is a control character
                 at = self._fail(text, at)
                 break
             if self._high or _is_half(piece):

@@ -353,7 +353,7 @@ class Redactor:
 def _forms_of(key: str) -> Iterator[str]:
     """Yield the forms of a key that removing escapes does not turn into the key."""
     yield key
-    yield key.replace(" ", "+")  # as in the query of a URL
+    yield key.replace(" ", "+")  # the form of the key in the query of a URL
     data = key.encode()
     yield data.hex()
     yield data.hex().upper()

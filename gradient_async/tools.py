@@ -184,7 +184,7 @@ class Tool(Generic[P, R]):
         raise _refused(self._label, f"{refusal.problem} (at {refusal.path})", parameter and parameter[1])
 
     def _make_parameters(self, descriptions: dict[str, str]) -> dict[str, Any]:
-        schema = self._codec.schema  # may be changed: the codec belongs to this tool alone
+        schema = self._codec.schema  # the schema may be changed, because the codec belongs to this tool alone
         for name, property_ in schema["properties"].items():
             default = self._hints[name][1]
             if name in descriptions:

@@ -86,7 +86,7 @@ def since(state: ChoiceState, position: Position) -> ChunkChoice | None:
             if call.indexed:
                 delta.index = call.index
             if state.calls.index.latest[call.index if call.indexed else None] is not call:
-                delta.id = call.id or None  # by its index alone, the fragment would go to another call
+                delta.id = call.id or None  # with the index alone, the fragment would go to another call
             calls.append(delta)
     older = () if state.function_call is None else _call_since(state.function_call, position.function_call)
     choice = ChunkChoice(

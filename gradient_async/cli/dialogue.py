@@ -26,7 +26,7 @@ DIALOGUE_VARIABLES = {
     "VISUAL": "editor for /edit in a conversation; EDITOR if not set",
 }
 
-_MAX_SHOWN = 60  # characters of a question that was taken away
+_MAX_SHOWN = 60  # maximum characters that are shown of a question that was removed
 
 # Name, arguments and meaning of each command.
 _HELP = (
@@ -130,7 +130,7 @@ class Dialogue:
         before = len(messages)
         try:
             self._chat.ask(content)
-        finally:  # also after Ctrl-C
+        finally:  # runs also after Ctrl-C
             self._unanswered = content if len(messages) == before else None
 
     def _command(self, name: str, rest: str) -> bool:

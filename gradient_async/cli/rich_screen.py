@@ -21,12 +21,12 @@ from rich.text import Text
 
 from ..errors import escape
 
-_REFRESHES = 12  # per second
+_REFRESHES = 12  # number of times that the screen is drawn in a second
 _MAX_COLUMNS = 4
-_MIN_WIDTH = 20  # characters of a panel
+_MIN_WIDTH = 20  # minimum characters of a panel in one line
 _FRAME = 4  # characters of a panel's frame in each line; a frame also has two lines of its own
-_MIN_LINES = 2  # of text in a panel: the number of lines above, and the last line
-_MAX_BAR = 40  # characters
+_MIN_LINES = 2  # minimum lines of text in a panel: the number of lines above, and the last line
+_MAX_BAR = 40  # maximum characters of the progress bar
 _MIN_BAR = 8
 _STYLES = {"text": "", "reasoning": "dim italic", "refusal": "red", "call": "cyan"}
 # Each colour with its minimum probability.
@@ -299,7 +299,7 @@ class PanelScreen:
         screen_width, screen_height = self._console.size
         columns = max(1, min(len(panes), _MAX_COLUMNS, screen_width // _MIN_WIDTH))
         rows = -(-len(panes) // columns)
-        columns = -(-len(panes) // rows)  # with as many panels in each row as fit
+        columns = -(-len(panes) // rows)  # each row has as many panels as fit
         width = screen_width // columns
         shown_rows = rows if self._ended else max(1, min(rows, (screen_height - 2) // (_MIN_LINES + 2)))
         height = max(_MIN_LINES, (screen_height - 2) // shown_rows - 2)

@@ -139,7 +139,7 @@ def _log(server: Server, request: Request, *, quiet: bool) -> None:
         line += f": {request.failure}"
     elif request.closed_at is not None:
         line += "; the client left"
-    with contextlib.suppress(OSError):  # standard error is a pipe that was closed
+    with contextlib.suppress(OSError):  # standard error may be a pipe that was closed
         note(line)
 
 

@@ -140,7 +140,7 @@ _ROUTES: dict[Operation, tuple[str, str]] = {
 }
 _MAPPINGS = frozenset({"extra_headers", "extra_query", "extra_body"})
 OPTIONS = _MAPPINGS | {"timeout"}
-_MAX_ERROR = 1024 * 1024  # bytes of the body of a 2xx reply that is searched for an error
+_MAX_ERROR = 1024 * 1024  # maximum bytes of the body of a 2xx reply that is searched for an error
 
 
 class RequestTemplate:
@@ -248,7 +248,7 @@ def check_options(arguments: dict[str, Any]) -> None:
             continue
         if not isinstance(value, Mapping):
             kind = type(value).__name__
-            del value  # it may hold a key
+            del value  # the value may hold a key
             raise TypeError(f"{name}: expected a dict, not {kind}")
         options = cast("Mapping[Any, Any]", value)
         arguments[name] = hide_headers(options) if name == "extra_headers" else given(options)

@@ -168,7 +168,7 @@ class APIResponse(Generic[T]):
             end = len(rest) - len(rest) % chunk_size
             for start in range(0, end, chunk_size):
                 yield bytes(rest[start : start + chunk_size])
-            del rest[:end]  # once for all pieces, because each deletion copies the bytes that remain
+            del rest[:end]  # deletes all pieces at once, because each deletion copies the bytes that remain
         if rest:
             yield bytes(rest)
 

@@ -231,7 +231,7 @@ async def _events(
             finally:
                 await tools.stop()
             if state.stop_when is not None:
-                answer = state.stop_when(run())  # not None: a run exists while its generator runs
+                answer = state.stop_when(run())  # `run()` is not None: a run exists while its generator runs
                 state.complete = bool(await answer if isawaitable(answer) else answer)
     except Exception as error:
         state.fail(error, turn)

@@ -144,7 +144,7 @@ class TurnTools:
             if failure is not None:
                 raise failure
         finally:
-            del failure  # its traceback refers to this frame
+            del failure  # the traceback of the failure refers to this frame
         return None
 
     def _begin(self) -> None:
@@ -168,7 +168,7 @@ class TurnTools:
                     await asyncio.wait(self._tasks)
             raise
         finally:
-            self.failure = None  # its traceback refers to this object
+            self.failure = None  # the traceback of the failure refers to this object
 
     def cancel(self) -> None:
         """Cancel the tools."""

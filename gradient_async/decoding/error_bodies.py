@@ -269,7 +269,7 @@ def _says_failed(body: dict[str, Any]) -> bool:
     return (
         any(fields.get(name) for name in ("errormsg", "errmsg", "errormessage"))
         or (isinstance(id_, str) and not fields.get("object") and _NAME.fullmatch(id_) is not None)
-        or ("choices" in body and body["choices"] is None)  # the body of a completion without result
+        or ("choices" in body and body["choices"] is None)  # a completion without a result has this body
         or _FAILED.search(_message_of(message)[:_MAX_TEXT]) is not None
     )
 

@@ -30,8 +30,8 @@ _OTHERS = 1000  # everything else in a reply may be as long as this many entries
 # counting all values first would take a third of the time of decoding.
 _ALTERNATIVES = b'"top_logprobs"'
 _EARLY = 4096
-_LARGE = 8 * 1024 * 1024  # bytes of a reply whose values are counted before its lists are searched
-_MAX_CHOICES = 128  # choices of a reply with long lists
+_LARGE = 8 * 1024 * 1024  # if a reply has more bytes, its values are counted before its lists are searched
+_MAX_CHOICES = 128  # maximum choices of a reply with long lists
 _BEGINNING = 64  # bytes of a list by which `_without` finds the list in the JSON
 _NULL = b"null"
 _NAME = b'"logprobs"'
@@ -79,7 +79,7 @@ def take_logprobs(data: bytes, max_values: int) -> tuple[bytes, Sequence[ChoiceL
                 or len(data) > _MAX_ENTRY * (data.count(b"{") + _OTHERS)
                 or (len(data) > _LARGE and may_be_heavy(data, (_TIMES + 1) * max_values))
             ):
-                raise  # at once, because the search for the lists would take longer
+                raise  # raised at once, because the search for the lists would take longer
         else:
             return data, ()
     rest, lists = _find_lists(data)

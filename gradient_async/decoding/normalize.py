@@ -61,7 +61,7 @@ _HALF = re.compile(rb"\xed[\xa0-\xbf].", re.DOTALL)
 # The escape of half a surrogate pair has these two bytes after its backslash, and so have the escapes of few other characters.
 # A search for three bytes would take longer.
 _HALVES = (b"ud", b"uD")
-_MAX_DIGITS = 18  # digits of a whole number; every number of 18 digits fits in 64 bits
+_MAX_DIGITS = 18  # maximum digits of a whole number; every number of 18 digits fits in 64 bits
 VERY_UNLIKELY = -9999.0  # how the API writes a log probability of minus infinity
 
 
@@ -81,7 +81,7 @@ def first_of(body: Any) -> Any:
 def well_formed(text: str) -> str:
     """Join surrogate pairs, and replace lone surrogates by U+FFFD, so that the text can be encoded."""
     try:
-        text.encode()  # faster than a search
+        text.encode()  # takes less time than a search for surrogates
     except UnicodeEncodeError:
         # UTF-16 joins pairs by itself, but takes ten times as long for a long text.
         encoded = _PAIR.sub(_joined, text.encode("utf-8", "surrogatepass"))
@@ -100,7 +100,7 @@ def _int(digits: str) -> float:
 
 
 def _constant(_name: str) -> float:
-    return math.inf  # NaN, Infinity, -Infinity
+    return math.inf  # for NaN, Infinity and -Infinity
 
 
 JSON_OPTIONS: dict[str, Any] = {"parse_int": _int, "parse_constant": _constant}
@@ -267,7 +267,7 @@ class TextElsewhere:
     """
 
     def __init__(self) -> None:
-        self._pieces: dict[str, list[str]] = {}  # by index of the choice
+        self._pieces: dict[str, list[str]] = {}  # the pieces of each choice, by its index
         self._sizes: dict[str, int] = {}  # characters of all pieces of a choice
 
     def take(self, body: dict[str, Any], *, spoken: bool) -> bool:
@@ -356,7 +356,7 @@ def _repair_choice(choice: dict[str, Any], part: str) -> None:
     if choice.get(part) is None:
         choice.pop(part, None)
     choice.pop("usage", None)
-    if not choice.get("finish_reason"):  # null, "", false or 0
+    if not choice.get("finish_reason"):  # the value is null, "", false or 0
         choice.pop("finish_reason", None)
     keep_text(choice, "finish_reason")
     choice["logprobs"] = _repaired_logprobs(choice.get("logprobs"))

@@ -33,14 +33,14 @@ _NO_JSON: dict[type, str] = {
 _DUMPS = ("model_dump", "to_dict", "tolist")
 OTHER_ROLES = ("user", "system", "tool", "developer", "function")
 """The roles of messages that are not replies; a tuple, because a value in the place of a role may not be hashable."""
-_LEAVES = frozenset({str, int, bool, type(None)})  # without float, because NaN is a float
+_LEAVES = frozenset({str, int, bool, type(None)})  # float is left out, because NaN is a float
 PLAIN = _LEAVES | {float, dict, list}
 """The types of plain data."""
 _TOO_DEEP = f"nested too deep, more than {MAX_DEPTH} levels"
 _MAX_UNWRAPPED = 8  # how many conversions in a row may return another object
 
-_MAX_PATH = 200  # characters of the path to a refused value
-_MAX_SHOWN = 80  # characters of a refused value
+_MAX_PATH = 200  # maximum characters of the path to a refused value
+_MAX_SHOWN = 80  # maximum characters of a refused value in a message
 
 
 class NoJSONError(Exception):

@@ -87,7 +87,7 @@ def _decode_completion(content: bytes, max_values: int) -> ChatCompletion:
     taken: Sequence[ChoiceLogprobs | None] = ()
     light = len(content) <= max_light(max_values)
     if light:
-        check_json(content)  # this includes fields that the typed decoder ignores
+        check_json(content)  # also checks the fields that the typed decoder ignores
     else:
         content, taken = take_logprobs(content, max_values)
     try:

@@ -215,7 +215,7 @@ class PayloadDecoder:
             data, taken = take_logprobs(data, self._max_values)
         except TooManyValuesError:
             raise
-        except ValueError as refused:  # nested too deep; the values after the deep part have not been counted
+        except ValueError as refused:  # the JSON is nested too deep; its values were not all counted
             problem = str(refused)
         if problem:
             glued = find_glued_error(data)

@@ -45,10 +45,10 @@ class _Progress:
 
     def __init__(self) -> None:
         self.calls_started = 0
-        # By the ordinal of each call: the list of pieces, and its length, at the last done event.
+        # For each call, by its ordinal: the list of pieces at the last done event, and the length of the list.
         self.calls_done: dict[int, tuple[list[str], int]] = {}
-        self.arguments: dict[int, GrowingValue] = {}  # by the ordinal of each call
-        self.answer: GrowingAnswer | None = None  # if the text is a typed answer
+        self.arguments: dict[int, GrowingValue] = {}  # the arguments so far, by the ordinal of each call
+        self.answer: GrowingAnswer | None = None  # the value so far, if the text is a typed answer
         self.content = 0
         self.reasoning = 0
         self.refusal = 0
@@ -233,7 +233,7 @@ def _call_delta(
         choice=choice, index=call.number, id=call.id, name=call.name, arguments_delta=pieces[count - 1]
     )
     growing = progress.arguments.get(call.ordinal)
-    # The list is another one if the arguments have replaced `{}`.
+    # The call has another list if the arguments have replaced `{}`.
     if growing is None or growing.pieces is not pieces:
         growing = progress.arguments[call.ordinal] = GrowingValue(pieces)
     force_setattr(event, "_memory", (pieces, count, growing))

@@ -111,7 +111,7 @@ class Branch:
         if hedge_after is None:
             await self._attempt()
         elif failures := await self._race(hedge_after):
-            raise failures.pop()  # so that nothing here refers to the error, see `copy_of`
+            raise failures.pop()  # `pop` leaves no reference to the error here: see `copy_of`
 
     def is_finished(self, choice: Choice) -> bool:
         """Whether a choice of `completion` is whole; other choices of the reply may still be incomplete."""

@@ -275,7 +275,7 @@ class Journal(ResultFile):
             self._keep(paid)
             _copy_rights(old, file)
             os.fsync(file)
-            _lock(file)  # before the copy gets its final name, by which another run could open it
+            _lock(file)  # locked before the copy gets its final name, by which another run could open it
             copy.replace(self.path)
         except BaseException:
             os.close(file)

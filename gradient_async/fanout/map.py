@@ -219,7 +219,7 @@ class MapWorkers:
     def _raise_end(self) -> None:
         """Raise the error that ended the results, if there is one. Later calls raise StopAsyncIteration."""
         if self._failures:
-            raise self._failures.pop()  # so that nothing refers to the error, see `copy_of`
+            raise self._failures.pop()  # `pop` leaves no reference to the error here: see `copy_of`
         errors, self._errors = self._errors, {}
         if errors:
             first = next(iter(errors.values()))

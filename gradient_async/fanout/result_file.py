@@ -65,7 +65,7 @@ _API_ERROR_FIELDS = ("code", "status_code", "request_id", "retry_after", "attemp
 # The same request would get these statuses again.
 _OWN_FAULT = frozenset({400, 404, 413, 422})
 _NOT_IN_DIGEST = frozenset({"stream", "stream_options", "timeout", "extra_headers"})
-_KEPT = frozenset({"timeout", "extra_headers"})  # options that have no JSON form, and need not be read twice
+_KEPT = frozenset({"timeout", "extra_headers"})  # these options have no JSON form, and need not be read twice
 
 # The state of a result: no row has it so far; a row of this run has it; another result replaces it.
 OTHER, LIVE, SUPERSEDED = 0, 1, 2

@@ -94,8 +94,8 @@ def _respelled(token: re.Match[str]) -> str:
             whole.feed(text)
             if whole.complete and whole.valid:
                 return msgspec.json.encode(whole.value).decode()
-    elif float(text).is_integer():  # finite, so that the integer has a bounded length
-        with contextlib.suppress(ArithmeticError):  # an exponent of many digits
+    elif float(text).is_integer():  # infinity is no integer, so the integer has a bounded length
+        with contextlib.suppress(ArithmeticError):  # the exponent may have too many digits
             number = Decimal(text)
             if number == number.to_integral_value():
                 return str(int(number))
@@ -157,7 +157,7 @@ class Codec(Generic[T]):
         self.schema: dict[str, Any] = {**root, "$defs": definitions} if definitions else root
         self._read = (_pydantic_reader if models else _msgspec_reader)(type_, self.wrapped)
         self._strict: dict[str, Any] | tuple[str, str] | None = (
-            None  # the schema, or the path and the reason why there is none
+            None  # either the schema, or the path and the reason why there is no schema
         )
         self.answer: Any = None
 
@@ -350,7 +350,7 @@ class _Codecs(dict[Any, Codec[Any]]):
 
 
 _ATTRIBUTE = "__gradient_codecs__"
-_MAX_CODECS = 64  # kept by one class
+_MAX_CODECS = 64  # maximum number of codecs that one class keeps
 _BUILTIN = _Codecs()
 
 
@@ -364,7 +364,7 @@ def codec_of(type_: Any) -> Codec[Any]:
         NoSchemaError: If the type has no schema.
     """
     if isinstance(type_, type) and (known := vars(type_).get(_ATTRIBUTE)) and type_ in known:
-        # The usual case; the code below does the same in three times as long.
+        # This is the usual case. The code below does the same, and takes three times as long.
         return cast("Codec[Any]", known[type_])
     with _BUILDING:
         codecs = _codecs_of(type_)

@@ -353,7 +353,7 @@ def complete(
     check_count("workers", workers, min_=1)
     check_count("batch_size", batch_size, min_=1)
     if not isinstance(client, AsyncGradient):
-        client = _make_client(client)  # here, because workers may have another environment
+        client = _make_client(client)  # made here, because workers may have another environment
     if stage.get("journal") is not None:
         stage["journal"] = Path(stage["journal"]).absolute()  # workers have other working directories
     stage = {"job": secrets.token_hex(8), **stage, "request": request, "client": client, "pace": pace}
@@ -365,7 +365,7 @@ def complete(
     ray.cloudpickle.dumps(stage)
     shared = pace or client.pace
     if isinstance(shared, SharedPace):
-        shared.open()  # here, so that the actor does not end with a worker
+        shared.open()  # opened here, so that the actor does not end with a worker
     with warnings.catch_warnings():
         # Ray announces that these two options will have other names, and does not say which.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")

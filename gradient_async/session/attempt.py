@@ -236,7 +236,7 @@ class Attempt:
         body = (
             open_body(response, self._request, deadline=progress.deadline, limits=call.limits)
             if _OK <= response.status < _REDIRECT
-            else Body(response, self._request, deadline=progress.deadline)  # decoded once it has been read
+            else Body(response, self._request, deadline=progress.deadline)  # decoded after it has been read
         )
         reply = Reply(response, body, self._request, call, trace=self._trace, started=self._started)
         reply.sent = progress.sent

@@ -118,7 +118,7 @@ class Connection(asyncio.BufferedProtocol):
         """Handle the bytes that are in the buffer."""
         self._take(self._buffer[:nbytes].tobytes())
         waiter = self.waiter
-        if waiter is not None:  # the same as `notify`, without the call
+        if waiter is not None:  # does the same as `notify`, and saves the call
             self.waiter = None
             if not waiter.done():
                 waiter.set_result(None)
@@ -228,7 +228,7 @@ class Connection(asyncio.BufferedProtocol):
         self.lost = exc or EOFError()
         content = self.content
         if content is not None and not content.is_eof() and isinstance(exc, OSError):
-            self._fail()  # first, because aiohttp would take a reset for the end of a body without a length
+            self._fail()  # called first, because aiohttp would take a reset for the end of a body without a length
         self._handler.connection_lost(exc)
         if content is not None and not content.is_eof():
             self._fail()  # aiohttp would leave the reader of a malformed body waiting

@@ -229,7 +229,7 @@ class AttemptProgress:
         """Return the phase of the limit that ran out, and the seconds of that limit."""
         if self.deadline is not None and self._loop.time() >= self.deadline:
             return "total", self._timeout.total
-        if self.phase != "response":  # there may be a connection since the limit ran out
+        if self.phase != "response":  # the connection may have been made after the limit ran out
             # In a session of the caller, the time limit of the reply applies, and includes the time to connect.
             allowed = self._timeout.connect
             return "connect", (self.limit or 0.0) + (allowed or 0.0) if self.foreign else allowed

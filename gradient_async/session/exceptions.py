@@ -151,7 +151,8 @@ class Peer(msgspec.Struct, frozen=True):
 
     def connecting_to(self, cause: aiohttp.ClientConnectorError) -> str:
         """Return the peer to which no connection could be made."""
-        host = getattr(cause, "host", None)  # raises AttributeError in errors that tests make without a place
+        # In an error that a test makes without a place, the property `host` raises an AttributeError.
+        host = getattr(cause, "host", None)
         place = f"{host}:{cause.port}" if host else self.host
         return self.through if place == self.host else f"the proxy {place} (for {self.host})"
 

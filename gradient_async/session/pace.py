@@ -214,7 +214,7 @@ class Pace:
         """Note that an attempt has ended; a second call does nothing."""
         with self._lock:
             if isinstance(error, APITimeoutError) and error.phase in {"first_token", "idle"}:
-                self._schedule.overloaded(admission)  # a stream that stalls
+                self._schedule.overloaded(admission)  # the stream stalled
             self._schedule.finish(admission, succeeded=succeeded, usage=usage)
         self._wake_all()
 

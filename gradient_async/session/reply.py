@@ -103,7 +103,7 @@ class Reply:
     ) -> None:
         self.status = response.status
         version = response.version or aiohttp.HttpVersion11
-        usual = version == aiohttp.HttpVersion11  # nearly always; then all replies share one string
+        usual = version == aiohttp.HttpVersion11  # nearly always True; then all replies share one string
         self.http_version = "HTTP/1.1" if usual else f"HTTP/{version.major}.{version.minor}"
         self._names_and_values = response.headers
         self._headers: Headers | None = None
@@ -138,7 +138,7 @@ class Reply:
         if "x-request-id" not in self._names_and_values:
             return None
         request_id = self.headers.get("x-request-id")
-        # Nearly always there is nothing to escape, and one check is cheaper.
+        # Nearly always there is nothing to escape. This check takes less time than `escape`.
         if request_id is None or (request_id.isprintable() and len(request_id) <= MAX_ID):
             return request_id
         return request_id_of(self.headers)

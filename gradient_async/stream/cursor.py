@@ -150,7 +150,7 @@ class Cursor:
         alone = self._batch is None and self.texts is None and self.queues is None
         few = alone and len(self._pending) < _TOGETHER
         if few and type(chunks) is not TextBatch:
-            self._pending += chunks  # the same as `place`, without the call
+            self._pending += chunks  # does the same as `place`, and saves the call
             self.ready = iter(chunks)
         else:
             self.place(chunks)

@@ -119,7 +119,7 @@ class Call:
         undone = undo(self.result)
         if isawaitable(undone):
             await undone
-        self.error = None  # its traceback refers to this object
+        self.error = None  # the traceback of the error refers to this object
 
 
 def nothing(*_arguments: object) -> None:
@@ -302,7 +302,7 @@ def loop_thread() -> LoopThread:
         if Process.ended:  # a finalizer makes a call, but a thread can't start any more
             raise ConfigurationError(_ENDED)
         made = LoopThread()
-        loops.append(made)  # atomic; for the reason against a lock see `LoopThread.begin`
+        loops.append(made)  # `append` is atomic; `LoopThread.begin` says why there is no lock
         if loops[0] is not made:  # another thread or a signal handler was faster
             made.loop.close()
     loops[0].begin()

@@ -93,7 +93,7 @@ async def _carried(answer: Awaitable[T]) -> T:
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             raise  # this task itself was cancelled
         raised = error
-    except StopAsyncIteration as error:  # would look like the end of the stream
+    except StopAsyncIteration as error:  # this exception would look like the end of the stream
         raise RuntimeError("a function of the caller raised StopAsyncIteration") from error
     raise CarriedError(raised)
 

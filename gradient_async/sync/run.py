@@ -99,7 +99,7 @@ def _events(
             yield from tools.started
             yield from _run(tools, loop)
             if state.stop_when is not None:
-                answer = state.stop_when(run())  # not None: a run exists while its generator runs
+                answer = state.stop_when(run())  # `run()` is not None: a run exists while its generator runs
                 state.complete = bool(loop.call(_same, answer) if isawaitable(answer) else answer)
     except Exception as error:
         state.fail(error, turn)

@@ -50,9 +50,9 @@ class Connection(asyncio.Protocol):
         self.answering = False
         self._on_open = on_open
         self._on_gone = on_gone
-        self._gone = False  # the peer has closed, or the transport is lost or closed
-        self._closed_by_us = False  # this side has sent FIN or RST
-        self._lost = False  # the transport has closed the socket
+        self._gone = False  # whether the peer has closed, or the transport is lost or closed
+        self._closed_by_us = False  # whether this side has sent FIN or RST
+        self._lost = False  # whether the transport has closed the socket
         self._writable = True
         self._unread = bytearray()
         self._changed = Signal()
@@ -70,7 +70,7 @@ class Connection(asyncio.Protocol):
         """Whether the peer has closed first, or the connection was lost."""
         return self._gone and not self._closed_by_us
 
-    # Called by handlers.
+    # Methods that handlers call
 
     async def write(self, data: bytes) -> None:
         """Make one socket write and wait until the kernel has taken every byte.
@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.transport.abort()
 
-    # Called by the service.
+    # Methods that the service calls
 
     async def read_until(self, separator: bytes, limit: int) -> bytes | None:
         """Read up to and including a separator; return None if the first ``limit`` bytes hold none.
@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
         """Wait until the transport has closed the socket."""
         await self._changed.wait_until(lambda: self._lost)
 
-    # Called by asyncio.
+    # Methods that asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Make each write leave at once, and wait until the kernel has taken it."""

@@ -336,7 +336,7 @@ def _announced_close(fields: Mapping[str, str | None]) -> tuple[Step, ...]:
 
 # Functions for replies that are made for one request: by the simulated model, or by another server.
 
-NO_BODY = frozenset({204, 304})  # statuses
+NO_BODY = frozenset({204, 304})  # statuses of replies without a body
 
 End: TypeAlias = Literal["eof", "cut", "reset", "client"]
 Framing: TypeAlias = Literal["chunked", "length", "close", "none"]

@@ -142,7 +142,7 @@ def _marks(data: bytes) -> Iterator[bytes]:
 def _is_deep(brackets: bytes) -> bool:
     """Whether brackets are nested deeper than `MAX_DEPTH`."""
     for _ in range(MAX_DEPTH):
-        outer = brackets.replace(b"()", b"")  # without the innermost pairs
+        outer = brackets.replace(b"()", b"")  # removes the innermost pairs
         if len(outer) == len(brackets):  # what is left is not balanced
             return outer.count(b"(") > MAX_DEPTH
         brackets = outer
