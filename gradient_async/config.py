@@ -281,7 +281,7 @@ def _resolve(
     def pick(name: str) -> Any:
         return arguments.get(name) or env.get(name)
 
-    # A base URL from the environment must not replace an endpoint that is an argument.
+    # A base URL from the environment must not replace an endpoint that the caller passed.
     base = arguments.get("base_url")
     model_base = arguments.get("inference_base_url", base)
     agent_base = arguments.get("agent_base_url", base)

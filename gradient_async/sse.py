@@ -210,7 +210,7 @@ class EventDecoder:
             self._line.append(piece)
             self._refuse_line(self._head_of_line(), self.max_line_bytes)
         if self._line and self._line[0].startswith(b":"):
-            return  # a comment: only its length matters
+            return  # the line is a comment, of which only the length matters
         self._line.append(piece)
         if self.max_event_bytes is None or self._data_size + 1 + self._line_size <= self.max_event_bytes:
             return

@@ -36,7 +36,7 @@ class CallState:
         self.ordinal = ordinal
         self.indexed = indexed
         self.id = ""
-        # The pieces of the name. They are joined when the name is read, so that a further piece copies nothing.
+        # The pieces of the name. They are joined when the name is read, so that another piece does not copy the earlier ones.
         self._names: list[str] = []
         self.name_length = 0
         self.type = ""

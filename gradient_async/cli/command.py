@@ -73,7 +73,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise KeyboardInterrupt from None
     finally:
         if not tasks:
-            work.close()  # otherwise Python would warn of a coroutine that an early Ctrl-C has kept from its start
+            work.close()  # otherwise Python would warn that the coroutine never ran, if Ctrl-C came before its start
         if in_main_thread:
             signal.signal(signal.SIGINT, before)
 

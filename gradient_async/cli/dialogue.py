@@ -87,7 +87,7 @@ class Dialogue:
         self._chat = chat
         self._images: list[dict[str, Any]] = list(chat.arguments.image)  # to send with the next message
         self._texts: list[str] = []
-        self._unanswered: Any = None  # the last message, if it has no answer: it is not in the conversation
+        self._unanswered: Any = None  # the last message, if it has no answer and so is not in the conversation
 
     def begin(self) -> None:
         """Show the model and how to leave, and let the arrow keys recall earlier messages."""

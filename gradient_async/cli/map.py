@@ -138,7 +138,7 @@ class Counts:
         self.done = self.failed = 0  # requests of this run that ended with a completion, and with an error
         self.invalid = 0  # lines that are not requests
         self.skipped = 0  # lines whose results were in the file already
-        self.wrong = 0  # lines that have an error or are not requests, in this run or an earlier one
+        self.wrong = 0  # lines that have an error or are not requests, in this run or an earlier run
         self.tokens = 0  # tokens of prompts and completions
         self._clock = clock
         self._start = clock()
@@ -229,7 +229,7 @@ def _open_input(name: str) -> Generator[BinaryIO, None, None]:
         if name != "-" and file.seekable():
             yield file
             return
-        # A pipe is copied first: a read of a pipe may block the event loop, and with it all replies.
+        # A pipe is copied first: reading a pipe may block the event loop, and with the loop all replies.
         with tempfile.TemporaryFile() as copy:
             shutil.copyfileobj(file, copy)
             copy.seek(0)

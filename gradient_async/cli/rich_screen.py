@@ -167,7 +167,7 @@ class AnswerScreen:
 
     def append(self, pane: int, text: str, kind: str = "text", probability: float | None = None) -> None:
         """Add text to the answer."""
-        del pane  # there is only one pane
+        del pane  # is not needed, because there is only one pane
         if kind == "text" and probability is None and (self._formats or self._value):
             self._append_block(text)
             return

@@ -204,7 +204,7 @@ class Attributes:
     pace: Pace | None = _setting("pace")
 
 
-# Attributes of a client that are made anew when it is copied or unpickled.
+# A copy or an unpickled client gets new values of these attributes.
 INTERNAL = frozenset({"_core", "_is_copy", "_previous", "_resources"})
 
 
@@ -427,7 +427,7 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
             pace=pace,
         )
         copy = object.__new__(type(self))
-        vars(copy).update(vars(self))  # a subclass may have attributes of its own
+        vars(copy).update(vars(self))  # copies the attributes that a subclass may have
         copy._use(Core(settings, self._core.connections), is_copy=True)
         return copy
 

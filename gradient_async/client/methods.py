@@ -273,7 +273,7 @@ class BaseCompletions(CompletionsHints):
             _ask_for_usage(params)
         limits = self._core.settings.limits
         if limits.completion_bytes is not None:
-            # The limit is for one reply; the fan-out assembles n of them into one completion.
+            # The limit applies to one reply, and the fan-out assembles n replies into one completion.
             limits = msgspec.structs.replace(limits, completion_bytes=n * limits.completion_bytes)
         assembler = CompletionAssembler(n=n, limits=limits)
         options = FanOutOptions(

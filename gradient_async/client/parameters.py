@@ -43,7 +43,7 @@ def _read(*modules: ModuleType) -> tuple[dict[str, dict[str, str]], dict[str, st
                 fields[code.partition(":")[0].strip()] = string
         for before, after in pairwise(source.split(": TypeAlias = ")):
             meaning = after.partition("\n")[0]
-            if meaning != "(":  # a union of several lines is better known by its name
+            if meaning != "(":  # a union that is written over several lines is shown by its name
                 aliases[before.rsplit(None, 1)[-1]] = meaning
     return descriptions, aliases
 
@@ -57,7 +57,7 @@ def _type(annotation: str) -> str:
     if annotation.startswith("Required["):
         annotation = annotation[len("Required[") : -1]
     while "Annotated[" in annotation:  # has the limits of the value, which are also in its description
-        before, _, rest = annotation.rpartition("Annotated[")  # finds the innermost one
+        before, _, rest = annotation.rpartition("Annotated[")  # finds the innermost `Annotated`
         kind, _, rest = rest.partition(", Meta(")
         annotation = before + kind + rest.partition(")]")[2]
     name, space, rest = annotation.partition(" ")

@@ -189,7 +189,7 @@ class APIResponse(Generic[T]):
 
     async def iter_lines(self) -> AsyncIterator[str]:
         """Yield the lines of the body as they arrive, without line ends."""
-        rest: list[str] = []  # pieces of the current line; joining them once takes linear time
+        rest: list[str] = []  # pieces of the current line, which are joined once, so that the time is linear
         async for text in self.iter_text():
             first, *others = text.split("\n")
             rest.append(first)

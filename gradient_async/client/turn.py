@@ -275,7 +275,7 @@ class TurnTools:
                 text = result_text(await answer if isawaitable(answer) else answer)
             return None, text, error
         finally:
-            del error  # if the error was raised, its traceback refers to this frame
+            del error  # if the error was raised, the traceback of the error refers to this frame
 
 
 async def _result_of(tool: Tool[..., Any], keywords: dict[str, Any]) -> Any:
@@ -288,7 +288,7 @@ async def _result_of(tool: Tool[..., Any], keywords: dict[str, Any]) -> Any:
     finally:
         call.left = True
     if call.raised:
-        raise call.raised.pop()  # the traceback refers to a frame that holds the list
+        raise call.raised.pop()  # `pop`, because the traceback refers to a frame that holds the list
     return await result if isawaitable(result) else result
 
 

@@ -27,12 +27,12 @@ from ..types.nesting import is_deeper
 from .normalize import DECODE_ERRORS, JSON_OPTIONS, first_of, is_object, loads, loads_or_none
 
 _MAX_NAME = 200  # characters of a code, a type or an id
-_MAX_CAUSE = 16 * 1024  # characters of the text of another server that are searched for words
-_MAX_TEXT = 2048  # characters to keep of a body that is not JSON
-_MAX_PAGE = 64 * 1024  # bytes of such a body, and characters of a message, that are searched for words
+_MAX_CAUSE = 16 * 1024  # maximum characters of the text of another server that are searched for words
+_MAX_TEXT = 2048  # maximum characters that are kept of a body that is not JSON
+_MAX_PAGE = 64 * 1024  # maximum bytes of a page, and characters of a message, that are searched for words
 _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
 _MAX_FIELDS = 1000  # fields of an object among which an error is searched
-_MAX_ITEMS = 20  # items of a list of messages that are shown
+_MAX_ITEMS = 20  # maximum items of a list of messages that are shown
 
 # Names of fields in the form that `_folded` returns. Earlier names take precedence.
 _ERRORS = ("error", "errors", "err", "exception", "fault", "baseresp")
@@ -197,7 +197,7 @@ def find_glued_error(data: bytes) -> ErrorBody | None:
     """
     beginning = data.lstrip()[:1]
     if beginning == b"<":
-        return None  # a page of HTML: its scripts may contain JSON
+        return None  # the body is a page of HTML, whose scripts may contain JSON
     text = data[-_MAX_GLUED:].decode("utf-8", "replace")
     for match, _ in zip(_START.finditer(text), range(_MAX_STARTS), strict=False):
         try:

@@ -289,7 +289,7 @@ class TextElsewhere:
             index = str(choice.get("index"))
             pieces = self._pieces.setdefault(index, [])
             size = self._sizes.get(index, 0)
-            # The lengths are compared first: joining the pieces takes longer than this piece may cost.
+            # The lengths are compared first, because joining all pieces for each piece would take too long.
             whole = len(pieces) > 1 and len(content) == size and choice.get("finish_reason")
             if whole and content == "".join(pieces):
                 delta["content"] = None
@@ -460,7 +460,7 @@ def _repair_usage(body: dict[str, Any]) -> None:
         if not is_object(counts):
             continue
         if math.inf in counts.values():
-            body["usage"] = None  # a count that is not a number makes the other counts doubtful
+            body["usage"] = None  # if a count is not a number, the other counts may be wrong, too
             return
         for name in [name for name, value in counts.items() if value is None]:
             del counts[name]

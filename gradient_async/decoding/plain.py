@@ -21,7 +21,7 @@ from ..types import ChatCompletionMessage, is_given
 from ..types.nesting import MAX_DEPTH
 from .normalize import is_object
 
-# Types that msgspec would encode as text, which would be a guess; each with the reason for the refusal.
+# msgspec would encode values of these types as text, which the caller may not mean. Each has the reason for the refusal.
 _NO_JSON: dict[type, str] = {
     bytes: "bytes are not text; decode them, or write them as base64",
     bytearray: "bytes are not text; decode them, or write them as base64",

@@ -326,7 +326,7 @@ class Journal(ResultFile):
 
     def __del__(self) -> None:
         if getattr(self, "_file", -1) >= 0:
-            os.close(self._release())  # also unlocks the file
+            os.close(self._release())  # closing the file also unlocks it
             warnings.warn(
                 f"the journal {self.path} was never closed; use with, or call close()",
                 ResourceWarning,

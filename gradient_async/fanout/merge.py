@@ -21,7 +21,7 @@ from ..types import (
 
 Chunks: TypeAlias = Sequence[ChatCompletionChunk]
 
-# With this many unread chunks, a request that receives more waits until the user has read.
+# If this many chunks are unread, a request that receives more waits until the user has read.
 _MAX_WAITING = 1024
 
 

@@ -48,7 +48,7 @@ _TOKEN = re.compile(
 )
 _HALF = re.compile(r"[\ud800-\udfff]|\\u[dD][89a-fA-F]")
 _PLACE = re.compile(r"(.*) - at (`key` in )?`(\$.*)`", re.DOTALL)
-_MAX_SHOWN = 200  # characters
+_MAX_SHOWN = 200  # maximum characters of a text in a message
 _VALUE = "$.value"  # the path of a wrapped value
 # msgspec's table of a type must not be used by a thread while another thread builds it; see `build_tables`.
 _BUILDING = RLock()

@@ -281,7 +281,7 @@ async def _read_error(body: Body, limits: Limits) -> bytes:
     except (APIError, Expired):
         pass
     finally:
-        body.close()  # in `finally`, because this task may be cancelled
+        body.close()  # runs in `finally`, because this task may be cancelled
     return bytes(content[: limits.error_body_bytes])
 
 

@@ -264,7 +264,7 @@ class Body:
             while left > 0 and (data := await Body.read(self)):
                 left -= len(data)
         except (APIError, Expired):
-            pass  # the stream is whole, so only the connection is lost
+            pass  # the stream is whole, so the loss of the connection is no error
         finally:
             self.close()
 

@@ -85,7 +85,7 @@ class Connection(asyncio.BufferedProtocol):
     """
 
     def __init__(self, transport: asyncio.Transport, handler: ResponseHandler, buffer: memoryview) -> None:
-        self._transport: asyncio.Transport | None = transport  # None once it is closed or lost
+        self._transport: asyncio.Transport | None = transport  # None after the connection was closed or lost
         self._handler = handler
         self._buffer = buffer
         # The state of the connection: the method that handles received bytes in this state.
@@ -204,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
         aiohttp's protocol and the reply refer to each other, so they would stay in memory.
         """
         while len(self._handler):
-            with contextlib.suppress(StopIteration):  # a coroutine that need not wait ends with StopIteration
+            with contextlib.suppress(StopIteration):  # a coroutine that does not wait ends with StopIteration
                 self._handler.read().send(None)
 
     def parse_on(self) -> None:
@@ -373,7 +373,7 @@ class Connector(aiohttp.TCPConnector):
                 with contextlib.suppress(ValueError):  # `_free_place` may have removed the future already
                     self._in_line.remove(future)
             else:
-                self._free_place()  # this request got a place, but is cancelled, so another request gets the place
+                self._free_place()  # this request got a place and was cancelled, so another request gets the place
             raise
         progress.queued += loop.time() - began
 
@@ -429,7 +429,7 @@ def open_socket(address: Any) -> socket.socket:
     if progress is not None:
         progress.lacks_files = False
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Not every system has these options.
+    # Some systems do not have these options.
     for name, value in (
         ("TCP_KEEPIDLE", _PROBE_AFTER),
         ("TCP_KEEPINTVL", _PROBE_EVERY),
@@ -459,7 +459,7 @@ class Response(aiohttp.ClientResponse):
         self.connection_used = used
         used.attach(self)
         headers = self.headers
-        # aiohttp's parser in Python does not refuse them.
+        # The parser of aiohttp that is written in Python does not refuse several lengths.
         if len(set(headers.getall("content-length", ()))) > 1:
             used.discard()
             raise HttpProcessingError(message="it has two different Content-Length headers")

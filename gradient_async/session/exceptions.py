@@ -56,7 +56,7 @@ TRANSPORT_ERRORS = (
 # Error numbers of a connection that was lost after the peer had accepted it; any other failed connection was never made.
 _RESET = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
 
-_OS_MODULES = frozenset({"builtins", "socket", "ssl"})  # of the exceptions that `os_error_of` makes
+_OS_MODULES = frozenset({"builtins", "socket", "ssl"})  # modules of the exceptions that `os_error_of` makes
 
 PROXY_AUTHENTICATION = 407
 _BAD_GATEWAY = 502
@@ -170,7 +170,7 @@ def proxy_error(status: int, reason: str, request: RequestInfo, peer: Peer) -> A
         f"{status} {escape(reason)}{advice}",
         request=request,
         phase="connect",
-        # A proxy whose rules refuse the request will do so again.
+        # If the rules of a proxy refuse the request, they also refuse another attempt.
         code="proxy_refused" if 400 <= status < 500 and status not in _PROXY_BUSY else None,  # noqa: PLR2004
     )
 
@@ -195,7 +195,7 @@ def _tls_error(cause: BaseException, request: RequestInfo, where: str, *, sent: 
     why = escape(str(error))
     if isinstance(cause, aiohttp.ServerFingerprintMismatch):
         why = "the certificate does not have the fingerprint that the session expects"
-    plain = "WRONG_VERSION" in why.upper()  # what came in reply does not begin like TLS
+    plain = "WRONG_VERSION" in why.upper()  # the reply does not begin like TLS
     asks = any(word in why.upper() for word in ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE"))
     return APIConnectionError(
         f"TLS with {where} failed: {why}; "
@@ -429,6 +429,6 @@ def status_error(
         retry_after=retry_after(response.headers, status=status, now=now, jitter=jitter),
         rate_limits=rate_limits(response.headers, now),
         ambiguous=issubclass(kind, GatewayTimeoutError),
-        # A proxy answers so when it did not reach the server.
+        # A proxy answers with this status when it did not reach the server.
         phase="connect" if status == _BAD_GATEWAY and peer.proxy and not peer.tls else None,
     )

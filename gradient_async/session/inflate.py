@@ -117,7 +117,7 @@ class Gunzip:
             self._started = True
             self._used += len(given) - len(self._rest)
             self._produced += len(data)
-            # If the output is full, the decoder may hold more, although it has taken all of its input.
+            # If the output is full, the decoder may hold more output, although it has taken all input.
             self.pending = bool(self._rest) or (len(data) == PIECE and not decoder.eof)
             self._check_ratio()
             return data

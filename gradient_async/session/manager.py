@@ -89,7 +89,7 @@ class SessionManager:
         # References to the replies that are being read. The reference of a reply that is deleted removes itself. This is not a
         # `WeakSet`, because calls in other threads may change the set while it is copied.
         self._open: set[weakref.ref[Reply]] = set()
-        # By origin and key, because a quota belongs to a key.
+        # The key of this dictionary is origin and API key, because a quota belongs to an API key.
         self._buckets: dict[tuple[str, Secret | None], TokenBucket] = {}
         self._cooldowns: dict[tuple[str, Secret | None], Cooldown] = {}
 
@@ -200,7 +200,7 @@ class SessionManager:
         Raises:
             APIError: If there are too few.
         """
-        # A bucket is full until a first retry takes tokens, so no bucket is needed before.
+        # A bucket is full until the first retry takes tokens, so the bucket is only made then.
         bucket = self._buckets.setdefault((origin, call.key), TokenBucket())
         with self.pool.lock:
             price = bucket.take(error)
@@ -269,7 +269,7 @@ class SessionManager:
             if turn is None:
                 await asyncio.sleep(wait)
                 continue
-            # Calls that kept their turns meanwhile would all be sent in the same moment.
+            # The call gives back its turn. All calls that kept their turns would be sent in the same moment.
             turn.withdraw()
             await _wait_for_turn(turn, wait, deadline, refusal, started)
         return spent

@@ -183,7 +183,7 @@ class Pace:
                 admission.account.succeed(time.monotonic())
             return None
         refused = failed and is_refusal(outcome)
-        if failed and outcome.status_code is None:  # there is no reply, and so no news about quotas
+        if failed and outcome.status_code is None:  # without a reply, nothing new is known about quotas
             if _is_unanswered(outcome):
                 with self._lock:
                     self._schedule.overloaded(admission)
@@ -330,7 +330,8 @@ class Line:
                 self._queues[account] = self._queues.pop(account)
                 accounts.append(account)
                 continue
-            # Otherwise smaller requests of other keys could take the tokens for which this request waits, again and again.
+            # If this request waits for rates, requests of other keys wait as well. Otherwise smaller requests of other keys
+            # could take the tokens for which it waits, again and again.
             self._waits_for_rates = turn.for_rates
             if turn.seconds is not None:
                 soonest = turn.seconds if soonest is None else min(turn.seconds, soonest)

@@ -41,7 +41,7 @@ def _beginning(body: Any, size: int) -> Any:
     if isinstance(body, str):
         return body[:size]
     pieces: list[str] = []
-    for piece in _json.iterencode(body):  # piece by piece, so that the rest is never written
+    for piece in _json.iterencode(body):  # the JSON is written in pieces, so that the rest is never written
         pieces.append(piece[:size])
         size -= len(piece)
         if size < 0:
@@ -250,7 +250,7 @@ class Reply:
                 "raise Limits(body_bytes=...) if that is intended"
             )
         finally:
-            self.body.close()  # in `finally`, because this task may be cancelled
+            self.body.close()  # runs in `finally`, because this task may be cancelled
         beginning = bytearray()
         for piece in pieces:
             beginning += piece

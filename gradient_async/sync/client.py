@@ -387,7 +387,7 @@ class Models(Hinted):
     @_like(AsyncModels.list)
     def list(self, **options: Any) -> ModelList:
         """List the models that the key may use; the list can be iterated over."""
-        check_options(options)  # hides keys in the dictionary, as in `_create`
+        check_options(options)  # hides keys in the dictionary: see `_create`
         return cast("ModelList", loop_thread().call(partial(self._models.list, **options)))
 
 
@@ -444,7 +444,7 @@ class Gradient(Closing, Attributes, Hinted):
             ConfigurationError: If an option can't be used.
         """
         copy = object.__new__(type(self))
-        vars(copy).update(vars(self))  # a subclass may have attributes of its own
+        vars(copy).update(vars(self))  # copies the attributes that a subclass may have
         copy._use(self._client.with_options(**options))
         return copy
 

@@ -44,7 +44,7 @@ LOOK = 0.25
 # Seconds to wait until an interrupted call has been cancelled, and until the loop has ended at the end of the process.
 _PATIENCE = 2.0
 _ENDED = "the interpreter is shutting down"
-# An event that nobody sets.
+# No code sets this event.
 _NEVER = threading.Event()
 
 

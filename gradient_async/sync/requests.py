@@ -60,7 +60,7 @@ def _take(
             error = raised if isinstance(raised, Exception) else CarriedError(raised)
         with contextlib.suppress(RuntimeError):  # at the end of the process, the loop is closed
             loop.call_soon_threadsafe(_settle, future, item, error)
-        del future, item, error  # otherwise the thread would keep them alive while it waits
+        del future, item, error  # otherwise the thread would keep these objects alive while it waits
 
 
 def _settle(future: asyncio.Future[Any], item: Any, error: BaseException | None) -> None:
@@ -91,7 +91,7 @@ async def _carried(answer: Awaitable[T]) -> T:
     except (KeyboardInterrupt, SystemExit, asyncio.CancelledError) as error:
         task = asyncio.current_task()
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise  # this task itself was cancelled
+            raise  # this task was cancelled, not the caller's code
         raised = error
     except StopAsyncIteration as error:  # this exception would look like the end of the stream
         raise RuntimeError("a function of the caller raised StopAsyncIteration") from error

@@ -114,7 +114,7 @@ def _run(tools: TurnTools, loop: LoopThread) -> Generator[ToolRunEvent]:
     finally:
         if loop.runs_here:  # the garbage collector has dropped the run in the thread of the loop
             tools.cancel()
-        elif loop.usable:  # otherwise the process ends, or the tools belong to its parent
+        elif loop.usable:  # if not usable, the process ends, or the tools belong to the parent process
             loop.call(tools.stop)
 
 

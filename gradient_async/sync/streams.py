@@ -112,7 +112,7 @@ class _Source:
         """Return the next chunks; None at the end. Other threads may move the cursor during the call."""
         try:
             self._waiters.reader = threading.get_ident()
-            self._read.release()  # inside `try`, so that the lock is acquired again after any interrupt
+            self._read.release()  # released inside `try`, so that the lock is acquired again after any interrupt
             ahead, self._ahead = self._ahead, None
             chunks: Any = LATE
             if ahead is not None and self.loop.usable:
@@ -154,7 +154,7 @@ class _Source:
     def _on_bytes(self, reader: StreamReader, ahead: Call) -> None:
         if not self.waited_for:
             self._ahead = None  # the bytes stay in the connection until a thread asks for them
-            ahead.answer(LATE)  # for a thread that has begun to wait just now
+            ahead.answer(LATE)  # answers a thread that has just begun to wait
             return
         chunks = reader.finish_read()
         if chunks or reader.received:

@@ -81,7 +81,7 @@ def read_manifest(folder: Path) -> dict[str, Recording]:
         try:
             entry = load_json(line)
         except ValueError as error:
-            if number > len(lines):  # the last line has no line break: a crash has cut it
+            if number > len(lines):  # the last line has no line break, because a crash has cut the line
                 break
             raise _malformed(manifest, number, error) from None
         try:

@@ -189,7 +189,7 @@ class Redaction:
 
     def reads(self, data: bytes, sizes: Iterable[int]) -> tuple[bytes, list[int]]:
         """Return a body without keys, and the new sizes of its reads. A key that spans two reads is replaced in the first."""
-        # One character for each byte, so that positions of characters are positions of bytes.
+        # latin-1 makes one character of each byte, so that positions of characters are positions of bytes.
         text = data.decode("latin-1")
         places = self._places(text)
         starts = [start for start, _ in places]

@@ -130,7 +130,7 @@ class Recorder:
             recording.file = f"{number:04}.{suffix}"
             try:
                 file = _open(self._folder / recording.file, os.O_EXCL)
-            except FileExistsError:  # another process records to this folder
+            except FileExistsError:  # another process is recording to this folder
                 number = next(self._numbers)
             else:
                 break

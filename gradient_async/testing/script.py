@@ -334,7 +334,7 @@ def _announced_close(fields: Mapping[str, str | None]) -> tuple[Step, ...]:
     return (CLOSE,) if announced else ()
 
 
-# Functions for replies that are made for one request: by the simulated model, or by another server.
+# Functions for replies that the simulated model or another server makes for one request
 
 NO_BODY = frozenset({204, 304})  # statuses of replies without a body
 
