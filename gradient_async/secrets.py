@@ -84,7 +84,7 @@ class Secret:
         return hash(self._value)
 
     def __reduce__(self) -> tuple[type[Secret], tuple[str]]:
-        # The first two protocols of pickle need it, because of the slots.
+        # The first two protocols of pickle need this method, because the class has slots.
         return type(self), (self._value,)
 
 
@@ -239,7 +239,7 @@ _ESCAPE = re.compile(
     re.IGNORECASE,
 )
 _ENTITIES = {"amp": "&", "apos": "'", "gt": ">", "lt": "<", "quot": '"'}
-_MAX_ESCAPED = 3  # layers of escapes that are removed: JSON inside JSON inside a URL
+_MAX_ESCAPED = 3  # maximum layers of escapes that are removed: JSON inside JSON inside a URL
 
 
 class Redactor:

@@ -234,7 +234,7 @@ class EventDecoder:
             self._add_data(line[start:end])
             return
         if line[start] == _COLON:
-            return  # a comment
+            return  # the line is a comment
         name, _, value = line[start:end].partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":

@@ -452,7 +452,7 @@ def _encoded(value: object) -> bytes:
 
 def _dumped(value: Any) -> Any:
     kind: type[Any] = value.__class__
-    if hasattr(kind, "model_dump"):  # a model of pydantic
+    if hasattr(kind, "model_dump"):  # the class is a model of pydantic
         return value.model_dump(mode="json")
     raise TypeError(f"a result of type {kind.__name__} has no JSON form")
 

@@ -184,7 +184,7 @@ class CompletionAssembler:
             if size:
                 self._size += size
                 choice.delta.tool_calls = None
-                self.add(first)  # the other fields of the first chunk
+                self.add(first)  # adds the other fields of the first chunk
             else:
                 self._add_each(batch)
             return

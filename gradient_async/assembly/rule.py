@@ -226,7 +226,7 @@ def _append(call: CallState, text: str) -> str:
 
 
 def _replace(call: CallState, text: str) -> str:
-    # A new list, because events may still refer to the old list.
+    # The pieces go into a new list, because events may still refer to the old list.
     call.arguments = JsonText()
     call.named = False
     return _append(call, text)

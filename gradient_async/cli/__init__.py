@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except BrokenPipeError:
         status = _BROKEN_PIPE
-    except (
-        OSError
-    ) as error:  # from standard output: the commands handle errors of files and servers themselves
+    except OSError as error:  # standard output failed: the commands handle all other errors
         complain(f"standard output can't be written: {error.strerror or error}")
         status = _UNWRITABLE
     # The interpreter flushes standard output at exit, and would report the error again.

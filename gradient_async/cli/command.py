@@ -34,7 +34,7 @@ CLIENT_VARIABLES = {
 MODEL_VARIABLES = {"GRADIENT_MODEL": "model to ask where --model is not given"}
 SCREEN_VARIABLES = {"NO_COLOR": "if set, draw without colours"}
 
-_MAX_CANCELS = 2  # how many Ctrl-C only cancel, see `run`
+_MAX_CANCELS = 2  # how many times Ctrl-C only cancels, see `run`
 _VARIABLES = "environment variables:"
 _INDENT = 12 * " "
 
@@ -55,7 +55,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
             raise KeyboardInterrupt
         [task] = tasks
         if not task.done():
-            task.get_loop().call_soon_threadsafe(task.cancel)  # wakes the loop, too
+            task.get_loop().call_soon_threadsafe(task.cancel)  # also wakes the loop
 
     async def main() -> T:
         tasks.append(cast("asyncio.Task[Any]", asyncio.current_task()))

@@ -85,9 +85,9 @@ class Dialogue:
 
     def __init__(self, chat: Asker) -> None:
         self._chat = chat
-        self._images: list[dict[str, Any]] = list(chat.arguments.image)  # to send with the next message
+        self._images: list[dict[str, Any]] = list(chat.arguments.image)  # for the next message
         self._texts: list[str] = []
-        self._unanswered: Any = None  # the last message, if it has no answer and so is not in the conversation
+        self._unanswered: Any = None  # the last message, if no answer has put it into the conversation
 
     def begin(self) -> None:
         """Show the model and how to leave, and let the arrow keys recall earlier messages."""

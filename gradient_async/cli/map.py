@@ -51,7 +51,7 @@ _PATH = "/chat/completions"
 # Arguments of the client's methods that are not documented parameters of a request.
 _OPTIONS = frozenset({"stream"})
 _BAD = "not a request"
-_MAX_SHOWN = 80  # characters of a value in a message
+_MAX_SHOWN = 80  # maximum characters of a value in a message
 _PER_MINUTE = {"s": 60, "min": 1, "h": 1 / 60}
 _MAX_SECONDS = 100  # shorter times are shown in seconds
 

@@ -347,7 +347,7 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
 
     def _use(self, core: Core, *, is_copy: bool) -> None:
         """Set the core, and make the resources that use it."""
-        vars(self).update(_core=core, _is_copy=is_copy, _previous={})  # without the checks of `__setattr__`
+        vars(self).update(_core=core, _is_copy=is_copy, _previous={})  # skips the checks of `__setattr__`
         # Each resource is made once, so that code that replaces one of its methods, such as a test with a mock, affects
         # all later calls.
         vars(self).update(_resources=self._make_resources())

@@ -26,12 +26,12 @@ from ..errors import StreamServerError, escape
 from ..types.nesting import is_deeper
 from .normalize import DECODE_ERRORS, JSON_OPTIONS, first_of, is_object, loads, loads_or_none
 
-_MAX_NAME = 200  # characters of a code, a type or an id
+_MAX_NAME = 200  # maximum characters of a code, a type or an id
 _MAX_CAUSE = 16 * 1024  # maximum characters of the text of another server that are searched for words
 _MAX_TEXT = 2048  # maximum characters that are kept of a body that is not JSON
 _MAX_PAGE = 64 * 1024  # maximum bytes of a page, and characters of a message, that are searched for words
 _MAX_DEPTH = 3  # levels of objects and lists that are searched for a message
-_MAX_FIELDS = 1000  # fields of an object among which an error is searched
+_MAX_FIELDS = 1000  # maximum fields of an object among which an error is searched
 _MAX_ITEMS = 20  # maximum items of a list of messages that are shown
 
 # Names of fields in the form that `_folded` returns. Earlier names take precedence.

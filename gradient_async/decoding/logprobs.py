@@ -23,8 +23,8 @@ from .normalize import DECODE_ERRORS, VERY_UNLIKELY
 _TIMES = 25
 # Maximum number of commas for each byte of log probabilities: honest entries have 0.1, and lists of numbers have 0.5.
 _MAX_DENSITY = 0.25
-_MIN_ENTRY = 16  # bytes; the shortest honest entry has about 25
-_MAX_ENTRY = 400  # bytes of an entry on average; with indentation an honest entry has about 270
+_MIN_ENTRY = 16  # minimum bytes of an entry; the shortest honest entry has about 25
+_MAX_ENTRY = 400  # maximum bytes of an entry on average; with indentation an honest entry has about 270
 _OTHERS = 1000  # everything else in a reply may be as long as this many entries
 # A reply with this name among its first _EARLY bytes almost certainly has long lists. Its lists are then searched at once:
 # counting all values first would take a third of the time of decoding.
@@ -118,7 +118,7 @@ def _find_lists(data: bytes) -> tuple[bytes, list[bytes]]:
 
 def _outlines(data: bytes) -> Iterator[tuple[bytes, int]]:
     """Yield the JSON unchanged and repaired, each with a possible number of choices; the most probable is first."""
-    yield data, 1  # first, because counting the choices takes time
+    yield data, 1  # yielded first, because counting the choices takes time
     count = sum(1 for _ in islice(_CHOICE.finditer(data), _MAX_CHOICES + 1))
     if 0 < count <= _MAX_CHOICES:
         yield data, count

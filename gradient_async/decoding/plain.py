@@ -37,7 +37,7 @@ _LEAVES = frozenset({str, int, bool, type(None)})  # float is left out, because 
 PLAIN = _LEAVES | {float, dict, list}
 """The types of plain data."""
 _TOO_DEEP = f"nested too deep, more than {MAX_DEPTH} levels"
-_MAX_UNWRAPPED = 8  # how many conversions in a row may return another object
+_MAX_UNWRAPPED = 8  # maximum number of conversions in a row that return another object
 
 _MAX_PATH = 200  # maximum characters of the path to a refused value
 _MAX_SHOWN = 80  # maximum characters of a refused value in a message

@@ -183,7 +183,7 @@ def is_stream(content: bytes) -> bool:
 
 def _finish(completion: ChatCompletion, taken: Sequence[ChoiceLogprobs | None]) -> ChatCompletion:
     """Normalize messages, order the choices, and reset the fields that only the session sets."""
-    # A body may contain these fields under their encoded names.
+    # A body may contain these three fields under their encoded names.
     completion.request_id = None
     completion.rate_limits = None
     completion.attempts = 1

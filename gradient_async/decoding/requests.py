@@ -268,7 +268,7 @@ def _validate_messages(messages: Any) -> None:
                 or hasattr(message, "to_dict")
             ):
                 _refuse_reply(message, index)
-                continue  # the message of a reply, or an object of another library
+                continue  # the message comes from a reply, or is an object of another library
             raise _invalid(f"messages[{index}]", message, "expected a dictionary or a reply's message")
         role = message.get("role")
         if not isinstance(role, str):

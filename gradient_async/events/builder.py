@@ -92,7 +92,7 @@ class EventBuilder:
         for the reader of events wait in a queue, and the stream's assembler already has them.
         """
         if not self._detached:
-            # Copied together, because the progress refers to lists of the assembler.
+            # Both are copied together, because the progress refers to lists of the assembler.
             self._assembler, self._progress = copy.deepcopy((self._assembler, self._progress))
             self._detached = True
 
@@ -143,7 +143,7 @@ class EventBuilder:
             event = ReasoningDeltaEvent(choice=index, delta=delta.reasoning_content)
             events.append(_at_this_moment(event, state.reasoning))
         if delta.content:
-            # The same as `_at_this_moment`, without the call: nearly all deltas are of this kind.
+            # This does the same as `_at_this_moment`, and saves the call for nearly all deltas.
             text = ContentDeltaEvent(choice=index, delta=delta.content)
             force_setattr(
                 text,

@@ -90,7 +90,7 @@ class GrowingValue:
         return self._json.value
 
 
-_MAX_OPENING = 64  # characters before the JSON of an answer; a longer beginning is not a fence
+_MAX_OPENING = 64  # maximum characters before the JSON of an answer; a longer beginning is not a fence
 
 
 class GrowingAnswer(GrowingValue):

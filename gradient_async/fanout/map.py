@@ -172,7 +172,7 @@ class MapWorkers:
         self._taken = 0
         self._exhausted = False  # whether pulling requests has ended
         self._ready: deque[MapResult[Any]] = deque()
-        # If results are ordered: those that wait for the result of an earlier request, and the index that is due next.
+        # If results are ordered: the results that wait for the result of an earlier request, and the index that is due next.
         self._early: dict[int, MapResult[Any]] = {}
         self._next_index = 0
         self._errors: dict[int, GradientError] = {}  # errors of requests, if they are to be raised
@@ -277,13 +277,14 @@ class MapWorkers:
         """Return the caller's next request, or `_END`. An error of the caller's iterable ends the pulling."""
         try:
             if self._requests is not None:
-                # The check of `_has_room`, repeated here because there usually is room, and then nothing is awaited.
+                # This repeats the check of `_has_room`, because there usually is room, and then nothing is awaited.
                 if (not self._exhausted and self._pulled - self._taken < self._window) or (
                     await self._has_room()
                 ):
                     return next(self._requests)
             else:
-                # The check for room is inside, because other workers may pull a request during the wait.
+                # The check for room is inside the lock, because other workers may pull a request while this worker waits for
+                # the lock.
                 async with self._pulling:
                     if await self._has_room():
                         return await anext(cast("AsyncIterator[Request]", self._async_requests))
@@ -306,7 +307,7 @@ class MapWorkers:
         request: Any = item
         if type(item) is tuple and len(pair := cast("tuple[Any, ...]", item)) == 2:  # noqa: PLR2004  # a pair
             key, request = pair
-        run = self._run  # a finaliser in another thread may end it at any moment
+        run = self._run  # a finaliser in another thread may end the run at any moment
         row: Row | None = None
         answer: ChatCompletion | GradientError | None = None
         try:
@@ -333,7 +334,7 @@ class MapWorkers:
             # The frames of the traceback would hold the reply as long as the result is kept.
             answer = error.with_traceback(None)
         if resumed:
-            await asyncio.sleep(0)  # let other tasks run between results, because nothing else was awaited
+            await asyncio.sleep(0)  # lets other tasks run between results, because nothing else was awaited
         elif run is not None and row is not None:
             self._write(run, row, answer)
         self._put(index, key, request, answer, resumed=resumed)
@@ -350,7 +351,7 @@ class MapWorkers:
             self.drain()  # the results of requests in flight are paid for, so the reader still gets them
 
     def _params_of(self, index: int, request: Any) -> dict[str, Any]:
-        if not isinstance(request, (dict, Mapping)):  # `dict` first: the test of a Mapping is slow
+        if not isinstance(request, (dict, Mapping)):  # first `dict`, because the test of Mapping is slow
             raise InvalidRequestError(
                 f"request {index} is a {type(request).__name__}: "
                 "expected its parameters as a dict, or a pair of a key and such a dict"

@@ -86,7 +86,7 @@ class MergedChunks:
         if self._answered is None:
             self._answered = self._loop.time()
             self.request_id = request_id
-        self.attempts += attempts - 1  # the first was counted when it was made
+        self.attempts += attempts - 1  # the first attempt was counted when it was made
         if rate_limits is not None:
             self.rate_limits = rate_limits
 

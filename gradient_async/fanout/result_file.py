@@ -67,7 +67,7 @@ _OWN_FAULT = frozenset({400, 404, 413, 422})
 _NOT_IN_DIGEST = frozenset({"stream", "stream_options", "timeout", "extra_headers"})
 _KEPT = frozenset({"timeout", "extra_headers"})  # these options have no JSON form, and need not be read twice
 
-# The state of a result: no row has it so far; a row of this run has it; another result replaces it.
+# The states of a result: no row of this run has it, a row of this run has it, or another result replaces it.
 OTHER, LIVE, SUPERSEDED = 0, 1, 2
 
 
@@ -134,7 +134,7 @@ def _canonical(plain: Any) -> bytes:
     problem: str
     try:
         return msgspec.json.encode(plain, order="deterministic")
-    except ValueError as error:  # half a surrogate pair, or a number of too many digits
+    except ValueError as error:  # the row has half a surrogate pair, or a number of too many digits
         problem = str(error)
     raise InvalidRequestError(f"the request can't be written as JSON: {problem}")
 
@@ -301,7 +301,8 @@ class ResultFile:
         self._end: int = 0  # end of the last result
         self._starts = array("Q")  # where each result begins; it ends where the next begins
         self._states = bytearray()
-        # The positions of results in `_starts`. A list is for equal rows, which are rare.
+        # For each digest, the position of the result in `_starts`, or a list of positions if several rows are equal, which is
+        # rare.
         self._by_digest: dict[bytes, int | list[int]] = {}
         self._by_name: dict[Name, tuple[int, str]] = {}  # results of earlier versions, and their digests
         self._failed: dict[bytes, list[int]] = {}  # errors whose requests are to be made again

@@ -188,7 +188,7 @@ def is_type(response_format: object) -> bool:
         isinstance(response_format, Answer)
         or callable(response_format)
         or get_origin(response_format) is not None
-        or hasattr(response_format, "__value__")  # made by the statement `type`
+        or hasattr(response_format, "__value__")  # an alias made by the statement `type`
     )
 
 

@@ -227,9 +227,9 @@ class Codec(Generic[T]):
         """Return a description and the path of the fault that an error reports."""
         if isinstance(error, RecursionError):
             return "nested too deep", "$"
-        if not isinstance(error, ValueError):  # raised by a validator or `__post_init__`
+        if not isinstance(error, ValueError):  # a validator or `__post_init__` raised the error
             return f"{type(error).__name__}: {error}", "$"
-        if hasattr(error, "error_count"):  # an error of pydantic
+        if hasattr(error, "error_count"):  # the error comes from pydantic
             errors = cast("Any", error).errors
             first = errors(include_url=False, include_context=False, include_input=False)[0]
             problem, path = first["msg"], _path_of(first["loc"], plain, missing=first["type"] == "missing")

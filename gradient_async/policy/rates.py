@@ -76,7 +76,7 @@ class EvenRate:
     def __init__(self, per_minute: float) -> None:
         self._rate = per_minute
         self._interval = _MINUTE / per_minute
-        self._burst = max(self._interval, 1.0)  # in seconds; long enough for one unit
+        self._burst = max(self._interval, 1.0)  # the length of a burst in seconds, long enough for one unit
         self._due = float("-inf")
         # The amount that was sent in the last minute, and its parts. Each part has a start, and the amount that was sent in the
         # _PART seconds after it. A list of all amounts would be long; there are few parts, and their inaccuracy is smaller than

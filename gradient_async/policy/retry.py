@@ -18,7 +18,8 @@ from ..errors import (
 _FIRST_BACKOFF = 0.5  # seconds
 # Seconds. DigitalOcean's rule for a 429 whose reset is 0: the time at which the quota is available again is unknown.
 _MAX_BACKOFF_OF_UNKNOWN_RESET = 60.0
-# Statuses after which a retry is safe: the model has not done the work. From 521 on, a CDN did not reach the server.
+# Statuses after which a retry is safe: the model has not done the work. The statuses 521, 522, 523, 525 and 530 come from a CDN
+# that did not reach the server.
 _RETRIED = frozenset({408, 429, 500, 502, 503, 521, 522, 523, 525, 529, 530})
 _OVERLOADED = 529
 # Codes of this library's connection errors that are never retried: TLS would fail again, a server that has begun to reply

@@ -286,7 +286,7 @@ class SharedPace(Pace):
             self._actor = ray.remote(PaceKeeper).options(**options).remote(self._rates, self._made_at)
         return self._actor
 
-    # Used by `Turn`
+    # Methods that `Turn` calls
 
     def account(self, name: Hashable) -> Account:
         """Return the account of a key at a server."""

@@ -40,7 +40,7 @@ _OK = 200
 _NO_CONTENT = 204
 _REDIRECT = 300
 _PROXIES = frozenset({"http", "https"})  # schemes of proxies that aiohttp can use
-_WRITTEN_AT_ONCE = 256 * 1024  # bytes of a request's body that are written in one piece
+_WRITTEN_AT_ONCE = 256 * 1024  # maximum bytes of a request's body that are written in one piece
 
 
 class Attempt:
@@ -301,7 +301,7 @@ def _last_middleware(progress: AttemptProgress, authorization: str | None) -> ai
         proxy = request.proxy
         if proxy is not None:
             if proxy.scheme not in _PROXIES or not proxy.host:
-                raise aiohttp.InvalidURL("")  # without the URL, which may show a password
+                raise aiohttp.InvalidURL("")  # the error does not get the URL, which may show a password
             progress.proxy = f"{proxy.host}:{proxy.port}"
         return await handler(request)
 

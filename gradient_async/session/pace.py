@@ -96,7 +96,7 @@ class Pace:
         self._lines = {}
         self._schedule = self._make_schedule()
 
-    # Used by `Turn`
+    # Methods that `Turn` calls
 
     def account(self, name: Hashable) -> Account:
         """Return the account of a key at a server."""
@@ -178,7 +178,7 @@ class Pace:
             The seconds for which all requests of the key wait, if the server refused this request and named no time.
         """
         failed = isinstance(outcome, APIError)
-        if not failed and outcome.rate_limits is None:  # nearly always, if the server reports no quota
+        if not failed and outcome.rate_limits is None:  # nearly always true if the server reports no quota
             with self._lock:
                 admission.account.succeed(time.monotonic())
             return None

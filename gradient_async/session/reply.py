@@ -109,7 +109,7 @@ class Reply:
         self._headers: Headers | None = None
         self.rate_limits: RateLimits | None = None
         if "ratelimit" in "\n".join(response.headers).lower():
-            # Computed now, because durations in the headers count from the arrival of the reply.
+            # The limits are computed now, because durations in the headers count from the arrival of the reply.
             self.rate_limits = rate_limits(self.headers, time.time())
         self.request = request
         self.body = body

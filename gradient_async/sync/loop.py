@@ -155,7 +155,7 @@ class LoopThread:
             return
         try:
             threading.Thread(target=self._run, name="gradient-async", daemon=True).start()
-        except RuntimeError as error:  # too many threads; or the process ends, and Python is 3.12.0 or 3.12.1
+        except RuntimeError as error:  # too many threads; or Python 3.12.0 or 3.12.1 ends the process
             raise ConfigurationError(f"the thread of the event loop did not start: {error}") from error
 
     def _is_first(self) -> bool:

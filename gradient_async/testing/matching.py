@@ -31,7 +31,7 @@ _SECRET_FIELD = re.compile(
     r"|\w*(?:credential|password|secret)s?",
     re.IGNORECASE,
 )
-_SHOWN = 60  # characters of a value in a message
+_SHOWN = 60  # maximum characters of a value in a message
 _NOTHING = object()
 
 
@@ -133,7 +133,7 @@ def nearest(
 
 
 def _differences(path: str, recorded: object, asked: object) -> Iterator[str]:
-    differ = type(recorded) is not type(asked) or recorded != asked  # for Python, True is 1
+    differ = type(recorded) is not type(asked) or recorded != asked  # in Python, True is equal to 1
     if isinstance(recorded, dict) and isinstance(asked, dict):
         had, has = cast("dict[str, Any]", recorded), cast("dict[str, Any]", asked)
         for name in {**had, **has}:
@@ -177,7 +177,7 @@ class Redaction:
             secrets = list(_secrets_of(body))
             self._redactor = Redactor(secrets_in(_hidden(request, secrets)))
             body = self._value(body)
-        except (ValueError, RecursionError):  # not JSON, or nested deeper than any client nests
+        except (ValueError, RecursionError):  # no JSON, or nested deeper than any client nests
             self._redactor = Redactor(secrets_in(_hidden(request, ())))
             body = self.text(request.body.decode("utf-8", "backslashreplace"))
         path, _, query = request.target.partition("?")

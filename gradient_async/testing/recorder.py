@@ -32,7 +32,7 @@ _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_
 # Some clients close a stream at [DONE], milliseconds before the end of the HTTP body. If this were recorded as a server
 # that never ends the body, a client that waits for the end would wait in vain at each replay.
 _DONE = b"data: [DONE]"
-_END_AFTER_DONE = 0.05  # seconds
+_END_AFTER_DONE = 0.05  # seconds to wait for the end of the body after [DONE]
 
 
 class Recorder:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 MAX_HEAD = 64 * 1024  # bytes of request line and headers together, and of trailers
-MAX_BODY = 64 * 1024 * 1024  # bytes
+MAX_BODY = 64 * 1024 * 1024  # maximum bytes of a body
 MAX_CHUNK_LINE = 1024  # bytes of the size of an HTTP chunk, extensions included
 
 _REQUEST_LINE = re.compile(r"([A-Z]{1,20}) ([\x21-\x7e]+) HTTP/(1\.[01])")

@@ -234,7 +234,7 @@ async def _read_body(connection: Connection, headers: Headers) -> bytes:
             raise BadRequestError(400, "a chunk is longer than its size")
         parts.append(data[:-2])
     left = MAX_HEAD
-    while (line := await connection.read_until(b"\r\n", left)) != b"\r\n":  # trailers
+    while (line := await connection.read_until(b"\r\n", left)) != b"\r\n":  # the line is a trailer
         if line is None:
             raise BadRequestError(431, "the trailers never end")
         left -= len(line)

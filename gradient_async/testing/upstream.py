@@ -127,7 +127,7 @@ class ReplyBody:
         try:
             while data:
                 if self._inflate.eof:
-                    if not data.startswith(_GZIP):  # padding after the last member
+                    if not data.startswith(_GZIP):  # the rest is padding after the last member
                         break
                     self._inflate = _new_inflater()
                 parts.append(self._inflate.decompress(data))

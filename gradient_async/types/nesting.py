@@ -124,8 +124,9 @@ def _marks(data: bytes) -> Iterator[bytes]:
     while start < len(data):
         end = start + _SLICE
         piece = data[start:end]
-        # Passes of C code remove everything except marks. Escapes are removed first; then every quotation mark begins or
-        # ends a string. Of a string without marks, two adjacent quotation marks remain, and are removed.
+        # Calls of C code remove everything except brackets, commas and quotation marks. Escapes are removed first; then every
+        # quotation mark begins or ends a string. A string without brackets and commas leaves two adjacent quotation marks,
+        # which are removed.
         if b"\\" in piece:
             # A slice must not end between a backslash and the character that it escapes.
             cut = (len(piece) - len(piece.rstrip(b"\\"))) % 2 if end < len(data) else 0
