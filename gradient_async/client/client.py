@@ -262,7 +262,7 @@ class AsyncGradient(AsyncOnly, Attributes, Hinted):
         trust_env: Read proxies and their passwords from the environment.
         allow_insecure_http: Send the key over plain http to a host that is not private.
         hooks: Observers of calls; see `Hook`.
-        pace: Rates that the calls of this client share with whatever else has the same `Pace`.
+        pace: Rates that the calls of this client share with everything else that has the same `Pace`.
         http_client: Not supported; pass ``session``.
 
     Raises:

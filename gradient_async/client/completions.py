@@ -97,8 +97,8 @@ class Completions(BaseCompletions):
             **params: Parameters of the request, and options for sending it.
 
         Returns:
-            The completion. Its ``parsed``, and that of each message, is the value, or None where the model refused, and
-            where it calls tools and says nothing.
+            The completion. Its ``parsed``, and that of each message, is the value; None if the model refused, or if it
+            calls tools without a text.
 
         Raises:
             InvalidRequestError: If the type has no schema; nothing was sent.

@@ -184,7 +184,7 @@ def _sendable(call: ToolCall) -> ToolCall:
 
 
 def _later_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters for later turns, without a tool choice that would force a call in each turn, and so no answer."""
+    """Return the parameters for later turns. They do not force a call, because a turn with a call is never the answer."""
     choice = params.get("tool_choice")
     if choice is None or choice in ("auto", "none"):
         return params

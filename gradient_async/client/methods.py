@@ -59,7 +59,7 @@ _WINDOW = 4
 
 
 def _called_as(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Wrap what a public method calls: `NOT_GIVEN` means the default, keys in headers are hidden.
+    """Wrap the implementation of a public method: `NOT_GIVEN` means the default, and keys in headers are hidden.
 
     Python's error about a missing argument then names the public method.
     """

@@ -41,7 +41,7 @@ class AnswerOptions(TypedDict, total=False):
 
 class _ParseOptions(TypedDict, total=False):
     output_retries: int
-    """How often to ask again, with the faulty answer and a message that names the fault, if the answer is not JSON or no
+    """How often to ask again, with the faulty answer and a message that names the fault, if the answer is not JSON or not a
     value of the type; 0 by default. Each request is paid for."""
 
 
@@ -64,10 +64,10 @@ class FanOutAnswerOptions(AnswerOptions, total=False):
 
 class _PaceOptions(TypedDict, total=False):
     pace: Pace | None
-    """Rates that these requests share with whatever else has the same `Pace`; the client's own `Pace` if None, and otherwise
-    one for these requests."""
+    """Rates that these requests share with everything else that has the same `Pace`. If None, the requests use the `Pace` of
+    the client, or else a `Pace` of their own."""
     requests_per_minute: float | None
-    """Short for a `Pace` for these requests alone, as the next two: the maximum number of requests in any minute."""
+    """Maximum number of requests in any minute. This option and the next two are short for a `Pace` of these requests alone."""
     tokens_per_minute: float | None
     """Maximum number of tokens in any minute."""
     adaptive: bool
@@ -117,8 +117,8 @@ class _MapOptions(TypedDict, total=False):
     """Stream each reply, so that the limits on stalls apply and errors have a ``partial``."""
     journal: Journal | str | os.PathLike[str] | None
     """Path of a file of results, or an open `Journal`. Each result is written to it as it arrives, and results of earlier
-    runs are returned with ``resumed=True``: their requests are not sent again. Of errors, that is so only for requests that
-    the server refused with 400, 404, 413 or 422. A request is known by its key and all of its parameters."""
+    runs are returned with ``resumed=True``: their requests are not sent again. Requests that ended with an error are sent
+    again, unless the server refused them with 400, 404, 413 or 422. A request is known by its key and all of its parameters."""
     output_retries: int
     """How often to ask again for one answer, as for `parse`."""
 
@@ -137,8 +137,8 @@ class _RunOptions(TypedDict, total=False):
     stop_when: Callable[[ToolRun[Any]], bool | Awaitable[bool]] | None
     """Called with the run after the results of each turn. If it returns true, or an awaitable of true, the run ends."""
     on_tool_error: Literal["tell", "raise"] | Callable[[ToolCall, Exception], str | Awaitable[str]]
-    """What becomes of an exception of a function. ``"tell"`` tells it to the model. ``"raise"`` cancels the other tools and
-    raises the first one. A callable returns the text for the model, or raises. Unknown tools, arguments that do not fit and
+    """How an exception of a function is handled. ``"tell"`` tells the model about it. ``"raise"`` cancels the other tools and
+    raises the first exception. A callable returns the text for the model, or raises. Unknown tools, arguments that do not fit and
     exceeded time limits are always told to the model."""
     tool_timeout: float | None
     """Seconds for each call, for tools without a ``timeout``; None is no limit."""

@@ -1,7 +1,7 @@
 """Identifies JSON without choices: an error, a chunk with other fields, a heartbeat, or an event of another API.
 
-Only choices are an answer. Servers also send JSON without choices, and only the names of its fields show what it means. It
-must not pass for an empty answer: if a stream has no choice at all, the request went to another API, or a gateway dropped
+Only choices are an answer. Servers also send JSON without choices, and only the names of its fields show what it means. Such
+JSON must not pass for an empty answer: if a stream has no choice at all, the request went to another API, or a gateway dropped
 the answer.
 
 Streams and awaited replies use the same function, `identify`.

@@ -1,4 +1,4 @@
-"""Takes long lists of log probabilities out of JSON, which have more values than any other part of an honest reply.
+"""Takes long lists of log probabilities out of JSON: they have more values than any other part of an honest reply.
 
 A reply of 4,000 tokens, each with its 20 likeliest alternatives, has two million values as `types.nesting` counts them,
 twenty times `Limits.values`. The typed decoder still decodes them in a short time, because all entries have one shape. So

@@ -224,7 +224,7 @@ def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
 
 
 def _documented(name: str, *, agent: bool) -> str:
-    """Return the limits of a parameter in words; "" if its type says all."""
+    """Return the limits of a parameter in words; "" if the parameter has none."""
     types = _AGENT_TYPES if agent else _CHAT_TYPES
     for kind in get_args(get_type_hints(types, include_extras=True).get(name)):
         for bounds in getattr(kind, "__metadata__", ()):

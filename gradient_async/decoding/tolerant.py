@@ -153,7 +153,7 @@ def _is_plain(data: bytes) -> bool:
 
 
 class PayloadDecoder:
-    """Decodes the payloads of one stream, with the state that this needs.
+    """Decodes the payloads of one stream, and keeps the state between them.
 
     Args:
         limits: Limits on what a server may send.

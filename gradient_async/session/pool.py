@@ -170,9 +170,9 @@ def _close_now(connector: aiohttp.BaseConnector, keeper: AsyncGenerator[None, No
     with contextlib.suppress(StopIteration):
         closing.send(None)
     closing.close()
-    # Otherwise the loop would make a task to close the generator, and `asyncio.run` would cancel the task. Nothing is
-    # awaited here, because the connector is closed. A loop that is shutting down may be closing the generator already, or
-    # have closed it.
+    # The generator is closed here. Otherwise the loop would make a task to close the generator, and `asyncio.run` would cancel
+    # the task. Nothing is awaited here, because the connector is closed. A loop that is shutting down may be closing the
+    # generator already, or have closed it.
     with contextlib.suppress(StopIteration, RuntimeError):
         keeper.aclose().send(None)
 

@@ -18,7 +18,7 @@ class ParsedChatCompletionMessage(ChatCompletionMessage, Generic[T], gc=True, kw
     """The model's message, with the value that its text stands for. You can pass it back in the next request.
 
     Attributes:
-        parsed: The value, or None: the model refused, calls tools and says nothing, or the request named no type.
+        parsed: The value; None if the model refused, if it calls tools without a text, or if the request named no type.
     """
 
     parsed: T | None = msgspec.field(default=None, name="@parsed")
