@@ -65,9 +65,10 @@ _MAX_DEEP = 1024 * 1024  # bytes of deep JSON that `is_torn` checks; checking mo
 _MAX_LINES = 10_000  # maximum payloads of one event; more would block the event loop
 _OBJECT = re.compile(rb"\[?\s*\{")
 _NO_ERROR = frozenset({b"", b"null", b"{}", b"0", b"false", b'""'})
-# Parts of the names of fields in which `find_error` may find an error. Letters that may be upper or lower case, and places that
-# may have an underscore, are left out.
-_SPEAKING = (b"rr", b'ode"', b"tatus", b"uccess", b'etail"', b"essage", b'sg"', b'itle"', b'esp"')
+# Parts of the names of fields in which `find_error` may find an error, in lower case, and without the places that may have an
+# underscore.
+_SPEAKING = (b"err", b'code"', b"status", b"success", b'detail"', b"message", b'msg"', b'title"', b'resp"', b"exception", b"fault",
+             b'"ok"')  # fmt: skip
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
 _decode_raw = msgspec.json.Decoder(msgspec.Raw).decode  # checks the syntax without making objects
 
@@ -149,7 +150,7 @@ def is_torn(data: bytes) -> bool:
 
 def _is_plain(data: bytes) -> bool:
     """Whether a payload with usage and an empty list of choices has no sign of an error. Most streams end with one."""
-    return b'"choices"' in data and not any(map(data.__contains__, _SPEAKING))
+    return b'"choices"' in data and not any(map(data.lower().__contains__, _SPEAKING))
 
 
 class PayloadDecoder:

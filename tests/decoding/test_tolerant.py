@@ -9,7 +9,7 @@ from wire import DONE, contents, decoded, delta, event, raw, refused, run, text
 
 from gradient_async.assembly import CompletionAssembler
 from gradient_async.config import Limits
-from gradient_async.decoding import ChunkDecoder, tolerant
+from gradient_async.decoding import ChunkDecoder, error_bodies, tolerant
 from gradient_async.decoding.tolerant import is_torn, split_payloads
 from gradient_async.errors import StreamLimitError, StreamProtocolError, StreamServerError
 
@@ -377,14 +377,19 @@ def test_short_payloads_may_have_long_numbers() -> None:
     assert 0 == decoder.anomalies
 
 
-def test_errors_beside_usage_and_no_choices_are_found() -> None:
-    """An ordinary payload of usage is not looked at closely; one of these names is enough to do so."""
-    for field in ('"error_code":7', '"base_resp":{"status_code":5}', '"code":"busy"', '"errors":["x"]',
-                  '"statusCode":500', '"success":false', '"detail":"x"', '"title":"Forbidden"', '"msg":"it failed"',
-                  '"type":"error"', '"object":"error"', '"status":"failed"', '"errorMessage":"x"'):  # fmt: skip
-        wire = raw(f'{{"id":"c-1","choices":[],"usage":{{"total_tokens":3}},{field}}}')
-        chunks, error = refused(text("a") + wire)
-        assert (["a"], StreamServerError) == (contents(chunks), type(error)), field
+@pytest.mark.parametrize("value", ['"it failed"', '"error"', "7", "false", '{"message":"x"}', '{"status_code":5}'])
+@pytest.mark.parametrize(
+    "name",
+    [*error_bodies._ERRORS, *error_bodies._MESSAGES, *error_bodies._CODES, *error_bodies._TYPES, "success", "ok", "object",
+     "base_resp", "error_code", "statusCode", "errorMessage", "status-msg"],
+)  # fmt: skip
+def test_an_error_beside_usage_and_no_choices_is_found(name: str, value: str) -> None:
+    """An ordinary payload of usage is not searched for an error. No error must look like one, whatever its name."""
+    for written in (name, name.title(), name.upper()):
+        body = f'{{"id":"c-1","choices":[],"usage":{{"total_tokens":3}},"{written}":{value}}}'
+        chunks, error = run(ChunkDecoder(), [text("a"), raw(body), DONE])
+        is_error = error_bodies.find_error(json.loads(body)) is not None
+        assert (["a"], is_error) == (contents(chunks)[:1], isinstance(error, StreamServerError)), written
 
 
 def test_what_was_assembled_is_what_was_understood() -> None:
