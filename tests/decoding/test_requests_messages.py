@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import json
 from types import MappingProxyType
 from typing import Any
@@ -102,10 +103,18 @@ class TestMessages:
             (reply, "not a ChatCompletion; pass its .choices[0].message"),
             (reply.choices[0], "not a Choice; pass its .message"),
         ):
-            with pytest.raises(InvalidRequestError) as raised:
-                checked(messages=[*MESSAGES, value])
-            assert f"messages[1]: expected a message, {says}" == raised.value.message
-            assert "messages[1]" == raised.value.param
+            for model in ("m", enum.Enum("Model", {"M": "m"}).M):
+                with pytest.raises(InvalidRequestError) as raised:
+                    checked(messages=[*MESSAGES, value], model=model)
+                assert f"messages[1]: expected a message, {says}" == raised.value.message
+                assert "messages[1]" == raised.value.param
+
+    def test_a_role_may_be_a_member_of_an_enumeration(self) -> None:
+        roles = enum.Enum("Role", {"USER": "user", "USR": "usr"})
+        found = checked(messages=[{"role": roles.USER, "content": "hi"}])
+        assert MESSAGES == json.loads(encode_request(found, stream=None))["messages"]
+        with pytest.raises(InvalidRequestError, match=r"messages\[0\]\.role='usr'"):
+            checked(messages=[{"role": roles.USR, "content": "hi"}])
 
     def test_messages_that_are_not_given_are_left_out(self) -> None:
         absent = checked(messages=[*MESSAGES, NOT_GIVEN])
