@@ -19,6 +19,14 @@ MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 BASE: dict[str, Any] = {"messages": MESSAGES, "model": "m"}
 
 
+class Word(enum.Enum):
+    """Values that are no text, but convertible to it."""
+
+    USER = "user"
+    MISSPELT = "usr"
+    MODEL = "m"
+
+
 def checked(
     *, stream: bool = False, agent: bool = False, validate: bool = True, **params: Any
 ) -> dict[str, Any]:
@@ -103,18 +111,17 @@ class TestMessages:
             (reply, "not a ChatCompletion; pass its .choices[0].message"),
             (reply.choices[0], "not a Choice; pass its .message"),
         ):
-            for model in ("m", enum.Enum("Model", {"M": "m"}).M):
+            for model in ("m", Word.MODEL):
                 with pytest.raises(InvalidRequestError) as raised:
                     checked(messages=[*MESSAGES, value], model=model)
                 assert f"messages[1]: expected a message, {says}" == raised.value.message
                 assert "messages[1]" == raised.value.param
 
     def test_a_role_may_be_a_member_of_an_enumeration(self) -> None:
-        roles = enum.Enum("Role", {"USER": "user", "USR": "usr"})
-        found = checked(messages=[{"role": roles.USER, "content": "hi"}])
+        found = checked(messages=[{"role": Word.USER, "content": "hi"}])
         assert MESSAGES == json.loads(encode_request(found, stream=None))["messages"]
         with pytest.raises(InvalidRequestError, match=r"messages\[0\]\.role='usr'"):
-            checked(messages=[{"role": roles.USR, "content": "hi"}])
+            checked(messages=[{"role": Word.MISSPELT, "content": "hi"}])
 
     def test_messages_that_are_not_given_are_left_out(self) -> None:
         absent = checked(messages=[*MESSAGES, NOT_GIVEN])
