@@ -227,16 +227,11 @@ def _ids_of_different(calls: list[CallState]) -> dict[int, str]:
         arguments = str(call.arguments)
         size += len(arguments)
         by_id = alike.setdefault((canonical(arguments) if size <= _MAX_COMPARED else arguments, payload), {})
-        # A call without an id is equal to any call with the same arguments.
-        same = by_id.get(call.id, by_id.get(""))
-        if same is None and not call.id:
-            same = next(iter(by_id.values()), None)
-        if same is None:
-            same = call.ordinal
-            ids[same] = ""
-        if call.id and not ids[same]:
-            by_id.pop("", None)
-            ids[same] = call.id
-        if call.id or not ids[same]:
-            by_id[call.id] = same
+        # A call without an id is equal to any call with the same arguments, and takes the id of a later one.
+        if call.id:
+            same = by_id.get(call.id, by_id.pop("", call.ordinal))
+        else:
+            same = next(iter(by_id.values()), call.ordinal)
+        ids[same] = ids.get(same) or call.id
+        by_id[ids[same]] = same
     return ids

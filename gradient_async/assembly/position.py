@@ -146,15 +146,16 @@ def _call_since(call: CallState, position: CallPosition | None) -> list[ToolCall
         deltas.append(ToolCallDelta(function=FunctionDelta(arguments="".join(pieces))))
         name, pieces = call.name, []
     delta = ToolCallDelta(
-        id=call.id or None if call.id != known.id else None,
-        type=call.type or None if call.type != known.type else None,
+        id=call.id if call.id != known.id else None,
+        type=call.type if call.type != known.type else None,
         function=FunctionDelta(
             name=name,
+            # A new call has arguments, though they are empty: callers append those of its later deltas.
             arguments="".join(pieces) if pieces or position is None else None,
         ),
-        custom=join_custom(call.custom[custom:]) if len(call.custom) > custom else None,
-        extra_content=merge_all(call.extra_content[extra:]) if len(call.extra_content) > extra else None,
+        custom=join_custom(call.custom[custom:]),
+        extra_content=merge_all(call.extra_content[extra:]),
     )
-    if position is None or delta != ToolCallDelta():
+    if delta != ToolCallDelta():
         deltas.append(delta)
     return deltas

@@ -273,8 +273,8 @@ def add_function(call: CallState, function: FunctionDelta, id_: str = "") -> tup
     restated = name if call.name_length else ""  # the first name names this call, however late it is received
     size = next(row for row in NAMES if row.holds(call, name)).add(call, name)
     new_id = id_ not in {"", call.id}
-    if (restated or new_id) and call.arguments.whole_object and _adds_nothing(call, text):
-        call.waiting = (id_, restated)
+    if (restated or new_id) and call.arguments.whole_object:
+        call.waiting = (id_, restated)  # until `_append`, if the fragment does add something
         size += utf8_size(id_) if new_id else 0
     appended = next(row for row in ARGUMENTS if row.holds(call, text)).add(call, text)
     if name and not call.arguments.blank:

@@ -36,7 +36,7 @@ from ..types import (
     ToolCallDelta,
 )
 from ..types.messages import normalize_message
-from .normalize import DECODE_ERRORS, may_hide_text
+from .normalize import DECODE_ERRORS
 
 _decode = msgspec.json.Decoder(ChatCompletionChunk).decode
 _decode_lines = msgspec.json.Decoder(str).decode_lines
@@ -204,8 +204,7 @@ def learn_template(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Tem
     """
     chunk = chunks[-1]
     found = _find_text(chunk)
-    if found is None or may_hide_text(payload, "delta"):
-        # An event of the batch may have an empty text. Then text in another field would count, which a batch does not hold.
+    if found is None:
         return None
     field, text = found
     literal = msgspec.json.encode(text)

@@ -46,14 +46,10 @@ _SHOWN = 64 * 1024  # maximum bytes of a body that an error holds
 
 # Fields that `as_chunk` copies, because they have the same form in a completion and a chunk, or in a message and a delta.
 _SAME_IN_CHUNK = tuple(
-    name
-    for name in ChatCompletionChunk.__struct_fields__
-    if name not in {"choices", "object", "_error", "_x_groq"}
+    name for name in ChatCompletionChunk.__struct_fields__ if name not in {"choices", "object"}
 )
 _SAME_IN_DELTA = tuple(
-    name
-    for name in ChoiceDelta.__struct_fields__
-    if name not in {"tool_calls", "function_call", "_reasoning"}
+    name for name in ChoiceDelta.__struct_fields__ if name not in {"tool_calls", "function_call"}
 )
 
 _decode = msgspec.json.Decoder(ChatCompletion).decode

@@ -218,15 +218,15 @@ def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
     inside = "" if path == name else f" at {path}"
     if place.startswith("`key`"):
         inside = f" as a key{inside}"
-    limit = _documented(name, agent=agent)
+    limit = _documented(name)
     documented = f" (documented: {limit})" if limit else ""
     raise _invalid(name, arguments.get(name), f"{problem[:1].lower()}{problem[1:]}{inside}{documented}")
 
 
-def _documented(name: str, *, agent: bool) -> str:
+def _documented(name: str) -> str:
     """Return the limits of a parameter in words; "" if the parameter has none."""
-    types = _AGENT_TYPES if agent else _CHAT_TYPES
-    for kind in get_args(get_type_hints(types, include_extras=True).get(name)):
+    # Agents take all parameters that have bounds.
+    for kind in get_args(get_type_hints(_AGENT_TYPES, include_extras=True).get(name)):
         for bounds in getattr(kind, "__metadata__", ()):
             if bounds.ge is not None:
                 return f"at least {bounds.ge}" if bounds.le is None else f"{bounds.ge} to {bounds.le}"

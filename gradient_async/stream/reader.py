@@ -286,21 +286,14 @@ class StreamReader:
             ) or self._content.is_in(chunks):
                 self._awaiting_content = False
                 self._times.content_at.append(self._read_at)
-                body.waited = 0.0
-                if body.limit != self._timeout.idle:
-                    body.allow(self._timeout.idle)
+                body.allow(self._timeout.idle)
             else:
                 # Until content arrives, decoding counts as waiting: otherwise a flood of bytes without content would never
                 # reach the limit.
                 now = self._loop.time()
                 body.waited += now - self._read_at
                 self._read_at = now
-        self.steady = (
-            not self._awaiting_content
-            and self.decoder.idle
-            and self.state is State.STREAMING
-            and not self._body_over
-        )
+        self.steady = not self._awaiting_content and self.decoder.idle and not self._body_over
         return chunks
 
     # Bodies that may not be event streams
@@ -379,10 +372,7 @@ class StreamReader:
         self._body_over = True
         self.steady = False
         self.body.close()
-        data = b""
-        if self.state is State.SNIFFING:
-            data = b"".join(self._sniffed)
-        return self._last(data)
+        return self._last(b"")  # bytes that do not show what the body is have no chunk either
 
     def _timed_out(self) -> StreamTimeoutError:
         total = self.body.expired == "total"

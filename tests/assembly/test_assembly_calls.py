@@ -262,6 +262,13 @@ class TestLimits:
         with pytest.raises(StreamLimitError, match=f"index {index}"):
             calls_of(entry(index, "a"), limits=limits)
 
+    def test_an_id_that_waits_is_counted(self) -> None:
+        """Behind a whole object an id may belong to this call or the next one, and is kept until that is clear."""
+        entries = [entry(0, "a", "f", "{}"), entry(0, "b" * 1000)]
+        assert ["a"] == [call.id for call in calls_of(*entries, limits=Limits(completion_bytes=4096 + 1004))]
+        with pytest.raises(StreamLimitError):
+            calls_of(*entries, limits=Limits(completion_bytes=4096 + 1000))
+
     def test_default_is_1024(self) -> None:
         assert 1 == len(calls_of(entry(1023, "a")))
         with pytest.raises(StreamLimitError):
@@ -306,6 +313,8 @@ STREAMS = {
     ),
     "alike, in pieces": (['0 - f {"x":1}', "0 - g []", '0 - f {"x"', "0 - - :1}"], ['- f {"x":1}', "- g []"]),
     "alike, without an index": (["- - f []", "- - g []", "- - f []"], ["- f []", "- g []"]),
+    "alike, and no id in the second": (["0 a f []", "0 - g {}", "0 - f []"], ["a f []", "- g {}"]),
+    "alike, but for white space": (["0 - f [1]", "0 - g {}", "0 - f [ 1 ]"], ["- f [1]", "- g {}"]),
     "alike, but of another index": (["0 - f []", "1 - f []"], ["- f []", "- f []"]),
     "alike, but of another id": (["0 a f []", "0 b f []", "0 - g []"], ["a f []", "b f []", "- g []"]),
     "alike, the id in the first alone": (["0 a f []", "0 - g {}", "0 - f []", "0 b f []"], ["a f []", "- g {}", "b f []"]),
@@ -320,6 +329,7 @@ STREAMS = {
     ),
     "behind what is no JSON": (['0 - f {"x":}', '0 - f {"y":2}'], ['- f {"x":}{"y":2}']),
     "behind a value that is no object": (["0 - f []", "0 - f []"], ["- f [][]"]),
+    "an id alone behind a value that is no object": (["0 a f []", "0 b - -"], ["a f []", "b - -"]),
     "white space before a name": (["0 - f  ", "0 - g {}"], ["- f  ", "- g {}"]),
 }  # fmt: skip
 

@@ -11,7 +11,7 @@ from merge_streams import SERVERS, make_stream
 
 from gradient_async.assembly import CompletionAssembler, Position, position_of, since
 from gradient_async.decoding import ChunkDecoder
-from gradient_async.types import ChatCompletion, ChatCompletionChunk
+from gradient_async.types import ChatCompletion, ChatCompletionChunk, ChunkChoice
 
 # With these, calls are told apart by what comes when: calls that take turns, or a name and the same arguments that come
 # apart. One delta cannot tell that.
@@ -102,6 +102,55 @@ def test_of_every_field_at_every_moment(chunks: list[ChatCompletionChunk]) -> No
     for after in range(len(chunks) + 1):
         whole, other = completed(*chunks, after=after)
         assert whole == other
+
+
+def came_to(*chunks: ChatCompletionChunk, after: int) -> ChunkChoice | None:
+    """Return what came to choice 0 after the first chunks."""
+    assembler = added(*chunks[:after])
+    position = position_of(assembler.choices[0]) if after else Position()
+    assembler.extend(chunks[after:])
+    return since(assembler.choices[0], position)
+
+
+ONLY: dict[str, list[ChatCompletionChunk]] = {
+    "text": [
+        chunk(role="assistant", content="a", annotations=[1], images=[{"a": 1}], audio={"id": "a"}),
+        chunk(content="b"),
+    ],
+    "a role": [chunk(content="a"), chunk(role="assistant")],
+    "log probabilities of text": [chunk(content="a"), chunk(logprobs={"content": [ENTRY]})],
+    "log probabilities of a refusal": [chunk(content="a"), chunk(logprobs={"refusal": [ENTRY]})],
+    "arguments": [
+        call(id="a", type="custom", name="f", arguments="[", custom={"input": "x"}, extra_content={"a": 1}),
+        call(arguments="]"),
+    ],
+    "arguments of a call without an index": [call(None, id="a", arguments="["), call(None, arguments="]")],
+    "arguments of the first of two calls": [
+        chunk(tool_calls=[{"index": 0, "id": "a"}, {"index": 1, "id": "b"}]),
+        call(0, arguments="["),
+    ],
+    "arguments in place of a placeholder": [call(name="f", arguments="{}"), call(arguments='{"a":1}')],
+    "an id": [call(arguments="["), call(id="a")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chunks", ONLY.values(), ids=ONLY)
+def test_nothing_is_told_again(chunks: list[ChatCompletionChunk]) -> None:
+    """After one chunk, the next is all that came."""
+    assert chunks[1].choices[0] == came_to(*chunks, after=1)
+
+
+@pytest.mark.parametrize("index", [0, None])
+def test_a_call_comes_as_it_was_opened(index: int | None) -> None:
+    """With its index if it had one, and with arguments, to which those of later chunks are appended."""
+    opened = call(index, name="f", arguments="")
+    assert opened.choices[0] == came_to(opened, after=0)
+    two = [call(index, name="f", arguments="1"), call(index, name="g", arguments="2")]
+    choice = came_to(*two, after=0)
+    assert choice is not None
+    assert [one.choices[0].delta.tool_calls for one in two] == [
+        [one] for one in choice.delta.tool_calls or ()
+    ]
 
 
 def test_nothing_came() -> None:

@@ -147,6 +147,17 @@ class TestLearn:
             for chunk in decode_in_slices([raw(payload), raw(payload) * 2, raw(changed) * 2])[0][0]
         ]
 
+    @pytest.mark.parametrize("elsewhere", ['"text":"b"', '"message":{"content":"b"}'])
+    def test_text_in_another_place_adds_nothing_to_that_of_the_deltas(self, elsewhere: str) -> None:
+        """Nor is it the text of an event whose delta is empty."""
+        first, empty = (
+            raw(f'{{"choices":[{{"delta":{{"content":"{text}"}},{elsewhere}}}]}}') for text in ("a", "")
+        )
+        pieces = [first, empty * 2 + first]
+        expected = decode_whole(tolerant_events(b"".join(pieces)))
+        assert expected == decode_whole(pieces)
+        assert ["a", "", "", "a"] == [chunk.choices[0].delta.content for chunk in expected[0]]
+
     def test_a_long_event_is_not_learned_from(self) -> None:
         """It is decoded where it lies: nothing of it is copied."""
         assert [None, None, None] == pulls(text("x" * 9000), text("y"), text("z" * 9000))

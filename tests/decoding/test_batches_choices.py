@@ -173,6 +173,15 @@ class TestSeveral:
             same_sums([], batch)
             same_sums(list(batch), batch)
 
+    def test_an_index_inside_another_field_is_not_that_of_the_choice(self) -> None:
+        """Though it is the last one before the text, and choices take turns."""
+        events = [
+            compact(event({"index": index, "x": {"index": 5}, "delta": {"content": "a"}})) for index in (1, 0)
+        ]
+        batch = batch_of(events[1], first=b"".join(events))
+        assert batch is not None
+        assert (0, None) == (batch.choice, batch.choices)
+
     @pytest.mark.parametrize(
         ("n", "limit", "good"), [(None, 1, True), (1, 4, True), (3, 1, True), (1, 3, False)]
     )

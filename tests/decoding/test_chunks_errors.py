@@ -98,6 +98,21 @@ class TestErrors:
             assert decoder.error is raised.value
         assert 0 == decoder.pending
 
+    @pytest.mark.parametrize("end", [b"", b"\n\n"])
+    def test_half_a_character_before_it_is_dropped(self, end: bytes) -> None:
+        """Whether or not the error is the last event, and lacks its blank line."""
+        half = raw('{"choices":[{"delta":{"content":"a\\ud83d"}}]}')
+        chunks, error = refused(half + raw('{"error":"x"}')[:-2] + end)
+        assert (["a"], "StreamServerError") == (contents(chunks), type(error).__name__)
+
+    def test_a_torn_event_counts_before_one_with_too_many_values(self) -> None:
+        torn = raw('{"choices":[{"delta":{"content":"hal')
+        heavy = raw('{"choices":[],"x":[' + ",".join("0" * 2000) + "]}")
+        chunks, error = refused(text("a") + torn + heavy, limits=Limits(values=1000))
+        assert (["a"], "StreamProtocolError") == (contents(chunks), type(error).__name__)
+        _, error = refused(text("a") + heavy, limits=Limits(values=1000))
+        assert "StreamLimitError" == type(error).__name__
+
     def test_skip_never_skips_errors(self) -> None:
         chunks, error = refused(raw("nonsense") + text("a") + raw('{"error":"x"}'), on_bad_event="skip")
         assert (["a"], "StreamServerError") == (contents(chunks), type(error).__name__)

@@ -82,6 +82,16 @@ class TestSlices:
         assert 2 == len(chunks)
         assert 0 == decoder.pending
 
+    def test_nothing_that_is_pushed_ends_nothing(self) -> None:
+        """Lines without blank lines between them are decoded in several slices, the last of them without further bytes."""
+        decoder = ChunkDecoder()
+        decoder.push(text("x" * 500)[:-1] * 60 + b"\n")
+        count = 0
+        while decoder.pending:
+            count += len(decoder.decode_slice())
+            decoder.push(b"")
+        assert 60 == count
+
     def test_the_end_of_the_stream_is_pending(self) -> None:
         wire = text("a")[:-1]
         decoder = ChunkDecoder()

@@ -86,7 +86,9 @@ class TestSample:
         """A server that ignores `stream=True` still gives the same completion."""
         found = decoded(SAMPLE)
         assembler = CompletionAssembler()
-        assembler.add(as_chunk(found))
+        chunk = as_chunk(found)
+        assert "chat.completion.chunk" == chunk.object
+        assembler.add(chunk)
         assert found == assembler.completion
         assert assembler.complete
 
@@ -324,6 +326,10 @@ class TestRefusals:
             (b'{\n"candidates": [{"content": {}}]\n}', "it belongs to Gemini's API"),
             (
                 b'{"model":"l","response":"a","done":false}\n{"model":"l","response":"","done":true}',
+                "it belongs to Ollama's API",
+            ),
+            (
+                b'{"model":"l","response":"a","done":false}\n{"error":{"message":"busy"}}',
                 "it belongs to Ollama's API",
             ),
             (b'[{"generated_text":"a"}]', "it belongs to a text-generation server"),

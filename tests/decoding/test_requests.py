@@ -198,6 +198,7 @@ class TestLimits:
                 {"metadata": {"k" * 65: "v"}},
                 ": expected `str` of length <= 64 as a key (documented: at most 16 pairs",
             ),
+            ({"k": -1, "agent": True}, "k=-1: expected `int` >= 0 (documented: at least 0)"),
             ({"user": 5}, "user=5: expected `str | null`, got `int`;"),
         ],
     )

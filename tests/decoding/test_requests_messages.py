@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import json
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +17,14 @@ from gradient_async.types import NOT_GIVEN, ChatCompletion, ChatCompletionMessag
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 BASE: dict[str, Any] = {"messages": MESSAGES, "model": "m"}
+
+
+class Word(enum.Enum):
+    """Values that are no text, but convertible to it."""
+
+    USER = "user"
+    MISSPELT = "usr"
+    MODEL = "m"
 
 
 def checked(
@@ -102,10 +111,17 @@ class TestMessages:
             (reply, "not a ChatCompletion; pass its .choices[0].message"),
             (reply.choices[0], "not a Choice; pass its .message"),
         ):
-            with pytest.raises(InvalidRequestError) as raised:
-                checked(messages=[*MESSAGES, value])
-            assert f"messages[1]: expected a message, {says}" == raised.value.message
-            assert "messages[1]" == raised.value.param
+            for model in ("m", Word.MODEL):
+                with pytest.raises(InvalidRequestError) as raised:
+                    checked(messages=[*MESSAGES, value], model=model)
+                assert f"messages[1]: expected a message, {says}" == raised.value.message
+                assert "messages[1]" == raised.value.param
+
+    def test_a_role_may_be_a_member_of_an_enumeration(self) -> None:
+        found = checked(messages=[{"role": Word.USER, "content": "hi"}])
+        assert MESSAGES == json.loads(encode_request(found, stream=None))["messages"]
+        with pytest.raises(InvalidRequestError, match=r"messages\[0\]\.role='usr'"):
+            checked(messages=[{"role": Word.MISSPELT, "content": "hi"}])
 
     def test_messages_that_are_not_given_are_left_out(self) -> None:
         absent = checked(messages=[*MESSAGES, NOT_GIVEN])

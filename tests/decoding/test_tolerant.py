@@ -186,6 +186,7 @@ class TestErrorsOutsideOfEvents:
             (b"<p>seen</p>\n\nfoo: 1\n\n", "seen"),
             (b"<p>\x1b[2J</p>\n", "\\x1b[2J"),
             (b"foo: 1\n\n", ""),
+            (b'{"message":"loading"}\n\n', ""),
             (b"", ""),
         ],
     )

@@ -270,6 +270,18 @@ def test_log_probabilities_of_text_and_refusal_are_told_whole_at_the_end() -> No
     )
 
 
+def test_log_probabilities_of_one_kind_are_told_alone() -> None:
+    """Though those of the other kind came before."""
+    of_text, of_refusal = {"content": [entry("a")], "refusal": None}, {"content": [], "refusal": [entry("n")]}
+    wire = [chunk("a", refusal="n", logprobs=of_text | {"refusal": [entry("n")]})]
+    wire += [chunk("a", logprobs=of_text), chunk(refusal="n", logprobs=of_refusal)]
+    assert ["content", "refusal"] * 2 == [
+        event.type.split(".")[1]
+        for event in events_of(*wire)
+        if event.type.startswith("logprobs") and "delta" in event.type
+    ]
+
+
 def test_arguments_that_are_no_json_are_told_as_they_are() -> None:
     (done,) = (
         event

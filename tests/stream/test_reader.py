@@ -154,6 +154,24 @@ async def test_reads_of_any_size_bring_the_same(start: Start) -> None:
 
 
 @pytest.mark.usefixtures("one_future")
+async def test_bytes_are_relayed_though_no_chunk_is_in_them(start: Start) -> None:
+    """A comment, and each part of an event that comes in two reads."""
+    cut, last = event("cut"), event("z", finish_reason="stop")
+    pieces = [event("a"), b": c\n\n", cut[:20], cut[20:], last]
+    steps = [step for piece in pieces for step in (http_chunk(piece), GAP)]
+    stream = await opened(start, *steps, END)
+    assert b"".join(pieces) + b"data: [DONE]\n\n" == b"".join([data async for data in stream.raw])
+
+
+@pytest.mark.usefixtures("one_future")
+async def test_a_read_has_one_time_however_many_slices_it_is_decoded_in(start: Start) -> None:
+    stream = await opened(start, http_chunk(event(*[LONG] * 20, "z")), END)
+    async for _ in stream:
+        pass
+    assert all(gap > 0 for gap in stream.timing.gaps)
+
+
+@pytest.mark.usefixtures("one_future")
 async def test_an_end_of_an_http_chunk_that_comes_by_itself_ends_nothing_else(start: Start) -> None:
     """However a stream is read; nor does it end the reading of a reply that is awaited."""
     chunks = [http_chunk(event(text)) for text in "ab"]
@@ -248,6 +266,19 @@ async def test_what_is_read_after_the_end_has_a_limit_of_its_own(start: Start) -
     for _ in range(2):
         assert "a" == (await (await open_stream(client)).completion()).choices[0].message.content
     assert 1 == server.connections
+
+
+async def test_what_came_in_time_counts_after_it(start: Start) -> None:
+    """The whole time may be up by the time that a consumer reads on."""
+    last = http_chunk(event("b", finish_reason="stop"))
+    stream = await opened(start, http_chunk(event("a")), GAP, last, END, timeout=Timeout(total=30.0))
+    await anext(stream)
+    body = stream._reply.body
+    while not body._content.is_eof():  # noqa: ASYNC110  # there is no event to wait for
+        await asyncio.sleep(0.001)
+    body._deadline = 0.0
+    assert ["b"] == text_of([each async for each in stream])
+    assert stream.completed
 
 
 async def test_a_consumer_that_takes_its_time_is_no_stall(start: Start) -> None:
@@ -471,7 +502,8 @@ async def test_a_choice_may_be_asked_for_while_another_task_waits(start: Start) 
 async def test_what_brings_no_content_does_not_keep_a_stream_alive(start: Start, nothing: bytes) -> None:
     steps: list[Step] = [http_chunk(event("a")), GAP]
     steps += [http_chunk(nothing), 0.02] * 30
-    stream = await opened(start, *steps, HOLD, timeout=Timeout(idle=0.1))
+    last = http_chunk(event("", finish_reason="stop"))
+    stream = await opened(start, *steps, last, END, timeout=Timeout(idle=0.1))
     with pytest.raises(StreamTimeoutError, match="idle"):
         async for _ in stream:
             pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import pickle
 import time
 from typing import Any, get_origin
@@ -206,6 +207,12 @@ async def test_streams_that_are_complete(start: Start, reply: Handler, pause: fl
         ),
         (reply_bytes(b"<html>log in</html>", content_type="text/html"), "", StreamProtocolError, "text/html"),
         (
+            reply_bytes(b"<html>log in</html>\n\n" + events(TOKENS[0]), content_type="text/html"),
+            "",
+            StreamProtocolError,
+            "text/html",
+        ),
+        (
             reply_bytes(b"<html>log in</html>", content_type="application/json"),
             "",
             APIResponseValidationError,
@@ -229,6 +236,7 @@ async def test_streams_that_are_not(
             await asyncio.sleep(pause)
     error = caught.value
     assert says in str(error)
+    assert ("text of the server" in says) == ("last text" in str(error))
     assert seen == text
     assert len(server.requests) == 1
     assert (error.status_code, error.attempts, stream.completed) == (200, 1, False)
@@ -296,7 +304,8 @@ async def test_only_content_stops_the_clock(
     assert error.phase == phase
     assert text is None or text == seen
     assert 0.09 <= time.monotonic() - began < 1.5
-    assert f"Timeout.{phase}" in str(error)
+    what = "the stream did not end" if phase == "total" else "no content came"
+    assert f"{what} within {getattr(timeout, phase)} s (Timeout.{phase})" in str(error)
 
 
 async def test_a_slow_consumer_is_no_stalled_server(start: Start) -> None:
@@ -358,6 +367,26 @@ async def test_buffered_replies(start: Start) -> None:
     assert done.choices[0].message.tool_calls is not None
     assert (done.choices[0].message.tool_calls[0].function.name, stream.was_buffered) == ("f", True)
     assert isinstance((await read(client))[1], StreamLimitError)
+    _, client = await start(reply_json(completion("x" * 1000)), limits=Limits(body_bytes=None))
+    assert ("x" * 1000, None) == (await read(client))[:2]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "expected"),
+    [
+        ("text/event-stream", False),
+        ("Text/Event-Stream; charset=utf-8", False),
+        ("text/plain", True),
+        (None, True),
+    ],
+)
+async def test_a_stream_of_another_content_type_is_logged(
+    start: Start, content_type: str | None, expected: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="gradient_async")
+    _, client = await start(reply_sse(*TOKENS, STOP, headers={"content-type": content_type}))
+    assert (WHOLE, None) == (await read(client))[:2]
+    assert expected == ("content-type" in caplog.text)
 
 
 @pytest.mark.parametrize(
@@ -400,6 +429,19 @@ async def test_the_first_failure_is_the_one_told(start: Start) -> None:
     assert stream.snapshot.choices[0].message.content == "a"
     with pytest.raises(StreamLimitError, match="tool_calls=1"):
         await stream.completion()
+
+
+async def test_the_first_of_two_chunks_that_cannot_be_assembled_is_told(start: Start) -> None:
+    """Also to readers who go on with the chunks of a read, and look at the completion after each."""
+    calls = [{"id": name, "function": {"name": "f"}} for name in "xy"]
+    _, client = await start(
+        reply_sse(chunk("a"), chunk(tool_calls=calls), chunk("b" * 9000), STOP, per_write=9),
+        limits=Limits(tool_calls=1, completion_bytes=8000),
+    )
+    stream = await open_stream(client)
+    with pytest.raises(StreamLimitError, match="tool_calls=1"):
+        async for _ in stream:
+            assert stream.snapshot.choices
 
 
 async def test_a_limit_that_began_anew_ends_when_it_should(start: Start) -> None:
