@@ -378,7 +378,9 @@ def test_short_payloads_may_have_long_numbers() -> None:
     assert 0 == decoder.anomalies
 
 
-@pytest.mark.parametrize("value", ['"it failed"', '"error"', "7", "false", '{"message":"x"}', '{"status_code":5}'])
+@pytest.mark.parametrize(
+    "value", ['"it failed"', '"error"', "7", "false", '{"message":"x"}', '{"status_code":5}']
+)
 @pytest.mark.parametrize(
     "name",
     [*error_bodies._ERRORS, *error_bodies._MESSAGES, *error_bodies._CODES, *error_bodies._TYPES, "success", "ok", "object",

@@ -486,15 +486,14 @@ def test_a_link_that_waits_for_the_copy_is_not_followed(path: Path, monkeypatch:
     target.write_bytes(b"precious")
     path.write_bytes(FAILED_A + LINE_A)
 
-    def guess(_size: int) -> str:
-        return "guessed"
-
-    monkeypatch.setattr("secrets.token_hex", guess)
-    path.with_name(".guessed.tmp").symlink_to(target)
+    monkeypatch.setattr("os.urandom", bytes)  # zeros
+    guessed = path.with_name(f".{'00' * 8}.tmp")
+    guessed.symlink_to(target)
     with Journal(path):
         pass
     assert (FAILED_A + LINE_A, b"precious") == (path.read_bytes(), target.read_bytes())
-    path.with_name(".guessed.tmp").unlink()
+    assert guessed.is_symlink()
+    guessed.unlink()
     path.with_name("out.jsonl.superseded").symlink_to(target)
     with Journal(path) as journal:
         run = journal.begin()
