@@ -25,13 +25,16 @@ def part(message: Any = None, finish: Any = None, **more: Any) -> bytes:
 
 
 def assembled(wire: bytes) -> Any:
-    assembler = CompletionAssembler()
-    for tolerant in (b"", b": tolerant\n\n"):
+    """Assemble a stream, of which the fast path may decode blocks, and the same stream by the tolerant path."""
+    completions: list[Any] = []
+    for comment in (b"", b": a block with a comment takes the tolerant path\n\n"):
         decoder = ChunkDecoder()
         assembler = CompletionAssembler()
-        assembler.extend(decoder.feed(tolerant + wire))
+        assembler.extend(decoder.feed(comment + wire))
         assembler.extend(decoder.close())
-    return assembler.completion
+        completions.append(assembler.completion)
+    assert completions[0] == completions[1]
+    return completions[0]
 
 
 class TestText:
@@ -42,6 +45,8 @@ class TestText:
             (part("So ") + part("") + part("goes") + part("", "stop"), "So goes"),
             (part("all at once", "stop"), "all at once"),
             (event(delta(role="assistant", content="")) + part("all at once", "stop"), "all at once"),
+            (part("all at once") + event(delta() | {"finish_reason": "stop"}), "all at once"),
+            (event(delta(role="assistant")) + part("all at once") + event(delta() | {"finish_reason": "stop"}), "all at once"),
             (part("a", delta={}) + part("b", delta=None) + part("c", delta={"content": ""}), "abc"),
             (part("a", delta={"role": "assistant", "content": None, "tool_calls": []}) + part("b"), "ab"),
             (part(text="So ") + part(text="it goes", finish="stop") + part(text="", finish="stop"), "So it goes"),
