@@ -164,10 +164,14 @@ class ChoiceState:
                 **{name: JOIN[name](pieces) for name, pieces in self.rest.items()},
             ),
             finish_reason=self.finish_reason,
-            logprobs=ChoiceLogprobs(content=_copy(self.logprobs), refusal=_copy(self.refusal_logprobs))
-            if self.has_logprobs
-            else None,
+            logprobs=self.to_logprobs(),
         )
+
+    def to_logprobs(self) -> ChoiceLogprobs | None:
+        """Return the log probabilities; None if none were received."""
+        if not self.has_logprobs:
+            return None
+        return ChoiceLogprobs(content=_copy(self.logprobs), refusal=_copy(self.refusal_logprobs))
 
 
 def _append(pieces: list[str], piece: str | None) -> int:

@@ -22,10 +22,11 @@ from typing import Any
 
 from ..config import Limits
 from ..errors import StreamError, StreamLimitError, choice_index_error
-from ..types import ChatCompletion, ChatCompletionChunk, CompletionUsage, TextBatch, largest_usage
+from ..types import ChatCompletion, ChatCompletionChunk, Choice, CompletionUsage, TextBatch, largest_usage
 from ..types.messages import REPLY_FIELDS
 from .choices import ChoiceState
 from .pieces import kept_size, merge_all
+from .position import everything
 
 _DEFAULT_LIMITS = Limits()
 # The size of text is counted in characters, which costs one call for each chunk. After this many characters, or earlier if
@@ -287,16 +288,28 @@ class CompletionAssembler:
     @property
     def completion(self) -> ChatCompletion:
         """The completion as far as it has been received; a new object each time, without choices if none came."""
-        return ChatCompletion(
-            id=self.id,
-            created=self.created,
-            model=self.model,
-            usage=self.usage,
-            choices=[self.choices[index].to_choice() for index in sorted(self.choices)],
-            system_fingerprint=self.system_fingerprint,
-            service_tier=self.service_tier,
+        return ChatCompletion(choices=self.to_choices(), **self._fields())
+
+    @property
+    def chunk(self) -> ChatCompletionChunk:
+        """Everything that has been received, as one chunk; an assembler that adds the chunk has the same completion."""
+        return ChatCompletionChunk(choices=[*map(everything, self.choices.values())], **self._fields())
+
+    def to_choices(self) -> list[Choice]:
+        """Return the choices as far as they have been received, by index."""
+        return [self.choices[index].to_choice() for index in sorted(self.choices)]
+
+    def _fields(self) -> dict[str, Any]:
+        """Return the fields that belong to no choice."""
+        return {
+            "id": self.id,
+            "created": self.created,
+            "model": self.model,
+            "usage": self.usage,
+            "system_fingerprint": self.system_fingerprint,
+            "service_tier": self.service_tier,
             **{name: merge_all(pieces) for name, pieces in self._extras.items()},
-        )
+        }
 
     def _take_head(self, chunk: ChatCompletionChunk) -> None:
         """Take id, model and time, each from the first chunk that has it."""

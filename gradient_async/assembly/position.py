@@ -111,6 +111,14 @@ def since(state: ChoiceState, position: Position) -> ChunkChoice | None:
     return choice if came else None
 
 
+def everything(state: ChoiceState) -> ChunkChoice:
+    """Return everything that was added to a choice; also a finish_reason that content followed."""
+    choice = since(state, Position()) or ChunkChoice(index=state.index)
+    choice.finish_reason = state.finish_reason
+    choice.logprobs = state.to_logprobs()
+    return choice
+
+
 def _lists(state: ChoiceState) -> Sequence[list[Any]]:
     return (state.content, state.reasoning, state.refusal, state.logprobs or [], state.refusal_logprobs or [])
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from ..assembly import CompletionAssembler, Position, since
+from ..assembly import CompletionAssembler
 from ..decoding import as_chunk
 from ..errors import APIError, StreamError
 from ..stream import StreamReader
@@ -16,7 +16,6 @@ from ..types import (
     ChatCompletion,
     ChatCompletionChunk,
     Choice,
-    ChoiceDelta,
     Received,
     TextBatch,
 )
@@ -146,6 +145,13 @@ class Branch:
     def completion(self) -> ChatCompletion | None:
         """The completion as far as it was received, with the server's indices; None if no reply has won yet."""
         return self._fetched if self._reply is None else self._reply.reader.completion()
+
+    @property
+    def choices(self) -> list[Choice]:
+        """The choices of `completion`; empty if no reply has won yet."""
+        if self._reply is not None:
+            return self._reply.assembler.to_choices()
+        return [] if self._fetched is None else self._fetched.choices
 
     async def _attempt(self) -> None:
         """Send one request and pass on its chunks, unless another request wins the race."""
@@ -298,9 +304,4 @@ def _renumber(chunks: Chunks, index: int) -> Chunks:
 
 def _received(assembler: CompletionAssembler, index: int | None) -> ChatCompletionChunk:
     """Return everything that a stream has received as one chunk, so that another assembler can continue from it."""
-    chunk = as_chunk(assembler.completion)
-    for choice in chunk.choices:
-        # A completion lacks the indices of its tool calls, by which later fragments find their call.
-        came = since(assembler.choices[choice.index], Position())
-        choice.delta = ChoiceDelta() if came is None else came.delta
-    return chunk if index is None else _renumber([chunk], index)[0]
+    return assembler.chunk if index is None else _renumber([assembler.chunk], index)[0]

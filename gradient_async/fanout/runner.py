@@ -270,8 +270,8 @@ class FanOutRunner:
             self._fail([result], error)
         else:
             # A reply without a choice is an error.
-            choice = cast("ChatCompletion", branch.completion).choices[0]
-            await self._complete(result, msgspec.structs.replace(choice, index=result.index), branch)
+            choice = msgspec.structs.replace(branch.choices[0], index=result.index)
+            await self._complete(result, choice, branch)
         finally:
             self._update(result, branch)
 
@@ -313,8 +313,7 @@ class FanOutRunner:
 
     def _choices_of(self, branch: Branch) -> list[Choice]:
         """Return the choices of a reply to a request for n choices, without any further choices."""
-        completion = branch.completion
-        return [] if completion is None else [c for c in completion.choices if c.index < self._options.n]
+        return [choice for choice in branch.choices if choice.index < self._options.n]
 
     async def _on_finish(self, branch: Branch, index: int) -> bool:
         """Note that one of several choices of a reply has its finish_reason; return whether enough are accepted."""

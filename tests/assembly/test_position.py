@@ -11,7 +11,7 @@ from merge_streams import SERVERS, make_stream
 
 from gradient_async.assembly import CompletionAssembler, Position, position_of, since
 from gradient_async.decoding import ChunkDecoder
-from gradient_async.types import ChatCompletion, ChatCompletionChunk, ChunkChoice
+from gradient_async.types import ChatCompletion, ChatCompletionChunk, ChunkChoice, CompletionUsage
 
 # With these, calls are told apart by what comes when: calls that take turns, or a name and the same arguments that come
 # apart. One delta cannot tell that.
@@ -102,6 +102,36 @@ def test_of_every_field_at_every_moment(chunks: list[ChatCompletionChunk]) -> No
     for after in range(len(chunks) + 1):
         whole, other = completed(*chunks, after=after)
         assert whole == other
+
+
+MORE: dict[str, list[ChatCompletionChunk]] = {
+    **STREAMS,
+    "no entries": [chunk(content="a", logprobs={"content": [], "refusal": None})],
+    "text after a finish_reason": [chunk(content="a", finish="length"), chunk(content="b")],
+    "fields of the reply": [
+        ChatCompletionChunk(
+            id="c-1", created=7, model="m", system_fingerprint="f", service_tier="s", usage=CompletionUsage(total_tokens=3)
+        ),
+        ChatCompletionChunk(retrieval={"documents": [1]}, functions={"called": ["f"]}),
+    ],
+    "two choices, the second first": [chunk(1, content="b"), chunk(content="a", finish="stop")],
+    "a choice without content": [chunk()],
+    "nothing": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("chunks", MORE.values(), ids=MORE)
+def test_everything_as_one_chunk(chunks: list[ChatCompletionChunk]) -> None:
+    whole = added(*chunks)
+    assert whole.completion == added(whole.chunk).completion
+
+
+def test_calls_continue_after_everything_as_one_chunk() -> None:
+    first, rest = (
+        [call(2, id="a", name="f", arguments="["), call(5, id="b", name="g")],
+        call(2, arguments="1]"),
+    )
+    assert added(*first, rest).completion == added(added(*first).chunk, rest).completion
 
 
 def came_to(*chunks: ChatCompletionChunk, after: int) -> ChunkChoice | None:
