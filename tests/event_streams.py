@@ -208,7 +208,7 @@ def make_batch(*texts: str, name: str = "content", index: int = 0, **more: Any) 
     """Decode events with these texts to a batch."""
     first, *others = (event(delta(index, **more, **{name: content})) for content in ("a", *texts))
     decoder = ChunkDecoder()
-    decoder.feed(first)
+    decoder.feed(first * 2)
     decoder.push(b"".join(others))
     batch = decoder.decode_slice()
     assert isinstance(batch, TextBatch)

@@ -52,7 +52,8 @@ _PROBE = "\ufdd0"
 
 # The longest event, in bytes, for which a template is used. A read holds few long events, so a template saves little.
 _MAX_EVENT = 2 * 1024
-# A template is learned only if the last two events end with this many equal bytes.
+# A template is learned only if the last two events of a block end with this many equal bytes. In a stream whose events arrive
+# one by one, a template would be of no use, and to learn it would take a third of the time of the first event.
 _SAMPLE = 8
 # The largest number of blocks that are skipped before the decoder learns another template.
 _MAX_BACKOFF = 63
@@ -64,18 +65,21 @@ class BatchDecoder:
 
     Learning a template takes as long as decoding several events. If no event is like the event before it, every template
     is useless. The decoder therefore skips blocks before it learns again: twice as many after each useless template.
+
+    Attributes:
+        template: The template that was learned last; None if there is none.
     """
 
     def __init__(self) -> None:
-        self._template: Template | None = None
+        self.template: Template | None = None
         self._backoff = 0
         self._to_pass = 0  # blocks to skip before the next template is learned
 
-    def decode(self, block: bytes) -> TextBatch | None:
+    def decode(self, block: bytes, template: Template) -> TextBatch | None:
         """Decode a block of whole events; return None unless all of them fit the template."""
-        if self._template is None or block.find(b"\n") > _MAX_EVENT:
+        if block.find(b"\n") > _MAX_EVENT:
             return None
-        batch = self._template.match(block)
+        batch = template.match(block)
         if batch is not None:
             self._to_pass = self._backoff = 0
         return batch
@@ -92,11 +96,11 @@ class BatchDecoder:
             return
         start = block.rfind(b"\n", 0, -len(_END)) + 1 + len(_HEAD)  # start of the last payload
         end = start - len(_JOINT)  # end of the payload before it
-        if end > _SAMPLE and block[end - _SAMPLE : end] != block[-len(_END) - _SAMPLE : -len(_END)]:
-            return  # a template of the last event would not even match the event before
+        if end < _SAMPLE or block[end - _SAMPLE : end] != block[-len(_END) - _SAMPLE : -len(_END)]:
+            return  # there is no event before, or a template of the last event would not even match it
         self._to_pass = self._backoff = min(2 * self._backoff + 1, _MAX_BACKOFF)
         short = len(block) - start <= _MAX_EVENT
-        self._template = learn_template(block[start : -len(_END)], chunks) if short else None
+        self.template = learn_template(block[start : -len(_END)], chunks) if short else None
 
 
 class Template:

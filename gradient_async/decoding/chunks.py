@@ -315,7 +315,8 @@ class ChunkDecoder:
             if not block:
                 return self._finish()
         chunks: Sequence[ChatCompletionChunk] | None
-        batch = self._batches.decode(block)
+        template = self._batches.template
+        batch = None if template is None else self._batches.decode(block, template)
         if batch is None:
             chunks = self._decode_objects(block)
         elif batch.choices is None or self._indices is None or max(batch.choices) in self._indices:

@@ -416,7 +416,7 @@ class TestBatches:
     @pytest.mark.parametrize("reason", [None, "stop"])
     def test_of_arguments(self, texts: list[str], first: str, reason: str | None) -> None:
         decoder = ChunkDecoder()
-        decoder.feed(event(delta(tool_calls=[{"index": 0, "function": {"arguments": "a"}}])))
+        decoder.feed(event(delta(tool_calls=[{"index": 0, "function": {"arguments": "a"}}])) * 2)
         decoder.push(
             b"".join(
                 event(delta(tool_calls=[{"index": 0, "function": {"arguments": text}}])) for text in texts
@@ -445,7 +445,7 @@ class TestBatches:
         """All of a batch has been received, whatever it exceeds."""
         decoder = ChunkDecoder()
         one = event(delta(tool_calls=[{"index": 0, "function": {"arguments": "ab"}}]))
-        decoder.feed(one)
+        decoder.feed(one * 2)
         decoder.push(one * 5)
         assembler = CompletionAssembler(limits=Limits(completion_bytes=5))
         with pytest.raises(StreamLimitError):

@@ -115,7 +115,7 @@ class TestUsual:
             made += event == "call"
 
         decoder = ChunkDecoder()
-        decoder.feed(text("first"))
+        decoder.feed(text("first") * 2)
         sys.setprofile(count)
         try:
             chunks = decoder.feed(wire + done)

@@ -22,10 +22,10 @@ HEAD = head(200, {"content-type": "text/event-stream", "connection": "close"})
 
 
 def reply(name: str = "content", index: int = 0) -> Handler:
-    """Send one event, then the run in one write, larger than what is decoded at once, then the end."""
-    deltas: list[dict[str, Any]] = [{name: content} for content in ("first", *TEXTS)]
-    first, *others = (chunk(index=index, **fields) for fields in deltas)
-    begin, run = sse(first, done=False), sse(*others, done=False)
+    """Send two events, then the run in one write, larger than what is decoded at once, then the end."""
+    deltas: list[dict[str, Any]] = [{name: content} for content in ("", "first", *TEXTS)]
+    empty, first, *others = (chunk(index=index, **fields) for fields in deltas)
+    begin, run = sse(empty, first, done=False), sse(*others, done=False)
     decoder = ChunkDecoder()
     decoder.feed(begin)
     decoder.push(run)
@@ -167,7 +167,7 @@ async def test_what_is_no_text_of_choice_0_is_not_told_as_such(start: Start, nam
     server.push(reply(name, index))
     again = await open_stream(client, n=1 + index)
     pieces = [getattr(piece.choices[0].delta, name) async for piece in again]
-    assert ["first", *TEXTS, None] == pieces
+    assert ["", "first", *TEXTS, None] == pieces
 
 
 async def test_a_limit_in_a_run_leaves_all_that_was_received_in_partial(start: Start) -> None:
@@ -204,7 +204,7 @@ def test_a_run_is_a_sign_of_life_where_its_chunks_are(called: bool) -> None:
         return chunk(**fields)
 
     decoder = ChunkDecoder()
-    decoder.feed(sse(piece("a"), done=False))
+    decoder.feed(sse(piece("a"), piece("a"), done=False))
     decoder.push(sse(piece(""), piece(""), done=False))
     run = decoder.decode_slice()
     assert isinstance(run, TextBatch)
