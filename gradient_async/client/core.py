@@ -385,11 +385,11 @@ class Core:
         if is_stream(content):
             completion = await self._assemble(reply, content)
             # The server sent chunks, so the completion as plain data stands in for the body.
-            completion.receive(completion.to_dict(), None, reply.headers)
+            completion.receive(completion.to_dict(), None, reply.header_pairs)
         else:
             completion = _decode(reply, content)
             # This does the same as `receive`, and saves the call.
-            completion.source = (content, decode_body, reply.headers)
+            completion.source = (content, decode_body, reply.header_pairs)
         completion.request_id = reply.request_id
         completion.rate_limits = reply.rate_limits
         completion.attempts = reply.attempts

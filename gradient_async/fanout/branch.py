@@ -139,7 +139,7 @@ class Branch:
         if self._fetched is not None:
             result.receive_as(self._fetched)
         elif self._reply is not None:
-            result.receive(None, None, self._reply.reply.headers)
+            result.receive(None, None, self._reply.reply.header_pairs)
 
     @property
     def completion(self) -> ChatCompletion | None:

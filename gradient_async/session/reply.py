@@ -27,6 +27,7 @@ from ..errors import (
 from ..hooks import Outcome
 from ..policy.ratelimit import rate_limits
 from ..types import ChatCompletion, Headers, RateLimits
+from ..types.received import Pairs
 from .body import Body, Expired
 from .call import Call
 from .exceptions import MAX_ID, Peer, request_id_of, status_error
@@ -127,10 +128,20 @@ class Reply:
 
     @property
     def headers(self) -> Headers:
-        """The reply's headers, made at the first use: a small reply is decoded without them."""
+        """The reply's headers, made at the first use: a reply is decoded without them."""
         if self._headers is None:
-            self._headers = Headers(self._names_and_values.items())
+            self._headers = Headers(self.header_pairs)
         return self._headers
+
+    @property
+    def header_pairs(self) -> Pairs:
+        """Names and values of the reply's headers."""
+        return tuple(self._names_and_values.items())
+
+    @property
+    def content_type(self) -> str:
+        """The header ``Content-Type``; "" if there is none."""
+        return self._names_and_values.getall("content-type", ("",))[-1]
 
     @property
     def request_id(self) -> str | None:

@@ -302,7 +302,7 @@ class StreamReader:
         """Find out from the first bytes what the body is; return b"" until that is clear, and then all these bytes."""
         self._sniffed.append(data)
         self.received = b""  # nothing is relayed before it is clear what the body is
-        content_type = self._reply.headers.get("content-type", "")
+        content_type = self._reply.content_type
         data = b"".join(self._sniffed)
         kind = what_is(data, content_type, final=self._body_over)
         if kind is None:
@@ -475,7 +475,7 @@ class StreamReader:
     def completion(self) -> ChatCompletion:
         """Return the completion as far as it was assembled, with the headers and what is known from them."""
         completion = self._describe(self._assembler.completion)
-        completion.receive(None, None, self._reply.headers)
+        completion.receive(None, None, self._reply.header_pairs)
         return completion
 
     def _describe(self, completion: ChatCompletion) -> ChatCompletion:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Self, TypeAlias, cast
 
 from .headers import Headers
 
-Source: TypeAlias = tuple[Any, Callable[[bytes], Any] | None, Headers]
+Pairs: TypeAlias = Iterable[tuple[str, str]]
+"""Names and values of headers; `Headers` are made of them at each use, because few programs ask for them."""
+Source: TypeAlias = tuple[Any, Callable[[bytes], Any] | None, Pairs]
 """The body, the function that decodes it (None if the body is plain data already), and the headers."""
 
-_NO_HEADERS = Headers()
-_NOTHING: Source = (None, None, _NO_HEADERS)
+_NOTHING: Source = (None, None, ())
 
 
 class Received:
@@ -46,14 +47,14 @@ class Received:
         return self._body
 
     def receive(
-        self, content: Any, decode: Callable[[bytes], Any] | None = None, headers: Headers = _NO_HEADERS
+        self, content: Any, decode: Callable[[bytes], Any] | None = None, headers: Pairs = ()
     ) -> None:
         """Note what was received.
 
         Args:
             content: The bytes of the server or, without ``decode``, plain data.
             decode: Decodes the bytes. It is a function of a module, so that it can be pickled.
-            headers: The headers of the reply.
+            headers: The headers of the reply. They can be read more than once, and pickled.
         """
         self.source = (content, decode, headers)
 
@@ -92,4 +93,4 @@ class ReceivedReply(Received):
     @property
     def headers(self) -> Headers:
         """The headers of the reply; empty if they are not known."""
-        return self._known()[2]
+        return Headers(self._known()[2])

@@ -54,7 +54,6 @@ from gradient_async.output import (
 )
 from gradient_async.output import schemas as module
 from gradient_async.output.schemas import codec_of
-from gradient_async.types import Headers
 
 FAR: Any = list.__class_getitem__(ForwardRef("Far"))
 VALID = '{"number":"7","lines":[{"price":1.5}]}'
@@ -345,7 +344,7 @@ class TestCache:
 class TestVerdict:
     def test_every_choice(self) -> None:
         completion = reply(VALID, VALID)
-        completion.receive({"id": "c"}, None, Headers([("a", "b")]))
+        completion.receive({"id": "c"}, None, [("a", "b")])
         parsed = parse_completion(completion, Answer(Invoice))
         assert [INVOICE, INVOICE] == [choice.message.parsed for choice in parsed.choices]
         assert (INVOICE, "c", "r", {"id": "c"}, "b") == (

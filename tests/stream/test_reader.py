@@ -572,3 +572,11 @@ async def test_a_stream_is_read_in_the_loop_it_came_in(start: Start) -> None:
     await asyncio.to_thread(elsewhere)
     assert ["b"] == text_of([each async for each in stream])
     assert stream.completed
+
+
+async def test_the_last_of_several_content_types_counts(start: Start) -> None:
+    """A proxy may add its own; by the first of these two the reply would be a page."""
+    types = b"Content-Type: text/html\r\nContent-Type: text/event-stream\r\n"
+    wire = b"HTTP/1.1 200 OK\r\nConnection: close\r\n%b\r\n%b" % (types, event("a") + b"data: [DONE]\n\n")
+    _, client = await start(reply_writes([wire]))
+    assert "a" == (await (await open_stream(client)).completion()).choices[0].message.content

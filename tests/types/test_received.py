@@ -28,7 +28,7 @@ HEADERS = Headers([("x-model-router-selected-route", "r")])
 
 def received(kind: type[ChatCompletion | ChatCompletionChunk]) -> ChatCompletion | ChatCompletionChunk:
     reply = kind(id="c")
-    reply.receive(CONTENT, decode, HEADERS)
+    reply.receive(CONTENT, decode, tuple(HEADERS.items()))
     return reply
 
 
