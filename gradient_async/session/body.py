@@ -146,12 +146,17 @@ class Body:
         self.read_at = now = self._loop.time()
         self.waited += now - (self._since or now)
         self._since = None
+        content = self._content
         try:
             data = self._read_some()
         except (IndexError, *_FAILURES) as error:
             # Nothing has arrived; or there is a failure, which aiohttp raises before it returns what has arrived.
             bare(error)  # aiohttp keeps the failure, and the traceback would keep this body
             return b""
+        if self._taken + len(data) != content.total_bytes and content.exception() is None:
+            # The socket had several HTTP chunks, of which `_read_some` takes the first. To decode it alone, and then the rest,
+            # would cost a short stream a tenth more.
+            data += content.read_nowait()
         self._taken += len(data)
         return data
 

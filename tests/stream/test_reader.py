@@ -580,3 +580,23 @@ async def test_the_last_of_several_content_types_counts(start: Start) -> None:
     wire = b"HTTP/1.1 200 OK\r\nConnection: close\r\n%b\r\n%b" % (types, event("a") + b"data: [DONE]\n\n")
     _, client = await start(reply_writes([wire]))
     assert "a" == (await (await open_stream(client)).completion()).choices[0].message.content
+
+
+async def test_http_chunks_that_arrive_together_are_one_read(start: Start, one_future: bool) -> None:
+    pieces = [http_chunk(event(text)) for text in "bcd"]
+    _, client = await start(reply_writes([HEAD + http_chunk(event("a")), GAP, b"".join(pieces), GAP, END]))
+    stream = await open_stream(client)
+    assert [event("a"), event("b", "c", "d"), b"data: [DONE]\n\n"] == [data async for data in stream.raw]
+
+
+async def test_http_chunks_that_arrive_with_a_fault_are_not_lost(start: Start, one_future: bool) -> None:
+    pieces = [http_chunk(event(text)) for text in "bcd"]
+    wire = b"".join([*pieces, b"no size\r\n"])
+    _, client = await start(reply_writes([HEAD + http_chunk(event("a")), GAP, wire, HOLD]))
+    stream = await open_stream(client)
+    seen = ""
+    with pytest.raises(StreamInterruptedError) as caught:
+        async for text in stream.text:
+            seen += text
+    assert caught.value.partial is not None
+    assert "abcd" == seen == caught.value.partial.choices[0].message.content
