@@ -290,8 +290,7 @@ async def gather(client: AsyncGradient) -> None:
         await asyncio.gather(create(client), create(client))
     finally:
         # `asyncio.run` would cancel the other call, and since Python 3.12 leaves a cycle of every task that it cancels.
-        while asyncio.all_tasks() - before:
-            await asyncio.sleep(0.001)
+        await asyncio.gather(*asyncio.all_tasks() - before, return_exceptions=True)
 
 
 # Circumstances

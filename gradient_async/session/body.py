@@ -153,11 +153,13 @@ class Body:
             # Nothing has arrived; or there is a failure, which aiohttp raises before it returns what has arrived.
             bare(error)  # aiohttp keeps the failure, and the traceback would keep this body
             return b""
-        if self._taken + len(data) != content.total_bytes and content.exception() is None:
+        size = len(data)
+        if self._taken + size != content.total_bytes and content.exception() is None:
             # The socket had several HTTP chunks, of which `_read_some` takes the first. To decode it alone, and then the rest,
             # would cost a short stream a tenth more.
             data += content.read_nowait()
-        self._taken += len(data)
+            size = len(data)
+        self._taken += size
         return data
 
     def cancel_read(self) -> None:

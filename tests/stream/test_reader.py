@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Awaitable
 from typing import Any
 from unittest.mock import Mock
 
@@ -582,11 +583,25 @@ async def test_the_last_of_several_content_types_counts(start: Start) -> None:
     assert "a" == (await (await open_stream(client)).completion()).choices[0].message.content
 
 
-async def test_http_chunks_that_arrive_together_are_one_read(start: Start, one_future: bool) -> None:
-    pieces = [http_chunk(event(text)) for text in "bcd"]
-    _, client = await start(reply_writes([HEAD + http_chunk(event("a")), GAP, b"".join(pieces), GAP, END]))
-    stream = await open_stream(client)
-    assert [event("a"), event("b", "c", "d"), b"data: [DONE]\n\n"] == [data async for data in stream.raw]
+async def test_http_chunks_that_arrive_together_are_one_read(
+    start: Start, one_future: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The read after it waits in the same way as after one HTTP chunk."""
+    read, reads = body_module.Body.read, list[body_module.Body]()
+
+    def counted(body: body_module.Body) -> Awaitable[bytes]:
+        reads.append(body)
+        return read(body)
+
+    monkeypatch.setattr(body_module.Body, "read", counted)
+    calls: list[int] = []
+    for pieces in ([event("b", "c", "d")], [event("b"), event("c"), event("d")]):
+        together = b"".join(map(http_chunk, pieces))
+        _, client = await start(reply_writes([HEAD + http_chunk(event("a")), GAP, together, GAP, END]))
+        stream = await open_stream(client)
+        assert [event("a"), event("b", "c", "d"), b"data: [DONE]\n\n"] == [data async for data in stream.raw]
+        calls.append(len(reads))
+    assert 2 * calls[0] == calls[1]
 
 
 async def test_http_chunks_that_arrive_with_a_fault_are_not_lost(start: Start, one_future: bool) -> None:
