@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import signal
+import time
 from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
@@ -19,6 +21,7 @@ from chat_page import ChatPage, ServePage
 from chromium import drive
 from example_services import SERVICES, point_at
 from hypothesis import settings
+from virtual_time import VirtualLoop
 
 from gradient_async import AsyncGradient
 from gradient_async.session import aiohttp_internals
@@ -112,8 +115,12 @@ def needs_internals() -> None:
         pytest.skip("what aiohttp documents does not suffice for this")
 
 
-def pytest_asyncio_loop_factories(config: pytest.Config) -> dict[str, Callable[[], AbstractEventLoop]]:
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], AbstractEventLoop]]:
     """Choose the event loop."""
+    if "virtual_time" in getattr(item, "fixturenames", ()):
+        return {"loop": VirtualLoop}
     return {"loop": uvloop.new_event_loop if config.getoption("uvloop") else asyncio.new_event_loop}
 
 
@@ -133,6 +140,16 @@ def either_parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatc
         pure = aiohttp.http_parser.HttpResponseParserPy
         monkeypatch.setattr(aiohttp.client_proto, "HttpResponseParser", pure)
         monkeypatch.setattr(aiohttp_internals, "enabled", False)
+
+
+@pytest.fixture
+async def virtual_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the test run in virtual time, see `VirtualLoop`, and with the same random numbers each time."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    monkeypatch.setattr(time, "monotonic", loop.time)
+    monkeypatch.setattr(time, "time", loop.unix_time)
+    monkeypatch.setattr(random, "random", random.Random(1).random)
 
 
 @pytest.fixture

@@ -28,6 +28,9 @@ from .script import Command, Early, Handler, play, reply_json
 OnAccept: TypeAlias = "Command | Callable[[Connection], Awaitable[None]]"
 
 _TLS_HANDSHAKE = 22  # the first byte of TLS
+# Connections that the kernel keeps until they are accepted. With asyncio's default of 100, more clients than that at once
+# wait a second, because the kernel drops their first packet.
+_BACKLOG = 1024
 _LINGER = 1.0
 """Seconds in which a refused client may finish sending. If it is cut off while it sends, it can't read the refusal."""
 
@@ -90,7 +93,7 @@ class Service:
         """Begin to accept connections."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         create_server = asyncio.get_running_loop().create_server
-        self._listener = await create_server(self._accept, host, port, family=family)
+        self._listener = await create_server(self._accept, host, port, family=family, backlog=_BACKLOG)
 
     async def close(self) -> None:
         """Close the listener and every connection, and wait until their tasks and transports have ended."""

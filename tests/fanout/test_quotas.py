@@ -16,6 +16,8 @@ from gradient_async import AsyncGradient, ChatCompletion, RateLimitError
 from gradient_async.testing import Connection, Quota, Request, Server, completion, reply_json, serve
 from gradient_async.testing.quota import Meter
 
+pytestmark = pytest.mark.usefixtures("virtual_time")
+
 SMALL: dict[str, Any] = {"requests": 10, "per_second": 40}
 KINDS: dict[str, dict[str, Any]] = {
     "reset": {},
@@ -49,13 +51,9 @@ async def map_all(client: AsyncGradient, count: int, **options: Any) -> tuple[in
 
 
 def check(server: Server, rows: int, began: float, ideal: float) -> None:
-    """Expect few requests and little time.
-
-    The exact bounds are tested in virtual time (tests/policy/test_pace.py). On a busy machine more requests leave before the
-    first reply arrives, and in the second that these tests take, what the machine loses is much.
-    """
-    assert len(server.requests) <= 2 * rows
-    assert time.monotonic() - began <= 1.15 * ideal + 10
+    """Expect few requests and little time; other sequences of random numbers need a little more or less."""
+    assert len(server.requests) <= 1.3 * rows
+    assert time.monotonic() - began <= 1.15 * ideal + 2
 
 
 @pytest.mark.parametrize(
