@@ -51,7 +51,7 @@ class CompletionAssembler:
     """
 
     # Slots save 2 % of the time of a chunk, together with those of `ChoiceState`.
-    __slots__ = ("_count_at", "_extras", "_head_complete", "_limit", "_max_calls", "_max_choices", "_n", "_size", "_strict", "_unfinished",
+    __slots__ = ("_count_at", "_extras", "_head_complete", "_limit", "_max_calls", "_max_choices", "_n", "_size", "_strict",
                  "choices", "created", "done", "id", "model", "seen", "service_tier", "system_fingerprint",
                  "usage")  # fmt: skip
 
@@ -65,7 +65,6 @@ class CompletionAssembler:
         self._count_at = min(_COUNT_AFTER, self._limit // _MAX_CHARACTER)
         self._head_complete = False  # whether id, model and time are known
         self.choices: dict[int, ChoiceState] = {}
-        self._unfinished: dict[int, ChoiceState] = {}  # choices without a finish_reason
         self.usage: CompletionUsage | None = None
         self.id = ""
         self.model = ""
@@ -88,7 +87,7 @@ class CompletionAssembler:
         """
         try:
             [choice] = chunk.choices
-            state = self._unfinished[choice.index]
+            state = self.choices[choice.index]
         except (ValueError, KeyError):
             self._add_any(chunk)
             return
@@ -104,6 +103,7 @@ class CompletionAssembler:
             or delta.content_parts is not None
             or delta.images is not None
             or choice.finish_reason is not None
+            or state.finish_reason is not None
             or chunk.retrieval is not None
             or chunk.functions is not None
             or chunk.guardrails is not None
@@ -164,7 +164,6 @@ class CompletionAssembler:
                 self._size += state.add_logprobs(choice.logprobs)
             if choice.finish_reason is not None:
                 self._size += state.finish(choice.finish_reason)
-                self._unfinished.pop(choice.index, None)
         self._add_rest(chunk)
         if self._size > self._count_at:
             self._count()
@@ -176,8 +175,8 @@ class CompletionAssembler:
         """
         first = batch[0]
         choice = first.choices[0]
-        state = self._unfinished.get(choice.index)
-        if state is None or not all(batch.texts):
+        state = self.choices.get(choice.index)
+        if state is None or state.finish_reason is not None or not all(batch.texts):
             self._add_each(batch)
             return
         if batch.field == "arguments":
@@ -210,8 +209,13 @@ class CompletionAssembler:
         role = first.choices[0].delta.role
         pieces: dict[int, list[str]] = {}
         for index in set(choices):
-            state = self._unfinished.get(index)
-            if state is None or not self._head_complete or (role is not None and not state.role):
+            state = self.choices.get(index)
+            if (
+                state is None
+                or state.finish_reason is not None
+                or not self._head_complete
+                or (role is not None and not state.role)
+            ):
                 self._add_each(batch)
                 return
             pieces[index] = state.content if batch.field == "content" else state.reasoning
@@ -325,7 +329,7 @@ class CompletionAssembler:
     def _open(self, index: int) -> ChoiceState:
         if not 0 <= index < self._max_choices:
             raise choice_index_error(index, self._max_choices)
-        state = self.choices[index] = self._unfinished[index] = ChoiceState(index)
+        state = self.choices[index] = ChoiceState(index)
         return state
 
     def _add_rest(self, chunk: ChatCompletionChunk) -> None:

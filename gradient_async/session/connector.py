@@ -155,12 +155,13 @@ class Connection(asyncio.BufferedProtocol):
             handler.data_received(piece)
             if len(handler) == heads:
                 continue  # the head is incomplete or not HTTP, or it arrived before aiohttp expects a reply
-            if not _INTERIM.fullmatch(self._head[_CODE]):
+            code = self._head[_CODE]
+            self._head = self._tail = b""
+            if not _INTERIM.fullmatch(code):
                 self._take = handler.data_received
                 if data:
                     handler.data_received(data)
                 return
-            self._head = self._tail = b""
             progress.interim_left -= 1
             if progress.interim_left < 0:
                 self._refuse(TooManyInterimError())
