@@ -377,8 +377,8 @@ def _check_url(option: str, value: str, *, allow_insecure_http: bool) -> str:
     return text
 
 
-# The networks without an address of the internet. `ipaddress.is_private` is not used: it is also true for addresses that lead
-# to others (6to4, Teredo, mapped addresses) and for reserved addresses, and differs between versions of Python.
+# Networks whose addresses are not on the internet. `ipaddress.is_private` is not used: it differs between versions of
+# Python, and is also true for reserved addresses and addresses that contain another (6to4, Teredo, mapped addresses).
 _PRIVATE = tuple(
     ipaddress.ip_network(network)
     for network in ("0.0.0.0/32", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",

@@ -62,7 +62,7 @@ def join_details(pieces: Iterable[list[Any]]) -> list[Any]:
     """
     joined: list[Any] = []
     places: dict[tuple[Any, Any], int] = {}  # the place in `joined` of the first fragment of each entry
-    # For each entry with several fragments, by the place of the first fragment: all fragments.
+    # All fragments of each entry that has several. The key is the place of the entry's first fragment in `joined`.
     groups: dict[int, list[Any]] = {}
     for piece in cast("Iterable[list[dict[str, Any] | str]]", pieces):
         for entry in piece:

@@ -23,7 +23,7 @@ from ..errors import escape
 
 _REFRESHES = 12  # number of times that the screen is drawn in a second
 _MAX_COLUMNS = 4
-_MIN_WIDTH = 20  # minimum characters of a panel in one line
+_MIN_WIDTH = 20  # minimum width of a panel, in characters
 _FRAME = 4  # characters of a panel's frame in each line; a frame also has two lines of its own
 _MIN_LINES = 2  # minimum lines of text in a panel: the number of lines above, and the last line
 _MAX_BAR = 40  # maximum characters of the progress bar
@@ -158,7 +158,7 @@ class AnswerScreen:
         self._value = value
         self._block: list[str] = []  # the Markdown of the last block
         self._size = 0
-        self._looked = 0  # the size at which the Markdown was last parsed for whole blocks
+        self._looked = 0  # the size of the Markdown when it was last parsed, in characters
         self._pane = Pane()  # the same text, to show it without formatting
         self._live: Live | None = None
         self._ended = False  # whether the last block is whole, so that all its lines are drawn

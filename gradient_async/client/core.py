@@ -101,7 +101,7 @@ class Connections:
 
         def __getattr__(self, name: str) -> Any:
             if name != "manager":
-                return object.__getattribute__(self, name)  # raises the usual error
+                return object.__getattribute__(self, name)  # raises AttributeError
             if self.closed:
                 raise ConfigurationError("this client has been closed; make a new one")
             return self._make_manager()
@@ -177,7 +177,8 @@ def _make_call(settings: Settings, operation: Operation, options: Mapping[str, A
     """
     method, path = _ROUTES[operation]
     agent = operation == "agent"
-    # Without these two headers, the body of the request or reply may be misread. They can be replaced, but not removed.
+    # Without Accept-Encoding and Content-Type, the reply or the request may be misread. So the user can replace these
+    # headers, but not remove them.
     codings = {"Accept-Encoding": "identity"}
     if method == "POST":
         codings["Content-Type"] = "application/json"
@@ -312,7 +313,7 @@ class Core:
             params,
             stream=bool(stream),
             agent=operation == "agent",
-            # The check requires messages and model, which extra_body may contain instead.
+            # Validation requires messages and model among the arguments, so it is skipped if extra_body has either.
             validate=self.settings.validate
             and (not extra_body or extra_body.keys().isdisjoint({"messages", "model"})),
         )

@@ -107,7 +107,7 @@ def query_pairs(query: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _query_text(path: str, value: Any) -> str:
-    # The methods of the base class are called, because the text of an Enum of str or int would be its name.
+    # `str` of an Enum member may return its name, so the methods of str, int and float are called instead.
     if isinstance(value, str):
         text = str.__str__(value)
         if not _SURROGATES.search(text):

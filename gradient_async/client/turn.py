@@ -150,7 +150,8 @@ class TurnTools:
     def _begin(self) -> None:
         self._begun = True
         for call in self._calls:
-            # `create_task` returns an eager task after its first step. If the step has set `_stopping`, later tasks do nothing.
+            # An eager task runs its first step in `create_task`. If its tool fails there, later tasks do nothing,
+            # because `_stopping` is set.
             task = asyncio.create_task(self._work(call))
             self._tasks.add(task)
             task.add_done_callback(self._on_done)

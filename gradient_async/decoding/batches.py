@@ -174,7 +174,7 @@ class Template:
         if not pieces:
             return None
         last = pieces.pop()
-        # Each piece is a text, the joint to the next event, and the index of the next event.
+        # Each piece has a text, then the bytes up to the index of the next event (`_joint`), then that index.
         if list(map(self._cut_joint, pieces)).count(self._joint) != len(pieces):
             return None
         try:
@@ -220,10 +220,11 @@ def learn_template(payload: bytes, chunks: Sequence[ChatCompletionChunk]) -> Tem
     probe = _PROBE + text
 
     def is_template(start: bytes, index: int) -> bool:
-        # The bytes that were found may not be the text. The text may be written with escapes, and its characters may occur
-        # elsewhere: as a key, in another field, or across the quotation marks of two strings. Therefore the payload is
-        # decoded once more with a noncharacter put in front of these bytes. Inside the text, the chunk changes as expected.
-        # Inside any other string, another part of the chunk changes. Outside of strings the payload becomes invalid JSON.
+        # `literal` may occur in the payload without being the text. The server may have written the text with escapes,
+        # and the same characters elsewhere: as a key, in another field, or across the quotation marks of two strings.
+        # Therefore the payload is decoded once more with a noncharacter in front of the characters of `literal`. In the
+        # text, the noncharacter changes the chunk as expected. In any other string, it changes another part of the
+        # chunk. Outside of strings, it makes the payload invalid JSON.
         try:
             probed = _decode(start + msgspec.json.encode(probe) + after)
         except DECODE_ERRORS:

@@ -66,7 +66,8 @@ _FIELDS: tuple[tuple[dict[str, type], str], ...] = (
     ({"answer": str, "event": str}, "Dify's API"),
 )
 
-# Names of events and types that only show that the connection is alive, in the form in which `is_heartbeat` compares.
+# Names of events and types that only show that the connection is alive. `is_heartbeat` compares them in lower case and
+# without "-" and "_".
 _HEARTBEATS = frozenset({"ping", "heartbeat", "keepalive", "done"})
 # Fields that describe the progress of a server, and fields in which an unknown API may have an answer.
 _PROGRESS = frozenset(

@@ -60,7 +60,8 @@ _decode, _decode_lines = _decoder.decode, _decoder.decode_lines
 _CR = 0x0D
 _LF = b"\n"
 _BLANK = b"\n\n"
-# The beginning of a line with a field that the standard does not know, so that the line is ignored.
+# The beginning of a line with an unknown field, which the standard ignores. Any other line without data may be the page
+# of a gateway, and is kept for the error message.
 _FIELD = re.compile(rb"[\w.-]+:")
 _DONE_EVENT = b"data: [DONE]\n\n"
 
@@ -475,7 +476,7 @@ class ChunkDecoder:
                     if is_silent(delta):
                         silent.append(place)
         except StreamError:
-            return False  # the tolerant path raises the error again, after the chunks before it
+            return False  # the tolerant path decodes the block again, and raises after the chunks before the error
         if silent:
             if {0, len(chunks) - 1}.issuperset(silent):
                 # Nearly always only the first and the last chunk of a stream are silent. To search all events for the text

@@ -467,7 +467,7 @@ def _repair_usage(body: dict[str, Any]) -> None:
     try:
         body["usage"] = msgspec.convert(usage, CompletionUsage, strict=False)
     except msgspec.ValidationError:
-        # The shape is unknown: keep the counts at its top level.
+        # The usage has an unknown shape: keep only the counts at its top level.
         kept = {name: value for name, value in usage.items() if type(value) is int}
         body["usage"] = msgspec.convert(kept, CompletionUsage) if kept else None
 

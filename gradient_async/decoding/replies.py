@@ -142,7 +142,7 @@ def check_bounds(completion: ChatCompletion, *, choices: int, tool_calls: int) -
         index, calls = choice.index, choice.message.tool_calls
         if index < 0:
             raise APIResponseValidationError(f"the reply has a choice of index {index}")
-        # If there are too many choices, one of them has such an index, because no two choices have the same index.
+        # No two choices have the same index. So if there are too many choices, at least one index is too high.
         if index >= choices:
             raise APIResponseValidationError(
                 f"the reply has more choices, or a higher index, than choices={choices} allows; "

@@ -43,7 +43,7 @@ _USUAL_FIELDS = 2  # role and content, the fields of most messages that are not 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _NEED_CONTENT = ("system", "developer", "user", "tool")
 _MESSAGE_OF = {"ChatCompletion": ".choices[0].message", "Choice": ".message"}
-# Limits that are more than the bounds of a number, in the words of an error message; for bounds see `_documented`.
+# Limits of parameters, for error messages. `_documented` reads the bounds of numbers from the type instead.
 _DOCUMENTED = {
     "logit_bias": "token id to a bias of -100 to 100",
     "metadata": "at most 16 pairs of strings, keys of at most 64 characters, values of at most 512",

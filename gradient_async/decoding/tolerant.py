@@ -183,7 +183,7 @@ class PayloadDecoder:
         self._strict = strict
         self._skip = skip
         self.surrogates = SurrogateJoiner()
-        self._elsewhere: TextElsewhere | None = None  # made when it is needed, as in few streams
+        self._elsewhere: TextElsewhere | None = None  # made on first use, because few streams need it
         self.anomalies = 0
         self.answered = False
         self._spoken = False  # whether any delta had a part of the answer

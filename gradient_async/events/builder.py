@@ -143,7 +143,7 @@ class EventBuilder:
             event = ReasoningDeltaEvent(choice=index, delta=delta.reasoning_content)
             events.append(_at_this_moment(event, state.reasoning))
         if delta.content:
-            # This does the same as `_at_this_moment`, and saves the call for nearly all deltas.
+            # Nearly all deltas are text, so `_at_this_moment` is inlined here to save the call.
             text = ContentDeltaEvent(choice=index, delta=delta.content)
             force_setattr(
                 text,
@@ -190,7 +190,7 @@ class EventBuilder:
         if content := _new_text(state.content, progress.content):
             progress.content = len(state.content)
             done = ContentDoneEvent[Any](choice=index, content=content)
-            # The value is made when it is read, and only once.
+            # The answer is decoded when `parsed` is first read, and then cached.
             get_value = None
             if self._answer is not None:
                 get_value = cache(partial(value_of, state.to_choice(), self._answer, self._get_completion))

@@ -90,7 +90,7 @@ class GrowingValue:
         return self._json.value
 
 
-_MAX_OPENING = 64  # maximum characters before the JSON of an answer; a longer beginning is not a fence
+_MAX_OPENING = 64  # characters of an answer in which a Markdown fence before the JSON is searched for
 
 
 class GrowingAnswer(GrowingValue):
@@ -100,7 +100,7 @@ class GrowingAnswer(GrowingValue):
 
     def __init__(self, pieces: list[str]) -> None:
         super().__init__(pieces)
-        self._looked = False  # whether the search for the opening has ended
+        self._looked = False  # whether the search for a Markdown fence has ended
 
     def after(self, count: int) -> Any:
         """Return the value after this number of pieces, or after more of them if it was asked for before."""

@@ -183,8 +183,9 @@ class Branch:
         request_id = reply.redactor.value(reply.request_id)
         self._merged.on_response(request_id, reply.rate_limits, reply.attempts)
         self._merged.on_open(reader)
-        # Chunks before the first content, with which a request does not win the race. A server may send such chunks for ever,
-        # so only the first are kept. If there are more, one chunk with everything that was received is passed on instead.
+        # Chunks before the first content; a request wins the race only with content. A server may send chunks without
+        # content for ever, so only the first are kept. If there are more, one chunk with everything that was received
+        # is passed on instead.
         early: list[ChatCompletionChunk] = []
         try:
             while (chunks := await reader.next_chunks()) is not None:

@@ -418,8 +418,8 @@ class MapWorkers:
         self._exhausted = True
         self._ready.clear()
         self._cancel()
-        # The run ends now, and not with its last worker: the caller may begin the next run with the same file at once. A worker
-        # that is cancelled writes nothing.
+        # The run is ended before the workers have ended, because the caller may begin the next run with the same file
+        # at once. A cancelled worker writes nothing.
         self._end_run()
 
     def _end_run(self) -> None:

@@ -62,7 +62,7 @@ DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _START = b'{"id":'  # every result begins with this, because `encode_result` puts the field first
 _DIGEST_BYTES = 16
 _API_ERROR_FIELDS = ("code", "status_code", "request_id", "retry_after", "attempts")
-# The same request would get these statuses again.
+# The server would answer the same request with these statuses again, so another run does not send it unless told to.
 _OWN_FAULT = frozenset({400, 404, 413, 422})
 _NOT_IN_DIGEST = frozenset({"stream", "stream_options", "timeout", "extra_headers"})
 _KEPT = frozenset({"timeout", "extra_headers"})  # these options have no JSON form, and need not be read twice

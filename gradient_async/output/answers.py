@@ -227,7 +227,7 @@ def take_answer(arguments: dict[str, Any]) -> Answer[Any] | None:
     return answer
 
 
-# Verdicts
+# Checking answers
 
 
 def has_answer(message: ChatCompletionMessage) -> bool:

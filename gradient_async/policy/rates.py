@@ -231,7 +231,7 @@ class Bucket:
                 first = self._first = last
             self._last = (at, bound)
             if first is not None and at - first[0] >= _SPAN / 2:
-                # Both readings are exact, because the bucket was empty at both times.
+                # Both readings were taken at a refusal, when the bucket was empty, so both are exact.
                 self.refill = _CAUTION * max(0.0, bound - first[1]) / (at - first[0])
             return
         since, before = self._first or (at, bound)
@@ -378,5 +378,6 @@ class Concurrency:
         if self._adaptive and number > self._overload_at:
             self._overload_at = sent
             self._doubling = False
-            # If far fewer requests were in flight than the limit allows, the server sustains fewer than were in flight.
+            # If far fewer requests were in flight than the limit allows, even these were too many, so their number is
+            # halved instead of the limit.
             self.limit = max(1.0, (self.limit if in_flight >= self.limit / 2 else in_flight) / 2)

@@ -160,7 +160,8 @@ class Connector(connector.Connector):
         body = call.body
         if not self.direct or body is None or len(body) > _MAX_BODY or self._closed or _replaced():
             return None
-        # Nearly always the call has the same template as an earlier call, which saves the look-up by value.
+        # Calls from one template share `prepared`. The head that the first of them puts there saves later calls a
+        # look-up by URL and headers.
         reference: weakref.ref[RequestHead] | None = call.prepared.get("head")
         head = None if reference is None else reference()
         if head is None or head.loop is not self._loop:

@@ -43,7 +43,7 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    with contextlib.suppress(RuntimeError):  # the fork has not waited any longer
+    with contextlib.suppress(RuntimeError):  # `_before_fork` timed out, so this thread does not hold the lock
         no_fork.release()
 
 

@@ -194,7 +194,7 @@ def _close_here(loop: asyncio.AbstractEventLoop, keeper: AsyncGenerator[None, No
 
 
 async def _close(keeper: AsyncGenerator[None, None]) -> None:
-    # A loop that is shutting down may be closing the generator already.
+    # A loop that shuts down closes its async generators. If it is closing this one, `aclose` raises RuntimeError.
     with contextlib.suppress(RuntimeError):
         await keeper.aclose()
 

@@ -426,7 +426,7 @@ class ChunkStream(AsyncForOnly, AsyncOnly):
         """Whether the stream was read to its end and nothing is missing."""
         return self._source.ended
 
-    # Leaving
+    # Closing
 
     def leave(self) -> None:
         """Close the stream, in the thread of the loop."""

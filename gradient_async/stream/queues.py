@@ -226,7 +226,7 @@ class Waiters:
             await waiter
         except BaseException:
             if waiter.done() and not waiter.cancelled():
-                self.wake_one()  # this task may have been woken to make the next read, so another task has to
+                self.wake_one()  # if this task was woken to make the next read, another task has to make it
             raise
         finally:
             del self.all[waiter]

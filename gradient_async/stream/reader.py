@@ -372,7 +372,7 @@ class StreamReader:
         self._body_over = True
         self.steady = False
         self.body.close()
-        return self._last(b"")  # bytes that do not show what the body is have no chunk either
+        return self._last(b"")  # bytes in `_sniffed` are dropped: they are too few to hold a chunk
 
     def _timed_out(self) -> StreamTimeoutError:
         total = self.body.expired == "total"

@@ -65,7 +65,7 @@ class ReadTimes:
         )
 
 
-# Parts of an answer that may also be in a chunk which only repeats what an earlier chunk stated.
+# Fields that are not content by their mere presence: a chunk that only keeps the connection open may repeat them.
 _STATED = frozenset({"tool_calls", "function_call", "reasoning_details", "content_parts"})
 _said = attrgetter(*(name for name in ANSWER_FIELDS if name not in _STATED))
 

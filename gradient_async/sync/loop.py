@@ -106,7 +106,8 @@ class Call:
             self.result = await result if isawaitable(result) else result
         except BaseException as error:  # noqa: BLE001  # the waiting thread raises it
             self.error = error
-        # The thread may go on before this task ends, and drop what it holds, such as a stream or a journal, for the last time.
+        # `done` lets the waiting thread continue before this task ends. If the thread then drops a stream or a journal,
+        # this task must not hold another reference.
         self._function, self._arguments, result = nothing, (), None
         if not loop.ending:
             self.done.release()

@@ -169,7 +169,7 @@ class Upstream(Connection):
     def send(self, request: Request, server: SplitResult) -> None:
         """Send a request to the server; the reply may arrive before the whole request is sent."""
         path = server.path.rstrip("/")
-        if request.path.startswith("/v1/"):  # the URL may have it too, as a base URL
+        if request.path.startswith("/v1/"):  # the server's URL may end with "/v1", too
             path = path.removesuffix("/v1")
         listed = {option.strip().lower() for option in request.headers.get("connection", "").split(",")}
         lines = [
