@@ -29,7 +29,7 @@ class OpenAIStream:
 
     async def __anext__(self) -> ChatCompletionChunk:
         chunk = await anext(self._stream)
-        # The other fields, such as ``service_tier``, come with AsyncGradient(keep_body=True).
+        # The other fields, such as ``citations``, come with AsyncGradient(keep_body=True).
         return ChatCompletionChunk.construct(None, **{**(chunk.body or {}), **chunk.model_dump()})
 
     async def __aenter__(self) -> Self:
