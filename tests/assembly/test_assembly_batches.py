@@ -118,6 +118,24 @@ class TestAssembled:
             state.finished for state in by_batch.choices.values()
         ]
 
+    def test_arguments_after_a_finish_reason_take_it_back(self) -> None:
+        begin = event(delta(tool_calls=[{"index": 0, "id": "c", "function": {"name": "f", "arguments": ""}}]))
+        more = event(delta(tool_calls=[{"index": 0, "function": {"arguments": "1"}}])).replace(b'": ', b'":')
+        decoder = ChunkDecoder()
+        begun = decoder.feed(begin + 2 * more)
+        decoder.push(5 * more)
+        batch = decoder.decode_slice()
+        assert isinstance(batch, TextBatch)
+        assert batch.field == "arguments"
+        assembler = CompletionAssembler()
+        assembler.extend(begun)
+        assembler.extend(decoded(event(delta() | {"finish_reason": "tool_calls"})))
+        before = assembler.finished
+        assembler.extend(batch)
+        assert (True, False) == (before, assembler.finished)
+        (call,) = assembler.completion.choices[0].message.tool_calls or []
+        assert call.function.arguments == "1111111"
+
     @pytest.mark.parametrize(("index", "kind"), [(-1, StreamProtocolError), (999, StreamLimitError)])
     def test_a_choice_that_is_refused_is_refused_as_such(self, index: int, kind: type[Exception]) -> None:
         assembler = CompletionAssembler()
