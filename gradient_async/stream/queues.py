@@ -23,6 +23,8 @@ _MERGE_FROM = 64
 _SIZE_OF_CHUNK = 500
 
 _PLAIN = ChoiceDelta()
+# Fields of which the first value counts. The merged chunk keeps those of its first chunk.
+_FIRST_COUNTS = ("id", "model", "created", "system_fingerprint", "service_tier")
 
 
 class ChunkQueue:
@@ -73,6 +75,8 @@ class ChunkQueue:
         last = self._queue[-1]
         text = _plain_text(chunk)
         if text is None or _plain_text(last) is None or last.choices[0].index != chunk.choices[0].index:
+            return False
+        if any(getattr(chunk, name) and not getattr(last, name) for name in _FIRST_COUNTS):
             return False
         self._merged.append(text)
         return True

@@ -310,6 +310,21 @@ def test_a_field_of_the_reply_is_not_lost_by_merging(name: str) -> None:
     assert [found] == [chunk for chunk in drained(queue) if getattr(chunk, name) is not None]
 
 
+@pytest.mark.parametrize("name", ["id", "model", "created", "system_fingerprint", "service_tier"])
+def test_a_field_of_which_the_first_value_counts_is_not_lost_by_merging(name: str) -> None:
+    queue = ChunkQueue(10**6)
+    for _ in range(70):
+        queue.put(plain("a"))
+    value: Any = 7 if name == "created" else "x"
+    for _ in range(70):
+        found = plain("b")
+        setattr(found, name, value)
+        queue.put(found)
+    chunks = drained(queue)
+    assert ["b" * 70] == [chunk.choices[0].delta.content for chunk in chunks if getattr(chunk, name)]
+    assert len(chunks) == 65
+
+
 @pytest.mark.parametrize(
     "delta",
     [
