@@ -33,11 +33,14 @@ def kept_size(value: Any) -> int:
     """Return about how many bytes of memory a value takes: its bytes as JSON, and more for each value in it.
 
     A limit on the bytes of JSON alone bounds neither memory nor time: ``{}`` takes 64 bytes of memory, and joining a million
-    of them blocks the event loop for half a second. Brackets and commas inside strings count as well.
+    of them blocks the event loop for half a second. Brackets and commas inside strings count as well, except in a string
+    by itself.
 
     Raises:
         StreamProtocolError: If the value is nested too deep.
     """
+    if isinstance(value, str):
+        return utf8_size(value)
     try:
         encoded = msgspec.json.encode(value)
     except RecursionError:

@@ -78,6 +78,7 @@ class TestRest:
     def test_items_of_a_list_count_less_than_fields_that_are_merged(self) -> None:
         assert 2 * 64 + len("[1,2,3]") == kept_size([1, 2, 3])
         assert 320 + 512 + len('{"a":1,"b":2}') == kept_size({"a": 1, "b": 2})
+        assert len("[1,2,{€") + 2 == kept_size("[1,2,{€")
 
     def test_lists_join(self) -> None:
         for name in ("annotations", "reasoning_details", "content_parts", "images"):
@@ -310,13 +311,18 @@ class TestLimits:
         assembler = CompletionAssembler()
         assembler.extend([head(**known), first, piece, piece])
         before = len(pickle.dumps(copy.deepcopy(assembler.choices[0].to_choice())))
-        tracemalloc.start()
-        try:
-            for _ in range(1000):
-                assembler.add(piece)
-            assert tracemalloc.get_traced_memory()[0] < 2000
-        finally:
-            tracemalloc.stop()
+
+        def growth() -> int:
+            tracemalloc.start()
+            try:
+                for _ in range(1000):
+                    assembler.add(piece)
+                return tracemalloc.get_traced_memory()[0]
+            finally:
+                tracemalloc.stop()
+
+        # Other threads may allocate at the same time. What the pieces take is in each of three measurements.
+        assert min(growth() for _ in range(3)) < 2000
         assert before == len(pickle.dumps(copy.deepcopy(assembler.choices[0].to_choice())))
 
     def test_a_batch_of_nothing_takes_no_memory(self) -> None:
