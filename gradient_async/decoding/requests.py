@@ -225,8 +225,11 @@ def _validate(arguments: dict[str, Any], *, stream: bool, agent: bool) -> None:
 
 def _documented(name: str) -> str:
     """Return the limits of a parameter in words; "" if the parameter has none."""
-    # Agents take all parameters that have bounds.
-    for kind in get_args(get_type_hints(_AGENT_TYPES, include_extras=True).get(name)):
+    hints = {
+        **get_type_hints(_CHAT_TYPES, include_extras=True),
+        **get_type_hints(_AGENT_TYPES, include_extras=True),
+    }
+    for kind in get_args(hints.get(name)):
         for bounds in getattr(kind, "__metadata__", ()):
             if bounds.ge is not None:
                 return f"at least {bounds.ge}" if bounds.le is None else f"{bounds.ge} to {bounds.le}"
