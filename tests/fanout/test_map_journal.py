@@ -255,8 +255,9 @@ async def test_text_of_the_server_is_always_written(start: Start, path: Path) ->
 async def test_left_by_break_it_can_begin_again_at_once(start: Start, path: Path) -> None:
     _, client = await start(handler=Echo(pause=0.01))
     for _ in range(3):
-        async for _ in client.chat.completions.map(prompts(30), journal=path, max_concurrency=3):
-            break
+        async for result in client.chat.completions.map(prompts(30), journal=path, max_concurrency=3):
+            if not result.resumed:
+                break
     found = await all_of(client.chat.completions.map(prompts(30), journal=path))
     assert 3 <= sum(result.resumed for result in found)
     assert 30 == len(found) == len(rows_in(path))

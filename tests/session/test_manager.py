@@ -106,8 +106,7 @@ async def test_a_wait_that_is_spread_stays_within_what_the_call_may_wait(
         patch.setattr("gradient_async.session.manager.asyncio.sleep", note)
         with pytest.raises(GradientError):
             await create_completion(client.with_options(**options))
-    assert waits
-    assert all(wait <= 0.45 for wait in waits)
+    assert max(waits) < 0.45 + 1e-6  # differences of clock readings are rounded
 
 
 @pytest.mark.parametrize(
