@@ -6,7 +6,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import pytest
@@ -366,3 +366,18 @@ class TestEncoding:
             deep = [deep]
         with pytest.raises(InvalidRequestError, match="nested too deep"):
             encode_request(BASE, stream=None, extra_body={"x": deep})
+
+
+class Bounded(msgspec.Struct):
+    """Parameters of which one has bounds."""
+
+    messages: Any
+    model: str
+    width: Annotated[int, msgspec.Meta(ge=0, le=5)] | None = None
+
+
+def test_a_bound_that_only_models_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gradient_async.decoding.requests._CHAT_TYPES", Bounded)
+    monkeypatch.setattr("gradient_async.decoding.requests._CHAT", frozenset(Bounded.__struct_fields__))
+    with pytest.raises(InvalidRequestError, match="documented: 0 to 5"):
+        checked(width=6)
