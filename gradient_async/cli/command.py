@@ -9,7 +9,6 @@ import math
 import os
 import signal
 import textwrap
-import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, NoReturn, TypeVar, cast
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 from ..client import AsyncGradient
 from ..testing import serve
-from .display import complain
+from .display import complain, handling
 
 T = TypeVar("T")
 
@@ -46,12 +45,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     or of the closing of the loop, this leaves connections that never report their loss, and prints tracebacks. A third
     Ctrl-C raises KeyboardInterrupt at any place here as well, so that a program that does not end can be ended.
     """
-    came: list[int] = []
+    came = 0
     tasks: list[asyncio.Task[Any]] = []
 
-    def on_interrupt(number: int, _frame: object) -> None:
-        came.append(number)
-        if len(came) > _MAX_CANCELS or not tasks:
+    def on_interrupt() -> None:
+        nonlocal came
+        came += 1
+        if came > _MAX_CANCELS or not tasks:
             raise KeyboardInterrupt
         [task] = tasks
         if not task.done():
@@ -61,10 +61,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         tasks.append(cast("asyncio.Task[Any]", asyncio.current_task()))
         return await work
 
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, on_interrupt) if in_main_thread else None
     try:
-        with asyncio.Runner() as runner:
+        with handling(signal.SIGINT, on_interrupt), asyncio.Runner() as runner:
             runner.get_loop().set_exception_handler(_report)
             return runner.run(main())
     except asyncio.CancelledError:
@@ -74,8 +72,6 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     finally:
         if not tasks:
             work.close()  # otherwise Python would warn that the coroutine never ran, if Ctrl-C came before its start
-        if in_main_thread:
-            signal.signal(signal.SIGINT, before)
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

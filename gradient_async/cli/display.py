@@ -255,17 +255,30 @@ class Display:
 
 
 @contextmanager
-def uninterrupted() -> Generator[None, None, None]:
-    """Delay Ctrl-C until the end of the block, so that a second Ctrl-C cannot interrupt the restoring of the terminal."""
+def handling(number: signal.Signals, handle: Callable[[], object]) -> Generator[None, None, None]:
+    """Call a function at each such signal in the block; do nothing in threads that cannot have signal handlers.
+
+    Afterwards the earlier handler is in place again. `asyncio.loop.remove_signal_handler` would install Python's default
+    handler instead, which raises KeyboardInterrupt at any place.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    before = signal.signal(number, lambda _number, _frame: handle())
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
+
+
+@contextmanager
+def uninterrupted() -> Generator[None, None, None]:
+    """Delay Ctrl-C until the end of the block, so that a second Ctrl-C cannot interrupt the restoring of the terminal."""
+    came: list[None] = []
+    try:
+        with handling(signal.SIGINT, lambda: came.append(None)):
+            yield
+    finally:
         if came:
             signal.raise_signal(signal.SIGINT)
 

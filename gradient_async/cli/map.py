@@ -36,7 +36,7 @@ from .command import (
     open_client,
     whole_number,
 )
-from .display import complain, note, open_progress
+from .display import complain, handling, note, open_progress
 from .problems import explain
 from .schemas import answer_of
 
@@ -337,15 +337,14 @@ class MapCommand:
     @contextmanager
     def _handle_signals(self, results: MapResults) -> Generator[None, None, None]:
         """At the first Ctrl-C, send no more requests and wait for those in flight. At a second Ctrl-C or SIGTERM, stop at once."""
-        if sys.platform == "win32":  # asyncio has no signal handlers on Windows
-            yield
-            return
-        loop = asyncio.get_running_loop()
+        call = asyncio.get_running_loop().call_soon_threadsafe  # also wakes the loop
         task = cast("asyncio.Task[None]", asyncio.current_task())
+        over = False
 
         def stop(status: int) -> None:
             self._signal_status = status
-            task.cancel()
+            if not over:
+                task.cancel()
 
         def interrupt() -> None:
             if self._signal_status:
@@ -356,13 +355,14 @@ class MapCommand:
             results.drain()
             self._display.say("finishing the requests in flight; press Ctrl-C again to stop at once")
 
-        loop.add_signal_handler(signal.SIGINT, interrupt)
-        loop.add_signal_handler(signal.SIGTERM, stop, _TERMINATED)
-        try:
-            yield
-        finally:
-            loop.remove_signal_handler(signal.SIGINT)
-            loop.remove_signal_handler(signal.SIGTERM)
+        with (
+            handling(signal.SIGINT, lambda: call(interrupt)),
+            handling(signal.SIGTERM, lambda: call(stop, _TERMINATED)),
+        ):
+            try:
+                yield
+            finally:
+                over = True
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

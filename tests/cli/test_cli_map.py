@@ -25,6 +25,7 @@ from terminal import Terminal
 from gradient_async import Journal
 from gradient_async.cli import _parser, main
 from gradient_async.cli.map import parse_pace, run_map
+from gradient_async.fanout.map import MapResults
 from gradient_async.testing import (
     Connection,
     Handler,
@@ -488,6 +489,43 @@ def test_a_second_interrupt_leaves_at_once(files: Files, server: ThreadedServer)
     watch.join()
     assert {1: "one", 3: "two"} == files.answers
     assert 3 == len(server.requests)
+
+
+def test_an_interrupt_after_the_last_result_raises_nothing(
+    files: Files, server: ThreadedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It only cancels, as it does before the run: raised at any place, it could end in the middle of the loop's own code."""
+    del server
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        signal.raise_signal(signal.SIGINT)
+        notes.append(text)
+
+    monkeypatch.setattr("gradient_async.cli.map.note", note)
+    files.ask(body("one"))
+    assert 130 == files.run()
+    assert 1 == len(notes)
+    assert {1: "one"} == files.answers
+
+
+@posix
+def test_a_signal_with_the_last_result_cancels_nothing(
+    files: Files, server: ThreadedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loop hears of it only after the run has ended."""
+    del server
+    leave = MapResults.__aexit__
+
+    async def leave_late(results: MapResults, *error: Any) -> None:
+        await leave(results, *error)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(MapResults, "__aexit__", leave_late)
+    files.ask(body("one"))
+    assert 0 == files.run()
+    assert "1 done" in capsys.readouterr().err
+    assert {1: "one"} == files.answers
 
 
 @pytest.mark.parametrize(("text", "rate"), [("600/min", 600), ("10/s", 600), ("36000/h", 600), ("0.5", 0.5)])
