@@ -144,8 +144,9 @@ class Body:
     def finish_read(self) -> bytes:
         """Return the bytes that have arrived since `start_read`; b"" if `read` has to find out why there are none."""
         self.read_at = now = self._loop.time()
-        self.waited += now - (self._since or now)
-        self._since = None
+        if self._since is not None:
+            self.waited += now - self._since
+            self._since = None
         content = self._content
         try:
             data = self._read_some()
