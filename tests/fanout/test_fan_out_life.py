@@ -52,6 +52,7 @@ async def test_it_is_entered_once(start: Start) -> None:
             pass
 
 
+@pytest.mark.usefixtures("virtual_time")
 @pytest.mark.parametrize("way", ["leave", "aclose", "close", "error", "cancel", "timeout"])
 @pytest.mark.parametrize("options", [{}, {"hedge_after": 0.02}, {"native": True}, {"max_concurrency": 2}])
 async def test_leaving_cancels_requests_in_flight(start: Start, way: str, options: dict[str, Any]) -> None:
@@ -144,6 +145,7 @@ async def test_a_race_that_other_code_cancels(start: Start) -> None:
                 await anext(fan)
 
 
+@pytest.mark.usefixtures("virtual_time")
 @pytest.mark.parametrize("options", [{}, {"hedge_after": 0.02}, {"native": True}, {"stream": False}])
 async def test_cancelled_twice_it_is_closed(start: Start, options: dict[str, Any]) -> None:
     """Without a ResourceWarning: it was closed, not dropped."""
@@ -221,6 +223,7 @@ async def dropped(server: Server, client: AsyncGradient) -> list[FanOut]:
     return [fan]
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_dropping_a_fan_out_closes_its_connections_and_warns(start: Start) -> None:
     server, client = await start(speaking(), speaking())
     before = ours()
@@ -232,6 +235,7 @@ async def test_dropping_a_fan_out_closes_its_connections_and_warns(start: Start)
     assert ours() == before
 
 
+@pytest.mark.usefixtures("virtual_time")
 @pytest.mark.filterwarnings("ignore:.*dropped before its end:ResourceWarning")
 async def test_a_fan_out_dropped_in_another_thread(start: Start) -> None:
     server, client = await start(speaking(), speaking())
@@ -240,8 +244,7 @@ async def test_a_fan_out_dropped_in_another_thread(start: Start) -> None:
     since = time.monotonic()
     thread = threading.Thread(target=kept.clear)
     thread.start()
-    while thread.is_alive():  # noqa: ASYNC110  # there is no event to wait for
-        await asyncio.sleep(0.001)
+    thread.join()
     await closed_within(server.requests, since)
     assert ours() == before
 

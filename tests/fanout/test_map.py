@@ -392,11 +392,12 @@ async def test_several_tasks_may_read(start: Start) -> None:
 # Ending
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_the_first_error_may_end_everything(start: Start) -> None:
     """Results before the error can be read. The server sees requests in flight cancelled."""
     special = {"2": reply_json(SLOW_DOWN, 403)}
     seconds = {"2": 0.05, "3": 30.0, "4": 30.0}
-    server, client = await start(handler=Echo(special, seconds=seconds))
+    server, client = await start(handler=Echo(special, seconds=seconds, pause=0.01))
     results = client.chat.completions.map(Counted(), max_concurrency=5, on_error="raise", window=5)
     await asyncio.sleep(0)
     began = time.monotonic()
@@ -412,7 +413,7 @@ async def test_the_first_error_may_end_everything(start: Start) -> None:
     assert error.partial is None
     given_up = [r for r in server.requests if r.json["messages"][0]["content"] in {"3", "4"}]
     assert 2 == len(given_up)
-    await closed_within(given_up, began + 0.05, 0.2)
+    await closed_within(given_up, began + 0.05)
     assert [] == await all_of(results)
 
 
@@ -425,6 +426,7 @@ async def test_errors_that_come_together_are_raised_together(start: Start) -> No
     assert 1 <= len(caught.value.errors) <= 3
 
 
+@pytest.mark.usefixtures("virtual_time")
 @pytest.mark.parametrize("ordered", [False, True], ids=["as they finish", "ordered"])
 @pytest.mark.parametrize("way", ["break", "aclose", "close", "with", "cancel", "error", "drop"])
 async def test_leaving_map_cancels_requests_in_flight(start: Start, way: str, ordered: bool) -> None:
@@ -500,6 +502,7 @@ async def test_a_waiting_reader_ends_when_another_task_closes(start: Start) -> N
     assert [] == await reader
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_results_dropped_in_another_thread(start: Start) -> None:
     hold = {"1": reply_writes([HOLD])}
     server, client = await start(handler=Echo(hold))
@@ -510,8 +513,7 @@ async def test_results_dropped_in_another_thread(start: Start) -> None:
     since = time.monotonic()
     thread = threading.Thread(target=kept.clear)
     thread.start()
-    while thread.is_alive():  # noqa: ASYNC110  # there is no event to wait for
-        await asyncio.sleep(0.001)
+    thread.join()
     await closed_within([server.requests[1]], since)
     assert ours() == before
 

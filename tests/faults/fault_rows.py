@@ -84,9 +84,19 @@ class Seen:
     chunks: list[ChatCompletionChunk] = field(default_factory=list[ChatCompletionChunk])
 
 
-async def streamed(client: AsyncGradient, *, pace: float = 0.0, within: float = 20, **params: Any) -> Seen:
-    """Stream a completion to its end; `pace` is how many seconds the consumer takes for each chunk."""
-    seen = Seen()
+async def streamed(
+    client: AsyncGradient, *, pace: float = 0.0, within: float = 20, into: Seen | None = None, **params: Any
+) -> Seen:
+    """Stream a completion to its end.
+
+    Args:
+        client: The client.
+        pace: How many seconds the consumer takes for each chunk.
+        within: How many seconds it may take in all.
+        into: Where to note each chunk as it comes.
+        params: Parameters of the call.
+    """
+    seen = into or Seen()
     began = asyncio.get_running_loop().time()
     try:
         async with asyncio.timeout(within):  # nothing hangs

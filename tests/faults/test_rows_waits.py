@@ -14,6 +14,8 @@ from fault_rows import TEXT, Start, asked, expect_connection, failed, streamed
 from gradient_async import QuotaExceededError, RateLimitError, Timeout
 from gradient_async.testing import Handler, reply_json
 
+pytestmark = pytest.mark.usefixtures("virtual_time")
+
 NOON = "Wed, 01 Jan 2025 12:00:00 GMT"
 SLOW_DOWN = {"id": "too_many_requests", "message": "slow down"}
 

@@ -41,6 +41,7 @@ async def test_cancelled_at_every_await(
     assert await cancel_at_each_await(work, script, posts, how=how, warm=warm) > 0
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_cancelled_twice(start: Start) -> None:
     """The second cancellation meets what is being done about the first."""
     for pause in (0.0, 0.001, 0.01):
@@ -57,6 +58,7 @@ async def test_cancelled_twice(start: Start) -> None:
         await expect_usable(server, client)
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_a_storm_of_cancellations_leaves_the_pool_whole(start: Start) -> None:
     server, client = await start(max_connections=10)
     slow = reply_writes([reply_sse(PIECES[0], done=False).data[:-5], HOLD])
@@ -71,9 +73,10 @@ async def test_a_storm_of_cancellations_leaves_the_pool_whole(start: Start) -> N
     server._service.script.clear()
     began = time.monotonic()
     assert len(await asyncio.gather(*(create_completion(client) for _ in range(10)))) == 10
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 0.01
 
 
+@pytest.mark.usefixtures("virtual_time")
 @pytest.mark.parametrize("work", [create_completion, all_chunks, to_completion])
 async def test_a_timeout_around_it_is_a_timeout(start: Start, work: ClientWork) -> None:
     for steps in ([HOLD], [*reply_sse(PIECES[0]).steps[:2], HOLD]):
@@ -86,6 +89,7 @@ async def test_a_timeout_around_it_is_a_timeout(start: Start, work: ClientWork) 
         assert len(server.requests) == 1
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_a_task_group_cancels_its_streams(start: Start) -> None:
     server, client = await start(*[reply_writes([*reply_sse(PIECES[0]).steps[:2], HOLD])] * 5)
 
@@ -102,6 +106,7 @@ async def test_a_task_group_cancels_its_streams(start: Start) -> None:
     await server.wait_closed_connections(timeout=0.1)
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_a_cancelled_stream_dies_with_its_last_reference(start: Start) -> None:
     """The task's exception holds it by its traceback, and is let go with the task."""
     server, client = await start(reply_writes([*reply_sse(PIECES[0]).steps[:2], HOLD]))
@@ -149,6 +154,7 @@ def test_cancelled_at_every_await_of_uvloop(
     uvloop.run(main())
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_closing_the_client_may_be_cancelled(start: Start) -> None:
     server, client = await start(reply_writes([*reply_sse(PIECES[0]).steps[:2], HOLD]))
     stream = await open_stream(client)

@@ -168,6 +168,7 @@ async def test_a_stream_that_is_left(start: Start, notes: Notes, how: str) -> No
     assert (notes.last.outcome, notes.lines[2:3]) == ("left", [f"left {notes.last.error_type}"])
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_a_cancelled_call(start: Start, notes: Notes) -> None:
     _, client = await start(
         reply_writes([HOLD]), reply_writes([reply_json({}).data[:-1], HOLD]), hooks=[notes]

@@ -278,6 +278,7 @@ async def test_every_choice_asked_for_has_to_finish(start: Start) -> None:
     assert isinstance((await read(client, n=2))[1], StreamTruncatedError)
 
 
+@pytest.mark.usefixtures("virtual_time")
 @pytest.mark.parametrize(
     ("steps", "timeout", "phase", "text"),
     [
@@ -303,7 +304,7 @@ async def test_only_content_stops_the_clock(
     assert isinstance(error, StreamTimeoutError)
     assert error.phase == phase
     assert text is None or text == seen
-    assert 0.09 <= time.monotonic() - began < 1.5
+    assert 0.09 <= time.monotonic() - began < 0.21
     what = "the stream did not end" if phase == "total" else "no content came"
     assert f"{what} within {getattr(timeout, phase)} s (Timeout.{phase})" in str(error)
 
@@ -444,6 +445,7 @@ async def test_the_first_of_two_chunks_that_cannot_be_assembled_is_told(start: S
             assert stream.snapshot.choices
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_a_limit_that_began_anew_ends_when_it_should(start: Start) -> None:
     """The watch was set for the limit before it, and looks again at the moment that this one ends."""
     _, client = await start(
@@ -458,8 +460,8 @@ async def test_a_limit_that_began_anew_ends_when_it_should(start: Start) -> None
     timer = DeadlineTimer.of(asyncio.get_running_loop())
     since, before = body._since or 0.0, timer._at
     await asyncio.sleep(before - asyncio.get_running_loop().time() + 0.01)
-    if body._timer is not None:  # or the machine was so slow that this limit has ended as well
-        assert before < timer._at <= since + 0.2
+    assert body._timer is not None
+    assert before < timer._at <= since + 0.2
     with pytest.raises(StreamTimeoutError):
         await reading
 
@@ -492,6 +494,7 @@ async def test_a_stream_that_was_left_tells_all_that_was_read(start: Start, way:
 # Leaving
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_leaving_the_block_closes_the_connection_at_once(start: Start) -> None:
     server, client = await start(delay=0.01)
     async with client.chat.completions.stream(**CALL) as stream:
@@ -499,13 +502,14 @@ async def test_leaving_the_block_closes_the_connection_at_once(start: Start) -> 
             break
     began = time.monotonic()
     await server.wait_closed_connections()
-    assert time.monotonic() - began < 0.1
+    assert time.monotonic() - began < 0.01
     with pytest.raises(
         StreamInterruptedError, match="closed before its end; read it before you leave its block"
     ):
         await stream.completion()
 
 
+@pytest.mark.usefixtures("virtual_time")
 async def test_a_dropped_stream_closes_as_its_last_reference_dies(start: Start) -> None:
     server, client = await start(delay=0.01)
     gc.disable()
@@ -516,7 +520,7 @@ async def test_a_dropped_stream_closes_as_its_last_reference_dies(start: Start) 
             del stream
         began = time.monotonic()
         await server.wait_closed_connections()
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 0.01
     finally:
         gc.enable()
 

@@ -80,6 +80,7 @@ class TestConnections:
             assert b"" == await peer.rest()
             await server.wait_closed_connections()
 
+    @pytest.mark.usefixtures("virtual_time")
     async def test_counted(self) -> None:
         """Connections are counted while they are open, and can be waited for."""
         async with serve() as server:
@@ -96,6 +97,7 @@ class TestConnections:
             await server.wait_closed_connections(timeout=1)
             assert (2, 0) == (server.connections, server.open_connections)
 
+    @pytest.mark.usefixtures("virtual_time")
     async def test_close_seen_while_silent(self) -> None:
         """The server sees within 100 ms that a client has left, though it has nothing to write."""
         async with serve(reply_writes([HOLD])) as server:
@@ -108,6 +110,7 @@ class TestConnections:
             assert closed_at is not None
             assert left - 0.1 < closed_at < left + 0.1
 
+    @pytest.mark.usefixtures("virtual_time")
     async def test_close_seen_while_streaming(self) -> None:
         """The server sees within 100 ms that a client has left, though it has much to write."""
         async with serve(delay=0.005) as server:
