@@ -144,6 +144,7 @@ async def _fan_out(client: AsyncGradient) -> None:
         completion = await fan.completion()
     for choice in completion.choices:
         say(f"  {choice.index}: {choice.message.content or ''}")
+    say("  (The simulated model answers equal requests alike; a model that samples does not.)")
     states = ", ".join(f"{result.index} {result.state}" for result in fan.results)
     say(f"  [{states}; {fan.attempts} requests, {1000 * fan.timing.total:.0f} ms]")
 
