@@ -29,7 +29,7 @@ _OTHERS = 1000  # everything else in a reply may be as long as this many entries
 # A reply with this name among its first _EARLY bytes almost certainly has long lists. Its lists are then searched at once:
 # counting all values first would take a third of the time of decoding.
 _ALTERNATIVES = b'"top_logprobs"'
-_EARLY = 4096
+_EARLY = 64 * 1024
 _LARGE = 8 * 1024 * 1024  # if a reply has more bytes, its values are counted before its lists are searched
 _MAX_CHOICES = 128  # maximum choices of a reply with long lists
 _BEGINNING = 64  # bytes of a list by which `_without` finds the list in the JSON

@@ -178,6 +178,7 @@ def test_refused_without_a_search(monkeypatch: pytest.MonkeyPatch, body: Any) ->
 
 def test_the_guess_refuses_no_more_than_the_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only large JSON is refused because of a guess, for which commas in a text are values."""
+    monkeypatch.setattr(logprobs, "_EARLY", 0)
     honest = encode(reply({"content": entries(40)}, x=" " * 5000))
     commas = encode(reply({"content": entries(40)}, x="," * 30 * MAX))
     assert take_logprobs(commas, MAX)[1]
