@@ -68,6 +68,9 @@ def params(name: str, *, stream: bool = True) -> dict[str, Any]:
         ("ok", "ok_calling", "wrong text"),
         ("bad_json", "html", "wrong partial"),
         ("done_first", "cut_clean", "wrong partial"),
+        ("stall_mid_stream", "stall_first_event", ""),  # the server was late
+        ("stall_mid_stream", "stall_headers", ""),
+        ("stall_first_event", "stall_mid_stream", "wrong partial"),
         ("call_ok", "call_short", "unexpected error"),
         ("call_short", "call_ok", "silent"),
     ],
