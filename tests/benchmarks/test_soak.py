@@ -18,7 +18,8 @@ import pytest
 from benchmarks.soak.__main__ import existing, growth, show
 from benchmarks.soak.scenarios import SCENARIOS, STREAMS, Ledger, healthy
 from benchmarks.soak.worker import Tally, Worker, call
-from gradient_async import AsyncGradient, Timeout
+from gradient_async import AsyncGradient, ChatCompletionStream, StreamTimeoutError, Timeout
+from gradient_async.assembly import CompletionAssembler
 from gradient_async.testing import CLOSE, Handler, reply_writes, serve
 
 
@@ -81,6 +82,17 @@ async def test_the_soak_tells_what_came_from_what_should(expected: str, played: 
         await worker._whole(client, expected, params(expected, stream=expected in STREAMS))
     assert ([blamed] if blamed else []) == list(tally.wrong)
     assert tally.outcomes.total() == 1
+
+
+async def test_the_soak_excuses_no_lost_text() -> None:
+    """Where the limit was that of a silence after the first token, some text has arrived."""
+    async with working(SCENARIOS["stall_mid_stream"].reply) as (worker, tally, client):
+        stream: ChatCompletionStream = await call(client, params("stall_mid_stream"))
+        with pytest.raises(StreamTimeoutError) as caught:
+            await stream.completion()
+        caught.value.partial = CompletionAssembler().completion
+        await worker._judge("stall_mid_stream", SCENARIOS["stall_mid_stream"], caught.value, 0.0)
+    assert ["wrong partial"] == list(tally.wrong)
 
 
 async def test_the_soak_counts_streams_that_are_dropped() -> None:

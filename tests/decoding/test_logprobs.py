@@ -188,7 +188,9 @@ def test_the_guess_refuses_no_more_than_the_count(monkeypatch: pytest.MonkeyPatc
         take_logprobs(commas, MAX)
 
 
-def test_what_is_refused_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The JSON whose values were counted."""
     counted: list[bytes] = []
 
     def check(data: bytes, max_values: int) -> None:
@@ -196,6 +198,18 @@ def test_what_is_refused_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> Non
         check_json(data, max_values)
 
     monkeypatch.setattr(logprobs, "check_json", check)
+    return counted
+
+
+def test_alternatives_behind_a_text_are_found_without_a_count(counted: list[bytes]) -> None:
+    """The text of a long answer comes before its log probabilities."""
+    data = encode(reply({"content": entries(40)}, x="a" * 20_000))
+    rest, taken = take_logprobs(data, MAX)
+    assert 1 == len(taken)
+    assert [rest] == counted
+
+
+def test_what_is_refused_is_counted_once(counted: list[bytes]) -> None:
     data = encode(reply({"content": [{}] * 200}))
     with pytest.raises(TooManyValuesError):
         take_logprobs(data, MAX)
