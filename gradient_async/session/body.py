@@ -17,7 +17,7 @@ from ..errors import (
     copy_of,
     escape,
 )
-from .aiohttp_internals import reader_of
+from .aiohttp_internals import join_chunks, reader_of
 from .connector import connection_of
 from .deadlines import DeadlineTimer
 from .exceptions import TRANSPORT_ERRORS, bare, interruption
@@ -158,6 +158,7 @@ class Body:
         if self._taken + size != content.total_bytes and content.exception() is None:
             # The socket had several HTTP chunks, of which `_read_some` takes the first. To decode it alone, and then the rest,
             # would cost a short stream a tenth more.
+            join_chunks(content)
             data += content.read_nowait()
             size = len(data)
         self._taken += size
@@ -176,6 +177,7 @@ class Body:
         if self._error is not None or not content.is_eof() or content.exception() is not None:
             return None
         self.read_at = self._loop.time()
+        join_chunks(content)
         return content.read_nowait()
 
     async def read(self) -> bytes:
@@ -222,6 +224,7 @@ class Body:
                     self._since = self._loop.time()
                     if self._timer is None and not there:
                         self._register()
+                    join_chunks(content)
                     data = await content.readany()
                     self._taken += len(data)
                 else:

@@ -21,7 +21,7 @@ from gradient_async import (
     Timeout,
 )
 from gradient_async.session import aiohttp_internals
-from gradient_async.session.aiohttp_internals import Connector, RequestHead
+from gradient_async.session.aiohttp_internals import Connector, RequestHead, join_chunks
 from gradient_async.session.connector import Connector as PublicConnector
 from gradient_async.session.deadlines import AttemptProgress, DeadlineTimer
 from gradient_async.testing import HOLD, Connection, Server, reply_json, reply_writes, serve
@@ -196,6 +196,63 @@ async def test_a_connection_lost_at_accept(length: int) -> None:
     # The loss and the request may cross each other.
     assert (caught.value.phase, caught.value.ambiguous) in {("send", False), ("response", True)}
     assert (server.connections, len(server.requests)) == (1, 0)
+
+
+def _fed(*chunks: bytes) -> tuple[Any, list[str]]:
+    """A body of HTTP chunks, and what it tells its protocol."""
+    told: list[str] = []
+    protocol: Any = SimpleNamespace(
+        pause_reading=lambda: told.append("pause"), resume_reading=lambda: told.append("resume")
+    )
+    content: Any = aiohttp.StreamReader(protocol, 8, loop=asyncio.get_running_loop())
+    for chunk in chunks:
+        content.begin_http_chunk_receiving()
+        content.feed_data(chunk)
+        content.end_http_chunk_receiving()
+    return content, told
+
+
+@pytest.mark.parametrize("chunks", [[], [b"abc"], [b"abc", b"d", b"ef"], [b"abcdefgh"] * 30])
+async def test_http_chunks_are_read_together(chunks: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As aiohttp would read them one by one, also what comes after them."""
+    seen: list[Any] = []
+    for enabled in (True, False):
+        monkeypatch.setattr(aiohttp_internals, "enabled", enabled)
+        content, told = _fed(*chunks)
+        join_chunks(content)
+        data = [content.read_nowait()]
+        if chunks:
+            content.end_http_chunk_receiving()  # as after an empty chunk
+        content.feed_data(b"rest")
+        join_chunks(content)
+        data.append(content.read_nowait())
+        seen.append(
+            (data, content.total_bytes, content._size, content._cursor, content._buffer, told[:1], told[-1:])
+        )
+    assert [b"".join(chunks), b"rest"] == seen[0][0]
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.usefixtures("needs_internals")
+async def test_http_chunks_are_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    content, _ = _fed(*[b"x"] * 50)
+    steps: list[int] = []
+    step = aiohttp.StreamReader._read_nowait_chunk
+
+    def counted(self: Any, size: int) -> bytes:
+        steps.append(size)
+        data: bytes = step(self, size)
+        return data
+
+    monkeypatch.setattr(aiohttp.StreamReader, "_read_nowait_chunk", counted)
+    join_chunks(content)
+    assert b"x" * 50 == content.read_nowait()
+    assert [-1] == steps
+
+
+async def test_a_reply_without_a_body_has_nothing_to_read() -> None:
+    join_chunks(aiohttp.streams.EMPTY_PAYLOAD)
+    assert b"" == aiohttp.streams.EMPTY_PAYLOAD.read_nowait()
 
 
 @pytest.mark.usefixtures("needs_internals")
