@@ -233,8 +233,10 @@ async def test_http_chunks_are_read_together(chunks: list[bytes], monkeypatch: p
     assert seen[0] == seen[1]
 
 
-@pytest.mark.usefixtures("needs_internals")
-async def test_http_chunks_are_read_in_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_http_chunks_are_read_in_one_step(monkeypatch: pytest.MonkeyPatch, enabled: bool) -> None:
+    """Not with the switch off: then nothing of aiohttp's own is touched."""
+    monkeypatch.setattr(aiohttp_internals, "enabled", enabled)
     content, _ = _fed(*[b"x"] * 50)
     steps: list[int] = []
     step = aiohttp.StreamReader._read_nowait_chunk
@@ -247,7 +249,7 @@ async def test_http_chunks_are_read_in_one_step(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(aiohttp.StreamReader, "_read_nowait_chunk", counted)
     join_chunks(content)
     assert b"x" * 50 == content.read_nowait()
-    assert [-1] == steps
+    assert [-1] * (1 if enabled else 50) == steps
 
 
 async def test_a_reply_without_a_body_has_nothing_to_read() -> None:
