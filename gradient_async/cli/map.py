@@ -337,7 +337,7 @@ class MapCommand:
     @contextmanager
     def _handle_signals(self, results: MapResults) -> Generator[None, None, None]:
         """At the first Ctrl-C, send no more requests and wait for those in flight. At a second Ctrl-C or SIGTERM, stop at once."""
-        call = asyncio.get_running_loop().call_soon_threadsafe  # also wakes the loop
+        schedule = asyncio.get_running_loop().call_soon_threadsafe  # also wakes the loop
         task = cast("asyncio.Task[None]", asyncio.current_task())
         over = False
 
@@ -356,8 +356,8 @@ class MapCommand:
             self._display.say("finishing the requests in flight; press Ctrl-C again to stop at once")
 
         with (
-            handling(signal.SIGINT, lambda: call(interrupt)),
-            handling(signal.SIGTERM, lambda: call(stop, _TERMINATED)),
+            handling(signal.SIGINT, lambda: schedule(interrupt)),
+            handling(signal.SIGTERM, lambda: schedule(stop, _TERMINATED)),
         ):
             try:
                 yield

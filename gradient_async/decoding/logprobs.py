@@ -27,7 +27,8 @@ _MIN_ENTRY = 16  # minimum bytes of an entry; the shortest honest entry has abou
 _MAX_ENTRY = 400  # maximum bytes of an entry on average; with indentation an honest entry has about 270
 _OTHERS = 1000  # everything else in a reply may be as long as this many entries
 # A reply with this name among its first _EARLY bytes almost certainly has long lists. Its lists are then searched at once:
-# counting all values first would take a third of the time of decoding.
+# counting all values first would take a third of the time of decoding. Most servers write the text of the answer before the
+# lists, so _EARLY has to be longer than the text of a long answer.
 _ALTERNATIVES = b'"top_logprobs"'
 _EARLY = 64 * 1024
 _LARGE = 8 * 1024 * 1024  # if a reply has more bytes, its values are counted before its lists are searched
