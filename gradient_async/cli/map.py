@@ -137,7 +137,7 @@ class Counts:
         self.total = total  # lines of the input that are not empty
         self.done = self.failed = 0  # requests of this run that ended with a completion, and with an error
         self.invalid = 0  # lines that are not requests
-        self.skipped = 0  # lines whose results were in the file already
+        self.skipped = 0  # lines whose results were in the file of results before this run
         self.wrong = 0  # lines that have an error or are not requests, in this run or an earlier run
         self.tokens = 0  # tokens of prompts and completions
         self._clock = clock

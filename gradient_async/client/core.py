@@ -101,7 +101,7 @@ class Connections:
 
         def __getattr__(self, name: str) -> Any:
             if name != "manager":
-                return object.__getattribute__(self, name)  # raises AttributeError
+                return object.__getattribute__(self, name)  # raises the usual AttributeError
             if self.closed:
                 raise ConfigurationError("this client has been closed; make a new one")
             return self._make_manager()
@@ -408,7 +408,7 @@ class Core:
             decoder.finish()
             while decoder.pending or decoder.error is not None:
                 assembler.extend(decoder.decode_slice())
-                await asyncio.sleep(0)  # other tasks run between two slices
+                await asyncio.sleep(0)  # lets other tasks run before the next slice of the body is decoded
         except StreamError as error:
             failure = error.with_traceback(None)
         assembler.end(done=decoder.done)

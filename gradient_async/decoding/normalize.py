@@ -81,7 +81,7 @@ def first_of(body: Any) -> Any:
 def well_formed(text: str) -> str:
     """Join surrogate pairs, and replace lone surrogates by U+FFFD, so that the text can be encoded."""
     try:
-        text.encode()  # takes less time than a search for surrogates
+        text.encode()  # fails for surrogates, and takes less time than a search for them
     except UnicodeEncodeError:
         # UTF-16 joins pairs by itself, but takes ten times as long for a long text.
         encoded = _PAIR.sub(_joined, text.encode("utf-8", "surrogatepass"))

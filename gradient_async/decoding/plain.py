@@ -280,7 +280,8 @@ def message_to_dict(message: ChatCompletionMessage | Mapping[str, Any]) -> dict[
     if parts:
         data["content"] = _with_text(parts, data.get("content"))
         if any(is_object(part) and "thinking" in part for part in parts):
-            data.pop("reasoning_content", None)  # the parts contain the reasoning
+            # The thinking parts have the same text, which must not be sent twice.
+            data.pop("reasoning_content", None)
     elif data.get("tool_calls") or "function_call" in data:
         data.setdefault("content", None)
     audio = data.get("audio")

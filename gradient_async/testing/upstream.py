@@ -67,7 +67,7 @@ class ReplyBody:
         self.done = request.method == "HEAD" or status in NO_BODY or self.length == 0
         self.broken = False
         self._unread = bytearray()
-        self._left = self.length or 0  # bytes until the end of the body, or of the chunk
+        self._left = self.length or 0  # bytes until the end of the body, or of its current HTTP chunk
         self._line: Literal["size", "break", "trailer"] = "size"  # the next line of chunked framing
         self._inflate = _new_inflater()
 
